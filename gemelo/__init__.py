@@ -1,0 +1,68 @@
+"""gemelo runs, cuts, adapts, serves and shows Gemma 3 and Gemma 3n models on the hardware you have.
+
+The public names are the list below. They are imported on first use, so that `gemelo --help` never
+loads torch.
+
+    model = gemelo.load()                          # the embedded default, or a path or hub id
+    print(model.generate("The capital of France is", temperature=0).text)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gemelo.config import ModelConfig
+    from gemelo.engine.engine import Engine, Session
+    from gemelo.engine.kv import KVCache
+    from gemelo.engine.model import Completion, Model, load
+    from gemelo.engine.row import Piece
+    from gemelo.engine.sampling import Sampling
+    from gemelo.errors import GemeloError
+    from gemelo.inputs.chat import Prompt
+    from gemelo.inputs.tokenizer import Tokenizer
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Completion": "gemelo.engine.model",
+    "Engine": "gemelo.engine.engine",
+    "GemeloError": "gemelo.errors",
+    "KVCache": "gemelo.engine.kv",
+    "Model": "gemelo.engine.model",
+    "ModelConfig": "gemelo.config",
+    "Piece": "gemelo.engine.row",
+    "Prompt": "gemelo.inputs.chat",
+    "Sampling": "gemelo.engine.sampling",
+    "Session": "gemelo.engine.engine",
+    "Tokenizer": "gemelo.inputs.tokenizer",
+    "load": "gemelo.engine.model",
+}
+
+__all__ = [
+    "Completion",
+    "Engine",
+    "GemeloError",
+    "KVCache",
+    "Model",
+    "ModelConfig",
+    "Piece",
+    "Prompt",
+    "Sampling",
+    "Session",
+    "Tokenizer",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'gemelo' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

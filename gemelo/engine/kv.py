@@ -1,0 +1,245 @@
+"""The KV cache: one class, stored positions, no cursor.
+
+Full layers keep every position; sliding layers keep a ring of window + chunk - 1 slots, which is
+the least that lets the first query of a chunk find its window after the chunk's last key is
+written. Position p lives in slot p mod capacity, and each kind of layer keeps one table of the
+absolute position in every slot (-1 = empty). The mask is a function of those positions, so nothing
+is ever unrolled, trimmed or kept in temporal order: rewinding marks slots empty, and rows of
+different lengths sit side by side without padding.
+
+    cache = KVCache(config, context=4096)
+    hidden = model(ids, positions, cache)      # calls place() once, then write() in every layer
+    cache.rewind(0, end=100)                   # forget positions 100 and up; raises if it cannot
+
+B rows, T tokens of a step, S slots, K key/value heads, d head width.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from gemelo.config import LAYER_TYPES, LayerType, ModelConfig, kv_slots
+from gemelo.errors import ContextLengthError, GemeloError, InputError
+from gemelo.models.layers import KV
+
+KVFormat = Literal["plain", "int8"]
+Shape = tuple[int, int, int, int]  # (B, S, K, d)
+_GROWTH = 256  # slots; full layers grow by doubling, from here
+
+
+class RewindError(GemeloError):
+    """The ring no longer holds the window before the place asked for; encode from the start."""
+
+
+class KVCache:
+    """Keys and values of every layer for `rows` sequences of up to `context` tokens."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        context: int,
+        rows: int = 1,
+        chunk: int = 512,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        kv_format: KVFormat = "plain",
+    ) -> None:
+        """chunk is the most tokens one step may write; "int8" keeps 8 bits and a scale a head."""
+        if not 0 < context <= config.max_position_embeddings:
+            raise ContextLengthError(
+                f"a context of {context} tokens is outside 1 to {config.max_position_embeddings}, "
+                "which is what the model was trained for"
+            )
+        self.config, self.context, self.rows, self.chunk = config, context, rows, chunk
+        self.dtype, self.kv_format = dtype, kv_format
+        empty = torch.empty(rows, 0, dtype=torch.long, device=device)
+        self.positions = dict.fromkeys(LAYER_TYPES, empty)
+        store = Int8Slots if kv_format == "int8" else PlainSlots
+        shape = (rows, 0, config.num_key_value_heads, config.head_dim)
+        self.stores: list[tuple[Slots, Slots]] = [
+            (store(shape, dtype, device), store(shape, dtype, device)) for _ in config.layers
+        ]
+        self._used = dict.fromkeys(LAYER_TYPES, 0)
+        self._where: dict[LayerType, Where] = {}
+
+    def slots(self, kind: LayerType, length: int) -> int:
+        """Capacity of one kind of layer for sequences of `length` tokens."""
+        return kv_slots(self.config, kind, min(length, self.context), self.chunk)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of keys and values allocated; position tables and Python objects left out."""
+        return sum(k.nbytes + v.nbytes for k, v in self.stores)
+
+    def place(self, positions: Tensor) -> dict[str, Tensor]:
+        """Reserve slots for a step's tokens; called once by the model before its layers write.
+
+        positions (B, T) are absolute, -1 for padding. Returns for each kind of layer the positions
+        (B, S) of the keys its `write` will return. Mutates the position tables.
+        """
+        if positions.shape[1] > self.chunk:
+            raise InputError(f"a step of {positions.shape[1]} tokens; the cache takes {self.chunk}")
+        self.reserve(int(positions.max()) + 1)
+        for kind in LAYER_TYPES:
+            self._where[kind] = where = Where(positions, self.positions[kind].shape[1])
+            where.put(self.positions[kind], positions)
+        return {kind: self.positions[kind][:, : self._used[kind]] for kind in LAYER_TYPES}
+
+    def write(self, layer: int, new: KV) -> KV:
+        """Store k and v (B, K, T, d) of a layer in the slots of the step; all that it sees."""
+        kind = self.config.layer_types[layer]
+        k, v = self.stores[layer]
+        k.put(self._where[kind], new.k)
+        v.put(self._where[kind], new.v)
+        return KV(k.view(self._used[kind]), v.view(self._used[kind]))
+
+    def reserve(self, length: int) -> None:
+        """Make room for `length` tokens a row, doubling what has to grow."""
+        if length > self.context:
+            raise ContextLengthError(
+                f"{length} tokens do not fit the context of {self.context}; shorten the prompt or "
+                f"raise the context (the model takes {self.config.max_position_embeddings})"
+            )
+        for kind, table in self.positions.items():
+            capacity = table.shape[1]
+            needed = self.slots(kind, length)
+            if needed > capacity:
+                self._grow(kind, self.slots(kind, max(needed, 2 * capacity, _GROWTH)))
+            self._used[kind] = max(self._used[kind], needed)
+
+    def _grow(self, kind: LayerType, capacity: int) -> None:
+        """A ring that has not wrapped yet lies in order, so growing keeps every slot's place."""
+        table = self.positions[kind]
+        self.positions[kind] = table.new_full((self.rows, capacity), -1)
+        self.positions[kind][:, : table.shape[1]] = table
+        for layer in self.config.layers_of(kind):
+            for store in self.stores[layer]:
+                store.grow(capacity)
+
+    def rewind(self, row: int, end: int) -> None:
+        """Forget positions `end` and up in one row, so that the next token may be written there.
+
+        Raises `RewindError`, changing nothing, when a ring has overwritten part of the window
+        before `end`: it reaches chunk - 1 tokens back from the furthest position ever written.
+        """
+        for kind, table in self.positions.items():
+            window = self.config.window(kind)
+            first = 0 if window is None else max(0, end - window + 1)
+            held = int(((table[row] >= first) & (table[row] < end)).sum())
+            if held < end - first:
+                raise RewindError(
+                    f"position {end} is too far back: the ring of window {window} and chunk "
+                    f"{self.chunk} holds {held} of the {end - first} keys before it"
+                )
+        for table in self.positions.values():
+            table[row].masked_fill_(table[row] >= end, -1)
+
+    def clear(self, row: int = 0) -> None:
+        """Forget a row."""
+        for table in self.positions.values():
+            table[row].fill_(-1)
+
+    def repeat(self, rows: int) -> KVCache:
+        """A cache of `rows` copies of row 0: encode a prompt once, continue it many times."""
+        device = self.positions[LAYER_TYPES[0]].device
+        copy = KVCache(
+            self.config, self.context, rows, self.chunk, self.dtype, device, self.kv_format
+        )
+        for kind, table in self.positions.items():
+            copy._grow(kind, table.shape[1])
+            copy.positions[kind][:] = table[:1]
+        for (k, v), (our_k, our_v) in zip(copy.stores, self.stores, strict=True):
+            k.copy_row(our_k)
+            v.copy_row(our_v)
+        copy._used = dict(self._used)
+        return copy
+
+
+class Where:
+    """Which slots a step's tokens go to: slot = position mod capacity, padding nowhere."""
+
+    def __init__(self, positions: Tensor, capacity: int) -> None:
+        rows, tokens = positions.shape
+        row = torch.arange(rows, device=positions.device)[:, None].expand(rows, tokens)
+        token = torch.arange(tokens, device=positions.device)[None].expand(rows, tokens)
+        real = positions >= 0
+        self.row, self.token, self.slot = row[real], token[real], positions[real] % capacity
+
+    def put(self, table: Tensor, values: Tensor) -> None:
+        """table (B, S, ...) takes the real tokens of values (B, T, ...)."""
+        table[self.row, self.slot] = values[self.row, self.token]
+
+
+class Slots(Protocol):
+    """Keys or values of one layer."""
+
+    @property
+    def nbytes(self) -> int: ...
+    def put(self, where: Where, new: Tensor) -> None: ...
+    def view(self, used: int) -> Tensor: ...
+    def grow(self, capacity: int) -> None: ...
+    def copy_row(self, other: Any) -> None: ...
+
+
+class PlainSlots:
+    """Slots in the model's own dtype, (B, S, K, d); a view of them costs nothing."""
+
+    def __init__(self, shape: Shape, dtype: torch.dtype, device: torch.device | str) -> None:
+        # Zeroed, not empty: a NaN in a masked slot would still poison the weighted sum.
+        self.x = torch.zeros(shape, dtype=dtype, device=device)
+
+    @property
+    def nbytes(self) -> int:
+        return self.x.nbytes
+
+    def put(self, where: Where, new: Tensor) -> None:
+        """new (B, K, T, d)."""
+        where.put(self.x, new.transpose(1, 2))
+
+    def view(self, used: int) -> Tensor:
+        """The first `used` slots, (B, K, S, d)."""
+        return self.x[:, :used].transpose(1, 2)
+
+    def grow(self, capacity: int) -> None:
+        old = self.x
+        self.x = old.new_zeros(old.shape[0], capacity, *old.shape[2:])
+        self.x[:, : old.shape[1]] = old
+
+    def copy_row(self, other: PlainSlots) -> None:
+        """Every row becomes row 0 of `other`."""
+        self.x[:] = other.x[:1]
+
+
+class Int8Slots:
+    """Slots as signed bytes with one float16 scale a head and position: about half of bfloat16."""
+
+    def __init__(self, shape: Shape, dtype: torch.dtype, device: torch.device | str) -> None:
+        self.dtype = dtype
+        self.levels = PlainSlots(shape, torch.int8, device)
+        self.scales = PlainSlots((*shape[:3], 1), torch.float16, device)
+
+    @property
+    def nbytes(self) -> int:
+        return self.levels.nbytes + self.scales.nbytes
+
+    def put(self, where: Where, new: Tensor) -> None:
+        """new (B, K, T, d), rounded to 127 levels of its head's largest magnitude."""
+        scale = (new.float().abs().amax(-1, keepdim=True) / 127).clamp(min=1e-7).half()
+        self.scales.put(where, scale)
+        self.levels.put(where, (new.float() / scale.float()).round().clamp(-127, 127).char())
+
+    def view(self, used: int) -> Tensor:
+        """The first `used` slots, decoded to the model's dtype, (B, K, S, d)."""
+        return self.levels.view(used).to(self.dtype) * self.scales.view(used).to(self.dtype)
+
+    def grow(self, capacity: int) -> None:
+        self.levels.grow(capacity)
+        self.scales.grow(capacity)
+
+    def copy_row(self, other: Int8Slots) -> None:
+        """Every row becomes row 0 of `other`."""
+        self.levels.copy_row(other.levels)
+        self.scales.copy_row(other.scales)

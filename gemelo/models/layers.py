@@ -1,0 +1,176 @@
+"""The layers that both decoders are made of.
+
+`Linear` is the one seam: nested widths, quantised weights, adapters and dtype all pass through its
+forward, and no model file knows any of them. `Attention` attends over the keys and values that a
+cache returns for the step, or over its own where there is none: the same lines either way.
+Positions are data: the decoder makes rotary angles and masks from them once a step.
+
+    y = Attention(config, layer=0)(x, rope, mask)
+
+B rows, T tokens, S keys, H query heads, K key/value heads, D width, F feed-forward width, d head
+width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gemelo.config import ModelConfig
+
+
+class KV(NamedTuple):
+    """Keys (after norm and rotation) and values, both (B, K, S, d)."""
+
+    k: Tensor
+    v: Tensor
+
+
+class Rope(NamedTuple):
+    """Cosines and sines of a step's angles, both (B, 1, T, d / 2) in the activation dtype."""
+
+    cos: Tensor
+    sin: Tensor
+
+
+class Cache(Protocol):
+    """What a decoder asks of a KV cache; `gemelo.engine.kv.KVCache` is the one there is."""
+
+    def place(self, positions: Tensor) -> dict[str, Tensor]:
+        """Reserve slots for a step's tokens (B, T); the positions each kind of layer will see."""
+
+    def write(self, layer: int, new: KV) -> KV:
+        """Store the step's keys and values of one layer; everything that layer sees."""
+
+
+class Linear(nn.Module):
+    """y = x W^T, of which the leading rows or columns of W may be used alone.
+
+    `rows` keeps the first outputs, `columns` says that x holds only the first inputs: a nested
+    feed-forward (MatFormer, arXiv 2310.07707) is this matrix with fewer of either, as a view.
+    """
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out_features, in_features), requires_grad=False)
+
+    def forward(self, x: Tensor, rows: int | None = None, columns: int | None = None) -> Tensor:
+        """x (..., columns) -> (..., rows); both default to the whole matrix."""
+        return F.linear(x, self.weight[:rows, :columns])
+
+
+class Embedding(nn.Module):
+    """Token rows on the way in and, tied, the head on the way out."""
+
+    def __init__(self, vocab_size: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(vocab_size, width), requires_grad=False)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that rows come out in, which is the model's activation dtype."""
+        return self.weight.dtype
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids (B, T) -> rows (B, T, D), unscaled."""
+        return F.embedding(ids, self.weight)
+
+    def project(self, x: Tensor) -> Tensor:
+        """x (..., D) -> scores over the vocabulary (..., V): the tied head."""
+        return F.linear(x, self.weight)
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * (offset + w), in float32 and rounded once (arXiv 1910.07467).
+
+    Gemma 3 stores w around zero, so its offset is 1. The product is taken before the cast back;
+    Llama casts first, and the two differ in bfloat16.
+    """
+
+    def __init__(self, width: int, eps: float, offset: float = 1.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width), requires_grad=False)
+        self.eps = eps
+        self.offset = offset
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.float()
+        y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + self.eps)
+        return (y * (self.offset + self.weight.float())).to(x.dtype)
+
+
+def rotary(positions: Tensor, theta: float, factor: float, width: int, dtype: torch.dtype) -> Rope:
+    """Angles of positions (B, T) for heads of `width`; linear scaling divides them by `factor`.
+
+    Angles are float32 whatever the dtype; only their cosines and sines are rounded
+    (RoFormer, arXiv 2104.09864; position interpolation, arXiv 2306.15595).
+    """
+    pairs = torch.arange(0, width, 2, device=positions.device, dtype=torch.float32)
+    frequencies = theta ** (-pairs / width) / factor
+    angles = positions[:, None, :, None].float() * frequencies  # (B, 1, T, d / 2)
+    return Rope(angles.cos().to(dtype), angles.sin().to(dtype))
+
+
+def rotate(x: Tensor, rope: Rope) -> Tensor:
+    """Turn the pairs (p, p + d/2) of every head of x (B, H, T, d) by the step's angles."""
+    low, high = x.chunk(2, dim=-1)
+    turned = (low * rope.cos - high * rope.sin, high * rope.cos + low * rope.sin)
+    return torch.cat(turned, dim=-1)
+
+
+def attend(q: Tensor, kv: KV, mask: Tensor, scale: float) -> Tensor:
+    """Softmax attention of q (B, H, T, d) over kv (B, K, S, d) -> (B, T, H * d).
+
+    mask is bool (B, 1, T, S); H / K consecutive query heads share a key head.
+    """
+    y = F.scaled_dot_product_attention(
+        q, kv.k, kv.v, attn_mask=mask, scale=scale, enable_gqa=q.shape[1] != kv.k.shape[1]
+    )
+    return y.transpose(1, 2).flatten(2)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with normalised queries and keys (Gemma 3 report, section 2)."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.head_dim = config.head_dim
+        self.scale = config.query_pre_attn_scalar**-0.5
+        width, d = config.hidden_size, config.head_dim
+        self.q_proj = Linear(width, config.num_attention_heads * d)
+        self.k_proj = Linear(width, config.num_key_value_heads * d)
+        self.v_proj = Linear(width, config.num_key_value_heads * d)
+        self.o_proj = Linear(config.num_attention_heads * d, width)
+        self.q_norm = RMSNorm(d, config.rms_norm_eps)
+        self.k_norm = RMSNorm(d, config.rms_norm_eps)
+
+    def forward(self, x: Tensor, rope: Rope, mask: Tensor, cache: Cache | None = None) -> Tensor:
+        """x (B, T, D) -> (B, T, D). mask (B, 1, T, S) covers the keys that the cache returns."""
+        q = rotate(self.q_norm(self.heads(self.q_proj(x))), rope)  # (B, H, T, d)
+        k = rotate(self.k_norm(self.heads(self.k_proj(x))), rope)  # (B, K, T, d)
+        kv = KV(k, self.heads(self.v_proj(x)))
+        if cache is not None:
+            kv = cache.write(self.layer, kv)  # (B, K, S, d)
+        return self.o_proj(attend(q, kv, mask, self.scale))  # type: ignore[no-any-return]
+
+    def heads(self, x: Tensor) -> Tensor:
+        """(B, T, n * d) -> (B, n, T, d)."""
+        return x.view(*x.shape[:2], -1, self.head_dim).transpose(1, 2)
+
+
+class MLP(nn.Module):
+    """down(gelu(gate(x)) * up(x)), GELU in its tanh form (GeGLU, arXiv 2002.05202)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gate_proj = Linear(config.hidden_size, config.intermediate_size)
+        self.up_proj = Linear(config.hidden_size, config.intermediate_size)
+        self.down_proj = Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = F.gelu(self.gate_proj(x), approximate="tanh")  # (B, T, F)
+        return self.down_proj(gate * self.up_proj(x))  # type: ignore[no-any-return]

@@ -1,0 +1,146 @@
+"""Reading a config.json in all its generations, and the sums that follow from one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from transformers import Gemma3Config, Gemma3TextConfig
+
+from gemelo.config import FULL, SLIDING, ModelConfig, flops_per_token, num_parameters
+from gemelo.errors import FileFormatError, UnsupportedError
+from tests.conftest import TINY
+
+# The published sizes as their config.json's text fields differ from the class defaults.
+SIZES: dict[str, dict[str, Any]] = {
+    "270M": {
+        "vocab_size": 262144, "hidden_size": 640, "intermediate_size": 2048,
+        "num_hidden_layers": 18, "num_attention_heads": 4, "num_key_value_heads": 1,
+        "sliding_window": 512, "max_position_embeddings": 32768,
+    },
+    "1B": {
+        "vocab_size": 262144, "hidden_size": 1152, "intermediate_size": 6912,
+        "num_hidden_layers": 26, "num_attention_heads": 4, "num_key_value_heads": 1,
+        "sliding_window": 512, "max_position_embeddings": 32768,
+    },
+    "4B": {
+        "hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34,
+        "sliding_window": 1024, "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+    },
+    "12B": {
+        "hidden_size": 3840, "intermediate_size": 15360, "num_hidden_layers": 48,
+        "num_attention_heads": 16, "num_key_value_heads": 8, "sliding_window": 1024,
+        "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+    },
+    "27B": {
+        "hidden_size": 5376, "intermediate_size": 21504, "num_hidden_layers": 62,
+        "num_attention_heads": 32, "num_key_value_heads": 16, "head_dim": 128,
+        "query_pre_attn_scalar": 168, "sliding_window": 1024,
+        "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+    },
+}  # fmt: skip
+
+
+def published(size: str) -> dict[str, Any]:
+    """A config.json in the form of the hub: multimodal from 4B up, defaults left out."""
+    text = {"model_type": "gemma3_text", **SIZES[size]}
+    if size in ("270M", "1B"):
+        return text
+    return {
+        "model_type": "gemma3",
+        "text_config": text,
+        "vision_config": {"model_type": "siglip_vision_model", "image_size": 896},
+        "eos_token_id": [1, 106],
+        "mm_tokens_per_image": 256,
+    }
+
+
+@pytest.mark.parametrize(
+    ("size", "embedding", "layers"),
+    [
+        ("270M", 167_772_160, 100_326_016),
+        ("1B", 301_989_888, 697_896_064),
+        ("4B", 671_252_480, 3_209_010_688),
+        ("12B", 1_006_878_720, 10_759_155_456),
+        ("27B", 1_409_630_208, 25_599_716_096),
+    ],
+)
+def test_published_sizes(size: str, embedding: int, layers: int) -> None:
+    config = ModelConfig.from_hf(published(size))
+    assert num_parameters(config) == {"embedding": embedding, "layers": layers, "head": 0}
+    assert config.layer_types[:6] == (SLIDING,) * 5 + (FULL,)
+    assert len(config.layers_of(FULL)) == {"270M": 3, "1B": 4, "4B": 5, "12B": 8, "27B": 10}[size]
+    assert config.rope_scaling_factor == (1.0 if size in ("270M", "1B") else 8.0)
+    assert config.query_pre_attn_scalar == (168 if size == "27B" else 256)
+    assert config.eos_token_id == ((1,) if size in ("270M", "1B") else (1, 106))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_reading_what_we_write_changes_nothing(size: str) -> None:
+    config = ModelConfig.from_hf(published(size))
+    assert ModelConfig.from_hf(config.to_hf()) == config
+
+
+def test_the_reference_reads_what_we_write(config: ModelConfig) -> None:
+    raw = {key: value for key, value in config.to_hf().items() if key != "architectures"}
+    theirs = Gemma3TextConfig(**raw)
+    assert ModelConfig.from_hf(theirs.to_dict()) == config
+    assert theirs.rope_parameters["full_attention"].get("factor", 1.0) == config.rope_scaling_factor
+
+
+def test_the_reference_reads_a_multimodal_one() -> None:
+    config = ModelConfig.from_hf(published("4B"))
+    raw = {key: value for key, value in config.to_hf().items() if key != "architectures"}
+    assert ModelConfig.from_hf(Gemma3Config(**raw).to_dict()) == config
+
+
+def test_a_pattern_other_than_six() -> None:
+    raw = published("270M") | {"sliding_window_pattern": 3}
+    assert ModelConfig.from_hf(raw).layers_of(FULL) == [2, 5, 8, 11, 14, 17]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_type": "llama"}, "model_type 'llama'"),
+        ({"attention_bias": True}, "attention_bias = True"),
+        ({"attn_logit_softcapping": 50.0}, "attn_logit_softcapping = 50.0"),
+        ({"use_bidirectional_attention": True}, "use_bidirectional_attention = True"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4}}, "rope_type 'yarn'"),
+        ({"layer_types": ["chunked"] * 18}, "'chunked'"),
+    ],
+)
+def test_what_it_cannot_run_it_names(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(UnsupportedError, match=message):
+        ModelConfig.from_hf(published("270M") | change)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_hidden_layers": 0},
+        {"num_hidden_layers": -1},
+        {"num_hidden_layers": 10**12},
+        {"num_hidden_layers": "18"},
+        {"hidden_size": 1.5},
+        {"hidden_size": True},
+        {"head_dim": 3},
+        {"rms_norm_eps": 0},
+        {"rms_norm_eps": float("nan")},
+        {"num_key_value_heads": 3},
+        {"layer_types": ["full_attention"]},
+        {"sliding_window_pattern": "x"},
+        {"rope_scaling": {"rope_type": "linear", "factor": "8"}},
+    ],
+)
+def test_absurd_numbers_are_one_clear_line(change: dict[str, Any]) -> None:
+    with pytest.raises(FileFormatError) as caught:
+        ModelConfig.from_hf(published("270M") | change)
+    assert "\n" not in str(caught.value)
+
+
+def test_flops_count_every_matrix_once() -> None:
+    config = TINY["one-kv-head"]
+    matrices = sum(num_parameters(config).values())
+    seen = 11 * 5 + 2 * 100  # 13 layers in a pattern of 6: two see everything
+    assert flops_per_token(config, 100) == 2 * matrices + 4 * seen * 4 * 16
