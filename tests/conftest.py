@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import numpy as np
 import pytest
 import torch
 
 from gemelo.config import ModelConfig, VisionConfig
+from gemelo.convert import convert
+from gemelo.inputs.tokenizer import Tokenizer
 from gemelo.models.gemma3 import Gemma3
+from gemelo.weights.safetensors import write_safetensors
 
 # Window crossed, 5:1 pattern and its remainder, grouped heads, head_dim that is not hidden / heads,
 # linear scaling on full layers alone, a query scalar that is not head_dim (27B's 168).
@@ -28,6 +33,19 @@ TINY = {
         sliding_window=8,
         max_position_embeddings=256,
         rope_scaling_factor=8.0,
+    ),
+    "blocks-of-32": ModelConfig(
+        vocab_size=512,
+        hidden_size=96,
+        intermediate_size=160,
+        num_hidden_layers=7,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        query_pre_attn_scalar=32,
+        sliding_window=8,
+        max_position_embeddings=256,
+        rope_scaling_factor=4.0,
     ),
     "one-kv-head": ModelConfig(
         vocab_size=512,
@@ -96,3 +114,69 @@ def real_gguf() -> Path:
     from gemelo.store import demo
 
     return demo()
+
+
+def tiny_vocabulary() -> dict[str, object]:
+    """GGUF key-values of a 512-piece vocabulary with Gemma's structure and special ids."""
+    named = {0: "<pad>", 1: "<eos>", 2: "<bos>", 3: "<unk>", 4: "<mask>"}
+    named |= {105: "<start_of_turn>", 106: "<end_of_turn>", 107: "\n", 108: "\n\n"}
+    pieces = [named.get(id, f"<unused{id}>") for id in range(109)]
+    types = [3] * 107 + [4, 4]
+    pieces += [f"<0x{byte:02X}>" for byte in range(256)]
+    types += [6] * 256
+    merges = ["th", "▁th", "▁the", "he", "in", "an", "er", "▁a", "ing", "▁capital", "of", "▁of"]
+    letters = [chr(code) for code in range(33, 127)] + ["▁", "é", "日", "🦙"]
+    rest = [*merges, *letters]
+    rest += [a + b for a in "bcdfghjklmnpqrst" for b in "aeiou"]
+    rest = list(dict.fromkeys(rest))[: 512 - len(pieces)]
+    pieces += rest
+    types += [1] * len(rest)
+    scores = [0.0 if kind != 1 else -float(id) for id, kind in enumerate(types)]
+    return {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.pre": "default",
+        "tokenizer.ggml.tokens": pieces,
+        "tokenizer.ggml.scores": np.array(scores, dtype=np.float32),
+        "tokenizer.ggml.token_type": np.array(types, dtype=np.int32),
+        "tokenizer.ggml.bos_token_id": 2,
+        "tokenizer.ggml.eos_token_id": 1,
+        "tokenizer.ggml.unknown_token_id": 3,
+        "tokenizer.ggml.padding_token_id": 0,
+        "tokenizer.ggml.add_bos_token": True,
+        "tokenizer.ggml.add_eos_token": False,
+        "tokenizer.ggml.add_space_prefix": False,
+    }
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer() -> Tokenizer:
+    return Tokenizer.from_gguf(tiny_vocabulary())
+
+
+def write_checkpoint(folder: Path, model: Gemma3, dtype: torch.dtype = torch.float32) -> Path:
+    """A Hugging Face directory with the weights of `model` and the tiny tokenizer."""
+    folder.mkdir()
+    tokenizer = Tokenizer.from_gguf(tiny_vocabulary())
+    tensors = [
+        (f"model.{name}", tuple(weight.shape), dtype, lambda weight=weight: weight.to(dtype))
+        for name, weight in model.state_dict().items()
+    ]
+    write_safetensors(folder, tensors)
+    (folder / "config.json").write_text(json.dumps(model.config.to_hf()))
+    (folder / "tokenizer.model").write_bytes(tokenizer.to_sentencepiece())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A float32 checkpoint in the layout of the hub; every width a multiple of 32."""
+    folder = tmp_path_factory.mktemp("hub") / "tiny"
+    return write_checkpoint(folder, tiny_model(TINY["blocks-of-32"]))
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tiny_directory: Path) -> Path:
+    """The same as a GGUF file with 8-bit matrices."""
+    path = tiny_directory.parent / "tiny-q8_0.gguf"
+    convert(tiny_directory, path, "q8_0")
+    return path

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
 from transformers import Gemma3Config, Gemma3TextConfig
 
-from gemelo.config import FULL, SLIDING, ModelConfig, flops_per_token, num_parameters
+from gemelo.config import FULL, SLIDING, ModelConfig, VisionConfig, flops_per_token, num_parameters
 from gemelo.errors import FileFormatError, UnsupportedError
 from tests.conftest import TINY
 
@@ -49,7 +50,11 @@ def published(size: str) -> dict[str, Any]:
     return {
         "model_type": "gemma3",
         "text_config": text,
-        "vision_config": {"model_type": "siglip_vision_model", "image_size": 896},
+        "vision_config": {
+            "model_type": "siglip_vision_model",
+            "vision_use_head": False,
+            **dataclasses.asdict(VisionConfig()),
+        },
         "eos_token_id": [1, 106],
         "mm_tokens_per_image": 256,
     }

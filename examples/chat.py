@@ -1,0 +1,19 @@
+"""Talk to an instruction-tuned model: python examples/chat.py PATH_OR_HUB_ID
+
+The whole conversation is passed every turn; the session reads only what is new.
+"""
+
+import sys
+
+import gemelo
+
+model = gemelo.load(sys.argv[1])
+messages: list[dict[str, str]] = []
+while said := input("> "):
+    messages.append({"role": "user", "content": said})
+    answer = ""
+    for piece in model.stream(messages, max_tokens=1024):
+        answer += piece.text
+        print(piece.text, end="", flush=True)
+    messages.append({"role": "assistant", "content": answer})
+    print(f"\n[read {model.timings.prefill_tokens} tokens, reused {model.timings.reused_tokens}]")

@@ -1,0 +1,96 @@
+"""An answer at the terminal: load a model, stream what it says, tell how it went.
+
+What `generate` and `chat` have in common. The first Ctrl-C ends an answer between two tokens, or
+between two chunks of the prompt, so that the session stays usable and what was said is kept; the
+second ends it at once.
+
+    model = load_model("demo", quiet=False, format="bf16")
+    completion = answer(model, ids, {"seed": 1}, show=terminal.show, quiet=False)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from gemelo.cli.terminal import Bar, Interrupt, note, size
+from gemelo.evals.machine import peak_rss_bytes
+
+if TYPE_CHECKING:
+    from gemelo.engine.model import Completion, Model
+    from gemelo.engine.row import Piece
+    from gemelo.engine.sampling import Sampling
+
+
+def load_model(name: str | None, *, quiet: bool, verbose: bool, **settings: Any) -> Model:
+    """`gemelo.load` with a progress bar, and a line about the result if `verbose`."""
+    from gemelo.engine.model import load
+
+    with Bar("loading", shown=not quiet) as bar:
+        model = load(name, progress=bar, **settings)
+    if verbose:
+        import torch
+
+        note(
+            f"loaded {model.checkpoint.path} in {model.load_s:.2f} s: "
+            f"{size(model.checkpoint.weights_bytes)} of weights, "
+            f"format {model.checkpoint.format}, {torch.get_num_threads()} threads"
+        )
+    return model
+
+
+def answer(
+    model: Model,
+    ids: Sequence[int],
+    sampling: Mapping[str, Any],
+    show: Callable[[str], None],
+    quiet: bool,
+) -> Completion:
+    """Continue `ids`, handing text to `show` as it comes; cut short by Ctrl-C, keep what there is."""
+    pieces: list[Piece] = []
+    with Interrupt() as interrupt, Bar("reading the prompt", shown=not quiet) as bar:
+
+        def read(done: int, total: int) -> None:
+            bar(done, total)
+            interrupt.check()
+
+        try:
+            for piece in model.stream(ids, progress=read, **sampling):
+                pieces.append(piece)
+                show(piece.text)
+                if interrupt.asked:
+                    break
+        except KeyboardInterrupt:
+            pass
+    return model.completion(ids, pieces, sampling.get("n", 1))
+
+
+def cancelled(completion: Completion) -> bool:
+    """Whether Ctrl-C cut any of the continuations short."""
+    return any(choice.finish_reason == "cancelled" for choice in completion.choices)
+
+
+def tell_end(model: Model, completion: Completion, sampling: Sampling) -> None:
+    """One line on stderr when an answer was cut by a limit, naming the limit."""
+    cut = [len(c.token_ids) for c in completion.choices if c.finish_reason == "length"]
+    if not cut:
+        return
+    if max(cut) >= sampling.max_tokens:
+        note(f"stopped after {max(cut)} tokens; --max-tokens raises the limit")
+    else:
+        note(f"stopped after {max(cut)} tokens: the context of {model.engine.context} is full")
+
+
+def tell_timings(completion: Completion) -> None:
+    """What the answer cost, on stderr: tokens, seconds and rates, reuse, seed, memory."""
+    timings = completion.timings
+    note(
+        f"prompt {timings.prefill_tokens} tokens in {timings.prefill_s:.2f} s "
+        f"({timings.prefill_tokens_per_s:.1f} tokens/s), {timings.reused_tokens} reused; "
+        f"answer {timings.decode_tokens} tokens in {timings.decode_s:.2f} s "
+        f"({timings.decode_tokens_per_s:.1f} tokens/s)"
+    )
+    note(
+        f"first token after {timings.time_to_first_token_s:.2f} s with loading; "
+        f"seed {completion.seed}; peak memory {size(peak_rss_bytes())}"
+    )

@@ -1,0 +1,212 @@
+"""The options that commands share, each written once, and the sections their help lists them in.
+
+Importing this costs typer and nothing else. Defaults that belong to the library (Gemma's sampling)
+are repeated in the commands' signatures, because reading them there would load torch; a test keeps
+the two equal. typer draws sections only through rich; `SectionedCommand` does it in plain text.
+
+    def generate(model: options.Model = None, seed: options.Seed = None) -> None: ...
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import typer
+from typer.core import TyperArgument, TyperCommand, TyperOption
+
+WeightFormat = Literal["native", "bf16", "f32", "q8_0", "q4_0"]
+TargetFormat = Literal["native", "bf16", "f16", "f32", "q8_0", "q4_0"]
+KVFormat = Literal["plain", "int8"]
+
+_MODEL, _SAMPLING, _OUTPUT = "Model", "Sampling", "Output"
+
+
+class SectionedCommand(TyperCommand):
+    """A command whose help groups its options by `rich_help_panel`, without rich."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write one section for every group, in the order of the signature."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                sections.setdefault(_section(parameter), []).append(record)
+        for title, records in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+def _section(parameter: object) -> str:
+    if isinstance(parameter, TyperArgument):
+        return parameter.rich_help_panel or "Arguments"
+    if isinstance(parameter, TyperOption):
+        return parameter.rich_help_panel or "Options"
+    return "Options"
+
+
+# ---- the model -----------------------------------------------------------------------------------
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="PATH|ID",
+        help="GGUF file, model directory or hub id.",
+        show_default="$GEMELO_MODEL, else the embedded Gemma 3 270M",
+        rich_help_panel=_MODEL,
+    ),
+]
+Format = Annotated[
+    WeightFormat,
+    typer.Option(
+        "--format", help="How weights are held; native as in the file.", rich_help_panel=_MODEL
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="CPU threads.",
+        show_default="as many as cores",
+        rich_help_panel=_MODEL,
+    ),
+]
+Context = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Tokens a session may hold.",
+        show_default="what the model was trained for",
+        rich_help_panel=_MODEL,
+    ),
+]
+KVCacheFormat = Annotated[
+    KVFormat,
+    typer.Option(
+        "--kv-format", help="KV cache; int8 takes half of bf16.", rich_help_panel=_MODEL
+    ),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|cpu|cuda[:N]",
+        help="auto is CUDA where there is one.",
+        rich_help_panel=_MODEL,
+    ),
+]
+
+# ---- the prompt ----------------------------------------------------------------------------------
+
+System = Annotated[
+    str | None,
+    typer.Option(metavar="TEXT", help="Instructions before the first turn (chat models)."),
+]
+
+# ---- sampling ------------------------------------------------------------------------------------
+
+MaxTokens = Annotated[
+    int, typer.Option(metavar="N", help="Stop after N tokens.", rich_help_panel=_SAMPLING)
+]
+Temperature = Annotated[
+    float,
+    typer.Option(
+        metavar="T", help="0 is greedy and deterministic.", rich_help_panel=_SAMPLING
+    ),
+]
+TopK = Annotated[
+    int,
+    typer.Option(
+        metavar="K", help="Keep the K likeliest tokens; 0 all.", rich_help_panel=_SAMPLING
+    ),
+]
+TopP = Annotated[
+    float,
+    typer.Option(
+        metavar="P", help="Keep the fewest tokens that reach P; 1 all.", rich_help_panel=_SAMPLING
+    ),
+]
+MinP = Annotated[
+    float,
+    typer.Option(
+        metavar="P", help="Drop tokens below P times the likeliest.", rich_help_panel=_SAMPLING
+    ),
+]
+RepetitionPenalty = Annotated[
+    float,
+    typer.Option(
+        metavar="X", help="Divides scores of tokens already seen.", rich_help_panel=_SAMPLING
+    ),
+]
+PresencePenalty = Annotated[
+    float,
+    typer.Option(
+        metavar="X", help="Fine for tokens seen in the answer.", rich_help_panel=_SAMPLING
+    ),
+]
+FrequencyPenalty = Annotated[
+    float,
+    typer.Option(
+        metavar="X", help="Fine for every time seen there.", rich_help_panel=_SAMPLING
+    ),
+]
+LogitBias = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="ID=V",
+        help="Add V to the score of token ID; repeatable.",
+        rich_help_panel=_SAMPLING,
+    ),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        metavar="S",
+        help="Same seed, same text.",
+        show_default="drawn; --verbose tells which",
+        rich_help_panel=_SAMPLING,
+    ),
+]
+Stop = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="TEXT",
+        help="End before TEXT; repeatable. A line's end is $'\\n' in bash.",
+        rich_help_panel=_SAMPLING,
+    ),
+]
+IgnoreEos = Annotated[
+    bool,
+    typer.Option(
+        "--ignore-eos", help="Go on past the end of the answer.", rich_help_panel=_SAMPLING
+    ),
+]
+Count = Annotated[
+    int,
+    typer.Option("--n", metavar="N", help="Continuations of the prompt.", rich_help_panel=_SAMPLING),
+]
+Logprobs = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="With --json: log-probabilities of the tokens, and of the N likeliest.",
+        rich_help_panel=_SAMPLING,
+    ),
+]
+
+# ---- output --------------------------------------------------------------------------------------
+
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="Print one JSON value on stdout.", rich_help_panel=_OUTPUT),
+]
+Quiet = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", help="No notes and no progress bars.", rich_help_panel=_OUTPUT),
+]
+Verbose = Annotated[
+    bool,
+    typer.Option(
+        "--verbose", "-v", help="Timings, seed and reuse on stderr.", rich_help_panel=_OUTPUT
+    ),
+]

@@ -1,0 +1,190 @@
+"""The terminal: what goes to stdout, what to stderr, and how Ctrl-C is heard.
+
+stdout carries the result alone: the model's words, a table, or one JSON object. Everything said to
+people about it (notes, errors, progress bars) goes to stderr. A bar is drawn only on a terminal and
+only once the work has taken long enough to be worth it, so that short commands never import rich.
+
+    note("stopped after 256 tokens");  print_json({"text": "..."})
+    with Interrupt() as interrupt: ...; interrupt.check()
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import json
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from gemelo.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+    from rich.table import Table
+
+_PATIENCE_S = 0.5  # work shorter than this gets no bar
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def prepare() -> None:
+    """Make both streams able to print anything: what an encoding lacks is written as an escape."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def note(text: str) -> None:
+    """One line for people, on stderr."""
+    if sys.stderr is not None:  # `2>&-` closes it, and print would then use stdout
+        print(text, file=sys.stderr, flush=True)
+
+
+def show(text: str) -> None:
+    """A part of the result, on stdout at once and without a line's end."""
+    if text:
+        print(text, end="", flush=True)
+
+
+def print_json(value: Mapping[str, Any] | Sequence[Any]) -> None:
+    """The result as one JSON value on one line of stdout."""
+    encoding = sys.stdout.encoding if sys.stdout is not None else None
+    ascii_only = codecs.lookup(encoding or "ascii").name != "utf-8"
+    print(json.dumps(value, ensure_ascii=ascii_only, allow_nan=False), flush=True)
+
+
+def print_table(table: Table) -> None:
+    """A rich table on stdout; as wide as it needs to be where stdout is not a terminal."""
+    from rich.console import Console
+
+    width = None if sys.stdout is not None and sys.stdout.isatty() else 200
+    Console(width=width, highlight=False).print(table)
+
+
+def size(count: float) -> str:
+    """Bytes for people: 1536 is 1.5 KiB."""
+    unit = 0
+    while abs(count) >= 1024 and unit < len(_UNITS) - 1:
+        count, unit = count / 1024, unit + 1
+    return f"{count:.0f} B" if unit == 0 else f"{count:.1f} {_UNITS[unit]}"
+
+
+# ---- in ------------------------------------------------------------------------------------------
+
+
+def argument_or_stdin(argument: str) -> str:
+    """A text argument, or all of stdin where it is "-". Raises `InputError` for what is no text."""
+    return read_stdin() if argument == "-" else checked_text("the prompt", argument)
+
+
+def read_stdin() -> str:
+    """Everything on stdin, exactly, as UTF-8."""
+    if sys.stdin is None:
+        raise InputError("there is no stdin to read the text from; give it as an argument")
+    if sys.stdin.isatty():
+        note("reading the text from the terminal; Ctrl-D ends it")
+    return decoded(sys.stdin.buffer.read())
+
+
+def decoded(raw: bytes) -> str:
+    """UTF-8 bytes from stdin as text."""
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"stdin is not UTF-8: byte 0x{raw[error.start]:02x} at position {error.start}; "
+            "convert it first, for example with iconv"
+        ) from None
+
+
+def checked_text(what: str, text: str) -> str:
+    """The text itself, unless it holds bytes of the command line that were not text."""
+    for position, character in enumerate(text):
+        if "\ud800" <= character <= "\udfff":
+            raise InputError(
+                f"{what} is not valid text: character {position} is an unpaired surrogate "
+                f"(U+{ord(character):04X}), left by bytes that are not UTF-8"
+            )
+    return text
+
+
+# ---- meanwhile -----------------------------------------------------------------------------------
+
+
+class Bar:
+    """A progress bar on stderr that is gone when the work is done; call it with done and total."""
+
+    def __init__(self, label: str, shown: bool = True) -> None:
+        self._label = label
+        self._shown = shown and sys.stderr is not None and sys.stderr.isatty()
+        self._started = time.perf_counter()
+        self._progress: Progress | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        """Draw how far the work is; removes the bar at its end."""
+        if done >= total:
+            self.close()
+        elif self._shown and time.perf_counter() - self._started > _PATIENCE_S:
+            self._draw(done, total)
+
+    def _draw(self, done: int, total: int) -> None:
+        if self._progress is None:
+            from rich.console import Console
+            from rich.progress import Progress
+
+            self._progress = Progress(console=Console(stderr=True), transient=True)
+            self._progress.add_task(self._label, total=total)
+            self._progress.start()
+        self._progress.update(self._progress.task_ids[0], completed=done, total=total)
+
+    def close(self) -> None:
+        """Remove the bar."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def __enter__(self) -> Self:
+        self._started = time.perf_counter()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Interrupt:
+    """Hears Ctrl-C while a `with` block runs: the first asks to stop, the second stops at once.
+
+    Asking leaves the work to end between two tokens, where everything it holds is whole.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def check(self) -> None:
+        """Raise `KeyboardInterrupt` if Ctrl-C was pressed: for a place where stopping is safe."""
+        if self.asked:
+            raise KeyboardInterrupt
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        self.check()
+        self.asked = True
+
+    def __enter__(self) -> Self:
+        self._before = signal.signal(signal.SIGINT, self._hear)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        signal.signal(signal.SIGINT, self._before or signal.default_int_handler)

@@ -1,0 +1,201 @@
+"""`Model`: what a user of the library holds.
+
+It joins a loaded checkpoint, an engine and one session, so that a chat in a loop reuses its
+prefix without the caller doing anything. A prompt is text, a list of messages, or token ids.
+Messages need a chat template, which an instruction-tuned model carries; a base model says that it
+has none.
+
+    model = gemelo.load("gemma-3-1b-it")
+    for piece in model.stream([{"role": "user", "content": "Hi"}], temperature=0.7):
+        print(piece.text, end="")
+
+T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gemelo.checkpoint import Checkpoint, WeightFormat, read
+from gemelo.config import ModelConfig
+from gemelo.engine.engine import Engine, Progress, Session, Timings
+from gemelo.engine.kv import KVFormat
+from gemelo.engine.row import FinishReason, Piece
+from gemelo.engine.sampling import Sampling
+from gemelo.errors import InputError
+from gemelo.inputs import chat
+from gemelo.inputs.tokenizer import Tokenizer
+from gemelo.store import resolve
+
+Message = Mapping[str, Any]
+PromptLike = str | Sequence[Message] | Sequence[int]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One continuation of a prompt."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    logprobs: tuple[float, ...] = ()
+    top_logprobs: tuple[tuple[tuple[int, float], ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What `generate` returns: the first continuation's fields, and all of them as `choices`."""
+
+    choices: tuple[Choice, ...]
+    prompt_token_ids: tuple[int, ...]
+    timings: Timings
+    seed: int
+
+    @property
+    def text(self) -> str:
+        return self.choices[0].text
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        return self.choices[0].token_ids
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        return self.choices[0].finish_reason
+
+    @property
+    def logprobs(self) -> tuple[float, ...]:
+        return self.choices[0].logprobs
+
+
+class Model:
+    """A loaded model. `load` makes one."""
+
+    def __init__(self, checkpoint: Checkpoint, engine: Engine, load_s: float = 0.0) -> None:
+        self.checkpoint, self.engine = checkpoint, engine
+        self.load_s = load_s
+        self._session = engine.session()
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.checkpoint.config
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.checkpoint.tokenizer
+
+    @property
+    def timings(self) -> Timings:
+        """Of the last turn of this model's own session."""
+        return self._session.timings
+
+    def session(self) -> Session:
+        """A timeline of its own, with its own cache."""
+        return self.engine.session()
+
+    def prompt_ids(self, prompt: PromptLike) -> list[int]:
+        """Token ids of a prompt: text gets `<bos>`, messages the chat template, ids stay."""
+        if isinstance(prompt, str):
+            return self.tokenizer.encode(prompt)
+        if not prompt:
+            raise InputError("the prompt is empty; give text, messages or token ids")
+        if isinstance(prompt[0], Mapping):
+            return list(chat.render(prompt, self.tokenizer).ids)  # type: ignore[arg-type]
+        if not all(isinstance(token, int) for token in prompt):
+            raise InputError("a prompt is text, a list of messages or a list of token ids")
+        return list(prompt)  # type: ignore[arg-type]
+
+    def stream(
+        self, prompt: PromptLike, progress: Progress | None = None, **sampling: Any
+    ) -> Iterator[Piece]:
+        """Continue a prompt piece by piece. Keyword arguments are `Sampling`'s fields.
+
+        `progress` gets prompt tokens read and in all. The model's session keeps what was written,
+        so that a longer prompt with the same beginning only reads the rest.
+        """
+        settings = Sampling.of(sampling)
+        return self._session.stream(self.prompt_ids(prompt), settings, progress)
+
+    def generate(self, prompt: PromptLike, **sampling: Any) -> Completion:
+        """Continue a prompt to its end. Keyword arguments are `Sampling`'s fields."""
+        settings = Sampling.of(sampling)
+        ids = self.prompt_ids(prompt)
+        pieces = list(self._session.stream(ids, settings))
+        return self.completion(ids, pieces, settings.n)
+
+    def chat(self, messages: Sequence[Message], **sampling: Any) -> Completion:
+        """Answer a conversation: messages of role system, user or assistant, with content."""
+        return self.generate(messages, **sampling)
+
+    def logits(self, token_ids: Sequence[int]) -> Tensor:
+        """Scores of the next token after every position, (T, V) float32: the scoring path."""
+        return self.engine.score(list(token_ids))
+
+    def completion(self, ids: Sequence[int], pieces: Sequence[Piece], n: int = 1) -> Completion:
+        """Pieces of a stream, whole or cut short, as one result."""
+        choices = tuple(join([p for p in pieces if p.index == index]) for index in range(n))
+        timings = self.timings
+        timings.load_s, self.load_s = self.load_s, 0.0
+        return Completion(choices, tuple(ids), timings, self._session.seed)
+
+
+def join(pieces: Sequence[Piece]) -> Choice:
+    """Pieces of one continuation; one that never finished was cancelled."""
+    finish = pieces[-1].finish_reason if pieces else None
+    kept = [piece for piece in pieces if piece.token_ids]
+    return Choice(
+        "".join(piece.text for piece in pieces),
+        tuple(token for piece in kept for token in piece.token_ids),
+        finish or "cancelled",
+        tuple(piece.logprob for piece in kept if piece.logprob is not None),
+        tuple(piece.top_logprobs for piece in kept if piece.top_logprobs),
+    )
+
+
+def load(
+    model: str | Path | None = None,
+    *,
+    format: WeightFormat = "native",
+    device: str = "auto",
+    threads: int | None = None,
+    context: int | None = None,
+    kv_format: KVFormat = "plain",
+    progress: Progress | None = None,
+) -> Model:
+    """Load a model from a path, a hub id, or the embedded default.
+
+    format "native" keeps weights as the file has them; "bf16" and "f32" widen them at load, "q8_0"
+    and "q4_0" quantise them. device "auto" is CUDA where there is one. threads is for the whole
+    process, as torch's are. context limits the tokens a session may hold; kv_format "int8" halves
+    their memory. Raises `GemeloError` for what cannot be loaded, with the cure.
+    """
+    started = time.perf_counter()
+    if threads is not None:
+        if not isinstance(threads, int) or not 1 <= threads <= 1024:
+            raise InputError(f"threads = {threads}; expected 1 to 1024")
+        torch.set_num_threads(threads)
+    checkpoint = read(
+        resolve(None if model is None else str(model)), format, place(device), progress
+    )
+    engine = Engine(checkpoint.decoder, checkpoint.tokenizer, context, kv_format=kv_format)
+    return Model(checkpoint, engine, time.perf_counter() - started)
+
+
+def place(device: str) -> torch.device:
+    """A torch device from its name; "auto" is CUDA where there is one, else the CPU."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise InputError(f"device {device!r} is not one of auto, cpu, cuda, cuda:N") from None
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device {device!r}: this torch finds no CUDA device; use --device cpu")
+    return chosen

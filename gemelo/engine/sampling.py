@@ -1,0 +1,190 @@
+"""From scores to a token: the settings, and the function they become.
+
+`Sampling` is a checked value with Gemma's own defaults (temperature 1, top-k 64, top-p 0.95). A
+`Sampler` is built from it once per row, before the loop starts, and then maps one vector of
+scores to one token. The filters run in the reference's order: penalties and bias on the scores,
+temperature, top-k, top-p, min-p. Reported log-probabilities are the model's own, before any of
+that.
+
+The random numbers come from one generator a row, seeded and on the CPU, so that a seed gives the
+same text on every device that gives the same scores.
+
+    sample = Sampler(Sampling(temperature=0.7, seed=1));  token = sample(scores, history=ids)
+
+V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from gemelo.errors import InputError
+
+_MAX_TOP_LOGPROBS = 20
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to choose tokens and when to stop. Raises `InputError` for values that make no sense."""
+
+    temperature: float = 1.0  # 0 is greedy
+    top_k: int = 64  # 0 keeps all
+    top_p: float = 0.95  # 1 keeps all
+    min_p: float = 0.0  # share of the likeliest token's probability; 0 keeps all
+    repetition_penalty: float = 1.0  # divides scores of tokens seen in prompt or answer
+    presence_penalty: float = 0.0  # subtracted once from tokens seen in the answer
+    frequency_penalty: float = 0.0  # subtracted for every time they were seen there
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    seed: int | None = None  # None draws one, and the completion tells which
+    max_tokens: int = 256
+    stop: tuple[str, ...] = ()  # ends the text before any of these
+    ignore_eos: bool = False
+    logprobs: int | None = None  # 0: of the chosen token; n: of the n likeliest too
+    n: int = 1  # continuations of one prompt
+
+    def __post_init__(self) -> None:
+        if isinstance(self.stop, str):
+            object.__setattr__(self, "stop", (self.stop,))
+        else:
+            object.__setattr__(self, "stop", tuple(self.stop))
+        _number("temperature", self.temperature, 0.0, 100.0)
+        _number("top_p", self.top_p, 0.0, 1.0, above=True)
+        _number("min_p", self.min_p, 0.0, 1.0)
+        _number("repetition_penalty", self.repetition_penalty, 0.0, 100.0, above=True)
+        _number("presence_penalty", self.presence_penalty, -100.0, 100.0)
+        _number("frequency_penalty", self.frequency_penalty, -100.0, 100.0)
+        _whole("top_k", self.top_k, 0, 1 << 31)
+        _whole("max_tokens", self.max_tokens, 1, 1 << 31)
+        _whole("n", self.n, 1, 64)
+        if self.seed is not None:
+            _whole("seed", self.seed, 0, 2**63 - 1)
+        if self.logprobs is not None:
+            _whole("logprobs", self.logprobs, 0, _MAX_TOP_LOGPROBS)
+        for text in self.stop:
+            if not isinstance(text, str) or not text:
+                raise InputError(f"stop has {text!r}; each stop must be a text that is not empty")
+        for token, bias in self.logit_bias.items():
+            _whole("logit_bias token", token, 0, 1 << 31)
+            _number(f"logit_bias of token {token}", bias, -1000.0, 1000.0)
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Sampling:
+        """From keyword arguments; an unknown one is an `InputError` that lists the known."""
+        known = [field.name for field in fields(cls)]
+        for name in settings:
+            if name not in known:
+                raise InputError(f"unknown sampling setting {name!r}; known: {', '.join(known)}")
+        return cls(**settings)
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0 or self.top_k == 1
+
+
+class Token(NamedTuple):
+    """A chosen token, with the model's log-probabilities where they were asked for."""
+
+    id: int
+    logprob: float | None = None
+    top_logprobs: tuple[tuple[int, float], ...] = ()
+
+
+class Sampler:
+    """The function that a `Sampling` becomes for one row; its only state is a generator."""
+
+    def __init__(self, sampling: Sampling, row: int = 0) -> None:
+        """row tells continuations of one seed apart; row 0 is what n = 1 gives."""
+        self.sampling = sampling
+        self.seed = secrets.randbits(32) if sampling.seed is None else sampling.seed
+        self.generator = torch.Generator().manual_seed(
+            (self.seed + row * 0x9E3779B97F4A7C15) % 2**63
+        )
+
+    def __call__(self, scores: Tensor, prompt: Sequence[int], answer: Sequence[int]) -> Token:
+        """scores (V,) float32 of the next token, given the tokens before it."""
+        adjusted = adjust(scores, self.sampling, prompt, answer)
+        if self.sampling.greedy:
+            token = int(adjusted.argmax())
+        else:
+            probabilities, ids = candidates(adjusted, self.sampling)
+            token = int(ids[torch.multinomial(probabilities, 1, generator=self.generator)])
+        return self._report(scores, token)
+
+    def _report(self, scores: Tensor, token: int) -> Token:
+        count = self.sampling.logprobs
+        if count is None:
+            return Token(token)
+        logprobs = scores.log_softmax(-1)
+        values, ids = logprobs.topk(count)
+        top = tuple(zip(ids.tolist(), values.tolist(), strict=True))
+        return Token(token, float(logprobs[token]), top)
+
+
+def adjust(
+    scores: Tensor, sampling: Sampling, prompt: Sequence[int], answer: Sequence[int]
+) -> Tensor:
+    """Penalties and bias; returns scores itself where there is nothing to do.
+
+    The repetition penalty is CTRL's (arXiv 1909.05858, section 4.1), over prompt and answer; the
+    other two are OpenAI's, over the answer.
+    """
+    adjusted = scores
+    if sampling.repetition_penalty != 1:
+        seen = torch.tensor(sorted({*prompt, *answer}), device=scores.device)
+        old = scores[seen]
+        penalty = sampling.repetition_penalty
+        adjusted = adjusted.index_copy(0, seen, torch.where(old > 0, old / penalty, old * penalty))
+    if answer and (sampling.presence_penalty or sampling.frequency_penalty):
+        counts = Counter(answer)
+        fines = [
+            sampling.presence_penalty + sampling.frequency_penalty * n for n in counts.values()
+        ]
+        adjusted = _add(adjusted, list(counts), [-fine for fine in fines])
+    if sampling.logit_bias:
+        for token in sampling.logit_bias:
+            if token >= scores.shape[0]:
+                raise InputError(f"logit_bias token {token} is not below {scores.shape[0]}")
+        adjusted = _add(adjusted, list(sampling.logit_bias), list(sampling.logit_bias.values()))
+    return adjusted
+
+
+def candidates(scores: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """The tokens left by temperature, top-k, top-p and min-p: probabilities and ids, on the CPU.
+
+    Sorted with the likeliest first, which is never filtered away. top-p keeps the fewest tokens
+    whose probabilities reach it (arXiv 1904.09751).
+    """
+    count = min(sampling.top_k or scores.shape[0], scores.shape[0])
+    values, ids = scores.topk(count)
+    probabilities = (values / sampling.temperature).softmax(-1).cpu()
+    keep = torch.ones_like(probabilities, dtype=torch.bool)
+    if sampling.top_p < 1:
+        keep = probabilities.cumsum(-1) - probabilities < sampling.top_p
+    if sampling.min_p > 0:
+        left = probabilities * keep
+        keep &= left >= sampling.min_p * left[0]
+    return probabilities[keep], ids.cpu()[keep]
+
+
+def _add(scores: Tensor, ids: list[int], values: list[float]) -> Tensor:
+    index = torch.tensor(ids, device=scores.device)
+    return scores.index_add(0, index, torch.tensor(values, device=scores.device))
+
+
+def _number(name: str, value: Any, low: float, high: float, above: bool = False) -> None:
+    real = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not real or not low <= value <= high or (above and value == low):
+        raise InputError(f"{name} = {value}; expected {'above ' * above}{low:g} to {high:g}")
+
+
+def _whole(name: str, value: Any, low: int, high: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise InputError(f"{name} = {value}; expected a whole number from {low} to {high}")

@@ -1,0 +1,103 @@
+"""The two regimes of a decoder: prefill reads a prompt in chunks, decode adds a token to every row.
+
+Both take Python integers and give scores; this is where lists become tensors. `score` is the third
+way through the same forward, for evaluation: every position's scores. The plain forward without a
+cache stays their oracle in the tests.
+
+    scores = prefill(decoder, cache, ids, start=0)              # (V,)
+    scores = decode(decoder, cache, tokens=[506], positions=[6])  # (B, V)
+
+B rows, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from gemelo.engine.kv import KVCache
+from gemelo.errors import FileFormatError
+from gemelo.kernels.formats import Packed, unpack
+from gemelo.models.gemma3 import Gemma3
+
+
+@torch.inference_mode()
+def prefill(
+    decoder: Gemma3,
+    cache: KVCache,
+    ids: Sequence[int],
+    start: int,
+    done: Callable[[int], None] = lambda position: None,
+) -> Tensor:
+    """Write ids[start:] of row 0 to the cache and score what follows the last: (V,) float32.
+
+    `done` is called with the position reached after every chunk, when the cache holds it.
+    """
+    last = torch.empty(0)
+    for end, hidden in _chunks(decoder, cache, ids, start):
+        last = hidden[0, -1]
+        done(end)
+    return checked(decoder, decoder.logits(last))
+
+
+@torch.inference_mode()
+def decode(
+    decoder: Gemma3, cache: KVCache, tokens: Sequence[int], positions: Sequence[int]
+) -> Tensor:
+    """One token in every row, at its position (-1 leaves the row alone): scores (B, V) float32."""
+    device = decoder.norm.weight.device
+    ids = torch.tensor(tokens, device=device)[:, None]
+    hidden = decoder(ids, torch.tensor(positions, device=device)[:, None], cache)
+    return checked(decoder, decoder.logits(hidden[:, 0]))
+
+
+@torch.inference_mode()
+def score(decoder: Gemma3, cache: KVCache, ids: Sequence[int]) -> Tensor:
+    """Next-token scores at every position, (T, V) float32; 1 MB a token at Gemma's vocabulary."""
+    parts = [decoder.logits(hidden[0]) for _, hidden in _chunks(decoder, cache, ids, 0)]
+    return checked(decoder, torch.cat(parts))
+
+
+def _chunks(
+    decoder: Gemma3, cache: KVCache, ids: Sequence[int], start: int
+) -> Iterator[tuple[int, Tensor]]:
+    device = decoder.norm.weight.device
+    for begin in range(start, len(ids), cache.chunk):
+        end = min(begin + cache.chunk, len(ids))
+        tokens = torch.tensor(ids[begin:end], device=device)[None]
+        positions = torch.arange(begin, end, device=device)[None]
+        yield end, decoder(tokens, positions, cache)
+
+
+def checked(decoder: Gemma3, scores: Tensor) -> Tensor:
+    """scores, or the name of the weight that spoilt them.
+
+    Looking here costs a pass over one row of scores; looking at load would read the whole file.
+    """
+    if not torch.isfinite(scores).all():
+        name, kind = next(broken_weights(decoder), ("", ""))
+        cause = f"{name} holds {kind}" if name else "no weight is broken; the activations overflow"
+        raise FileFormatError(f"the model's scores are not finite: {cause}")
+    return scores
+
+
+def broken_weights(decoder: Gemma3) -> Iterator[tuple[str, str]]:
+    """Names of weights that hold NaN or infinity, and which; reads all of them."""
+    for name, module in decoder.named_modules():
+        weight = module._parameters.get("weight")
+        packed = None if weight is not None else module.__dict__.get("format")
+        if packed is not None:
+            weight = module.weight  # type: ignore[assignment]
+        if weight is None:
+            continue
+        step = 4096
+        for row in range(0, weight.shape[0], step):
+            if isinstance(weight, Packed):
+                part = unpack(Packed(weight.blocks[row : row + step], weight.format))
+            else:
+                part = weight[row : row + step]
+            if not torch.isfinite(part).all():
+                yield f"{name}.weight", "NaN" if part.isnan().any() else "infinity"
+                break

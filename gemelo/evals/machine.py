@@ -1,0 +1,88 @@
+"""The machine that a number was measured on: its CPU, its memory's speed, this process's peak.
+
+A speed without its ceiling says little. The ceiling of decoding is how fast memory can be read, so
+it is measured in the same run, with the same threads, over a buffer that no cache holds.
+
+    machine.cpu_name(), machine.memory_bandwidth(), machine.peak_rss_bytes()
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+
+_LEAST_BUFFER_BYTES, _MOST_BUFFER_BYTES = 256 << 20, 1 << 30
+_CACHES = 4  # the buffer is this many times the largest cache
+_ROUNDS = 6
+
+
+def cpu_name() -> str:
+    """The processor's own name where the system tells it, else the architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        key, _, value = line.partition(":")
+        if key.strip().lower() in ("model name", "hardware", "cpu model"):
+            return value.strip()
+    return platform.processor() or platform.machine() or "unknown"
+
+
+def peak_rss_bytes() -> int:
+    """The most memory this process has held at once, mapped file pages included.
+
+    Linux tells it for this program alone; the older way also counts what a parent held before it
+    started the program, so it is only the second choice.
+    """
+    try:
+        status = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        status = ""
+    for line in status.splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def memory_bandwidth(buffer_bytes: int | None = None) -> float:
+    """Bytes a second that torch's threads read from memory: the best of a few sums of a buffer.
+
+    The buffer is by default four times the largest cache, within 256 MiB to 1 GiB and a quarter of
+    the memory that is free.
+    """
+    import torch
+
+    buffer = torch.ones((buffer_bytes or _buffer_bytes()) // 4, dtype=torch.float32)
+    best_s = float("inf")
+    for _ in range(_ROUNDS):
+        started = time.perf_counter()
+        buffer.sum()
+        best_s = min(best_s, time.perf_counter() - started)
+    return buffer.nbytes / best_s
+
+
+def _buffer_bytes() -> int:
+    wanted = min(max(_LEAST_BUFFER_BYTES, _CACHES * _cache_bytes()), _MOST_BUFFER_BYTES)
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # Windows, macOS
+        return wanted
+    return max(1 << 20, min(wanted, free // 4))
+
+
+def _cache_bytes() -> int:
+    """Bytes of the last-level cache, 0 where the system does not tell."""
+    sizes = [0]
+    for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
+        text = path.read_text(encoding="ascii", errors="replace").strip()
+        number = text.rstrip("KMG")
+        if number.isdigit():
+            sizes.append(int(number) << {"K": 10, "M": 20, "G": 30}.get(text[-1], 0))
+    return max(sizes)

@@ -1,0 +1,1 @@
+"""People: text in, token ids out, and back; later pictures and sound."""

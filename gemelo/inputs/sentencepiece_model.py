@@ -1,0 +1,255 @@
+"""The tokenizer.model file: a vocabulary in SentencePiece's own container, read and written.
+
+The container is one protocol-buffer message: 262,144 small records (piece, score, type), then two
+short ones (how it was trained, how text is normalised). Records are laid out and taken apart with
+numpy, not one object per piece, which takes hundredths of a second where a protocol-buffer library
+takes whole ones. Nothing of a file reaches the SentencePiece library as it came: the message that
+library loads is always the one written here, from checked values.
+
+    vocabulary = unpack_model(Path("tokenizer.model").read_bytes()); pack_model(vocabulary)
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gemelo.errors import FileFormatError, UnsupportedError
+from gemelo.inputs.vocabulary import BYTE, CONTROL, NORMAL, UNKNOWN, Vocabulary
+
+# Wire types and the field numbers of sentencepiece_model.proto that matter here.
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_PIECES, _TRAINER, _NORMALIZER = 1, 2, 3
+_PIECE, _SCORE, _TYPE = 1, 2, 3
+_MODEL_TYPE, _VOCAB_SIZE, _SPACE_SUFFIX, _BYTE_FALLBACK = 3, 4, 24, 35
+_ID_FIELDS = {"unk": 40, "bos": 41, "eos": 42, "pad": 43}
+_NAME_FIELDS = {"unk": 45, "bos": 46, "eos": 47, "pad": 48}
+_NAME, _CHARSMAP, _DUMMY_PREFIX, _TRIM_SPACES, _ESCAPE_SPACES = 1, 2, 3, 4, 5
+_BPE = 2
+
+_PIECE_TAG, _SCORE_TAG, _TYPE_TAG = 0x0A, 0x15, 0x18
+
+
+def pack_model(vocabulary: Vocabulary) -> bytes:
+    """The bytes of a tokenizer.model that holds `vocabulary`.
+
+    Raises FileFormatError where there is no unknown piece, which the container cannot do without.
+    """
+    if vocabulary.unk_id is None:
+        raise FileFormatError("the vocabulary has no <unk> piece: SentencePiece needs one")
+    return _pack_pieces(vocabulary) + _pack_trainer(vocabulary) + _pack_normalizer()
+
+
+def unpack_model(message: bytes) -> Vocabulary:
+    """The vocabulary in the bytes of a tokenizer.model.
+
+    Raises FileFormatError for bytes that are no such message, UnsupportedError for one that Gemma's
+    rules cannot read: not BPE, or text that is normalised, trimmed or given a leading space.
+    """
+    starts, ends, specs = _walk(message)
+    pieces, scores, types = _unpack_pieces(message, starts, ends)
+    trainer = _fields(message, *specs[_TRAINER]) if _TRAINER in specs else {}
+    normalizer = _fields(message, *specs[_NORMALIZER]) if _NORMALIZER in specs else {}
+    _check_rules(trainer, normalizer)
+    ids = {name: trainer.get(field, -1) for name, field in _ID_FIELDS.items()}
+    ids = {name: id for name, id in ids.items() if isinstance(id, int) and 0 <= id < len(starts)}
+    return Vocabulary.from_pieces(pieces, scores, types, ids)
+
+
+def _pack_pieces(vocabulary: Vocabulary) -> bytes:
+    """Every piece as 0A size (0A length text, 15 score, 18 type), written column by column."""
+    text = np.frombuffer(vocabulary.text, np.uint8)
+    lengths = np.diff(vocabulary.ends, prepend=-1) - 1  # (V,)
+    sizes = 1 + _varint_width(lengths) + lengths + 5 + 2
+    record_ends = np.cumsum(1 + _varint_width(sizes) + sizes)
+    message = np.empty(int(record_ends[-1]), np.uint8)
+
+    at = np.concatenate(([0], record_ends[:-1]))
+    message[at] = _PIECE_TAG
+    at = _put_varint(message, at + 1, sizes)
+    message[at] = _PIECE_TAG
+    at = _put_varint(message, at + 1, lengths)
+    bodies = text[text != 0]
+    body_starts = np.cumsum(lengths) - lengths
+    message[np.arange(len(bodies)) + np.repeat(at - body_starts, lengths)] = bodies
+    at = at + lengths
+    message[at] = _SCORE_TAG
+    message[at[:, None] + np.arange(1, 5)] = (
+        vocabulary.scores.astype("<f4").view(np.uint8).reshape(-1, 4)
+    )
+    message[at + 5] = _TYPE_TAG
+    message[at + 6] = vocabulary.types
+    # The library insists on exactly one piece of type unknown; GGUF files call it control.
+    message[at[vocabulary.types == UNKNOWN] + 6] = CONTROL
+    message[at[vocabulary.unk_id] + 6] = UNKNOWN
+    return message.tobytes()
+
+
+def _varint_width(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    return 1 + (values > 0x7F).astype(np.int64)  # pieces are short: two bytes are enough
+
+
+def _put_varint(
+    message: NDArray[np.uint8], at: NDArray[np.int64], values: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Write `values` at `at` (each below 2**14); returns where the next field goes."""
+    long = values > 0x7F
+    message[at] = np.where(long, values & 0x7F | 0x80, values)
+    message[at[long] + 1] = values[long] >> 7
+    return at + 1 + long
+
+
+def _pack_trainer(vocabulary: Vocabulary) -> bytes:
+    ids = {
+        "unk": vocabulary.unk_id,
+        "bos": vocabulary.bos_id,
+        "eos": vocabulary.eos_id,
+        "pad": vocabulary.pad_id,
+    }
+    spec = _varint(_MODEL_TYPE, _BPE) + _varint(_VOCAB_SIZE, len(vocabulary))
+    spec += _varint(_BYTE_FALLBACK, int((vocabulary.types == BYTE).any()))
+    for name, id in ids.items():
+        spec += _varint(_ID_FIELDS[name], -1 if id is None else id)
+        if id is not None:
+            spec += _block(_NAME_FIELDS[name], vocabulary.piece(id).encode())
+    return _block(_TRAINER, spec)
+
+
+def _pack_normalizer() -> bytes:
+    """Text is taken as it is; a space becomes U+2581 and nothing is added or trimmed."""
+    spec = _block(_NAME, b"identity") + _varint(_DUMMY_PREFIX, 0)
+    return _block(_NORMALIZER, spec + _varint(_TRIM_SPACES, 0) + _varint(_ESCAPE_SPACES, 1))
+
+
+def _varint(field: int, value: int) -> bytes:
+    return _number(field << 3 | _VARINT) + _number(value & (1 << 64) - 1)
+
+
+def _block(field: int, body: bytes) -> bytes:
+    return _number(field << 3 | _BYTES) + _number(len(body)) + body
+
+
+def _number(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _walk(message: bytes) -> tuple[NDArray[np.int64], NDArray[np.int64], dict[int, Any]]:
+    """(V,) starts and (V,) ends of the piece records; field -> (start, end) of the other blocks."""
+    starts: list[int] = []
+    ends: list[int] = []
+    specs: dict[int, Any] = {}
+    at, end = 0, len(message)
+    while at < end:
+        # Almost every record is a piece below 128 bytes: one comparison, no function call.
+        if message[at] == _PIECE_TAG and at + 1 < end and message[at + 1] < 0x80:
+            start, at = at + 2, at + 2 + message[at + 1]
+            field = _PIECES
+        else:
+            field, value, at = _field(message, at, end)
+            start = value[0] if isinstance(value, tuple) else at
+            if field != _PIECES:
+                specs[field] = (start, at)
+                continue
+        starts.append(start)
+        ends.append(at)
+    if at != end or not starts:
+        raise FileFormatError(f"not a tokenizer.model: {len(starts)} pieces in {end} bytes")
+    return np.array(starts, np.int64), np.array(ends, np.int64), specs
+
+
+def _unpack_pieces(
+    message: bytes, starts: NDArray[np.int64], ends: NDArray[np.int64]
+) -> tuple[list[bytes], NDArray[np.float32], NDArray[np.int64]]:
+    """The records as pieces, (V,) scores and (V,) types; plain ones together, odd ones singly."""
+    marks = np.frombuffer(message + bytes(8), np.uint8)  # so that a short last record can be read
+    lengths = marks[starts + 1].astype(np.int64)
+    score_at = np.minimum(starts + 2 + lengths, len(message))
+    scores = np.ascontiguousarray(marks[score_at[:, None] + np.arange(1, 5)]).view("<f4")[:, 0]
+    typed = ends - score_at == 7
+    types = np.where(typed, marks[np.minimum(score_at + 6, len(message))], NORMAL).astype(np.int64)
+    plain = (marks[starts] == _PIECE_TAG) & (lengths < 0x80) & (marks[score_at] == _SCORE_TAG)
+    plain &= (ends - score_at == 5) | typed & (marks[score_at + 5] == _TYPE_TAG) & (types < 0x80)
+    scores = scores.astype(np.float32)
+    pieces = [
+        message[start + 2 : end]
+        for start, end in zip(starts.tolist(), score_at.tolist(), strict=True)
+    ]
+    for id in np.flatnonzero(~plain).tolist():
+        fields = _fields(message, int(starts[id]), int(ends[id]))
+        pieces[id] = _text(fields.get(_PIECE, b""))
+        scores[id] = _float(fields.get(_SCORE, bytes(4)))
+        types[id] = _small(fields.get(_TYPE, NORMAL))
+    return pieces, scores, types
+
+
+def _text(value: Any) -> bytes:
+    return value if isinstance(value, bytes) else b""  # an empty piece is refused later
+
+
+def _float(value: Any) -> float:
+    return float(np.frombuffer(value, "<f4")[0]) if isinstance(value, bytes) else float("nan")
+
+
+def _small(value: Any) -> int:
+    return value if isinstance(value, int) and 0 <= value <= 0x7F else 0  # refused later
+
+
+def _fields(message: bytes, start: int, end: int) -> dict[int, Any]:
+    """Field -> its last value: an int, or the bytes of a block or a fixed-size number."""
+    fields: dict[int, Any] = {}
+    at = start
+    while at < end:
+        field, value, at = _field(message, at, end)
+        fields[field] = message[slice(*value)] if isinstance(value, tuple) else value
+    return fields
+
+
+def _field(message: bytes, at: int, end: int) -> tuple[int, Any, int]:
+    """The field at `at`: its number, its value (an int, or where its bytes are), where it ends."""
+    tag, at = _read_number(message, at, end)
+    wire = tag & 7
+    if wire == _VARINT:
+        value, at = _read_number(message, at, end)
+        return tag >> 3, value - (value >> 63 << 64), at
+    if wire == _BYTES:
+        size, at = _read_number(message, at, end)
+    elif wire in (_FIXED32, _FIXED64):
+        size = 4 if wire == _FIXED32 else 8
+    else:
+        raise FileFormatError(f"not a tokenizer.model: wire type {wire} before byte {at}")
+    if size > end - at:
+        raise FileFormatError(f"tokenizer.model ends early: {size} bytes wanted at byte {at}")
+    return tag >> 3, (at, at + size), at + size
+
+
+def _read_number(message: bytes, at: int, end: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        if at >= end:
+            break
+        byte = message[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value & (1 << 64) - 1, at
+    raise FileFormatError(f"not a tokenizer.model: no number ends at byte {at}")
+
+
+def _check_rules(trainer: dict[int, Any], normalizer: dict[int, Any]) -> None:
+    """Refuse what would spell text otherwise than Gemma does; absent fields have defaults."""
+    wrong = {
+        "its model is not BPE": trainer.get(_MODEL_TYPE, 1) != _BPE,
+        "it puts spaces at the end of words": trainer.get(_SPACE_SUFFIX, 0) != 0,
+        "it rewrites characters": normalizer.get(_CHARSMAP, b"") != b"",
+        "it adds a leading space": normalizer.get(_DUMMY_PREFIX, 1) != 0,
+        "it trims spaces": normalizer.get(_TRIM_SPACES, 1) != 0,
+        "it does not escape spaces": normalizer.get(_ESCAPE_SPACES, 1) != 1,
+    }
+    for reason, found in wrong.items():
+        if found:
+            raise UnsupportedError(f"this tokenizer.model is not Gemma's: {reason}")

@@ -1,0 +1,190 @@
+"""What a loaded model is made of: every layer's type, shapes, format, parameters and bytes.
+
+The numbers come from the modules that run, after loading, so that they are true for whatever format
+the weights are held in; the cost model of `config` is their check and not their source. Bytes are
+those of the weights as they are held, whether mapped from the file or in memory.
+
+    summary = summarise(checkpoint)
+    summary.parameters, summary.layers[0].weights["self_attn.q_proj"].shape
+
+Shapes are (out, in); the embedding's is (V, D).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from gemelo.checkpoint import Checkpoint, module_bytes
+from gemelo.config import LayerType, kv_bytes
+from gemelo.engine.engine import Engine
+from gemelo.kernels.linear import QuantEmbedding, QuantLinear
+
+CONTEXTS = (1024, 8192, 32768, 131072)  # tokens at which the KV cache is reckoned
+_NAMES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One weight: its shape, the format it is held in, its bytes."""
+
+    shape: tuple[int, ...]
+    format: str
+    parameters: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Group:
+    """Weights by name, and their sums."""
+
+    weights: Mapping[str, Weight]
+
+    @property
+    def parameters(self) -> int:
+        return sum(weight.parameters for weight in self.weights.values())
+
+    @property
+    def bytes(self) -> int:
+        return sum(weight.bytes for weight in self.weights.values())
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """Formats of the matrices, the commonest first; norms only where there is nothing else."""
+        matrices = [w.format for w in self.weights.values() if len(w.shape) > 1]
+        found = Counter(matrices or [w.format for w in self.weights.values()])
+        return tuple(name for name, _ in found.most_common())
+
+    def to_json(self) -> dict[str, Any]:
+        """Sums, then every weight by name."""
+        return {
+            "parameters": self.parameters,
+            "bytes": self.bytes,
+            "formats": list(self.formats),
+            "weights": {name: dataclasses.asdict(w) for name, w in self.weights.items()},
+        }
+
+
+@dataclass(frozen=True)
+class Layer(Group):
+    """One decoder layer; window is None where it attends to everything."""
+
+    index: int
+    type: LayerType
+    window: int | None
+
+    def to_json(self) -> dict[str, Any]:
+        """What the layer is, then as a group."""
+        return {"index": self.index, "type": self.type, "window": self.window} | super().to_json()
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A model: its decoder layer by layer, what surrounds it, and what a context costs."""
+
+    path: str
+    model_type: str
+    format: str
+    layers: tuple[Layer, ...]
+    embedding: Group
+    norm: Group
+    head: Group  # empty where the embedding is the head
+    towers: Group  # the vision tower and its projector; empty for a text model
+    chat_template: bool
+    context: int
+    kv_bytes: Mapping[int, int]  # of one session, by tokens of context
+
+    @property
+    def parameters(self) -> int:
+        """Of the decoder; a tied head counts once."""
+        return sum(group.parameters for group in self._decoder())
+
+    @property
+    def bytes(self) -> int:
+        """Of the decoder's weights as they are held."""
+        return sum(group.bytes for group in self._decoder())
+
+    def _decoder(self) -> Iterable[Group]:
+        return (self.embedding, *self.layers, self.norm, self.head)
+
+    def to_json(self) -> dict[str, Any]:
+        """One object; layers in order, other groups by name."""
+        return {
+            "model": self.path,
+            "model_type": self.model_type,
+            "format": self.format,
+            "parameters": self.parameters,
+            "bytes": self.bytes,
+            "chat_template": self.chat_template,
+            "context": self.context,
+            "kv_bytes": {str(tokens): count for tokens, count in self.kv_bytes.items()},
+            "embedding": self.embedding.to_json(),
+            "layers": [layer.to_json() for layer in self.layers],
+            "norm": self.norm.to_json(),
+            "head": self.head.to_json(),
+            "towers": self.towers.to_json(),
+        }
+
+
+def summarise(checkpoint: Checkpoint) -> Summary:
+    """The summary of a loaded model. Reads no weight."""
+    config, decoder = checkpoint.config, checkpoint.decoder
+    return Summary(
+        path=str(checkpoint.path),
+        model_type=config.model_type,
+        format=checkpoint.format,
+        layers=tuple(
+            Layer(_weights(block), index, kind, config.window(kind))
+            for index, (kind, block) in enumerate(
+                zip(config.layer_types, decoder.layers, strict=True)
+            )
+        ),
+        embedding=Group(_weights(decoder.embed_tokens, "embed_tokens")),
+        norm=Group(_weights(decoder.norm, "norm")),
+        head=Group({} if config.tie_word_embeddings else _weights(decoder.lm_head, "lm_head")),
+        towers=Group(
+            {
+                f"{name}.{weight_name}": weight
+                for name, child in checkpoint.tree.named_children()
+                if child is not decoder
+                for weight_name, weight in _weights(child).items()
+            }
+        ),
+        chat_template=checkpoint.tokenizer.chat_template is not None,
+        context=config.max_position_embeddings,
+        kv_bytes=_kv_bytes(checkpoint),
+    )
+
+
+def _weights(module: nn.Module, prefix: str = "") -> dict[str, Weight]:
+    """Every weight inside a module, by the name of the module that holds it."""
+    found: dict[str, Weight] = {}
+    for name, inner in module.named_modules(prefix=prefix):
+        if isinstance(inner, QuantLinear | QuantEmbedding):
+            packed = inner.weight
+            rows, columns = packed.shape
+            count = module_bytes(inner)
+            found[name] = Weight(packed.shape, packed.format.name, rows * columns, count)
+            continue
+        for leaf, tensor in inner.named_parameters(recurse=False):
+            place = name if leaf == "weight" else ".".join(filter(None, (name, leaf)))
+            kind = _NAMES.get(tensor.dtype, str(tensor.dtype).removeprefix("torch."))
+            found[place] = Weight(tuple(tensor.shape), kind, tensor.numel(), tensor.nbytes)
+    return found
+
+
+def _kv_bytes(checkpoint: Checkpoint) -> dict[int, int]:
+    """What the cache of one session will take, by context, as the engine's defaults make it."""
+    engine = Engine(checkpoint.decoder, checkpoint.tokenizer)
+    item = checkpoint.decoder.embed_tokens.dtype.itemsize
+    lengths = {min(tokens, engine.context) for tokens in (*CONTEXTS, engine.context)}
+    return {
+        tokens: kv_bytes(checkpoint.config, tokens, engine.chunk, item)
+        for tokens in sorted(lengths)
+    }

@@ -1,0 +1,1 @@
+"""Numbers: the quantised block formats, and the products over matrices kept in them."""

@@ -1,0 +1,63 @@
+"""Quantised layers: the forwards of `models.layers.Linear` and `Embedding`, over block formats.
+
+A model is built with plain layers and these are put in their place, so no model file knows that
+weights can be quantised. The blocks stay as they lie in the file, memory-mapped, and are decoded a
+few rows at a time while they are used. Parameters keep the name `weight` in messages and tables.
+
+    linear = QuantLinear(packed);  y = linear(x, rows=8192)
+
+D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from gemelo.kernels import reference
+from gemelo.kernels.formats import Format, Packed
+
+
+class QuantLinear(nn.Module):
+    """y = x W^T with W in blocks; rows and columns select a leading part, as a view."""
+
+    def __init__(self, weight: Packed) -> None:
+        super().__init__()
+        self.register_buffer("blocks", weight.blocks, persistent=False)
+        self.format: Format = weight.format
+
+    @property
+    def weight(self) -> Packed:
+        """The matrix (out, in) as it is stored."""
+        blocks = self.blocks
+        assert isinstance(blocks, Tensor)
+        return Packed(blocks, self.format)
+
+    def forward(self, x: Tensor, rows: int | None = None, columns: int | None = None) -> Tensor:
+        """x (..., columns) -> (..., rows) in x's dtype."""
+        return reference.linear(x, self.weight.prefix(rows, columns))
+
+
+class QuantEmbedding(nn.Module):
+    """Token rows and the tied head, over one quantised matrix (V, D)."""
+
+    def __init__(self, weight: Packed, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.register_buffer("blocks", weight.blocks, persistent=False)
+        self.format: Format = weight.format
+        self.dtype = dtype
+
+    @property
+    def weight(self) -> Packed:
+        """The matrix (V, D) as it is stored."""
+        blocks = self.blocks
+        assert isinstance(blocks, Tensor)
+        return Packed(blocks, self.format)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids (B, T) -> rows (B, T, D) in the activation dtype, unscaled."""
+        return reference.embedding(ids, self.weight, self.dtype)
+
+    def project(self, x: Tensor) -> Tensor:
+        """x (..., D) -> scores over the vocabulary (..., V): the tied head."""
+        return reference.linear(x, self.weight)

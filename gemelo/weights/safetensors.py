@@ -1,0 +1,341 @@
+"""Safetensors checkpoints, whole or in shards: read as views of memory maps, written as streams.
+
+The reader offers the same methods as `GGUFFile`, over every shard at once. It parses the header
+itself, because the maps of the `safetensors` package reserve memory for the whole file and cannot
+be opened on a machine with less RAM than a shard; its rules are the same: offsets cover the data
+exactly, without gap or overlap. The writer asks for one tensor at a time, where the package's needs
+all of them in memory.
+
+    file = Safetensors("gemma-3-1b-it")                 # a directory, an index or a file
+    file.shape("model.norm.weight"), file.tensor("model.norm.weight")
+"""
+
+import json
+import math
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn, TypeGuard
+
+import torch
+from torch import Tensor
+
+from gemelo.errors import FileFormatError, InputError, UnsupportedError
+from gemelo.kernels.formats import FORMATS, Format, Packed
+from gemelo.weights.files import byte_pieces, map_file, replaced
+
+SINGLE_NAME, INDEX_NAME = "model.safetensors", "model.safetensors.index.json"
+MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+MAX_INDEX_BYTES = 100_000_000
+MAX_DIMENSIONS = 8
+MAX_SHARD_BYTES = 5_000_000_000
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+TensorToWrite = tuple[str, tuple[int, ...], torch.dtype, Callable[[], Tensor | Packed]]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a tensor lies: the mapped bytes of its shard, first byte in them, dtype and shape."""
+
+    source: Tensor
+    start: int
+    nbytes: int
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+
+class Safetensors:
+    """One checkpoint. Raises FileFormatError where a file is broken, naming what and where.
+
+    `metadata` is the header's string-to-string map (of all shards together, the first one's word
+    counting).
+    """
+
+    path: Path
+    metadata: Mapping[str, str]
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        shards, promised = _shards(self.path)
+        self._places: dict[str, _Place] = {}
+        metadata: dict[str, str] = {}
+        for shard in shards:
+            places, facts = _read_shard(shard)
+            metadata = {**facts, **metadata}
+            for name in promised.get(shard.name, ()):
+                if name not in places:
+                    raise FileFormatError(
+                        f"{self.path}: the index puts {name!r} in {shard.name}, which lacks it"
+                    )
+            repeated = places.keys() & self._places.keys()
+            if repeated:
+                raise FileFormatError(f"{shard}: tensor {min(repeated)!r} is in another shard too")
+            self._places |= places
+        self.metadata = metadata
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._places
+
+    def names(self) -> list[str]:
+        """Tensor names, shard by shard."""
+        return list(self._places)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The tensor's shape."""
+        return self._place(name).shape
+
+    def format(self, name: str) -> Format:
+        """How the elements are stored; UnsupportedError for what is not f32, f16 or bf16."""
+        place = self._place(name)
+        format = FORMATS.get(DTYPE_NAMES[place.dtype].lower())
+        if format is None:
+            raise UnsupportedError(
+                f"{self.path}: tensor {name!r} is {place.dtype}; f32, f16 and bf16 are read"
+            )
+        return format
+
+    def nbytes(self, name: str) -> int:
+        """Bytes that the tensor takes in the file."""
+        return self._place(name).nbytes
+
+    def tensor(self, name: str) -> Tensor:
+        """The tensor as a view of the map."""
+        place = self._place(name)
+        data = place.source[place.start : place.start + place.nbytes]
+        if place.start % place.dtype.itemsize:  # a header of odd length: legal, but rare
+            data = data.clone()
+        return data.view(place.dtype).view(place.shape)
+
+    def _place(self, name: str) -> _Place:
+        place = self._places.get(name)
+        if place is None:
+            raise FileFormatError(
+                f"{self.path} has no tensor {name!r} (it holds {len(self._places)})"
+            )
+        return place
+
+
+def write_safetensors(
+    directory: str | Path,
+    tensors: Iterable[TensorToWrite],
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    metadata: Mapping[str, str] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Write `model.safetensors`, or shards and their index when it would pass `max_shard_bytes`.
+
+    tensors: (name, shape, dtype, maker); a maker gives the tensor, or a Packed matrix to expand,
+    when its turn comes. metadata: {"format": "pt"} unless given, as transformers wants it.
+    progress: called with the bytes just written. Files appear under their names only when all are
+    complete. Raises InputError for a bad request, among them a directory that holds a checkpoint in
+    the other layout (both side by side would be ambiguous).
+    """
+    directory = Path(directory)
+    facts = {"format": "pt"} if metadata is None else dict(metadata)
+    shards = _grouped(tensors, max_shard_bytes)
+    names = [SINGLE_NAME]
+    if len(shards) > 1:
+        names = [f"model-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)]
+    other = directory / (INDEX_NAME if len(shards) == 1 else SINGLE_NAME)
+    if other.exists():
+        raise InputError(
+            f"{directory} already holds {other.name}; remove it or choose another directory"
+        )
+    with ExitStack() as stack:  # files are renamed at its end, when all are complete
+        if len(shards) > 1:  # entered first, so renamed last
+            index = stack.enter_context(replaced(directory / INDEX_NAME))
+            index.write(_index(shards, names))
+        for shard, name in zip(shards, names, strict=True):
+            _write_shard(stack.enter_context(replaced(directory / name)), shard, facts, progress)
+
+
+def _grouped(tensors: Iterable[TensorToWrite], max_shard_bytes: int) -> list[list[TensorToWrite]]:
+    """Tensors in shards of at most `max_shard_bytes` (a larger tensor has one to itself)."""
+    shards: list[list[TensorToWrite]] = [[]]
+    seen, room = set[str](), max_shard_bytes
+    for entry in tensors:
+        name, shape, dtype, _ = entry
+        if name in seen or name == "__metadata__":
+            raise InputError(f"tensor {name!r} is given twice, or its name is reserved")
+        if dtype not in DTYPE_NAMES:
+            raise InputError(f"safetensors cannot hold {name!r} as {dtype}")
+        seen.add(name)
+        size = math.prod(shape) * dtype.itemsize
+        if size > room and shards[-1]:
+            shards.append([])
+            room = max_shard_bytes
+        shards[-1].append(entry)
+        room -= size
+    return shards
+
+
+def _index(shards: list[list[TensorToWrite]], names: list[str]) -> bytes:
+    total = sum(
+        math.prod(shape) * dtype.itemsize for shard in shards for _, shape, dtype, _ in shard
+    )
+    weight_map = {
+        entry[0]: name for shard, name in zip(shards, names, strict=True) for entry in shard
+    }
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    return json.dumps(index, indent=2).encode()
+
+
+def _write_shard(
+    target: BinaryIO,
+    shard: list[TensorToWrite],
+    metadata: Mapping[str, str],
+    progress: Callable[[int], None] | None,
+) -> None:
+    shard = sorted(shard, key=lambda entry: -entry[2].itemsize)  # keeps every tensor aligned
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name, shape, dtype, _ in shard:
+        start, end = end, end + math.prod(shape) * dtype.itemsize
+        kind = DTYPE_NAMES[dtype]
+        header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [start, end]}
+    raw = json.dumps(header, separators=(",", ":")).encode()
+    raw += b" " * (-len(raw) % 8)
+    target.write(struct.pack("<Q", len(raw)) + raw)
+    for name, shape, dtype, make in shard:
+        tensor = make()
+        if tuple(tensor.shape) != tuple(shape):
+            raise InputError(
+                f"tensor {name!r} has shape {tuple(tensor.shape)}, but {shape} was announced"
+            )
+        for piece in byte_pieces(tensor, dtype):
+            target.write(piece)
+            if progress is not None:
+                progress(len(piece))
+
+
+def _shards(path: Path) -> tuple[list[Path], dict[str, list[str]]]:
+    """The files of a checkpoint, and the tensors that an index promises in each."""
+    if path.is_dir():
+        if (path / SINGLE_NAME).exists():
+            return [path / SINGLE_NAME], {}
+        if not (path / INDEX_NAME).exists():
+            raise InputError(f"{path} holds neither {SINGLE_NAME} nor {INDEX_NAME}")
+        path = path / INDEX_NAME
+    if path.suffix != ".json":
+        return [path], {}
+    promised: dict[str, list[str]] = {}
+    for name, shard in _weight_map(path).items():
+        if not isinstance(shard, str):
+            raise FileFormatError(f"{path}: the shard of {name[:80]!r} is not a string")
+        if shard != Path(shard).name or shard == ".." or "\0" in shard or "\\" in shard:
+            raise FileFormatError(
+                f"{path}: {shard[:80]!r} is not the name of a file beside the index"
+            )
+        promised.setdefault(shard, []).append(name)
+    shards = [path.parent / shard for shard in sorted(promised)]
+    for shard in shards:
+        if not shard.is_file():
+            raise FileFormatError(f"{path} names {shard.name!r}, which is missing")
+    return shards, promised
+
+
+def _weight_map(path: Path) -> dict[str, Any]:
+    source = map_file(path)
+    if len(source) > MAX_INDEX_BYTES:
+        raise FileFormatError(f"{path} has {len(source)} bytes, too many for an index")
+    index = _parsed(source[:], path)
+    weight_map = index.get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise FileFormatError(f"{path} has no weight_map")
+    return weight_map
+
+
+def _parsed(raw: bytes, path: Path) -> dict[str, Any]:
+    """A JSON object without repeated keys."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            raise ValueError("a key appears twice")
+        return found
+
+    try:
+        value = json.loads(raw, object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        raise FileFormatError(f"{path}: the header or index is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise FileFormatError(f"{path}: the header or index is not a JSON object")
+    return value
+
+
+def _read_shard(path: Path) -> tuple[dict[str, _Place], dict[str, str]]:
+    """The tensors of one file, and its metadata."""
+    source = map_file(path)
+    length = int.from_bytes(source[:8], "little")
+    if len(source) < 8 or length > min(MAX_HEADER_BYTES, len(source) - 8):
+        raise FileFormatError(
+            f"{path} is truncated or not a safetensors file: it has {len(source)} bytes and claims "
+            f"a header of {length}"
+        )
+    header = _parsed(source[8 : 8 + length], path)
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise FileFormatError(f"{path}: __metadata__ is not a map of strings")
+    data = torch.frombuffer(source, dtype=torch.uint8)
+    places = {name: _place(path, name, entry, data, 8 + length) for name, entry in header.items()}
+    _check_coverage(path, places, 8 + length, len(source))
+    return places, metadata
+
+
+def _place(path: Path, name: str, entry: Any, data: Tensor, base: int) -> _Place:
+    def fail(problem: str) -> NoReturn:
+        raise FileFormatError(f"{path}: tensor {name[:80]!r} {problem}")
+
+    if not isinstance(entry, dict):
+        fail("is not described by an object")
+    dtype, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        fail(f"has the unknown dtype {dtype[:40]!r}" if isinstance(dtype, str) else "has no dtype")
+    if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
+        fail(f"needs a shape (up to {MAX_DIMENSIONS} sizes) and two data_offsets, whole numbers")
+    start, end = offsets
+    if end - start != math.prod(shape) * DTYPES[dtype].itemsize or base + end > len(data):
+        fail(f"of shape {shape} and dtype {dtype} cannot lie in bytes {start} to {end} of the data")
+    return _Place(data, base + start, end - start, DTYPES[dtype], tuple(shape))
+
+
+def _are_sizes(value: Any) -> TypeGuard[list[int]]:
+    if not isinstance(value, list) or len(value) > MAX_DIMENSIONS:
+        return False
+    return all(type(item) is int and 0 <= item < 1 << 63 for item in value)
+
+
+def _check_coverage(path: Path, places: Mapping[str, _Place], base: int, size: int) -> None:
+    """Tensors must fill the data exactly, one behind the other."""
+    end = base
+    for name, place in sorted(places.items(), key=lambda item: (item[1].start, item[1].nbytes)):
+        if place.start != end:
+            problem = "overlaps another one" if place.start < end else "leaves a gap before it"
+            raise FileFormatError(
+                f"{path}: tensor {name[:80]!r} {problem} (byte {place.start}, not {end})"
+            )
+        end += place.nbytes
+    if end != size:
+        raise FileFormatError(
+            f"{path} should have {end} bytes but has {size}: truncated or padded, fetch it again"
+        )

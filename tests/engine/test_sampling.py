@@ -1,0 +1,131 @@
+"""Settings are checked, filters filter, seeds repeat, and chances are what they should be."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from gemelo.engine.sampling import Sampler, Sampling, adjust, candidates
+from gemelo.errors import InputError
+
+SCORES = torch.tensor([0.1, 3.0, 2.0, 1.0, -1.0])
+
+
+def drawn(sampling: Sampling, count: int = 1) -> list[int]:
+    sample = Sampler(sampling)
+    return [sample(SCORES, [], []).id for _ in range(count)]
+
+
+def test_temperature_zero_is_greedy() -> None:
+    assert drawn(Sampling(temperature=0), 5) == [1] * 5
+
+
+def test_a_seed_repeats_and_another_does_not() -> None:
+    first = drawn(Sampling(seed=7, top_p=1.0), 50)
+    assert first == drawn(Sampling(seed=7, top_p=1.0), 50)
+    assert first != drawn(Sampling(seed=8, top_p=1.0), 50)
+
+
+def test_an_unseeded_sampler_tells_its_seed() -> None:
+    sample = Sampler(Sampling())
+    again = Sampler(Sampling(seed=sample.seed))
+    assert [sample(SCORES, [], []).id for _ in range(20)] == [
+        again(SCORES, [], []).id for _ in range(20)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [
+        ({"top_k": 2, "top_p": 1.0}, {1, 2}),
+        ({"top_k": 0, "top_p": 1.0}, {0, 1, 2, 3, 4}),
+        ({"top_k": 0, "top_p": 0.6}, {1}),
+        ({"top_k": 0, "top_p": 0.7}, {1, 2}),
+        ({"top_k": 0, "top_p": 1e-9}, {1}),
+        ({"top_k": 0, "top_p": 1.0, "min_p": 0.3}, {1, 2}),
+        ({"top_k": 0, "top_p": 1.0, "min_p": 1.0}, {1}),
+        ({"top_k": 99, "top_p": 1.0, "temperature": 0.1, "min_p": 0.01}, {1}),
+    ],
+)
+def test_filters(settings: dict[str, Any], kept: set[int]) -> None:
+    _, ids = candidates(SCORES, Sampling(**settings))
+    assert set(ids.tolist()) == kept
+
+
+def test_the_distribution_is_the_softmax() -> None:
+    """20,000 draws: every frequency within five standard deviations of its probability."""
+    draws = drawn(Sampling(seed=0, temperature=2.0, top_k=0, top_p=1.0), 20_000)
+    wanted = (SCORES / 2).softmax(-1)
+    for token, p in enumerate(wanted.tolist()):
+        error = abs(draws.count(token) / 20_000 - p)
+        assert error < 5 * math.sqrt(p * (1 - p) / 20_000)
+
+
+def test_repetition_penalty_divides_or_multiplies() -> None:
+    sampling = Sampling(repetition_penalty=2.0)
+    adjusted = adjust(SCORES, sampling, prompt=[1], answer=[4])
+    assert adjusted.tolist() == pytest.approx([0.1, 1.5, 2.0, 1.0, -2.0])
+
+
+def test_presence_and_frequency_count_the_answer_alone() -> None:
+    sampling = Sampling(presence_penalty=0.5, frequency_penalty=0.25)
+    adjusted = adjust(SCORES, sampling, prompt=[1, 1], answer=[2, 2, 3])
+    assert adjusted.tolist() == pytest.approx([0.1, 3.0, 1.0, 0.25, -1.0])
+
+
+def test_bias_moves_the_choice_and_scores_stay_untouched() -> None:
+    before = SCORES.clone()
+    assert drawn(Sampling(temperature=0, logit_bias={4: 100.0, 1: -100.0})) == [4]
+    assert torch.equal(SCORES, before)
+    with pytest.raises(InputError, match="token 5 is not below 5"):
+        drawn(Sampling(temperature=0, logit_bias={5: 1.0}))
+
+
+def test_logprobs_are_the_models_own() -> None:
+    sample = Sampler(Sampling(temperature=0, logit_bias={4: 100.0}, logprobs=2))
+    token = sample(SCORES, [], [])
+    logprobs = SCORES.log_softmax(-1)
+    assert token.id == 4 and token.logprob == pytest.approx(float(logprobs[4]))
+    assert [id for id, _ in token.top_logprobs] == [1, 2]
+    assert Sampler(Sampling(logprobs=0))(SCORES, [], []).top_logprobs == ()
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"temperature": -0.1},
+        {"temperature": float("nan")},
+        {"temperature": float("inf")},
+        {"temperature": "hot"},
+        {"temperature": True},
+        {"top_k": -1},
+        {"top_k": 2.5},
+        {"top_p": 0},
+        {"top_p": 1.01},
+        {"min_p": -0.1},
+        {"min_p": 1.1},
+        {"repetition_penalty": 0},
+        {"presence_penalty": 1000},
+        {"max_tokens": 0},
+        {"n": 0},
+        {"seed": -1},
+        {"logprobs": 21},
+        {"stop": ("",)},
+        {"logit_bias": {-1: 1.0}},
+        {"logit_bias": {1: float("nan")}},
+        {"tempreature": 1.0},
+    ],
+)
+def test_silly_values_are_one_clear_line(bad: dict[str, Any]) -> None:
+    with pytest.raises(InputError) as caught:
+        Sampling.of(bad)
+    name, value = next(iter(bad.items()))
+    assert name in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_defaults_are_gemmas() -> None:
+    defaults = Sampling()
+    assert (defaults.temperature, defaults.top_k, defaults.top_p) == (1.0, 64, 0.95)

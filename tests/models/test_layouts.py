@@ -1,0 +1,72 @@
+"""Every name and shape of the published checkpoints has a place, at real size, without a byte."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import (
+    Gemma3Config,
+    Gemma3ForCausalLM,
+    Gemma3ForConditionalGeneration,
+    Gemma3TextConfig,
+)
+
+from gemelo.checkpoint import Source, build
+from gemelo.config import ModelConfig
+from gemelo.errors import FileFormatError
+from gemelo.weights import names
+from tests.test_config import SIZES, published
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def reference_shapes(size: str) -> Shapes:
+    """Parameter names as transformers holds them in memory, and their shapes; the head is tied."""
+    raw = published(size)
+    with torch.device("meta"):
+        if raw["model_type"] == "gemma3":
+            model = Gemma3ForConditionalGeneration(Gemma3Config(**raw))
+        else:
+            model = Gemma3ForCausalLM(Gemma3TextConfig(**raw))
+    return {name: tuple(p.shape) for name, p in model.named_parameters()}
+
+
+def hub_name(name: str) -> str:
+    """The name in the files on the hub: the layout of transformers up to 4.51."""
+    if not name.startswith(("model.language_model.", "model.vision_tower.", "model.multi_modal")):
+        return name
+    name = name.removeprefix("model.")
+    if name.startswith("vision_tower."):
+        return name.replace("vision_tower.", "vision_tower.vision_model.", 1)
+    return name.replace("language_model.", "language_model.model.", 1)
+
+
+def source(size: str, shapes: Shapes) -> Source:
+    config = ModelConfig.from_hf(published(size))
+    found = {names.from_hf(name): shape for name, shape in shapes.items()}
+    return Source(Path(size), config, found, lambda name: torch.empty(0))
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("layout", ["hub", "memory"])
+def test_every_tensor_is_consumed(size: str, layout: str) -> None:
+    shapes = reference_shapes(size)
+    if layout == "hub":
+        shapes = {hub_name(name): shape for name, shape in shapes.items()}
+    tree = build(source(size, shapes))
+    assert len(list(tree.parameters())) == len(shapes)
+
+
+def test_what_is_missing_unknown_or_misshapen_is_listed() -> None:
+    shapes = reference_shapes("270M")
+    del shapes["model.layers.3.mlp.up_proj.weight"]
+    shapes["model.layers.18.mlp.up_proj.weight"] = (2048, 640)
+    shapes["model.norm.weight"] = (641,)
+    with pytest.raises(FileFormatError) as caught:
+        build(source("270M", shapes))
+    text = str(caught.value)
+    assert "1 weights missing: language_model.layers.3.mlp.up_proj.weight" in text
+    assert "1 weights unknown: language_model.layers.18.mlp.up_proj.weight" in text
+    assert "language_model.norm.weight (641,) instead of (640,)" in text
