@@ -21,7 +21,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from gemelo.config import ModelConfig
+from gemelo.config import Gemma3Config, ModelConfig, read_config
 from gemelo.errors import FileFormatError, GemeloError, InputError, UnsupportedError
 from gemelo.inputs.tokenizer import Tokenizer
 from gemelo.kernels.formats import FORMATS, Packed, pack, unpack
@@ -110,18 +110,21 @@ def open_source(path: Path) -> Source:
         config_file = path / "config.json"
         if not config_file.is_file():
             raise InputError(f"{path}: a model directory needs a config.json and safetensors files")
-        config = ModelConfig.from_hf(read_json(config_file))
+        config = read_config(read_json(config_file))
         return Source(path, config, *_tied(path, config, *_canonical(Safetensors(path))))
     if path.suffix == ".safetensors":
         raise InputError(f"{path}: give the directory that holds this file and its config.json")
     file = GGUFFile(path)
-    raw = metadata.config_from_gguf(file.metadata)
+    try:
+        raw = metadata.config_from_gguf(file.metadata)
+    except GemeloError as error:
+        raise type(error)(f"{path}: {error}") from None
     architecture = str(file.metadata["general.architecture"])
     shapes, tensor = _canonical(file)
     embedding = shapes.get("language_model.embed_tokens.weight")
     if embedding is not None and embedding[0] != raw["vocab_size"] and len(embedding) == 2:
         raw["vocab_size"] = embedding[0]  # rows may be padded past the tokenizer's last id
-    config = ModelConfig.from_hf(raw | {"tie_word_embeddings": _HEAD not in shapes})
+    config = read_config(raw | {"tie_word_embeddings": _HEAD not in shapes})
 
     def unshifted(name: str) -> Weight:
         weight, shift = tensor(name), names.norm_shift(name, architecture)
@@ -199,6 +202,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def build(source: Source) -> Gemma3Tree:
     """The network on the meta device, once the file's names and shapes are found to fit it."""
+    if not isinstance(source.config, Gemma3Config):
+        raise UnsupportedError(f"{source.path}: {source.config.model_type} cannot be loaded yet")
     with torch.device("meta"):
         tree = Gemma3Tree(source.config)
     wanted = {name: tuple(p.shape) for name, p in tree.named_parameters()}

@@ -94,7 +94,7 @@ def convert(
         raise InputError(f"{target} exists; choose another name or remove it first")
     opened = open_source(source)
     to_gguf = target.suffix == ".gguf"
-    if to_gguf and opened.config.vision and not text_only:
+    if to_gguf and opened.config.is_multimodal and not text_only:
         raise UnsupportedError(
             f"{source} has a vision tower, which a text GGUF cannot hold; --text-only leaves it out"
         )
@@ -203,7 +203,7 @@ def _write_directory(
     format: TargetFormat,
     progress: Progress | None,
 ) -> None:
-    layout: Literal["text", "multimodal"] = "multimodal" if source.config.vision else "text"
+    layout: Literal["text", "multimodal"] = "multimodal" if source.config.is_multimodal else "text"
     total = sum(target.nbytes for target in targets)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         staging = Path(folder) / path.name

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from gemelo.config import ModelConfig, VisionConfig
+from gemelo.config import Gemma3Config, VisionConfig
 from gemelo.convert import convert
 from gemelo.inputs.tokenizer import Tokenizer
 from gemelo.models.gemma3 import Gemma3
@@ -21,7 +21,7 @@ from gemelo.weights.safetensors import write_safetensors
 # Window crossed, 5:1 pattern and its remainder, grouped heads, head_dim that is not hidden / heads,
 # linear scaling on full layers alone, a query scalar that is not head_dim (27B's 168).
 TINY = {
-    "grouped-scaled": ModelConfig(
+    "grouped-scaled": Gemma3Config(
         vocab_size=512,
         hidden_size=64,
         intermediate_size=96,
@@ -34,7 +34,7 @@ TINY = {
         max_position_embeddings=256,
         rope_scaling_factor=8.0,
     ),
-    "blocks-of-32": ModelConfig(
+    "blocks-of-32": Gemma3Config(
         vocab_size=512,
         hidden_size=96,
         intermediate_size=160,
@@ -47,7 +47,7 @@ TINY = {
         max_position_embeddings=256,
         rope_scaling_factor=4.0,
     ),
-    "one-kv-head": ModelConfig(
+    "one-kv-head": Gemma3Config(
         vocab_size=512,
         hidden_size=40,
         intermediate_size=96,
@@ -59,7 +59,7 @@ TINY = {
         sliding_window=5,
         max_position_embeddings=256,
     ),
-    "scalar-168": ModelConfig(
+    "scalar-168": Gemma3Config(
         vocab_size=512,
         hidden_size=84,
         intermediate_size=64,
@@ -96,15 +96,15 @@ def randomise(module: torch.nn.Module, seed: int = 0) -> None:
                 parameter.normal_(0, 0.08, generator=generator)
 
 
-def tiny_model(config: ModelConfig, seed: int = 0) -> Gemma3:
+def tiny_model(config: Gemma3Config, seed: int = 0) -> Gemma3:
     model = Gemma3(config).eval()
     randomise(model, seed)
     return model
 
 
 @pytest.fixture(params=TINY.values(), ids=TINY.keys())
-def config(request: pytest.FixtureRequest) -> ModelConfig:
-    value: ModelConfig = request.param
+def config(request: pytest.FixtureRequest) -> Gemma3Config:
+    value: Gemma3Config = request.param
     return value
 
 

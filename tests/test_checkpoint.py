@@ -69,7 +69,7 @@ def test_half_precision_is_kept_and_widened_on_use(tmp_path: Path, dtype: torch.
     assert checkpoint.decoder.embed_tokens.dtype == expected
     held = sum(weight.numel() for weight in model.state_dict().values())
     assert checkpoint.weights_bytes < 2.2 * held
-    assert close(scores(folder), plain("one-kv-head"), 0.05)
+    assert close(scores(folder), plain("one-kv-head"), 0.1)
 
 
 def test_shards_are_one_checkpoint(tiny_directory: Path, tmp_path: Path) -> None:

@@ -6,9 +6,18 @@ import dataclasses
 from typing import Any
 
 import pytest
-from transformers import Gemma3Config, Gemma3TextConfig
+from transformers import Gemma3Config as TheirConfig
+from transformers import Gemma3TextConfig as TheirTextConfig
 
-from gemelo.config import FULL, SLIDING, ModelConfig, VisionConfig, flops_per_token, num_parameters
+from gemelo.config import (
+    FULL,
+    SLIDING,
+    Gemma3Config,
+    VisionConfig,
+    flops_per_token,
+    num_parameters,
+    read_config,
+)
 from gemelo.errors import FileFormatError, UnsupportedError
 from tests.conftest import TINY
 
@@ -71,7 +80,7 @@ def published(size: str) -> dict[str, Any]:
     ],
 )
 def test_published_sizes(size: str, embedding: int, layers: int) -> None:
-    config = ModelConfig.from_hf(published(size))
+    config = read_config(published(size))
     assert num_parameters(config) == {"embedding": embedding, "layers": layers, "head": 0}
     assert config.layer_types[:6] == (SLIDING,) * 5 + (FULL,)
     assert len(config.layers_of(FULL)) == {"270M": 3, "1B": 4, "4B": 5, "12B": 8, "27B": 10}[size]
@@ -82,26 +91,26 @@ def test_published_sizes(size: str, embedding: int, layers: int) -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_reading_what_we_write_changes_nothing(size: str) -> None:
-    config = ModelConfig.from_hf(published(size))
-    assert ModelConfig.from_hf(config.to_hf()) == config
+    config = read_config(published(size))
+    assert read_config(config.to_hf()) == config
 
 
-def test_the_reference_reads_what_we_write(config: ModelConfig) -> None:
+def test_the_reference_reads_what_we_write(config: Gemma3Config) -> None:
     raw = {key: value for key, value in config.to_hf().items() if key != "architectures"}
-    theirs = Gemma3TextConfig(**raw)
-    assert ModelConfig.from_hf(theirs.to_dict()) == config
+    theirs = TheirTextConfig(**raw)
+    assert read_config(theirs.to_dict()) == config
     assert theirs.rope_parameters["full_attention"].get("factor", 1.0) == config.rope_scaling_factor
 
 
 def test_the_reference_reads_a_multimodal_one() -> None:
-    config = ModelConfig.from_hf(published("4B"))
+    config = read_config(published("4B"))
     raw = {key: value for key, value in config.to_hf().items() if key != "architectures"}
-    assert ModelConfig.from_hf(Gemma3Config(**raw).to_dict()) == config
+    assert read_config(TheirConfig(**raw).to_dict()) == config
 
 
 def test_a_pattern_other_than_six() -> None:
     raw = published("270M") | {"sliding_window_pattern": 3}
-    assert ModelConfig.from_hf(raw).layers_of(FULL) == [2, 5, 8, 11, 14, 17]
+    assert read_config(raw).layers_of(FULL) == [2, 5, 8, 11, 14, 17]
 
 
 @pytest.mark.parametrize(
@@ -117,7 +126,7 @@ def test_a_pattern_other_than_six() -> None:
 )
 def test_what_it_cannot_run_it_names(change: dict[str, Any], message: str) -> None:
     with pytest.raises(UnsupportedError, match=message):
-        ModelConfig.from_hf(published("270M") | change)
+        read_config(published("270M") | change)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +149,7 @@ def test_what_it_cannot_run_it_names(change: dict[str, Any], message: str) -> No
 )
 def test_absurd_numbers_are_one_clear_line(change: dict[str, Any]) -> None:
     with pytest.raises(FileFormatError) as caught:
-        ModelConfig.from_hf(published("270M") | change)
+        read_config(published("270M") | change)
     assert "\n" not in str(caught.value)
 
 

@@ -1,1 +1,152 @@
-"""The command line."""
+"""The command line: parse, call one library function, print.
+
+Each command lives in the file of its group and imports what it needs when it runs, so that
+`gemelo --help` loads typer and nothing else. Errors become one line and an exit code here: 0 done,
+1 failed, 2 the input was wrong, 130 interrupted.
+
+    gemelo generate "The capital of France is"
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Annotated
+
+import typer
+
+import gemelo
+from gemelo.cli import bench, chat, generate, models, terminal
+from gemelo.cli.options import SectionedCommand
+from gemelo.errors import GemeloError
+
+_FAILED, _WRONG, _INTERRUPTED = 1, 2, 130
+_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+app = typer.Typer(
+    rich_markup_mode=None,  # rich help takes twice as long as all the rest
+    pretty_exceptions_enable=False,
+    context_settings=_SETTINGS,
+    invoke_without_command=True,
+)
+shows = typer.Typer(
+    rich_markup_mode=None, help="Show what a model is made of.", no_args_is_help=False
+)
+for _group, _name, _command in (
+    (app, "generate", generate.generate),
+    (app, "chat", chat.chat),
+    (app, "tokenize", generate.tokenize),
+    (app, "pull", models.pull),
+    (app, "list", models.list_models),
+    (app, "convert", models.convert),
+    (app, "bench", bench.bench),
+    (shows, "model", models.show_model),
+):
+    _group.command(_name, cls=SectionedCommand, context_settings=_SETTINGS)(_command)
+app.add_typer(shows, name="show", context_settings=_SETTINGS)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"gemelo {gemelo.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    ctx: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show the traceback of an internal error.")
+    ] = False,
+) -> None:
+    """Run, convert and look into Gemma 3 models on the hardware you have.
+
+    \b
+    gemelo generate "The capital of France is"           the embedded Gemma 3 270M
+    gemelo chat -m google/gemma-3-1b-it                  a hub id, fetched on first use
+    gemelo convert google/gemma-3-1b-it small.gguf --format q4_0
+    gemelo bench -m small.gguf
+
+    \b
+    GEMELO_MODEL     what runs when no --model is given
+    GEMELO_CACHE     where gemelo keeps files of its own (~/.cache/gemelo)
+    HF_TOKEN         opens gated repositories of the hub
+    HF_HUB_OFFLINE   1 keeps off the network
+    """
+    if ctx.invoked_subcommand is None:
+        terminal.note(ctx.get_help())
+        raise typer.Exit(_WRONG)
+
+
+def main() -> None:
+    """The program `gemelo`: run the command line's words, leave with their exit code."""
+    terminal.prepare()
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(words: Sequence[str]) -> int:
+    """Run one command and return its exit code; every error is one line on stderr."""
+    try:
+        code = app(args=list(words), prog_name="gemelo", standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except SystemExit as stopped:
+        return stopped.code if isinstance(stopped.code, int) else _FAILED
+    except (KeyboardInterrupt, typer.Abort):
+        terminal.note("interrupted")
+        return _INTERRUPTED
+    except Exception as error:
+        return _told(error, words)
+
+
+def _told(error: Exception, words: Sequence[str]) -> int:
+    """Say what went wrong; its exit code."""
+    match error:
+        case GemeloError():
+            terminal.note(f"error: {error}")
+            return error.exit_code
+        case typer.TyperException():
+            said = " ".join(error.format_message().split())
+            terminal.note(
+                f"error: {said} (`{' '.join(['gemelo', *_command_in(words)])} --help` helps)"
+            )
+            return error.exit_code
+        case BrokenPipeError():
+            _discard_stdout()  # whoever read it has had enough
+            return _FAILED
+        case OSError():
+            _discard_stdout()
+            where = f"{error.filename}: " if error.filename else ""
+            terminal.note(f"error: {where}{error.strerror or error}")
+            return _FAILED
+        case MemoryError():
+            terminal.note("error: out of memory; try --format native, or a smaller --context")
+            return _FAILED
+    if {"-v", "--verbose"} & set(words):
+        terminal.note("".join(traceback.format_exception(error)).rstrip())
+        return _FAILED
+    first = next(iter(str(error).splitlines()), "")
+    terminal.note(
+        f"error: {type(error).__name__}: {first} (a bug of gemelo; "
+        f"`gemelo --verbose {' '.join(words[:1])} ...` shows where)"
+    )
+    return _FAILED
+
+
+def _command_in(words: Sequence[str]) -> list[str]:
+    known = {command.name for command in app.registered_commands} | {"show"}
+    return [word for word in words[:1] if word in known]
+
+
+def _discard_stdout() -> None:
+    """Send nowhere what is still buffered, or Python would complain of it on its way out."""
+    with suppress(AttributeError, OSError):  # no stdout, or one that is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

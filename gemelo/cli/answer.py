@@ -46,7 +46,7 @@ def answer(
     show: Callable[[str], None],
     quiet: bool,
 ) -> Completion:
-    """Continue `ids`, handing text to `show` as it comes; cut short by Ctrl-C, keep what there is."""
+    """Continue `ids`, handing text to `show` as it comes; Ctrl-C cuts it short and keeps it."""
     pieces: list[Piece] = []
     with Interrupt() as interrupt, Bar("reading the prompt", shown=not quiet) as bar:
 
@@ -70,13 +70,13 @@ def cancelled(completion: Completion) -> bool:
     return any(choice.finish_reason == "cancelled" for choice in completion.choices)
 
 
-def tell_end(model: Model, completion: Completion, sampling: Sampling) -> None:
-    """One line on stderr when an answer was cut by a limit, naming the limit."""
+def tell_end(model: Model, completion: Completion, sampling: Sampling, cure: str) -> None:
+    """One line on stderr when an answer was cut by a limit; `cure` is what raises max_tokens."""
     cut = [len(c.token_ids) for c in completion.choices if c.finish_reason == "length"]
     if not cut:
         return
     if max(cut) >= sampling.max_tokens:
-        note(f"stopped after {max(cut)} tokens; --max-tokens raises the limit")
+        note(f"stopped after {max(cut)} tokens; {cure} raises the limit")
     else:
         note(f"stopped after {max(cut)} tokens: the context of {model.engine.context} is full")
 

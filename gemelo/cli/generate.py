@@ -8,7 +8,8 @@ says so. Without --json the text streams to stdout as it comes and everything el
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,9 +18,12 @@ from gemelo.cli import options
 from gemelo.cli.answer import answer, cancelled, load_model, tell_end, tell_timings
 from gemelo.cli.terminal import argument_or_stdin, checked_text, note, print_json, show
 from gemelo.errors import InputError
+from gemelo.evals.machine import peak_rss_bytes
+from gemelo.store import default_name, resolve
 
 if TYPE_CHECKING:
     from gemelo.engine.model import Choice, Completion, Model
+    from gemelo.inputs.tokenizer import Tokenizer
 
 _INTERRUPTED = 130
 Prompt = Annotated[
@@ -35,6 +39,7 @@ Text = Annotated[
 
 
 def generate(
+    ctx: typer.Context,
     prompt: Prompt,
     system: options.System = None,
     chat: Annotated[bool, typer.Option("--chat", help="Insist on the chat template.")] = False,
@@ -63,7 +68,7 @@ def generate(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Continue a prompt, or answer it where the model has a chat template.
+    """Continue a prompt, or answer it as a chat model.
 
     \b
     gemelo generate "The capital of France is"
@@ -72,11 +77,144 @@ def generate(
 
     Exit codes: 0 done, 1 failed, 2 the input was wrong, 130 interrupted (the text so far is kept).
     """
-    text = _prompt(prompt)
-    settings = {
-        "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p,
-        "repetition_penalty": repetition_penalty, "presence_penalty": presence_penalty,
-        "frequency_penalty": frequency_penalty, "logit_bias": parse_biases(logit_bias or []),
-        "seed": seed, "max_tokens": max_tokens, "ignore_eos": ignore_eos, "n": n,
-        "logprobs": logprobs, "stop": [checked_text("--stop", s) for s in stop or []],
-    }  # fmt: skip
+    text = _prompt_text(prompt)
+    sampling = options.sampling(ctx.params)
+    if sampling.logprobs is not None and not json:
+        raise InputError("--logprobs needs --json, which is where they are printed")
+    loaded = load_model(model, quiet=quiet, verbose=verbose, **options.loading(ctx.params))
+    ids = _prompt_ids(loaded, text, system, chat, raw, quiet)
+    streamed = not json and n == 1
+    completion = answer(loaded, ids, asdict(sampling), show if streamed else _swallow, quiet)
+    if json:
+        print_json(_json(model or default_name(), completion, n, logprobs is not None))
+    else:
+        _finish_text(completion, streamed)
+    if not quiet:
+        tell_end(loaded, completion, sampling, "--max-tokens")
+    if verbose:
+        tell_timings(completion)
+    if cancelled(completion):
+        raise typer.Exit(_INTERRUPTED)
+
+
+def tokenize(
+    text: Text,
+    model: options.Model = None,
+    no_bos: Annotated[bool, typer.Option("--no-bos", help="Without <bos> in front.")] = False,
+    no_special: Annotated[
+        bool, typer.Option("--no-special", help="Spell out control strings in the text.")
+    ] = False,
+    json: options.Json = False,
+) -> None:
+    """Show the token ids of a text.
+
+    Each line is an id and the vocabulary's piece for it. Loads no weights.
+
+    \b
+    gemelo tokenize "The capital of France is"
+    gemelo tokenize --json - < prompt.txt
+    """
+    from gemelo.checkpoint import read_tokenizer
+
+    tokenizer: Tokenizer = read_tokenizer(resolve(model))
+    ids = tokenizer.encode(argument_or_stdin(text), bos=not no_bos, special=not no_special)
+    pieces = tokenizer.pieces(ids)
+    if json:
+        print_json({"ids": ids, "pieces": pieces})
+    else:
+        for token, piece in zip(ids, pieces, strict=True):
+            show(f"{token:7} {printable(piece)}\n")
+
+
+def printable(piece: str) -> str:
+    """A piece on one line: control characters as Python writes them."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in piece)
+
+
+def _prompt_text(prompt: str) -> str:
+    text = argument_or_stdin(prompt)
+    if prompt == "-":
+        text = text.removesuffix("\n")  # `echo text |` means text
+    if not text:
+        raise InputError("the prompt is empty; give a text, or - to read stdin")
+    return text
+
+
+def _prompt_ids(
+    model: Model, text: str, system: str | None, chat: bool, raw: bool, quiet: bool
+) -> list[int]:
+    """The prompt as a user's turn if the model has turns and nobody said --raw, else as it is."""
+    if chat and raw:
+        raise InputError("--chat and --raw are opposites; give one of them")
+    template = model.tokenizer.chat_template is not None
+    if raw or not (template or chat or system):
+        if system:
+            raise InputError("--system needs a chat template; with --raw, put it in the prompt")
+        if not raw and not quiet:
+            note("note: this is a base model without a chat template; it completes the prompt")
+        return model.prompt_ids(text)
+    if not template:
+        raise InputError(
+            f"{'--chat' if chat else '--system'} needs a chat template and this base model has "
+            "none; leave it out to complete the prompt, or use an instruction-tuned model"
+        )
+    messages = [{"role": "user", "content": text}]
+    if system:
+        messages.insert(0, {"role": "system", "content": checked_text("--system", system)})
+    return model.prompt_ids(messages)
+
+
+def _swallow(text: str) -> None:
+    """Show nothing yet: the text is printed when it is whole."""
+
+
+def _finish_text(completion: Completion, streamed: bool) -> None:
+    if streamed:
+        show("\n")
+        return
+    for number, choice in enumerate(completion.choices, 1):
+        show(f"--- {number} ---\n{choice.text}\n")
+
+
+def _json(name: str, completion: Completion, n: int, logprobs: bool) -> dict[str, Any]:
+    """The contract's object; `choices` too where there are several."""
+    timings = completion.timings
+    first = _choice(completion.choices[0], logprobs)
+    return {
+        "model": name,
+        "submodel": None,
+        "prompt_token_ids": list(completion.prompt_token_ids),
+        **first,
+        "seed": completion.seed,
+        "timings": {
+            "load_s": timings.load_s,
+            "time_to_first_token_s": timings.time_to_first_token_s,
+            "prefill_s": timings.prefill_s,
+            "decode_s": timings.decode_s,
+            "prefill_tokens_per_s": timings.prefill_tokens_per_s,
+            "decode_tokens_per_s": timings.decode_tokens_per_s,
+        },
+        "peak_rss_bytes": peak_rss_bytes(),
+    } | ({"choices": [_choice(c, logprobs) for c in completion.choices]} if n > 1 else {})
+
+
+def _choice(choice: Choice, logprobs: bool) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "text": choice.text,
+        "token_ids": list(choice.token_ids),
+        "finish_reason": choice.finish_reason,
+    }
+    if logprobs:
+        found["logprobs"] = _logprobs(choice)
+    return found
+
+
+def _logprobs(choice: Choice) -> list[dict[str, Any]]:
+    """One object a token; `top` lists the likeliest as [id, log-probability]."""
+    tops: Sequence[Sequence[tuple[int, float]]] = choice.top_logprobs or [()] * len(
+        choice.token_ids
+    )
+    return [
+        {"id": token, "logprob": value, "top": [list(pair) for pair in top]}
+        for token, value, top in zip(choice.token_ids, choice.logprobs, tops, strict=True)
+    ]

@@ -9,10 +9,18 @@ the two equal. typer draws sections only through rich; `SectionedCommand` does i
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperOption
+
+from gemelo.cli.terminal import checked_text
+from gemelo.errors import InputError
+
+if TYPE_CHECKING:
+    from gemelo.engine.sampling import Sampling
 
 WeightFormat = Literal["native", "bf16", "f32", "q8_0", "q4_0"]
 TargetFormat = Literal["native", "bf16", "f16", "f32", "q8_0", "q4_0"]
@@ -34,6 +42,35 @@ class SectionedCommand(TyperCommand):
         for title, records in sections.items():
             with formatter.section(title):
                 formatter.write_dl(records)
+
+
+def sampling(parameters: Mapping[str, Any]) -> Sampling:
+    """The sampling settings among a command's parameters, which have the same names, checked."""
+    from gemelo.engine.sampling import Sampling
+
+    names = {field.name for field in dataclasses.fields(Sampling)}
+    given = {name: value for name, value in parameters.items() if name in names}
+    stops = given.get("stop") or ()
+    biases = given.get("logit_bias") or ()
+    return Sampling.of(
+        given
+        | {"stop": tuple(checked_text("--stop", text) for text in stops)}
+        | {"logit_bias": dict(map(_bias, biases))}
+    )
+
+
+def loading(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of `gemelo.load` among a command's parameters."""
+    names = ("format", "threads", "context", "kv_format", "device")
+    return {name: parameters[name] for name in names if name in parameters}
+
+
+def _bias(text: str) -> tuple[int, float]:
+    token, _, value = text.partition("=")
+    try:
+        return int(token), float(value)
+    except ValueError:
+        raise InputError(f"--logit-bias {text}: expected ID=V, for example 506=-5") from None
 
 
 def _section(parameter: object) -> str:
@@ -83,9 +120,7 @@ Context = Annotated[
 ]
 KVCacheFormat = Annotated[
     KVFormat,
-    typer.Option(
-        "--kv-format", help="KV cache; int8 takes half of bf16.", rich_help_panel=_MODEL
-    ),
+    typer.Option("--kv-format", help="KV cache; int8 takes half of bf16.", rich_help_panel=_MODEL),
 ]
 Device = Annotated[
     str,
@@ -110,9 +145,7 @@ MaxTokens = Annotated[
 ]
 Temperature = Annotated[
     float,
-    typer.Option(
-        metavar="T", help="0 is greedy and deterministic.", rich_help_panel=_SAMPLING
-    ),
+    typer.Option(metavar="T", help="0 is greedy and deterministic.", rich_help_panel=_SAMPLING),
 ]
 TopK = Annotated[
     int,
@@ -146,9 +179,7 @@ PresencePenalty = Annotated[
 ]
 FrequencyPenalty = Annotated[
     float,
-    typer.Option(
-        metavar="X", help="Fine for every time seen there.", rich_help_panel=_SAMPLING
-    ),
+    typer.Option(metavar="X", help="Fine for every time seen there.", rich_help_panel=_SAMPLING),
 ]
 LogitBias = Annotated[
     list[str] | None,
@@ -183,7 +214,9 @@ IgnoreEos = Annotated[
 ]
 Count = Annotated[
     int,
-    typer.Option("--n", metavar="N", help="Continuations of the prompt.", rich_help_panel=_SAMPLING),
+    typer.Option(
+        "--n", metavar="N", help="Continuations of the prompt.", rich_help_panel=_SAMPLING
+    ),
 ]
 Logprobs = Annotated[
     int | None,

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _PATIENCE_S = 0.5  # work shorter than this gets no bar
+_CONTROLS = dict.fromkeys((*range(32), *range(127, 160)), "\N{REPLACEMENT CHARACTER}")
+_CONTROLS |= {ord(kept): kept for kept in "\n\t"}
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -44,9 +46,14 @@ def note(text: str) -> None:
 
 
 def show(text: str) -> None:
-    """A part of the result, on stdout at once and without a line's end."""
-    if text:
-        print(text, end="", flush=True)
+    """A part of the result, on stdout at once and without a line's end.
+
+    A file or a pipe gets the text itself; on a terminal, control characters other than a line's end
+    and a tab become U+FFFD, because a model may say anything and a terminal obeys them.
+    """
+    if text and sys.stdout is not None:
+        harmless = text.translate(_CONTROLS) if sys.stdout.isatty() else text
+        print(harmless, end="", flush=True)
 
 
 def print_json(value: Mapping[str, Any] | Sequence[Any]) -> None:
@@ -70,6 +77,11 @@ def size(count: float) -> str:
     while abs(count) >= 1024 and unit < len(_UNITS) - 1:
         count, unit = count / 1024, unit + 1
     return f"{count:.0f} B" if unit == 0 else f"{count:.1f} {_UNITS[unit]}"
+
+
+def interactive() -> bool:
+    """Whether there is a person to ask: input and messages both go by a terminal."""
+    return all(s is not None and s.isatty() for s in (sys.stdin, sys.stderr))
 
 
 # ---- in ------------------------------------------------------------------------------------------
@@ -102,11 +114,12 @@ def decoded(raw: bytes) -> str:
 
 def checked_text(what: str, text: str) -> str:
     """The text itself, unless it holds bytes of the command line that were not text."""
+    encoding = sys.getfilesystemencoding()
     for position, character in enumerate(text):
         if "\ud800" <= character <= "\udfff":
             raise InputError(
                 f"{what} is not valid text: character {position} is an unpaired surrogate "
-                f"(U+{ord(character):04X}), left by bytes that are not UTF-8"
+                f"(U+{ord(character):04X}), left by bytes that are not {encoding}"
             )
     return text
 

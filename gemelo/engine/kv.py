@@ -35,7 +35,7 @@ class RewindError(GemeloError):
 
 
 class KVCache:
-    """Keys and values of every layer for `rows` sequences of up to `context` tokens."""
+    """Keys and values for `rows` sequences of up to `context` tokens, in every owning layer."""
 
     def __init__(
         self,
@@ -59,9 +59,10 @@ class KVCache:
         self.positions = dict.fromkeys(LAYER_TYPES, empty)
         store = Int8Slots if kv_format == "int8" else PlainSlots
         shape = (rows, 0, config.num_key_value_heads, config.head_dim)
-        self.stores: list[tuple[Slots, Slots]] = [
-            (store(shape, dtype, device), store(shape, dtype, device)) for _ in config.layers
-        ]
+        self.stores: dict[int, tuple[Slots, Slots]] = {
+            layer: (store(shape, dtype, device), store(shape, dtype, device))
+            for layer in config.kv_layers
+        }
         self._used = dict.fromkeys(LAYER_TYPES, 0)
         self._where: dict[LayerType, Where] = {}
 
@@ -72,7 +73,7 @@ class KVCache:
     @property
     def nbytes(self) -> int:
         """Bytes of keys and values allocated; position tables and Python objects left out."""
-        return sum(k.nbytes + v.nbytes for k, v in self.stores)
+        return sum(k.nbytes + v.nbytes for k, v in self.stores.values())
 
     def place(self, positions: Tensor) -> dict[str, Tensor]:
         """Reserve slots for a step's tokens; called once by the model before its layers write.
@@ -115,9 +116,10 @@ class KVCache:
         table = self.positions[kind]
         self.positions[kind] = table.new_full((self.rows, capacity), -1)
         self.positions[kind][:, : table.shape[1]] = table
-        for layer in self.config.layers_of(kind):
-            for store in self.stores[layer]:
-                store.grow(capacity)
+        for layer, stores in self.stores.items():
+            if self.config.layer_types[layer] == kind:
+                for store in stores:
+                    store.grow(capacity)
 
     def rewind(self, row: int, end: int) -> None:
         """Forget positions `end` and up in one row, so that the next token may be written there.
@@ -151,9 +153,9 @@ class KVCache:
         for kind, table in self.positions.items():
             copy._grow(kind, table.shape[1])
             copy.positions[kind][:] = table[:1]
-        for (k, v), (our_k, our_v) in zip(copy.stores, self.stores, strict=True):
-            k.copy_row(our_k)
-            v.copy_row(our_v)
+        for layer, (k, v) in self.stores.items():
+            copy.stores[layer][0].copy_row(k)
+            copy.stores[layer][1].copy_row(v)
         copy._used = dict(self._used)
         return copy
 

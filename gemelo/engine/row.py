@@ -45,13 +45,14 @@ class Row:
         self.ids: list[int] = []
         self.finish_reason: FinishReason | None = None
         self.sampler = Sampler(sampling, index)
+        self._known = tokenizer.vocab_size  # a model's rows may be padded past its last token
         self._stop_ids = () if sampling.ignore_eos else tokenizer.stop_ids
         self._stream = tokenizer.stream()
         self._held = ""
 
     def choose(self, scores: Tensor, last: bool = False) -> Piece:
         """Sample from scores (V,) and move on. `last`: there is no room for another token."""
-        token = self.sampler(scores, self.prompt, self.ids)
+        token = self.sampler(scores[: self._known], self.prompt, self.ids)
         if token.id in self._stop_ids:
             self.finish_reason = "stop"
             return self._piece(token, self._held + self._stream.flush(), ())

@@ -19,8 +19,10 @@ from torch import Tensor
 
 from gemelo.engine.kv import KVCache
 from gemelo.errors import FileFormatError
-from gemelo.kernels.formats import Packed, unpack
+from gemelo.kernels.formats import Packed, unpacked_chunks
+from gemelo.kernels.linear import QuantEmbedding, QuantLinear
 from gemelo.models.gemma3 import Gemma3
+from gemelo.models.layers import Embedding, Linear, RMSNorm
 
 
 @torch.inference_mode()
@@ -35,11 +37,13 @@ def prefill(
 
     `done` is called with the position reached after every chunk, when the cache holds it.
     """
-    last = torch.empty(0)
-    for end, hidden in _chunks(decoder, cache, ids, start):
-        last = hidden[0, -1]
+    hidden = torch.empty(0)
+    for begin in range(start, len(ids), cache.chunk):
+        end = min(begin + cache.chunk, len(ids))
+        # Only the prompt's last token is asked for; the others stop at the last keys written.
+        hidden = decoder(*_span(decoder, ids, begin, end), cache, keep=int(end == len(ids)))
         done(end)
-    return checked(decoder, decoder.logits(last))
+    return checked(decoder, decoder.logits(hidden[0, -1]))
 
 
 @torch.inference_mode()
@@ -56,19 +60,18 @@ def decode(
 @torch.inference_mode()
 def score(decoder: Gemma3, cache: KVCache, ids: Sequence[int]) -> Tensor:
     """Next-token scores at every position, (T, V) float32; 1 MB a token at Gemma's vocabulary."""
-    parts = [decoder.logits(hidden[0]) for _, hidden in _chunks(decoder, cache, ids, 0)]
+    parts = []
+    for begin in range(0, len(ids), cache.chunk):
+        end = min(begin + cache.chunk, len(ids))
+        parts.append(decoder.logits(decoder(*_span(decoder, ids, begin, end), cache)[0]))
     return checked(decoder, torch.cat(parts))
 
 
-def _chunks(
-    decoder: Gemma3, cache: KVCache, ids: Sequence[int], start: int
-) -> Iterator[tuple[int, Tensor]]:
+def _span(decoder: Gemma3, ids: Sequence[int], begin: int, end: int) -> tuple[Tensor, Tensor]:
+    """Tokens begin to end as ids and positions, both (1, T)."""
     device = decoder.norm.weight.device
-    for begin in range(start, len(ids), cache.chunk):
-        end = min(begin + cache.chunk, len(ids))
-        tokens = torch.tensor(ids[begin:end], device=device)[None]
-        positions = torch.arange(begin, end, device=device)[None]
-        yield end, decoder(tokens, positions, cache)
+    tokens = torch.tensor(ids[begin:end], device=device)[None]
+    return tokens, torch.arange(begin, end, device=device)[None]
 
 
 def checked(decoder: Gemma3, scores: Tensor) -> Tensor:
@@ -85,19 +88,19 @@ def checked(decoder: Gemma3, scores: Tensor) -> Tensor:
 
 def broken_weights(decoder: Gemma3) -> Iterator[tuple[str, str]]:
     """Names of weights that hold NaN or infinity, and which; reads all of them."""
+    weighty = (Linear, Embedding, RMSNorm, QuantLinear, QuantEmbedding)
     for name, module in decoder.named_modules():
-        weight = module._parameters.get("weight")
-        packed = None if weight is not None else module.__dict__.get("format")
-        if packed is not None:
-            weight = module.weight  # type: ignore[assignment]
-        if weight is None:
-            continue
-        step = 4096
-        for row in range(0, weight.shape[0], step):
-            if isinstance(weight, Packed):
-                part = unpack(Packed(weight.blocks[row : row + step], weight.format))
-            else:
-                part = weight[row : row + step]
-            if not torch.isfinite(part).all():
-                yield f"{name}.weight", "NaN" if part.isnan().any() else "infinity"
-                break
+        if isinstance(module, weighty):
+            for part in _parts(module.weight):
+                if not torch.isfinite(part).all():
+                    yield f"{name}.weight", "NaN" if part.isnan().any() else "infinity"
+                    break
+
+
+def _parts(weight: Tensor | Packed) -> Iterator[Tensor]:
+    """A weight a few thousand rows at a time, in floats."""
+    if isinstance(weight, Packed):
+        yield from (values for _, values in unpacked_chunks(weight))
+    else:
+        for row in range(0, weight.shape[0], 4096):
+            yield weight[row : row + 4096]

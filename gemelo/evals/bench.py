@@ -1,4 +1,4 @@
-"""How fast a model is here: loading, first token, prefill and decode, beside the memory's own speed.
+"""How fast a model is here: loading, first token, prefill, decode, beside the memory's speed.
 
 Decoding one token reads every weight once, so tokens a second times `weights_bytes_per_token` is a
 bandwidth, and it is reported beside the one that the machine reached in the same run. Prompts are
@@ -12,7 +12,6 @@ same work. Figures are medians with their least and greatest; a warm-up run is n
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,8 +103,8 @@ def bench(
     """Measure a model from its file: `repeat` loads, then `repeat` runs.
 
     A load is that of a cold object from a warm file, up to the first token of a short prompt; one
-    more load and one more run come first and are not counted. Raises `InputError` for counts that make no sense or do
-    not fit the context.
+    more load and one more run come first and are not counted. Raises `InputError` for counts that
+    make no sense or do not fit the context.
     """
     _check_counts(prompt_tokens=prompt_tokens, new_tokens=new_tokens, repeat=repeat)
     done = _counter(2 * (repeat + 1), progress)

@@ -129,9 +129,9 @@ def _render_template(
 
 def _unused_character(messages: Sequence[_Message]) -> str:
     """A character that no message contains, of those that Unicode keeps free for such use."""
-    used = {character for message in messages for part in message.parts for character in part}
+    said = "".join(part for message in messages for part in message.parts)
     for code in range(0xFDD0, 0xFDF0):
-        if chr(code) not in used:
+        if chr(code) not in said:
             return chr(code)
     raise InputError("the messages contain all of U+FDD0 to U+FDEF, which are not characters")
 
@@ -155,8 +155,7 @@ def _tokens(tokenizer: Tokenizer) -> dict[str, str]:
 def _with_one_bos(ids: list[int], bos_id: int | None) -> list[int]:
     if bos_id is None:
         return ids
-    num_bos = next((i for i, id in enumerate(ids) if id != bos_id), len(ids))
-    return [bos_id, *ids[num_bos:]]
+    return [bos_id, *(id for id in ids if id != bos_id)]
 
 
 def _digest(template: str) -> str:
@@ -201,7 +200,7 @@ def _check_message(index: int, message: Mapping[str, Any]) -> _Message:
 def _check_part(index: int, part: Any) -> str:
     kind = part.get("type") if isinstance(part, Mapping) else None
     if kind in MEDIA:
-        raise UnsupportedError(f"message {index} has an {kind} part: only text can be read yet")
+        raise UnsupportedError(f"message {index} has a part of type {kind}: only text can be read")
     if not isinstance(part, Mapping) or kind != "text" or not isinstance(part.get("text"), str):
         raise InputError(
             f'message {index} has a part that is not {{"type": "text", "text": ...}}: {part!r:.60}'

@@ -199,4 +199,5 @@ def _library_errors() -> Iterator[None]:
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
-        raise FileFormatError(f"the tokenizer.json cannot be used: {error}") from None
+        reason = " ".join(str(error).split())
+        raise FileFormatError(f"the tokenizer.json cannot be used: {reason}") from None

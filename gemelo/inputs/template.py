@@ -23,6 +23,7 @@ from gemelo.errors import FileFormatError, InputError
 
 MAX_SOURCE_CHARS = 1 << 20
 MAX_OUTPUT_CHARS = 1 << 24
+MAX_NUMBER_BITS = 4096
 MAX_RENDER_S = 10.0
 
 
@@ -51,15 +52,16 @@ def render_template(
             )
         )
     except _RefusedError as error:
-        raise InputError(f"the chat template refuses the messages: {error}") from None
+        raise InputError(f"the chat template refuses the messages: {_line(error)}") from None
     except TemplateSyntaxError as error:
+        reason = _line(error.message)
         raise FileFormatError(
-            f"the chat template is broken at line {error.lineno}: {error.message}"
+            f"the chat template is broken at line {error.lineno}: {reason}"
         ) from None
     except TemplateError as error:
-        raise FileFormatError(f"the chat template failed: {error.message}") from None
+        raise FileFormatError(f"the chat template failed: {_line(error.message)}") from None
     except Exception as error:  # whatever the operators and methods in a template run into
-        reason = f"{type(error).__name__}: {error}"
+        reason = _line(f"{type(error).__name__}: {error}")
         raise FileFormatError(f"the chat template failed: {reason}") from None
 
 
@@ -97,8 +99,14 @@ class _Fence(ImmutableSandboxedEnvironment):
         return "".join(texts)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        _check_size(_grown(operator, left, right))
+        if isinstance(left, int) and isinstance(right, int):
+            _check_bits(operator, left, right)
+        elif not isinstance(left, int | float) or not isinstance(right, int | float):
+            _check_length(operator, left, right)
         return super().call_binop(context, operator, left, right)
+
+    def wrap_str_format(self, value: Any) -> None:
+        """Off: `format` is not among the methods that may be called."""
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         long = {"center", "expandtabs", "format", "format_map", "ljust", "rjust", "zfill"}
@@ -106,8 +114,7 @@ class _Fence(ImmutableSandboxedEnvironment):
 
 
 class _Fencing(NodeTransformer):
-    """Puts the fence's calls into a parsed template, where no name of the template can hide
-    them."""
+    """Puts the fence's calls into a parsed template, where none of its names can hide them."""
 
     def visit_For(self, node: nodes.For) -> nodes.Node:
         return self._ticking(node)
@@ -128,6 +135,10 @@ class _Fencing(NodeTransformer):
         return node
 
 
+def _line(reason: object) -> str:
+    return " ".join(str(reason).split())
+
+
 def _call(name: str, arguments: list[nodes.Expr], line: int) -> nodes.Call:
     function = nodes.EnvironmentAttribute(name, lineno=line)
     return nodes.Call(function, arguments, [], None, None, lineno=line)
@@ -144,16 +155,20 @@ def _collect(parts: Any) -> str:
     return "".join(texts)
 
 
-def _grown(operator: str, left: Any, right: Any) -> int:
-    """How long the result would be: in characters, items, or the bits of a whole number."""
-    if isinstance(left, float) or isinstance(right, float):
-        return 0
-    if isinstance(left, int) and isinstance(right, int):
-        bits = left.bit_length()
-        return bits * max(right, 0) if operator == "**" else bits + right.bit_length()
+def _check_bits(operator: str, left: int, right: int) -> None:
+    """Keep whole numbers to a size that costs nothing."""
+    bits = left.bit_length()
+    bits = bits * max(right, 0) if operator == "**" else bits + right.bit_length()
+    if bits > MAX_NUMBER_BITS:
+        raise SecurityError(f"it builds a number of {bits} bits: the limit is {MAX_NUMBER_BITS}")
+
+
+def _check_length(operator: str, left: Any, right: Any) -> None:
+    """Keep texts and lists to a size that fits; refuse % on text, which pads to any length."""
     if operator in ("%", "**"):
         raise SecurityError(f"it uses {operator} on other things than numbers")
-    return _size(left) * _size(right) if operator == "*" else _size(left) + _size(right)
+    sizes = _size(left), _size(right)
+    _check_size(sizes[0] * sizes[1] if operator == "*" else sum(sizes))
 
 
 def _size(value: Any) -> int:

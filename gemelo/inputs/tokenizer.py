@@ -14,7 +14,7 @@ import json
 import operator
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, SupportsIndex
@@ -23,7 +23,7 @@ from gemelo.errors import FileFormatError, InputError
 from gemelo.inputs.sentencepiece_model import pack_model, unpack_model
 from gemelo.inputs.spelling import IdStream, LibrarySpeller, PieceSpeller, Speller
 from gemelo.inputs.tokenizer_json import TokenizerJson
-from gemelo.inputs.vocabulary import SOFT_TOKEN, Vocabulary
+from gemelo.inputs.vocabulary import SOFT_TOKEN, Vocabulary, read_id
 
 MAX_FILE_BYTES = 256 << 20
 MAX_TEMPLATE_BYTES = 1 << 20
@@ -33,18 +33,18 @@ MAX_TEMPLATE_BYTES = 1 << 20
 class Tokenizer:
     """Encodes and decodes; made by `from_file` or `from_gguf`.
 
-    controls: every control string and its id; eos_id: what the file says ends a text; stop_ids: all
-    ids that end an answer, ascending; chat_template: Jinja source, None for a base model. An id is
-    None when the vocabulary has no such piece.
+    speller: the library at work on plain text; controls: every control string and its id; eos_id:
+    what the file says ends a text; stop_ids: all ids that end an answer, ascending; chat_template:
+    Jinja source, None for a base model. An id is None when the vocabulary has no such piece.
     """
 
-    speller: Speller
-    controls: Mapping[str, int]
+    speller: Speller = field(repr=False)
+    controls: Mapping[str, int] = field(repr=False)
     bos_id: int | None
     eos_id: int | None
     pad_id: int | None
     stop_ids: tuple[int, ...]
-    chat_template: str | None = None
+    chat_template: str | None = field(default=None, repr=False)
 
     @classmethod
     def from_file(cls, path: str | Path) -> Self:
@@ -150,8 +150,10 @@ class Tokenizer:
         return written
 
     def to_sentencepiece(self) -> bytes:
-        """The bytes of a tokenizer.model. Raises UnsupportedError for a vocabulary without
-        scores."""
+        """The bytes of a tokenizer.model.
+
+        Raises UnsupportedError for a vocabulary without scores.
+        """
         return pack_model(self.speller.vocabulary)
 
     @classmethod
@@ -252,12 +254,14 @@ class _Settings:
 
 
 def _named(vocabulary: Vocabulary, metadata: Mapping[str, Any], key: str) -> str | None:
-    id = metadata.get(f"tokenizer.ggml.{key}_token_id")
-    if id is None:
+    """The piece at the id that a GGUF file gives as `key`, if it gives one."""
+    value = metadata.get(f"tokenizer.ggml.{key}_token_id")
+    if value is None:
         return None
-    if not isinstance(id, SupportsIndex) or not 0 <= operator.index(id) < len(vocabulary):
-        raise FileFormatError(f"tokenizer.ggml.{key}_token_id is {id!r}: not one of the pieces")
-    return vocabulary.piece(operator.index(id))
+    id = read_id(value)
+    if not 0 <= id < len(vocabulary):
+        raise FileFormatError(f"tokenizer.ggml.{key}_token_id is {id}: not one of the pieces")
+    return vocabulary.piece(id)
 
 
 def _find(path: Path) -> Path:

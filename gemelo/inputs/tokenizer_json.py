@@ -1,11 +1,11 @@
 """The tokenizer.json file: as much of it as must be understood here.
 
 The format belongs to the `tokenizers` library, which can run any such file. Gemma's is a special
-case worth knowing: 33 MB, of which 24 are half a million merge rules that say again what the order
-of its pieces says already. So the file is read only up to those rules, the pieces are recognised by
-their digest, and SentencePiece runs them: in less than half the time, and with the same ids as
-Gemma's other two containers in the corners where the two libraries disagree (long runs of spaces, a
-literal U+2581). A file with any other vocabulary goes to `tokenizers` whole.
+case worth knowing: most of its 33 MB are merge rules that say again what the order of its pieces
+says already. So the file is read only up to those rules, the pieces are recognised by their digest,
+and SentencePiece runs them: sooner, and with the same ids as Gemma's other two containers in the
+corners where the two libraries disagree (a literal U+2581 among spaces, bytes that are no text). A
+file with any other vocabulary goes to `tokenizers` whole.
 
     source = TokenizerJson.parse(text); source.is_gemma; source.vocabulary()
 """
@@ -105,8 +105,7 @@ class TokenizerJson:
 
     @cached_property
     def is_gemma(self) -> bool:
-        """Whether the pieces are Gemma 3's: then their order is their rank, and merges say no
-        more."""
+        """Whether the pieces are Gemma 3's: their order is their rank, merges say no more."""
         if not self.spells_spaces or len(self.model["vocab"]) < GEMMA_PIECES.stop:
             return False
         pieces = "\0".join(self._placed[0][GEMMA_PIECES]).encode(errors="replace")

@@ -112,7 +112,7 @@ class Vocabulary:
         if isinstance(prefix, bool | np.bool_) and prefix and not is_gemma:
             raise UnsupportedError("tokenizer.ggml.add_space_prefix is true: Gemma's is false")
         ids = {
-            name: _id(metadata[key])
+            name: read_id(metadata[key])
             for name, key in _GGUF_IDS.items()
             if metadata.get(key) is not None
         }
@@ -172,7 +172,15 @@ class Vocabulary:
             raise FileFormatError(f"{len(ids)} byte pieces: need <0x00> to <0xFF>, each one once")
 
 
+def read_id(value: Any) -> int:
+    """A token id as a file gives it; raises FileFormatError for what is no whole number."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise FileFormatError(f"{value!r} is not a token id")
+    return int(value)
+
+
 _SPACE_BYTES = SPACE.encode()
+_MAX_SCORE = float(np.finfo(np.float32).max)
 _GGUF_IDS = {
     "bos": "tokenizer.ggml.bos_token_id",
     "eos": "tokenizer.ggml.eos_token_id",
@@ -211,8 +219,8 @@ def _check_shapes(
         raise FileFormatError(
             f"{num_pieces} pieces, scores {scores.shape}, types {types.shape}: need one of each"
         )
-    if scores.dtype.kind not in "fiu" or not np.isfinite(scores).all():
-        raise FileFormatError("a score of the vocabulary is not a finite number")
+    if scores.dtype.kind not in "fiu" or not (np.abs(scores) <= _MAX_SCORE).all():
+        raise FileFormatError("a score of the vocabulary is not a number that float32 can hold")
     if types.dtype.kind not in "iu" or types.min() < NORMAL or types.max() > BYTE:
         raise FileFormatError(f"a type of the vocabulary is outside {NORMAL} to {BYTE}")
 
@@ -253,9 +261,3 @@ def _numbers(metadata: Mapping[str, Any], key: str) -> NDArray[Any]:
         return np.asarray(values)
     except (TypeError, ValueError, OverflowError):
         raise FileFormatError(f"{key} is not a list of numbers") from None
-
-
-def _id(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise FileFormatError(f"{value!r} is not a token id")
-    return int(value)

@@ -316,19 +316,7 @@ def _unpack_iq4_nl(blocks: Tensor, out: Tensor) -> None:
 
 IQ4_NL_LEVELS = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 
-def _widen(dtype: torch.dtype) -> Callable[[Tensor, Tensor], None]:
-    """Blocks of one float: a half-precision matrix may stay mapped and be widened as it is used."""
-
-    def expand(blocks: Tensor, values: Tensor) -> None:
-        values.copy_(blocks.view(dtype))
-
-    return expand
-
-
 UNPACKERS: dict[str, Callable[[Tensor, Tensor], None]] = {
-    "f32": _widen(torch.float32),
-    "f16": _widen(torch.float16),
-    "bf16": _widen(torch.bfloat16),
     "f32": _unpack_f32,
     "f16": _unpack_f16,
     "bf16": _unpack_bf16,

@@ -1,11 +1,14 @@
 """The layers that both decoders are made of.
 
-`Linear` is the one seam: nested widths, quantised weights, adapters and dtype all pass through its
-forward, and no model file knows any of them. `Attention` attends over the keys and values that a
-cache returns for the step, or over its own where there is none: the same lines either way.
-Positions are data: the decoder makes rotary angles and masks from them once a step.
+`Linear` is the one seam: nested widths, quantised weights, adapters and dtype all pass through
+its forward, and no model file knows any of them. Keys and values travel from layer to layer, not
+through the cache: `Attention.keys` makes them (and stores them, if there is a cache), its forward
+attends over whatever it is handed, its own or a donor's. Positions are data: a `Span` holds the
+rotary angles and masks that follow from the positions of a step's tokens, made once for all
+layers.
 
-    y = Attention(config, layer=0)(x, rope, mask)
+    span = Span.of(config, positions, cache, x.dtype)
+    y = attention(x, span, attention.keys(x, span))
 
 B rows, T tokens, S keys, H query heads, K key/value heads, D width, F feed-forward width, d head
 width, V vocabulary.
@@ -19,7 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gemelo.config import ModelConfig
+from gemelo.config import FULL, LAYER_TYPES, SLIDING, LayerType, ModelConfig
+from gemelo.models.masks import visible
 
 
 class KV(NamedTuple):
@@ -132,45 +136,88 @@ def attend(q: Tensor, kv: KV, mask: Tensor, scale: float) -> Tensor:
     return y.transpose(1, 2).flatten(2)
 
 
+class Span(NamedTuple):
+    """The tokens of a step as its layers see them: how to turn them, and what they may look at."""
+
+    ropes: dict[LayerType, Rope]
+    masks: dict[LayerType, Tensor]  # (B, 1, T, S)
+    cache: Cache | None
+
+    @classmethod
+    def of(
+        cls, config: ModelConfig, positions: Tensor, cache: Cache | None, dtype: torch.dtype
+    ) -> Span:
+        """Angles and masks of positions (B, T); places the tokens in the cache if there is one.
+
+        Sliding layers turn fast and unscaled; full layers turn slowly, scaled in the larger models.
+        """
+        keys = dict.fromkeys(LAYER_TYPES, positions) if cache is None else cache.place(positions)
+        turns = {
+            SLIDING: (config.rope_local_base_freq, 1.0),
+            FULL: (config.rope_theta, config.rope_scaling_factor),
+        }
+        ropes = {k: rotary(positions, *turns[k], config.head_dim, dtype) for k in LAYER_TYPES}
+        masks = {k: visible(positions, keys[k], config.window(k)) for k in LAYER_TYPES}
+        return cls(ropes, masks, cache)
+
+    def last(self, count: int) -> Span:
+        """The last `count` tokens of the span; what they may look at stays."""
+        ropes = {k: Rope(last(r.cos, count), last(r.sin, count)) for k, r in self.ropes.items()}
+        return Span(ropes, {k: last(m, count) for k, m in self.masks.items()}, self.cache)
+
+
+def last(x: Tensor, count: int) -> Tensor:
+    """The last `count` tokens of x (..., T, width), as a view."""
+    return x.narrow(-2, x.shape[-2] - count, count)
+
+
 class Attention(nn.Module):
     """Grouped-query attention with normalised queries and keys (Gemma 3 report, section 2)."""
 
-    def __init__(self, config: ModelConfig, layer: int) -> None:
+    def __init__(self, config: ModelConfig, layer: int, norm_offset: float, v_norm: nn.Module):
+        """A layer that borrows its keys and values has no maps to make them."""
         super().__init__()
         self.layer = layer
+        self.kind = config.layer_types[layer]
         self.head_dim = config.head_dim
-        self.scale = config.query_pre_attn_scalar**-0.5
+        self.scale = config.attention_scale
         width, d = config.hidden_size, config.head_dim
         self.q_proj = Linear(width, config.num_attention_heads * d)
-        self.k_proj = Linear(width, config.num_key_value_heads * d)
-        self.v_proj = Linear(width, config.num_key_value_heads * d)
+        self.q_norm = RMSNorm(d, config.rms_norm_eps, norm_offset)
         self.o_proj = Linear(config.num_attention_heads * d, width)
-        self.q_norm = RMSNorm(d, config.rms_norm_eps)
-        self.k_norm = RMSNorm(d, config.rms_norm_eps)
+        if layer in config.kv_layers:
+            self.k_proj = Linear(width, config.num_key_value_heads * d)
+            self.k_norm = RMSNorm(d, config.rms_norm_eps, norm_offset)
+            self.v_proj = Linear(width, config.num_key_value_heads * d)
+            self.v_norm = v_norm
 
-    def forward(self, x: Tensor, rope: Rope, mask: Tensor, cache: Cache | None = None) -> Tensor:
-        """x (B, T, D) -> (B, T, D). mask (B, 1, T, S) covers the keys that the cache returns."""
-        q = rotate(self.q_norm(self.heads(self.q_proj(x))), rope)  # (B, H, T, d)
-        k = rotate(self.k_norm(self.heads(self.k_proj(x))), rope)  # (B, K, T, d)
-        kv = KV(k, self.heads(self.v_proj(x)))
-        if cache is not None:
-            kv = cache.write(self.layer, kv)  # (B, K, S, d)
-        return self.o_proj(attend(q, kv, mask, self.scale))  # type: ignore[no-any-return]
+    def keys(self, x: Tensor, span: Span) -> KV:
+        """Keys and values of x (B, T, D), and those the cache holds before them: (B, K, S, d)."""
+        k = rotate(self.k_norm(self.heads(self.k_proj(x))), span.ropes[self.kind])
+        kv = KV(k, self.v_norm(self.heads(self.v_proj(x))))
+        return kv if span.cache is None else span.cache.write(self.layer, kv)
+
+    def forward(self, x: Tensor, span: Span, kv: KV) -> Tensor:
+        """x (B, T, D) -> (B, T, D), over keys and values of this layer or of its donor."""
+        q = rotate(self.q_norm(self.heads(self.q_proj(x))), span.ropes[self.kind])  # (B, H, T, d)
+        return self.o_proj(attend(q, kv, span.masks[self.kind], self.scale))  # type: ignore[no-any-return]
 
     def heads(self, x: Tensor) -> Tensor:
         """(B, T, n * d) -> (B, n, T, d)."""
-        return x.view(*x.shape[:2], -1, self.head_dim).transpose(1, 2)
+        return x.view(*x.shape[:2], x.shape[2] // self.head_dim, self.head_dim).transpose(1, 2)
 
 
 class MLP(nn.Module):
     """down(gelu(gate(x)) * up(x)), GELU in its tanh form (GeGLU, arXiv 2002.05202)."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.gate_proj = Linear(config.hidden_size, config.intermediate_size)
-        self.up_proj = Linear(config.hidden_size, config.intermediate_size)
-        self.down_proj = Linear(config.intermediate_size, config.hidden_size)
+        width, ffn = config.hidden_size, config.ffn_widths[layer]
+        self.gate_proj = Linear(width, ffn)
+        self.up_proj = Linear(width, ffn)
+        self.down_proj = Linear(ffn, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (B, T, D) -> (B, T, D)."""
         gate = F.gelu(self.gate_proj(x), approximate="tanh")  # (B, T, F)
         return self.down_proj(gate * self.up_proj(x))  # type: ignore[no-any-return]

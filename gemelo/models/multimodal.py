@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from gemelo.config import ModelConfig
+from gemelo.config import Gemma3Config
 from gemelo.models.gemma3 import Gemma3
 from gemelo.models.siglip import Projector, Siglip
 
@@ -19,7 +19,7 @@ from gemelo.models.siglip import Projector, Siglip
 class Gemma3Tree(nn.Module):
     """Decoder, and SigLIP with its projector where `config.vision` is set."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: Gemma3Config) -> None:
         super().__init__()
         self.language_model = Gemma3(config)
         if config.vision is not None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gemelo.config import ModelConfig, VisionConfig
+from gemelo.config import Gemma3Config, VisionConfig
 from gemelo.models.layers import RMSNorm
 
 
@@ -109,7 +109,7 @@ class Siglip(nn.Module):
 class Projector(nn.Module):
     """Average-pool the grid, normalise, and map into the decoder's width."""
 
-    def __init__(self, config: ModelConfig, vision: VisionConfig) -> None:
+    def __init__(self, config: Gemma3Config, vision: VisionConfig) -> None:
         super().__init__()
         self.side = vision.image_size // vision.patch_size
         self.pool = self.side // int(config.mm_tokens_per_image**0.5)

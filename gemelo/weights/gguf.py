@@ -6,8 +6,8 @@ when asked for. The readers of other packages build an object for every one of a
 262,144 entries, which takes seconds; here a list of strings is one loop over the map. Versions 2
 and 3, little-endian, are read.
 
-    file = GGUFFile("model.gguf") file.metadata["gemma3.block_count"],
-    file.shape("token_embd.weight"), file.tensor("token_embd.weight")
+    file = GGUFFile("model.gguf")
+    file.metadata["gemma3.block_count"], file.tensor("token_embd.weight")
 """
 
 import math
@@ -241,7 +241,8 @@ class _Header:
     def alignment(self, metadata: Mapping[str, Any]) -> int:
         value = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
         if type(value) is not int or value < 8 or value & (value - 1):
-            self.fail(f"general.alignment is {value!r}; it must be a power of two, at least 8")
+            shown = value if type(value) is int else type(value).__name__
+            self.fail(f"general.alignment is {shown}; it must be a power of two, at least 8")
         return value
 
     def places(self, count: int, alignment: int) -> dict[str, _Place]:

@@ -102,11 +102,9 @@ def _value(key: str, value: Any) -> bytes:
     """A metadata value with its type in front."""
     if isinstance(value, str | bytes):
         return struct.pack("<I", STRING) + _string(value)
-    if (
-        isinstance(value, list | tuple)
-        and all(isinstance(item, str | bytes) for item in value)
-        and value
-    ):
+    if isinstance(value, list | tuple) and value and isinstance(value[0], str | bytes):
+        if not all(isinstance(item, str | bytes) for item in value):
+            raise InputError(f"GGUF metadata cannot hold {key!r}: not all of it is text")
         return struct.pack("<IIQ", ARRAY, STRING, len(value)) + b"".join(map(_string, value))
     array = _numbers(key, value)
     code = NUMBER_CODES.get(array.dtype.newbyteorder("<"))
@@ -133,7 +131,8 @@ def _numbers(key: str, value: Any) -> np.ndarray[Any, Any]:
     if array.dtype.kind != "i":
         return array
     smallest, largest = int(array.min(initial=0)), int(array.max(initial=0))
-    choices = (np.uint32, np.int32, np.int64) if array.ndim == 0 else (np.int32, np.int64)
+    lists, scalars = (np.int32, np.int64), (np.uint32, np.int32, np.uint64, np.int64)
+    choices = scalars if array.ndim == 0 else lists
     return array.astype(
         next(t for t in choices if np.iinfo(t).min <= smallest and largest <= np.iinfo(t).max)
     )
@@ -152,6 +151,6 @@ def _encoded(
     elif format.name in TORCH_DTYPES:
         yield from byte_pieces(value, TORCH_DTYPES[format.name])
     else:
-        for part in float_parts(value):
-            blocks = pack(part.reshape(-1, shape[-1]), format).blocks
-            yield from byte_pieces(blocks, torch.uint8)
+        matrix = value if isinstance(value, Packed) else value.reshape(-1, shape[-1])
+        for part in float_parts(matrix):
+            yield from byte_pieces(pack(part, format).blocks, torch.uint8)

@@ -218,7 +218,7 @@ def config_to_gguf(config: Mapping[str, Any]) -> dict[str, Any]:
     entries = {"general.architecture": "gemma3"} | {
         f"gemma3.{key}": value for key, value in facts.items()
     }
-    return entries | {key: _first(config.get(field, default)) for key, field, default in TOKEN_IDS}
+    return entries | {key: _first(config.get(field), default) for key, field, default in TOKEN_IDS}
 
 
 def _required_fields() -> list[str]:
@@ -233,9 +233,11 @@ def _required_fields() -> list[str]:
     ]
 
 
-def _first(ids: int | Sequence[int]) -> int:
-    """GGUF holds one id where a config may list several."""
-    return int(ids[0]) if isinstance(ids, Sequence) else int(ids)
+def _first(ids: int | Sequence[int] | None, default: int) -> int:
+    """GGUF holds one id where a config may list several, or none."""
+    if isinstance(ids, Sequence):
+        return int(ids[0]) if ids else default
+    return default if ids is None else int(ids)
 
 
 def _pattern_facts(layer_types: Sequence[str]) -> dict[str, Any]:
@@ -263,7 +265,5 @@ def _rope_facts(config: Mapping[str, Any]) -> dict[str, Any]:
     if kind == "linear":
         facts |= {SCALING_TYPE: "linear", SCALING_FACTOR: float(full["factor"])}
     elif config["num_hidden_layers"] in LONG_CONTEXT_BLOCKS:
-        facts[SCALING_TYPE] = (
-            "none"  # said aloud, because readers would otherwise assume the factor
-        )
+        facts[SCALING_TYPE] = "none"  # said aloud: readers would assume the factor otherwise
     return facts

@@ -3,12 +3,11 @@
 Inside gemelo a tensor has one name, whatever file it comes from: `language_model.X`,
 `vision_tower.Y` or `multi_modal_projector.Z`, where X, Y and Z are the left column of the table
 below. Checkpoints call them by five spellings that changed with the transformers release, and GGUF
-by the right column. A model that shares rows adds rows; a new one adds its own and an entry in
-`ARCHITECTURES`. A name that no row knows raises; none is guessed or dropped.
+by the right column. A new model is new rows and an entry in `ARCHITECTURES`. A name that no row
+knows raises; none is guessed or dropped.
 
-    from_hf("model.layers.0.mlp.up_proj.weight")           #
-    language_model.layers.0.mlp.up_proj.weight from_gguf("blk.0.ffn_up.weight", "gemma3")
-    # the same
+    from_hf("model.layers.0.mlp.up_proj.weight")     # language_model.layers.0.mlp.up_proj.weight
+    from_gguf("blk.0.ffn_up.weight", "gemma3")       # the same
 """
 
 import re

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gemelo.config import FULL, LAYER_TYPES, SLIDING, ModelConfig, kv_bytes
+from gemelo.config import FULL, LAYER_TYPES, SLIDING, Gemma3Config, kv_bytes
 from gemelo.engine.kv import KVCache, RewindError
 from gemelo.errors import ContextLengthError, InputError
 from gemelo.models.layers import KV, attend
@@ -16,7 +16,7 @@ from gemelo.models.masks import visible
 from tests.conftest import TINY, tiny_model
 
 CONFIG = TINY["one-kv-head"]
-TABLE_3 = ModelConfig(  # Gemma 3 1B
+TABLE_3 = Gemma3Config(  # Gemma 3 1B
     vocab_size=262144,
     hidden_size=1152,
     intermediate_size=6912,

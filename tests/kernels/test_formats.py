@@ -146,11 +146,12 @@ def test_pack_gives_the_reference_bytes(name: str, dtype: torch.dtype) -> None:
     assert np.array_equal(pack(x, FORMATS[name]).blocks.numpy(), oracle_bytes(x, name))
 
 
+# Below 1e-30 the reference's own result is undefined (it converts infinities to integers).
+ordinary = st.floats(-1e4, 1e4, width=32).map(lambda value: value if abs(value) > 1e-30 else 0.0)
+
+
 @settings(max_examples=60, deadline=None)
-@given(
-    st.sampled_from(sorted(PACKERS)),
-    st.lists(st.floats(-1e4, 1e4, width=32), min_size=32, max_size=32),
-)
+@given(st.sampled_from(sorted(PACKERS)), st.lists(ordinary, min_size=32, max_size=32))
 def test_pack_gives_the_reference_bytes_for_any_block(name: str, values: list[float]) -> None:
     x = torch.tensor([values], dtype=torch.float32)
     assert np.array_equal(pack(x, FORMATS[name]).blocks.numpy(), oracle_bytes(x, name))

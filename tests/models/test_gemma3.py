@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
-from gemelo.config import ModelConfig
+from gemelo.config import Gemma3Config
 from gemelo.engine.kv import KVCache
 from gemelo.models.gemma3 import Gemma3
 from tests.conftest import TINY, tiny_model
@@ -96,7 +96,7 @@ def test_bfloat16_is_as_near_to_float32_as_the_reference_is(
 
 
 def test_the_embedding_scale_is_rounded_to_the_dtype() -> None:
-    config = ModelConfig(vocab_size=8, hidden_size=640, num_hidden_layers=1, sliding_window=4)
+    config = Gemma3Config(vocab_size=8, hidden_size=640, num_hidden_layers=1, sliding_window=4)
     with torch.device("meta"):
         model = Gemma3(config)
     model.embed_tokens.weight = torch.nn.Parameter(
@@ -110,3 +110,17 @@ def test_an_untied_head_is_used() -> None:
     model = tiny_model(config)
     hidden = torch.randn(3, config.hidden_size, generator=torch.Generator().manual_seed(0))
     assert torch.equal(model.logits(hidden), hidden @ model.lm_head.weight.T)
+
+
+@pytest.mark.parametrize("keep", [0, 1, 5])
+@torch.inference_mode()
+def test_kept_tokens_are_those_of_the_whole(pair: tuple[Gemma3, Tensor, Tensor], keep: int) -> None:
+    model, ids, wanted = pair
+    cache = KVCache(model.config, context=64, rows=2, chunk=TOKENS)
+    hidden = model(ids, positions_of(ids), cache, keep=keep)
+    assert hidden.shape[1] == keep
+    if keep:
+        assert difference(model.logits(hidden), wanted[:, -keep:]) <= TOLERANCE
+    step = model(torch.full((2, 1), 9), torch.full((2, 1), TOKENS), cache)
+    twice = torch.cat([ids, torch.full((2, 1), 9)], 1)
+    assert difference(step, model(twice, positions_of(twice))[:, -1:]) <= TOLERANCE

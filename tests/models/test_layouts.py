@@ -6,15 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import (
-    Gemma3Config,
-    Gemma3ForCausalLM,
-    Gemma3ForConditionalGeneration,
-    Gemma3TextConfig,
-)
+from transformers import Gemma3Config as TheirConfig
+from transformers import Gemma3ForCausalLM, Gemma3ForConditionalGeneration
+from transformers import Gemma3TextConfig as TheirTextConfig
 
 from gemelo.checkpoint import Source, build
-from gemelo.config import ModelConfig
+from gemelo.config import read_config
 from gemelo.errors import FileFormatError
 from gemelo.weights import names
 from tests.test_config import SIZES, published
@@ -27,9 +24,9 @@ def reference_shapes(size: str) -> Shapes:
     raw = published(size)
     with torch.device("meta"):
         if raw["model_type"] == "gemma3":
-            model = Gemma3ForConditionalGeneration(Gemma3Config(**raw))
+            model = Gemma3ForConditionalGeneration(TheirConfig(**raw))
         else:
-            model = Gemma3ForCausalLM(Gemma3TextConfig(**raw))
+            model = Gemma3ForCausalLM(TheirTextConfig(**raw))
     return {name: tuple(p.shape) for name, p in model.named_parameters()}
 
 
@@ -44,7 +41,7 @@ def hub_name(name: str) -> str:
 
 
 def source(size: str, shapes: Shapes) -> Source:
-    config = ModelConfig.from_hf(published(size))
+    config = read_config(published(size))
     found = {names.from_hf(name): shape for name, shape in shapes.items()}
     return Source(Path(size), config, found, lambda name: torch.empty(0))
 

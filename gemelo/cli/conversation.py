@@ -1,0 +1,126 @@
+"""A conversation: who said what, in the form that every chat program keeps it.
+
+Messages are all the state there is; how they become a prompt is a function chosen once, by what the
+model can read. A model with a chat template takes them as they are. A base model has no turns: it
+is given one text, everything said so far, and goes on from there.
+
+    talk = Conversation(prompt_for(model));  talk.ask("Hi");  talk.answer("Hello.")
+    model.stream(talk.prompt())
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gemelo.errors import InputError
+
+if TYPE_CHECKING:
+    from gemelo.engine.model import Model, PromptLike
+
+Message = dict[str, str]
+_ROLES = ("system", "user", "assistant")
+_MAX_FILE_BYTES = 64 << 20
+
+
+def prompt_for(model: Model) -> Callable[[Sequence[Message]], PromptLike]:
+    """How this model reads messages: as they are, or as one text where it has no chat template."""
+    return as_turns if model.tokenizer.chat_template is not None else as_text
+
+
+def as_turns(messages: Sequence[Message]) -> PromptLike:
+    """Messages for a chat template."""
+    return list(messages)
+
+
+def as_text(messages: Sequence[Message]) -> PromptLike:
+    """Everything said so far, in one text without marks between."""
+    return "".join(message["content"] for message in messages)
+
+
+class Conversation:
+    """Messages, and the transitions between them."""
+
+    def __init__(self, to_prompt: Callable[[Sequence[Message]], PromptLike]) -> None:
+        self.messages: list[Message] = []
+        self._to_prompt = to_prompt
+
+    def prompt(self) -> PromptLike:
+        """What the model is to continue."""
+        return self._to_prompt(self.messages)
+
+    @property
+    def system(self) -> str:
+        """The instructions in front, "" where there are none."""
+        first = self.messages[:1]
+        return first[0]["content"] if first and first[0]["role"] == "system" else ""
+
+    @system.setter
+    def system(self, text: str) -> None:
+        turns = self.messages[1:] if self.system else self.messages
+        self.messages = [{"role": "system", "content": text}, *turns] if text else list(turns)
+
+    def ask(self, text: str) -> None:
+        """Add what the user says."""
+        self.messages.append({"role": "user", "content": text})
+
+    def answer(self, text: str) -> None:
+        """Add what the model said; the question is taken back if it said nothing."""
+        if text:
+            self.messages.append({"role": "assistant", "content": text})
+        else:
+            self.take_back("user")
+
+    def take_back(self, role: str) -> bool:
+        """Drop the last message if it is of `role`; whether it was."""
+        if not self.messages or self.messages[-1]["role"] != role:
+            return False
+        self.messages.pop()
+        return True
+
+    def clear(self) -> None:
+        """Forget what was said, keep the instructions."""
+        self.messages = [message for message in self.messages if message["role"] == "system"]
+
+    def save(self, path: Path) -> None:
+        """Write the messages as JSON; an interrupted write leaves the old file."""
+        from gemelo.weights.files import replaced
+
+        text = json.dumps(self.messages, indent=2, ensure_ascii=False)
+        with replaced(path) as file:
+            file.write(f"{text}\n".encode())
+
+    def load(self, path: Path) -> None:
+        """Take the messages of a file that `save` wrote, or one {"messages": [...]}.
+
+        Raises `InputError`, changing nothing, for a file that holds anything else.
+        """
+        self.messages = [_checked(path, number, one) for number, one in enumerate(_read(path))]
+
+
+def _read(path: Path) -> Sequence[Any]:
+    try:
+        if path.stat().st_size > _MAX_FILE_BYTES:
+            raise InputError(f"{path} is larger than {_MAX_FILE_BYTES} bytes; no conversation is")
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON: {error}") from None
+    messages = value.get("messages") if isinstance(value, dict) else value
+    if not isinstance(messages, list):
+        raise InputError(f"{path} holds no list of messages")
+    return messages
+
+
+def _checked(path: Path, number: int, message: Any) -> Message:
+    if isinstance(message, Mapping):
+        role, content = message.get("role"), message.get("content")
+        if role in _ROLES and isinstance(content, str) and (role != "system" or number == 0):
+            return {"role": str(role), "content": content}
+    raise InputError(
+        f"{path}: message {number} must be an object with a role ({', '.join(_ROLES)}; system "
+        "first) and a content that is text"
+    )

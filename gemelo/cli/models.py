@@ -1,0 +1,201 @@
+"""`gemelo pull`, `list`, `convert` and `show`: the models on this machine, and what is in them.
+
+gemelo pull google/gemma-3-1b-it
+gemelo convert google/gemma-3-1b-it gemma-3-1b-it-q8_0.gguf --format q8_0
+gemelo show model -m gemma-3-1b-it-q8_0.gguf
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gemelo.cli import options
+from gemelo.cli.answer import load_model
+from gemelo.cli.terminal import Bar, note, print_json, print_table, show, size
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from gemelo.inspection.summary import Group, Layer, Summary
+
+
+def pull(
+    name: Annotated[str, typer.Argument(metavar="ID[:FILE]", help="owner/name on the hub.")],
+    revision: Annotated[
+        str | None, typer.Option(metavar="REV", help="Branch, tag or commit.")
+    ] = None,
+    json: options.Json = False,
+) -> None:
+    """Fetch a model from the Hugging Face hub.
+
+    What is here already is not fetched again; prints where the model is.
+
+    \b
+    gemelo pull google/gemma-3-1b-it
+    gemelo pull google/gemma-3-1b-it-qat-q4_0-gguf:gemma-3-1b-it-q4_0.gguf
+
+    Files go to the hub's own cache. An interrupted download is resumed. HF_TOKEN opens gated
+    repositories, HF_HUB_OFFLINE=1 keeps off the network.
+    """
+    from gemelo import store
+
+    path = store.pull(name, revision)
+    if json:
+        print_json({"model": name, "path": str(path)})
+    else:
+        show(f"{path}\n")
+
+
+def list_models(json: options.Json = False) -> None:
+    """List the models that run without a network.
+
+    \b
+    gemelo list
+    gemelo list --json
+    """
+    from gemelo import store
+
+    found = list(store.stored())
+    if json:
+        print_json(
+            [{"name": m.name, "path": str(m.path), "size_bytes": m.size_bytes} for m in found]
+        )
+        return
+    if not found:
+        note("no models yet; `gemelo pull owner/name` fetches one from the hub")
+        return
+    from rich.table import Table
+
+    table = Table("model", "size", "path")
+    for one in found:
+        table.add_row(one.name, size(one.size_bytes), str(one.path))
+    print_table(table)
+
+
+def convert(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="File, directory or hub id.")],
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="NAME.gguf, or a directory.")],
+    format: Annotated[
+        options.TargetFormat,
+        typer.Option("--format", help="Of the matrices; native is exact."),
+    ] = "native",
+    text_only: Annotated[
+        bool, typer.Option("--text-only", help="Leave a vision tower out.")
+    ] = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Write a model as a GGUF file or a directory of safetensors.
+
+    \b
+    gemelo convert google/gemma-3-1b-it gemma-3-1b-it-q8_0.gguf --format q8_0
+    gemelo convert gemma-3-1b-it-q8_0.gguf gemma-3-1b-it --format bf16
+
+    TARGET is a GGUF file if it ends in .gguf. One that exists is left alone. Directories hold
+    bf16, f16 and f32.
+    """
+    from gemelo.convert import convert as write
+    from gemelo.store import resolve
+
+    with Bar("converting", shown=not quiet) as bar:
+        written = write(resolve(source), target, format, text_only=text_only, progress=bar)
+    if json:
+        print_json(
+            {
+                "path": str(written.path),
+                "tensors": written.tensors,
+                "size_bytes": written.size_bytes,
+            }
+        )
+    elif not quiet:
+        note(f"wrote {written.path}: {written.tensors} tensors, {size(written.size_bytes)}")
+
+
+def show_model(
+    model: options.Model = None,
+    format: options.Format = "native",
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Show a model layer by layer.
+
+    Type, shapes, format, parameters and bytes; then the sums, and what a context costs.
+
+    \b
+    gemelo show model
+    gemelo show model -m google/gemma-3-1b-it --format q8_0 --json
+    """
+    from gemelo.inspection.summary import summarise
+
+    loaded = load_model(model, quiet=quiet, verbose=False, format=format, device="cpu")
+    summary = summarise(loaded.checkpoint)
+    if json:
+        print_json(summary.to_json())
+        return
+    print_table(layers_table(summary))
+    for line in totals(summary):
+        show(f"{line}\n")
+
+
+def layers_table(summary: Summary) -> Table:
+    """One row a layer; matrices of one shape throughout share a column."""
+    from rich.table import Table
+
+    columns = shape_columns(summary.layers)
+    table = Table("layer", "attention", *(", ".join(map(_short, names)) for names in columns))
+    table.add_column("format")
+    table.add_column("parameters", justify="right")
+    table.add_column("bytes", justify="right")
+    for layer in summary.layers:
+        shapes = (" x ".join(map(str, layer.weights[names[0]].shape)) for names in columns)
+        table.add_row(str(layer.index), _attention(layer), *shapes, *_sums(layer))
+    return table
+
+
+def shape_columns(layers: Sequence[Layer]) -> list[list[str]]:
+    """Names of the matrices of a layer, neighbours together if their shapes agree in all layers."""
+    columns: list[list[str]] = []
+    shapes: tuple[tuple[int, ...], ...] | None = None
+    for name, weight in layers[0].weights.items():
+        if len(weight.shape) != 2:
+            continue
+        own = tuple(layer.weights[name].shape for layer in layers)
+        if own != shapes:
+            columns.append([])
+        columns[-1].append(name)
+        shapes = own
+    return columns
+
+
+def totals(summary: Summary) -> Iterator[str]:
+    """What surrounds the layers, the sums, and what a context costs."""
+    for label, group in (
+        ("embedding", summary.embedding),
+        ("head", summary.head),
+        ("vision tower", summary.towers),
+    ):
+        if group.weights:
+            formats, parameters, held = _sums(group)
+            yield f"{label}: {parameters} parameters, {held} ({formats})"
+    if not summary.head.weights:
+        yield "head: the embedding"
+    yield f"decoder: {summary.parameters:,} parameters, {size(summary.bytes)}"
+    costs = (f"{tokens:,} tokens {size(count)}" for tokens, count in summary.kv_bytes.items())
+    yield f"KV cache: {', '.join(costs)}"
+    yield f"chat template: {'yes' if summary.chat_template else 'none, a base model'}"
+
+
+def _short(name: str) -> str:
+    return name.rpartition(".")[2].removesuffix("_proj")
+
+
+def _attention(layer: Layer) -> str:
+    return "full" if layer.window is None else f"sliding {layer.window}"
+
+
+def _sums(group: Group) -> tuple[str, str, str]:
+    return ", ".join(group.formats), f"{group.parameters:,}", size(group.bytes)

@@ -1,0 +1,51 @@
+"""What a model is: the facts of a `config.json`, and what follows from them.
+
+Configs are frozen values with Hugging Face's field names. They are read from every generation of
+`config.json` (`rope_theta` or `rope_parameters`, a pattern or `layer_types`, a text config alone
+or inside a multimodal one); absent fields take the defaults of the reference classes, because
+published files leave them out. What a config cannot express it refuses by name.
+
+    config = read_config(json.loads(Path("config.json").read_text()))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gemelo.config.cost import flops_per_token, kv_bytes, kv_slots, num_parameters
+from gemelo.config.gemma3 import Gemma3Config, VisionConfig
+from gemelo.config.gemma3n import Gemma3nConfig
+from gemelo.config.model import FULL, LAYER_TYPES, SLIDING, LayerType, ModelConfig
+from gemelo.errors import UnsupportedError
+
+MODEL_TYPES = ("gemma3_text", "gemma3", "gemma3n_text", "gemma3n")
+
+__all__ = [
+    "FULL",
+    "LAYER_TYPES",
+    "MODEL_TYPES",
+    "SLIDING",
+    "Gemma3Config",
+    "Gemma3nConfig",
+    "LayerType",
+    "ModelConfig",
+    "VisionConfig",
+    "flops_per_token",
+    "kv_bytes",
+    "kv_slots",
+    "num_parameters",
+    "read_config",
+]
+
+
+def read_config(raw: Mapping[str, Any]) -> ModelConfig:
+    """The config of a `config.json`. Raises `UnsupportedError` for what gemelo does not run."""
+    model_type = raw.get("model_type")
+    if model_type in ("gemma3_text", "gemma3"):
+        return Gemma3Config.from_hf(raw)
+    if model_type in ("gemma3n_text", "gemma3n"):
+        return Gemma3nConfig.from_hf(raw)
+    raise UnsupportedError(
+        f"model_type {model_type!r} is not one that gemelo runs ({', '.join(MODEL_TYPES)})"
+    )

@@ -1,0 +1,132 @@
+"""Gemma 3: 270M, 1B, 4B, 12B, 27B, and SigLIP where a model has eyes.
+
+config = Gemma3Config.from_hf(json.loads(text))
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from gemelo.config.model import (
+    ModelConfig,
+    alternating,
+    check,
+    check_whole,
+    eos_ids,
+    known_fields,
+    read_layer_types,
+    read_rope,
+    refuse,
+    text_part,
+    text_to_hf,
+)
+from gemelo.errors import UnsupportedError
+
+PATTERN = 6  # five sliding layers, then a full one
+_INDEX_KEYS = ("boi_token_index", "eoi_token_index", "image_token_index")
+_NOT_TEXT = {"vision", "mm_tokens_per_image", "rope_scaling_factor", *_INDEX_KEYS}
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """SigLIP's `vision_config`."""
+
+    hidden_size: int = 1152
+    intermediate_size: int = 4304
+    num_hidden_layers: int = 27
+    num_attention_heads: int = 16
+    image_size: int = 896
+    patch_size: int = 14
+    layer_norm_eps: float = 1e-6
+
+    @property
+    def num_patches(self) -> int:
+        return (self.image_size // self.patch_size) ** 2
+
+    @classmethod
+    def from_hf(cls, raw: Mapping[str, Any]) -> Self:
+        """Read a `vision_config`."""
+        if raw.get("model_type", "siglip_vision_model") != "siglip_vision_model":
+            raise UnsupportedError(f"vision model_type {raw['model_type']!r} is not SigLIP's")
+        facts = known_fields(cls, raw)
+        for key, value in facts.items():
+            if key != "layer_norm_eps":
+                check_whole(key, value)
+        return cls(**facts)
+
+
+@dataclass(frozen=True)
+class Gemma3Config(ModelConfig):
+    """A Gemma 3 decoder, and its eye if it has one. Defaults are the reference class's."""
+
+    intermediate_size: int = 9216
+    query_pre_attn_scalar: float = 256
+    vision: VisionConfig | None = None
+    mm_tokens_per_image: int = 256
+    boi_token_index: int = 255999
+    eoi_token_index: int = 256000
+    image_token_index: int = 262144
+
+    def __post_init__(self) -> None:
+        if not self.layer_types:
+            object.__setattr__(self, "layer_types", alternating(self.num_hidden_layers, PATTERN))
+        check(self)
+
+    @property
+    def model_type(self) -> str:
+        return "gemma3" if self.vision else "gemma3_text"
+
+    @property
+    def is_multimodal(self) -> bool:
+        return self.vision is not None
+
+    @property
+    def ffn_widths(self) -> tuple[int, ...]:
+        return (self.intermediate_size,) * self.num_hidden_layers
+
+    @property
+    def attention_scale(self) -> float:
+        return float(self.query_pre_attn_scalar**-0.5)
+
+    @classmethod
+    def from_hf(cls, raw: Mapping[str, Any]) -> Self:
+        """Read a `config.json` of model_type gemma3_text or gemma3."""
+        text = text_part(raw, "gemma3")
+        refuse(
+            text,
+            {
+                "attention_bias": (False,),
+                "attn_logit_softcapping": (None,),
+                "use_bidirectional_attention": (False,),
+                "hidden_activation": ("gelu_pytorch_tanh",),
+            },
+        )
+        facts = known_fields(cls, text) | read_rope(text)
+        num_layers = facts.get("num_hidden_layers", cls.num_hidden_layers)
+        facts["layer_types"] = read_layer_types(text, num_layers, PATTERN)
+        facts["eos_token_id"] = eos_ids(raw, text)
+        for key in ("mm_tokens_per_image", *_INDEX_KEYS):
+            if raw.get(key) is not None:
+                facts[key] = raw[key]
+        if raw.get("model_type") == "gemma3":
+            facts["vision"] = VisionConfig.from_hf(raw.get("vision_config") or {})
+        return cls(**facts)
+
+    def to_hf(self) -> dict[str, Any]:
+        """The `config.json` of this model, readable by transformers 4.50 to 5."""
+        text = {"model_type": "gemma3_text"} | text_to_hf(self, _NOT_TEXT)
+        if self.vision is None:
+            return {"architectures": ["Gemma3ForCausalLM"]} | text
+        return {
+            "architectures": ["Gemma3ForConditionalGeneration"],
+            "model_type": "gemma3",
+            "text_config": text,
+            "vision_config": dataclasses.asdict(self.vision)
+            | {"model_type": "siglip_vision_model", "vision_use_head": False},
+            "eos_token_id": list(self.eos_token_id),
+            "mm_tokens_per_image": self.mm_tokens_per_image,
+            "tie_word_embeddings": self.tie_word_embeddings,
+        } | {key: getattr(self, key) for key in _INDEX_KEYS}

@@ -1,0 +1,156 @@
+"""Gemma 3n's text decoder: E4B, E2B, and everything cut from E4B in between.
+
+Its feed-forward widths and its Gaussian sparsity are lists, one entry a layer. The last
+`num_kv_shared_layers` layers own no keys and values: a sliding one borrows those of the last
+sliding layer before them, a full one those of the last full layer. So a cache has as many layers
+as `kv_layers`, and every sub-model that keeps those has a cache of the same shape.
+
+    config = Gemma3nConfig.from_hf(json.loads(text))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from gemelo.config.model import (
+    FULL,
+    SLIDING,
+    ModelConfig,
+    alternating,
+    check,
+    check_whole,
+    eos_ids,
+    known_fields,
+    read_layer_types,
+    read_rope,
+    refuse,
+    text_part,
+    text_to_hf,
+)
+from gemelo.errors import FileFormatError
+
+PATTERN = 5  # four sliding layers, then a full one
+SPARSE_LAYERS = 10  # the first ten feed-forwards keep the strongest 5 % of their neurons
+SPARSITY = 0.95
+
+
+@dataclass(frozen=True)
+class Gemma3nConfig(ModelConfig):
+    """A Gemma 3n decoder. Defaults are E4B's."""
+
+    vocab_size: int = 262400
+    hidden_size: int = 2048
+    num_hidden_layers: int = 35
+    num_key_value_heads: int = 2
+    max_position_embeddings: int = 32768
+    sliding_window: int = 512
+    final_logit_softcapping: float | None = 30.0
+    intermediate_size: tuple[int, ...] = ()
+    activation_sparsity_pattern: tuple[float, ...] = ()
+    num_kv_shared_layers: int = 15
+    vocab_size_per_layer_input: int = 262144
+    hidden_size_per_layer_input: int = 256
+    laurel_rank: int = 64
+    altup_num_inputs: int = 4
+    altup_active_idx: int = 0
+    altup_coef_clip: float | None = 120.0
+    altup_correct_scale: bool = True
+
+    def __post_init__(self) -> None:
+        num_layers = self.num_hidden_layers
+        check_whole("num_hidden_layers", num_layers)
+        if not self.layer_types:
+            object.__setattr__(self, "layer_types", alternating(num_layers, PATTERN))
+        if not self.intermediate_size:
+            object.__setattr__(self, "intermediate_size", (16384,) * num_layers)
+        if not self.activation_sparsity_pattern:
+            object.__setattr__(self, "activation_sparsity_pattern", default_sparsity(num_layers))
+        check(self)
+        self._check_lists()
+
+    @property
+    def model_type(self) -> str:
+        return "gemma3n_text"
+
+    @property
+    def ffn_widths(self) -> tuple[int, ...]:
+        return self.intermediate_size
+
+    @property
+    def attention_scale(self) -> float:
+        return 1.0  # queries and keys are normalised with learnt weights instead
+
+    @property
+    def kv_layers(self) -> range:
+        return range(self.num_hidden_layers - self.num_kv_shared_layers)
+
+    def kv_donor(self, layer: int) -> int:
+        """The layer whose keys and values `layer` attends over: itself, or the last of its kind."""
+        if layer in self.kv_layers:
+            return layer
+        kind = self.layer_types[layer]
+        return max(owner for owner in self.kv_layers if self.layer_types[owner] == kind)
+
+    @classmethod
+    def from_hf(cls, raw: Mapping[str, Any]) -> Self:
+        """Read a `config.json` of model_type gemma3n_text or gemma3n."""
+        text = text_part(raw, "gemma3n")
+        refuse(
+            text,
+            {
+                "attention_bias": (False,),
+                "hidden_activation": ("gelu_pytorch_tanh",),
+                "altup_active_idx": (0,),
+                "altup_correct_scale": (True,),
+            },
+        )
+        facts = known_fields(cls, text) | read_rope(text)
+        num_layers = facts.get("num_hidden_layers", cls.num_hidden_layers)
+        check_whole("num_hidden_layers", num_layers)
+        facts["layer_types"] = read_layer_types(text, num_layers, PATTERN)
+        facts["eos_token_id"] = eos_ids(raw, text)
+        for name in ("intermediate_size", "activation_sparsity_pattern"):
+            facts[name] = _per_layer(facts.get(name), num_layers)
+        return cls(**facts)
+
+    def to_hf(self) -> dict[str, Any]:
+        """The `config.json` of the decoder alone, readable by transformers 4.53 to 5."""
+        return {
+            "architectures": ["Gemma3nForCausalLM"],
+            "model_type": "gemma3n_text",
+        } | text_to_hf(self, {"rope_scaling_factor"})
+
+    def _check_lists(self) -> None:
+        for width in self.intermediate_size:
+            check_whole("intermediate_size", width)
+        for name in ("intermediate_size", "activation_sparsity_pattern"):
+            if len(getattr(self, name)) != self.num_hidden_layers:
+                raise FileFormatError(
+                    f"config has {len(getattr(self, name))} entries in {name} for "
+                    f"num_hidden_layers = {self.num_hidden_layers}; they must be equal"
+                )
+        for share in self.activation_sparsity_pattern:
+            if not isinstance(share, int | float) or not 0 <= share < 1:
+                raise FileFormatError(f"activation_sparsity_pattern holds {share!r}; 0 to below 1")
+        owners = {self.layer_types[layer] for layer in self.kv_layers}
+        borrowers = set(self.layer_types[len(self.kv_layers) :])
+        if not owners or not borrowers <= owners:
+            raise FileFormatError(
+                f"num_kv_shared_layers = {self.num_kv_shared_layers} leaves a shared layer without "
+                f"a donor of its kind among {len(self.kv_layers)} layers ({SLIDING}, {FULL})"
+            )
+
+
+def default_sparsity(num_layers: int) -> tuple[float, ...]:
+    """The first ten layers are sparse, in deep models; a config without a pattern means this."""
+    sparse = SPARSE_LAYERS if num_layers > SPARSE_LAYERS else 0
+    return (SPARSITY,) * sparse + (0.0,) * (num_layers - sparse)
+
+
+def _per_layer(value: Any, num_layers: int) -> tuple[Any, ...]:
+    """A list as it is, a number for every layer, nothing for the default."""
+    if value is None:
+        return ()
+    return tuple(value) if isinstance(value, list | tuple) else (value,) * num_layers

@@ -1,0 +1,110 @@
+"""What Gemma 3n puts around an ordinary block: AltUp, LAuReL, and the sparse feed-forward.
+
+AltUp (arXiv 2301.13310) keeps the residual as several streams but runs the block on one: before it,
+every stream is predicted as a mixture of all; after it, every stream is corrected by what the block
+changed. LAuReL (arXiv 2411.07501) is a low-rank residual beside the attention. The first ten
+feed-forwards keep only the neurons whose gate lies far above the mean (Spark Transformer, arXiv
+2506.06644).
+
+    predicted = altup.predict(streams)
+    streams = altup.correct(predicted, block(predicted[0]))
+
+S streams, B rows, T tokens, D width, F feed-forward width, R rank.
+"""
+
+from __future__ import annotations
+
+from statistics import NormalDist
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gemelo.config import Gemma3nConfig
+from gemelo.models.layers import Linear, RMSNorm
+
+NORM_OFFSET = 0.0  # unlike Gemma 3's, these weights multiply as they are
+
+
+class AltUp(nn.Module):
+    """Predict and correct `altup_num_inputs` streams around a block that runs on the first."""
+
+    def __init__(self, config: Gemma3nConfig) -> None:
+        super().__init__()
+        streams, width = config.altup_num_inputs, config.hidden_size
+        self.router_scale = 1 / width
+        self.prediction_coefs = Linear(streams, streams * streams)
+        self.correction_coefs = Linear(streams, streams)
+        self.modality_router = Linear(width, streams)
+        self.router_norm = RMSNorm(width, config.rms_norm_eps, NORM_OFFSET)
+        self.correct_output_scale = nn.Parameter(torch.empty(width), requires_grad=False)
+
+    def predict(self, streams: Tensor) -> Tensor:
+        """Every stream plus a mixture of all: (S, B, T, D) -> (S, B, T, D)."""
+        count = streams.shape[0]
+        mix: Tensor = self.prediction_coefs(self.modalities(streams[0]))  # (B, T, S * S)
+        mix = mix.view(*mix.shape[:2], count, count)  # (B, T, out, in)
+        return streams + torch.einsum("btoi,ibtd->obtd", mix, streams)
+
+    def correct(self, predicted: Tensor, activated: Tensor) -> Tensor:
+        """Move every predicted stream (S, B, T, D) by its share of what the block found."""
+        innovation = activated - predicted[0]
+        share: Tensor = self.correction_coefs(self.modalities(activated)) + 1  # (B, T, S)
+        return predicted + innovation * share.permute(2, 0, 1).unsqueeze(-1)
+
+    def modalities(self, x: Tensor) -> Tensor:
+        """What kind of token this is, in [-1, 1]: (B, T, D) -> (B, T, S)."""
+        routed: Tensor = self.modality_router(self.router_norm(x) * self.router_scale)
+        return routed.float().tanh().to(x.dtype)
+
+
+class Laurel(nn.Module):
+    """x + norm(right(left(x))): a residual that may also turn, in R dimensions."""
+
+    def __init__(self, config: Gemma3nConfig) -> None:
+        super().__init__()
+        self.linear_left = Linear(config.hidden_size, config.laurel_rank)
+        self.linear_right = Linear(config.laurel_rank, config.hidden_size)
+        self.post_laurel_norm = RMSNorm(config.hidden_size, config.rms_norm_eps, NORM_OFFSET)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        return x + self.post_laurel_norm(self.linear_right(self.linear_left(x)))  # type: ignore[no-any-return]
+
+
+class NestedMLP(nn.Module):
+    """The gated feed-forward whose first neurons are a smaller one, sparse in the first layers."""
+
+    def __init__(self, config: Gemma3nConfig, layer: int) -> None:
+        super().__init__()
+        width, ffn = config.hidden_size, config.ffn_widths[layer]
+        share = config.activation_sparsity_pattern[layer]
+        self.cutoff = NormalDist().inv_cdf(share) if share > 0 else None
+        self.gate_proj = Linear(width, ffn)
+        self.up_proj = Linear(width, ffn)
+        self.down_proj = Linear(ffn, width)
+
+    def forward(self, x: Tensor, width: int) -> Tensor:
+        """x (B, T, D) -> (B, T, D), through the first `width` neurons."""
+        gate = self.gate_proj(x, rows=width)  # (B, T, F)
+        if self.cutoff is not None:
+            gate = strongest(gate, self.cutoff)
+        h = F.gelu(gate, approximate="tanh") * self.up_proj(x, rows=width)
+        return self.down_proj(h, columns=width)  # type: ignore[no-any-return]
+
+
+def strongest(gate: Tensor, cutoff: float) -> Tensor:
+    """How far gates lie above mean + cutoff * std of their token, and zero below (Gaussian top-k).
+
+    The standard deviation is the population's; the cutoff is rounded to the activation dtype.
+    """
+    mean = gate.mean(-1, keepdim=True)
+    std = gate.std(-1, keepdim=True, unbiased=False)
+    return F.relu(gate - (mean + std * torch.tensor(cutoff, dtype=gate.dtype, device=gate.device)))
+
+
+def rescaled(x: Tensor, like: Tensor) -> Tensor:
+    """x with the root mean square of `like`, token by token: how a stream is made from another."""
+    target = like.square().mean(-1, keepdim=True).sqrt()
+    own = x.square().mean(-1, keepdim=True).clamp(min=1e-5).sqrt()
+    return x * target / own

@@ -1,0 +1,193 @@
+"""The Gemma 3n text decoder: E4B, and every model nested in it.
+
+Four streams instead of one residual (AltUp), a low-rank detour (LAuReL), a vector a token for every
+layer that is looked up rather than computed (per-layer embeddings), and fifteen upper layers that
+borrow their keys and values from two lower ones. So prompt tokens whose scores nobody asks for stop
+at the last layer that owns keys: half the depth.
+
+A nested model is this one with fewer layers and narrower feed-forwards. `view` makes one that
+shares every weight; each of its blocks runs the first neurons of the whole.
+
+    hidden = Gemma3n(config)(ids, positions, cache, keep=1)     # (B, 1, D)
+
+S streams, B rows, T tokens, D width, L layers, P width of a per-layer embedding.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gemelo.config import Gemma3nConfig, LayerType
+from gemelo.models.altup import NORM_OFFSET, AltUp, Laurel, NestedMLP, rescaled
+from gemelo.models.gemma3 import softcap
+from gemelo.models.layers import KV, Attention, Cache, Embedding, Linear, RMSNorm, Span, last
+
+
+class PlainNorm(nn.Module):
+    """RMSNorm without a weight, which values get in place of nothing."""
+
+    def __init__(self, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.float()
+        return (y * torch.rsqrt(y.square().mean(-1, keepdim=True) + self.eps)).to(x.dtype)
+
+
+class Block(nn.Module):
+    """One decoder layer, on the first stream; the others are predicted, corrected and informed."""
+
+    def __init__(self, config: Gemma3nConfig, layer: int) -> None:
+        super().__init__()
+        width, eps = config.hidden_size, config.rms_norm_eps
+        self.self_attn = Attention(config, layer, NORM_OFFSET, v_norm=PlainNorm(eps))
+        self.mlp = NestedMLP(config, layer)
+        self.altup = AltUp(config)
+        self.laurel = Laurel(config)
+        self.per_layer_input_gate = Linear(width, config.hidden_size_per_layer_input)
+        self.per_layer_projection = Linear(config.hidden_size_per_layer_input, width)
+        self.input_layernorm = RMSNorm(width, eps, NORM_OFFSET)
+        self.post_attention_layernorm = RMSNorm(width, eps, NORM_OFFSET)
+        self.pre_feedforward_layernorm = RMSNorm(width, eps, NORM_OFFSET)
+        self.post_feedforward_layernorm = RMSNorm(width, eps, NORM_OFFSET)
+        self.post_per_layer_input_norm = RMSNorm(width, eps, NORM_OFFSET)
+
+    def forward(
+        self,
+        streams: Tensor,
+        per_layer_input: Tensor,
+        span: Span,
+        donor: KV | None,
+        width: int,
+        keep: int | None = None,
+    ) -> tuple[Tensor, KV]:
+        """streams (S, B, T, D), per_layer_input (B, T, P) -> streams, and the keys attended over.
+
+        donor holds another layer's keys; `keep` lets only the last tokens on, once keys are made.
+        """
+        predicted = self.altup.predict(streams)
+        x = self.input_layernorm(predicted[0])
+        kv = self.self_attn.keys(x, span) if donor is None else donor
+        if keep is not None:
+            predicted, x, span = last(predicted, keep), last(x, keep), span.last(keep)
+            per_layer_input = last(per_layer_input, keep)
+        attended = self.post_attention_layernorm(self.self_attn(x, span, kv))
+        g = ((predicted[0] + attended) + self.laurel(x)) / 2**0.5
+        m = self.mlp(self.pre_feedforward_layernorm(g), width)
+        streams = self.altup.correct(predicted, g + self.post_feedforward_layernorm(m))
+        streams[1:] += self.inform(streams[0], per_layer_input)
+        return streams, kv
+
+    def inform(self, x: Tensor, per_layer_input: Tensor) -> Tensor:
+        """What the token's own embedding for this layer adds to the silent streams: (B, T, D)."""
+        gate = self.per_layer_input_gate(x * self.altup.correct_output_scale)  # (B, T, P)
+        gated = F.gelu(gate, approximate="tanh") * per_layer_input
+        return self.post_per_layer_input_norm(self.per_layer_projection(gated))  # type: ignore[no-any-return]
+
+
+class Gemma3n(nn.Module):
+    """Token ids in, hidden states out; `logits` is the tied head. `kept` are its blocks' places in
+    the whole model, which tell their columns of the per-layer table."""
+
+    def __init__(self, config: Gemma3nConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.kept: Sequence[int] = config.layers
+        width, eps, others = config.hidden_size, config.rms_norm_eps, config.altup_num_inputs - 1
+        columns = config.num_hidden_layers * config.hidden_size_per_layer_input
+        self.embed_tokens = Embedding(config.vocab_size, width)
+        self.embed_tokens_per_layer = Embedding(config.vocab_size_per_layer_input, columns)
+        self.per_layer_model_projection = Linear(width, columns)
+        self.per_layer_projection_norm = RMSNorm(
+            config.hidden_size_per_layer_input, eps, NORM_OFFSET
+        )
+        self.altup_projections = nn.ModuleList(Linear(width, width) for _ in range(others))
+        self.altup_unembed_projections = nn.ModuleList(Linear(width, width) for _ in range(others))
+        self.layers = nn.ModuleList(Block(config, layer) for layer in config.layers)
+        self.norm = RMSNorm(width, eps, NORM_OFFSET)
+
+    def view(self, config: Gemma3nConfig, kept: Sequence[int]) -> Gemma3n:
+        """The nested model of `config`, made of the blocks at `kept`: same storage, nothing copied.
+
+        Its keys go to the places of the whole model in a cache, so that one cache serves both.
+        """
+        nested = copy.copy(self)
+        # A shallow copy shares the table of children; the nested model needs one of its own.
+        nested._modules = dict(self._modules)
+        nested.layers = nn.ModuleList(self.layers[self.kept.index(layer)] for layer in kept)
+        nested.config, nested.kept = config, kept
+        return nested
+
+    def forward(
+        self, ids: Tensor, positions: Tensor, cache: Cache | None = None, keep: int | None = None
+    ) -> Tensor:
+        """ids, positions (B, T) -> normalised hidden states (B, T, D), or of the last `keep`.
+
+        Position -1 is padding. keep=0 writes the cache and computes nothing else.
+        """
+        x = self.embed(ids)
+        span = Span.of(self.config, positions, cache, x.dtype)
+        informed = self.per_layer_inputs(ids, x)  # (B, T, L, P)
+        streams = self.expand(x)
+        donors: dict[LayerType, KV] = {}
+        last_owner = len(self.config.kv_layers) - 1
+        for place, layer in enumerate(self.layers):
+            kind, width = self.config.layer_types[place], self.config.ffn_widths[place]
+            donor = donors[kind] if place > last_owner else None
+            cut = keep if place == last_owner else None
+            streams, donors[kind] = layer(streams, informed[:, :, place], span, donor, width, cut)
+            if cut is not None:
+                span, informed = span.last(cut), informed[:, informed.shape[1] - cut :]
+            if cut == 0:
+                break
+        return self.norm(self.merge(streams))  # type: ignore[no-any-return]
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Rows times sqrt(D), the root rounded to the activation dtype as in training."""
+        x: Tensor = self.embed_tokens(ids)
+        return x * rounded(self.config.hidden_size**0.5, x)
+
+    def per_layer_inputs(self, ids: Tensor, x: Tensor) -> Tensor:
+        """The vector every layer is told about a token, looked up and projected: (B, T, L, P).
+
+        Ids outside the table (images, sounds) take its row 0.
+        """
+        width = self.config.hidden_size_per_layer_input
+        ids = torch.where(ids < self.config.vocab_size_per_layer_input, ids, 0)
+        table = self.blocks(self.embed_tokens_per_layer(ids)) * rounded(width**0.5, x)
+        projected = self.per_layer_model_projection(x) * rounded(self.config.hidden_size**-0.5, x)
+        known: Tensor = self.per_layer_projection_norm(self.blocks(projected))
+        return (known + table) * rounded(2**-0.5, x)
+
+    def blocks(self, columns: Tensor) -> Tensor:
+        """Columns of all layers of the whole model -> this model's layers, (B, T, L, P)."""
+        width = self.config.hidden_size_per_layer_input
+        parts = columns.view(*columns.shape[:2], columns.shape[2] // width, width)
+        return parts if len(self.kept) == parts.shape[2] else parts[:, :, list(self.kept)]
+
+    def expand(self, x: Tensor) -> Tensor:
+        """One stream (B, T, D) -> all of them, equally loud: (S, B, T, D)."""
+        others = [rescaled(project(x), x) for project in self.altup_projections]
+        return torch.stack([x, *others])
+
+    def merge(self, streams: Tensor) -> Tensor:
+        """All streams back to one, their mean: (S, B, T, D) -> (B, T, D)."""
+        x = streams[0]
+        pairs = zip(self.altup_unembed_projections, streams[1:], strict=True)
+        return torch.stack([x, *(rescaled(project(s), x) for project, s in pairs)]).mean(0)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden (..., D) -> next-token scores (..., V) in float32, soft-capped."""
+        scores = self.embed_tokens.project(hidden).float()
+        return softcap(scores, self.config.final_logit_softcapping)
+
+
+def rounded(value: float, like: Tensor) -> Tensor:
+    """A constant in the activation dtype, as the reference rounds it before it multiplies."""
+    return torch.tensor(value, dtype=like.dtype, device=like.device)

@@ -1,0 +1,257 @@
+"""`gemelo chat`: a scripted conversation, its commands, and a real terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import time
+from pathlib import Path
+
+import pytest
+
+import gemelo as library
+from gemelo.cli.conversation import Conversation, as_text, as_turns
+from gemelo.cli.repl import Repl, piped, unclosed, unquoted, with_setting
+from gemelo.engine.sampling import Sampling
+from gemelo.errors import InputError
+from tests.cli.conftest import Command, start
+
+SHORT = ("--max-tokens", "4", "--seed", "1")
+
+
+def talk(model: library.Model) -> Repl:
+    sampling = Sampling(seed=1, max_tokens=4, ignore_eos=True)
+    return Repl(model, Conversation(as_turns), sampling, quiet=True, verbose=False)
+
+
+@pytest.fixture
+def repl(chat_directory: Path) -> Repl:
+    return talk(library.load(chat_directory))
+
+
+def test_a_script_is_answered_line_by_line(
+    gemelo: Command, chat_directory: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "talk.json"
+    script = f'the\n"""two\nlines"""\n/save {file}\n/bye\nnever read\n'.encode()
+    ran = gemelo("chat", "-m", str(chat_directory), "--system", "be", *SHORT, stdin=script)
+    messages = json.loads(file.read_text())
+    assert ran.code == 0
+    assert [m["role"] for m in messages] == ["system", "user", "assistant", "user", "assistant"]
+    assert [messages[i]["content"] for i in (0, 1, 3)] == ["be", "the", "two\nlines"]
+    assert ran.out == "".join(f"{messages[i]['content']}\n" for i in (2, 4))
+
+
+def test_answers_are_the_librarys_and_the_past_is_reused(repl: Repl, chat_directory: Path) -> None:
+    repl.run(["the", "capital"])
+    held = repl.conversation.messages
+    fresh = library.load(chat_directory)
+    for asked in (1, 3):
+        wanted = fresh.generate(held[:asked], seed=1, max_tokens=4, ignore_eos=True)
+        assert held[asked]["content"] == wanted.text
+    assert repl.last is not None and repl.last.timings.reused_tokens > 10
+
+
+def test_a_base_model_continues_the_text(
+    gemelo: Command, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "talk.json"
+    ran = gemelo("chat", *SHORT, stdin=f"the\n capital\n/save {file}\n/system x\n".encode())
+    said = [message["content"] for message in json.loads(file.read_text())]
+    assert "base model" in ran.err and "takes no instructions" in ran.err
+    wanted = library.load(tiny_checkpoint).generate("".join(said[:3]), seed=1, max_tokens=4)
+    assert said[3] == wanted.text
+
+
+def test_regen_replaces_the_answer(repl: Repl) -> None:
+    repl.run(["the"])
+    first = list(repl.conversation.messages)
+    repl.run(["/regen"])
+    assert repl.conversation.messages == first  # the seed is fixed
+    repl.run(["/set seed 2", "/regen"])
+    assert repl.conversation.messages[0] == first[0]
+    assert repl.conversation.messages != first
+
+
+def test_clear_keeps_the_instructions(repl: Repl) -> None:
+    repl.run(["/system be brief", "the", "/clear"])
+    assert repl.conversation.messages == [{"role": "system", "content": "be brief"}]
+    repl.run(["/system be long"])
+    assert repl.conversation.system == "be long"
+
+
+def test_what_was_saved_loads(repl: Repl, tmp_path: Path) -> None:
+    file = tmp_path / "t.json"
+    repl.run(["the", f"/save {file}"])
+    held = list(repl.conversation.messages)
+    repl.run(["/clear", f"/load {file}"])
+    assert repl.conversation.messages == held
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "nonsense",
+        "3",
+        '{"a": 1}',
+        '[{"role": "user"}]',
+        '[{"role": "robot", "content": "x"}]',
+        '[{"role": "user", "content": 3}]',
+        '[{"role": "user", "content": "x"}, {"role": "system", "content": "x"}]',
+        "[" * 100_000,
+    ],
+)
+def test_a_file_that_is_no_conversation_changes_nothing(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "t.json"
+    file.write_text(text)
+    conversation = Conversation(as_turns)
+    conversation.ask("kept")
+    with pytest.raises(InputError, match="t.json"):
+        conversation.load(file)
+    assert conversation.messages == [{"role": "user", "content": "kept"}]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("/nope", "/nope is no command"),
+        ("/save", "/save needs a file's name"),
+        ("/save /nowhere/t.json", "cannot write /nowhere/t.json"),
+        ("/load /nowhere", "cannot read /nowhere"),
+        ("/regen", "no answer to take back"),
+        ("/set temperature", "needs a value"),
+        ("/set temperature warm", "temperature = warm"),
+        ("/set nope 1", "unknown sampling setting 'nope'"),
+        ("/set n 2", "n stays 1"),
+        ("/set ignore_eos maybe", "expected true or false"),
+        ("x" * 300, "tokens and the context holds"),
+        ("a \udcff", "surrogate"),
+    ],
+)
+def test_a_wrong_line_is_told_and_the_talk_goes_on(
+    repl: Repl, capsys: pytest.CaptureFixture[str], line: str, expected: str
+) -> None:
+    repl.run([line, "the"])
+    told = capsys.readouterr().err
+    assert told.startswith("error: ") and expected in told
+    assert [message["role"] for message in repl.conversation.messages] == ["user", "assistant"]
+
+
+def test_help_set_and_stats_are_told_on_stderr(
+    repl: Repl, capsys: pytest.CaptureFixture[str]
+) -> None:
+    repl.run(["/help", "/set", "/stats", "/?"])
+    told = capsys.readouterr()
+    assert told.out == ""
+    for name in (*repl.commands, "temperature 1.0", "seed 1", "nothing was answered yet"):
+        assert name in told.err
+    repl.run(["the", "/stats"])
+    assert "reused" in capsys.readouterr().err
+    for word in ("/bye", "/exit", "/quit"):
+        repl.over = False
+        repl.run([word, "never answered"])
+        assert len(repl.conversation.messages) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "held"),
+    [
+        ("temperature", "0.5", 0.5),
+        ("seed", "none", None),
+        ("seed", "3", 3),
+        ("stop", '"\\n"', ("\n",)),
+        ("stop", "END", ("END",)),
+        ("stop", '["a", "b"]', ("a", "b")),
+        ("ignore_eos", "true", True),
+        ("logit_bias", '{"5": -1}', {5: -1}),
+    ],
+)
+def test_set_takes_every_kind_of_value(name: str, value: str, held: object) -> None:
+    assert vars(with_setting(Sampling(), name, value))[name] == held
+
+
+def test_an_empty_answer_takes_its_question_back() -> None:
+    conversation = Conversation(as_text)
+    conversation.ask("a")
+    conversation.answer("b")
+    conversation.ask("c")
+    conversation.answer("")
+    assert conversation.prompt() == "ab"
+
+
+def test_quoted_blocks() -> None:
+    assert list(piped([b"a\r\n", b'"""b\n', b"\n", b'c"""\n', b'"""d"""'])) == [
+        "a",
+        '"""b\n\nc"""',
+        '"""d"""',
+    ]
+    assert unquoted('"""b\n\nc"""') == "b\n\nc" and unquoted('say "x"') == 'say "x"'
+    assert unclosed('"""') and unclosed('"""a') and not unclosed('""""""')
+    with pytest.raises(InputError, match="ended inside"):
+        list(piped([b'"""a\n']))
+
+
+class Terminal:
+    """The user's side of a pseudo-terminal."""
+
+    def __init__(self, *words: str) -> None:
+        self.master, slave = pty.openpty()
+        self.process = start(
+            *words, stdin=slave, stdout=slave, stderr=slave, start_new_session=True
+        )
+        os.close(slave)
+        self.seen = ""
+
+    def type(self, text: str) -> None:
+        os.write(self.master, text.encode())
+
+    def expect(self, text: str, timeout_s: float = 60) -> str:
+        """Everything up to and with `text`, which must come."""
+        deadline = time.monotonic() + timeout_s
+        while text not in self.seen:
+            assert time.monotonic() < deadline, f"{text!r} did not come: {self.seen!r}"
+            if select.select([self.master], [], [], 0.1)[0]:
+                try:
+                    self.seen += os.read(self.master, 4096).decode(errors="replace")
+                except OSError:  # the other side is gone
+                    break
+        before, found, self.seen = self.seen.partition(text)
+        assert found, f"{text!r} did not come: {before!r}"
+        return before + found
+
+
+def test_on_a_terminal(
+    long_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GEMELO_CACHE", str(tmp_path))
+    file = tmp_path / "talk.json"
+    terminal = Terminal("chat", "-m", str(long_directory), "--seed", "1", "--max-tokens", "60000")
+    try:
+        terminal.expect(">>> ")
+        terminal.type("half a line\x03")  # Ctrl-C clears it
+        terminal.expect(">>> ")
+        terminal.type("\x03")
+        terminal.expect("/bye leaves")
+        terminal.type("/set ignore_eos true\r")
+        terminal.expect("ignore_eos = true")
+        terminal.expect(">>> ")
+        terminal.type('"""one\rtwo"""\r')  # Enter inside quotes begins a new line
+        terminal.expect('two"""')
+        time.sleep(1.5)  # let it say something
+        terminal.type("\x03")
+        terminal.expect("(stopped)")
+        terminal.type(f"/save {file}\r")
+        terminal.expect("2 messages")
+        terminal.type("\x04")  # Ctrl-D
+        assert terminal.process.wait(30) == 0
+    finally:
+        terminal.process.kill()
+        terminal.process.wait()
+        os.close(terminal.master)
+    asked, answered = json.loads(file.read_text())
+    assert asked["content"] == "one\ntwo"
+    assert answered["content"]
+    assert "/save" in (tmp_path / "chat_history").read_text()

@@ -1,0 +1,387 @@
+"""GGUF read and written: against the format's own package, and file to file."""
+
+import filecmp
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from gemelo.errors import FileFormatError, InputError, UnavailableError, UnsupportedError
+from gemelo.kernels.formats import FORMATS, Format, Packed, pack, unpack
+from gemelo.weights.gguf import GGUFFile
+from gemelo.weights.gguf_write import TensorToWrite, write_gguf
+
+METADATA: dict[str, Any] = {
+    "general.architecture": "gemma3",
+    "general.name": "zwölf – 日本",
+    "gemma3.block_count": 7,
+    "gemma3.offset": -3,
+    "gemma3.parameters": 1 << 40,
+    "gemma3.eps": 0.5,
+    "gemma3.flag": True,
+    "gemma3.byte": np.uint8(200),
+    "gemma3.precise": np.float64(0.1),
+    "gemma3.pattern": np.array([True, False, True]),
+    "gemma3.scores": np.array([0.5, -1.5], dtype=np.float32),
+    "gemma3.wide": np.array([1 << 40], dtype=np.int64),
+    "gemma3.types": [1, -2, 3],
+    "tokenizer.ggml.tokens": ["<pad>", "▁the", "", "🦙"],
+    "general.tags": [b"raw", b"\xff\x00"],
+}
+
+
+def stored(value: Tensor | Packed) -> Tensor:
+    """The bytes of a tensor, in memory."""
+    return value.blocks if isinstance(value, Packed) else value.contiguous().view(torch.uint8)
+
+
+def entry(name: str, value: Tensor | Packed, format: Format | None = None) -> TensorToWrite:
+    if format is None:
+        by_dtype = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
+        format = value.format if isinstance(value, Packed) else FORMATS[by_dtype[value.dtype]]
+    return name, tuple(value.shape), format, lambda: value
+
+
+def every_format() -> Iterator[tuple[str, Tensor | Packed]]:
+    generator = torch.Generator().manual_seed(0)
+    yield "norm.f32", torch.randn(7, generator=generator)
+    yield "cube.f16", torch.randn(2, 3, 5, generator=generator).half()
+    yield "patch.bf16", torch.randn(2, 3, 4, 5, generator=generator).bfloat16()
+    for format in FORMATS.values():
+        if format.block > 1:
+            shape = (5, 2 * format.block_bytes)
+            raw = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+            yield f"matrix.{format.name}", Packed(raw, format)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("gguf") / "every.gguf"
+    write_gguf(path, METADATA, [entry(*item) for item in every_format()])
+    return path
+
+
+def plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+
+
+# ---- round trips ---------------------------------------------------------------------------------
+
+
+def test_read_gives_what_was_written(written: Path) -> None:
+    file = GGUFFile(written)
+    assert file.names() == list(file) == [name for name, _ in every_format()]
+    for name, value in every_format():
+        got = file.tensor(name)
+        assert name in file
+        assert type(got) is type(value)
+        assert tuple(got.shape) == file.shape(name) == tuple(value.shape)
+        assert file.nbytes(name) == stored(value).nbytes
+        assert torch.equal(stored(got), stored(value))
+        if isinstance(got, Tensor) and isinstance(value, Tensor):
+            assert got.dtype == value.dtype
+        else:
+            assert file.format(name) == value.format
+
+
+def test_metadata_comes_back(written: Path) -> None:
+    got = GGUFFile(written).metadata
+    assert list(got) == list(METADATA)
+    for key, value in METADATA.items():
+        want = plain(value)
+        if key == "tokenizer.ggml.tokens":
+            want = [piece.encode() for piece in want]
+        assert plain(got[key]) == want, key
+    assert got["gemma3.pattern"].dtype == np.bool_
+    assert got["gemma3.types"].dtype == np.int32
+
+
+def test_the_gguf_package_reads_what_was_written(written: Path) -> None:
+    reader = gguf.GGUFReader(written)
+    types = {key: [t.name for t in field.types] for key, field in reader.fields.items()}
+    assert types["gemma3.block_count"] == ["UINT32"]
+    assert types["gemma3.offset"] == ["INT32"]
+    assert types["gemma3.parameters"] == ["UINT64"]
+    assert types["gemma3.eps"] == ["FLOAT32"]
+    assert types["gemma3.precise"] == ["FLOAT64"]
+    assert types["gemma3.byte"] == ["UINT8"]
+    assert types["gemma3.flag"] == ["BOOL"]
+    assert types["gemma3.types"] == ["ARRAY", "INT32"]
+    assert types["gemma3.scores"] == ["ARRAY", "FLOAT32"]
+    assert types["tokenizer.ggml.tokens"] == ["ARRAY", "STRING"]
+    for key in ("general.name", "gemma3.precise", "gemma3.types", "gemma3.pattern"):
+        assert reader.get_field(key).contents() == plain(METADATA[key])
+    values = dict(every_format())
+    assert [tensor.name for tensor in reader.tensors] == list(values)
+    for tensor in reader.tensors:
+        assert tuple(reversed(tensor.shape.tolist())) == tuple(values[tensor.name].shape)
+        raw = torch.from_numpy(np.array(tensor.data)).view(torch.uint8)
+        assert torch.equal(raw.reshape(-1), stored(values[tensor.name]).reshape(-1))
+
+
+def test_reads_what_the_gguf_package_writes(tmp_path: Path) -> None:
+    path = tmp_path / "other.gguf"
+    writer = gguf.GGUFWriter(path, "gemma3")
+    writer.add_custom_alignment(64)
+    writer.add_array("tokens", ["a", "bc"])
+    writer.add_array("floats", [0.5, 1.5])
+    writer.add_uint64("big", 1 << 50)
+    matrix = np.random.default_rng(0).standard_normal((6, 64), dtype=np.float32)
+    blocks = gguf.quants.quantize(matrix, gguf.GGMLQuantizationType.Q8_0)
+    writer.add_tensor("a", blocks, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+    writer.add_tensor("b", matrix[:3])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    file = GGUFFile(path)
+    assert file.alignment == 64
+    assert file.metadata["tokens"] == [b"a", b"bc"]
+    assert file.metadata["big"] == 1 << 50
+    assert torch.equal(stored(file.tensor("a")), torch.from_numpy(blocks))
+    assert torch.equal(stored(file.tensor("b")), stored(torch.from_numpy(matrix[:3])))
+
+
+@pytest.mark.parametrize("name", ["f32", "f16", "bf16", "q8_0", "q4_0"])
+def test_the_writer_encodes_on_the_way(name: str, tmp_path: Path) -> None:
+    format = FORMATS[name]
+    matrix = torch.randn(33, 64).bfloat16()
+    blocks = pack(torch.randn(9, 64), FORMATS["q8_0"])
+    path = tmp_path / "encoded.gguf"
+    tensors = [entry("a", matrix, format), entry("t", matrix.T, FORMATS["f32"])]
+    write_gguf(path, {}, [*tensors, entry("b", blocks, format), entry("c", blocks.prefix(3, 32))])
+    file = GGUFFile(path)
+    for key, value in (("a", matrix), ("b", unpack(blocks))):
+        got = file.tensor(key)
+        want = pack(value, format) if format.block > 1 else value.to(got.dtype)  # type: ignore[union-attr]
+        assert torch.equal(stored(got), stored(want))
+    assert torch.equal(file.tensor("t"), matrix.T.float())
+    assert torch.equal(stored(file.tensor("c")), blocks.prefix(3, 32).blocks)
+
+
+def test_writing_streams_and_reports_progress(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gemelo.weights.files.PIECE_BYTES", 1000)
+    alive: list[str] = []
+    done: list[int] = []
+
+    def make(name: str) -> Callable[[], Tensor]:
+        def maker() -> Tensor:
+            assert sum(done) == 4096 * len(alive), "asked for before its turn"
+            alive.append(name)
+            return torch.full((32, 32), float(len(alive)))
+
+        return maker
+
+    tensors: list[TensorToWrite] = [(n, (32, 32), FORMATS["f32"], make(n)) for n in "abc"]
+    write_gguf(tmp_path / "s.gguf", {}, iter(tensors), progress=done.append)
+    assert sum(done) == 3 * 4096
+    assert max(done) <= 1000
+    got = GGUFFile(tmp_path / "s.gguf")
+    assert [float(got.tensor(n)[5, 5]) for n in got] == [1, 2, 3]  # type: ignore[index]
+
+
+def test_scalar_and_empty_files(tmp_path: Path) -> None:
+    path = tmp_path / "small.gguf"
+    write_gguf(path, {}, [])
+    assert GGUFFile(path).names() == []
+    write_gguf(path, {"empty": np.zeros(0, np.float32)}, [entry("s", torch.tensor(3.5))])
+    file = GGUFFile(path)
+    assert file.shape("s") == ()
+    assert torch.equal(file.tensor("s"), torch.tensor(3.5))
+    assert file.metadata["empty"].shape == (0,)
+
+
+# ---- the map -------------------------------------------------------------------------------------
+
+
+def test_tensors_are_views_of_one_private_map(written: Path) -> None:
+    before = written.read_bytes()
+    file = GGUFFile(written)
+    first, second = file.tensor("norm.f32"), file.tensor("norm.f32")
+    assert isinstance(first, Tensor) and isinstance(second, Tensor)
+    assert first.data_ptr() == second.data_ptr()
+    storages = {stored(file.tensor(name)).untyped_storage().data_ptr() for name in file}
+    assert len(storages) == 1
+    first.zero_()
+    assert written.read_bytes() == before
+    del file
+    assert torch.equal(second, torch.zeros(7))  # the map outlives the file object
+
+
+@pytest.mark.skipif(not hasattr(os, "sysconf"), reason="asks the system for its memory size")
+def test_a_file_larger_than_memory_opens(tmp_path: Path) -> None:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    path = tmp_path / "large.gguf"
+    write_gguf(path, {}, [entry("a", torch.ones(8))])
+    os.truncate(path, 2 * memory)  # sparse: takes no disk
+    assert torch.equal(GGUFFile(path).tensor("a"), torch.ones(8))
+
+
+def test_the_real_file_opens_fast_and_agrees_with_the_gguf_package(real_gguf: Path) -> None:
+    started = time.perf_counter()
+    file = GGUFFile(real_gguf)
+    assert time.perf_counter() - started < 1  # 0.06 s where it was measured; others take seconds
+    assert file.metadata["gemma3.block_count"] == 18
+    assert len(file.metadata["tokenizer.ggml.tokens"]) == 262144
+    assert file.metadata["tokenizer.ggml.tokens"][236743] == "▁".encode()
+    assert file.shape("token_embd.weight") == (262144, 640)
+    counts: dict[str, int] = {}
+    for name in file:
+        counts[file.format(name).name] = counts.get(file.format(name).name, 0) + 1
+    assert counts == {"f32": 109, "q8_0": 10, "q5_0": 81, "q4_k": 27, "q6_k": 9}
+    embedding = file.tensor("token_embd.weight")
+    assert isinstance(embedding, Packed)
+    first = unpack(embedding.prefix(rows=1))[0, :5]
+    want = torch.tensor([-0.0072441, 0.042861, -0.0344095, -0.0211287, -0.0120735])
+    torch.testing.assert_close(first, want, rtol=1e-4, atol=0)
+    raw = embedding.prefix(rows=3).blocks.numpy()
+    oracle = gguf.quants.dequantize(raw, gguf.GGMLQuantizationType.Q8_0)
+    assert np.array_equal(unpack(embedding.prefix(rows=3)).numpy(), oracle)
+
+
+# ---- refusals ------------------------------------------------------------------------------------
+
+
+def test_places_that_are_no_file(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "missing.gguf", tmp_path / "a\0b"):
+        with pytest.raises(InputError, match="cannot open"):
+            GGUFFile(path)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(InputError, match="not a file"):  # and does not wait for a writer
+        GGUFFile(pipe)
+
+
+def test_other_files(tmp_path: Path) -> None:
+    path = tmp_path / "x.gguf"
+    for content, error, words in (
+        (b"", FileFormatError, "empty"),
+        (b"GG", FileFormatError, "ends after"),
+        (b"PK\3\4" + bytes(100), FileFormatError, "not a GGUF file"),
+        (b"GGUF" + (1).to_bytes(4, "little") + bytes(100), UnsupportedError, "version 1"),
+        (b"GGUF" + (3).to_bytes(4, "big") + bytes(100), UnsupportedError, "big-endian"),
+        (b"GGUF" + (3).to_bytes(4, "little") + b"\xff" * 16, FileFormatError, "claims"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(error, match=words):
+            GGUFFile(path)
+
+
+def test_a_name_that_is_not_there(written: Path) -> None:
+    file = GGUFFile(written)
+    for ask in (file.tensor, file.shape, file.format, file.nbytes):
+        with pytest.raises(FileFormatError, match="no tensor 'nope'"):
+            ask("nope")
+
+
+def test_truncation_is_told_with_the_tensor(written: Path, tmp_path: Path) -> None:
+    path = tmp_path / "short.gguf"
+    path.write_bytes(written.read_bytes()[:-200])
+    with pytest.raises(FileFormatError, match=r"short\.gguf.*matrix\.iq4_nl.*truncated"):
+        GGUFFile(path)
+
+
+def test_bytes_behind_the_last_tensor_change_nothing(written: Path, tmp_path: Path) -> None:
+    path = tmp_path / "padded.gguf"
+    path.write_bytes(written.read_bytes() + bytes(5000))
+    assert GGUFFile(path).names() == GGUFFile(written).names()
+
+
+@pytest.mark.parametrize(
+    "metadata, words",
+    [
+        ({"general.alignment": 0}, "power of two"),
+        ({"general.alignment": 48}, "power of two"),
+        ({"general.alignment": "32"}, "power of two"),
+        ({"k": object()}, "cannot hold 'k'"),
+        ({"k": [1, "a"]}, "cannot hold 'k'"),
+        ({"k": [[1], [2]]}, "cannot hold 'k'"),
+        ({"k": [[1], [2, 3]]}, "cannot hold 'k'"),
+        ({"k": 1 << 70}, "cannot hold 'k'"),
+        ({"k": np.zeros((2, 2))}, "cannot hold 'k'"),
+        ({"k": 1j}, "cannot hold 'k'"),
+    ],
+)
+def test_metadata_that_gguf_cannot_hold(
+    metadata: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=words):
+        write_gguf(tmp_path / "x.gguf", metadata, [])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tensors_that_gguf_cannot_hold(tmp_path: Path) -> None:
+    a = torch.zeros(2, 32)
+    for tensors in (
+        [entry("a", a), entry("a", a)],
+        [entry("n" * 64, a)],
+        [entry("a", torch.zeros(1, 1, 1, 1, 1))],
+        [entry("a", torch.zeros(0, 4))],
+        [entry("a", torch.zeros(2, 33), FORMATS["q8_0"])],
+        [("a", (2, 32), FORMATS["f32"], lambda: torch.zeros(32, 2))],
+    ):
+        with pytest.raises(InputError):
+            write_gguf(tmp_path / "x.gguf", {}, tensors)
+    with pytest.raises(UnsupportedError):
+        write_gguf(tmp_path / "x.gguf", {}, [entry("a", torch.zeros(2, 256), FORMATS["q6_k"])])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_vectors_in_blocks_are_refused_when_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "v.gguf"
+    write_gguf(path, {}, [entry("v", torch.zeros(64), FORMATS["q8_0"])])
+    with pytest.raises(UnsupportedError, match="q8_0 with shape"):
+        GGUFFile(path).tensor("v")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, OSError])
+def test_an_interrupted_write_leaves_the_old_file(
+    error: type[BaseException], tmp_path: Path
+) -> None:
+    path = tmp_path / "model.gguf"
+    write_gguf(path, {}, [entry("a", torch.ones(4))])
+    before = path.read_bytes()
+
+    def fail() -> Tensor:
+        raise error
+
+    with pytest.raises(UnavailableError if error is OSError else error):
+        write_gguf(path, {}, [entry("a", torch.zeros(4)), ("b", (4,), FORMATS["f32"], fail)])
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_directory_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nowhere"):
+        write_gguf(tmp_path / "nowhere" / "x.gguf", {}, [])
+
+
+def test_a_file_can_be_rewritten_from_itself(tmp_path: Path) -> None:
+    path = tmp_path / "self.gguf"
+    write_gguf(path, {"k": 1}, [entry(*item) for item in every_format()])
+    before = path.read_bytes()
+    file = GGUFFile(path)
+    write_gguf(path, file.metadata, [entry(name, file.tensor(name)) for name in file])
+    assert path.read_bytes() == before
+
+
+def test_the_real_file_copies_byte_for_byte(real_gguf: Path, tmp_path: Path) -> None:
+    file, copy = GGUFFile(real_gguf), tmp_path / "copy.gguf"
+    write_gguf(
+        copy,
+        file.metadata,
+        [(n, file.shape(n), file.format(n), lambda n=n: file.tensor(n)) for n in file],  # type: ignore[misc]
+    )
+    try:
+        assert filecmp.cmp(copy, real_gguf, shallow=False)
+    finally:
+        copy.unlink()
