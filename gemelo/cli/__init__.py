@@ -101,7 +101,6 @@ def run(words: Sequence[str]) -> int:
     except SystemExit as stopped:
         return stopped.code if isinstance(stopped.code, int) else _FAILED
     except (KeyboardInterrupt, typer.Abort):
-        terminal.note("interrupted")
         return _INTERRUPTED
     except Exception as error:
         return _told(error, words)

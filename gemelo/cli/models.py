@@ -151,24 +151,20 @@ def layers_table(summary: Summary) -> Table:
     table.add_column("parameters", justify="right")
     table.add_column("bytes", justify="right")
     for layer in summary.layers:
-        shapes = (" x ".join(map(str, layer.weights[names[0]].shape)) for names in columns)
+        shapes = (" x ".join(map(str, _shape(layer, names[0]))) for names in columns)
         table.add_row(str(layer.index), _attention(layer), *shapes, *_sums(layer))
     return table
 
 
 def shape_columns(layers: Sequence[Layer]) -> list[list[str]]:
-    """Names of the matrices of a layer, neighbours together if their shapes agree in all layers."""
-    columns: list[list[str]] = []
-    shapes: tuple[tuple[int, ...], ...] | None = None
-    for name, weight in layers[0].weights.items():
-        if len(weight.shape) != 2:
-            continue
-        own = tuple(layer.weights[name].shape for layer in layers)
-        if own != shapes:
-            columns.append([])
-        columns[-1].append(name)
-        shapes = own
-    return columns
+    """Names of the matrices of the layers, together where their shapes agree in every layer."""
+    names = dict.fromkeys(
+        name for layer in layers for name, weight in layer.weights.items() if len(weight.shape) == 2
+    )
+    columns: dict[tuple[tuple[int, ...], ...], list[str]] = {}
+    for name in names:
+        columns.setdefault(tuple(_shape(layer, name) for layer in layers), []).append(name)
+    return list(columns.values())
 
 
 def totals(summary: Summary) -> Iterator[str]:
@@ -187,6 +183,11 @@ def totals(summary: Summary) -> Iterator[str]:
     costs = (f"{tokens:,} tokens {size(count)}" for tokens, count in summary.kv_bytes.items())
     yield f"KV cache: {', '.join(costs)}"
     yield f"chat template: {'yes' if summary.chat_template else 'none, a base model'}"
+
+
+def _shape(layer: Layer, name: str) -> tuple[int, ...]:
+    """Empty where the layer has no such matrix."""
+    return layer.weights[name].shape if name in layer.weights else ()
 
 
 def _short(name: str) -> str:

@@ -17,6 +17,7 @@ from gemelo.config.cost import flops_per_token, kv_bytes, kv_slots, num_paramete
 from gemelo.config.gemma3 import Gemma3Config, VisionConfig
 from gemelo.config.gemma3n import Gemma3nConfig
 from gemelo.config.model import FULL, LAYER_TYPES, SLIDING, LayerType, ModelConfig
+from gemelo.config.submodel import Submodel
 from gemelo.errors import UnsupportedError
 
 MODEL_TYPES = ("gemma3_text", "gemma3", "gemma3n_text", "gemma3n")
@@ -30,6 +31,7 @@ __all__ = [
     "Gemma3nConfig",
     "LayerType",
     "ModelConfig",
+    "Submodel",
     "VisionConfig",
     "flops_per_token",
     "kv_bytes",

@@ -8,11 +8,12 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import torch
 
 from gemelo.cli import run
 from tests.conftest import TINY, tiny_model, write_checkpoint
@@ -31,6 +32,15 @@ class Ran(NamedTuple):
 
 
 Command = Callable[..., Ran]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> Iterator[None]:
+    """Matrices this small only wait for a second thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -73,7 +83,11 @@ def long_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def start(*words: str, **streams: object) -> subprocess.Popen[bytes]:
     """A process of its own, for what only a process shows: signals, pipes, terminals."""
-    environment = os.environ | {"PROMPT_TOOLKIT_NO_CPR": "1", "TERM": "xterm"}
+    environment = os.environ | {
+        "PROMPT_TOOLKIT_NO_CPR": "1",
+        "TERM": "xterm",
+        "OMP_NUM_THREADS": "1",
+    }
     return subprocess.Popen(
         [sys.executable, "-m", "gemelo", *words],
         env=environment,

@@ -230,21 +230,24 @@ def test_on_a_terminal(
     file = tmp_path / "talk.json"
     terminal = Terminal("chat", "-m", str(long_directory), "--seed", "1", "--max-tokens", "60000")
     try:
-        terminal.expect(">>> ")
+        terminal.expect(">>>")
         terminal.type("half a line\x03")  # Ctrl-C clears it
-        terminal.expect(">>> ")
+        terminal.expect(">>>")
         terminal.type("\x03")
         terminal.expect("/bye leaves")
+        terminal.expect(">>>")
         terminal.type("/set ignore_eos true\r")
         terminal.expect("ignore_eos = true")
-        terminal.expect(">>> ")
+        terminal.expect(">>>")
         terminal.type('"""one\rtwo"""\r')  # Enter inside quotes begins a new line
-        terminal.expect('two"""')
+        terminal.expect("two")
         time.sleep(1.5)  # let it say something
         terminal.type("\x03")
         terminal.expect("(stopped)")
+        terminal.expect(">>>")
         terminal.type(f"/save {file}\r")
         terminal.expect("2 messages")
+        terminal.expect(">>>")
         terminal.type("\x04")  # Ctrl-D
         assert terminal.process.wait(30) == 0
     finally:

@@ -1,0 +1,194 @@
+"""A sub-model as a value: which layers of a whole Gemma 3n run, and how wide they are.
+
+The same value is what a slice copies, a view shares, a draft runs, a search tries and a loss
+samples. It has names for the published ones (E2B, and the mixes of the slicing table), or is
+written out, or comes from a TOML or JSON file. What would not work is refused with words: a layer
+that gives its keys to others cannot be skipped, a width must be whole quantisation blocks.
+
+    e2b = Submodel.named("E2B", config)
+    small = e2b.config(config)              # the config.json of that model alone
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from gemelo.config.gemma3n import Gemma3nConfig
+from gemelo.errors import FileFormatError, InputError
+
+GROUP = 32  # neurons: the smallest block of the quantised formats, so that a prefix cuts none
+
+# Gemma 3n's published mixes (slicing table of the model card): layers of full width; the others
+# have half. All are cut from 35 layers; the first two skip the block 20-24.
+_ALL = range(35)
+_BLOCK = (20, 21, 22, 23, 24)
+_PUBLISHED: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    # name: (wide layers, skipped layers)
+    "E2B": ((), _BLOCK),
+    "E1.96B-layer": ((4,), _BLOCK),
+    "E2.54B-layer": ((4, *_BLOCK), ()),
+    "E2.69B-layer": ((4, 9, 14, 19, *_BLOCK), ()),
+    "E2.98B-layer": ((*range(15, 25), *range(30, 35)), ()),
+    "E3.18B-layer": ((4, *range(9, 25), 29, 34), ()),
+    "E3.39B-layer": ((4, *range(9, 30), 34), ()),
+    "E3.59B-layer": ((*range(4, 30), 34), ()),
+    "E3.79B-layer": (tuple(range(4, 35)), ()),
+    "E2.49B-block": (_BLOCK, ()),
+    "E2.73B-block": (tuple(range(15, 25)), ()),
+    "E2.98B-block": (tuple(range(10, 25)), ()),
+    "E3.24B-block": (tuple(range(10, 30)), ()),
+    "E3.49B-block": (tuple(range(5, 30)), ()),
+    "E3.79B-block": (tuple(range(5, 35)), ()),
+}
+WHOLE = "E4B"
+
+
+@dataclass(frozen=True)
+class Submodel:
+    """ffn_widths has an entry for every kept layer, in order; skipped_layers are the whole's."""
+
+    ffn_widths: tuple[int, ...]
+    skipped_layers: tuple[int, ...] = ()
+    name: str = dataclasses.field(default="", compare=False)
+
+    @classmethod
+    def whole(cls, config: Gemma3nConfig) -> Self:
+        """All of it."""
+        return cls(config.ffn_widths, (), WHOLE)
+
+    @classmethod
+    def named(cls, name: str, config: Gemma3nConfig) -> Self:
+        """A published sub-model by its name (case and a unique beginning are enough)."""
+        if name.upper() == WHOLE:
+            return cls.whole(config)
+        found = [key for key in _PUBLISHED if key.upper().startswith(name.upper())]
+        exact = [key for key in found if key.upper() == name.upper()]
+        if len(exact or found) != 1:
+            raise InputError(
+                f"sub-model {name!r} is {'ambiguous' if found else 'unknown'}; choose one of "
+                f"{', '.join(found or names())}, or give a .toml or .json file"
+            )
+        if config.num_hidden_layers != len(_ALL):
+            raise InputError(
+                f"sub-model {name!r} is cut from {len(_ALL)} layers and this model has "
+                f"{config.num_hidden_layers}; give ffn_widths in a .toml or .json file"
+            )
+        wide, skipped = _PUBLISHED[(exact or found)[0]]
+        kept = [layer for layer in _ALL if layer not in skipped]
+        widths = tuple(config.ffn_widths[i] // (1 if i in wide else 2) for i in kept)
+        return cls(widths, skipped, (exact or found)[0]).checked(config)
+
+    @classmethod
+    def read(cls, path: Path, config: Gemma3nConfig) -> Self:
+        """From a TOML or JSON file: `ffn_widths` (a number or a list), `skipped_layers`, `name`."""
+        try:
+            text = path.read_text(encoding="utf-8")
+            raw = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+        except (OSError, ValueError, RecursionError) as error:
+            raise FileFormatError(f"{path}: not readable as {path.suffix[1:]}: {error}") from None
+        if not isinstance(raw, dict) or set(raw) - {"ffn_widths", "skipped_layers", "name"}:
+            raise FileFormatError(f"{path}: expected ffn_widths, skipped_layers and name")
+        skipped = _whole_numbers(path, "skipped_layers", raw.get("skipped_layers", []))
+        widths = raw.get("ffn_widths")
+        if isinstance(widths, int):
+            widths = [widths] * (config.num_hidden_layers - len(skipped))
+        found = _whole_numbers(path, "ffn_widths", widths)
+        return cls(found, skipped, str(raw.get("name", path.stem))).checked(config)
+
+    @classmethod
+    def of(cls, choice: str | Self, config: Gemma3nConfig) -> Self:
+        """A sub-model, a published name, or the path of a file that describes one."""
+        if not isinstance(choice, str):
+            return choice.checked(config)
+        if choice.endswith((".toml", ".json")):
+            return cls.read(Path(choice), config)
+        return cls.named(choice, config)
+
+    def kept(self, config: Gemma3nConfig) -> tuple[int, ...]:
+        """The whole's layers that run, in order."""
+        return tuple(layer for layer in config.layers if layer not in self.skipped_layers)
+
+    def config(self, config: Gemma3nConfig) -> Gemma3nConfig:
+        """The config of this sub-model as a model of its own."""
+        kept = self.kept(config)
+        borrowers = sum(layer not in config.kv_layers for layer in kept)
+        return dataclasses.replace(
+            config,
+            num_hidden_layers=len(kept),
+            intermediate_size=self.ffn_widths,
+            num_kv_shared_layers=borrowers,
+            layer_types=tuple(config.layer_types[layer] for layer in kept),
+            activation_sparsity_pattern=tuple(
+                config.activation_sparsity_pattern[layer] for layer in kept
+            ),
+        )
+
+    def checked(self, config: Gemma3nConfig) -> Self:
+        """Itself, if it can be cut from a model of `config`; else an `InputError` with the reason."""
+        layers, skipped = config.num_hidden_layers, self.skipped_layers
+        for layer in skipped:
+            if layer not in config.layers:
+                raise InputError(f"skipped layer {layer} is outside 0 to {layers - 1}")
+        if len(set(skipped)) != len(skipped):
+            raise InputError(f"skipped_layers names a layer twice: {list(skipped)}")
+        donors = {
+            config.kv_donor(layer) for layer in config.layers if layer not in config.kv_layers
+        }
+        if lost := sorted(donors & set(skipped)):
+            raise InputError(
+                f"layer {lost[0]} cannot be skipped: the last {config.num_kv_shared_layers} layers "
+                "attend over its keys and values"
+            )
+        kept = self.kept(config)
+        if len(self.ffn_widths) != len(kept):
+            raise InputError(
+                f"{len(self.ffn_widths)} ffn_widths for {len(kept)} kept layers "
+                f"({layers} less {len(skipped)} skipped); give one for each"
+            )
+        for layer, width in zip(kept, self.ffn_widths, strict=True):
+            most = config.ffn_widths[layer]
+            if not 0 < width <= most or width % GROUP:
+                raise InputError(
+                    f"layer {layer}: a feed-forward width of {width} is not a multiple of {GROUP} "
+                    f"from {GROUP} to {most}"
+                )
+        return self
+
+    def owns_all_keys(self, config: Gemma3nConfig) -> bool:
+        """Whether its cache has the whole's shape, so that the two can take turns on one cache."""
+        return not any(layer in config.kv_layers for layer in self.skipped_layers)
+
+    def same_keys(self, other: Submodel, config: Gemma3nConfig) -> bool:
+        """Whether both write the very same cache: they agree on every layer that owns keys.
+
+        What lies above (the KV-exact zone) may differ; it leaves no trace in the cache. Of the last
+        owning layer only what comes before its keys counts, and its feed-forward comes after.
+        """
+        owners = [layer for layer in config.kv_layers if layer not in self.skipped_layers]
+        if owners != [layer for layer in config.kv_layers if layer not in other.skipped_layers]:
+            return False
+        ours, theirs = self._width_of(config), other._width_of(config)
+        return all(ours[layer] == theirs[layer] for layer in owners[:-1])
+
+    def _width_of(self, config: Gemma3nConfig) -> dict[int, int]:
+        return dict(zip(self.kept(config), self.ffn_widths, strict=True))
+
+
+def names() -> list[str]:
+    """The published sub-models, the whole first."""
+    return [WHOLE, *_PUBLISHED]
+
+
+def _whole_numbers(path: Path, name: str, value: Any) -> tuple[int, ...]:
+    if not isinstance(value, Iterable) or isinstance(value, str | bytes | dict):
+        raise FileFormatError(f"{path}: {name} is {value!r}; expected whole numbers")
+    found = tuple(value)
+    if not all(isinstance(item, int) and not isinstance(item, bool) for item in found):
+        raise FileFormatError(f"{path}: {name} is {value!r}; expected whole numbers")
+    return found

@@ -1,0 +1,195 @@
+"""The Gemma 3n decoder against transformers on random weights, whole and in every kind of step."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import Gemma3nForCausalLM, Gemma3nTextConfig
+
+from gemelo.config import FULL, SLIDING, Gemma3nConfig
+from gemelo.engine.kv import KVCache
+from gemelo.models.gemma3n import Gemma3n
+
+TOLERANCE = 3e-4
+TOKENS = 31
+
+# Windows crossed, shared layers of both kinds, mixed widths, sparse and dense feed-forwards.
+SMALL = Gemma3nConfig(
+    vocab_size=320,
+    vocab_size_per_layer_input=300,
+    hidden_size=64,
+    num_hidden_layers=12,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=16,
+    sliding_window=6,
+    max_position_embeddings=256,
+    num_kv_shared_layers=5,
+    hidden_size_per_layer_input=8,
+    laurel_rank=8,
+    intermediate_size=(96,) * 6 + (64,) * 6,
+    activation_sparsity_pattern=(0.95,) * 4 + (0.0,) * 8,
+)
+TINY_3N = {
+    "mixed-widths": SMALL,
+    "one-kv-head": dataclasses.replace(
+        SMALL, num_key_value_heads=1, hidden_size=48, head_dim=24, num_kv_shared_layers=2
+    ),
+    "odd-pattern": dataclasses.replace(
+        SMALL,
+        num_hidden_layers=7,
+        num_kv_shared_layers=3,
+        layer_types=(FULL, SLIDING, SLIDING, FULL, SLIDING, FULL, SLIDING),
+        intermediate_size=(64, 32, 96, 64, 32, 96, 64),
+        activation_sparsity_pattern=(0.5, 0.0, 0.95, 0.0, 0.0, 0.0, 0.9),
+        altup_num_inputs=3,
+        sliding_window=4,
+    ),
+    "nothing-shared": dataclasses.replace(SMALL, num_kv_shared_layers=0),
+}
+
+
+def tiny_gemma3n(config: Gemma3nConfig, seed: int = 0) -> Gemma3n:
+    model = Gemma3n(config).eval()
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        if parameter.dim() == 1:  # norms multiply by w, not by 1 + w
+            parameter.uniform_(0.5, 1.5, generator=generator)
+        else:
+            parameter.normal_(0, 0.15, generator=generator)
+    return model
+
+
+def reference(model: Gemma3n) -> Gemma3nForCausalLM:
+    raw = {key: value for key, value in model.config.to_hf().items() if key != "architectures"}
+    twin = Gemma3nForCausalLM(Gemma3nTextConfig(**raw, attn_implementation="eager")).eval()
+    state = {f"model.{name}": weight for name, weight in model.state_dict().items()}
+    state["lm_head.weight"] = state["model.embed_tokens.weight"]
+    twin.load_state_dict(state)
+    return twin
+
+
+def positions_of(ids: Tensor) -> Tensor:
+    return torch.arange(ids.shape[1]).expand_as(ids)
+
+
+def difference(a: Tensor, b: Tensor) -> float:
+    return float((a - b).abs().max())
+
+
+@pytest.fixture(scope="module", params=TINY_3N.values(), ids=TINY_3N.keys())
+def pair(request: pytest.FixtureRequest) -> tuple[Gemma3n, Tensor, Tensor]:
+    """Our model, ids (2, T), and the reference's logits (2, T, V)."""
+    model = tiny_gemma3n(request.param)
+    ids = torch.randint(3, 320, (2, TOKENS), generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        return model, ids, reference(model)(ids, use_cache=True).logits
+
+
+@torch.inference_mode()
+def test_without_a_cache(pair: tuple[Gemma3n, Tensor, Tensor]) -> None:
+    model, ids, wanted = pair
+    assert difference(model.logits(model(ids, positions_of(ids))), wanted) <= TOLERANCE
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 7, 30, TOKENS])
+@torch.inference_mode()
+def test_any_chunking(pair: tuple[Gemma3n, Tensor, Tensor], chunk: int) -> None:
+    model, ids, wanted = pair
+    cache = KVCache(model.config, context=64, rows=2, chunk=chunk)
+    places = positions_of(ids)
+    steps = [
+        model(ids[:, at : at + chunk], places[:, at : at + chunk], cache)
+        for at in range(0, TOKENS, chunk)
+    ]
+    assert difference(model.logits(torch.cat(steps, 1)), wanted) <= TOLERANCE
+
+
+@torch.inference_mode()
+def test_a_batch_of_mixed_lengths_is_each_alone(pair: tuple[Gemma3n, Tensor, Tensor]) -> None:
+    model, ids, _ = pair
+    twin = reference(model)
+    lengths = [TOKENS - 4, 11]
+    places = positions_of(ids).clone()
+    for row, length in enumerate(lengths):
+        places[row, length:] = -1
+    cache = KVCache(model.config, context=64, rows=2, chunk=TOKENS)
+    prompt = model.logits(model(ids, places, cache))
+    step = torch.tensor([[7], [9]])
+    more = model.logits(model(step, torch.tensor(lengths)[:, None], cache))
+    for row, length in enumerate(lengths):
+        alone = torch.cat([ids[row : row + 1, :length], step[row : row + 1]], 1)
+        wanted = twin(alone, use_cache=True).logits[0]
+        assert difference(prompt[row, :length], wanted[:-1]) <= TOLERANCE
+        assert difference(more[row, 0], wanted[-1]) <= TOLERANCE
+
+
+@pytest.mark.parametrize("keep", [0, 1, 4])
+@torch.inference_mode()
+def test_half_depth_is_exact_for_the_tokens_that_are_kept(
+    pair: tuple[Gemma3n, Tensor, Tensor], keep: int
+) -> None:
+    """Prompt tokens stop at the last layer that owns keys; later steps cannot tell."""
+    model, ids, wanted = pair
+    cache = KVCache(model.config, context=64, rows=2, chunk=TOKENS)
+    hidden = model(ids, positions_of(ids), cache, keep=keep)
+    assert hidden.shape[1] == keep
+    if keep:
+        assert difference(model.logits(hidden), wanted[:, -keep:]) <= TOLERANCE
+    step = model(torch.full((2, 1), 9), torch.full((2, 1), TOKENS), cache)
+    longer = torch.cat([ids, torch.full((2, 1), 9)], 1)
+    assert difference(step, model(longer, positions_of(longer))[:, -1:]) <= TOLERANCE
+
+
+def test_upper_layers_do_not_run_for_tokens_nobody_asks_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = tiny_gemma3n(SMALL)
+    seen: dict[int, int] = {}
+    for place, block in enumerate(model.layers):
+        forward = block.mlp.forward
+
+        def counted(x: Tensor, width: int, place: int = place, forward=forward) -> Tensor:  # type: ignore[no-untyped-def]
+            seen[place] = seen.get(place, 0) + x.shape[1]
+            result: Tensor = forward(x, width)
+            return result
+
+        monkeypatch.setattr(block.mlp, "forward", counted)
+    ids = torch.arange(3, 24)[None]
+    with torch.inference_mode():
+        model(ids, positions_of(ids), KVCache(SMALL, 64), keep=1)
+    assert [seen[place] for place in range(12)] == [21] * 6 + [1] * 6
+
+
+def test_shared_layers_have_no_keys_of_their_own() -> None:
+    model = tiny_gemma3n(SMALL)
+    with_keys = [i for i, block in enumerate(model.layers) if hasattr(block.self_attn, "k_proj")]
+    assert with_keys == list(SMALL.kv_layers) == list(range(7))
+    assert sorted(KVCache(SMALL, 64).stores) == with_keys
+    assert [SMALL.kv_donor(layer) for layer in range(7, 12)] == [6, 6, 4, 6, 6]
+
+
+@torch.inference_mode()
+def test_ids_outside_the_per_layer_table_take_its_first_row() -> None:
+    model = tiny_gemma3n(SMALL)
+    changed = copy.deepcopy(model)
+    changed.embed_tokens_per_layer.weight[1:] += 1
+    ids = torch.tensor([[310, 319, 300]])
+    same = model(ids, positions_of(ids))
+    assert torch.equal(same, changed(ids, positions_of(ids)))
+    assert not torch.equal(model(ids - 10, positions_of(ids)), changed(ids - 10, positions_of(ids)))
+
+
+@torch.inference_mode()
+def test_bfloat16_is_as_near_to_float32_as_the_reference_is(
+    pair: tuple[Gemma3n, Tensor, Tensor],
+) -> None:
+    model, ids, exact = pair
+    theirs = reference(model).to(torch.bfloat16)(ids, use_cache=True).logits.float()
+    half = copy.deepcopy(model).to(torch.bfloat16)
+    ours = half.logits(half(ids, positions_of(ids)))
+    assert 0 < (ours - exact).abs().mean() <= 1.2 * (theirs - exact).abs().mean()
