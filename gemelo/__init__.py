@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gemelo.config import ModelConfig
-    from gemelo.engine.engine import Engine, Session
+    from gemelo.engine.engine import Engine
     from gemelo.engine.kv import KVCache
     from gemelo.engine.model import Completion, Model, load
     from gemelo.engine.row import Piece
     from gemelo.engine.sampling import Sampling
+    from gemelo.engine.session import Session
     from gemelo.errors import GemeloError
     from gemelo.inputs.chat import Prompt
     from gemelo.inputs.tokenizer import Tokenizer
@@ -35,7 +36,7 @@ _HOMES = {
     "Piece": "gemelo.engine.row",
     "Prompt": "gemelo.inputs.chat",
     "Sampling": "gemelo.engine.sampling",
-    "Session": "gemelo.engine.engine",
+    "Session": "gemelo.engine.session",
     "Tokenizer": "gemelo.inputs.tokenizer",
     "load": "gemelo.engine.model",
 }

@@ -11,6 +11,7 @@ written beside its name and renamed when it is whole.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -18,23 +19,33 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from gemelo.checkpoint import Source, Weight, open_source, read_tokenizer
+from gemelo.checkpoint import read_tokenizer
+from gemelo.config import Gemma3nConfig
 from gemelo.errors import InputError, UnsupportedError
 from gemelo.inputs.tokenizer import Tokenizer
-from gemelo.kernels.formats import FORMATS, Format, Packed, unpack
+from gemelo.source import (
+    EMBEDDING,
+    Source,
+    architecture,
+    open_source,
+    with_rows,
+    without_padding,
+    without_towers,
+)
+from gemelo.targets import DTYPES, Target, TargetFormat, gguf_targets, hf_targets
 from gemelo.weights import metadata, names
 from gemelo.weights.gguf import GGUFFile
 from gemelo.weights.gguf_write import write_gguf
+from gemelo.weights.metadata_gemma3n import built_in
 from gemelo.weights.safetensors import write_safetensors
 
-TargetFormat = Literal["native", "bf16", "f16", "f32", "q8_0", "q4_0"]
 Progress = Callable[[int, int], None]  # bytes written, bytes in all
-_DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 _FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7, "bf16": 32}
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -48,31 +59,17 @@ _TOKENIZER_FILES = (
     "preprocessor_config.json",
     "processor_config.json",
 )
-_HALF_MAX = 65504.0
+_UNUSED = 5  # GGUF's type of a token that no text has
 
 
 @dataclass(frozen=True)
 class Converted:
-    """What was written."""
+    """What was written; `notices` says, a sentence each, what was left out or put right."""
 
     path: Path
     tensors: int
     size_bytes: int
-
-
-@dataclass(frozen=True)
-class Target:
-    """One tensor to write: its canonical name, PyTorch shape, format, and how to get it."""
-
-    name: str
-    shape: tuple[int, ...]
-    format: Format
-    weight: Callable[[], Weight]
-
-    @property
-    def nbytes(self) -> int:
-        *rows, columns = self.shape
-        return torch.Size(rows).numel() * self.format.row_bytes(columns)
+    notices: tuple[str, ...] = ()
 
 
 def convert(
@@ -81,11 +78,13 @@ def convert(
     format: TargetFormat = "native",
     *,
     text_only: bool = False,
+    mixed_widths: bool = False,
     progress: Progress | None = None,
 ) -> Converted:
     """Write `source` as `target`: GGUF if it ends in .gguf, else a directory of safetensors.
 
-    text_only leaves a vision tower out; without it a GGUF target refuses a model that has one.
+    text_only leaves towers out; without it a GGUF target refuses a model that has some.
+    mixed_widths writes a GGUF of feed-forwards of several widths, which llama.cpp does not read.
     Raises `InputError` for a target that exists. `progress` gets bytes written and in all.
     """
     if format not in get_args(TargetFormat):
@@ -93,64 +92,60 @@ def convert(
     if target.exists():
         raise InputError(f"{target} exists; choose another name or remove it first")
     opened = open_source(source)
+    if text_only:
+        opened = without_towers(opened)
     to_gguf = target.suffix == ".gguf"
-    if to_gguf and opened.config.is_multimodal and not text_only:
-        raise UnsupportedError(
-            f"{source} has a vision tower, which a text GGUF cannot hold; --text-only leaves it out"
-        )
-    kept = [name for name in opened.shapes if not text_only or name.startswith("language_model.")]
-    targets = [_target(opened, name, format, to_gguf) for name in kept]
+    opened = for_gguf(opened, mixed_widths) if to_gguf else without_padding(opened)
+    targets = list(gguf_targets(opened, format) if to_gguf else hf_targets(opened, format))
     target.parent.mkdir(parents=True, exist_ok=True)
     write = _write_gguf if to_gguf else _write_directory
     write(opened, target, targets, format, progress)
-    return Converted(target, len(targets), sum(t.nbytes for t in targets))
-
-
-def _target(source: Source, name: str, format: TargetFormat, to_gguf: bool) -> Target:
-    """Norms are float32 in GGUF and as given elsewhere; matrices take the format asked for."""
-    shape, shift = source.shapes[name], names.norm_shift(name, "gemma3")
-    matrix = len(shape) == 2 and name.startswith("language_model.")
-    if to_gguf and not matrix:
-        return Target(name, shape, FORMATS["f32"], lambda: _float(source, name) + shift)
-    chosen = _chosen(source, name, format, matrix, to_gguf)
-    return Target(name, shape, chosen, lambda: _checked(source.tensor(name), chosen))
-
-
-def _chosen(source: Source, name: str, format: TargetFormat, matrix: bool, to_gguf: bool) -> Format:
-    held = source.tensor(name)
-    own = held.format if isinstance(held, Packed) else FORMATS[_format_name(held.dtype)]
-    if format == "native":
-        return own if to_gguf or own.block == 1 else FORMATS["f32"]
-    if format in ("q8_0", "q4_0"):
-        if not to_gguf:
-            raise InputError(f"safetensors cannot hold {format}; choose bf16, f16, f32 or native")
-        embedding = name.endswith("embed_tokens.weight")
-        return FORMATS["q8_0" if embedding else format] if matrix else own
-    return FORMATS[format]
-
-
-def _format_name(dtype: torch.dtype) -> str:
-    for name, known in _DTYPES.items():
-        if known == dtype:
-            return name
-    raise UnsupportedError(f"weights of type {dtype} cannot be converted")
-
-
-def _float(source: Source, name: str) -> Tensor:
-    weight = source.tensor(name)
-    return unpack(weight) if isinstance(weight, Packed) else weight.float()
-
-
-def _checked(weight: Weight, format: Format) -> Weight:
-    """The weight, for a writer to encode as it goes; refused where float16 would overflow."""
-    if format.name == "f16" and isinstance(weight, Tensor) and weight.dtype != torch.float16:
-        largest = float(weight.abs().max())
-        if not largest <= _HALF_MAX:
-            raise InputError(f"a weight of {largest:g} passes f16's {_HALF_MAX:g}; choose bf16")
-    return weight
+    return Converted(target, len(targets), sum(t.nbytes for t in targets), opened.notices)
 
 
 # ---- GGUF ----------------------------------------------------------------------------------------
+
+
+def for_gguf(source: Source, mixed_widths: bool) -> Source:
+    """The source as a GGUF file can hold it. Raises `UnsupportedError` where none can."""
+    config = source.config
+    if config.is_multimodal:
+        raise UnsupportedError(
+            f"{source.path} has towers for images or sounds, which a text GGUF cannot hold; "
+            "--text-only leaves them out"
+        )
+    widths = sorted(set(config.ffn_widths))
+    if len(widths) > 1 and not mixed_widths:
+        raise UnsupportedError(
+            f"{source.path} has feed-forwards of {', '.join(map(str, widths))} neurons, but "
+            "llama.cpp reads one width a model; slice it to one, or --mixed-widths writes a file "
+            "for gemelo alone"
+        )
+    if not isinstance(config, Gemma3nConfig):
+        return source
+    assumed = list(built_in(config.to_hf()))
+    if len(widths) > 1:
+        assumed.append("one feed-forward width")
+    if assumed:
+        notice = f"llama.cpp will not run this model rightly: it takes {', '.join(assumed)}"
+        source = dataclasses.replace(source, notices=(*source.notices, notice))
+    return _with_equal_rows(source) if source.path.is_dir() else source
+
+
+def _with_equal_rows(source: Source) -> Source:
+    """Both tables cut to the text vocabulary: GGUF has one row a token, here as there."""
+    config = source.config
+    assert isinstance(config, Gemma3nConfig)
+    source = without_padding(source)
+    rows = config.vocab_size_per_layer_input
+    if rows >= config.vocab_size:
+        return source
+    notice = (
+        f"the {config.vocab_size - rows} tokens past the {rows} of text, which stand for images "
+        "and sounds, are left out"
+    )
+    cut = with_rows(source, {EMBEDDING: rows}, notice)
+    return dataclasses.replace(cut, config=dataclasses.replace(config, vocab_size=rows))
 
 
 def _write_gguf(
@@ -160,26 +155,27 @@ def _write_gguf(
     format: TargetFormat,
     progress: Progress | None,
 ) -> None:
-    values = _gguf_values(source, format, targets)
+    values = _gguf_values(source, targets)
     total = sum(target.nbytes for target in targets)
-    tensors = ((names.to_gguf(t.name, "gemma3"), t.shape, t.format, t.weight) for t in targets)
+    kind = architecture(source.config)
+    tensors = ((names.to_gguf(t.name, kind), t.shape, t.format, t.weight) for t in targets)
     write_gguf(path, values, tensors, _bytes_done(progress, total))
 
 
-def _gguf_values(source: Source, format: TargetFormat, targets: list[Target]) -> dict[str, Any]:
+def _gguf_values(source: Source, targets: list[Target]) -> dict[str, Any]:
     """The source's own key-values where it is a GGUF; else written from config and tokenizer."""
     if source.path.is_file():
         values = dict(GGUFFile(source.path).metadata)
         values.pop("general.file_type", None)
     else:
         values = {
-            "general.architecture": "gemma3",
+            "general.architecture": architecture(source.config),
             "general.type": "model",
             "general.name": source.path.resolve().name,
             "general.quantization_version": 2,
         }
-        values |= metadata.config_to_gguf(_text_config(source))
-        values |= read_tokenizer(source.path).to_gguf()
+        values |= metadata.config_to_gguf(source.config.to_hf())
+        values |= _tokens(read_tokenizer(source.path), source.config.vocab_size)
     kinds = [target.format.name for target in targets if len(target.shape) == 2]
     common = max(set(kinds), key=kinds.count)
     if common in _FILE_TYPES:
@@ -187,10 +183,20 @@ def _gguf_values(source: Source, format: TargetFormat, targets: list[Target]) ->
     return values
 
 
-def _text_config(source: Source) -> dict[str, Any]:
-    raw = source.config.to_hf()
-    text: dict[str, Any] = raw.get("text_config", raw)
-    return text
+def _tokens(tokenizer: Tokenizer, rows: int) -> dict[str, Any]:
+    """The tokenizer's key-values, one token a row of the embedding, as llama.cpp insists."""
+    values = tokenizer.to_gguf()
+    spare = rows - len(values["tokenizer.ggml.tokens"])
+    padding = {
+        "tokens": [f"[PAD{id}]" for id in range(rows - spare, rows)],
+        "scores": np.zeros(max(0, spare), np.float32),
+        "token_type": np.full(max(0, spare), _UNUSED, np.int32),
+    }
+    for leaf, more in padding.items():
+        held = values[f"tokenizer.ggml.{leaf}"][:rows]
+        joined = [*held, *more] if isinstance(more, list) else np.concatenate([held, more])
+        values[f"tokenizer.ggml.{leaf}"] = joined
+    return values
 
 
 # ---- a Hugging Face directory --------------------------------------------------------------------
@@ -203,7 +209,9 @@ def _write_directory(
     format: TargetFormat,
     progress: Progress | None,
 ) -> None:
-    layout: Literal["text", "multimodal"] = "multimodal" if source.config.is_multimodal else "text"
+    layout = "multimodal" if source.config.is_multimodal else "text"
+    if source.config.model_type == "gemma3n":
+        layout = "multimodal-3n"
     total = sum(target.nbytes for target in targets)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         staging = Path(folder) / path.name
@@ -211,7 +219,7 @@ def _write_directory(
 
         def tensors() -> Iterator[tuple[str, tuple[int, ...], torch.dtype, Callable[[], Tensor]]]:
             for target in targets:
-                dtype = _DTYPES[target.format.name]
+                dtype = DTYPES[target.format.name]
                 yield names.to_hf(target.name, layout), target.shape, dtype, target.weight  # type: ignore[misc]
 
         write_safetensors(staging, tensors(), progress=_bytes_done(progress, total))
@@ -224,7 +232,7 @@ def _write_directory(
 def _main_dtype(targets: list[Target]) -> str:
     kinds = [target.format.name for target in targets if len(target.shape) == 2]
     common = max(set(kinds), key=kinds.count)
-    return str(_DTYPES[common]).removeprefix("torch.")
+    return str(DTYPES[common]).removeprefix("torch.")
 
 
 def _write_tokenizer(source: Source, folder: Path) -> None:

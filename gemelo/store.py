@@ -104,7 +104,7 @@ def pull(name: str, revision: str | None = None) -> Path:
         raise InputError(
             f"{repository}: the hub has no such repository, or it is private and HF_TOKEN is unset"
         ) from None
-    except (errors.EntryNotFoundError, errors.RevisionNotFoundError) as error:
+    except (errors.RemoteEntryNotFoundError, errors.RevisionNotFoundError) as error:
         raise InputError(f"{name}: {_line(error)}") from None
     except (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError, OSError) as error:
         offline = "HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE") else _line(error)

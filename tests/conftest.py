@@ -18,6 +18,9 @@ from gemelo.inputs.tokenizer import Tokenizer
 from gemelo.models.gemma3 import Gemma3
 from gemelo.weights.safetensors import write_safetensors
 
+# One thread: the models are tiny, and on a busy machine threads spend their time waiting.
+torch.set_num_threads(1)
+
 # Window crossed, 5:1 pattern and its remainder, grouped heads, head_dim that is not hidden / heads,
 # linear scaling on full layers alone, a query scalar that is not head_dim (27B's 168).
 TINY = {

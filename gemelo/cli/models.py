@@ -169,16 +169,11 @@ def shape_columns(layers: Sequence[Layer]) -> list[list[str]]:
 
 def totals(summary: Summary) -> Iterator[str]:
     """What surrounds the layers, the sums, and what a context costs."""
-    for label, group in (
-        ("embedding", summary.embedding),
-        ("head", summary.head),
-        ("vision tower", summary.towers),
-    ):
-        if group.weights:
-            formats, parameters, held = _sums(group)
-            yield f"{label}: {parameters} parameters, {held} ({formats})"
-    if not summary.head.weights:
-        yield "head: the embedding"
+    for name, group in (summary.parts | summary.towers).items():
+        formats, parameters, held = _sums(group)
+        yield f"{name}: {parameters} parameters, {held} ({formats})"
+    if "lm_head" not in summary.parts:
+        yield "lm_head: embed_tokens"
     yield f"decoder: {summary.parameters:,} parameters, {size(summary.bytes)}"
     costs = (f"{tokens:,} tokens {size(count)}" for tokens, count in summary.kv_bytes.items())
     yield f"KV cache: {', '.join(costs)}"

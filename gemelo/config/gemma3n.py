@@ -1,9 +1,10 @@
-"""Gemma 3n's text decoder: E4B, E2B, and everything cut from E4B in between.
+"""Gemma 3n: E4B, E2B, and everything cut from E4B in between.
 
-Its feed-forward widths and its Gaussian sparsity are lists, one entry a layer. The last
+The decoder's feed-forward widths and its Gaussian sparsity are lists, one entry a layer. The last
 `num_kv_shared_layers` layers own no keys and values: a sliding one borrows those of the last
 sliding layer before them, a full one those of the last full layer. So a cache has as many layers
-as `kv_layers`, and every sub-model that keeps those has a cache of the same shape.
+as `kv_layers`, and every sub-model that keeps those has a cache of the same shape. What a
+checkpoint says of its eye and its ear is kept in its own words.
 
     config = Gemma3nConfig.from_hf(json.loads(text))
 """
@@ -11,7 +12,7 @@ as `kv_layers`, and every sub-model that keeps those has a cache of the same sha
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from gemelo.config.model import (
@@ -34,11 +35,23 @@ from gemelo.errors import FileFormatError
 PATTERN = 5  # four sliding layers, then a full one
 SPARSE_LAYERS = 10  # the first ten feed-forwards keep the strongest 5 % of their neurons
 SPARSITY = 0.95
+_TOWERS = ("vision_config", "audio_config")
+_TOP_LEVEL = (
+    "vision_soft_tokens_per_image",
+    "audio_soft_tokens_per_image",  # a sound's tokens; the odd name is the reference's
+    "boi_token_id",
+    "eoi_token_id",
+    "image_token_id",
+    "boa_token_id",
+    "eoa_token_id",
+    "audio_token_id",
+)
+_NOT_TEXT = {"rope_scaling_factor", *_TOWERS, *_TOP_LEVEL}
 
 
 @dataclass(frozen=True)
 class Gemma3nConfig(ModelConfig):
-    """A Gemma 3n decoder. Defaults are E4B's."""
+    """A Gemma 3n decoder, and its towers if it has any. Defaults are E4B's."""
 
     vocab_size: int = 262400
     hidden_size: int = 2048
@@ -57,6 +70,16 @@ class Gemma3nConfig(ModelConfig):
     altup_active_idx: int = 0
     altup_coef_clip: float | None = 120.0
     altup_correct_scale: bool = True
+    vision_config: Mapping[str, Any] | None = field(default=None, hash=False)
+    audio_config: Mapping[str, Any] | None = field(default=None, hash=False)
+    vision_soft_tokens_per_image: int = 256
+    audio_soft_tokens_per_image: int = 188
+    boi_token_id: int = 255999
+    eoi_token_id: int = 262144
+    image_token_id: int = 262145
+    boa_token_id: int = 256000
+    eoa_token_id: int = 262272
+    audio_token_id: int = 262273
 
     def __post_init__(self) -> None:
         num_layers = self.num_hidden_layers
@@ -72,7 +95,11 @@ class Gemma3nConfig(ModelConfig):
 
     @property
     def model_type(self) -> str:
-        return "gemma3n_text"
+        return "gemma3n" if self.is_multimodal else "gemma3n_text"
+
+    @property
+    def is_multimodal(self) -> bool:
+        return self.vision_config is not None or self.audio_config is not None
 
     @property
     def ffn_widths(self) -> tuple[int, ...]:
@@ -104,23 +131,38 @@ class Gemma3nConfig(ModelConfig):
                 "hidden_activation": ("gelu_pytorch_tanh",),
                 "altup_active_idx": (0,),
                 "altup_correct_scale": (True,),
+                "tie_word_embeddings": (True,),
             },
         )
         facts = known_fields(cls, text) | read_rope(text)
         num_layers = facts.get("num_hidden_layers", cls.num_hidden_layers)
         check_whole("num_hidden_layers", num_layers)
-        facts["layer_types"] = read_layer_types(text, num_layers, PATTERN)
+        spare = spare_layer_types(raw)
+        facts["layer_types"] = (
+            alternating(num_layers, PATTERN)
+            if spare
+            else read_layer_types(text, num_layers, PATTERN)
+        )
         facts["eos_token_id"] = eos_ids(raw, text)
         for name in ("intermediate_size", "activation_sparsity_pattern"):
             facts[name] = _per_layer(facts.get(name), num_layers)
+        if raw.get("model_type") == "gemma3n":
+            facts |= {key: _tower(key, raw.get(key, {})) for key in _TOWERS}
+            facts |= {key: raw[key] for key in _TOP_LEVEL if raw.get(key) is not None}
         return cls(**facts)
 
     def to_hf(self) -> dict[str, Any]:
-        """The `config.json` of the decoder alone, readable by transformers 4.53 to 5."""
+        """The `config.json` of this model, readable by transformers 4.53 to 5."""
+        text = {"model_type": "gemma3n_text"} | text_to_hf(self, _NOT_TEXT)
+        if not self.is_multimodal:
+            return {"architectures": ["Gemma3nForCausalLM"]} | text
         return {
-            "architectures": ["Gemma3nForCausalLM"],
-            "model_type": "gemma3n_text",
-        } | text_to_hf(self, {"rope_scaling_factor"})
+            "architectures": ["Gemma3nForConditionalGeneration"],
+            "model_type": "gemma3n",
+            "text_config": text,
+            "eos_token_id": list(self.eos_token_id),
+            "tie_word_embeddings": self.tie_word_embeddings,
+        } | {key: getattr(self, key) for key in (*_TOWERS, *_TOP_LEVEL)}
 
     def _check_lists(self) -> None:
         for width in self.intermediate_size:
@@ -147,6 +189,28 @@ def default_sparsity(num_layers: int) -> tuple[float, ...]:
     """The first ten layers are sparse, in deep models; a config without a pattern means this."""
     sparse = SPARSE_LAYERS if num_layers > SPARSE_LAYERS else 0
     return (SPARSITY,) * sparse + (0.0,) * (num_layers - sparse)
+
+
+def spare_layer_types(raw: Mapping[str, Any]) -> int:
+    """How many layer_types a `config.json` lists past its last layer, if it is safe to drop them.
+
+    Google's slicing notebook skips whole blocks of four sliding layers and a full one, but leaves
+    the list as long as it was. Where that list is nothing but the pattern, so is that of the layers
+    that are left; in any other list nobody can tell which entries are too many.
+    """
+    text = text_part(raw, "gemma3n")
+    given = text.get("layer_types")
+    num_layers = text.get("num_hidden_layers", Gemma3nConfig.num_hidden_layers)
+    if not isinstance(given, list | tuple) or not isinstance(num_layers, int):
+        return 0
+    is_pattern = tuple(given) == alternating(len(given), PATTERN)
+    return max(0, len(given) - num_layers) if is_pattern else 0
+
+
+def _tower(key: str, raw: Any) -> dict[str, Any] | None:
+    if raw is not None and not isinstance(raw, Mapping):
+        raise FileFormatError(f"config has {key} = {raw!r:.60}; expected an object")
+    return None if raw is None else dict(raw)
 
 
 def _per_layer(value: Any, num_layers: int) -> tuple[Any, ...]:

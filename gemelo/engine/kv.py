@@ -121,6 +121,7 @@ class KVCache:
                 for store in stores:
                     store.grow(capacity)
 
+    @torch.inference_mode()
     def rewind(self, row: int, end: int) -> None:
         """Forget positions `end` and up in one row, so that the next token may be written there.
 
@@ -138,12 +139,22 @@ class KVCache:
                 )
         for table in self.positions.values():
             table[row].masked_fill_(table[row] >= end, -1)
+        self._shrink()
 
+    @torch.inference_mode()
     def clear(self, row: int = 0) -> None:
         """Forget a row."""
         for table in self.positions.values():
             table[row].fill_(-1)
+        self._shrink()
 
+    def _shrink(self) -> None:
+        """Attend no further than the last slot that holds something: as if the rest never was."""
+        for kind, table in self.positions.items():
+            held = (table >= 0).any(0).nonzero()
+            self._used[kind] = int(held[-1]) + 1 if len(held) else 0
+
+    @torch.inference_mode()
     def repeat(self, rows: int) -> KVCache:
         """A cache of `rows` copies of row 0: encode a prompt once, continue it many times."""
         device = self.positions[LAYER_TYPES[0]].device

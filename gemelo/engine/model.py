@@ -25,10 +25,12 @@ from torch import Tensor
 
 from gemelo.checkpoint import Checkpoint, WeightFormat, read
 from gemelo.config import ModelConfig
-from gemelo.engine.engine import Engine, Progress, Session, Timings
+from gemelo.engine.engine import Engine
 from gemelo.engine.kv import KVFormat
 from gemelo.engine.row import FinishReason, Piece
 from gemelo.engine.sampling import Sampling
+from gemelo.engine.session import Progress, Session
+from gemelo.engine.timings import Timings
 from gemelo.errors import InputError
 from gemelo.inputs import chat
 from gemelo.inputs.tokenizer import Tokenizer

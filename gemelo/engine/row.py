@@ -17,7 +17,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from gemelo.engine.sampling import Sampler, Sampling, Token
+from gemelo.engine.sampling import Guess, Sampler, Sampling, Token
 from gemelo.inputs.tokenizer import Tokenizer
 
 FinishReason = Literal["stop", "length", "cancelled"]
@@ -50,9 +50,16 @@ class Row:
         self._stream = tokenizer.stream()
         self._held = ""
 
-    def choose(self, scores: Tensor, last: bool = False) -> Piece:
-        """Sample from scores (V,) and move on. `last`: there is no room for another token."""
-        token = self.sampler(scores[: self._known], self.prompt, self.ids)
+    def guess(self, scores: Tensor, ahead: Sequence[int]) -> Guess:
+        """A draft's next token, after this row's and those guessed `ahead`; the row stays."""
+        return self.sampler.guess(scores[: self._known], self.prompt, [*self.ids, *ahead])
+
+    def choose(self, scores: Tensor, last: bool = False, guess: Guess | None = None) -> Piece:
+        """Sample from scores (V,), or judge a guess by them, and move on.
+
+        `last`: there is no room for another token.
+        """
+        token = self.sampler(scores[: self._known], self.prompt, self.ids, guess)
         if token.id in self._stop_ids:
             self.finish_reason = "stop"
             return self._piece(token, self._held + self._stream.flush(), ())

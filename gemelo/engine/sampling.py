@@ -97,6 +97,13 @@ class Token(NamedTuple):
     top_logprobs: tuple[tuple[int, float], ...] = ()
 
 
+class Guess(NamedTuple):
+    """A drafted token and the distribution (V,) it was drawn from; None where it was greedy."""
+
+    id: int
+    chances: Tensor | None
+
+
 class Sampler:
     """The function that a `Sampling` becomes for one row; its only state is a generator."""
 
@@ -108,15 +115,48 @@ class Sampler:
             (self.seed + row * 0x9E3779B97F4A7C15) % 2**63
         )
 
-    def __call__(self, scores: Tensor, prompt: Sequence[int], answer: Sequence[int]) -> Token:
-        """scores (V,) float32 of the next token, given the tokens before it."""
+    def __call__(
+        self,
+        scores: Tensor,
+        prompt: Sequence[int],
+        answer: Sequence[int],
+        guess: Guess | None = None,
+    ) -> Token:
+        """scores (V,) float32 of the next token, given the tokens before it.
+
+        With a guess of another model, the guess or what replaces it: the result is distributed as
+        without one (speculative sampling, arXiv 2211.17192, theorem 1).
+        """
         adjusted = adjust(scores, self.sampling, prompt, answer)
         if self.sampling.greedy:
             token = int(adjusted.argmax())
+        elif guess is None:
+            token = self._draw(*candidates(adjusted, self.sampling))
         else:
-            probabilities, ids = candidates(adjusted, self.sampling)
-            token = int(ids[torch.multinomial(probabilities, 1, generator=self.generator)])
+            token = self._judge(guess, *candidates(adjusted, self.sampling))
         return self._report(scores, token)
+
+    def guess(self, scores: Tensor, prompt: Sequence[int], answer: Sequence[int]) -> Guess:
+        """A token drawn from another model's scores, with the chances it was drawn by."""
+        adjusted = adjust(scores, self.sampling, prompt, answer)
+        if self.sampling.greedy:
+            return Guess(int(adjusted.argmax()), None)
+        probabilities, ids = candidates(adjusted, self.sampling)
+        return Guess(self._draw(probabilities, ids), _dense(probabilities, ids, len(scores)))
+
+    def _judge(self, guess: Guess, probabilities: Tensor, ids: Tensor) -> int:
+        """Keep a guess with probability p / q; else draw from what p has more of than q."""
+        q = guess.chances
+        assert q is not None, "a sampled guess brings its chances"
+        p = _dense(probabilities, ids, len(q))
+        kept = float(torch.rand(1, generator=self.generator)) * float(q[guess.id])
+        if kept < float(p[guess.id]):
+            return guess.id
+        more = (p - q).clamp(min=0)
+        return int(torch.multinomial(more, 1, generator=self.generator))
+
+    def _draw(self, probabilities: Tensor, ids: Tensor) -> int:
+        return int(ids[torch.multinomial(probabilities, 1, generator=self.generator)])
 
     def _report(self, scores: Tensor, token: int) -> Token:
         count = self.sampling.logprobs
@@ -172,6 +212,11 @@ def candidates(scores: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
         left = probabilities * keep
         keep &= left >= sampling.min_p * left[0]
     return probabilities[keep], ids.cpu()[keep]
+
+
+def _dense(probabilities: Tensor, ids: Tensor, size: int) -> Tensor:
+    """Chances of a few tokens as a vector over all, summing to one."""
+    return torch.zeros(size).index_copy(0, ids, probabilities / probabilities.sum())
 
 
 def _add(scores: Tensor, ids: list[int], values: list[float]) -> Tensor:

@@ -22,12 +22,15 @@ from gemelo.errors import FileFormatError
 from gemelo.kernels.formats import Packed, unpacked_chunks
 from gemelo.kernels.linear import QuantEmbedding, QuantLinear
 from gemelo.models.gemma3 import Gemma3
+from gemelo.models.gemma3n import Gemma3n
 from gemelo.models.layers import Embedding, Linear, RMSNorm
+
+Decoder = Gemma3 | Gemma3n
 
 
 @torch.inference_mode()
 def prefill(
-    decoder: Gemma3,
+    decoder: Decoder,
     cache: KVCache,
     ids: Sequence[int],
     start: int,
@@ -47,8 +50,23 @@ def prefill(
 
 
 @torch.inference_mode()
+def write(decoder: Decoder, cache: KVCache, ids: Sequence[int], begin: int, end: int) -> None:
+    """Write ids[begin:end] of row 0 to the cache and score nothing."""
+    decoder(*_span(decoder, ids, begin, end), cache, keep=0)
+
+
+@torch.inference_mode()
+def verify(decoder: Decoder, cache: KVCache, tokens: Sequence[int], position: int) -> Tensor:
+    """Write tokens of row 0 from `position` on and score after each: (T, V) float32."""
+    device = decoder.norm.weight.device
+    places = torch.arange(position, position + len(tokens), device=device)[None]
+    hidden = decoder(torch.tensor(tokens, device=device)[None], places, cache)
+    return checked(decoder, decoder.logits(hidden[0]))
+
+
+@torch.inference_mode()
 def decode(
-    decoder: Gemma3, cache: KVCache, tokens: Sequence[int], positions: Sequence[int]
+    decoder: Decoder, cache: KVCache, tokens: Sequence[int], positions: Sequence[int]
 ) -> Tensor:
     """One token in every row, at its position (-1 leaves the row alone): scores (B, V) float32."""
     device = decoder.norm.weight.device
@@ -58,7 +76,7 @@ def decode(
 
 
 @torch.inference_mode()
-def score(decoder: Gemma3, cache: KVCache, ids: Sequence[int]) -> Tensor:
+def score(decoder: Decoder, cache: KVCache, ids: Sequence[int]) -> Tensor:
     """Next-token scores at every position, (T, V) float32; 1 MB a token at Gemma's vocabulary."""
     parts = []
     for begin in range(0, len(ids), cache.chunk):
@@ -67,14 +85,14 @@ def score(decoder: Gemma3, cache: KVCache, ids: Sequence[int]) -> Tensor:
     return checked(decoder, torch.cat(parts))
 
 
-def _span(decoder: Gemma3, ids: Sequence[int], begin: int, end: int) -> tuple[Tensor, Tensor]:
+def _span(decoder: Decoder, ids: Sequence[int], begin: int, end: int) -> tuple[Tensor, Tensor]:
     """Tokens begin to end as ids and positions, both (1, T)."""
     device = decoder.norm.weight.device
     tokens = torch.tensor(ids[begin:end], device=device)[None]
     return tokens, torch.arange(begin, end, device=device)[None]
 
 
-def checked(decoder: Gemma3, scores: Tensor) -> Tensor:
+def checked(decoder: Decoder, scores: Tensor) -> Tensor:
     """scores, or the name of the weight that spoilt them.
 
     Looking here costs a pass over one row of scores; looking at load would read the whole file.
@@ -86,7 +104,7 @@ def checked(decoder: Gemma3, scores: Tensor) -> Tensor:
     return scores
 
 
-def broken_weights(decoder: Gemma3) -> Iterator[tuple[str, str]]:
+def broken_weights(decoder: Decoder) -> Iterator[tuple[str, str]]:
     """Names of weights that hold NaN or infinity, and which; reads all of them."""
     weighty = (Linear, Embedding, RMSNorm, QuantLinear, QuantEmbedding)
     for name, module in decoder.named_modules():

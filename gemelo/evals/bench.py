@@ -21,13 +21,14 @@ from typing import Any
 import torch
 
 from gemelo.checkpoint import WeightFormat, module_bytes
-from gemelo.engine.engine import Timings
 from gemelo.engine.kv import KVFormat
 from gemelo.engine.model import Model, load
 from gemelo.engine.sampling import Sampling
+from gemelo.engine.step import Decoder
+from gemelo.engine.timings import Timings
 from gemelo.errors import InputError
 from gemelo.evals import machine
-from gemelo.models.gemma3 import Gemma3
+from gemelo.models.gemma3n import Gemma3n
 
 Progress = Callable[[int, int], None]  # measurements done, measurements in all
 _SHORT_PROMPT = 8  # tokens of the prompt whose first token ends "load to first token"
@@ -154,16 +155,23 @@ def run(model: Model, prompt_tokens: int, new_tokens: int, seed: int = 0) -> Tim
     return session.timings
 
 
-def weights_bytes_per_token(decoder: Gemma3) -> int:
+def weights_bytes_per_token(decoder: Decoder) -> int:
     """Bytes of weights that decoding one token reads: every matrix and norm, the head once.
 
-    A tied embedding is the head; an untied one gives a single row, which is what it counts for.
+    A tied embedding is the head. A table that is only looked up gives a single row, which is what
+    it counts for: an untied embedding, and Gemma 3n's per-layer embeddings.
     """
     total = sum(module_bytes(module) for module in decoder.modules())
-    if decoder.config.tie_word_embeddings:
+    if isinstance(decoder, Gemma3n):
+        table, rows = (
+            decoder.embed_tokens_per_layer,
+            decoder.config.vocab_size_per_layer_input,
+        )
+    elif not decoder.config.tie_word_embeddings:
+        table, rows = decoder.embed_tokens, decoder.config.vocab_size
+    else:
         return total
-    table = module_bytes(decoder.embed_tokens)
-    return total - table + table // decoder.config.vocab_size
+    return total - module_bytes(table) + module_bytes(table) // rows
 
 
 def _check_counts(**counts: int) -> None:

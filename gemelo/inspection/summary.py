@@ -86,16 +86,14 @@ class Layer(Group):
 
 @dataclass(frozen=True)
 class Summary:
-    """A model: its decoder layer by layer, what surrounds it, and what a context costs."""
+    """A model: its decoder layer by layer, what is around them, and what a context costs."""
 
     path: str
     model_type: str
     format: str
     layers: tuple[Layer, ...]
-    embedding: Group
-    norm: Group
-    head: Group  # empty where the embedding is the head
-    towers: Group  # the vision tower and its projector; empty for a text model
+    parts: dict[str, Group]  # of the decoder, around its layers; no "lm_head" where it is tied
+    towers: dict[str, Group]  # beside the decoder; none for a text model
     chat_template: bool
     context: int
     kv_bytes: Mapping[int, int]  # of one session, by tokens of context
@@ -111,7 +109,7 @@ class Summary:
         return sum(group.bytes for group in self._decoder())
 
     def _decoder(self) -> Iterable[Group]:
-        return (self.embedding, *self.layers, self.norm, self.head)
+        return (*self.layers, *self.parts.values())
 
     def to_json(self) -> dict[str, Any]:
         """One object; layers in order, other groups by name."""
@@ -124,11 +122,9 @@ class Summary:
             "chat_template": self.chat_template,
             "context": self.context,
             "kv_bytes": {str(tokens): count for tokens, count in self.kv_bytes.items()},
-            "embedding": self.embedding.to_json(),
             "layers": [layer.to_json() for layer in self.layers],
-            "norm": self.norm.to_json(),
-            "head": self.head.to_json(),
-            "towers": self.towers.to_json(),
+            "parts": {name: part.to_json() for name, part in self.parts.items()},
+            "towers": {name: tower.to_json() for name, tower in self.towers.items()},
         }
 
 
@@ -145,27 +141,27 @@ def summarise(checkpoint: Checkpoint) -> Summary:
                 zip(config.layer_types, decoder.layers, strict=True)
             )
         ),
-        embedding=Group(_weights(decoder.embed_tokens, "embed_tokens")),
-        norm=Group(_weights(decoder.norm, "norm")),
-        head=Group({} if config.tie_word_embeddings else _weights(decoder.lm_head, "lm_head")),
-        towers=Group(
-            {
-                f"{name}.{weight_name}": weight
-                for name, child in checkpoint.tree.named_children()
-                if child is not decoder
-                for weight_name, weight in _weights(child).items()
-            }
-        ),
+        parts=_children(decoder, decoder.layers),
+        towers=_children(checkpoint.tree, decoder),
         chat_template=checkpoint.tokenizer.chat_template is not None,
         context=config.max_position_embeddings,
         kv_bytes=_kv_bytes(checkpoint),
     )
 
 
-def _weights(module: nn.Module, prefix: str = "") -> dict[str, Weight]:
-    """Every weight inside a module, by the name of the module that holds it."""
+def _children(module: nn.Module, apart: nn.Module) -> dict[str, Group]:
+    """The weights of every child of a module but one, by the child's name."""
+    return {
+        name: Group(_weights(child))
+        for name, child in module.named_children()
+        if child is not apart
+    }
+
+
+def _weights(module: nn.Module) -> dict[str, Weight]:
+    """Every weight inside a module by the name of what holds it, "" for the module itself."""
     found: dict[str, Weight] = {}
-    for name, inner in module.named_modules(prefix=prefix):
+    for name, inner in module.named_modules():
         if isinstance(inner, QuantLinear | QuantEmbedding):
             packed = inner.weight
             rows, columns = packed.shape

@@ -1,10 +1,10 @@
 """Names of tensors: one table, and the ways from and to it.
 
 Inside gemelo a tensor has one name, whatever file it comes from: `language_model.X`,
-`vision_tower.Y` or `multi_modal_projector.Z`, where X, Y and Z are the left column of the table
-below. Checkpoints call them by five spellings that changed with the transformers release, and GGUF
-by the right column. A new model is new rows and an entry in `ARCHITECTURES`. A name that no row
-knows raises; none is guessed or dropped.
+`vision_tower.Y`, `multi_modal_projector.Z` and so on, where X, Y and Z are the left column of the
+tables below. Checkpoints call them by six spellings that changed with the transformers release, and
+GGUF by the right column. A new model is new rows and an entry in `ARCHITECTURES`. A name that no
+row knows raises; none is guessed or dropped.
 
     from_hf("model.layers.0.mlp.up_proj.weight")     # language_model.layers.0.mlp.up_proj.weight
     from_gguf("blk.0.ffn_up.weight", "gemma3")       # the same
@@ -14,7 +14,7 @@ import re
 
 from gemelo.errors import UnsupportedError
 
-# (suffix after the part's prefix, name in GGUF); `{n}` stands for the number of a layer.
+# (suffix after the part's prefix, name in GGUF); every `{n}` stands for a number.
 TEXT = (
     ("embed_tokens.weight", "token_embd.weight"),
     ("norm.weight", "output_norm.weight"),
@@ -32,6 +32,29 @@ TEXT = (
     ("layers.{n}.mlp.up_proj.weight", "blk.{n}.ffn_up.weight"),
     ("layers.{n}.mlp.down_proj.weight", "blk.{n}.ffn_down.weight"),
     ("layers.{n}.post_feedforward_layernorm.weight", "blk.{n}.post_ffw_norm.weight"),
+)
+# What a Gemma 3n decoder has besides.
+TEXT_3N = (
+    ("embed_tokens_per_layer.weight", "per_layer_token_embd.weight"),
+    ("per_layer_model_projection.weight", "per_layer_model_proj.weight"),
+    ("per_layer_projection_norm.weight", "per_layer_proj_norm.weight"),
+    ("layers.{n}.altup.correct_output_scale", "blk.{n}.altup_correct_scale.weight"),
+    ("layers.{n}.altup.correction_coefs.weight", "blk.{n}.altup_correct_coef.weight"),
+    ("layers.{n}.altup.prediction_coefs.weight", "blk.{n}.altup_predict_coef.weight"),
+    ("layers.{n}.altup.modality_router.weight", "blk.{n}.altup_router.weight"),
+    ("layers.{n}.altup.router_norm.weight", "blk.{n}.altup_router_norm.weight"),
+    ("layers.{n}.laurel.linear_left.weight", "blk.{n}.laurel_l.weight"),
+    ("layers.{n}.laurel.linear_right.weight", "blk.{n}.laurel_r.weight"),
+    ("layers.{n}.laurel.post_laurel_norm.weight", "blk.{n}.laurel_post_norm.weight"),
+    ("layers.{n}.per_layer_input_gate.weight", "blk.{n}.inp_gate.weight"),
+    ("layers.{n}.per_layer_projection.weight", "blk.{n}.proj.weight"),
+    ("layers.{n}.post_per_layer_input_norm.weight", "blk.{n}.post_norm.weight"),
+)
+# Matrices that GGUF keeps as one tensor, (count, rows, columns): `X.weight` here is the whole,
+# `X.0.weight` and so on are its parts, which is what checkpoints hold.
+STACKS_3N = (
+    ("altup_projections.weight", "altup_proj.weight"),
+    ("altup_unembed_projections.weight", "altup_unembd_proj.weight"),
 )
 VISION_WITH_BIAS = (
     ("embeddings.patch_embedding", "v.patch_embd"),
@@ -57,10 +80,65 @@ PROJECTOR = (
     ("mm_input_projection_weight", "mm.input_projection.weight"),
     ("mm_soft_emb_norm.weight", "mm.soft_emb_norm.weight"),
 )
-PARTS = {"language_model": TEXT, "vision_tower": VISION, "multi_modal_projector": PROJECTOR}
-ARCHITECTURES = {"gemma3": ("language_model",), "clip": ("vision_tower", "multi_modal_projector")}
+# Gemma 3n's towers, by their names in checkpoints alone.
+MOBILENET = (
+    *("conv_stem.conv.weight", "conv_stem.conv.bias", "conv_stem.bn.weight"),
+    *(f"blocks.{{n}}.{{n}}.{x}.weight" for x in ("conv_exp", "bn1", "conv_pwl", "bn2", "norm")),
+    *(
+        f"blocks.{{n}}.{{n}}.{conv}.{leaf}.weight"
+        for conv in ("dw_start", "pw_exp", "dw_mid", "pw_proj")
+        for leaf in ("conv", "bn")
+    ),
+    "blocks.{n}.{n}.layer_scale.gamma",
+    *(f"blocks.{{n}}.{{n}}.attn.{x}.proj.weight" for x in ("query", "key", "value", "output")),
+    *(
+        f"blocks.{{n}}.{{n}}.attn.{x}.{leaf}.weight"
+        for x in ("key", "value")
+        for leaf in ("down_conv", "norm")
+    ),
+    *(f"msfa.ffn.{x}.{leaf}.weight" for x in ("pw_exp", "pw_proj") for leaf in ("conv", "bn")),
+    "msfa.norm.weight",
+)
+CONFORMER = (
+    *(
+        f"subsample_conv_projection.conv_{n}.{leaf}.weight"
+        for n in (0, 1)
+        for leaf in ("conv", "norm")
+    ),
+    "subsample_conv_projection.input_proj_linear.weight",
+    *(
+        f"conformer.{{n}}.ffw_layer_{end}.{leaf}.weight"
+        for end in ("start", "end")
+        for leaf in ("pre_layer_norm", "ffw_layer_1", "ffw_layer_2", "post_layer_norm")
+    ),
+    *(f"conformer.{{n}}.attention.{x}.weight" for x in ("pre_attn_norm", "post", "post_norm")),
+    *(f"conformer.{{n}}.attention.attn.{x}_proj.weight" for x in ("q", "k", "v")),
+    "conformer.{n}.attention.attn.relative_position_embedding.pos_proj.weight",
+    "conformer.{n}.attention.attn.per_dim_scale",
+    *(
+        f"conformer.{{n}}.lconv1d.{x}.weight"
+        for x in ("pre_layer_norm", "linear_start", "depthwise_conv1d", "conv_norm", "linear_end")
+    ),
+    "conformer.{n}.norm.weight",
+)
+EMBEDDER = tuple(
+    f"{x}.weight"
+    for x in ("embedding", "hard_embedding_norm", "soft_embedding_norm", "embedding_projection")
+)
+TOWERS_3N = {
+    "vision_tower.timm_model": MOBILENET,
+    "audio_tower": CONFORMER,
+    "embed_vision": EMBEDDER,
+    "embed_audio": EMBEDDER,
+}
+Rows = tuple[tuple[str, str], ...]
+ARCHITECTURES: dict[str, dict[str, Rows]] = {
+    "gemma3": {"language_model": TEXT},
+    "gemma3n": {"language_model": TEXT + TEXT_3N + STACKS_3N},
+    "clip": {"vision_tower": VISION, "multi_modal_projector": PROJECTOR},
+}
 
-NORM_SHIFTS = {"gemma3": 1.0, "clip": 1.0}
+NORM_SHIFTS = {"gemma3": 1.0, "gemma3n": 0.0, "clip": 1.0}
 
 # Prefixes in Hugging Face files, after an optional leading `model.`; the first that fits counts.
 HF_PREFIXES = (
@@ -69,6 +147,9 @@ HF_PREFIXES = (
     ("vision_tower.vision_model.", "vision_tower."),
     ("vision_tower.", "vision_tower."),
     ("multi_modal_projector.", "multi_modal_projector."),
+    ("audio_tower.", "audio_tower."),
+    ("embed_vision.", "embed_vision."),
+    ("embed_audio.", "embed_audio."),
     ("", "language_model."),
 )
 HF_WRITTEN = {
@@ -78,16 +159,26 @@ HF_WRITTEN = {
         "vision_tower": "vision_tower.vision_model.",
         "multi_modal_projector": "multi_modal_projector.",
     },
+    "multimodal-3n": {
+        part: f"model.{part}."
+        for part in ("language_model", "vision_tower", "audio_tower", "embed_vision", "embed_audio")
+    },
 }
 HEAD = "language_model.lm_head.weight"
-HEAD_WRITTEN = {"text": "lm_head.weight", "multimodal": HEAD}
+HEAD_WRITTEN = {"text": "lm_head.weight", "multimodal": HEAD, "multimodal-3n": "lm_head.weight"}
 
-LAYER = re.compile(r"\.(0|[1-9][0-9]{0,3})\.")
-CANONICAL_TO_GGUF = {f"{part}.{hf}": gguf for part, rows in PARTS.items() for hf, gguf in rows}
+NUMBER = re.compile(r"(?<=\.)(?:0|[1-9][0-9]{0,3})(?=\.)")
 GGUF_TO_CANONICAL = {
-    architecture: {gguf: f"{part}.{hf}" for part in parts for hf, gguf in PARTS[part]}
+    architecture: {gguf: f"{part}.{hf}" for part, rows in parts.items() for hf, gguf in rows}
     for architecture, parts in ARCHITECTURES.items()
 }
+CANONICAL_TO_GGUF = {
+    canonical: gguf for rows in GGUF_TO_CANONICAL.values() for gguf, canonical in rows.items()
+}
+STACKS = {f"language_model.{stack}" for stack, _ in STACKS_3N}
+PARTS_OF_STACKS = {f"{stack.removesuffix('weight')}{{n}}.weight": stack for stack in STACKS}
+TOWER_NAMES_3N = {f"{part}.{name}" for part, rows in TOWERS_3N.items() for name in rows}
+CANONICAL = CANONICAL_TO_GGUF.keys() - STACKS | PARTS_OF_STACKS.keys() | TOWER_NAMES_3N
 
 
 def from_hf(name: str) -> str:
@@ -96,13 +187,14 @@ def from_hf(name: str) -> str:
     for prefix, part in HF_PREFIXES:
         if suffix.startswith(prefix):
             canonical = part + suffix.removeprefix(prefix)
-            if _pattern(canonical)[0] in CANONICAL_TO_GGUF:
+            if _pattern(canonical)[0] in CANONICAL:
                 return canonical
     raise UnsupportedError(f"the checkpoint holds a tensor {name!r} that no supported model has")
 
 
 def to_hf(name: str, layout: str) -> str:
-    """The name to write for a canonical one: layout "text" (Gemma3ForCausalLM) or "multimodal".
+    """The name to write for a canonical one. Layouts: "text" (Gemma3ForCausalLM and Gemma 3n's),
+    "multimodal" and "multimodal-3n" (their ForConditionalGeneration).
 
     These are the oldest spellings, which every release and every converter reads.
     """
@@ -110,50 +202,70 @@ def to_hf(name: str, layout: str) -> str:
     prefixes = HF_WRITTEN.get(layout)
     if prefixes is None:
         raise UnsupportedError(f"unknown layout {layout!r}; choose one of {', '.join(HF_WRITTEN)}")
-    if part not in prefixes or _pattern(name)[0] not in CANONICAL_TO_GGUF:
+    if part not in prefixes or _pattern(name)[0] not in CANONICAL:
         raise UnsupportedError(f"a {layout} checkpoint has no place for tensor {name!r}")
     return HEAD_WRITTEN[layout] if name == HEAD else prefixes[part] + suffix
 
 
 def from_gguf(name: str, architecture: str) -> str:
-    """The canonical name of a tensor in a GGUF file; UnsupportedError if unknown there."""
-    pattern, layer = _pattern(name)
+    """The canonical name of a tensor in a GGUF file, possibly that of a stack; UnsupportedError if
+    unknown there."""
+    pattern, numbers = _pattern(name)
     canonical = _rows(architecture).get(pattern)
     if canonical is None:
         raise UnsupportedError(
             f"the file holds a tensor {name!r} that {architecture} does not have"
         )
-    return canonical.replace("{n}", layer)
+    return _filled(canonical, numbers)
 
 
 def to_gguf(name: str, architecture: str) -> str:
-    """The GGUF name of a canonical one; UnsupportedError if the architecture has none."""
-    pattern, layer = _pattern(name)
+    """The GGUF name of a canonical one; UnsupportedError if the architecture has none, as for the
+    parts of a stack."""
+    pattern, numbers = _pattern(name)
     gguf = CANONICAL_TO_GGUF.get(pattern)
     if gguf is None or gguf not in _rows(architecture):
         raise UnsupportedError(f"GGUF files of {architecture} have no place for tensor {name!r}")
-    return gguf.replace("{n}", layer)
+    return _filled(gguf, numbers)
+
+
+def stack_of(name: str) -> str | None:
+    """The canonical name of the stack that GGUF puts this tensor in; None for most."""
+    return PARTS_OF_STACKS.get(_pattern(name)[0])
+
+
+def parts_of(stack: str, count: int) -> list[str]:
+    """The canonical names of the matrices in a stack, in order."""
+    return [f"{stack.removesuffix('weight')}{index}.weight" for index in range(count)]
+
+
+def is_tower_3n(name: str) -> bool:
+    """Whether a canonical name is that of a weight of Gemma 3n's towers or their embedders."""
+    return _pattern(name)[0] in TOWER_NAMES_3N
 
 
 def norm_shift(name: str, architecture: str) -> float:
     """What GGUF adds to this weight, to be taken back in float32: w_gguf = w + shift.
 
     Gemma 3 multiplies by 1 + w; converters store the sum, so that runtimes need no special norm.
-    The vision tower's LayerNorms are plain, and nothing but norms is shifted.
+    The vision tower's LayerNorms and all of Gemma 3n's are plain, and nothing but norms is shifted.
     """
     _rows(architecture)
     plain = name.startswith("vision_tower.") or not name.endswith("norm.weight")
     return 0.0 if plain else NORM_SHIFTS[architecture]
 
 
-def _pattern(name: str) -> tuple[str, str]:
-    """A name with its layer number replaced by {n}, and that number ("" without)."""
+def _pattern(name: str) -> tuple[str, list[str]]:
+    """A name with its numbers replaced by {n}, and those numbers."""
     if "{" in name:
-        return "", ""
-    found = LAYER.search(name)
-    if found is None:
-        return name, ""
-    return f"{name[: found.start(1)]}{{n}}{name[found.end(1) :]}", found.group(1)
+        return "", []
+    return NUMBER.sub("{n}", name), NUMBER.findall(name)
+
+
+def _filled(pattern: str, numbers: list[str]) -> str:
+    for number in numbers:
+        pattern = pattern.replace("{n}", number, 1)
+    return pattern
 
 
 def _rows(architecture: str) -> dict[str, str]:

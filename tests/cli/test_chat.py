@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import select
+import signal
 import time
 from pathlib import Path
 
@@ -194,6 +195,9 @@ def test_quoted_blocks() -> None:
         list(piped([b'"""a\n']))
 
 
+READY = "\x1b[?2004h"  # the editor takes keys from here on (it asks for bracketed paste)
+
+
 class Terminal:
     """The user's side of a pseudo-terminal."""
 
@@ -230,24 +234,24 @@ def test_on_a_terminal(
     file = tmp_path / "talk.json"
     terminal = Terminal("chat", "-m", str(long_directory), "--seed", "1", "--max-tokens", "60000")
     try:
-        terminal.expect(">>>")
+        terminal.expect(READY)
         terminal.type("half a line\x03")  # Ctrl-C clears it
-        terminal.expect(">>>")
+        terminal.expect(READY)
         terminal.type("\x03")
         terminal.expect("/bye leaves")
-        terminal.expect(">>>")
+        terminal.expect(READY)
         terminal.type("/set ignore_eos true\r")
         terminal.expect("ignore_eos = true")
-        terminal.expect(">>>")
+        terminal.expect(READY)
         terminal.type('"""one\rtwo"""\r')  # Enter inside quotes begins a new line
         terminal.expect("two")
         time.sleep(1.5)  # let it say something
-        terminal.type("\x03")
+        terminal.process.send_signal(signal.SIGINT)  # what the kernel makes of Ctrl-C meanwhile
         terminal.expect("(stopped)")
-        terminal.expect(">>>")
+        terminal.expect(READY)
         terminal.type(f"/save {file}\r")
         terminal.expect("2 messages")
-        terminal.expect(">>>")
+        terminal.expect(READY)
         terminal.type("\x04")  # Ctrl-D
         assert terminal.process.wait(30) == 0
     finally:

@@ -7,8 +7,9 @@ import dataclasses
 import pytest
 import torch
 
-from gemelo.engine.engine import Engine, Session, common_prefix
+from gemelo.engine.engine import Engine
 from gemelo.engine.sampling import Sampling
+from gemelo.engine.session import Session, common_prefix
 from gemelo.errors import ContextLengthError, FileFormatError, InputError
 from gemelo.inputs.tokenizer import Tokenizer
 from gemelo.models.gemma3 import Gemma3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import torch
@@ -26,11 +27,9 @@ def test_parameters_are_the_cost_models(config: Gemma3Config, tiny_tokenizer: To
     _, summary = summary_of(config, tiny_tokenizer)
     counted = num_parameters(config)
     assert summary.parameters == sum(counted.values())
-    assert summary.embedding.parameters == counted["embedding"]
-    assert (
-        sum(layer.parameters for layer in summary.layers) + summary.norm.parameters
-        == (counted["layers"])
-    )
+    assert summary.parts["embed_tokens"].parameters == counted["embedding"]
+    inside = sum(layer.parameters for layer in summary.layers)
+    assert inside + summary.parts["norm"].parameters == counted["layers"]
 
 
 def test_layers_tell_their_kind(config: Gemma3Config, tiny_tokenizer: Tokenizer) -> None:
@@ -61,8 +60,8 @@ def test_a_quantised_file_is_told_as_it_is_held(tiny_checkpoint: Path) -> None:
     query = summary.layers[0].weights["self_attn.q_proj"]
     assert query.format == "q8_0" and query.bytes == query.parameters * 34 // 32
     assert summary.layers[0].weights["input_layernorm"].format == "f32"
-    assert summary.embedding.formats == ("q8_0",)
-    assert not summary.head.weights and not summary.chat_template
+    assert summary.parts["embed_tokens"].formats == ("q8_0",)
+    assert "lm_head" not in summary.parts and not summary.chat_template
 
 
 def test_a_widened_file_is_told_as_it_is_held(tiny_checkpoint: Path) -> None:
@@ -72,20 +71,16 @@ def test_a_widened_file_is_told_as_it_is_held(tiny_checkpoint: Path) -> None:
 
 
 def test_an_untied_head_and_a_vision_tower_have_their_own_sums(tiny_tokenizer: Tokenizer) -> None:
-    import dataclasses
-
     config = dataclasses.replace(
         TINY["grouped-scaled"], tie_word_embeddings=False, vision=TINY_VISION
     )
     checkpoint, summary = summary_of(config, tiny_tokenizer)
-    assert summary.head.parameters == config.vocab_size * config.hidden_size
+    assert summary.parts["lm_head"].parameters == config.vocab_size * config.hidden_size
     assert summary.parameters == sum(num_parameters(config).values())
     everything = sum(p.numel() for p in checkpoint.tree.parameters())
-    assert summary.parameters + summary.towers.parameters == everything
-    assert all(
-        name.startswith(("vision_tower.", "multi_modal_projector."))
-        for name in summary.towers.weights
-    )
+    beside = sum(tower.parameters for tower in summary.towers.values())
+    assert summary.parameters + beside == everything
+    assert set(summary.towers) == {"vision_tower", "multi_modal_projector"}
 
 
 def test_json_has_a_layer_for_every_layer(config: Gemma3Config, tiny_tokenizer: Tokenizer) -> None:

@@ -1,0 +1,105 @@
+"""Who decides which size runs: policies, as small functions asked before every token.
+
+A policy is given what there is to know at that moment and names a sub-model. It holds no tensors
+and changes nothing; the session makes the change. `latency` climbs and descends a ladder of sizes
+so as to keep a rate, with hysteresis; `memory` descends it when memory is short; `difficulty`
+gives easy tokens to the smaller of two sizes that write the same keys.
+
+    session.policy = latency(20.0, ladder=[e2b, e3, e4b])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from gemelo.config import Submodel
+from gemelo.errors import InputError
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What a policy may look at before a token is chosen."""
+
+    active: Submodel
+    scores: Tensor  # (V,) of the token to come
+    step_s: float  # seconds of the last step; 0 before the first
+    tokens: int  # written by the active size since it became active
+
+
+Policy = Callable[[Moment], Submodel]
+
+
+def fixed(submodel: Submodel) -> Policy:
+    """Always the same."""
+    return lambda moment: submodel
+
+
+def latency(
+    tokens_per_s: float, ladder: Sequence[Submodel], hysteresis: float = 0.1, patience: int = 4
+) -> Policy:
+    """The largest size of `ladder` (smallest first) that keeps up `tokens_per_s`.
+
+    Goes down when the smoothed rate falls `hysteresis` below the target, up when it lies as far
+    above; at least `patience` tokens at a size before it is judged, so that it cannot flutter.
+    """
+    if not tokens_per_s > 0 or not ladder:
+        raise InputError(f"latency target of {tokens_per_s} tokens/s; expected above 0, and sizes")
+    smoothed = 0.0
+
+    def decide(moment: Moment) -> Submodel:
+        nonlocal smoothed
+        place = ladder.index(moment.active) if moment.active in ladder else len(ladder) - 1
+        if moment.active not in ladder:
+            return ladder[place]
+        if moment.tokens == 0 or not moment.step_s:
+            smoothed = 0.0
+            return moment.active
+        smoothed = moment.step_s if not smoothed else 0.7 * smoothed + 0.3 * moment.step_s
+        if moment.tokens < patience:
+            return moment.active
+        rate = 1 / smoothed
+        if rate < tokens_per_s * (1 - hysteresis):
+            return ladder[max(0, place - 1)]
+        if rate > tokens_per_s * (1 + hysteresis):
+            return ladder[min(len(ladder) - 1, place + 1)]
+        return moment.active
+
+    return decide
+
+
+def memory(
+    limit_bytes: int, ladder: Sequence[Submodel], resident_bytes: Callable[[], int]
+) -> Policy:
+    """One size down (of `ladder`, smallest first) whenever the process holds more than the limit.
+
+    It does not climb by itself: what was given back would only be taken again.
+    """
+    if limit_bytes <= 0 or not ladder:
+        raise InputError(f"memory limit of {limit_bytes} bytes; expected above 0, and sizes")
+
+    def decide(moment: Moment) -> Submodel:
+        place = ladder.index(moment.active) if moment.active in ladder else len(ladder) - 1
+        if resident_bytes() > limit_bytes:
+            place = max(0, place - 1)
+        return ladder[place]
+
+    return decide
+
+
+def difficulty(easy: Submodel, hard: Submodel, entropy: float) -> Policy:
+    """`easy` while the last scores were sure of themselves (below `entropy` nats), else `hard`.
+
+    The caller sees to it that both write the same keys, so that changing per token costs nothing.
+    """
+    if entropy < 0:
+        raise InputError(f"entropy threshold of {entropy} nats; expected 0 or more")
+
+    def decide(moment: Moment) -> Submodel:
+        logprobs = moment.scores.log_softmax(-1)
+        found = float(-(logprobs.exp() * logprobs).sum())
+        return easy if found < entropy else hard
+
+    return decide

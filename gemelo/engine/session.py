@@ -1,0 +1,266 @@
+"""A session: one timeline of tokens, and the cache that holds them.
+
+Callers are stateless: they pass the whole token list every time, and the session finds the longest
+prefix it already holds, rewinds to it and reads only the rest. A turn that was interrupted anywhere
+leaves the session usable, because what it claims to hold is only what a finished step has written.
+
+With Gemma 3n a session can change size between tokens (`use`, or a policy), draft with a sub-model,
+and knows for every position which size wrote it.
+
+    for piece in session.stream(ids, Sampling(temperature=0)):
+        print(piece.text, end="", flush=True)
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from gemelo.config import ModelConfig, Submodel
+from gemelo.engine import step
+from gemelo.engine.elastic import Repair, Sizes
+from gemelo.engine.kv import KVCache, RewindError
+from gemelo.engine.policy import Moment, Policy
+from gemelo.engine.row import Piece, Row
+from gemelo.engine.sampling import Sampling
+from gemelo.engine.speculative import Draft
+from gemelo.engine.step import Decoder
+from gemelo.engine.timings import Stats, Timings
+from gemelo.errors import ContextLengthError, InputError
+from gemelo.inputs.tokenizer import Tokenizer
+
+Progress = Callable[[int, int], None]  # tokens read, tokens in all
+RepairMode = Literal["off", "lazy", "now"]
+REPAIR_TOKENS = 8  # encoded beside every new token; small batches cost little more than one token
+
+
+class Session:
+    """One timeline. `ids` is what the cache holds, `writers` which size wrote each position."""
+
+    def __init__(self, sizes: Sizes, tokenizer: Tokenizer, cache: KVCache) -> None:
+        self.sizes, self.tokenizer, self.cache = sizes, tokenizer, cache
+        self.ids: list[int] = []
+        self.writers: list[Submodel | None] = []
+        self.active: Submodel | None = sizes.full
+        self.policy: Policy | None = None
+        self.draft: Draft | None = None
+        self.repair_mode: RepairMode = "off"
+        self.timings, self.stats, self.seed = Timings(), Stats(), 0
+        self._repair: Repair | None = None
+        self._step_s = 0.0
+        self._since = 0  # tokens written since the last switch
+
+    @property
+    def decoder(self) -> Decoder:
+        """The decoder of the active size."""
+        return self.sizes.view(self.active)
+
+    # ---- sizes -----------------------------------------------------------------------------------
+
+    def use(self, choice: str | Submodel, repair: RepairMode = "off") -> None:
+        """Go on with a sub-model from the next token; nothing is allocated or copied.
+
+        repair says what becomes of positions that another size wrote and this one would have
+        written otherwise: "off" keeps them, "now" encodes them again at once, "lazy" a few beside
+        every later token. Sizes with the same keys need none.
+        """
+        submodel = self.sizes.named(choice)
+        self.repair_mode = repair
+        if submodel != self.active:
+            self.stats.switches += 1
+            self.active, self._since, self._step_s = submodel, 0, 0.0
+        self._repair = None
+        if repair == "now":
+            while self.stale:
+                self._repair_some(self.cache.chunk)
+
+    @property
+    def stale(self) -> int:
+        """Positions that the active size would have written otherwise."""
+        counts = Counter(self.writers)
+        return sum(
+            count
+            for writer, count in counts.items()
+            if not self.sizes.same_keys(writer, self.active)
+        )
+
+    @property
+    def provenance(self) -> list[str]:
+        """For every position held, the name of the size that wrote it."""
+        return [writer.name if writer else "" for writer in self.writers]
+
+    def _repair_some(self, count: int) -> None:
+        """Encode a little more of a clean cache; take it when it has caught up."""
+        if self._repair is None:
+            clean = next(
+                (
+                    place
+                    for place, writer in enumerate(self.writers)
+                    if not self.sizes.same_keys(writer, self.active)
+                ),
+                len(self.writers),
+            )
+            self._repair = Repair(self.decoder, self.cache, clean)
+        self.stats.repaired_tokens += self._repair.advance(self.ids, count)
+        if self._repair.done == len(self.ids):
+            self.cache = self._repair.cache
+            self.writers = [self.active] * len(self.ids)
+            self.stats.repairs += 1
+            self._repair = None
+
+    def _decide(self, scores: Tensor) -> None:
+        if self.policy is not None and self.active is not None:
+            moment = Moment(self.active, scores, self._step_s, self._since)
+            chosen = self.policy(moment)
+            if chosen != self.active:
+                self.use(chosen, self.repair_mode)
+
+    # ---- turns -----------------------------------------------------------------------------------
+
+    def stream(
+        self, ids: Sequence[int], sampling: Sampling, progress: Progress | None = None
+    ) -> Iterator[Piece]:
+        """Continue `ids`, reusing what the session holds of them. Close it, or stop, at any time.
+
+        With sampling.n > 1 the prompt is read once and its cache copied; the session keeps the
+        prompt and none of the answers.
+        """
+        check(ids, self.cache.config, self.cache.context)
+        self.timings = timings = Timings()
+        started = time.perf_counter()
+        scores = self.read(ids, progress)
+        rows = [Row(self.tokenizer, ids, sampling, index) for index in range(sampling.n)]
+        self.seed = rows[0].sampler.seed
+        if sampling.n > 1:
+            pieces = self._branch(rows, scores)
+        elif self.draft is not None:
+            pieces = self._speculate(rows[0], scores, self.draft)
+        else:
+            pieces = self._continue(rows[0], scores)
+        clock = time.perf_counter()
+        timings.prefill_s = clock - started
+        for piece in pieces:
+            timings.decode_tokens = sum(max(0, len(row.ids) - 1) for row in rows)
+            timings.decode_s += time.perf_counter() - clock
+            yield piece
+            clock = time.perf_counter()  # what the caller did meanwhile is not ours
+
+    @torch.inference_mode()
+    def read(self, ids: Sequence[int], progress: Progress | None = None) -> Tensor:
+        """Bring the cache to hold `ids`, reusing a common prefix; scores (V,) of what follows."""
+        keep = min(common_prefix(self.ids, ids), len(ids) - 1)
+        self._forget(keep)
+        keep = len(self.ids)
+        self.timings.reused_tokens, self.timings.prefill_tokens = keep, len(ids) - keep
+
+        def done(position: int) -> None:
+            self._hold(ids[len(self.ids) : position])
+            if progress is not None:
+                progress(position - keep, len(ids) - keep)
+
+        return step.prefill(self.decoder, self.cache, ids, keep, done)
+
+    def _continue(self, row: Row, scores: Tensor) -> Iterator[Piece]:
+        """One token after another, in whatever size is active."""
+        while True:
+            self._decide(scores)
+            yield row.choose(scores, last=len(self.ids) >= self.cache.context)
+            if row.finish_reason is not None:
+                return
+            scores = self._append(row.ids[-1:])[-1]
+
+    def _speculate(self, row: Row, scores: Tensor, draft: Draft) -> Iterator[Piece]:
+        """Rounds of guesses and their verification; the same text as without."""
+        yield row.choose(scores, last=len(self.ids) >= self.cache.context)
+        while row.finish_reason is None:
+            position = len(self.ids)
+            room = min(self.cache.context - position, self.cache.chunk) - 1
+            gamma = max(0, min(draft.gamma, room, row.sampling.max_tokens - len(row.ids) - 1))
+            guesses = draft.propose(self.cache, row, position, gamma) if gamma else []
+            started = time.perf_counter()
+            all_scores = self._append([row.ids[-1], *(guess.id for guess in guesses)])
+            seconds = time.perf_counter() - started
+            accepted = 0
+            for place, after in enumerate(all_scores):
+                guess = guesses[place] if place < len(guesses) else None
+                last = position + place + 1 >= self.cache.context
+                piece = row.choose(after, last, guess)
+                if row.finish_reason is not None:
+                    self._forget(position + place + 1)
+                yield piece
+                if row.finish_reason is not None or guess is None or row.ids[-1] != guess.id:
+                    break
+                accepted += 1
+            draft.learn(guesses, accepted, seconds)
+            self._forget(position + accepted + 1)
+
+    def _branch(self, rows: Sequence[Row], scores: Tensor) -> Iterator[Piece]:
+        """Many continuations of one prompt, in step with each other on a copied cache."""
+        cache, position = self.cache.repeat(len(rows)), len(self.ids)
+        together = scores.expand(len(rows), -1)
+        while True:
+            for row, row_scores in zip(rows, together, strict=True):
+                if row.finish_reason is None:
+                    yield row.choose(row_scores, last=position >= cache.context)
+            live = [row.finish_reason is None for row in rows]
+            if not any(live):
+                return
+            tokens = [row.ids[-1] if row.ids else 0 for row in rows]
+            places = [position if alive else -1 for alive in live]
+            together = step.decode(self.decoder, cache, tokens, places)
+            position += 1
+
+    def _append(self, tokens: Sequence[int]) -> Tensor:
+        """Write tokens after what is held; scores (T, V) after each."""
+        started = time.perf_counter()
+        scores = step.verify(self.decoder, self.cache, tokens, len(self.ids))
+        self._step_s = time.perf_counter() - started
+        self._hold(tokens)
+        if self.repair_mode == "lazy" and self.stale:
+            self._repair_some(REPAIR_TOKENS + len(tokens))
+        return scores
+
+    def _hold(self, tokens: Sequence[int]) -> None:
+        """Note what a finished step has written, and who did."""
+        self.ids.extend(tokens)
+        self.writers.extend([self.active] * len(tokens))
+        self._since += len(tokens)
+        self.stats.tokens[self.active.name if self.active else ""] += len(tokens)
+
+    def _forget(self, end: int) -> None:
+        """Hold `end` tokens and no more; none at all, if the rings do not reach back so far."""
+        try:
+            self.cache.rewind(0, end)
+        except RewindError:
+            self.cache.clear()
+            end = 0
+        if end < len(self.ids):
+            self._repair = None
+        del self.ids[end:], self.writers[end:]
+
+
+def check(ids: Sequence[int], config: ModelConfig, context: int) -> None:
+    """Raise unless ids can be run: not empty, all in the vocabulary, within the context."""
+    if not ids:
+        raise InputError("the prompt is empty; give at least one token")
+    for token in (min(ids), max(ids)):
+        if not 0 <= token < config.vocab_size:
+            raise InputError(f"token id {token} is outside 0 to {config.vocab_size - 1}")
+    if len(ids) > context:
+        raise ContextLengthError(
+            f"the prompt has {len(ids)} tokens and the context holds {context} "
+            f"(the model takes {config.max_position_embeddings})"
+        )
+
+
+def common_prefix(held: Sequence[int], wanted: Sequence[int]) -> int:
+    """How many leading tokens the two have in common."""
+    for index, (a, b) in enumerate(zip(held, wanted, strict=False)):
+        if a != b:
+            return index
+    return min(len(held), len(wanted))

@@ -1,0 +1,43 @@
+"""Seconds and tokens of a turn, and what each sub-model had of them.
+
+Rates are derived, never stored. Loading counts for the first turn of a model.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Timings:
+    """One turn of a session."""
+
+    load_s: float = 0.0
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+    reused_tokens: int = 0
+    prefill_tokens: int = 0
+    decode_tokens: int = 0
+
+    @property
+    def time_to_first_token_s(self) -> float:
+        return self.load_s + self.prefill_s
+
+    @property
+    def prefill_tokens_per_s(self) -> float:
+        return self.prefill_tokens / self.prefill_s if self.prefill_s else 0.0
+
+    @property
+    def decode_tokens_per_s(self) -> float:
+        return self.decode_tokens / self.decode_s if self.decode_s else 0.0
+
+
+@dataclass
+class Stats:
+    """What a session did since it began, by sub-model."""
+
+    tokens: Counter[str] = field(default_factory=Counter)  # written, by the sub-model's name
+    switches: int = 0
+    repaired_tokens: int = 0
+    repairs: int = 0  # caches brought up to date

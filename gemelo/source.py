@@ -1,0 +1,297 @@
+"""A model's files, opened: the config, canonical names with their shapes, a way to each tensor.
+
+Loading and converting both begin here, and it is the last place that knows which kind of file a
+model came from. Nothing is read but headers. A name that nobody knows is an error; what is known
+and of no use is left out, and `notices` says so, a sentence each, for a person to see.
+
+    source = open_source(Path("gemma-3n-E2B-it"))
+    source.shapes["language_model.norm.weight"], source.tensor("language_model.norm.weight")
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gemelo.config import Gemma3Config, Gemma3nConfig, ModelConfig, read_config
+from gemelo.config.gemma3n import spare_layer_types
+from gemelo.errors import FileFormatError, GemeloError, InputError, UnsupportedError
+from gemelo.kernels.formats import Packed
+from gemelo.weights import metadata, names
+from gemelo.weights.gguf import GGUFFile
+from gemelo.weights.safetensors import Safetensors
+
+Weight = Tensor | Packed
+DECODER = "language_model."
+EMBEDDING = "language_model.embed_tokens.weight"
+TABLE = "language_model.embed_tokens_per_layer.weight"
+_HEAD = "language_model.lm_head.weight"
+_LAUREL = "language_model.layers.0.laurel.linear_left.weight"
+_MOST_IN_A_STACK = 15
+_LISTED = 8  # names in an error message before "and n more"
+
+
+@dataclass(frozen=True)
+class Source:
+    """An open file, its names made canonical: what to build, and a way to each tensor."""
+
+    path: Path
+    config: ModelConfig
+    shapes: Mapping[str, tuple[int, ...]]
+    tensor: Callable[[str], Weight]
+    notices: tuple[str, ...] = ()
+
+
+def open_source(path: Path) -> Source:
+    """Open a model's files and read its config; no tensor is touched.
+
+    Weights that the model never uses are left out: a head that only repeats the embedding, and keys
+    and values of layers that borrow those of others.
+    """
+    if not path.exists():
+        raise InputError(f"{path}: no such file or directory")
+    if path.is_dir():
+        return _without_dead_keys(_open_directory(path))
+    if path.suffix == ".safetensors":
+        raise InputError(f"{path}: give the directory that holds this file and its config.json")
+    return _without_dead_keys(_open_gguf(GGUFFile(path)))
+
+
+def architecture(config: ModelConfig) -> str:
+    """What GGUF files call a model of this family."""
+    return config.model_type.removesuffix("_text")
+
+
+def listing(what: str, found: Sequence[str]) -> str:
+    """Names for an error message, the first few of them; "" if there are none."""
+    if not found:
+        return ""
+    more = f" and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
+    return f"{len(found)} weights {what}: {', '.join(found[:_LISTED])}{more}"
+
+
+# ---- directories ---------------------------------------------------------------------------------
+
+
+def _open_directory(path: Path) -> Source:
+    config_file = path / "config.json"
+    if not config_file.is_file():
+        raise InputError(f"{path}: a model directory needs a config.json and safetensors files")
+    raw = read_json(config_file)
+    config = read_config(raw)
+    spare = spare_layer_types(raw) if isinstance(config, Gemma3nConfig) else 0
+    layers = config.num_hidden_layers
+    notice = (
+        f"config.json lists {layers + spare} layer_types for {layers} layers; the {layers} are "
+        "taken to be four sliding, one full, and so on"
+    )
+    shapes, tensor = _tied(path, config, *_canonical(Safetensors(path)))
+    return Source(path, config, shapes, tensor, (notice,) if spare else ())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file, or one clear line."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise FileFormatError(f"{path}: not readable as JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise FileFormatError(f"{path}: expected a JSON object")
+    return value
+
+
+Named = tuple[dict[str, tuple[int, ...]], Callable[[str], Weight]]
+
+
+def _tied(
+    path: Path,
+    config: ModelConfig,
+    shapes: dict[str, tuple[int, ...]],
+    tensor: Callable[[str], Weight],
+) -> Named:
+    """Drop a head that only repeats the embedding it is tied to; refuse one that does not."""
+    if config.tie_word_embeddings and _HEAD in shapes:
+        head, embedding = tensor(_HEAD), tensor(EMBEDDING)
+        if not (isinstance(head, Tensor) and torch.equal(head, embedding)):  # type: ignore[arg-type]
+            raise FileFormatError(
+                f"{path}: lm_head.weight differs from embed_tokens.weight, but config.json ties "
+                "them; set tie_word_embeddings to false there to use it"
+            )
+        del shapes[_HEAD]
+    return shapes, tensor
+
+
+# ---- GGUF ----------------------------------------------------------------------------------------
+
+
+def _open_gguf(file: GGUFFile) -> Source:
+    try:
+        raw = metadata.config_from_gguf(file.metadata)
+    except GemeloError as error:
+        raise type(error)(f"{file.path}: {error}") from None
+    shapes, tensor = _canonical(file)
+    embedding = shapes.get(EMBEDDING)
+    if embedding is not None and embedding[0] != raw["vocab_size"] and len(embedding) == 2:
+        raw["vocab_size"] = embedding[0]  # rows may be padded past the tokenizer's last id
+    raw["tie_word_embeddings"] = _HEAD not in shapes
+    kind = str(file.metadata["general.architecture"])
+    config = read_config(raw | (_gemma3n_shapes(shapes) if kind == "gemma3n" else {}))
+
+    def unshifted(name: str) -> Weight:
+        weight, shift = tensor(name), names.norm_shift(name, kind)
+        if shift and isinstance(weight, Tensor):
+            return weight.float() - shift  # GGUF stores 1 + w
+        return weight
+
+    return Source(file.path, config, shapes, unshifted)
+
+
+def _gemma3n_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """Two facts that only shapes tell. Rows past the text vocabulary are a converter's padding."""
+    found = {}
+    if len(shapes.get(_LAUREL, ())) == 2:
+        found["laurel_rank"] = shapes[_LAUREL][0]
+    if len(shapes.get(TABLE, ())) == 2:
+        most = Gemma3nConfig.vocab_size_per_layer_input
+        found["vocab_size_per_layer_input"] = min(shapes[TABLE][0], most)
+    return found
+
+
+# ---- names ---------------------------------------------------------------------------------------
+
+
+def _canonical(file: GGUFFile | Safetensors) -> Named:
+    """Shapes by canonical name, and the way to each tensor. Names nobody knows are one error."""
+    places: dict[str, tuple[str, int | None]] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    unknown: list[str] = []
+    for name in file.names():
+        try:
+            canonical = _rename(file, name)
+        except UnsupportedError:
+            unknown.append(name)
+            continue
+        for part, index, shape in _parts(file, name, canonical):
+            if part in places:
+                raise FileFormatError(
+                    f"{file.path}: {name} and {places[part][0]} are the same weight"
+                )
+            places[part], shapes[part] = (name, index), shape
+    if unknown:
+        raise FileFormatError(f"{file.path}: {listing('unknown', unknown)}")
+
+    def tensor(canonical: str) -> Weight:
+        name, index = places[canonical]
+        weight = file.tensor(name)
+        return weight if index is None else layer_of(weight, index, shapes[canonical][0])
+
+    return shapes, tensor
+
+
+def _rename(file: GGUFFile | Safetensors, name: str) -> str:
+    if isinstance(file, GGUFFile):
+        return names.from_gguf(name, str(file.metadata["general.architecture"]))
+    return names.from_hf(name)
+
+
+def _parts(
+    file: GGUFFile | Safetensors, name: str, canonical: str
+) -> list[tuple[str, int | None, tuple[int, ...]]]:
+    """(canonical name, index in the tensor, shape): the tensor itself, or the layers of a stack."""
+    shape = file.shape(name)
+    if canonical not in names.STACKS:
+        return [(canonical, None, shape)]
+    if len(shape) != 3 or not 1 <= shape[0] <= _MOST_IN_A_STACK:
+        raise FileFormatError(
+            f"{file.path}: {name} has shape {shape}; expected 1 to {_MOST_IN_A_STACK} matrices"
+        )
+    parts = names.parts_of(canonical, shape[0])
+    return [(part, index, shape[1:]) for index, part in enumerate(parts)]
+
+
+def layer_of(stack: Weight, index: int, rows: int) -> Weight:
+    """One matrix of a stack, as a view: of a tensor (n, rows, columns), or of blocks that hold the
+    matrices one under the other."""
+    if isinstance(stack, Packed):
+        return Packed(stack.blocks[index * rows : (index + 1) * rows], stack.format)
+    return stack[index]
+
+
+# ---- leaving out ---------------------------------------------------------------------------------
+
+
+def dead_keys(config: ModelConfig) -> list[str]:
+    """Keys and values of layers that borrow them: in most files, and of no effect on anything."""
+    return [
+        f"{DECODER}layers.{layer}.self_attn.{leaf}.weight"
+        for layer in config.layers[len(config.kv_layers) :]
+        for leaf in ("k_proj", "v_proj", "k_norm")
+    ]
+
+
+def _without_dead_keys(source: Source) -> Source:
+    dead = set(dead_keys(source.config)) & source.shapes.keys()
+    if not dead:
+        return source
+    layers = source.config.layers
+    notice = (
+        f"layers {len(source.config.kv_layers)} to {layers[-1]} borrow keys and values from lower "
+        f"ones; {len(dead)} weights of their own are never used and left out"
+    )
+    return _narrowed(source, set(source.shapes) - dead, notice)
+
+
+def without_padding(source: Source) -> Source:
+    """The same, its per-layer table cut to the rows that ids can name, as a view.
+
+    A table with a row for every row of the embedding has been padded with zeros.
+    """
+    config, shape = source.config, source.shapes.get(TABLE)
+    if not isinstance(config, Gemma3nConfig) or shape is None:
+        return source
+    rows = config.vocab_size_per_layer_input
+    if shape[0] == rows or shape[0] != config.vocab_size:
+        return source
+    notice = f"{shape[0] - rows} rows of embed_tokens_per_layer past the {rows}th are padding"
+    return with_rows(source, {TABLE: rows}, notice)
+
+
+def with_rows(source: Source, rows: Mapping[str, int], *notices: str) -> Source:
+    """The same, of some matrices the leading rows alone, as views."""
+
+    def tensor(name: str) -> Weight:
+        weight = source.tensor(name)
+        if name not in rows:
+            return weight
+        return weight.prefix(rows[name]) if isinstance(weight, Packed) else weight[: rows[name]]
+
+    shapes = {
+        name: (rows[name], *shape[1:]) if name in rows else shape
+        for name, shape in source.shapes.items()
+    }
+    return dataclasses.replace(
+        source, shapes=shapes, tensor=tensor, notices=(*source.notices, *notices)
+    )
+
+
+def without_towers(source: Source) -> Source:
+    """The decoder alone, as a text model."""
+    config = source.config
+    if isinstance(config, Gemma3Config):
+        config = dataclasses.replace(config, vision=None)
+    elif isinstance(config, Gemma3nConfig):
+        config = dataclasses.replace(config, vision_config=None, audio_config=None)
+    kept = {name for name in source.shapes if name.startswith(DECODER)}
+    return dataclasses.replace(_narrowed(source, kept), config=config)
+
+
+def _narrowed(source: Source, kept: set[str], *notices: str) -> Source:
+    shapes = {name: shape for name, shape in source.shapes.items() if name in kept}
+    return dataclasses.replace(source, shapes=shapes, notices=(*source.notices, *notices))
