@@ -170,7 +170,8 @@ def activation_dtype(source: Source, format: WeightFormat) -> torch.dtype:
 
 
 def is_tiny(name: str) -> bool:
-    """Whether a matrix is one of AltUp's, of which a layer has a few kilobytes."""
+    """Whether a weight is one of AltUp's coefficients, a few kilobytes a layer: such are held in
+    the activations' dtype."""
     return ".altup." in name
 
 
@@ -188,7 +189,7 @@ def assign(
     """Put one weight in its place; a quantised one brings its own layer."""
     owner_name, _, leaf = name.rpartition(".")
     owner = tree.get_submodule(owner_name)
-    if isinstance(owner, Linear | Embedding):
+    if isinstance(owner, Linear | Embedding) or is_tiny(name):
         weight = as_format(weight, format_of(name, format, dtype), dtype)
     if isinstance(weight, Packed):
         weight = Packed(weight.blocks.to(device), weight.format)

@@ -58,9 +58,9 @@ class Submodel:
     name: str = dataclasses.field(default="", compare=False)
 
     @classmethod
-    def whole(cls, config: Gemma3nConfig) -> Self:
+    def whole(cls, config: Gemma3nConfig, name: str = WHOLE) -> Self:
         """All of it."""
-        return cls(config.ffn_widths, (), WHOLE)
+        return cls(config.ffn_widths, (), name)
 
     @classmethod
     def named(cls, name: str, config: Gemma3nConfig) -> Self:
@@ -130,7 +130,7 @@ class Submodel:
         )
 
     def checked(self, config: Gemma3nConfig) -> Self:
-        """Itself, if it can be cut from a model of `config`; else an `InputError` with the reason."""
+        """Itself, if it can be cut from a model of `config`; else an `InputError` that says why."""
         layers, skipped = config.num_hidden_layers, self.skipped_layers
         for layer in skipped:
             if layer not in config.layers:

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 import torch
 
 from gemelo.config import Gemma3nConfig, Submodel
+from gemelo.config.submodel import WHOLE
 from gemelo.engine import step
 from gemelo.engine.kv import KVCache, RewindError
 from gemelo.engine.step import Decoder
@@ -30,8 +31,9 @@ from gemelo.models.gemma3n import Gemma3n
 class Sizes:
     """The sub-models of one decoder, each made when it is first asked for. Gemma 3 has one size."""
 
-    def __init__(self, whole: Decoder) -> None:
-        self.whole = whole
+    def __init__(self, whole: Decoder, name: str = WHOLE) -> None:
+        """name is what the whole is called in statistics, where it is itself a sub-model."""
+        self.whole, self.name = whole, name
         self._views: dict[Submodel, Gemma3n] = {}
 
     def named(self, choice: str | Submodel) -> Submodel:
@@ -48,7 +50,9 @@ class Sizes:
     @property
     def full(self) -> Submodel | None:
         """The whole as a sub-model; None for a decoder that has no others."""
-        return Submodel.whole(self._config()) if isinstance(self.whole, Gemma3n) else None
+        if not isinstance(self.whole, Gemma3n):
+            return None
+        return Submodel.whole(self._config(), self.name)
 
     def view(self, submodel: Submodel | None) -> Decoder:
         """The decoder of a sub-model: the whole's own weights, fewer of them used."""

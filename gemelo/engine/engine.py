@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from gemelo.config.submodel import WHOLE
 from gemelo.engine import step
 from gemelo.engine.elastic import Sizes
 from gemelo.engine.kv import KVCache, KVFormat
@@ -29,13 +30,17 @@ class Engine:
         context: int | None = None,
         chunk: int = 512,
         kv_format: KVFormat = "plain",
+        name: str = WHOLE,
     ) -> None:
-        """context None is all that the model was trained for; the cache grows as it is used."""
+        """context None is all that the model was trained for; the cache grows as it is used.
+
+        name is what the decoder's size is called in statistics.
+        """
         self.decoder, self.tokenizer = decoder, tokenizer
         most = decoder.config.max_position_embeddings
         self.context = most if context is None else context
         self.chunk, self.kv_format = chunk, kv_format
-        self.sizes = Sizes(decoder)
+        self.sizes = Sizes(decoder, name)
 
     def cache(self) -> KVCache:
         """An empty cache of one row."""

@@ -15,7 +15,7 @@ T tokens, V vocabulary.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,14 @@ import torch
 from torch import Tensor
 
 from gemelo.checkpoint import Checkpoint, WeightFormat, read
-from gemelo.config import ModelConfig
+from gemelo.config import ModelConfig, Submodel
 from gemelo.engine.engine import Engine
 from gemelo.engine.kv import KVFormat
 from gemelo.engine.row import FinishReason, Piece
 from gemelo.engine.sampling import Sampling
-from gemelo.engine.session import Progress, Session
-from gemelo.engine.timings import Timings
+from gemelo.engine.session import Progress, RepairMode, Session
+from gemelo.engine.speculative import Draft
+from gemelo.engine.timings import Stats, Timings
 from gemelo.errors import InputError
 from gemelo.inputs import chat
 from gemelo.inputs.tokenizer import Tokenizer
@@ -80,14 +81,21 @@ class Completion:
 class Model:
     """A loaded model. `load` makes one."""
 
-    def __init__(self, checkpoint: Checkpoint, engine: Engine, load_s: float = 0.0) -> None:
-        self.checkpoint, self.engine = checkpoint, engine
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        engine: Engine,
+        load_s: float = 0.0,
+        part: Submodel | None = None,
+    ) -> None:
+        """part is the sub-model that `engine` runs, where it is not the whole checkpoint."""
+        self.checkpoint, self.engine, self.part = checkpoint, engine, part
         self.load_s = load_s
         self._session = engine.session()
 
     @property
     def config(self) -> ModelConfig:
-        return self.checkpoint.config
+        return self.engine.decoder.config
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -98,9 +106,43 @@ class Model:
         """Of the last turn of this model's own session."""
         return self._session.timings
 
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of keys and values that this model's own session holds."""
+        return self._session.cache.nbytes
+
+    @property
+    def stats(self) -> Stats:
+        """Tokens by sub-model, switches and repairs of this model's own session."""
+        return self._session.stats
+
     def session(self) -> Session:
         """A timeline of its own, with its own cache."""
         return self.engine.session()
+
+    def submodel(self, choice: str | Submodel) -> Model:
+        """A sub-model as a model: a name, a file or a `Submodel`. It shares every weight of this
+        one and allocates none."""
+        part = self.engine.sizes.named(choice)
+        view = self.engine.sizes.view(part)
+        old = self.engine
+        engine = Engine(
+            view, old.tokenizer, old.context, old.chunk, old.kv_format, part.name or "custom"
+        )
+        return Model(self.checkpoint, engine, self.load_s, part)
+
+    def use(self, choice: str | Submodel, repair: RepairMode = "off") -> None:
+        """Change the size that this model's own session runs, from the next token on."""
+        self._session.use(choice, repair)
+
+    def speculate(self, choice: str | Submodel, gamma: int | None = None) -> Draft:
+        """Draft with a sub-model on this model's own session; returns what is learnt about it.
+
+        gamma None adapts the number of guesses to what is measured, down to none.
+        """
+        view = self.engine.sizes.view(self.engine.sizes.named(choice))
+        self._session.draft = draft = Draft(view, gamma)
+        return draft
 
     def prompt_ids(self, prompt: PromptLike) -> list[int]:
         """Token ids of a prompt: text gets `<bos>`, messages the chat template, ids stay."""
@@ -116,7 +158,7 @@ class Model:
 
     def stream(
         self, prompt: PromptLike, progress: Progress | None = None, **sampling: Any
-    ) -> Iterator[Piece]:
+    ) -> Generator[Piece]:
         """Continue a prompt piece by piece. Keyword arguments are `Sampling`'s fields.
 
         `progress` gets prompt tokens read and in all. The model's session keeps what was written,
@@ -164,6 +206,7 @@ def join(pieces: Sequence[Piece]) -> Choice:
 def load(
     model: str | Path | None = None,
     *,
+    submodel: str | Submodel | None = None,
     format: WeightFormat = "native",
     device: str = "auto",
     threads: int | None = None,
@@ -173,10 +216,11 @@ def load(
 ) -> Model:
     """Load a model from a path, a hub id, or the embedded default.
 
-    format "native" keeps weights as the file has them; "bf16" and "f32" widen them at load, "q8_0"
-    and "q4_0" quantise them. device "auto" is CUDA where there is one. threads is for the whole
-    process, as torch's are. context limits the tokens a session may hold; kv_format "int8" halves
-    their memory. Raises `GemeloError` for what cannot be loaded, with the cure.
+    submodel runs a part of a Gemma 3n: a published name, a file, or a `Submodel`. format "native"
+    keeps weights as the file has them; "bf16" and "f32" widen them at load, "q8_0" and "q4_0"
+    quantise them. device "auto" is CUDA where there is one. threads is for the whole process, as
+    torch's are. context limits the tokens a session may hold; kv_format "int8" halves their
+    memory. Raises `GemeloError` for what cannot be loaded, with the cure.
     """
     started = time.perf_counter()
     if threads is not None:
@@ -187,7 +231,8 @@ def load(
         resolve(None if model is None else str(model)), format, place(device), progress
     )
     engine = Engine(checkpoint.decoder, checkpoint.tokenizer, context, kv_format=kv_format)
-    return Model(checkpoint, engine, time.perf_counter() - started)
+    loaded = Model(checkpoint, engine, time.perf_counter() - started)
+    return loaded if submodel is None else loaded.submodel(submodel)
 
 
 def place(device: str) -> torch.device:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -124,7 +124,7 @@ class Session:
 
     def stream(
         self, ids: Sequence[int], sampling: Sampling, progress: Progress | None = None
-    ) -> Iterator[Piece]:
+    ) -> Generator[Piece]:
         """Continue `ids`, reusing what the session holds of them. Close it, or stop, at any time.
 
         With sampling.n > 1 the prompt is read once and its cache copied; the session keeps the

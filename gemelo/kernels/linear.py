@@ -37,6 +37,16 @@ class QuantLinear(nn.Module):
         """x (..., columns) -> (..., rows) in x's dtype."""
         return reference.linear(x, self.weight.prefix(rows, columns))
 
+    def rows_at(self, x: Tensor, index: Tensor) -> Tensor:
+        """Only the outputs at `index`: x (..., in) -> (..., len(index)), reading those rows."""
+        weight = self.weight
+        return reference.linear(x, Packed(weight.blocks.index_select(0, index), weight.format))
+
+    def columns_at(self, h: Tensor, index: Tensor, width: int) -> Tensor:
+        """The product with an input of `width` that is h at `index` and zero elsewhere."""
+        x = h.new_zeros(*h.shape[:-1], width).index_copy(-1, index, h)
+        return self(x, columns=width)  # type: ignore[no-any-return]
+
 
 class QuantEmbedding(nn.Module):
     """Token rows and the tied head, over one quantised matrix (V, D)."""

@@ -65,6 +65,44 @@ class Linear(nn.Module):
         """x (..., columns) -> (..., rows); both default to the whole matrix."""
         return F.linear(x, self.weight[:rows, :columns])
 
+    def rows_at(self, x: Tensor, index: Tensor) -> Tensor:
+        """Only the outputs at `index`: x (..., in) -> (..., len(index)), reading those rows."""
+        return F.linear(x, self.weight.index_select(0, index))
+
+    def columns_at(self, h: Tensor, index: Tensor, width: int) -> Tensor:
+        """The product with an input of `width` that is h at `index` and zero elsewhere.
+
+        Rows lie together in memory, so that skipping columns saves nothing: the zeros are read.
+        """
+        x = h.new_zeros(*h.shape[:-1], width).index_copy(-1, index, h)
+        return self(x, columns=width)  # type: ignore[no-any-return]
+
+
+class TransposedLinear(nn.Module):
+    """`Linear` with the columns of W together in memory, for inputs that are mostly zero."""
+
+    def __init__(self, weight: Tensor) -> None:
+        """weight (out, in) is copied, the other way round."""
+        super().__init__()
+        self.columns = nn.Parameter(weight.t().contiguous(), requires_grad=False)
+
+    @property
+    def weight(self) -> Tensor:
+        """The matrix (out, in), as a view."""
+        return self.columns.t()
+
+    def forward(self, x: Tensor, rows: int | None = None, columns: int | None = None) -> Tensor:
+        """x (..., columns) -> (..., rows); both default to the whole matrix."""
+        return x @ self.columns[:columns, :rows]
+
+    def rows_at(self, x: Tensor, index: Tensor) -> Tensor:
+        """Only the outputs at `index`: x (..., in) -> (..., len(index))."""
+        return x @ self.columns.index_select(1, index)
+
+    def columns_at(self, h: Tensor, index: Tensor, width: int) -> Tensor:
+        """The product with an input that is h at `index` and zero elsewhere, reading only those."""
+        return h @ self.columns.index_select(0, index)
+
 
 class Embedding(nn.Module):
     """Token rows on the way in and, tied, the head on the way out."""

@@ -128,8 +128,16 @@ def _width_fact(widths: int | Sequence[int]) -> int | list[int]:
 
 
 def _scales(shares: float | Sequence[float], layers: int) -> np.ndarray[Any, Any]:
-    """Normal quantiles; that of 0, a dense layer, is minus infinity."""
+    """Normal quantiles; that of 0, a dense layer, is minus infinity.
+
+    Readers take anything up to zero for a dense layer, so shares up to a half cannot be written.
+    """
     listed = shares if isinstance(shares, Sequence) else [shares] * layers
+    small = [share for share in listed if 0 < share <= 0.5]
+    if small:
+        raise UnsupportedError(
+            f"GGUF cannot hold an activation sparsity of {small[0]}; above 0.5, or 0"
+        )
     normal = NormalDist()
     scales = [normal.inv_cdf(share) if share > 0 else -math.inf for share in listed]
     return np.array(scales, dtype=np.float32)

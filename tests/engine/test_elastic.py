@@ -225,7 +225,7 @@ def test_an_interrupted_repair_is_begun_again(session: Session) -> None:
     stream = session.stream([*session.ids, 400], GREEDY)
     next(stream)
     next(stream)
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
     session.use(SMALL)
     session.use("E4B", repair="now")
     assert session.stale == 0

@@ -84,7 +84,7 @@ def test_a_stream_left_early_keeps_the_session(engine: Engine, model: Gemma3) ->
     session = engine.session()
     stream = session.stream(PROMPT, GREEDY)
     said = [next(stream).token_ids[0] for _ in range(5)]
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
     longer = [*PROMPT, *said, 333]
     assert ids_of(session, longer) == obvious(model, longer, 24)
     assert session.timings.reused_tokens == len(PROMPT) + 4

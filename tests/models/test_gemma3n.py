@@ -12,7 +12,9 @@ from transformers import Gemma3nForCausalLM, Gemma3nTextConfig
 
 from gemelo.config import FULL, SLIDING, Gemma3nConfig
 from gemelo.engine.kv import KVCache
+from gemelo.models.altup import strongest
 from gemelo.models.gemma3n import Gemma3n
+from gemelo.models.layers import TransposedLinear
 
 TOLERANCE = 3e-4
 TOKENS = 31
@@ -193,3 +195,31 @@ def test_bfloat16_is_as_near_to_float32_as_the_reference_is(
     half = copy.deepcopy(model).to(torch.bfloat16)
     ours = half.logits(half(ids, positions_of(ids)))
     assert 0 < (ours - exact).abs().mean() <= 1.2 * (theirs - exact).abs().mean()
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("width", [64, 96])
+@torch.inference_mode()
+def test_a_sparse_step_is_the_dense_one(transposed: bool, width: int) -> None:
+    """One token reads only the neurons its gate leaves alive; two tokens read them all."""
+    mlp = tiny_gemma3n(SMALL).layers[0].mlp
+    x = torch.randn(1, 2, 64, generator=torch.Generator().manual_seed(0))
+    dense = mlp(x, width)
+    if transposed:
+        mlp.down_proj = TransposedLinear(mlp.down_proj.weight)
+        assert difference(mlp(x, width), dense) < 1e-5
+    gate = strongest(mlp.gate_proj(x[:, :1], rows=width), mlp.cutoff)
+    assert 0 < int((gate > 0).sum()) < width // 4
+    assert difference(mlp(x[:, :1], width), dense[:, :1]) < 1e-5
+
+
+def test_a_sparse_step_reads_no_dead_neuron() -> None:
+    """NaN in the weights of dead neurons does not reach the result."""
+    mlp = tiny_gemma3n(SMALL).layers[0].mlp
+    x = torch.randn(1, 1, 64, generator=torch.Generator().manual_seed(0))
+    wanted = mlp(x, 96)
+    dead = strongest(mlp.gate_proj(x), mlp.cutoff)[0, 0] == 0
+    mlp.down_proj = TransposedLinear(mlp.down_proj.weight)
+    mlp.up_proj.weight[dead] = float("nan")
+    mlp.down_proj.columns[dead] = float("nan")
+    assert difference(mlp(x, 96), wanted) < 1e-5
