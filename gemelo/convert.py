@@ -127,7 +127,7 @@ def for_gguf(source: Source, mixed_widths: bool) -> Source:
     if len(widths) > 1:
         assumed.append("one feed-forward width")
     if assumed:
-        notice = f"llama.cpp will not run this model rightly: it takes {', '.join(assumed)}"
+        notice = f"llama.cpp would run this wrongly; built into it are {', '.join(assumed)}"
         source = dataclasses.replace(source, notices=(*source.notices, notice))
     return _with_equal_rows(source) if source.path.is_dir() else source
 

@@ -58,10 +58,10 @@ def open_source(path: Path) -> Source:
     if not path.exists():
         raise InputError(f"{path}: no such file or directory")
     if path.is_dir():
-        return _without_dead_keys(_open_directory(path))
+        return without_dead_keys(_open_directory(path))
     if path.suffix == ".safetensors":
         raise InputError(f"{path}: give the directory that holds this file and its config.json")
-    return _without_dead_keys(_open_gguf(GGUFFile(path)))
+    return without_dead_keys(_open_gguf(GGUFFile(path)))
 
 
 def architecture(config: ModelConfig) -> str:
@@ -236,14 +236,15 @@ def dead_keys(config: ModelConfig) -> list[str]:
     ]
 
 
-def _without_dead_keys(source: Source) -> Source:
+def without_dead_keys(source: Source) -> Source:
+    """The same without keys and values that no layer looks at."""
     dead = set(dead_keys(source.config)) & source.shapes.keys()
     if not dead:
         return source
-    layers = source.config.layers
+    first, last = len(source.config.kv_layers), source.config.layers[-1]
     notice = (
-        f"layers {len(source.config.kv_layers)} to {layers[-1]} borrow keys and values from lower "
-        f"ones; {len(dead)} weights of their own are never used and left out"
+        f"layers {first} to {last} borrow keys and values from lower ones; {len(dead)} weights of "
+        "their own, which are never used, are left out"
     )
     return _narrowed(source, set(source.shapes) - dead, notice)
 

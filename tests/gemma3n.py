@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -12,9 +14,8 @@ from transformers import Gemma3nForCausalLM
 from gemelo.checkpoint import Checkpoint
 from gemelo.config import Gemma3nConfig
 from gemelo.models.gemma3n import Gemma3n
-from tests.conftest import randomise
-
-IDS = [2, *range(300, 330)]
+from gemelo.weights.safetensors import Safetensors, write_safetensors
+from tests.conftest import randomise, write_checkpoint
 
 # Every width a multiple of 32, so that each matrix fits every format.
 TINY_3N = Gemma3nConfig(
@@ -36,6 +37,14 @@ TINY_3N = Gemma3nConfig(
 MIXED_3N = dataclasses.replace(TINY_3N, intermediate_size=(96,) * 6 + (64,) * 6)
 # Rows for images and sounds past those of text, as in the published models.
 SOFT_3N = dataclasses.replace(TINY_3N, vocab_size_per_layer_input=480)
+DEAD_3N = [
+    f"layers.{layer}.self_attn.{leaf}.weight"
+    for layer in range(7, 12)
+    for leaf in ("k_proj", "v_proj", "k_norm")
+]
+IDS = [2, *range(300, 330)]
+
+Tensors = dict[str, Tensor]
 
 
 def tiny_3n(config: Gemma3nConfig = TINY_3N, seed: int = 0) -> Gemma3n:
@@ -44,21 +53,90 @@ def tiny_3n(config: Gemma3nConfig = TINY_3N, seed: int = 0) -> Gemma3n:
     return model
 
 
+def write_3n(
+    folder: Path, config: Gemma3nConfig = TINY_3N, dtype: torch.dtype = torch.float32
+) -> Path:
+    """A Hugging Face directory of a tiny model, text only."""
+    return write_checkpoint(folder, tiny_3n(config), dtype)
+
+
+def rewritten(folder: Path, more: Tensors, **changes: object) -> Path:
+    """The directory with tensors added or replaced, and top-level entries of its config."""
+    source = Safetensors(folder)
+    tensors = {name: source.tensor(name).clone() for name in source.names()} | more
+    write_tensors(folder, tensors)
+    config = json.loads((folder / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def write_tensors(folder: Path, tensors: Tensors) -> None:
+    write_safetensors(
+        folder,
+        [(name, tuple(t.shape), t.dtype, lambda t=t: t) for name, t in tensors.items()],
+    )
+
+
+def noise(seed: int = 1) -> Tensors:
+    """Keys and values of the layers that borrow theirs, in the layout of the hub's text models."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {"k_proj": (32, 64), "v_proj": (32, 64), "k_norm": (16,)}
+    return {
+        f"model.{name}": torch.randn(shapes[name.split(".")[-2]], generator=generator)
+        for name in DEAD_3N
+    }
+
+
 @torch.inference_mode()
-def scores(model: Gemma3n | Checkpoint) -> Tensor:
-    """Next-token scores after each of IDS, (T, V), without engine or cache."""
+def scores(model: Gemma3n | Checkpoint, ids: list[int] = IDS) -> Tensor:
+    """Next-token scores after each of the ids, (T, V), without engine or cache."""
     decoder = model.decoder if isinstance(model, Checkpoint) else model
-    ids = torch.tensor([IDS])
-    return decoder.logits(decoder(ids, torch.arange(len(IDS))[None]))[0]
+    hidden = decoder(torch.tensor([ids]), torch.arange(len(ids))[None])
+    return decoder.logits(hidden)[0]
 
 
 @torch.inference_mode()
-def reference_scores(folder: Path) -> Tensor:
+def reference_scores(folder: Path, ids: list[int] = IDS) -> Tensor:
     """The same from transformers, which reads the folder itself."""
     twin = Gemma3nForCausalLM.from_pretrained(folder, attn_implementation="eager")
-    logits: Tensor = twin(torch.tensor([IDS])).logits[0]
+    logits: Tensor = twin(torch.tensor([ids])).logits[0]
     return logits
 
 
 def difference(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().max())
+
+
+def vision_names() -> Iterator[str]:
+    """The 548 names of the MobileNet tower, block by block as the network is laid out."""
+    yield from ("conv_stem.conv.weight", "conv_stem.conv.bias", "conv_stem.bn.weight")
+    for block in range(3):
+        yield from (f"blocks.0.{block}.{x}.weight" for x in ("conv_exp", "bn1", "conv_pwl", "bn2"))
+    first = ("dw_start", "pw_exp", "dw_mid", "pw_proj")
+    yield from _inverted("blocks.1.0", first)
+    for block in range(1, 5):
+        yield from _inverted(f"blocks.1.{block}", ("dw_start", "pw_exp", "pw_proj"))
+    yield from _inverted("blocks.2.0", first)
+    for block in range(1, 8):
+        yield from _inverted(f"blocks.2.{block}", ("dw_start", "pw_exp", "pw_proj"))
+    for block in (8, *range(10, 37, 2)):
+        yield from _inverted(f"blocks.2.{block}", ("pw_exp", "pw_proj"))
+    for block in range(9, 36, 2):
+        yield from _attention(f"blocks.2.{block}", ("down_conv", "norm", "proj"))
+    yield from _inverted("blocks.3.0", first)
+    for block in range(1, 38, 2):
+        yield from _attention(f"blocks.3.{block}", ("proj",))
+        yield from _inverted(f"blocks.3.{block + 1}", ("pw_exp", "pw_proj"))
+    yield from (f"msfa.ffn.{x}.{y}.weight" for x in ("pw_exp", "pw_proj") for y in ("conv", "bn"))
+    yield "msfa.norm.weight"
+
+
+def _inverted(block: str, convolutions: tuple[str, ...]) -> Iterator[str]:
+    yield from (f"{block}.{conv}.{x}.weight" for conv in convolutions for x in ("conv", "bn"))
+    yield f"{block}.layer_scale.gamma"
+
+
+def _attention(block: str, leaves: tuple[str, ...]) -> Iterator[str]:
+    yield from (f"{block}.norm.weight", f"{block}.layer_scale.gamma")
+    yield from (f"{block}.attn.{x}.proj.weight" for x in ("query", "output"))
+    yield from (f"{block}.attn.{x}.{leaf}.weight" for x in ("key", "value") for leaf in leaves)
