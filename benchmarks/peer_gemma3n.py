@@ -1,9 +1,9 @@
 """A random Gemma 3n in GGUF: is what we write what llama.cpp reads, score for score?
 
-No small Gemma 3n is published, so the model is random: E2B's 30 layers and everything that llama.cpp
-has built in (20 layers with keys, 10 sparse ones, 4 streams, rank 64, 256 columns a layer), at a
-width of 256. Two halves, because llama.cpp runs in an environment of its own that has nothing of
-gemelo:
+No small Gemma 3n is published, so the model is random: E2B's 30 layers and everything that
+llama.cpp has built in (20 layers with keys, 10 sparse ones, 4 streams, rank 64, 256 columns a
+layer), at a width of 256. Two halves, because llama.cpp runs in an environment of its own that has
+nothing of gemelo:
 
     PYTHONPATH=. python benchmarks/peer_gemma3n.py write FOLDER     # with gemelo's test extra
     pip install llama-cpp-python==0.3.36
@@ -14,8 +14,10 @@ tokens, and keeps the scores of every step. `compare` feeds llama.cpp the same t
 prints one JSON object a file: how many greedy choices agree, and how far apart the scores are.
 
 llama.cpp divides a gate's variance by N - 1 where the reference divides by N, and thirty random
-layers make that visible. So the scores are kept twice: as gemelo and the reference compute them, and
-with that one constant changed to llama.cpp's, which is what the rest is judged by.
+layers make that visible. So the scores are kept twice: `ours`, as gemelo and the reference compute
+them, and `as_theirs`, with that one constant changed to llama.cpp's. What is left between those and
+llama.cpp's is its arithmetic: a GELU from a half-precision table, and activations in 8 bits where
+weights are quantised.
 """
 
 import ctypes

@@ -81,18 +81,29 @@ def read(
     if format not in get_args(WeightFormat):
         raise InputError(f"format {format!r} is not one of {', '.join(get_args(WeightFormat))}")
     source = without_padding(open_source(path))
+    tree = assemble(source, format, activation_dtype(source, format), device, progress)
+    notices = (*source.notices, *left_on_disk(source))
+    return Checkpoint(path, source.config, tree, read_tokenizer(path), format, notices)
+
+
+def assemble(
+    source: Source,
+    format: WeightFormat,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    progress: Callable[[int, int], None] | None = None,
+) -> Tree:
+    """The network of an open source with its weights in it; dtype is the activations'."""
     tree = build(source)
-    dtype = activation_dtype(source, format)
     kept = wanted(source)
     for done, name in enumerate(kept):
         try:
             assign(tree, name, source.tensor(name), format, dtype, device)
         except GemeloError as error:
-            raise type(error)(f"{path}: {name}: {error}") from None
+            raise type(error)(f"{source.path}: {name}: {error}") from None
         if progress is not None:
             progress(done + 1, len(kept))
-    notices = (*source.notices, *left_on_disk(source))
-    return Checkpoint(path, source.config, tree.eval(), read_tokenizer(path), format, notices)
+    return tree.eval()
 
 
 def read_tokenizer(path: Path) -> Tokenizer:

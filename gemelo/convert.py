@@ -26,9 +26,10 @@ import torch
 from torch import Tensor
 
 from gemelo.checkpoint import read_tokenizer
-from gemelo.config import Gemma3nConfig
+from gemelo.config import Gemma3nConfig, Submodel
 from gemelo.errors import InputError, UnsupportedError
 from gemelo.inputs.tokenizer import Tokenizer
+from gemelo.nested import cut
 from gemelo.source import (
     EMBEDDING,
     Source,
@@ -77,21 +78,29 @@ def convert(
     target: Path,
     format: TargetFormat = "native",
     *,
+    submodel: str | Submodel | None = None,
     text_only: bool = False,
     mixed_widths: bool = False,
+    overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Converted:
     """Write `source` as `target`: GGUF if it ends in .gguf, else a directory of safetensors.
 
+    submodel writes that part of a Gemma 3n as a model of its own.
     text_only leaves towers out; without it a GGUF target refuses a model that has some.
     mixed_widths writes a GGUF of feed-forwards of several widths, which llama.cpp does not read.
-    Raises `InputError` for a target that exists. `progress` gets bytes written and in all.
+    Raises `InputError` for a target that exists, unless `overwrite`: then it is replaced when the
+    new one is whole. `progress` gets bytes written and in all.
     """
     if format not in get_args(TargetFormat):
         raise InputError(f"format {format!r} is not one of {', '.join(get_args(TargetFormat))}")
-    if target.exists():
-        raise InputError(f"{target} exists; choose another name or remove it first")
+    if target.exists() and not overwrite:
+        raise InputError(f"{target} exists; choose another name, or --force to replace it")
+    if target.exists() and target.resolve() == source.resolve():
+        raise InputError(f"{target} is the source; choose another name")
     opened = open_source(source)
+    if submodel is not None:
+        opened = cut(opened, chosen_part(opened, submodel))
     if text_only:
         opened = without_towers(opened)
     to_gguf = target.suffix == ".gguf"
@@ -101,6 +110,15 @@ def convert(
     write = _write_gguf if to_gguf else _write_directory
     write(opened, target, targets, format, progress)
     return Converted(target, len(targets), sum(t.nbytes for t in targets), opened.notices)
+
+
+def chosen_part(source: Source, submodel: str | Submodel) -> Submodel:
+    """A sub-model by name, file or value; `UnsupportedError` for a model that has none."""
+    if not isinstance(source.config, Gemma3nConfig):
+        raise UnsupportedError(
+            f"{source.path}: {source.config.model_type} has no sub-models; Gemma 3n has"
+        )
+    return Submodel.of(submodel, source.config)
 
 
 # ---- GGUF ----------------------------------------------------------------------------------------
@@ -167,6 +185,8 @@ def _gguf_values(source: Source, targets: list[Target]) -> dict[str, Any]:
     if source.path.is_file():
         values = dict(GGUFFile(source.path).metadata)
         values.pop("general.file_type", None)
+        if not source.whole:
+            values |= metadata.config_to_gguf(source.config.to_hf())
     else:
         values = {
             "general.architecture": architecture(source.config),
@@ -226,6 +246,8 @@ def _write_directory(
         config = source.config.to_hf() | {"torch_dtype": _main_dtype(targets)}
         _write_json(staging / "config.json", config)
         _write_tokenizer(source, staging)
+        if path.exists():
+            os.replace(path, Path(folder) / "replaced")
         os.replace(staging, path)
 
 

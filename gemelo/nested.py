@@ -51,6 +51,7 @@ def cut(source: Source, submodel: Submodel) -> Source:
         config=submodel.config(config),
         shapes=shapes,
         tensor=lambda name: makers[name](),
+        whole=False,
     )
 
 

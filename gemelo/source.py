@@ -40,13 +40,17 @@ _LISTED = 8  # names in an error message before "and n more"
 
 @dataclass(frozen=True)
 class Source:
-    """An open file, its names made canonical: what to build, and a way to each tensor."""
+    """An open file, its names made canonical: what to build, and a way to each tensor.
+
+    whole is False once a part was cut out of it: the file's own facts no longer hold.
+    """
 
     path: Path
     config: ModelConfig
     shapes: Mapping[str, tuple[int, ...]]
     tensor: Callable[[str], Weight]
     notices: tuple[str, ...] = ()
+    whole: bool = True
 
 
 def open_source(path: Path) -> Source:

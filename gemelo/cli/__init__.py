@@ -42,6 +42,7 @@ for _group, _name, _command in (
     (app, "pull", models.pull),
     (app, "list", models.list_models),
     (app, "convert", models.convert),
+    (app, "slice", models.slice_model),
     (app, "bench", bench.bench),
     (shows, "model", models.show_model),
 ):

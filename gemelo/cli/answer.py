@@ -28,6 +28,8 @@ def load_model(name: str | None, *, quiet: bool, verbose: bool, **settings: Any)
 
     with Bar("loading", shown=not quiet) as bar:
         model = load(name, progress=bar, **settings)
+    for notice in () if quiet else model.checkpoint.notices:
+        note(f"note: {notice}")
     if verbose:
         import torch
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import typer
 
-from gemelo.cli import options
+from gemelo.cli import elastic, options
 from gemelo.cli.answer import load_model
 from gemelo.cli.conversation import Conversation, prompt_for
 from gemelo.cli.terminal import checked_text, interactive, note
@@ -23,6 +23,9 @@ def chat(
     ctx: typer.Context,
     system: options.System = None,
     model: options.Model = None,
+    submodel: options.Submodel = None,
+    speculate: options.Speculate = None,
+    policy: options.Policy = None,
     format: options.Format = "native",
     threads: options.Threads = None,
     context: options.Context = None,
@@ -52,6 +55,7 @@ def chat(
 
     sampling = options.sampling(ctx.params)
     loaded = load_model(model, quiet=quiet, verbose=verbose, **options.loading(ctx.params))
+    elastic.apply(loaded, submodel, speculate, policy)
     conversation = Conversation(prompt_for(loaded))
     template = loaded.tokenizer.chat_template is not None
     if system and not template:

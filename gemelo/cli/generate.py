@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gemelo.cli import options
+from gemelo.cli import elastic, options
 from gemelo.cli.answer import answer, cancelled, load_model, tell_end, tell_timings
 from gemelo.cli.terminal import argument_or_stdin, checked_text, note, print_json, show
 from gemelo.errors import InputError
@@ -45,6 +45,9 @@ def generate(
     chat: Annotated[bool, typer.Option("--chat", help="Insist on the chat template.")] = False,
     raw: Annotated[bool, typer.Option("--raw", help="Complete the prompt as it is.")] = False,
     model: options.Model = None,
+    submodel: options.Submodel = None,
+    speculate: options.Speculate = None,
+    policy: options.Policy = None,
     format: options.Format = "native",
     threads: options.Threads = None,
     context: options.Context = None,
@@ -82,17 +85,20 @@ def generate(
     if sampling.logprobs is not None and not json:
         raise InputError("--logprobs needs --json, which is where they are printed")
     loaded = load_model(model, quiet=quiet, verbose=verbose, **options.loading(ctx.params))
+    elastic.apply(loaded, submodel, speculate, policy)
     ids = _prompt_ids(loaded, text, system, chat, raw, quiet)
     streamed = not json and n == 1
     completion = answer(loaded, ids, asdict(sampling), show if streamed else _swallow, quiet)
     if json:
-        print_json(_json(model or default_name(), completion, n, logprobs is not None))
+        print_json(_json(model or default_name(), loaded, completion, n, logprobs is not None))
     else:
         _finish_text(completion, streamed)
     if not quiet:
         tell_end(loaded, completion, sampling, "--max-tokens")
     if verbose:
         tell_timings(completion)
+        for line in elastic.told(loaded):
+            note(line)
     if cancelled(completion):
         raise typer.Exit(_INTERRUPTED)
 
@@ -176,13 +182,15 @@ def _finish_text(completion: Completion, streamed: bool) -> None:
         show(f"--- {number} ---\n{choice.text}\n")
 
 
-def _json(name: str, completion: Completion, n: int, logprobs: bool) -> dict[str, Any]:
+def _json(
+    name: str, model: Model, completion: Completion, n: int, logprobs: bool
+) -> dict[str, Any]:
     """The contract's object; `choices` too where there are several."""
     timings = completion.timings
     first = _choice(completion.choices[0], logprobs)
     return {
         "model": name,
-        "submodel": None,
+        "submodel": model.active.name if model.active else None,
         "prompt_token_ids": list(completion.prompt_token_ids),
         **first,
         "seed": completion.seed,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -83,9 +83,9 @@ def convert(
         options.TargetFormat,
         typer.Option("--format", help="Of the matrices; native is exact."),
     ] = "native",
-    text_only: Annotated[
-        bool, typer.Option("--text-only", help="Leave a vision tower out.")
-    ] = False,
+    text_only: options.TextOnly = False,
+    mixed_widths: options.MixedWidths = False,
+    force: options.Force = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -95,14 +95,53 @@ def convert(
     gemelo convert google/gemma-3-1b-it gemma-3-1b-it-q8_0.gguf --format q8_0
     gemelo convert gemma-3-1b-it-q8_0.gguf gemma-3-1b-it --format bf16
 
-    TARGET is a GGUF file if it ends in .gguf. One that exists is left alone. Directories hold
-    bf16, f16 and f32.
+    TARGET is a GGUF file if it ends in .gguf. One that exists is left alone, without --force.
+    Directories hold bf16, f16 and f32.
     """
-    from gemelo.convert import convert as write
+    choices = {"text_only": text_only, "mixed_widths": mixed_widths, "overwrite": force}
+    write(source, target, format, json, quiet, **choices)
+
+
+def slice_model(
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A Gemma 3n: file, directory, id.")
+    ],
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="NAME.gguf, or a directory.")],
+    submodel: options.Part = "E2B",
+    format: Annotated[
+        options.TargetFormat,
+        typer.Option("--format", help="Of the matrices; native is exact."),
+    ] = "native",
+    text_only: options.TextOnly = False,
+    mixed_widths: options.MixedWidths = False,
+    force: options.Force = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Cut a sub-model out of a Gemma 3n, as a model of its own.
+
+    \b
+    gemelo slice google/gemma-3n-E4B-it my-E2B --submodel E2B
+    gemelo slice gemma-3n-E4B-it mine.gguf --submodel mine.toml --format q4_0 --text-only
+
+    A directory loads in transformers, with its tokenizer and processor files; a GGUF in llama.cpp,
+    if its feed-forwards have one width. A .toml or .json file names ffn_widths and skipped_layers.
+    """
+    choices = {"text_only": text_only, "mixed_widths": mixed_widths, "overwrite": force}
+    write(source, target, format, json, quiet, submodel=submodel, **choices)
+
+
+def write(
+    source: str, target: Path, format: options.TargetFormat, json: bool, quiet: bool, **choices: Any
+) -> None:
+    """Convert with a progress bar, and say what was written."""
+    from gemelo.convert import convert as convert_files
     from gemelo.store import resolve
 
-    with Bar("converting", shown=not quiet) as bar:
-        written = write(resolve(source), target, format, text_only=text_only, progress=bar)
+    with Bar("writing", shown=not quiet) as bar:
+        written = convert_files(resolve(source), target, format, progress=bar, **choices)
+    for notice in () if quiet else written.notices:
+        note(f"note: {notice}")
     if json:
         print_json(
             {

@@ -81,6 +81,23 @@ def _section(parameter: object) -> str:
     return "Options"
 
 
+# ---- files ---------------------------------------------------------------------------------------
+
+TextOnly = Annotated[bool, typer.Option("--text-only", help="Leave towers for images out.")]
+MixedWidths = Annotated[
+    bool,
+    typer.Option(
+        "--mixed-widths", help="Write a GGUF of several feed-forward widths, for gemelo alone."
+    ),
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace TARGET if it exists.")]
+Part = Annotated[
+    str,
+    typer.Option(
+        "--submodel", metavar="NAME|FILE", help="E2B, a published mix, or a .toml or .json file."
+    ),
+]
+
 # ---- the model -----------------------------------------------------------------------------------
 
 Model = Annotated[
@@ -98,6 +115,31 @@ Format = Annotated[
     WeightFormat,
     typer.Option(
         "--format", help="How weights are held; native as in the file.", rich_help_panel=_MODEL
+    ),
+]
+Submodel = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|FILE",
+        help="Run this part of a Gemma 3n: E2B, a published mix, or a .toml or .json file.",
+        show_default="the whole",
+        rich_help_panel=_MODEL,
+    ),
+]
+Speculate = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME[:int4]",
+        help="Draft with this part of a Gemma 3n; the answer stays the model's own.",
+        rich_help_panel=_MODEL,
+    ),
+]
+Policy = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KIND:N",
+        help="Change size as needed: latency:TOKENS_PER_S, memory:GIB or difficulty:NATS.",
+        rich_help_panel=_MODEL,
     ),
 ]
 Threads = Annotated[

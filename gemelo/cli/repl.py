@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from gemelo.cli import elastic
 from gemelo.cli.answer import answer, tell_end, tell_timings
 from gemelo.cli.conversation import Conversation
-from gemelo.cli.terminal import decoded, interactive, note, show
+from gemelo.cli.terminal import decoded, interactive, note, show, size
 from gemelo.engine.sampling import Sampling
 from gemelo.errors import GemeloError, InputError
 from gemelo.store import cache_folder
@@ -64,6 +65,7 @@ class Repl:
             "/set": Command(self._set, "NAME VALUE", "set how tokens are chosen; alone, show all"),
             "/save": Command(self._save, "FILE", "write the conversation as JSON"),
             "/load": Command(self._load, "FILE", "read one, in place of this"),
+            "/submodel": Command(self._submodel, "NAME", "change size; alone, list the names"),
             "/stats": Command(self._stats, "", "what the last answer took"),
             "/regen": Command(self._regen, "", "answer the last question again"),
             "/bye": leave,
@@ -161,6 +163,20 @@ class Repl:
         tell_timings(self.last)
         held = len(self.last.prompt_token_ids) + len(self.last.token_ids)
         note(f"context {held} of {self.model.engine.context} tokens")
+        note(f"keys and values {size(self.model.cache_bytes)}")
+        for line in elastic.told(self.model):
+            note(line)
+
+    def _submodel(self, rest: str) -> None:
+        if rest:
+            self.model.use(rest)
+            note(f"from the next token on: {rest}")
+            return
+        from gemelo.config.submodel import names
+
+        active = self.model.active
+        note(f"active: {active.name if active else 'this model has one size'}")
+        note(f"published: {', '.join(names())}; or a .toml or .json file")
 
     def _regen(self, rest: str) -> None:
         if not self.conversation.take_back("assistant"):

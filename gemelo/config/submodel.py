@@ -63,6 +63,28 @@ class Submodel:
         return cls(config.ffn_widths, (), name)
 
     @classmethod
+    def half(cls, config: Gemma3nConfig, from_layer: int = 0) -> Self:
+        """Feed-forwards from a layer on at half their width, in whole blocks; nothing skipped."""
+        widths = tuple(
+            width if layer < from_layer else max(GROUP, width // 2 // GROUP * GROUP)
+            for layer, width in enumerate(config.ffn_widths)
+        )
+        return cls(widths, (), "half" if not from_layer else f"half-from-{from_layer}")
+
+    @classmethod
+    def easy(cls, config: Gemma3nConfig) -> Self:
+        """Half the width wherever it leaves no trace in the cache: the exact zone's small end."""
+        return cls.half(config, from_layer=config.kv_layers[-1])
+
+    @classmethod
+    def ladder(cls, config: Gemma3nConfig) -> list[Self]:
+        """Sizes to climb, the smallest first: published mixes if it is that model, else two."""
+        if config.num_hidden_layers != len(_ALL):
+            return [cls.half(config), cls.whole(config)]
+        rungs = ("E2B", "E2.49B-block", "E2.98B-block", "E3.49B-block", WHOLE)
+        return [cls.named(name, config) for name in rungs]
+
+    @classmethod
     def named(cls, name: str, config: Gemma3nConfig) -> Self:
         """A published sub-model by its name (case and a unique beginning are enough)."""
         if name.upper() == WHOLE:

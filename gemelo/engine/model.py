@@ -23,18 +23,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gemelo.checkpoint import Checkpoint, WeightFormat, read
+from gemelo.checkpoint import Checkpoint, WeightFormat, assemble, read
 from gemelo.config import ModelConfig, Submodel
 from gemelo.engine.engine import Engine
 from gemelo.engine.kv import KVFormat
+from gemelo.engine.policy import Policy
 from gemelo.engine.row import FinishReason, Piece
 from gemelo.engine.sampling import Sampling
 from gemelo.engine.session import Progress, RepairMode, Session
 from gemelo.engine.speculative import Draft
+from gemelo.engine.step import Decoder
 from gemelo.engine.timings import Stats, Timings
 from gemelo.errors import InputError
 from gemelo.inputs import chat
 from gemelo.inputs.tokenizer import Tokenizer
+from gemelo.nested import cut
+from gemelo.source import open_source, without_padding
 from gemelo.store import resolve
 
 Message = Mapping[str, Any]
@@ -135,14 +139,47 @@ class Model:
         """Change the size that this model's own session runs, from the next token on."""
         self._session.use(choice, repair)
 
-    def speculate(self, choice: str | Submodel, gamma: int | None = None) -> Draft:
+    @property
+    def active(self) -> Submodel | None:
+        """The size that this model's own session runs; None where there is only one."""
+        return self._session.active
+
+    @property
+    def policy(self) -> Policy | None:
+        """Who chooses the size of this model's own session before every token; None for nobody."""
+        return self._session.policy
+
+    @policy.setter
+    def policy(self, policy: Policy | None) -> None:
+        self._session.policy = policy
+
+    @property
+    def draft(self) -> Draft | None:
+        """The draft of this model's own session, and what has been learnt about it."""
+        return self._session.draft
+
+    def speculate(
+        self,
+        choice: str | Submodel,
+        gamma: int | None = None,
+        format: WeightFormat | None = None,
+    ) -> Draft:
         """Draft with a sub-model on this model's own session; returns what is learnt about it.
 
-        gamma None adapts the number of guesses to what is measured, down to none.
+        gamma None adapts the number of guesses to what is measured, down to none. format gives the
+        draft its own copy of the weights, "q4_0" a small one; None shares the model's.
         """
-        view = self.engine.sizes.view(self.engine.sizes.named(choice))
-        self._session.draft = draft = Draft(view, gamma)
+        part = self.engine.sizes.named(choice)
+        drafting = self.engine.sizes.view(part) if format is None else self._copy(part, format)
+        self._session.draft = draft = Draft(drafting, gamma)
         return draft
+
+    def _copy(self, part: Submodel, format: WeightFormat) -> Decoder:
+        """A sub-model with weights of its own, read again from the file, activations as here."""
+        source = cut(without_padding(open_source(self.checkpoint.path)), part)
+        here = self.engine.decoder
+        tree = assemble(source, format, here.embed_tokens.dtype, here.norm.weight.device)
+        return tree.language_model
 
     def prompt_ids(self, prompt: PromptLike) -> list[int]:
         """Token ids of a prompt: text gets `<bos>`, messages the chat template, ids stay."""

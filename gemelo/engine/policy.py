@@ -71,19 +71,24 @@ def latency(
 
 
 def memory(
-    limit_bytes: int, ladder: Sequence[Submodel], resident_bytes: Callable[[], int]
+    limit_bytes: int,
+    ladder: Sequence[Submodel],
+    resident_bytes: Callable[[], int],
+    release: Callable[[Submodel], int] = lambda submodel: 0,
 ) -> Policy:
     """One size down (of `ladder`, smallest first) whenever the process holds more than the limit.
 
-    It does not climb by itself: what was given back would only be taken again.
+    `release` then lets go the pages that the smaller size does not use. It does not climb by
+    itself: what was given back would only be taken again.
     """
     if limit_bytes <= 0 or not ladder:
         raise InputError(f"memory limit of {limit_bytes} bytes; expected above 0, and sizes")
 
     def decide(moment: Moment) -> Submodel:
         place = ladder.index(moment.active) if moment.active in ladder else len(ladder) - 1
-        if resident_bytes() > limit_bytes:
-            place = max(0, place - 1)
+        if resident_bytes() > limit_bytes and place > 0:
+            place -= 1
+            release(ladder[place])
         return ladder[place]
 
     return decide

@@ -169,7 +169,9 @@ class Session:
         """One token after another, in whatever size is active."""
         while True:
             self._decide(scores)
-            yield row.choose(scores, last=len(self.ids) >= self.cache.context)
+            piece = row.choose(scores, last=len(self.ids) >= self.cache.context)
+            self.decoder.prefetch(row.ids[-1:])  # while the caller has the piece
+            yield piece
             if row.finish_reason is not None:
                 return
             scores = self._append(row.ids[-1:])[-1]

@@ -43,6 +43,7 @@ def prefill(
     hidden = torch.empty(0)
     for begin in range(start, len(ids), cache.chunk):
         end = min(begin + cache.chunk, len(ids))
+        decoder.prefetch(ids[end : end + cache.chunk])  # while this chunk is computed
         # Only the prompt's last token is asked for; the others stop at the last keys written.
         hidden = decoder(*_span(decoder, ids, begin, end), cache, keep=int(end == len(ids)))
         done(end)

@@ -14,6 +14,8 @@ are written, only the tokens that somebody asked for go on.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -71,6 +73,9 @@ class Gemma3(nn.Module):
         for layer in self.layers[:-1]:
             x = layer(x, span)
         return self.norm(self.layers[-1](x, span, keep))  # type: ignore[no-any-return]
+
+    def prefetch(self, ids: Sequence[int]) -> None:
+        """Nothing: all that a step looks up for ids is in memory anyway, as the head."""
 
     def embed(self, ids: Tensor) -> Tensor:
         """Rows times sqrt(D), the root rounded to the activation dtype as in training."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -91,14 +92,27 @@ class Block(nn.Module):
         return self.post_per_layer_input_norm(self.per_layer_projection(gated))  # type: ignore[no-any-return]
 
 
+class Table(Protocol):
+    """Per-layer embeddings out of the way, as a decoder asks for them: see
+    `gemelo.engine.offload`."""
+
+    def rows(self, ids: Tensor, kept: Sequence[int]) -> Tensor:
+        """ids (B, T) -> their vectors for the layers `kept` of the whole model, (B, T, L, P)."""
+
+    def prefetch(self, ids: Sequence[int]) -> None:
+        """Begin to read the rows of ids, which will be asked for soon."""
+
+
 class Gemma3n(nn.Module):
     """Token ids in, hidden states out; `logits` is the tied head. `kept` are its blocks' places in
-    the whole model, which tell their columns of the per-layer table."""
+    the whole model, which tell their columns of the per-layer embeddings; `table`, where there is
+    one, is asked for those instead of `embed_tokens_per_layer`."""
 
     def __init__(self, config: Gemma3nConfig) -> None:
         super().__init__()
         self.config = config
         self.kept: Sequence[int] = config.layers
+        self.table: Table | None = None
         width, eps, others = config.hidden_size, config.rms_norm_eps, config.altup_num_inputs - 1
         columns = config.num_hidden_layers * config.hidden_size_per_layer_input
         self.embed_tokens = Embedding(config.vocab_size, width)
@@ -160,10 +174,22 @@ class Gemma3n(nn.Module):
         """
         width = self.config.hidden_size_per_layer_input
         ids = torch.where(ids < self.config.vocab_size_per_layer_input, ids, 0)
-        table = self.blocks(self.embed_tokens_per_layer(ids)) * rounded(width**0.5, x)
+        table = self.looked_up(ids) * rounded(width**0.5, x)
         projected = self.per_layer_model_projection(x) * rounded(self.config.hidden_size**-0.5, x)
         known: Tensor = self.per_layer_projection_norm(self.blocks(projected))
         return (known + table) * rounded(2**-0.5, x)
+
+    def looked_up(self, ids: Tensor) -> Tensor:
+        """The table's vectors for ids (B, T), those of this model's layers: (B, T, L, P)."""
+        if self.table is not None:
+            return self.table.rows(ids, self.kept)
+        return self.blocks(self.embed_tokens_per_layer(ids))
+
+    def prefetch(self, ids: Sequence[int]) -> None:
+        """Have what a step will look up for ids read ahead, if it lies out of the way."""
+        if self.table is not None:
+            rows = self.config.vocab_size_per_layer_input
+            self.table.prefetch([id if id < rows else 0 for id in ids])
 
     def blocks(self, columns: Tensor) -> Tensor:
         """Columns of all layers of the whole model -> this model's layers, (B, T, L, P)."""

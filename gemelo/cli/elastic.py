@@ -1,0 +1,81 @@
+"""Options that make a Gemma 3n elastic: a size to run, a size to draft with, a policy that chooses.
+
+elastic.apply(model, submodel="E2B", speculate=None, policy="latency:20")
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from gemelo.errors import InputError
+
+if TYPE_CHECKING:
+    from gemelo.engine.model import Model
+    from gemelo.engine.policy import Policy
+
+_KINDS = "latency:TOKENS_PER_S, memory:GIB or difficulty:NATS"
+
+
+def apply(model: Model, submodel: str | None, speculate: str | None, policy: str | None) -> None:
+    """Set up the model's session as the options say; nothing for those not given."""
+    if speculate is not None and policy is not None:
+        raise InputError("--speculate and --policy exclude each other: both choose the size")
+    if submodel is not None:
+        model.use(submodel)
+    if speculate is not None:
+        name, _, bits = speculate.partition(":")
+        if bits not in ("", "int4"):
+            raise InputError(f"--speculate {speculate}: expected NAME or NAME:int4")
+        model.speculate(name, format="q4_0" if bits else None)
+    if policy is not None:
+        model.policy = parse(policy, model)
+
+
+def parse(text: str, model: Model) -> Policy:
+    """A policy from KIND:NUMBER."""
+    from gemelo.config import Gemma3nConfig, Submodel
+    from gemelo.engine import policy
+    from gemelo.engine.offload import release_tail
+    from gemelo.engine.pages import process_bytes
+    from gemelo.models.gemma3n import Gemma3n
+
+    kind, _, value = text.partition(":")
+    try:
+        number = float(value)
+    except ValueError:
+        raise InputError(f"--policy {text}: expected {_KINDS}") from None
+    config = model.config
+    if not isinstance(config, Gemma3nConfig):
+        raise InputError(f"--policy {text}: {config.model_type} has one size; Gemma 3n has many")
+    if kind == "latency":
+        return policy.latency(number, Submodel.ladder(config))
+    if kind == "memory":
+        whole, limit = model.engine.decoder, int(number * 2**30)
+        assert isinstance(whole, Gemma3n)
+        ladder = Submodel.ladder(config)
+        return policy.memory(limit, ladder, process_bytes, partial(release_tail, whole))
+    if kind == "difficulty":
+        return policy.difficulty(Submodel.easy(config), Submodel.whole(config), number)
+    raise InputError(f"--policy {text}: expected {_KINDS}")
+
+
+def told(model: Model) -> list[str]:
+    """What the sizes did, a line each, for people."""
+    lines = []
+    stats, draft = model.stats, model.draft
+    if stats.switches or len(stats.tokens) > 1:
+        sizes = ", ".join(f"{name} {count}" for name, count in stats.tokens.most_common())
+        lines.append(
+            f"tokens by size: {sizes}; {stats.switches} switches, "
+            f"{stats.repaired_tokens} tokens repaired"
+        )
+    if draft is not None and draft.rounds:
+        full = draft.full_s or 1.0
+        lines.append(
+            f"drafted {draft.drafted}, accepted {draft.accepted} "
+            f"(alpha {draft.alpha:.2f}, c {draft.draft_s / full:.2f}, "
+            f"v {draft.verification_s(max(1, draft.gamma)) / full:.2f}), "
+            f"{draft.tokens_per_round:.2f} tokens a round"
+        )
+    return lines

@@ -1,0 +1,105 @@
+"""The elastic options, as a person types them: sizes, drafts, policies, slices."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gemelo.config import Gemma3nConfig, Submodel
+from tests.cli.conftest import Command
+from tests.gemma3n import write_3n
+
+GREEDY = ("--temperature", "0", "--max-tokens", "12", "--ignore-eos", "--json")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_3n(tmp_path_factory.mktemp("elastic") / "tiny-3n")
+
+
+@pytest.fixture
+def part(tmp_path: Path) -> Path:
+    path = tmp_path / "small.toml"
+    path.write_text('name = "small"\nffn_widths = 64\nskipped_layers = [8, 9]\n')
+    return path
+
+
+def test_a_size_for_one_run(gemelo: Command, model: Path, part: Path, tmp_path: Path) -> None:
+    """--submodel says what the slice says."""
+    words = ("generate", "-m", str(model), "the capital", *GREEDY)
+    small = json.loads(gemelo(*words, "--submodel", str(part)).out)
+    assert small["submodel"] == "small"
+    assert gemelo("slice", str(model), str(tmp_path / "s"), "--submodel", str(part)).code == 0
+    sliced = json.loads(gemelo("generate", "-m", str(tmp_path / "s"), "the capital", *GREEDY).out)
+    assert sliced["token_ids"] == small["token_ids"]
+    assert json.loads(gemelo(*words).out)["submodel"] == "E4B"
+
+
+@pytest.mark.parametrize("bits", ["", ":int4"])
+def test_drafting_changes_nothing(gemelo: Command, model: Path, part: Path, bits: str) -> None:
+    words = ("generate", "-m", str(model), "the capital", *GREEDY)
+    plain = json.loads(gemelo(*words).out)
+    ran = gemelo(*words, "--speculate", f"{part}{bits}", "--verbose")
+    assert ran.code == 0, ran.err
+    assert json.loads(ran.out)["token_ids"] == plain["token_ids"]
+
+
+@pytest.mark.parametrize("policy", ["latency:1000000", "memory:0.000001", "difficulty:3"])
+def test_policies_run_and_tell(gemelo: Command, model: Path, policy: str) -> None:
+    ran = gemelo("generate", "-m", str(model), "the", *GREEDY, "--policy", policy, "--verbose")
+    assert ran.code == 0, ran.err
+    assert len(json.loads(ran.out)["token_ids"]) == 12
+    if not policy.startswith("difficulty"):
+        assert "tokens by size: " in ran.err and "half" in ran.err
+
+
+def test_in_chat(gemelo: Command, model: Path, part: Path) -> None:
+    said = f"the\n/submodel\n/submodel {part}\nof\n/stats\n/submodel nonsense\n/bye\n"
+    ran = gemelo("chat", "-m", str(model), "--max-tokens", "4", "--seed", "1", stdin=said.encode())
+    assert ran.code == 0, ran.err
+    assert "active: E4B" in ran.err and "E2.54B-layer" in ran.err
+    assert "tokens by size: " in ran.err and "small" in ran.err
+    assert "'nonsense' is unknown" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--submodel", "E2B"), "cut from 35 layers and this model has 12"),
+        (("--submodel", "nowhere.toml"), "nowhere.toml"),
+        (("--policy", "latency"), "expected latency:TOKENS_PER_S"),
+        (("--policy", "latency:-1"), "latency target of -1.0"),
+        (("--policy", "mood:3"), "expected latency:TOKENS_PER_S"),
+        (("--speculate", "E2B:int3"), "expected NAME or NAME:int4"),
+        (("--speculate", "E4B", "--policy", "latency:3"), "exclude each other"),
+    ],
+)
+def test_wrong_choices_are_one_line(
+    gemelo: Command, model: Path, words: tuple[str, ...], message: str
+) -> None:
+    ran = gemelo("generate", "-m", str(model), "x", *words)
+    assert ran.code == 2 and message in ran.err and ran.err.count("\n") == 1
+
+
+def test_a_gemma3_has_one_size(gemelo: Command) -> None:
+    for words in (("--submodel", "E2B"), ("--policy", "latency:3"), ("--speculate", "E2B")):
+        ran = gemelo("generate", "x", "--quiet", *words)
+        assert ran.code == 2 and "one size" in ran.err or "no sub-models" in ran.err
+
+
+def test_force_replaces(gemelo: Command, model: Path, part: Path, tmp_path: Path) -> None:
+    words = ("slice", str(model), str(tmp_path / "s.gguf"), "--submodel", str(part))
+    assert gemelo(*words).code == 0
+    assert gemelo(*words).code == 2
+    again = gemelo(*words, "--force", "--json")
+    assert again.code == 0 and json.loads(again.out)["path"].endswith("s.gguf")
+
+
+def test_ladders() -> None:
+    config = Gemma3nConfig()
+    assert [part.name for part in Submodel.ladder(config)][0] == "E2B"
+    easy = Submodel.easy(config)
+    assert easy.same_keys(Submodel.whole(config), config) and easy != Submodel.whole(config)
+    assert easy.ffn_widths == (16384,) * 19 + (8192,) * 16
