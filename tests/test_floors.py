@@ -22,6 +22,7 @@ FLOORS = {
     "weights": 1,
     "inputs": 1,
     "source": 2,
+    "nested": 2,
     "checkpoint": 2,
     "targets": 2,
     "convert": 2,

@@ -326,3 +326,23 @@ def test_weights_are_asked_for_as_they_are_written(
     steps = [after - before for before, after in zip(seen, seen[1:], strict=False)]
     assert max(steps) == 3  # a stack; anything else is one tensor, or none where it is zeros
     assert steps.count(3) == 2 and set(steps) == {0, 1, 3}
+
+
+def test_quantised_stacks_load(tmp_path: Path) -> None:
+    """Converters that quantise everything quantise the stacked AltUp matrices too."""
+    convert(write_3n(tmp_path / "hub"), tmp_path / "plain.gguf", "q8_0")
+    file = GGUFFile(tmp_path / "plain.gguf")
+    stacked = {"altup_proj.weight", "altup_unembd_proj.weight"}
+    tensors = [
+        (
+            name,
+            file.shape(name),
+            FORMATS["q8_0"] if name in stacked else file.format(name),
+            lambda name=name: file.tensor(name),
+        )
+        for name in file.names()
+    ]
+    write_gguf(tmp_path / "packed.gguf", dict(file.metadata), tensors)
+    assert GGUFFile(tmp_path / "packed.gguf").format("altup_proj.weight").name == "q8_0"
+    wanted, ours = scores(read(tmp_path / "plain.gguf")), scores(read(tmp_path / "packed.gguf"))
+    assert 0 < float((ours - wanted).abs().max()) < 0.1 * float(wanted.abs().max())

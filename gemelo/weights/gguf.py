@@ -107,17 +107,20 @@ class GGUFFile:
         return self._place(name).nbytes
 
     def tensor(self, name: str) -> Tensor | Packed:
-        """The tensor as a view of the map: a float tensor, or a Packed matrix for block formats."""
+        """The tensor as a view of the map: a float tensor, or a Packed matrix for block formats.
+
+        A stack (n, rows, columns) in a block format is one matrix of n * rows.
+        """
         place = self._place(name)
         data = self._bytes[place.start : place.start + place.nbytes]
         if place.format.name in TORCH_DTYPES:
             return data.view(TORCH_DTYPES[place.format.name]).view(place.shape)
-        if len(place.shape) != 2:
+        if len(place.shape) not in (2, 3):
             raise UnsupportedError(
                 f"{self.path}: tensor {name!r} is {place.format.name} with shape {place.shape}; "
-                "block formats are read as matrices only, store it as f32 or f16"
+                "block formats are read as matrices and stacks of them; store it as f32 or f16"
             )
-        return Packed(data.view(place.shape[0], -1), place.format)
+        return Packed(data.view(math.prod(place.shape[:-1]), -1), place.format)
 
     def _place(self, name: str) -> _Place:
         place = self._places.get(name)

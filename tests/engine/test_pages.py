@@ -92,7 +92,8 @@ def test_memory_that_is_no_file_stays(weight: Tensor) -> None:
     memory = weight.clone()
     assert present_bytes(memory) > 0 and release(memory) == 0
     assert torch.equal(memory, weight)
-    shared = torch.ones(1 << 16).share_memory_()
+    shared = torch.ones(1 << 16)
+    shared.untyped_storage().share_memory_()
     release(shared)  # goes, and comes back from where it is shared
     assert bool((shared == 1).all())
 
