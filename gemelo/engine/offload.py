@@ -147,18 +147,18 @@ def place_table(
     if where not in get_args(Where):
         raise InputError(f"per-layer embeddings {where!r}: not one of {', '.join(get_args(Where))}")
     module: Embedding | QuantEmbedding = decoder.embed_tokens_per_layer
-    table = as_packed(module)
+    table, file = as_packed(module), None
     if where == "disk":
         if not is_mapped(table.blocks):
             raise InputError(
                 'the per-layer embeddings are in memory, not mapped from a file; choose "ram", or '
                 "load the model in the format of its file"
             )
+        file = backing(table.blocks)
     else:
         target = torch.device("cpu" if where == "ram" else device)
         table = Packed(copied(table.blocks, target, progress), table.format)
         hold(module, table.blocks)
-    file = backing(table.blocks) if where == "disk" else None
     width, dtype = decoder.config.hidden_size_per_layer_input, decoder.embed_tokens.dtype
     if file is None:  # or a map whose file cannot be opened again, and is touched instead
         decoder.table = HeldTable(table, width, dtype)

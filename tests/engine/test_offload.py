@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -136,10 +135,9 @@ def test_rows_of_a_table_of_4_gb_take_their_own_memory_alone(tmp_path: Path) -> 
     with path.open("wb") as file:
         for row, value in written.items():
             file.seek(row * columns * 2)
-            file.write(
-                torch.full((columns,), value, dtype=torch.bfloat16).view(torch.uint8).numpy()
-            )
-        os.truncate(path, rows * columns * 2)
+            line = torch.full((columns,), value, dtype=torch.bfloat16)
+            file.write(line.view(torch.uint8).numpy().data)
+        file.truncate(rows * columns * 2)
     blocks = torch.frombuffer(map_file(path), dtype=torch.uint8).view(rows, columns * 2)
     opened = backing(blocks)
     assert opened is not None
@@ -331,14 +329,12 @@ def test_an_unused_tail_is_let_go_and_comes_back(request: pytest.FixtureRequest,
     whole, narrow = scores(decoder), scores(view)
     mlp, skipped = feed_forward(decoder, 0), feed_forward(decoder, 8)
     unused = [*tails(mlp, 2048), stored(skipped.gate_proj), stored(skipped.down_proj)]
-    used = stored(mlp.gate_proj)[:2048]
-    before, held = process_bytes(), present_bytes(used)
-    assert present_bytes(unused[0]) > 0 and held > 0
+    before = process_bytes()
+    assert present_bytes(unused[0]) > 0
     let_go = release_tail(decoder, NARROW)
     assert let_go > resident_bytes(decoder, "disk") // 4
     assert process_bytes() < before - let_go * 0.8  # what else the process does is small
     assert [present_bytes(tensor) for tensor in unused] == [0] * 5
-    assert present_bytes(used) == held
     assert torch.equal(scores(view), narrow)
     assert present_bytes(unused[0]) < unused[0].nbytes // 4  # the narrow one did not touch it
     assert torch.equal(scores(decoder), whole)

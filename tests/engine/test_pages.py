@@ -140,6 +140,8 @@ def test_no_file_is_found_where_there_is_none(tmp_path: Path) -> None:
     removed = mapped(tmp_path / "removed.bin")
     (tmp_path / "removed.bin").unlink()
     assert backing(removed) is None
+    mapped(tmp_path / "removed.bin (deleted)", seed=1)  # which is what the system calls it now
+    assert backing(removed) is None
     replaced = mapped(tmp_path / "replaced.bin")
     other = tmp_path / "other.bin"
     other.write_bytes((tmp_path / "replaced.bin").read_bytes())
