@@ -97,8 +97,9 @@ def assemble(
     tree = build(source)
     kept = wanted(source)
     for done, name in enumerate(kept):
+        place = "cpu" if name == TABLE else device  # only rows of it ever travel
         try:
-            assign(tree, name, source.tensor(name), format, dtype, device)
+            assign(tree, name, source.tensor(name), format, dtype, place)
         except GemeloError as error:
             raise type(error)(f"{source.path}: {name}: {error}") from None
         if progress is not None:

@@ -26,6 +26,7 @@ def chat(
     submodel: options.Submodel = None,
     speculate: options.Speculate = None,
     policy: options.Policy = None,
+    ple: options.Ple = None,
     format: options.Format = "native",
     threads: options.Threads = None,
     context: options.Context = None,

@@ -61,7 +61,7 @@ def sampling(parameters: Mapping[str, Any]) -> Sampling:
 
 def loading(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of `gemelo.load` among a command's parameters."""
-    names = ("format", "threads", "context", "kv_format", "device")
+    names = ("format", "threads", "context", "kv_format", "device", "ple")
     return {name: parameters[name] for name in names if name in parameters}
 
 
@@ -139,6 +139,14 @@ Policy = Annotated[
     typer.Option(
         metavar="KIND:N",
         help="Change size as needed: latency:TOKENS_PER_S, memory:GIB or difficulty:NATS.",
+        rich_help_panel=_MODEL,
+    ),
+]
+Ple = Annotated[
+    Literal["disk", "ram", "device"] | None,
+    typer.Option(
+        help="Where Gemma 3n's per-layer embeddings lie.",
+        show_default="disk",
         rich_help_panel=_MODEL,
     ),
 ]

@@ -27,6 +27,7 @@ from gemelo.checkpoint import Checkpoint, WeightFormat, assemble, read
 from gemelo.config import ModelConfig, Submodel
 from gemelo.engine.engine import Engine
 from gemelo.engine.kv import KVFormat
+from gemelo.engine.offload import Where, as_packed, is_mapped, place_table
 from gemelo.engine.policy import Policy
 from gemelo.engine.row import FinishReason, Piece
 from gemelo.engine.sampling import Sampling
@@ -37,6 +38,7 @@ from gemelo.engine.timings import Stats, Timings
 from gemelo.errors import InputError
 from gemelo.inputs import chat
 from gemelo.inputs.tokenizer import Tokenizer
+from gemelo.models.gemma3n import Block, Gemma3n
 from gemelo.nested import cut
 from gemelo.source import open_source, without_padding
 from gemelo.store import resolve
@@ -249,6 +251,7 @@ def load(
     threads: int | None = None,
     context: int | None = None,
     kv_format: KVFormat = "plain",
+    ple: Where | None = None,
     progress: Progress | None = None,
 ) -> Model:
     """Load a model from a path, a hub id, or the embedded default.
@@ -256,8 +259,9 @@ def load(
     submodel runs a part of a Gemma 3n: a published name, a file, or a `Submodel`. format "native"
     keeps weights as the file has them; "bf16" and "f32" widen them at load, "q8_0" and "q4_0"
     quantise them. device "auto" is CUDA where there is one. threads is for the whole process, as
-    torch's are. context limits the tokens a session may hold; kv_format "int8" halves their
-    memory. Raises `GemeloError` for what cannot be loaded, with the cure.
+    torch's are. context limits the tokens a session may hold, kv_format "int8" halves their
+    memory. ple is where Gemma 3n's per-layer embeddings lie: the file, RAM, the device. Raises
+    `GemeloError` for what cannot be loaded, with the cure.
     """
     started = time.perf_counter()
     if threads is not None:
@@ -267,9 +271,23 @@ def load(
     checkpoint = read(
         resolve(None if model is None else str(model)), format, place(device), progress
     )
+    if isinstance(checkpoint.decoder, Gemma3n):
+        prepare(checkpoint.decoder, ple, place(device))
     engine = Engine(checkpoint.decoder, checkpoint.tokenizer, context, kv_format=kv_format)
     loaded = Model(checkpoint, engine, time.perf_counter() - started)
     return loaded if submodel is None else loaded.submodel(submodel)
+
+
+def prepare(decoder: Gemma3n, ple: Where | None, device: torch.device) -> None:
+    """Put the per-layer table where it was asked for, and sparse layers' columns together.
+
+    Not asked, the table stays where it lies: in the file, if that could be mapped.
+    """
+    if ple is not None or is_mapped(as_packed(decoder.embed_tokens_per_layer).blocks):
+        place_table(decoder, ple or "disk", device)
+    for block in decoder.layers:
+        assert isinstance(block, Block)
+        block.mlp.hold_columns()
 
 
 def place(device: str) -> torch.device:

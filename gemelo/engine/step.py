@@ -23,7 +23,7 @@ from gemelo.kernels.formats import Packed, unpacked_chunks
 from gemelo.kernels.linear import QuantEmbedding, QuantLinear
 from gemelo.models.gemma3 import Gemma3
 from gemelo.models.gemma3n import Gemma3n
-from gemelo.models.layers import Embedding, Linear, RMSNorm
+from gemelo.models.layers import Embedding, Linear, RMSNorm, TransposedLinear
 
 Decoder = Gemma3 | Gemma3n
 
@@ -107,7 +107,7 @@ def checked(decoder: Decoder, scores: Tensor) -> Tensor:
 
 def broken_weights(decoder: Decoder) -> Iterator[tuple[str, str]]:
     """Names of weights that hold NaN or infinity, and which; reads all of them."""
-    weighty = (Linear, Embedding, RMSNorm, QuantLinear, QuantEmbedding)
+    weighty = (Linear, TransposedLinear, Embedding, RMSNorm, QuantLinear, QuantEmbedding)
     for name, module in decoder.named_modules():
         if isinstance(module, weighty):
             for part in _parts(module.weight):

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gemelo.config import Gemma3nConfig
-from gemelo.models.layers import Linear, RMSNorm
+from gemelo.models.layers import Linear, RMSNorm, TransposedLinear
 
 NORM_OFFSET = 0.0  # unlike Gemma 3's, these weights multiply as they are
 
@@ -82,7 +82,7 @@ class NestedMLP(nn.Module):
         self.cutoff = NormalDist().inv_cdf(share) if share > 0 else None
         self.gate_proj = Linear(width, ffn)
         self.up_proj = Linear(width, ffn)
-        self.down_proj = Linear(ffn, width)
+        self.down_proj: Linear | TransposedLinear = Linear(ffn, width)
 
     def forward(self, x: Tensor, width: int) -> Tensor:
         """x (B, T, D) -> (B, T, D), through the first `width` neurons."""
@@ -93,6 +93,14 @@ class NestedMLP(nn.Module):
                 return self.live(x, gate, width)
         h = F.gelu(gate, approximate="tanh") * self.up_proj(x, rows=width)
         return self.down_proj(h, columns=width)  # type: ignore[no-any-return]
+
+    def hold_columns(self) -> None:
+        """Copy a sparse layer's down_proj the other way round, so that `live` reads little of it.
+
+        Quantised matrices stay as they are: their blocks run along the rows.
+        """
+        if self.cutoff is not None and isinstance(self.down_proj, Linear):
+            self.down_proj = TransposedLinear(self.down_proj.weight)
 
     def live(self, x: Tensor, gate: Tensor, width: int) -> Tensor:
         """One token through the neurons that its gate left alive: exact, since gelu(0) is 0.

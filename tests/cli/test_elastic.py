@@ -55,6 +55,14 @@ def test_policies_run_and_tell(gemelo: Command, model: Path, policy: str) -> Non
         assert "tokens by size: " in ran.err and "half" in ran.err
 
 
+@pytest.mark.parametrize("where", ["disk", "ram", "device"])
+def test_the_table_lies_anywhere(gemelo: Command, model: Path, where: str) -> None:
+    words = ("generate", "-m", str(model), "the capital", *GREEDY)
+    ran = gemelo(*words, "--ple", where)
+    assert ran.code == 0, ran.err
+    assert json.loads(ran.out)["token_ids"] == json.loads(gemelo(*words).out)["token_ids"]
+
+
 def test_in_chat(gemelo: Command, model: Path, part: Path) -> None:
     said = f"the\n/submodel\n/submodel {part}\nof\n/stats\n/submodel nonsense\n/bye\n"
     ran = gemelo("chat", "-m", str(model), "--max-tokens", "4", "--seed", "1", stdin=said.encode())

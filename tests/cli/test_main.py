@@ -12,7 +12,16 @@ import gemelo as library
 from gemelo.cli import app, models
 from tests.cli.conftest import Command, start
 
-GROUPS = (["generate"], ["chat"], ["tokenize"], ["pull"], ["list"], ["convert"], ["bench"])
+GROUPS = (
+    ["generate"],
+    ["chat"],
+    ["tokenize"],
+    ["pull"],
+    ["list"],
+    ["convert"],
+    ["slice"],
+    ["bench"],
+)
 
 
 def test_version(gemelo: Command) -> None:
