@@ -29,7 +29,6 @@ from gemelo.engine.kv import KVCache
 from gemelo.evals.machine import cpu_name
 from gemelo.models.gemma3 import Gemma3
 from gemelo.models.gemma3n import Gemma3n
-from gemelo.models.layers import TransposedLinear
 
 E4B = Gemma3nConfig(vocab_size_per_layer_input=4096)
 GEMMA3_4B = Gemma3Config(
@@ -105,25 +104,9 @@ def reading(decoder: step.Decoder, tokens: int, whole: bool = False) -> Callable
     return run
 
 
-def sparse_layer(model: Gemma3n, transposed: bool) -> Callable[[], float]:
-    """Seconds of one sparse feed-forward at decode, as it is or with every neuron."""
-    mlp = model.layers[0].mlp
-    if transposed and not isinstance(mlp.down_proj, TransposedLinear):
-        mlp.down_proj = TransposedLinear(mlp.down_proj.weight)
-    x = torch.randn(1, 1, 2048).bfloat16()
-
-    @torch.inference_mode()
-    def run() -> float:
-        started = time.perf_counter()
-        for _ in range(20):
-            mlp(x, 16384)
-        return (time.perf_counter() - started) / 20
-
-    return run
-
-
-def dense_layer(model: Gemma3n) -> Callable[[], float]:
-    mlp = model.layers[12].mlp  # the same widths without a cutoff
+def feed_forward(model: Gemma3n, layer: int) -> Callable[[], float]:
+    """Seconds of one feed-forward at decode; layer 0 is sparse, layer 12 as wide and dense."""
+    mlp = model.layers[layer].mlp
     x = torch.randn(1, 1, 2048).bfloat16()
 
     @torch.inference_mode()
@@ -177,6 +160,8 @@ def main() -> None:
     say("building E4B")
     whole = filled(lambda: Gemma3n(E4B))
     assert isinstance(whole, Gemma3n)
+    for block in whole.layers:
+        block.mlp.hold_columns()  # as gemelo.load does
     e2b = Sizes(whole).view(Submodel.named("E2B", E4B))
     results["switch"] = switching(whole)
 
@@ -196,8 +181,8 @@ def main() -> None:
 
     found = alternate(
         options.repeat * 4,
-        dense=dense_layer(whole),
-        sparse=sparse_layer(whole, transposed=True),
+        dense=feed_forward(whole, 12),
+        sparse=feed_forward(whole, 0),
     )
     results["sparse_ffn_s"] = {name: statistics.median(values) for name, values in found.items()}
     results["sparse / dense feed-forward"] = ratio(found, "dense", "sparse")

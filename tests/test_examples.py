@@ -11,7 +11,7 @@ import pytest
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
-@pytest.mark.parametrize("name", ["generate", "score", "continuations"])
+@pytest.mark.parametrize("name", ["generate", "score", "continuations", "submodels"])
 def test_it_runs(name: str) -> None:
     run = subprocess.run(
         [sys.executable, str(EXAMPLES / f"{name}.py")], capture_output=True, text=True, check=False
@@ -25,5 +25,6 @@ def test_none_is_forgotten() -> None:
         "generate",
         "score",
         "continuations",
+        "submodels",
         "chat",  # needs an instruction-tuned model
     }

@@ -26,6 +26,7 @@ def chat(
     submodel: options.Submodel = None,
     speculate: options.Speculate = None,
     policy: options.Policy = None,
+    repair: options.Repair = "off",
     ple: options.Ple = None,
     format: options.Format = "native",
     threads: options.Threads = None,
@@ -56,7 +57,7 @@ def chat(
 
     sampling = options.sampling(ctx.params)
     loaded = load_model(model, quiet=quiet, verbose=verbose, **options.loading(ctx.params))
-    elastic.apply(loaded, submodel, speculate, policy)
+    elastic.apply(loaded, submodel, speculate, policy, repair)
     conversation = Conversation(prompt_for(loaded))
     template = loaded.tokenizer.chat_template is not None
     if system and not template:

@@ -1,6 +1,6 @@
 """Options that make a Gemma 3n elastic: a size to run, a size to draft with, a policy that chooses.
 
-elastic.apply(model, submodel="E2B", speculate=None, policy="latency:20")
+elastic.apply(model, "E2B", speculate=None, policy="latency:20", repair="off")
 """
 
 from __future__ import annotations
@@ -13,16 +13,24 @@ from gemelo.errors import InputError
 if TYPE_CHECKING:
     from gemelo.engine.model import Model
     from gemelo.engine.policy import Policy
+    from gemelo.engine.session import RepairMode
 
 _KINDS = "latency:TOKENS_PER_S, memory:GIB or difficulty:NATS"
 
 
-def apply(model: Model, submodel: str | None, speculate: str | None, policy: str | None) -> None:
+def apply(
+    model: Model,
+    submodel: str | None,
+    speculate: str | None,
+    policy: str | None,
+    repair: RepairMode,
+) -> None:
     """Set up the model's session as the options say; nothing for those not given."""
+    model.repair_mode = repair
     if speculate is not None and policy is not None:
         raise InputError("--speculate and --policy exclude each other: both choose the size")
     if submodel is not None:
-        model.use(submodel)
+        model.use(submodel, repair)
     if speculate is not None:
         name, _, bits = speculate.partition(":")
         if bits not in ("", "int4"):

@@ -48,6 +48,7 @@ def generate(
     submodel: options.Submodel = None,
     speculate: options.Speculate = None,
     policy: options.Policy = None,
+    repair: options.Repair = "off",
     ple: options.Ple = None,
     format: options.Format = "native",
     threads: options.Threads = None,
@@ -86,7 +87,7 @@ def generate(
     if sampling.logprobs is not None and not json:
         raise InputError("--logprobs needs --json, which is where they are printed")
     loaded = load_model(model, quiet=quiet, verbose=verbose, **options.loading(ctx.params))
-    elastic.apply(loaded, submodel, speculate, policy)
+    elastic.apply(loaded, submodel, speculate, policy, repair)
     ids = _prompt_ids(loaded, text, system, chat, raw, quiet)
     streamed = not json and n == 1
     completion = answer(loaded, ids, asdict(sampling), show if streamed else _swallow, quiet)

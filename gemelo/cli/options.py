@@ -142,6 +142,13 @@ Policy = Annotated[
         rich_help_panel=_MODEL,
     ),
 ]
+Repair = Annotated[
+    Literal["off", "lazy", "now"],
+    typer.Option(
+        help="Keys that another size wrote: kept, encoded again beside new tokens, or at once.",
+        rich_help_panel=_MODEL,
+    ),
+]
 Ple = Annotated[
     Literal["disk", "ram", "device"] | None,
     typer.Option(

@@ -169,7 +169,7 @@ class Repl:
 
     def _submodel(self, rest: str) -> None:
         if rest:
-            self.model.use(rest)
+            self.model.use(rest, self.model.repair_mode)
             note(f"from the next token on: {rest}")
             return
         from gemelo.config.submodel import names

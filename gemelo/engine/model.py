@@ -147,6 +147,15 @@ class Model:
         return self._session.active
 
     @property
+    def repair_mode(self) -> RepairMode:
+        """What this model's own session does with positions that another size wrote."""
+        return self._session.repair_mode
+
+    @repair_mode.setter
+    def repair_mode(self, mode: RepairMode) -> None:
+        self._session.repair_mode = mode
+
+    @property
     def policy(self) -> Policy | None:
         """Who chooses the size of this model's own session before every token; None for nobody."""
         return self._session.policy

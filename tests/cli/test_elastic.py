@@ -63,6 +63,19 @@ def test_the_table_lies_anywhere(gemelo: Command, model: Path, where: str) -> No
     assert json.loads(ran.out)["token_ids"] == json.loads(gemelo(*words).out)["token_ids"]
 
 
+@pytest.mark.parametrize(
+    ("repair", "told"), [("off", ", 0 tokens repaired"), ("now", " tokens rep")]
+)
+def test_repair_on_a_switch(
+    gemelo: Command, model: Path, part: Path, repair: str, told: str
+) -> None:
+    said = f"the capital\n/submodel {part}\n/stats\n/bye\n"
+    words = ("chat", "-m", str(model), "--max-tokens", "4", "--seed", "1", "--repair", repair)
+    ran = gemelo(*words, stdin=said.encode())
+    assert ran.code == 0 and told in ran.err
+    assert (", 0 tokens repaired" in ran.err) == (repair == "off")
+
+
 def test_in_chat(gemelo: Command, model: Path, part: Path) -> None:
     said = f"the\n/submodel\n/submodel {part}\nof\n/stats\n/submodel nonsense\n/bye\n"
     ran = gemelo("chat", "-m", str(model), "--max-tokens", "4", "--seed", "1", stdin=said.encode())

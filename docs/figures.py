@@ -1,0 +1,61 @@
+"""Draw the figures of docs/ from the measured JSON in benchmarks/results/.
+
+pip install matplotlib && python docs/figures.py
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("svg")
+import matplotlib.pyplot as plt
+
+ROOT = Path(__file__).parent
+RESULTS = ROOT.parent / "benchmarks" / "results"
+
+
+def elastic() -> None:
+    """What each idea is worth on Gemma 3n's real shapes, with its target."""
+    found = json.loads((RESULTS / "elastic.json").read_text())
+    bars = {
+        "E2B / E4B\ndecode": ("decode E2B / E4B", 1.8),
+        "half-depth / full\nprefill": ("half-depth / full prefill", 1.6),
+        "sparse / dense\nfeed-forward": ("sparse / dense feed-forward", 2.0),
+        "E4B / Gemma 3 4B\nprefill": ("prefill E4B / Gemma 3 4B", 2.0),
+    }
+    figure, axes = plt.subplots(figsize=(7, 3.2))
+    for place, (key, target) in enumerate(bars.values()):
+        axes.bar(place, found[key], color="#4878a8", width=0.55)
+        axes.plot([place - 0.35, place + 0.35], [target, target], color="#c04040", lw=1.5)
+        axes.text(place, found[key] / 2, f"{found[key]:.2f}x", ha="center", color="white")
+    axes.axhline(1, color="black", lw=0.6)
+    axes.set_xticks(range(len(bars)), list(bars), fontsize=8)
+    axes.set_ylabel("speed-up")
+    axes.set_title(
+        f"bfloat16, {found['threads']} threads, {found['cpu']}; line: target", fontsize=9
+    )
+    figure.tight_layout()
+    figure.savefig(ROOT / "elastic.svg")
+
+
+def seconds() -> None:
+    """Seconds a token of the two sizes in every turn of the run: how steady the machine was."""
+    found = json.loads((RESULTS / "elastic.json").read_text())["decode_s_per_token"]
+    figure, axes = plt.subplots(figsize=(7, 2.4))
+    for name, values in found.items():
+        middle = statistics.median(values)
+        axes.plot(range(1, len(values) + 1), values, "o-", label=f"{name}, median {middle:.3f} s")
+    axes.set_xlabel("turn")
+    axes.set_ylabel("s / token")
+    axes.set_ylim(bottom=0)
+    axes.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(ROOT / "elastic_decode.svg")
+
+
+elastic()
+seconds()
