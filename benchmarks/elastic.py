@@ -137,6 +137,20 @@ def switching(model: Gemma3n) -> dict[str, float]:
     }
 
 
+def verifying(decoder: step.Decoder, tokens: int) -> Callable[[], float]:
+    """Seconds of one pass over `tokens` positions with all their scores: a round's verification."""
+    cache = KVCache(decoder.config, 4096, dtype=torch.bfloat16)
+    step.write(decoder, cache, list(range(100, 132)), 0, 32)
+
+    def run() -> float:
+        cache.rewind(0, 32)
+        started = time.perf_counter()
+        step.verify(decoder, cache, list(range(200, 200 + tokens)), 32)
+        return time.perf_counter() - started
+
+    return run
+
+
 def ratio(seconds: dict[str, list[float]], slow: str, fast: str) -> float:
     """Median of the ratios within each turn."""
     return statistics.median(s / f for s, f in zip(seconds[slow], seconds[fast], strict=True))
@@ -169,6 +183,13 @@ def main() -> None:
     found = alternate(options.repeat, e4b=decoding(whole, count), e2b=decoding(e2b, count))
     results["decode_s_per_token"] = found
     results["decode E2B / E4B"] = ratio(found, "e4b", "e2b")
+
+    found = alternate(
+        options.repeat, **{f"verify_{n}": verifying(whole, n) for n in (1, 2, 3, 5, 9)}
+    )
+    results["verify / one token"] = {
+        name: ratio(found, name, "verify_1") for name in found if name != "verify_1"
+    }
 
     tokens = options.prompt_tokens
     found = alternate(

@@ -1,0 +1,105 @@
+"""What stays in memory of an E4B in 4 bits with its per-layer embeddings on disk.
+
+    python benchmarks/resident.py FOLDER > benchmarks/results/resident.json
+
+Writes a GGUF in E4B's real shapes to FOLDER (random scales are not needed for memory: all blocks
+are zero; about 7 GB, kept for the next run), loads it as `gemelo generate --ple disk` does, reads
+2,048 tokens and decodes a few, and prints what the process holds beside the sum of what must be
+held.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from gemelo.config import Gemma3nConfig, Submodel, kv_bytes
+from gemelo.engine.model import load
+from gemelo.engine.offload import resident_bytes
+from gemelo.engine.pages import process_bytes
+from gemelo.evals.machine import cpu_name
+from gemelo.kernels.formats import FORMATS, Format, Packed
+from gemelo.models.gemma3n import Gemma3n
+from gemelo.source import Source
+from gemelo.store import demo
+from gemelo.targets import gguf_targets
+from gemelo.weights import metadata, names
+from gemelo.weights.gguf import GGUFFile
+from gemelo.weights.gguf_write import write_gguf
+
+CONTEXT = 2048
+E4B = Gemma3nConfig(vocab_size=262144)
+
+
+def zeros(shape: tuple[int, ...], format: Format) -> Callable[[], torch.Tensor | Packed]:
+    """A tensor of nothing, in the format it will have."""
+    if format.block == 1:
+        return lambda: torch.zeros(shape)
+    rows = torch.Size(shape[:-1]).numel()
+    row_bytes = format.row_bytes(shape[-1])
+    return lambda: Packed(torch.zeros(rows, row_bytes, dtype=torch.uint8), format)
+
+
+def write(path: Path) -> None:
+    """E4B as `gemelo convert --format q4_0` lays it out, its table in 8 bits."""
+    with torch.device("meta"):
+        model = Gemma3n(E4B)
+    shapes = {f"language_model.{name}": tuple(p.shape) for name, p in model.named_parameters()}
+    plan = Source(path, E4B, shapes, lambda name: torch.zeros(1))
+    tensors = []
+    for target in gguf_targets(plan, "q4_0"):
+        table = target.name.endswith("embed_tokens_per_layer.weight")
+        format = FORMATS["q8_0"] if table else target.format
+        name = names.to_gguf(target.name, "gemma3n")
+        tensors.append((name, target.shape, format, zeros(target.shape, format)))
+    tokens = {k: v for k, v in GGUFFile(demo()).metadata.items() if k.startswith("tokenizer.")}
+    values = {"general.architecture": "gemma3n"} | metadata.config_to_gguf(E4B.to_hf()) | tokens
+    write_gguf(path, values, tensors)
+
+
+def main() -> None:
+    path = Path(sys.argv[1]) / "e4b-q4_0-zeros.gguf"
+    if not path.exists():
+        write(path)
+    before = process_bytes()
+    model = load(path, ple="disk", context=CONTEXT + 16)
+    ids = [2] + [(i * 7919) % 260000 + 300 for i in range(1, CONTEXT)]
+    started = time.perf_counter()
+    for _ in model.stream(ids, temperature=0, max_tokens=3, ignore_eos=True):
+        pass
+    seconds = time.perf_counter() - started
+    decoder = model.engine.decoder
+    assert isinstance(decoder, Gemma3n)
+    weights = resident_bytes(decoder, "disk")
+    kv = kv_bytes(decoder.config, CONTEXT, model.engine.chunk, 4)
+    table = path.stat().st_size - weights
+    held = process_bytes() - before
+    e2b = model.submodel(Submodel.named("E2B", decoder.config)).engine.decoder
+    assert isinstance(e2b, Gemma3n)
+    print(
+        json.dumps(
+            {
+                "cpu": cpu_name(),
+                "file_bytes": path.stat().st_size,
+                "table_and_header_bytes": table,
+                "python_and_torch_bytes": before,
+                "core_head_norms_bytes": weights,
+                "kv_bytes": kv,
+                "sum_bytes": weights + kv,
+                "held_bytes": held,
+                "held / sum": held / (weights + kv),
+                "of which E2B would need": resident_bytes(e2b, "disk"),
+                "seconds": seconds,
+            },
+            indent=2,
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
