@@ -14,7 +14,6 @@ and knows for every position which size wrote it.
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Literal
 
@@ -82,12 +81,11 @@ class Session:
     @property
     def stale(self) -> int:
         """Positions that the active size would have written otherwise."""
-        counts = Counter(self.writers)
-        return sum(
-            count
-            for writer, count in counts.items()
-            if not self.sizes.same_keys(writer, self.active)
-        )
+        writers = {id(writer): writer for writer in self.writers}
+        other = {
+            key for key, writer in writers.items() if not self.sizes.same_keys(writer, self.active)
+        }
+        return sum(id(writer) in other for writer in self.writers)
 
     @property
     def provenance(self) -> list[str]:
