@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gemelo.config import Gemma3nConfig
-from gemelo.models.layers import Linear, RMSNorm, TransposedLinear
+from gemelo.models.layers import Linear, RMSNorm, TransposedLinear, rounded
 
 NORM_OFFSET = 0.0  # unlike Gemma 3's, these weights multiply as they are
 
@@ -121,7 +121,7 @@ def strongest(gate: Tensor, cutoff: float) -> Tensor:
     ones = gate.new_ones(gate.shape[-1], 1)
     mean = (gate @ ones) / gate.shape[-1]  # (B, T, 1)
     std = (((gate - mean).square() @ ones) / gate.shape[-1]).sqrt()
-    return F.relu(gate - (mean + std * torch.tensor(cutoff, dtype=gate.dtype, device=gate.device)))
+    return F.relu(gate - (mean + std * rounded(cutoff, gate)))
 
 
 def rescaled(x: Tensor, like: Tensor) -> Tensor:

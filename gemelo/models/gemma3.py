@@ -16,11 +16,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from gemelo.config import Gemma3Config
-from gemelo.models.layers import MLP, Attention, Cache, Embedding, Linear, RMSNorm, Span, last
+from gemelo.models.layers import (
+    MLP,
+    Attention,
+    Cache,
+    Embedding,
+    Linear,
+    RMSNorm,
+    Span,
+    last,
+    rounded,
+    softcap,
+)
 
 NORM_OFFSET = 1.0  # weights are stored around zero and mean 1 + w
 
@@ -80,15 +90,10 @@ class Gemma3(nn.Module):
     def embed(self, ids: Tensor) -> Tensor:
         """Rows times sqrt(D), the root rounded to the activation dtype as in training."""
         x: Tensor = self.embed_tokens(ids)
-        return x * torch.tensor(self.config.hidden_size**0.5, dtype=x.dtype, device=x.device)
+        return x * rounded(self.config.hidden_size**0.5, x)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden (..., D) -> next-token scores (..., V) in float32."""
         tied = self.config.tie_word_embeddings
         scores: Tensor = self.embed_tokens.project(hidden) if tied else self.lm_head(hidden)
         return softcap(scores.float(), self.config.final_logit_softcapping)
-
-
-def softcap(scores: Tensor, cap: float | None) -> Tensor:
-    """cap * tanh(scores / cap), smoothly within +-cap; the scores themselves without a cap."""
-    return scores if cap is None else cap * torch.tanh(scores / cap)

@@ -25,8 +25,18 @@ from torch.nn import functional as F
 
 from gemelo.config import Gemma3nConfig, LayerType
 from gemelo.models.altup import NORM_OFFSET, AltUp, Laurel, NestedMLP, rescaled
-from gemelo.models.gemma3 import softcap
-from gemelo.models.layers import KV, Attention, Cache, Embedding, Linear, RMSNorm, Span, last
+from gemelo.models.layers import (
+    KV,
+    Attention,
+    Cache,
+    Embedding,
+    Linear,
+    RMSNorm,
+    Span,
+    last,
+    rounded,
+    softcap,
+)
 
 
 class PlainNorm(nn.Module):
@@ -212,8 +222,3 @@ class Gemma3n(nn.Module):
         """hidden (..., D) -> next-token scores (..., V) in float32, soft-capped."""
         scores = self.embed_tokens.project(hidden).float()
         return softcap(scores, self.config.final_logit_softcapping)
-
-
-def rounded(value: float, like: Tensor) -> Tensor:
-    """A constant in the activation dtype, as the reference rounds it before it multiplies."""
-    return torch.tensor(value, dtype=like.dtype, device=like.device)

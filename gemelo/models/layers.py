@@ -259,3 +259,13 @@ class MLP(nn.Module):
         """x (B, T, D) -> (B, T, D)."""
         gate = F.gelu(self.gate_proj(x), approximate="tanh")  # (B, T, F)
         return self.down_proj(gate * self.up_proj(x))  # type: ignore[no-any-return]
+
+
+def rounded(value: float, like: Tensor) -> Tensor:
+    """A constant in the activation dtype, as the reference rounds it before it multiplies."""
+    return torch.tensor(value, dtype=like.dtype, device=like.device)
+
+
+def softcap(scores: Tensor, cap: float | None) -> Tensor:
+    """cap * tanh(scores / cap), smoothly within +-cap; the scores themselves without a cap."""
+    return scores if cap is None else cap * torch.tanh(scores / cap)
