@@ -83,7 +83,7 @@ def read(
     source = without_padding(open_source(path))
     tree = assemble(source, format, activation_dtype(source, format), device, progress)
     notices = (*source.notices, *left_on_disk(source))
-    return Checkpoint(path, source.config, tree, read_tokenizer(path), format, notices)
+    return Checkpoint(path, source.config, tree, tokenizer_of(source), format, notices)
 
 
 def assemble(
@@ -105,6 +105,13 @@ def assemble(
         if progress is not None:
             progress(done + 1, len(kept))
     return tree.eval()
+
+
+def tokenizer_of(source: Source) -> Tokenizer:
+    """The tokenizer that came with an open source."""
+    if source.facts is None:
+        return Tokenizer.from_file(source.path)
+    return Tokenizer.from_gguf(source.facts)
 
 
 def read_tokenizer(path: Path) -> Tokenizer:

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gemelo.checkpoint import read_tokenizer
+from gemelo.checkpoint import tokenizer_of
 from gemelo.config import Gemma3nConfig, Submodel
 from gemelo.errors import InputError, UnsupportedError
 from gemelo.inputs.tokenizer import Tokenizer
@@ -41,7 +41,6 @@ from gemelo.source import (
 )
 from gemelo.targets import DTYPES, Target, TargetFormat, gguf_targets, hf_targets
 from gemelo.weights import metadata, names
-from gemelo.weights.gguf import GGUFFile
 from gemelo.weights.gguf_write import write_gguf
 from gemelo.weights.metadata_gemma3n import built_in
 from gemelo.weights.safetensors import write_safetensors
@@ -182,8 +181,8 @@ def _write_gguf(
 
 def _gguf_values(source: Source, targets: list[Target]) -> dict[str, Any]:
     """The source's own key-values where it is a GGUF; else written from config and tokenizer."""
-    if source.path.is_file():
-        values = dict(GGUFFile(source.path).metadata)
+    if source.facts is not None:
+        values = dict(source.facts)
         values.pop("general.file_type", None)
         if not source.whole:
             values |= metadata.config_to_gguf(source.config.to_hf())
@@ -195,7 +194,7 @@ def _gguf_values(source: Source, targets: list[Target]) -> dict[str, Any]:
             "general.quantization_version": 2,
         }
         values |= metadata.config_to_gguf(source.config.to_hf())
-        values |= _tokens(read_tokenizer(source.path), source.config.vocab_size)
+        values |= _tokens(tokenizer_of(source), source.config.vocab_size)
     kinds = [target.format.name for target in targets if len(target.shape) == 2]
     common = max(set(kinds), key=kinds.count)
     if common in _FILE_TYPES:
@@ -264,7 +263,7 @@ def _write_tokenizer(source: Source, folder: Path) -> None:
             if (source.path / name).is_file():
                 shutil.copyfile(source.path / name, folder / name)
         return
-    tokenizer = read_tokenizer(source.path)
+    tokenizer = tokenizer_of(source)
     (folder / "tokenizer.model").write_bytes(tokenizer.to_sentencepiece())
     _write_json(folder / "tokenizer_config.json", _tokenizer_config(tokenizer))
 

@@ -42,7 +42,8 @@ _LISTED = 8  # names in an error message before "and n more"
 class Source:
     """An open file, its names made canonical: what to build, and a way to each tensor.
 
-    whole is False once a part was cut out of it: the file's own facts no longer hold.
+    facts are a GGUF file's key-values, which its tokenizer is among. whole is False once a part was
+    cut out: the file's own facts about the model no longer hold.
     """
 
     path: Path
@@ -50,6 +51,7 @@ class Source:
     shapes: Mapping[str, tuple[int, ...]]
     tensor: Callable[[str], Weight]
     notices: tuple[str, ...] = ()
+    facts: Mapping[str, Any] | None = None
     whole: bool = True
 
 
@@ -154,7 +156,7 @@ def _open_gguf(file: GGUFFile) -> Source:
             return weight.float() - shift  # GGUF stores 1 + w
         return weight
 
-    return Source(file.path, config, shapes, unshifted)
+    return Source(file.path, config, shapes, unshifted, facts=file.metadata)
 
 
 def _gemma3n_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
