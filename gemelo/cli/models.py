@@ -76,13 +76,17 @@ def list_models(json: options.Json = False) -> None:
     print_table(table)
 
 
+Target = Annotated[Path, typer.Argument(metavar="TARGET", help="NAME.gguf, or a directory.")]
+Written = Annotated[
+    options.TargetFormat,
+    typer.Option("--format", help="Of the matrices; native is exact."),
+]
+
+
 def convert(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="File, directory or hub id.")],
-    target: Annotated[Path, typer.Argument(metavar="TARGET", help="NAME.gguf, or a directory.")],
-    format: Annotated[
-        options.TargetFormat,
-        typer.Option("--format", help="Of the matrices; native is exact."),
-    ] = "native",
+    target: Target,
+    format: Written = "native",
     text_only: options.TextOnly = False,
     mixed_widths: options.MixedWidths = False,
     force: options.Force = False,
@@ -106,12 +110,9 @@ def slice_model(
     source: Annotated[
         str, typer.Argument(metavar="SOURCE", help="A Gemma 3n: file, directory, id.")
     ],
-    target: Annotated[Path, typer.Argument(metavar="TARGET", help="NAME.gguf, or a directory.")],
+    target: Target,
     submodel: options.Part = "E2B",
-    format: Annotated[
-        options.TargetFormat,
-        typer.Option("--format", help="Of the matrices; native is exact."),
-    ] = "native",
+    format: Written = "native",
     text_only: options.TextOnly = False,
     mixed_widths: options.MixedWidths = False,
     force: options.Force = False,

@@ -197,7 +197,8 @@ class Session:
                     break
                 accepted += 1
             draft.learn(guesses, accepted, seconds)
-            self._forget(position + accepted + 1)
+            if guesses:  # a plain step has nothing to take back
+                self._forget(position + accepted + 1)
 
     def _branch(self, rows: Sequence[Row], scores: Tensor) -> Iterator[Piece]:
         """Many continuations of one prompt, in step with each other on a copied cache."""

@@ -36,6 +36,7 @@ from gemelo.models.layers import (
     last,
     rounded,
     softcap,
+    unit,
 )
 
 
@@ -47,8 +48,7 @@ class PlainNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x.float()
-        return (y * torch.rsqrt(y.square().mean(-1, keepdim=True) + self.eps)).to(x.dtype)
+        return unit(x, self.eps).to(x.dtype)
 
 
 class Block(nn.Module):

@@ -150,9 +150,13 @@ class RMSNorm(nn.Module):
         self.offset = offset
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x.float()
-        y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + self.eps)
-        return (y * (self.offset + self.weight.float())).to(x.dtype)
+        return (unit(x, self.eps) * (self.offset + self.weight.float())).to(x.dtype)
+
+
+def unit(x: Tensor, eps: float) -> Tensor:
+    """x / rms(x) over the last dimension, in float32."""
+    y = x.float()
+    return y * torch.rsqrt(y.square().mean(-1, keepdim=True) + eps)
 
 
 def rotary(positions: Tensor, theta: float, factor: float, width: int, dtype: torch.dtype) -> Rope:
