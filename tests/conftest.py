@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 import torch
 
+import tests.tvshim  # noqa: F401  before anything imports transformers' eyes
 from gemelo.config import Gemma3Config, VisionConfig
 from gemelo.convert import convert
 from gemelo.inputs.tokenizer import Tokenizer
+from gemelo.kernels import cpu
 from gemelo.models.gemma3 import Gemma3
 from gemelo.weights.safetensors import write_safetensors
 
@@ -183,3 +185,9 @@ def tiny_checkpoint(tiny_directory: Path) -> Path:
     path = tiny_directory.parent / "tiny-q8_0.gguf"
     convert(tiny_directory, path, "q8_0")
     return path
+
+
+@pytest.fixture
+def exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Quantised products by the reference, whose activations are not rounded to bytes."""
+    monkeypatch.setattr(cpu, "native", None)

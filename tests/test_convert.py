@@ -65,6 +65,7 @@ def test_quantised_through_a_directory_is_exact(tiny_checkpoint: Path, tmp_path:
     assert same_weights(tiny_checkpoint, tmp_path / "again.gguf")
 
 
+@pytest.mark.usefixtures("exact")
 def test_the_reference_reads_a_directory_we_wrote(tiny_checkpoint: Path, tmp_path: Path) -> None:
     convert(tiny_checkpoint, tmp_path / "hub", "f32")
     twin = AutoModelForCausalLM.from_pretrained(tmp_path / "hub", attn_implementation="eager")

@@ -69,6 +69,7 @@ def altered(gguf: Path, target: Path, changes: dict[str, object]) -> Path:
     return target
 
 
+@pytest.mark.usefixtures("exact")
 @pytest.mark.parametrize("format", ["f32", "bf16", "q8_0"])
 def test_gguf_there_and_back_is_exact(folder: Path, tmp_path: Path, format: str) -> None:
     first, again, back = (tmp_path / name for name in ("a.gguf", "b.gguf", "hub"))
@@ -90,6 +91,7 @@ def test_gguf_there_and_back_is_exact(folder: Path, tmp_path: Path, format: str)
                 assert torch.equal(held.float(), exact), name  # type: ignore[union-attr]
 
 
+@pytest.mark.usefixtures("exact")
 def test_the_same_scores_from_every_format(folder: Path, tmp_path: Path) -> None:
     exact = scores(read(folder))
     for format, share in (("f32", 0), ("f16", 0.01), ("q8_0", 0.15), ("q4_0", 0.8)):

@@ -22,6 +22,7 @@ import torch
 from gemelo.config import Gemma3nConfig, Submodel
 from gemelo.config.submodel import WHOLE
 from gemelo.engine import step
+from gemelo.engine.graphs import Graph
 from gemelo.engine.kv import KVCache, RewindError
 from gemelo.engine.step import Decoder
 from gemelo.errors import InputError
@@ -61,7 +62,9 @@ class Sizes:
         if submodel not in self._views:
             config = self._config()
             kept = submodel.kept(config)
-            self._views[submodel] = self.whole.view(submodel.config(config), kept)
+            view = self.whole.view(submodel.config(config), kept)
+            view.fused = None if self.whole.fused is None else Graph.of(view)
+            self._views[submodel] = view
         return self._views[submodel]
 
     def same_keys(self, a: Submodel | None, b: Submodel | None) -> bool:

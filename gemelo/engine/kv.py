@@ -97,6 +97,14 @@ class KVCache:
         v.put(self._where[kind], new.v)
         return KV(k.view(self._used[kind]), v.view(self._used[kind]))
 
+    def pointers(self) -> list[tuple[int, int, int]]:
+        """Addresses of every owning layer's keys and values, and floats from row to row."""
+        out = []
+        for k, v in self.stores.values():
+            assert isinstance(k, PlainSlots) and isinstance(v, PlainSlots)
+            out.append((k.x.data_ptr(), v.x.data_ptr(), k.x.stride(0)))
+        return out
+
     def reserve(self, length: int) -> None:
         """Make room for `length` tokens a row, doubling what has to grow."""
         if length > self.context:

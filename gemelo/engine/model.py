@@ -26,6 +26,7 @@ from torch import Tensor
 from gemelo.checkpoint import Checkpoint, WeightFormat, assemble, read
 from gemelo.config import ModelConfig, Submodel
 from gemelo.engine.engine import Engine
+from gemelo.engine.graphs import Graph
 from gemelo.engine.kv import KVFormat
 from gemelo.engine.offload import Where, as_packed, is_mapped, place_table
 from gemelo.engine.policy import Policy
@@ -38,6 +39,7 @@ from gemelo.engine.timings import Stats, Timings
 from gemelo.errors import InputError
 from gemelo.inputs import chat
 from gemelo.inputs.tokenizer import Tokenizer
+from gemelo.kernels import cpu
 from gemelo.models.gemma3n import Block, Gemma3n
 from gemelo.nested import cut
 from gemelo.source import open_source, without_padding
@@ -277,11 +279,13 @@ def load(
         if not isinstance(threads, int) or not 1 <= threads <= 1024:
             raise InputError(f"threads = {threads}; expected 1 to 1024")
         torch.set_num_threads(threads)
+        cpu.set_threads(threads)
     checkpoint = read(
         resolve(None if model is None else str(model)), format, place(device), progress
     )
     if isinstance(checkpoint.decoder, Gemma3n):
         prepare(checkpoint.decoder, ple, place(device))
+    checkpoint.decoder.fused = Graph.of(checkpoint.decoder)
     engine = Engine(checkpoint.decoder, checkpoint.tokenizer, context, kv_format=kv_format)
     loaded = Model(checkpoint, engine, time.perf_counter() - started)
     return loaded if submodel is None else loaded.submodel(submodel)

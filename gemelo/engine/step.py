@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,20 +41,21 @@ def prefill(
 
     `done` is called with the position reached after every chunk, when the cache holds it.
     """
-    hidden = torch.empty(0)
+    scores = torch.empty(0)
     for begin in range(start, len(ids), cache.chunk):
         end = min(begin + cache.chunk, len(ids))
         decoder.prefetch(ids[end : end + cache.chunk])  # while this chunk is computed
         # Only the prompt's last token is asked for; the others stop at the last keys written.
-        hidden = decoder(*_span(decoder, ids, begin, end), cache, keep=int(end == len(ids)))
+        keep = int(end == len(ids))
+        scores = _scores(decoder, *_span(decoder, ids, begin, end), cache, keep)
         done(end)
-    return checked(decoder, decoder.logits(hidden[0, -1]))
+    return checked(decoder, scores[0, -1])
 
 
 @torch.inference_mode()
 def write(decoder: Decoder, cache: KVCache, ids: Sequence[int], begin: int, end: int) -> None:
     """Write ids[begin:end] of row 0 to the cache and score nothing."""
-    decoder(*_span(decoder, ids, begin, end), cache, keep=0)
+    _scores(decoder, *_span(decoder, ids, begin, end), cache, 0)
 
 
 @torch.inference_mode()
@@ -61,8 +63,8 @@ def verify(decoder: Decoder, cache: KVCache, tokens: Sequence[int], position: in
     """Write tokens of row 0 from `position` on and score after each: (T, V) float32."""
     device = decoder.norm.weight.device
     places = torch.arange(position, position + len(tokens), device=device)[None]
-    hidden = decoder(torch.tensor(tokens, device=device)[None], places, cache)
-    return checked(decoder, decoder.logits(hidden[0]))
+    scores = _scores(decoder, torch.tensor(tokens, device=device)[None], places, cache)
+    return checked(decoder, scores[0])
 
 
 @torch.inference_mode()
@@ -72,8 +74,8 @@ def decode(
     """One token in every row, at its position (-1 leaves the row alone): scores (B, V) float32."""
     device = decoder.norm.weight.device
     ids = torch.tensor(tokens, device=device)[:, None]
-    hidden = decoder(ids, torch.tensor(positions, device=device)[:, None], cache)
-    return checked(decoder, decoder.logits(hidden[:, 0]))
+    places = torch.tensor(positions, device=device)[:, None]
+    return checked(decoder, _scores(decoder, ids, places, cache)[:, 0])
 
 
 @torch.inference_mode()
@@ -82,8 +84,21 @@ def score(decoder: Decoder, cache: KVCache, ids: Sequence[int]) -> Tensor:
     parts = []
     for begin in range(0, len(ids), cache.chunk):
         end = min(begin + cache.chunk, len(ids))
-        parts.append(decoder.logits(decoder(*_span(decoder, ids, begin, end), cache)[0]))
+        parts.append(_scores(decoder, *_span(decoder, ids, begin, end), cache)[0])
     return checked(decoder, torch.cat(parts))
+
+
+def _scores(
+    decoder: Decoder, ids: Tensor, positions: Tensor, cache: KVCache, keep: int | None = None
+) -> Tensor:
+    """ids, positions (B, T) -> scores of all or the last `keep` tokens, (B, T or keep, V).
+
+    A decoder that was fused is one native call; its modules are the same, one after the other.
+    """
+    if decoder.fused is not None and decoder.fused.takes(cache):
+        return decoder.fused.scores(ids, positions, cache, keep)
+    hidden = decoder(ids, positions, cache, keep)
+    return decoder.logits(hidden) if hidden.shape[1] else hidden
 
 
 def _span(decoder: Decoder, ids: Sequence[int], begin: int, end: int) -> tuple[Tensor, Tensor]:
@@ -98,11 +113,23 @@ def checked(decoder: Decoder, scores: Tensor) -> Tensor:
 
     Looking here costs a pass over one row of scores; looking at load would read the whole file.
     """
-    if not torch.isfinite(scores).all():
+    if not is_finite(scores):
         name, kind = next(broken_weights(decoder), ("", ""))
         cause = f"{name} holds {kind}" if name else "no weight is broken; the activations overflow"
         raise FileFormatError(f"the model's scores are not finite: {cause}")
     return scores
+
+
+def is_finite(scores: Tensor) -> bool:
+    """Whether no score is NaN or infinite.
+
+    The extremes tell, since NaN is both. NumPy looks for them on one thread: torch would wake its
+    own threads, which then spin for a while on the cores that the next step needs.
+    """
+    if scores.device.type == "cpu" and scores.numel():
+        values = scores.numpy()
+        return bool(np.isfinite(values.max()) and np.isfinite(values.min()))
+    return bool(torch.isfinite(scores).all())
 
 
 def broken_weights(decoder: Decoder) -> Iterator[tuple[str, str]]:

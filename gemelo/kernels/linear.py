@@ -1,8 +1,9 @@
 """Quantised layers: the forwards of `models.layers.Linear` and `Embedding`, over block formats.
 
 A model is built with plain layers and these are put in their place, so no model file knows that
-weights can be quantised. The blocks stay as they lie in the file, memory-mapped, and are decoded a
-few rows at a time while they are used. Parameters keep the name `weight` in messages and tables.
+weights can be quantised. The blocks stay as they lie in the file, memory-mapped, and are computed
+on as they are (`cpu`) or decoded a few rows at a time (`reference`). Parameters keep the name
+`weight` in messages and tables.
 
     linear = QuantLinear(packed);  y = linear(x, rows=8192)
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from gemelo.kernels import reference
+from gemelo.kernels import cpu
 from gemelo.kernels.formats import Format, Packed
 
 
@@ -35,12 +36,11 @@ class QuantLinear(nn.Module):
 
     def forward(self, x: Tensor, rows: int | None = None, columns: int | None = None) -> Tensor:
         """x (..., columns) -> (..., rows) in x's dtype."""
-        return reference.linear(x, self.weight.prefix(rows, columns))
+        return cpu.linear(x, self.weight.prefix(rows, columns))
 
     def rows_at(self, x: Tensor, index: Tensor) -> Tensor:
         """Only the outputs at `index`: x (..., in) -> (..., len(index)), reading those rows."""
-        weight = self.weight
-        return reference.linear(x, Packed(weight.blocks.index_select(0, index), weight.format))
+        return cpu.linear(x, self.weight, index)
 
     def columns_at(self, h: Tensor, index: Tensor, width: int) -> Tensor:
         """The product with an input of `width` that is h at `index` and zero elsewhere."""
@@ -66,8 +66,8 @@ class QuantEmbedding(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids (B, T) -> rows (B, T, D) in the activation dtype, unscaled."""
-        return reference.embedding(ids, self.weight, self.dtype)
+        return cpu.embedding(ids, self.weight, self.dtype)
 
     def project(self, x: Tensor) -> Tensor:
         """x (..., D) -> scores over the vocabulary (..., V): the tied head."""
-        return reference.linear(x, self.weight)
+        return cpu.linear(x, self.weight)

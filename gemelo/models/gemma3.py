@@ -24,6 +24,8 @@ from gemelo.models.layers import (
     Attention,
     Cache,
     Embedding,
+    Fused,
+    Given,
     Linear,
     RMSNorm,
     Span,
@@ -65,6 +67,7 @@ class Gemma3(nn.Module):
     def __init__(self, config: Gemma3Config) -> None:
         super().__init__()
         self.config = config
+        self.fused: Fused | None = None
         self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Block(config, layer) for layer in config.layers)
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, NORM_OFFSET)
@@ -72,14 +75,20 @@ class Gemma3(nn.Module):
             self.lm_head = Linear(config.hidden_size, config.vocab_size)
 
     def forward(
-        self, ids: Tensor, positions: Tensor, cache: Cache | None = None, keep: int | None = None
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        cache: Cache | None = None,
+        keep: int | None = None,
+        given: Given | None = None,
     ) -> Tensor:
         """ids, positions (B, T) -> normalised hidden states (B, T, D), or of the last `keep`.
 
-        Position -1 is padding. keep=0 writes the cache and computes nothing else.
+        Position -1 is padding. keep=0 writes the cache and computes nothing else. A picture's
+        tokens, which `given` holds, have to be in one step.
         """
-        x = self.embed(ids)
-        span = Span.of(self.config, positions, cache, x.dtype)
+        x, reach = (self.embed(ids), None) if given is None else given
+        span = Span.of(self.config, positions, cache, x.dtype, reach)
         for layer in self.layers[:-1]:
             x = layer(x, span)
         return self.norm(self.layers[-1](x, span, keep))  # type: ignore[no-any-return]

@@ -30,6 +30,8 @@ from gemelo.models.layers import (
     Attention,
     Cache,
     Embedding,
+    Fused,
+    Given,
     Linear,
     RMSNorm,
     Span,
@@ -113,16 +115,28 @@ class Table(Protocol):
         """Begin to read the rows of ids, which will be asked for soon."""
 
 
+class Hard(Protocol):
+    """Embeddings of ids past the text vocabulary: see `gemelo.models.multimodal`."""
+
+    def among(self, ids: Tensor) -> bool:
+        """Whether there are such ids."""
+
+    def put(self, x: Tensor, ids: Tensor) -> Tensor:
+        """The embeddings x (B, T, D) of ids (B, T), with theirs in place."""
+
+
 class Gemma3n(nn.Module):
     """Token ids in, hidden states out; `logits` is the tied head. `kept` are its blocks' places in
     the whole model, which tell their columns of the per-layer embeddings; `table`, where there is
-    one, is asked for those instead of `embed_tokens_per_layer`."""
+    one, is asked for those instead of `embed_tokens_per_layer`, and `hard` for ids of a tower."""
 
     def __init__(self, config: Gemma3nConfig) -> None:
         super().__init__()
         self.config = config
+        self.fused: Fused | None = None
         self.kept: Sequence[int] = config.layers
         self.table: Table | None = None
+        self.hard: Hard | None = None
         width, eps, others = config.hidden_size, config.rms_norm_eps, config.altup_num_inputs - 1
         columns = config.num_hidden_layers * config.hidden_size_per_layer_input
         self.embed_tokens = Embedding(config.vocab_size, width)
@@ -145,18 +159,24 @@ class Gemma3n(nn.Module):
         # A shallow copy shares the table of children; the nested model needs one of its own.
         nested._modules = dict(self._modules)
         nested.layers = nn.ModuleList(self.layers[self.kept.index(layer)] for layer in kept)
-        nested.config, nested.kept = config, kept
+        nested.config, nested.kept, nested.fused = config, kept, None
         return nested
 
     def forward(
-        self, ids: Tensor, positions: Tensor, cache: Cache | None = None, keep: int | None = None
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        cache: Cache | None = None,
+        keep: int | None = None,
+        given: Given | None = None,
     ) -> Tensor:
         """ids, positions (B, T) -> normalised hidden states (B, T, D), or of the last `keep`.
 
-        Position -1 is padding. keep=0 writes the cache and computes nothing else.
+        Position -1 is padding. keep=0 writes the cache and computes nothing else. `given` stands
+        for the embeddings where soft tokens are among the ids.
         """
-        x = self.embed(ids)
-        span = Span.of(self.config, positions, cache, x.dtype)
+        x, reach = (self.embed(ids), None) if given is None else given
+        span = Span.of(self.config, positions, cache, x.dtype, reach)
         informed = self.per_layer_inputs(ids, x)  # (B, T, L, P)
         streams = self.expand(x)
         donors: dict[LayerType, KV] = {}
@@ -173,9 +193,13 @@ class Gemma3n(nn.Module):
         return self.norm(self.merge(streams))  # type: ignore[no-any-return]
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Rows times sqrt(D), the root rounded to the activation dtype as in training."""
+        """Rows times sqrt(D), the root rounded to the activation dtype as in training.
+
+        Ids of the eye and the ear (their end markers, mostly) have embeddings with those.
+        """
         x: Tensor = self.embed_tokens(ids)
-        return x * rounded(self.config.hidden_size**0.5, x)
+        x = x * rounded(self.config.hidden_size**0.5, x)
+        return x if self.hard is None or not self.hard.among(ids) else self.hard.put(x, ids)
 
     def per_layer_inputs(self, ids: Tensor, x: Tensor) -> Tensor:
         """The vector every layer is told about a token, looked up and projected: (B, T, L, P).

@@ -16,7 +16,7 @@ width, V vocabulary.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,17 @@ class Rope(NamedTuple):
     sin: Tensor
 
 
+class Given(NamedTuple):
+    """What a step brings beside ids, where pictures or sounds are among its tokens.
+
+    embeds (B, T, D) are used instead of the ids' own; reach (B, T) is the last position that each
+    token sees, which for those of a picture lies ahead; None for their own.
+    """
+
+    embeds: Tensor
+    reach: Tensor | None = None
+
+
 class Cache(Protocol):
     """What a decoder asks of a KV cache; `gemelo.engine.kv.KVCache` is the one there is."""
 
@@ -48,6 +59,16 @@ class Cache(Protocol):
 
     def write(self, layer: int, new: KV) -> KV:
         """Store the step's keys and values of one layer; everything that layer sees."""
+
+
+class Fused(Protocol):
+    """A decoder's forward and head as one call; see `gemelo.engine.graphs`."""
+
+    def takes(self, cache: Any) -> bool:
+        """Whether it can read and write this cache."""
+
+    def scores(self, ids: Tensor, positions: Tensor, cache: Any, keep: int | None) -> Tensor:
+        """ids, positions (B, T) -> scores (B, T or the last `keep`, V) float32."""
 
 
 class Linear(nn.Module):
@@ -198,7 +219,12 @@ class Span(NamedTuple):
 
     @classmethod
     def of(
-        cls, config: ModelConfig, positions: Tensor, cache: Cache | None, dtype: torch.dtype
+        cls,
+        config: ModelConfig,
+        positions: Tensor,
+        cache: Cache | None,
+        dtype: torch.dtype,
+        reach: Tensor | None = None,
     ) -> Span:
         """Angles and masks of positions (B, T); places the tokens in the cache if there is one.
 
@@ -210,7 +236,7 @@ class Span(NamedTuple):
             FULL: (config.rope_theta, config.rope_scaling_factor),
         }
         ropes = {k: rotary(positions, *turns[k], config.head_dim, dtype) for k in LAYER_TYPES}
-        masks = {k: visible(positions, keys[k], config.window(k)) for k in LAYER_TYPES}
+        masks = {k: visible(positions, keys[k], config.window(k), reach) for k in LAYER_TYPES}
         return cls(ropes, masks, cache)
 
     def last(self, count: int) -> Span:

@@ -1,0 +1,194 @@
+"""The native products: block formats computed on directly, with whatever the processor has.
+
+Where the extension was built, matrices stay as the file has them and are multiplied without being
+expanded: few tokens by integer dot products that give a token the same numbers alone as among
+sixteen, many tokens on panels of expanded rows (docs/kernels.md). Without it, or for formats that
+it does not know, everything goes through `reference`, slowly and exactly.
+
+    y = cpu.linear(x, packed)                    # (..., C) -> (..., R); the reference's signature
+    GEMELO_ISA=generic gemelo generate ...       # or avx2, avx2_vnni, avx512, amx, neon, reference
+
+The operators are registered with torch as `gemelo::linear` and `gemelo::embedding`, with fake
+implementations, so that exporting and compiling know them. Called on plain tensors they skip the
+dispatcher, which costs more than a small product. Legend: R rows, C columns.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from gemelo.errors import InputError
+from gemelo.kernels import reference
+from gemelo.kernels.formats import FORMATS_BY_ID, Packed
+
+FORMATS = frozenset({"f32", "f16", "bf16", "q4_0", "q5_0", "q8_0", "q4_k", "q5_k", "q6_k"})
+DTYPES = (torch.float32, torch.bfloat16)
+MAX_THREADS = 1024
+REFERENCE = "reference"
+
+
+def _extension() -> ModuleType | None:
+    """The compiled module, set to the instruction set that the environment asks for."""
+    asked = os.environ.get("GEMELO_ISA", "")
+    if asked == REFERENCE:
+        return None
+    try:
+        module = import_module("gemelo.kernels._native")
+    except ImportError:
+        if asked:
+            raise InputError(
+                f"GEMELO_ISA={asked}, but the native kernels were not built: install a C++ "
+                "compiler and install gemelo again"
+            ) from None
+        return None
+    if asked:
+        if asked not in module.names():
+            raise InputError(
+                f"GEMELO_ISA={asked}; this machine has {', '.join(module.names())}, {REFERENCE}"
+            )
+        module.use(asked)
+    return module
+
+
+native = _extension()
+
+
+def isa() -> str:
+    """The instruction set in use, or "reference"."""
+    return REFERENCE if native is None else str(native.name())
+
+
+def instruction_sets() -> list[str]:
+    """Those that this machine runs, the fastest first."""
+    return [] if native is None else list(native.names())
+
+
+def use(name: str) -> None:
+    """Compute with one of `instruction_sets()`; InputError for another."""
+    if native is None or name not in native.names():
+        raise InputError(f"{name!r} is not one of {', '.join(instruction_sets()) or REFERENCE}")
+    native.use(name)
+
+
+def set_threads(count: int) -> None:
+    """Threads of the native products, the caller's included, in this process."""
+    if not 1 <= count <= MAX_THREADS:
+        raise InputError(f"threads = {count}; expected 1 to {MAX_THREADS}")
+    if native is not None:
+        native.set_threads(count)
+
+
+def takes(x: Tensor, weight: Packed) -> bool:
+    """Whether the native products run these; everything else is the reference's."""
+    return (
+        native is not None
+        and weight.format.name in FORMATS
+        and x.device.type == "cpu"
+        and x.dtype in DTYPES
+    )
+
+
+def linear(x: Tensor, weight: Packed, index: Tensor | None = None) -> Tensor:
+    """x (..., C) times weight (R, C) transposed: (..., R) in x's dtype, or only rows `index`."""
+    if not takes(x, weight):
+        blocks = weight.blocks if index is None else weight.blocks.index_select(0, index)
+        return reference.linear(x, Packed(blocks, weight.format))
+    if type(x) is Tensor and not torch.compiler.is_compiling():
+        return _linear(x, weight, index)
+    out: Tensor = torch.ops.gemelo.linear(x, weight.blocks, weight.format.ggml_id, index)
+    return out
+
+
+def embedding(ids: Tensor, weight: Packed, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The rows of weight (R, C) that integer ids (...) name: (..., C) in `dtype`."""
+    known = native is not None and weight.format.name in FORMATS and dtype in DTYPES
+    if not known or ids.device.type != "cpu":
+        return reference.embedding(ids, weight, dtype)
+    if type(ids) is Tensor and not torch.compiler.is_compiling():
+        return _embedding(ids, weight, dtype)
+    out: Tensor = torch.ops.gemelo.embedding(ids, weight.blocks, weight.format.ggml_id, dtype)
+    return out
+
+
+def _linear(x: Tensor, weight: Packed, index: Tensor | None) -> Tensor:
+    rows, columns = weight.shape
+    if x.shape[-1] != columns:
+        raise InputError(
+            f"an input of shape {tuple(x.shape)} does not fit a weight of {rows} x {columns}"
+        )
+    if index is not None:
+        index = _checked(index, rows)
+        rows = index.numel()
+    out = x.new_empty(*x.shape[:-1], rows)
+    tokens = out.numel() // rows if rows else 0
+    if not tokens or not columns:
+        return out.zero_()
+    inputs = x if x.is_contiguous() else x.contiguous()
+    bf16 = x.dtype == torch.bfloat16
+    native_module().product(
+        inputs.data_ptr(), columns, bf16, tokens,
+        weight.blocks.data_ptr(), weight.blocks.stride(0), weight.format.ggml_id, rows, columns,
+        0 if index is None else index.data_ptr(),
+        out.data_ptr(), rows, bf16,
+    )  # fmt: skip
+    return out
+
+
+def _embedding(ids: Tensor, weight: Packed, dtype: torch.dtype) -> Tensor:
+    rows, columns = weight.shape
+    index = _checked(ids, rows)
+    out = torch.empty(*ids.shape, columns, dtype=dtype)
+    native_module().gather(
+        index.data_ptr(), index.numel(),
+        weight.blocks.data_ptr(), weight.blocks.stride(0), weight.format.ggml_id, rows, columns,
+        out.data_ptr(), columns, dtype == torch.bfloat16,
+    )  # fmt: skip
+    return out
+
+
+def _checked(index: Tensor, rows: int) -> Tensor:
+    """Row numbers as the kernels read them; InputError if one lies outside the matrix."""
+    if index.is_floating_point() or index.dtype == torch.bool:
+        raise InputError(f"ids must be integers, not {index.dtype}")
+    index = index.to(torch.int64).contiguous()
+    if index.numel():
+        low, high = (int(end) for end in torch.aminmax(index))
+        if low < 0 or high >= rows:
+            raise InputError(f"row {low if low < 0 else high} of a matrix of {rows} rows")
+    return index
+
+
+def native_module() -> ModuleType:
+    """The extension; only called where it is there."""
+    assert native is not None
+    return native
+
+
+# ---- torch's operators ---------------------------------------------------------------------------
+
+
+@torch.library.custom_op("gemelo::linear", mutates_args=())
+def _linear_operator(x: Tensor, blocks: Tensor, format: int, index: Tensor | None) -> Tensor:
+    return _linear(x, Packed(blocks, FORMATS_BY_ID[format]), index)
+
+
+@_linear_operator.register_fake
+def _(x: Tensor, blocks: Tensor, format: int, index: Tensor | None) -> Tensor:
+    return x.new_empty(*x.shape[:-1], blocks.shape[0] if index is None else index.shape[0])
+
+
+@torch.library.custom_op("gemelo::embedding", mutates_args=())
+def _embedding_operator(ids: Tensor, blocks: Tensor, format: int, dtype: torch.dtype) -> Tensor:
+    return _embedding(ids, Packed(blocks, FORMATS_BY_ID[format]), dtype)
+
+
+@_embedding_operator.register_fake
+def _(ids: Tensor, blocks: Tensor, format: int, dtype: torch.dtype) -> Tensor:
+    kind = FORMATS_BY_ID[format]
+    columns = blocks.shape[1] // kind.block_bytes * kind.block
+    return ids.new_empty(*ids.shape, columns, dtype=dtype)

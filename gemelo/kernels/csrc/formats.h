@@ -1,0 +1,32 @@
+// Names of the block formats, by their numbers in a GGUF file, and what a matrix is here.
+
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace gemelo {
+
+enum Format {
+  kF32 = 0, kF16 = 1, kQ4_0 = 2, kQ5_0 = 6, kQ8_0 = 8, kQ4_K = 12, kQ5_K = 13, kQ6_K = 14, kBF16 = 30,
+};
+
+// Rows of blocks somewhere in memory, usually a mapped file; `columns` may be a leading part.
+struct Matrix {
+  const uint8_t* blocks;
+  int64_t stride;  // bytes from row to row
+  int format;
+  int64_t rows, columns;
+  const int64_t* index;  // where row r lies, if not at r
+
+  const uint8_t* row(int64_t r) const { return blocks + (index ? index[r] : r) * stride; }
+};
+
+// Activations (tokens, columns), float or bfloat16, rows `stride` elements apart.
+struct Activations {
+  void* data;
+  int64_t stride;
+  bool bf16;
+};
+
+}  // namespace gemelo

@@ -1,0 +1,223 @@
+// All kernels for one instruction set: compiled once for each, with GEMELO_ISA its name.
+
+#include "kernels.h"
+
+#if defined(GEMELO_AVX512)
+#include "simd_avx512.h"
+#elif defined(GEMELO_AVX2)
+#include "simd_avx2.h"
+#elif defined(GEMELO_NEON)
+#include "simd_neon.h"
+#else
+#include "simd_generic.h"
+#endif
+
+#include "dot.h"
+#include "matrix.h"
+#include "steps.h"
+#include "altup.h"
+#ifdef GEMELO_AMX
+#include "attend_tiles.h"
+#include "tiles.h"
+#endif
+
+namespace GEMELO_ISA {
+
+using gemelo::Kernels;
+using gemelo::Product;
+using gemelo::Scratch;
+using gemelo::Worker;
+
+constexpr int64_t kShare = 16;  // rows are shared out in sixteens
+
+template <class Q>
+static void few_blocks(Worker& worker, const Activations& x, int64_t tokens, const Matrix& w,
+                       const Activations& y) {
+  static thread_local Scratch room;
+  const int64_t span = (w.columns + 63) / 64;
+  Pair* pairs = room.room<Pair>(span * tokens);
+  for (int64_t t = 0; t < tokens; t++)
+    quantise(x, t, w.columns, Q::kZero, Q::kMinima, pairs + t * span);
+  int64_t begin, end;
+  worker.share(w.rows, kShare, begin, end);
+  dot_rows<Q>(w, begin, end, pairs, tokens, y);
+}
+
+template <class W>
+static void few_floats(Worker& worker, const Activations& x, int64_t tokens, const Matrix& w,
+                       const Activations& y) {
+  static thread_local Scratch room;
+  const int64_t span = (w.columns + 15) / 16 * 16;
+  float* inputs = room.room<float>(span * tokens);
+  for (int64_t t = 0; t < tokens; t++) copy_row(x, t, w.columns, inputs + t * span);
+  int64_t begin, end;
+  worker.share(w.rows, kShare, begin, end);
+  float_rows<W>(w, begin, end, inputs, tokens, y);
+}
+
+static void few(Worker& worker, const Activations& x, int64_t tokens, const Matrix& w,
+                const Activations& y) {
+  switch (w.format) {
+    case gemelo::kF32: return few_floats<F32>(worker, x, tokens, w, y);
+    case gemelo::kF16: return few_floats<F16>(worker, x, tokens, w, y);
+    case gemelo::kBF16: return few_floats<BF16>(worker, x, tokens, w, y);
+    case gemelo::kQ4_0: return few_blocks<Q4_0>(worker, x, tokens, w, y);
+    case gemelo::kQ5_0: return few_blocks<Q5_0>(worker, x, tokens, w, y);
+    case gemelo::kQ8_0: return few_blocks<Q8_0>(worker, x, tokens, w, y);
+    case gemelo::kQ4_K: return few_blocks<Q4_K>(worker, x, tokens, w, y);
+    case gemelo::kQ5_K: return few_blocks<Q5_K>(worker, x, tokens, w, y);
+    case gemelo::kQ6_K: return few_blocks<Q6_K>(worker, x, tokens, w, y);
+  }
+}
+
+// ---- many tokens ---------------------------------------------------------------------------------
+
+// A packing is the number of a format that is packed in the same way; 0 is plain float activations,
+// which float32 weights are multiplied with.
+#ifdef GEMELO_AMX
+
+static int packing(int format) { return format == gemelo::kF32 ? 0 : 1; }
+
+static size_t packed_bytes(int format, int64_t tokens, int64_t columns) {
+  if (!packing(format)) return 0;
+  return sizeof(Tile) * ((tokens + 31) / 32 * 2) * ((columns + 31) / 32);
+}
+
+static void pack(Worker& worker, const Activations& x, int64_t tokens, int64_t columns, int format,
+                 void* packed) {
+  if (packing(format)) pack_tiles(worker, x, tokens, columns, packed);
+}
+
+static void multiply(Worker& worker, const void* packed, int64_t tokens, const Matrix& w,
+                     const Activations& y) {
+  switch (w.format) {
+    case gemelo::kF16: return multiply_tiles<FloatLine<F16>>(worker, packed, tokens, w, y);
+    case gemelo::kBF16: return multiply_tiles<FloatLine<BF16>>(worker, packed, tokens, w, y);
+    case gemelo::kQ4_0: return multiply_tiles<TileLine<Q4_0>>(worker, packed, tokens, w, y);
+    case gemelo::kQ5_0: return multiply_tiles<TileLine<Q5_0>>(worker, packed, tokens, w, y);
+    case gemelo::kQ8_0: return multiply_tiles<TileLine<Q8_0>>(worker, packed, tokens, w, y);
+    case gemelo::kQ4_K: return multiply_tiles<TileLine<Q4_K>>(worker, packed, tokens, w, y);
+    case gemelo::kQ5_K: return multiply_tiles<TileLine<Q5_K>>(worker, packed, tokens, w, y);
+    case gemelo::kQ6_K: return multiply_tiles<TileLine<Q6_K>>(worker, packed, tokens, w, y);
+  }
+}
+
+#else
+
+static int packing(int format) {
+  switch (format) {
+    case gemelo::kF32: case gemelo::kF16: case gemelo::kBF16: return 0;
+    case gemelo::kQ4_K: case gemelo::kQ5_K: return gemelo::kQ4_K;
+    default: return format;
+  }
+}
+
+static size_t packed_bytes(int format, int64_t tokens, int64_t columns) {
+  if (!packing(format)) return 0;
+  return sizeof(TokenBlock) * ((tokens + kTokens - 1) / kTokens) * (columns / 32);
+}
+
+static void pack(Worker& worker, const Activations& x, int64_t tokens, int64_t columns, int format,
+                 void* packed) {
+  switch (packing(format)) {
+    case gemelo::kQ4_0: return pack_matrix<Q4_0>(worker, x, tokens, columns, packed);
+    case gemelo::kQ5_0: return pack_matrix<Q5_0>(worker, x, tokens, columns, packed);
+    case gemelo::kQ8_0: return pack_matrix<Q8_0>(worker, x, tokens, columns, packed);
+    case gemelo::kQ4_K: return pack_matrix<Q4_K>(worker, x, tokens, columns, packed);
+    case gemelo::kQ6_K: return pack_matrix<Q6_K>(worker, x, tokens, columns, packed);
+  }
+}
+
+static void multiply(Worker& worker, const void* packed, int64_t tokens, const Matrix& w,
+                     const Activations& y) {
+  switch (w.format) {
+    case gemelo::kQ4_0: return multiply_matrix<Q4_0>(worker, packed, tokens, w, y);
+    case gemelo::kQ5_0: return multiply_matrix<Q5_0>(worker, packed, tokens, w, y);
+    case gemelo::kQ8_0: return multiply_matrix<Q8_0>(worker, packed, tokens, w, y);
+    case gemelo::kQ4_K: return multiply_matrix<Q4_K>(worker, packed, tokens, w, y);
+    case gemelo::kQ5_K: return multiply_matrix<Q5_K>(worker, packed, tokens, w, y);
+    case gemelo::kQ6_K: return multiply_matrix<Q6_K>(worker, packed, tokens, w, y);
+  }
+}
+
+#endif
+
+#ifdef GEMELO_AMX
+static void attend(Worker& worker, const Attend& a, void* room) {
+  if (a.tokens > gemelo::kFewTokens) attend_tiles(worker, a, room);
+  else attend_each(worker, a);
+}
+#else
+static size_t attend_bytes(const Attend&) { return 0; }
+static void attend(Worker& worker, const Attend& a, void*) { attend_each(worker, a); }
+#endif
+
+static void product(const Product& p) {
+  if (p.tokens <= gemelo::kFewTokens || !packing(p.w.format))
+    return gemelo::parallel([&](Worker& worker) { few(worker, p.x, p.tokens, p.w, p.y); });
+  static thread_local Scratch room;
+  void* packed = room.room<uint8_t>(packed_bytes(p.w.format, p.tokens, p.w.columns));
+  gemelo::parallel([&](Worker& worker) {
+    pack(worker, p.x, p.tokens, p.w.columns, p.w.format, packed);
+    worker.barrier();
+    multiply(worker, packed, p.tokens, p.w, p.y);
+  });
+}
+
+template <class Q>
+static void gather_blocks(const Matrix& w, const int64_t* ids, int64_t count,
+                          const Activations& y) {
+  for (int64_t i = 0; i < count; i++) {
+    const uint8_t* row = w.row(ids[i]);
+    for (int64_t at = 0; at < w.columns; at += Q::kWeights) {
+      const int64_t there = w.columns - at < Q::kWeights ? w.columns - at : Q::kWeights;
+      const uint8_t* p = row + at / Q::kWeights * Q::kBytes;
+      float values[Q::kWeights];
+      if (there == Q::kWeights) expand(Q{p}, values);
+      else expand(Q{Tail<Q>(p, (int)there).bytes}, values);
+      for (int64_t j = 0; j < there; j += 16) store16(y, i, at + j, load(values + j));
+    }
+  }
+}
+
+template <class W>
+static void gather_floats(const Matrix& w, const int64_t* ids, int64_t count,
+                          const Activations& y) {
+  for (int64_t i = 0; i < count; i++) {
+    const uint8_t* row = w.row(ids[i]);
+    const int64_t whole = w.columns / 16 * 16;
+    for (int64_t at = 0; at < whole; at += 16) store16(y, i, at, W::at(row + at * W::kBytes));
+    if (whole == w.columns) continue;
+    alignas(64) uint8_t rest[64] = {};
+    float values[16];
+    std::memcpy(rest, row + whole * W::kBytes, (w.columns - whole) * W::kBytes);
+    store(values, W::at(rest));
+    for (int64_t at = whole; at < w.columns; at++) put(y, i, at, values[at - whole]);
+  }
+}
+
+static void gather(const Matrix& w, const int64_t* ids, int64_t count, const Activations& y) {
+  switch (w.format) {
+    case gemelo::kF32: return gather_floats<F32>(w, ids, count, y);
+    case gemelo::kF16: return gather_floats<F16>(w, ids, count, y);
+    case gemelo::kBF16: return gather_floats<BF16>(w, ids, count, y);
+    case gemelo::kQ4_0: return gather_blocks<Q4_0>(w, ids, count, y);
+    case gemelo::kQ5_0: return gather_blocks<Q5_0>(w, ids, count, y);
+    case gemelo::kQ8_0: return gather_blocks<Q8_0>(w, ids, count, y);
+    case gemelo::kQ4_K: return gather_blocks<Q4_K>(w, ids, count, y);
+    case gemelo::kQ5_K: return gather_blocks<Q5_K>(w, ids, count, y);
+    case gemelo::kQ6_K: return gather_blocks<Q6_K>(w, ids, count, y);
+  }
+}
+
+#define GEMELO_TEXT_(x) #x
+#define GEMELO_TEXT(x) GEMELO_TEXT_(x)
+
+extern const Kernels kernels;
+const Kernels kernels = {
+    GEMELO_TEXT(GEMELO_ISA) + 4, product, gather, packing, packed_bytes, pack, multiply, few,
+    norm, add_norm, gate, softcap, heads, keep, attend_bytes, attend,
+    predict, correct, meet, strongest, inform, add_to_others, rescale, combine,
+};
+
+}  // namespace GEMELO_ISA

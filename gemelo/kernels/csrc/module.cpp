@@ -1,0 +1,141 @@
+// The door to Python: addresses and sizes in, nothing out. Everything is checked in
+// gemelo/kernels/cpu.py, which is the only caller.
+
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include "kernels.h"
+#include "program.h"
+
+namespace nb = nanobind;
+using namespace gemelo;
+
+namespace {
+
+const Kernels* chosen = nullptr;
+
+void use(const std::string& name) {
+  const Kernels* kernels = kernels_named(name.c_str());
+  if (!kernels) throw nb::value_error("not an instruction set of this machine");
+  chosen = kernels;
+}
+
+std::vector<std::string> names() {
+  std::vector<std::string> all;
+  for (const char* const* name = runnable(); *name; name++) all.emplace_back(*name);
+  return all;
+}
+
+Activations activations(uintptr_t data, int64_t stride, bool bf16) {
+  return {reinterpret_cast<void*>(data), stride, bf16};
+}
+
+Matrix matrix(uintptr_t blocks, int64_t stride, int format, int64_t rows, int64_t columns,
+              uintptr_t index = 0) {
+  return {reinterpret_cast<const uint8_t*>(blocks), stride, format, rows, columns,
+          reinterpret_cast<const int64_t*>(index)};
+}
+
+Norm norm_of(uintptr_t weight, float offset, float eps) {
+  return {reinterpret_cast<const float*>(weight), offset, eps};
+}
+
+const float* floats_at(uintptr_t p) { return reinterpret_cast<const float*>(p); }
+const int64_t* numbers_at(uintptr_t p) { return reinterpret_cast<const int64_t*>(p); }
+
+// One call of a program. `keys` has for each kind of layer: slots of the tokens, positions of the
+// slots, their stride, how many are used; `caches` k, v and the stride of a row for each layer.
+void run(Program& program, uintptr_t ids, uintptr_t positions, int64_t rows, int64_t tokens_a_row,
+         int64_t keep, const std::vector<std::tuple<uintptr_t, uintptr_t, int64_t, int64_t>>& keys,
+         const std::vector<std::tuple<uintptr_t, uintptr_t, int64_t>>& caches, int64_t heads,
+         int64_t d, uintptr_t looked_up, uintptr_t out) {
+  Call call{};
+  call.ids = numbers_at(ids);
+  call.positions = numbers_at(positions);
+  call.rows = rows;
+  call.tokens_a_row = tokens_a_row;
+  call.keep = keep;
+  for (int kind = 0; kind < kKinds; kind++) {
+    const auto& [slots, table, stride, used] = keys[kind];
+    call.slots[kind] = numbers_at(slots);
+    call.keys[kind] = numbers_at(table);
+    call.key_stride[kind] = stride;
+    call.used[kind] = used;
+  }
+  for (const auto& [k, v, stride] : caches)
+    call.caches.push_back({reinterpret_cast<float*>(k), reinterpret_cast<float*>(v), stride, heads, d});
+  call.looked_up = floats_at(looked_up);
+  call.out = reinterpret_cast<float*>(out);
+  nb::gil_scoped_release nogil;
+  program.run(call);
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+  use(runnable()[0]);
+  m.def("names", names);
+  m.def("name", [] { return std::string(chosen->name); });
+  m.def("use", use);
+  m.def("set_threads", set_threads);
+  m.def("threads", [] { return pool().threads(); });
+  m.def("product",
+        [](uintptr_t x, int64_t x_stride, bool x_bf16, int64_t tokens, uintptr_t w,
+           int64_t w_stride, int format, int64_t rows, int64_t columns, uintptr_t index,
+           uintptr_t y, int64_t y_stride, bool y_bf16) {
+          nb::gil_scoped_release nogil;
+          chosen->product({activations(x, x_stride, x_bf16), tokens,
+                           matrix(w, w_stride, format, rows, columns, index),
+                           activations(y, y_stride, y_bf16)});
+        });
+  m.def("gather",
+        [](uintptr_t ids, int64_t count, uintptr_t w, int64_t w_stride, int format, int64_t rows,
+           int64_t columns, uintptr_t y, int64_t y_stride, bool y_bf16) {
+          nb::gil_scoped_release nogil;
+          chosen->gather(matrix(w, w_stride, format, rows, columns),
+                         reinterpret_cast<const int64_t*>(ids), count,
+                         activations(y, y_stride, y_bf16));
+        });
+
+  nb::class_<Matrix>(m, "Matrix")
+      .def("__init__", [](Matrix* self, uintptr_t blocks, int64_t stride, int format, int64_t rows,
+                          int64_t columns, uintptr_t index) {
+        new (self) Matrix(matrix(blocks, stride, format, rows, columns, index));
+      });
+  nb::class_<Norm>(m, "Norm").def("__init__", [](Norm* self, uintptr_t weight, float offset,
+                                                 float eps) {
+    new (self) Norm(norm_of(weight, offset, eps));
+  });
+  nb::class_<AltUp>(m, "AltUp")
+      .def("__init__", [](AltUp* self, const Norm& router, uintptr_t route, uintptr_t predict,
+                          uintptr_t correct, uintptr_t output_scale) {
+        new (self) AltUp{router, floats_at(route), floats_at(predict), floats_at(correct),
+                         floats_at(output_scale)};
+      });
+  nb::class_<Program>(m, "Program")
+      .def("__init__", [](Program* self) { new (self) Program(*chosen); })
+      .def("buffer", &Program::buffer)
+      .def("embed", &Program::embed)
+      .def("angles", &Program::angles)
+      .def("norm", &Program::norm)
+      .def("add_norm", &Program::add_norm)
+      .def("product", &Program::product)
+      .def("gated", &Program::gated)
+      .def("sparse_gated", &Program::sparse_gated)
+      .def("heads", &Program::heads)
+      .def("keep", &Program::keep)
+      .def("attend", &Program::attend)
+      .def("cut", &Program::cut)
+      .def("emit", &Program::emit)
+      .def("logits", &Program::logits)
+      .def("predict", &Program::predict)
+      .def("correct", &Program::correct)
+      .def("meet", &Program::meet)
+      .def("inform", &Program::inform)
+      .def("add_to_others", &Program::add_to_others)
+      .def("rescale", &Program::rescale)
+      .def("combine", &Program::combine)
+      .def("run", run);
+}

@@ -1,0 +1,135 @@
+#include "pool.h"
+
+#include <pthread.h>
+#include <sched.h>
+
+#include <map>
+
+namespace gemelo {
+namespace {
+
+constexpr int kSpins = 20000;  // about half a millisecond before a worker sleeps
+constexpr int kPatience = 2000;  // and before a waiting thread lets others have its core
+
+inline void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+template <class Condition>
+void spin_until(Condition condition) {
+  for (int spins = 0; !condition(); spins++) {
+    if (spins < kPatience) pause();
+    else sched_yield();
+  }
+}
+
+// Workers take the later cores of the process's mask, one each, when there is a core for each.
+void pin(int index, int threads) {
+#ifdef __linux__
+  cpu_set_t allowed;
+  if (sched_getaffinity(0, sizeof allowed, &allowed) || CPU_COUNT(&allowed) < threads) return;
+  int nth = 0;
+  for (int core = 0; core < CPU_SETSIZE; core++) {
+    if (CPU_ISSET(core, &allowed) && nth++ == index) {
+      cpu_set_t one;
+      CPU_ZERO(&one);
+      CPU_SET(core, &one);
+      pthread_setaffinity_np(pthread_self(), sizeof one, &one);
+      return;
+    }
+  }
+#else
+  (void)index, (void)threads;
+#endif
+}
+
+int default_threads() {
+#ifdef __linux__
+  cpu_set_t allowed;
+  if (!sched_getaffinity(0, sizeof allowed, &allowed)) return CPU_COUNT(&allowed);
+#endif
+  return (int)std::thread::hardware_concurrency();
+}
+
+// A pool for every number of threads that was ever asked for. None is destroyed: its sleeping threads
+// cost nothing, and a job may be running on it.
+std::map<int, Pool*>* pools = new std::map<int, Pool*>;
+int wanted = 0;
+std::mutex making;
+
+// After a fork the workers are gone; the child makes pools of its own.
+void forget() {
+  pools = new std::map<int, Pool*>;
+  new (&making) std::mutex;
+}
+
+}  // namespace
+
+Pool::Pool(int threads) : threads_(threads < 1 ? 1 : threads) {
+  for (int i = 1; i < threads_; i++) workers_.emplace_back([this, i] { serve(i); });
+}
+
+void Pool::run(Job job, void* context) {
+  std::lock_guard<std::mutex> turn(turn_);
+  Worker self{*this, 0, threads_};
+  if (threads_ == 1) return job(context, self);
+  job_ = job;
+  context_ = context;
+  busy_.store(threads_ - 1, std::memory_order_relaxed);
+  round_.fetch_add(1, std::memory_order_seq_cst);
+  if (asleep_.load(std::memory_order_seq_cst)) {
+    std::lock_guard<std::mutex> lock(sleep_);
+    wake_.notify_all();
+  }
+  job(context, self);
+  spin_until([this] { return busy_.load(std::memory_order_acquire) == 0; });
+}
+
+void Pool::serve(int index) {
+  pin(index, threads_);
+  Worker self{*this, index, threads_};
+  for (uint64_t seen = 0;; seen++) {
+    const auto called = [&] { return round_.load(std::memory_order_acquire) != seen; };
+    for (int spins = 0; spins < kSpins && !called(); spins++) pause();
+    if (!called()) {
+      std::unique_lock<std::mutex> lock(sleep_);
+      asleep_.fetch_add(1, std::memory_order_seq_cst);
+      wake_.wait(lock, called);
+      asleep_.fetch_sub(1, std::memory_order_seq_cst);
+    }
+    job_(context_, self);
+    busy_.fetch_sub(1, std::memory_order_release);
+  }
+}
+
+void Pool::barrier() {
+  if (threads_ == 1) return;
+  const uint64_t here = passed_.load(std::memory_order_acquire);
+  if (arrived_.fetch_add(1, std::memory_order_acq_rel) == threads_ - 1) {
+    arrived_.store(0, std::memory_order_relaxed);
+    passed_.fetch_add(1, std::memory_order_release);
+  } else {
+    spin_until([&] { return passed_.load(std::memory_order_acquire) != here; });
+  }
+}
+
+Pool& pool() {
+  std::lock_guard<std::mutex> lock(making);
+  static const int once = pthread_atfork(nullptr, nullptr, forget);
+  (void)once;
+  if (!wanted) wanted = default_threads();
+  Pool*& pool = (*pools)[wanted];
+  if (!pool) pool = new Pool(wanted);
+  return *pool;
+}
+
+void set_threads(int threads) {
+  std::lock_guard<std::mutex> lock(making);
+  wanted = threads < 1 ? 1 : threads;
+}
+
+}  // namespace gemelo

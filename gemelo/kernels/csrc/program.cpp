@@ -1,0 +1,310 @@
+#include "program.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+namespace gemelo {
+
+int Program::buffer(int64_t width) {
+  buffers_.push_back({width, std::make_unique<Scratch>()});
+  return (int)buffers_.size() - 1;
+}
+
+std::vector<float*> Program::all(const std::vector<int>& list) {
+  std::vector<float*> out;
+  for (int buffer : list) out.push_back(at(buffer));
+  return out;
+}
+
+void Program::run(Call& call) {
+  std::lock_guard<std::mutex> turn(turn_taken_);  // the buffers serve one call at a time
+  const int64_t tokens = call.rows * call.tokens_a_row;
+  for (auto& buffer : buffers_) buffer.data = buffer.room->room<float>(buffer.width * tokens);
+  for (int kind = 0; kind < kKinds; kind++)
+    turn_[kind] = turns_[kind].room<float>(2 * angles_[kind].size() * tokens);
+  size_t most = 0;
+  if (tokens > kFewTokens)
+    for (const auto& [format, columns] : packs_)
+      most = std::max(most, kernels.packed_bytes(format, tokens, columns));
+  packed_.room<uint8_t>(most);
+  most = 0;
+  for (const auto& [layer, kind, heads] : attends_) {
+    Attend a{};
+    a.cache = call.caches[layer];
+    a.slots = call.used[kind];
+    a.tokens = tokens;
+    a.tokens_a_row = call.tokens_a_row;
+    a.heads = heads;
+    most = std::max(most, kernels.attend_bytes(a));
+  }
+  attend_.room<uint8_t>(most);
+  State state{call, tokens, call.tokens_a_row, call.positions};
+  // The steps change the state; each thread has its own, and they stay alike.
+  parallel([&](Worker& worker) {
+    State own = state;
+    for (const Step& step : steps_) {
+      step(worker, own);
+      if (own.done) break;
+      worker.barrier();
+    }
+  });
+}
+
+void Program::embed(Matrix table, float scale, int out) {
+  step([=](Worker& worker, State& s) {
+    int64_t begin, end;
+    worker.share(s.tokens, 1, begin, end);
+    if (begin == end) return;
+    float* x = at(out) + begin * width(out);
+    kernels.gather(table, s.call.ids + begin, end - begin, {x, width(out), false});
+    for (int64_t i = 0; i < (end - begin) * width(out); i++) x[i] *= scale;
+  });
+}
+
+void Program::angles(std::vector<float> frequencies, int kind) {
+  angles_[kind] = std::move(frequencies);
+  step([=](Worker& worker, State& s) {
+    const auto& f = angles_[kind];
+    const int64_t half = (int64_t)f.size();
+    int64_t begin, end;
+    worker.share(s.tokens, 1, begin, end);
+    for (int64_t t = begin; t < end; t++) {
+      float* row = turn_[kind] + 2 * half * t;
+      const float position = (float)s.positions[t];
+      for (int64_t i = 0; i < half; i++) {
+        row[i] = std::cos(position * f[i]);
+        row[half + i] = std::sin(position * f[i]);
+      }
+    }
+  });
+}
+
+void Program::norm(int x, Norm n, int out) {
+  step([=](Worker& worker, State& s) {
+    kernels.norm(worker, at(x), n, s.tokens, width(x), at(out));
+  });
+}
+
+void Program::add_norm(int x, int y, Norm n, Norm next, int out) {
+  step([=](Worker& worker, State& s) {
+    const bool more = next.weight != nullptr;
+    kernels.add_norm(worker, at(x), at(y), n, more ? &next : nullptr, s.tokens, width(x),
+                     more ? at(out) : nullptr);
+  });
+}
+
+void Program::multiply(Worker& worker, int x, int64_t tokens, const Matrix* weights,
+                       const int* outs, int count) {
+  int packed = 0;
+  for (int i = 0; i < count; i++) {
+    const Matrix& w = weights[i];
+    const int packing = kernels.packing(w.format);
+    if (tokens <= kFewTokens || !packing) {
+      kernels.few(worker, activations(x), tokens, w, activations(outs[i]));
+      continue;
+    }
+    void* room = packed_.room<uint8_t>(0);
+    if (packing != packed) {
+      if (packed) worker.barrier();  // until the last matrix is done with it
+      kernels.pack(worker, activations(x), tokens, w.columns, w.format, room);
+      worker.barrier();
+      packed = packing;
+    }
+    kernels.multiply(worker, room, tokens, w, activations(outs[i]));
+  }
+}
+
+void Program::product(int x, std::vector<Matrix> weights, std::vector<int> outs) {
+  for (const Matrix& w : weights) packs_.emplace_back(w.format, w.columns);
+  step([=](Worker& worker, State& s) {
+    multiply(worker, x, s.tokens, weights.data(), outs.data(), (int)weights.size());
+  });
+}
+
+void Program::gated(int x, Matrix gate, Matrix up, int gates, int ups) {
+  packs_.emplace_back(gate.format, gate.columns);
+  packs_.emplace_back(up.format, up.columns);
+  step([=](Worker& worker, State& s) {
+    const Matrix weights[] = {gate, up};
+    const int outs[] = {gates, ups};
+    multiply(worker, x, s.tokens, weights, outs, 2);
+    worker.barrier();
+    int64_t begin, end;
+    worker.share(gate.rows, 16, begin, end);
+    kernels.gate(at(gates), at(ups), s.tokens, width(gates), begin, end);
+  });
+}
+
+void Program::sparse_gated(int x, Matrix gate, Matrix up, float cutoff, int gates, int ups) {
+  packs_.emplace_back(gate.format, gate.columns);
+  packs_.emplace_back(up.format, up.columns);
+  step([=](Worker& worker, State& s) {
+    multiply(worker, x, s.tokens, &gate, &gates, 1);
+    worker.barrier();
+    kernels.strongest(worker, at(gates), s.tokens, gate.rows, cutoff);
+    worker.barrier();
+    if (s.tokens > 1) {
+      multiply(worker, x, s.tokens, &up, &ups, 1);
+    } else {
+      // Only the rows of up_proj whose gates are alive; what the dead ones meet is zero anyway.
+      static thread_local std::vector<int64_t> live;
+      static thread_local Scratch room;
+      live.clear();
+      for (int64_t i = 0; i < gate.rows; i++)
+        if (at(gates)[i] != 0) live.push_back(i);  // NaN is alive
+      Matrix rows = up;
+      rows.index = live.data();
+      rows.rows = (int64_t)live.size();
+      float* found = at(ups);
+      int64_t begin, end;
+      worker.share(gate.rows, 16, begin, end);
+      std::memset(found + begin, 0, sizeof(float) * (end - begin));
+      worker.barrier();
+      worker.share(rows.rows, 1, begin, end);
+      Matrix mine = rows;
+      mine.index += begin;
+      mine.rows = end - begin;
+      float* few = room.room<float>(mine.rows + 16);
+      Worker alone{worker.pool, 0, 1};
+      if (mine.rows) kernels.few(alone, activations(x), 1, mine, {few, mine.rows, false});
+      for (int64_t i = 0; i < mine.rows; i++) found[mine.index[i]] = few[i];
+    }
+    worker.barrier();
+    int64_t begin, end;
+    worker.share(gate.rows, 16, begin, end);
+    kernels.gate(at(gates), at(ups), s.tokens, width(gates), begin, end);
+  });
+}
+
+void Program::heads(int x, int64_t d, Norm n, int kind) {
+  step([=](Worker& worker, State& s) {
+    kernels.heads(worker, at(x), s.tokens, width(x) / d, d, n, kind < 0 ? nullptr : turn_[kind]);
+  });
+}
+
+void Program::keep(int k, int v, int layer, int kind) {
+  step([=](Worker& worker, State& s) {
+    kernels.keep(worker, at(k), at(v), s.call.caches[layer], s.call.slots[kind], s.tokens,
+                 s.tokens_a_row);
+  });
+}
+
+void Program::attend(int q, int layer, int kind, int64_t heads, int64_t window, float scale,
+                     int out) {
+  attends_.push_back({layer, kind, heads});
+  step([=](Worker& worker, State& s) {
+    kernels.attend(worker, {at(q), s.call.caches[layer], s.call.keys[kind],
+                            s.call.key_stride[kind], s.call.used[kind], s.positions, s.tokens,
+                            s.tokens_a_row, heads, window, scale, at(out)},
+                   attend_.room<uint8_t>(0));
+  });
+}
+
+// Only the last tokens of a (single) row go on.
+void Program::cut(std::vector<int> buffers) {
+  step([=](Worker& worker, State& s) {
+    const int64_t keep = s.call.keep;
+    if (keep < 0 || keep >= s.tokens_a_row) return;
+    const int64_t gone = s.tokens - keep;
+    if (keep == 0) {
+      s.done = true;
+      return;
+    }
+    if (worker.index == 0) {
+      for (int buffer : buffers) {
+        const int64_t w = width(buffer);
+        std::memmove(at(buffer), at(buffer) + gone * w, sizeof(float) * keep * w);
+      }
+      for (int kind = 0; kind < kKinds; kind++) {
+        const int64_t w = 2 * (int64_t)angles_[kind].size();
+        if (w) std::memmove(turn_[kind], turn_[kind] + gone * w, sizeof(float) * keep * w);
+      }
+    }
+    s.positions += gone;
+    s.tokens = s.tokens_a_row = keep;
+  });
+}
+
+void Program::emit(int x) {
+  step([=](Worker& worker, State& s) {
+    if (worker.index == 0) std::memcpy(s.call.out, at(x), sizeof(float) * s.tokens * width(x));
+  });
+}
+
+void Program::logits(int x, Matrix head, float cap) {
+  packs_.emplace_back(head.format, head.columns);
+  step([=](Worker& worker, State& s) {
+    const Activations y{s.call.out, head.rows, false};
+    const bool few = s.tokens <= kFewTokens || !kernels.packing(head.format);
+    if (few) {
+      kernels.few(worker, activations(x), s.tokens, head, y);
+    } else {
+      void* room = packed_.room<uint8_t>(0);
+      kernels.pack(worker, activations(x), s.tokens, head.columns, head.format, room);
+      worker.barrier();
+      kernels.multiply(worker, room, s.tokens, head, y);
+    }
+    if (cap <= 0) return;
+    worker.barrier();
+    int64_t begin, end;
+    worker.share(s.tokens * head.rows, 16, begin, end);
+    kernels.softcap(s.call.out, cap, begin, end);
+  });
+}
+
+// ---- Gemma 3n ------------------------------------------------------------------------------------
+
+void Program::predict(std::vector<int> streams, std::vector<int> predicted, AltUp a) {
+  step([=](Worker& worker, State& s) {
+    const auto from = all(streams), to = all(predicted);
+    kernels.predict(worker, from.data(), to.data(), a, s.tokens, width(streams[0]));
+  });
+}
+
+void Program::correct(std::vector<int> streams, std::vector<int> predicted, int activated, AltUp a,
+                      int scaled) {
+  step([=](Worker& worker, State& s) {
+    const auto to = all(streams), from = all(predicted);
+    kernels.correct(worker, to.data(), from.data(), at(activated), a, s.tokens, width(activated),
+                    at(scaled));
+  });
+}
+
+void Program::meet(int active, int attended, Norm n, int x, int detour, Norm m, Norm next, int out,
+                   int normed) {
+  step([=](Worker& worker, State& s) {
+    kernels.meet(worker, at(active), at(attended), n, at(x), at(detour), m, next, s.tokens,
+                 width(out), at(out), at(normed));
+  });
+}
+
+void Program::inform(int gates, int informed, int64_t place) {
+  step([=](Worker& worker, State& s) {
+    const int64_t w = width(gates);
+    kernels.inform(worker, at(gates), at(informed) + place * w, width(informed), s.tokens, w);
+  });
+}
+
+void Program::add_to_others(std::vector<int> streams, int y, Norm n) {
+  step([=](Worker& worker, State& s) {
+    const auto to = all(streams);
+    kernels.add_to_others(worker, to.data(), at(y), n, s.tokens, width(y));
+  });
+}
+
+void Program::rescale(int x, int like, float share, bool add, int out) {
+  step([=](Worker& worker, State& s) {
+    kernels.rescale(worker, at(x), at(like), s.tokens, width(x), share, add, at(out));
+  });
+}
+
+void Program::combine(int projected, int64_t layers, Norm n, float projected_scale,
+                      float table_scale) {
+  step([=](Worker& worker, State& s) {
+    kernels.combine(worker, at(projected), s.call.looked_up, n, projected_scale, table_scale,
+                    s.tokens * layers, width(projected) / layers);
+  });
+}
+
+}  // namespace gemelo

@@ -1,0 +1,104 @@
+// A decoder as a list of steps, written once when a model is loaded and run by all threads together.
+//
+// A token of a small model takes a few milliseconds and some hundred steps; going back to Python
+// between them would cost as much again. The list is written in Python (gemelo/engine/graphs.py),
+// where it reads like the model's forward. Buffers hold a step's tokens, float (tokens, width).
+
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "kernels.h"
+#include "scratch.h"
+
+namespace gemelo {
+
+constexpr int kKinds = 2;  // of layers: sliding, full
+
+// A call: rows * tokens_a_row tokens, where they lie, and what they may look at.
+struct Call {
+  const int64_t *ids, *positions;
+  int64_t rows, tokens_a_row;
+  int64_t keep;                    // tokens of a row that go on after the last keys; -1: all
+  const int64_t* slots[kKinds];    // where the tokens go, -1 nowhere
+  const int64_t* keys[kKinds];     // positions of the cache's slots
+  int64_t key_stride[kKinds], used[kKinds];
+  std::vector<Cache> caches;       // of the layers that own keys
+  const float* looked_up;          // Gemma 3n: (tokens, layers, P), else null
+  float* out;                      // scores or hidden states
+};
+
+class Program {
+ public:
+  explicit Program(const Kernels& kernels) : kernels(kernels) {}
+
+  int buffer(int64_t width);
+  void run(Call& call);
+
+  struct State {
+    Call& call;
+    int64_t tokens;        // that still go on
+    int64_t tokens_a_row;
+    const int64_t* positions;
+    bool done = false;
+  };
+  using Step = std::function<void(Worker&, State&)>;
+
+  void embed(Matrix table, float scale, int out);
+  void angles(std::vector<float> frequencies, int kind);
+  void norm(int x, Norm n, int out);
+  void add_norm(int x, int y, Norm n, Norm next, int out);
+  void product(int x, std::vector<Matrix> weights, std::vector<int> outs);
+  void gated(int x, Matrix gate, Matrix up, int gates, int ups);
+  void sparse_gated(int x, Matrix gate, Matrix up, float cutoff, int gates, int ups);
+  void heads(int x, int64_t d, Norm n, int kind);
+  void keep(int k, int v, int layer, int kind);
+  void attend(int q, int layer, int kind, int64_t heads, int64_t window, float scale, int out);
+  void cut(std::vector<int> buffers);
+  void emit(int x);
+  void logits(int x, Matrix head, float cap);
+
+  void predict(std::vector<int> streams, std::vector<int> predicted, AltUp a);
+  void correct(std::vector<int> streams, std::vector<int> predicted, int activated, AltUp a,
+               int scaled);
+  void meet(int active, int attended, Norm n, int x, int detour, Norm m, Norm next, int out,
+            int normed);
+  void inform(int gates, int informed, int64_t place);
+  void add_to_others(std::vector<int> streams, int y, Norm n);
+  void rescale(int x, int like, float share, bool add, int out);
+  void combine(int projected, int64_t layers, Norm n, float projected_scale,
+               float table_scale);
+
+ private:
+  struct Buffer {
+    int64_t width;
+    std::unique_ptr<Scratch> room;
+    float* data = nullptr;
+  };
+  float* at(int buffer) { return buffers_[buffer].data; }
+  int64_t width(int buffer) const { return buffers_[buffer].width; }
+  Activations activations(int buffer) { return {at(buffer), width(buffer), false}; }
+  std::vector<float*> all(const std::vector<int>& list);
+  void step(Step step) { steps_.push_back(std::move(step)); }
+  void multiply(Worker& worker, int x, int64_t tokens, const Matrix* weights, const int* outs,
+                int count);
+
+  const Kernels& kernels;
+  std::vector<Buffer> buffers_;
+  std::vector<Step> steps_;
+  std::vector<float> angles_[kKinds];  // frequencies
+  Scratch turns_[kKinds];              // cosines and sines of the step's tokens
+  float* turn_[kKinds] = {};
+  Scratch packed_, attend_;
+  std::vector<std::pair<int, int64_t>> packs_;  // (format, columns) of every product
+  struct Attending {
+    int layer, kind;
+    int64_t heads;
+  };
+  std::vector<Attending> attends_;
+  std::mutex turn_taken_;
+};
+
+}  // namespace gemelo
