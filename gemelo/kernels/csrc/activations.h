@@ -77,9 +77,9 @@ static inline void quantise(const Activations& x, int64_t token, int64_t columns
     const bool whole = at + 64 <= columns;
     const F none = set(0);
     const float first = to_bytes(load16(x, token, at), load16(x, token, at + 16), out->q);
-    const float second = whole ? to_bytes(load16(x, token, at + 32), load16(x, token, at + 48),
-                                          out->q + 32)
-                               : to_bytes(none, none, out->q + 32);
+    const float second =
+        whole ? to_bytes(load16(x, token, at + 32), load16(x, token, at + 48), out->q + 32)
+              : to_bytes(none, none, out->q + 32);
     const F scale = pair(first, second);
     store(out->scale, scale);
     const I sums = dot(zeros(), ones, load_bytes(out->q));

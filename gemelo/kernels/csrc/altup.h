@@ -136,7 +136,8 @@ static void add_to_others(Worker& worker, float* const* streams, const float* y,
     const F inverse = set(root_mean_square_inverse(y + at, width, n.eps));
     for (int64_t i = 0; i < width; i += 16) {
       const F add = load(y + at + i) * inverse * (load(n.weight + i) + set(n.offset));
-      for (int s = 1; s < kStreams; s++) store(streams[s] + at + i, load(streams[s] + at + i) + add);
+      for (int s = 1; s < kStreams; s++)
+        store(streams[s] + at + i, load(streams[s] + at + i) + add);
     }
   }
 }
@@ -154,8 +155,8 @@ static void rescale(Worker& worker, const float* x, const float* like, int64_t t
       target = fma(load(like + i), load(like + i), target);
     }
     const float mean = sum(own) / (float)width;
-    const float ratio = std::sqrt(sum(target) / (float)width) /
-                        std::sqrt(mean > 1e-5f ? mean : 1e-5f) * share;
+    const float ratio =
+        std::sqrt(sum(target) / (float)width) / std::sqrt(mean > 1e-5f ? mean : 1e-5f) * share;
     for (int64_t i = at; i < at + width; i += 16) {
       const F y = load(x + i) * set(ratio);
       store(out + i, add ? load(out + i) + y : y);

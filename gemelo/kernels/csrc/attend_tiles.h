@@ -1,9 +1,9 @@
 // Attention of many tokens on the tile unit: keys and values are turned to bfloat16 tiles once for
-// all heads' tokens, blocks of 32 tokens look at blocks of 32 slots, and blocks that nobody may look
-// at are skipped, which is all that a window or the future costs.
+// all heads' tokens, blocks of 32 tokens look at blocks of 32 slots, and blocks that nobody may
+// look at are skipped, which is all that a window or the future costs.
 //
-// Scores of up to kSlots slots are held at once; longer caches go on with the running maximum and sum
-// (online softmax, arXiv 1805.02867).
+// Scores of up to kSlots slots are held at once; longer caches go on with the running maximum and
+// sum (online softmax, arXiv 1805.02867).
 
 #pragma once
 
@@ -27,7 +27,8 @@ static size_t attend_bytes(const Attend& a) {
 }
 
 // Values of 32 slots as d / 16 tiles of 16 pairs of slots x 16 columns.
-static inline void pack_values(const float* v, int64_t stride, int64_t there, int64_t d, Tile* out) {
+static inline void pack_values(const float* v, int64_t stride, int64_t there, int64_t d,
+                               Tile* out) {
   for (int64_t column = 0; column < d; column += 16, out++) {
     for (int64_t p = 0; p < kBlock; p += 2) {
       const F zero = set(0);
@@ -48,8 +49,8 @@ static inline void pack_cache(Worker& worker, const Attend& a, Tile* packed) {
   worker.share(rows * a.cache.heads * blocks, 1, begin, end);
   for (int64_t i = begin; i < end; i++) {
     const int64_t head = i / blocks, slot = i % blocks * kBlock;  // head of a row
-    const int64_t at = head / a.cache.heads * a.cache.row_stride +
-                       head % a.cache.heads * d + slot * stride;
+    const int64_t at =
+        head / a.cache.heads * a.cache.row_stride + head % a.cache.heads * d + slot * stride;
     const int64_t there = a.slots - slot < kBlock ? a.slots - slot : kBlock;
     Tile* keys = packed + head * tiles + slot / kBlock * (d / 16);
     const Activations k{a.cache.k + at, stride, false};
@@ -141,10 +142,10 @@ static inline void attend_block(const Attend& a, const Tile* keys, const Tile* v
                                 int64_t head, int64_t first, float* room) {
   const int64_t d = a.cache.d, steps = d / 32, wide = kSlots;
   const int64_t there = a.tokens_a_row - first < kBlock ? a.tokens_a_row - first : kBlock;
-  float* scores = room;                              // 32 x kSlots
-  float* out = scores + kBlock * wide;               // 32 x d
-  Tile* q = (Tile*)(out + kBlock * d);               // 2 x d / 32
-  Tile* weights = q + 2 * steps;                     // 2 x kSlots / 32
+  float* scores = room;                 // 32 x kSlots
+  float* out = scores + kBlock * wide;  // 32 x d
+  Tile* q = (Tile*)(out + kBlock * d);  // 2 x d / 32
+  Tile* weights = q + 2 * steps;        // 2 x kSlots / 32
   const int64_t all_blocks = (a.slots + kBlock - 1) / kBlock;
   auto* positions = (int32_t*)(weights + 2 * wide / 32);
   auto* slots = positions + all_blocks * kBlock;  // blocks of slots that somebody sees

@@ -1,10 +1,10 @@
 // The block formats, as the file has them: how a run of 64 or 256 weights becomes bytes and levels.
 //
-// Every format is w = level * u - offset with u an unsigned byte, and level and offset constant over
-// 32 weights (16 in Q6_K). A Run gives the bytes of 64 weights at a time (a "pair" of blocks of 32)
-// and what to scale their partial sums by, lane by lane: lane i of a dot product has added weights
-// 4 i to 4 i + 3. The layouts are drawn in docs/kernels.md; gemelo/kernels/formats.py is their
-// definition in Python.
+// Every format is w = level * u - offset with u an unsigned byte, and level and offset constant
+// over 32 weights (16 in Q6_K). A Run gives the bytes of 64 weights at a time (a "pair" of blocks
+// of 32) and what to scale their partial sums by, lane by lane: lane i of a dot product has added
+// weights 4 i to 4 i + 3. The layouts are drawn in docs/kernels.md; gemelo/kernels/formats.py is
+// their definition in Python.
 //
 //   kZero      where every offset is level * kZero: the byte that stands for 0, else 0
 //   kLevels    how many levels 32 weights have

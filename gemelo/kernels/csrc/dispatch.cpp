@@ -9,8 +9,8 @@
 #include <unistd.h>
 #endif
 
-#define GEMELO_DECLARE(isa) \
-  namespace isa {           \
+#define GEMELO_DECLARE(isa)             \
+  namespace isa {                       \
   extern const gemelo::Kernels kernels; \
   }
 GEMELO_DECLARE(isa_generic)
@@ -46,7 +46,8 @@ bool has_avx512() {
          __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16");
 }
 
-// Leaf 7, EDX: bit 22 bfloat16 tiles, bit 24 tiles; then the kernel must lend this process the state.
+// Leaf 7, EDX: bit 22 bfloat16 tiles, bit 24 tiles; then the kernel must lend this process the
+// state.
 bool has_amx() {
   unsigned a = 7, b, c = 0, d;
   asm volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
@@ -88,7 +89,7 @@ const Kernels* kernels_named(const char* name) {
   const Kernels* all[] = {
       &isa_generic::kernels,
 #if defined(__x86_64__)
-      &isa_avx2::kernels, &isa_avx2_vnni::kernels, &isa_avx512::kernels, &isa_amx::kernels,
+      &isa_avx2::kernels,    &isa_avx2_vnni::kernels, &isa_avx512::kernels, &isa_amx::kernels,
 #elif defined(__aarch64__)
       &isa_neon::kernels,
 #endif

@@ -15,13 +15,19 @@ namespace GEMELO_ISA {
 
 using gemelo::Matrix;
 
-// Bytes that rows are fetched ahead of their use: past the end of a page, where processors stop
-// fetching by themselves.
+// Bytes that rows lying together are fetched ahead of their use: past the end of a page, where
+// processors stop fetching by themselves. Scattered rows are fetched whole, a tile ahead.
 constexpr int64_t kAhead = 8192;
+
+using Rows = const uint8_t* const*;
+
+static inline void fetch(const uint8_t* p, int64_t bytes) {
+  for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(p + at);
+}
 
 // y[t][r] for R rows and T tokens. `pairs` holds the tokens, `span` pairs apart.
 template <class Q, int R, int T>
-static inline void dot_tile(const uint8_t* const* rows, int64_t columns, const Pair* pairs,
+static inline void dot_tile(Rows rows, int64_t ahead, int64_t columns, const Pair* pairs,
                             int64_t span, float (*y)[R]) {
   F sums[R][T];
   each<R>([&](auto r) { each<T>([&](auto t) { sums[r][t] = set(0); }); });
@@ -41,7 +47,7 @@ static inline void dot_tile(const uint8_t* const* rows, int64_t columns, const P
   for (int64_t i = 0; i < whole; i++) {
     each<R>([&](auto r) GEMELO_INLINE {
       const uint8_t* p = rows[r] + i * Q::kBytes;
-      for (int line = 0; line < Q::kBytes; line += 64) __builtin_prefetch(p + kAhead + line);
+      fetch(p + ahead, Q::kBytes);
       run(r, Q{p}, pairs + i * Q::kPairs);
     });
   }
@@ -56,20 +62,19 @@ static inline void dot_tile(const uint8_t* const* rows, int64_t columns, const P
 
 // The same over plain floats, with the activations as they are.
 template <class W, int R, int T>
-static inline void float_tile(const uint8_t* const* rows, int64_t columns, const float* x,
+static inline void float_tile(Rows rows, int64_t ahead, int64_t columns, const float* x,
                               int64_t span, float (*y)[R]) {
   F sums[R][T];
   each<R>([&](auto r) { each<T>([&](auto t) { sums[r][t] = set(0); }); });
   const auto add = [&](auto r, F w, int64_t at) GEMELO_INLINE {
-    each<T>([&](auto t) GEMELO_INLINE {
-      sums[r][t] = fma(w, load(x + t * span + at), sums[r][t]);
-    });
+    each<T>([&](auto t)
+                GEMELO_INLINE { sums[r][t] = fma(w, load(x + t * span + at), sums[r][t]); });
   };
   const int64_t whole = columns / 16 * 16;
   for (int64_t at = 0; at < whole; at += 16) {
     each<R>([&](auto r) GEMELO_INLINE {
       const uint8_t* p = rows[r] + at * W::kBytes;
-      __builtin_prefetch(p + kAhead);
+      __builtin_prefetch(p + ahead);
       add(r, W::at(p), at);
     });
   }
@@ -85,13 +90,15 @@ static inline void float_tile(const uint8_t* const* rows, int64_t columns, const
 
 // Rows [begin, end) for all tokens, by tiles of R x T of the one kind or the other.
 template <int R, int T, class Tile>
-static inline void tiles(const Matrix& w, int64_t begin, int64_t end, const Activations& y,
-                         int64_t token, const Tile& tile) {
+static inline void tiles(const Matrix& w, int64_t row_bytes, int64_t begin, int64_t end,
+                         const Activations& y, int64_t token, const Tile& tile) {
   for (int64_t r = begin; r < end; r += R) {
     const uint8_t* rows[R];
     for (int i = 0; i < R; i++) rows[i] = w.row(r + i < end ? r + i : end - 1);
+    if (w.index)
+      for (int64_t i = r + R; i < r + 2 * R && i < end; i++) fetch(w.row(i), row_bytes);
     float out[T][R];
-    tile(rows, out);
+    tile(rows, w.index ? 0 : kAhead, out);
     for (int t = 0; t < T; t++)
       for (int i = 0; i < R && r + i < end; i++) put(y, token + t, r + i, out[t][i]);
   }
@@ -100,34 +107,34 @@ static inline void tiles(const Matrix& w, int64_t begin, int64_t end, const Acti
 template <class Q>
 static void dot_rows(const Matrix& w, int64_t begin, int64_t end, const Pair* x, int64_t tokens,
                      const Activations& y) {
-  const int64_t span = (w.columns + 63) / 64;
+  const int64_t span = (w.columns + 63) / 64, bytes = w.columns * Q::kBytes / Q::kWeights;
   int64_t t = 0;
   for (; t + 4 <= tokens; t += 4)
-    tiles<2, 4>(w, begin, end, y, t, [&](const uint8_t* const* rows, float (*out)[2]) {
-      dot_tile<Q, 2, 4>(rows, w.columns, x + t * span, span, out);
+    tiles<2, 4>(w, bytes, begin, end, y, t, [&](Rows rows, int64_t ahead, float (*out)[2]) {
+      dot_tile<Q, 2, 4>(rows, ahead, w.columns, x + t * span, span, out);
     });
   for (; t + 2 <= tokens; t += 2)
-    tiles<2, 2>(w, begin, end, y, t, [&](const uint8_t* const* rows, float (*out)[2]) {
-      dot_tile<Q, 2, 2>(rows, w.columns, x + t * span, span, out);
+    tiles<2, 2>(w, bytes, begin, end, y, t, [&](Rows rows, int64_t ahead, float (*out)[2]) {
+      dot_tile<Q, 2, 2>(rows, ahead, w.columns, x + t * span, span, out);
     });
   if (t < tokens)
-    tiles<4, 1>(w, begin, end, y, t, [&](const uint8_t* const* rows, float (*out)[4]) {
-      dot_tile<Q, 4, 1>(rows, w.columns, x + t * span, span, out);
+    tiles<4, 1>(w, bytes, begin, end, y, t, [&](Rows rows, int64_t ahead, float (*out)[4]) {
+      dot_tile<Q, 4, 1>(rows, ahead, w.columns, x + t * span, span, out);
     });
 }
 
 template <class W>
 static void float_rows(const Matrix& w, int64_t begin, int64_t end, const float* x, int64_t tokens,
                        const Activations& y) {
-  const int64_t span = (w.columns + 15) / 16 * 16;
+  const int64_t span = (w.columns + 15) / 16 * 16, bytes = w.columns * W::kBytes;
   int64_t t = 0;
   for (; t + 4 <= tokens; t += 4)
-    tiles<2, 4>(w, begin, end, y, t, [&](const uint8_t* const* rows, float (*out)[2]) {
-      float_tile<W, 2, 4>(rows, w.columns, x + t * span, span, out);
+    tiles<2, 4>(w, bytes, begin, end, y, t, [&](Rows rows, int64_t ahead, float (*out)[2]) {
+      float_tile<W, 2, 4>(rows, ahead, w.columns, x + t * span, span, out);
     });
   for (; t < tokens; t++)
-    tiles<4, 1>(w, begin, end, y, t, [&](const uint8_t* const* rows, float (*out)[4]) {
-      float_tile<W, 4, 1>(rows, w.columns, x + t * span, span, out);
+    tiles<4, 1>(w, bytes, begin, end, y, t, [&](Rows rows, int64_t ahead, float (*out)[4]) {
+      float_tile<W, 4, 1>(rows, ahead, w.columns, x + t * span, span, out);
     });
 }
 

@@ -12,10 +12,10 @@
 #include "simd_generic.h"
 #endif
 
+#include "altup.h"
 #include "dot.h"
 #include "matrix.h"
 #include "steps.h"
-#include "altup.h"
 #ifdef GEMELO_AMX
 #include "attend_tiles.h"
 #include "tiles.h"
@@ -70,7 +70,8 @@ static void few(Worker& worker, const Activations& x, int64_t tokens, const Matr
   }
 }
 
-// ---- many tokens ---------------------------------------------------------------------------------
+// ---- many tokens
+// ---------------------------------------------------------------------------------
 
 // A packing is the number of a format that is packed in the same way; 0 is plain float activations,
 // which float32 weights are multiplied with.
@@ -106,8 +107,11 @@ static void multiply(Worker& worker, const void* packed, int64_t tokens, const M
 
 static int packing(int format) {
   switch (format) {
-    case gemelo::kF32: case gemelo::kF16: case gemelo::kBF16: return 0;
-    case gemelo::kQ4_K: case gemelo::kQ5_K: return gemelo::kQ4_K;
+    case gemelo::kF32:
+    case gemelo::kF16:
+    case gemelo::kBF16: return 0;
+    case gemelo::kQ4_K:
+    case gemelo::kQ5_K: return gemelo::kQ4_K;
     default: return format;
   }
 }
@@ -215,9 +219,30 @@ static void gather(const Matrix& w, const int64_t* ids, int64_t count, const Act
 
 extern const Kernels kernels;
 const Kernels kernels = {
-    GEMELO_TEXT(GEMELO_ISA) + 4, product, gather, packing, packed_bytes, pack, multiply, few,
-    norm, add_norm, gate, softcap, heads, keep, attend_bytes, attend,
-    predict, correct, meet, strongest, inform, add_to_others, rescale, combine,
+    GEMELO_TEXT(GEMELO_ISA) + 4,
+    product,
+    gather,
+    packing,
+    packed_bytes,
+    pack,
+    multiply,
+    few,
+    norm,
+    add_norm,
+    gate,
+    softcap,
+    heads,
+    keep,
+    attend_bytes,
+    attend,
+    predict,
+    correct,
+    meet,
+    strongest,
+    inform,
+    add_to_others,
+    rescale,
+    combine,
 };
 
 }  // namespace GEMELO_ISA

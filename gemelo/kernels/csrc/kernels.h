@@ -46,7 +46,7 @@ struct Attend {
   Cache cache;
   const int64_t* key_positions;  // (rows, slots), position_stride from row to row
   int64_t position_stride, slots;
-  const int64_t* query_positions;  // (tokens)
+  const int64_t* query_positions;               // (tokens)
   int64_t tokens, tokens_a_row, heads, window;  // window 0: all
   float scale;
   float* out;
@@ -93,20 +93,21 @@ struct Kernels {
                   const float* activated, const AltUp& a, int64_t tokens, int64_t width,
                   float* scaled);
   void (*meet)(Worker& worker, const float* active, const float* attended, const Norm& n,
-               const float* x, const float* detour, const Norm& m, const Norm& next,
-               int64_t tokens, int64_t width, float* out, float* normed);
+               const float* x, const float* detour, const Norm& m, const Norm& next, int64_t tokens,
+               int64_t width, float* out, float* normed);
   void (*strongest)(Worker& worker, float* gates, int64_t tokens, int64_t width, float cutoff);
   void (*inform)(Worker& worker, float* gates, const float* informed, int64_t stride,
                  int64_t tokens, int64_t width);
   void (*add_to_others)(Worker& worker, float* const* streams, const float* y, const Norm& n,
                         int64_t tokens, int64_t width);
-  void (*rescale)(Worker& worker, const float* x, const float* like, int64_t tokens,
-                  int64_t width, float share, bool add, float* out);
+  void (*rescale)(Worker& worker, const float* x, const float* like, int64_t tokens, int64_t width,
+                  float share, bool add, float* out);
   void (*combine)(Worker& worker, float* projected, const float* looked_up, const Norm& n,
                   float projected_scale, float table_scale, int64_t count, int64_t width);
 };
 
-// By name ("generic", "avx2", "avx2_vnni", "avx512", "amx", "neon"), or null if this machine cannot.
+// By name ("generic", "avx2", "avx2_vnni", "avx512", "amx", "neon"), or null if this machine
+// cannot.
 const Kernels* kernels_named(const char* name);
 // The names that this machine can run, the fastest first; null at the end.
 const char* const* runnable();

@@ -1,4 +1,5 @@
-// Many tokens, with bytes: W8A8 products from a panel of weights that is expanded once for all tokens.
+// Many tokens, with bytes: W8A8 products from a panel of weights that is expanded once for all
+// tokens.
 //
 // A panel holds the bytes of some rows turned so that one register has four weights of each of
 // sixteen rows; a tile multiplies it with a few tokens' broadcast fours. Levels and scales are
@@ -54,7 +55,8 @@ static inline void pack_tokens(const Activations& x, int64_t token, int64_t toke
         else bias[Q::kLevels * i / 8] += from.bias[8 * half + i];
       }
       if (Q::kMinima) out[b].sums[t] = sums;
-      else for (int h = 0; h < Q::kLevels; h++) out[b].bias[h][t] = bias[h];
+      else
+        for (int h = 0; h < Q::kLevels; h++) out[b].bias[h][t] = bias[h];
     }
   }
 }
@@ -95,26 +97,25 @@ static inline void multiply(const WeightBlock* w, const TokenBlock* x, int64_t b
                             float (*sums)[kPanelRows]) {
   F total[kTokens][kRowBlocks];
   const auto every = [](const auto& body) GEMELO_INLINE {
-    each<kTokens>([&](auto t) GEMELO_INLINE {
-      each<kRowBlocks>([&](auto h) GEMELO_INLINE { body(t, h); });
-    });
+    each<kTokens>(
+        [&](auto t) GEMELO_INLINE { each<kRowBlocks>([&](auto h) GEMELO_INLINE { body(t, h); }); });
   };
   every([&](auto t, auto h) GEMELO_INLINE { total[t][h] = load(sums[t] + 16 * h); });
   for (const WeightBlock* end = w + blocks; w < end; w++, x++) {
     each<Q::kLevels>([&](auto i) GEMELO_INLINE {
       I part[kTokens][kRowBlocks];
-      every([&](auto t, auto h) GEMELO_INLINE {
-        part[t][h] = Q::kMinima ? zeros() : all(x->bias[i][t]);
-      });
+      every([&](auto t, auto h)
+                GEMELO_INLINE { part[t][h] = Q::kMinima ? zeros() : all(x->bias[i][t]); });
       each<8 / Q::kLevels>([&](auto k) GEMELO_INLINE {
         constexpr int j = i * (8 / Q::kLevels) + k;
         every([&](auto t, auto h) GEMELO_INLINE {
-          part[t][h] = dot(part[t][h], load_bytes(w->fours[j] + 16 * h), bytes_of(all(x->fours[j][t])));
+          part[t][h] =
+              dot(part[t][h], load_bytes(w->fours[j] + 16 * h), bytes_of(all(x->fours[j][t])));
         });
       });
       every([&](auto t, auto h) GEMELO_INLINE {
-        total[t][h] = fma(floats(part[t][h]), load(w->level[i] + 16 * h) * set(x->scale[t]),
-                          total[t][h]);
+        total[t][h] =
+            fma(floats(part[t][h]), load(w->level[i] + 16 * h) * set(x->scale[t]), total[t][h]);
       });
     });
     if (Q::kMinima) {

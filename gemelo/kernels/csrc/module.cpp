@@ -65,7 +65,8 @@ void run(Program& program, uintptr_t ids, uintptr_t positions, int64_t rows, int
     call.used[kind] = used;
   }
   for (const auto& [k, v, stride] : caches)
-    call.caches.push_back({reinterpret_cast<float*>(k), reinterpret_cast<float*>(v), stride, heads, d});
+    call.caches.push_back(
+        {reinterpret_cast<float*>(k), reinterpret_cast<float*>(v), stride, heads, d});
   call.looked_up = floats_at(looked_up);
   call.out = reinterpret_cast<float*>(out);
   nb::gil_scoped_release nogil;
@@ -81,33 +82,30 @@ NB_MODULE(_native, m) {
   m.def("use", use);
   m.def("set_threads", set_threads);
   m.def("threads", [] { return pool().threads(); });
-  m.def("product",
-        [](uintptr_t x, int64_t x_stride, bool x_bf16, int64_t tokens, uintptr_t w,
-           int64_t w_stride, int format, int64_t rows, int64_t columns, uintptr_t index,
-           uintptr_t y, int64_t y_stride, bool y_bf16) {
-          nb::gil_scoped_release nogil;
-          chosen->product({activations(x, x_stride, x_bf16), tokens,
-                           matrix(w, w_stride, format, rows, columns, index),
-                           activations(y, y_stride, y_bf16)});
-        });
-  m.def("gather",
-        [](uintptr_t ids, int64_t count, uintptr_t w, int64_t w_stride, int format, int64_t rows,
-           int64_t columns, uintptr_t y, int64_t y_stride, bool y_bf16) {
-          nb::gil_scoped_release nogil;
-          chosen->gather(matrix(w, w_stride, format, rows, columns),
-                         reinterpret_cast<const int64_t*>(ids), count,
-                         activations(y, y_stride, y_bf16));
-        });
+  m.def("product", [](uintptr_t x, int64_t x_stride, bool x_bf16, int64_t tokens, uintptr_t w,
+                      int64_t w_stride, int format, int64_t rows, int64_t columns, uintptr_t index,
+                      uintptr_t y, int64_t y_stride, bool y_bf16) {
+    nb::gil_scoped_release nogil;
+    chosen->product({activations(x, x_stride, x_bf16), tokens,
+                     matrix(w, w_stride, format, rows, columns, index),
+                     activations(y, y_stride, y_bf16)});
+  });
+  m.def("gather", [](uintptr_t ids, int64_t count, uintptr_t w, int64_t w_stride, int format,
+                     int64_t rows, int64_t columns, uintptr_t y, int64_t y_stride, bool y_bf16) {
+    nb::gil_scoped_release nogil;
+    chosen->gather(matrix(w, w_stride, format, rows, columns),
+                   reinterpret_cast<const int64_t*>(ids), count, activations(y, y_stride, y_bf16));
+  });
 
   nb::class_<Matrix>(m, "Matrix")
       .def("__init__", [](Matrix* self, uintptr_t blocks, int64_t stride, int format, int64_t rows,
                           int64_t columns, uintptr_t index) {
         new (self) Matrix(matrix(blocks, stride, format, rows, columns, index));
       });
-  nb::class_<Norm>(m, "Norm").def("__init__", [](Norm* self, uintptr_t weight, float offset,
-                                                 float eps) {
-    new (self) Norm(norm_of(weight, offset, eps));
-  });
+  nb::class_<Norm>(m, "Norm").def("__init__",
+                                  [](Norm* self, uintptr_t weight, float offset, float eps) {
+                                    new (self) Norm(norm_of(weight, offset, eps));
+                                  });
   nb::class_<AltUp>(m, "AltUp")
       .def("__init__", [](AltUp* self, const Norm& router, uintptr_t route, uintptr_t predict,
                           uintptr_t correct, uintptr_t output_scale) {

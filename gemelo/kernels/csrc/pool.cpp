@@ -8,7 +8,7 @@
 namespace gemelo {
 namespace {
 
-constexpr int kSpins = 20000;  // about half a millisecond before a worker sleeps
+constexpr int kSpins = 20000;    // about half a millisecond before a worker sleeps
 constexpr int kPatience = 2000;  // and before a waiting thread lets others have its core
 
 inline void pause() {
@@ -55,8 +55,8 @@ int default_threads() {
   return (int)std::thread::hardware_concurrency();
 }
 
-// A pool for every number of threads that was ever asked for. None is destroyed: its sleeping threads
-// cost nothing, and a job may be running on it.
+// A pool for every number of threads that was ever asked for. None is destroyed: its sleeping
+// threads cost nothing, and a job may be running on it.
 std::map<int, Pool*>* pools = new std::map<int, Pool*>;
 int wanted = 0;
 std::mutex making;

@@ -194,10 +194,11 @@ void Program::attend(int q, int layer, int kind, int64_t heads, int64_t window, 
                      int out) {
   attends_.push_back({layer, kind, heads});
   step([=](Worker& worker, State& s) {
-    kernels.attend(worker, {at(q), s.call.caches[layer], s.call.keys[kind],
-                            s.call.key_stride[kind], s.call.used[kind], s.positions, s.tokens,
-                            s.tokens_a_row, heads, window, scale, at(out)},
-                   attend_.room<uint8_t>(0));
+    kernels.attend(
+        worker,
+        {at(q), s.call.caches[layer], s.call.keys[kind], s.call.key_stride[kind], s.call.used[kind],
+         s.positions, s.tokens, s.tokens_a_row, heads, window, scale, at(out)},
+        attend_.room<uint8_t>(0));
   });
 }
 
@@ -253,7 +254,8 @@ void Program::logits(int x, Matrix head, float cap) {
   });
 }
 
-// ---- Gemma 3n ------------------------------------------------------------------------------------
+// ---- Gemma 3n
+// ------------------------------------------------------------------------------------
 
 void Program::predict(std::vector<int> streams, std::vector<int> predicted, AltUp a) {
   step([=](Worker& worker, State& s) {

@@ -1,4 +1,5 @@
-// A decoder as a list of steps, written once when a model is loaded and run by all threads together.
+// A decoder as a list of steps, written once when a model is loaded and run by all threads
+// together.
 //
 // A token of a small model takes a few milliseconds and some hundred steps; going back to Python
 // between them would cost as much again. The list is written in Python (gemelo/engine/graphs.py),
@@ -21,13 +22,13 @@ constexpr int kKinds = 2;  // of layers: sliding, full
 struct Call {
   const int64_t *ids, *positions;
   int64_t rows, tokens_a_row;
-  int64_t keep;                    // tokens of a row that go on after the last keys; -1: all
-  const int64_t* slots[kKinds];    // where the tokens go, -1 nowhere
-  const int64_t* keys[kKinds];     // positions of the cache's slots
+  int64_t keep;                  // tokens of a row that go on after the last keys; -1: all
+  const int64_t* slots[kKinds];  // where the tokens go, -1 nowhere
+  const int64_t* keys[kKinds];   // positions of the cache's slots
   int64_t key_stride[kKinds], used[kKinds];
-  std::vector<Cache> caches;       // of the layers that own keys
-  const float* looked_up;          // Gemma 3n: (tokens, layers, P), else null
-  float* out;                      // scores or hidden states
+  std::vector<Cache> caches;  // of the layers that own keys
+  const float* looked_up;     // Gemma 3n: (tokens, layers, P), else null
+  float* out;                 // scores or hidden states
 };
 
 class Program {
@@ -39,7 +40,7 @@ class Program {
 
   struct State {
     Call& call;
-    int64_t tokens;        // that still go on
+    int64_t tokens;  // that still go on
     int64_t tokens_a_row;
     const int64_t* positions;
     bool done = false;
@@ -68,8 +69,7 @@ class Program {
   void inform(int gates, int informed, int64_t place);
   void add_to_others(std::vector<int> streams, int y, Norm n);
   void rescale(int x, int like, float share, bool add, int out);
-  void combine(int projected, int64_t layers, Norm n, float projected_scale,
-               float table_scale);
+  void combine(int projected, int64_t layers, Norm n, float projected_scale, float table_scale);
 
  private:
   struct Buffer {

@@ -1,5 +1,5 @@
-// The names of simd_avx512.h over AVX2 with FMA and F16C (Haswell, Zen and later): every value is two
-// registers. The dot product uses AVX-VNNI where the compiler was told that it is there.
+// The names of simd_avx512.h over AVX2 with FMA and F16C (Haswell, Zen and later): every value is
+// two registers. The dot product uses AVX-VNNI where the compiler was told that it is there.
 
 #pragma once
 
@@ -23,7 +23,8 @@ struct B {
 constexpr int kTokens = 3;
 constexpr int kRowBlocks = 1;
 
-// ---- floats --------------------------------------------------------------------------------------
+// ---- floats
+// --------------------------------------------------------------------------------------
 
 static inline F operator+(F x, F y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
 static inline F operator-(F x, F y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
@@ -94,7 +95,8 @@ static inline void store_bf16(uint16_t* p, F x) {
   _mm_storeu_si128((__m128i*)(p + 8), narrow_bf16(x.b));
 }
 
-// ---- integers ------------------------------------------------------------------------------------
+// ---- integers
+// ------------------------------------------------------------------------------------
 
 static inline I zeros() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
 static inline I all(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
@@ -124,7 +126,8 @@ static inline void store_bytes(int8_t* p, I x) {
   _mm_storeu_si128((__m128i*)p, _mm_packs_epi16(low, high));
 }
 
-// ---- bytes ---------------------------------------------------------------------------------------
+// ---- bytes
+// ---------------------------------------------------------------------------------------
 
 static inline __m256i dot(__m256i sums, __m256i u, __m256i s) {
 #ifdef __AVXVNNI__
@@ -160,13 +163,12 @@ static inline B low_nibbles(B x) { return mask(x, 15); }
 static inline B high_nibbles(B x) {
   return mask(B{_mm256_srli_epi16(x.a, 4), _mm256_srli_epi16(x.b, 4)}, 15);
 }
-static inline B shift_left_4(B x) {
-  return {_mm256_slli_epi16(x.a, 4), _mm256_slli_epi16(x.b, 4)};
-}
+static inline B shift_left_4(B x) { return {_mm256_slli_epi16(x.a, 4), _mm256_slli_epi16(x.b, 4)}; }
 static inline B fork(const void* p, int first, int second, uint8_t bits) {
   const __m256i x = _mm256_loadu_si256((const __m256i*)p);
   return mask(B{_mm256_srl_epi16(x, _mm_cvtsi32_si128(first)),
-                _mm256_srl_epi16(x, _mm_cvtsi32_si128(second))}, bits);
+                _mm256_srl_epi16(x, _mm_cvtsi32_si128(second))},
+              bits);
 }
 static inline __m256i nibbles_of(const void* p) {
   const __m128i x = _mm_loadu_si128((const __m128i*)p);
@@ -176,8 +178,8 @@ static inline B nibbles(const void* low, const void* high) {
   return mask(B{nibbles_of(low), nibbles_of(high)}, 15);
 }
 static inline __m256i spread(uint32_t bits, uint8_t value) {
-  const __m256i byte_of = _mm256_set_epi64x(0x0303030303030303, 0x0202020202020202,
-                                           0x0101010101010101, 0);
+  const __m256i byte_of =
+      _mm256_set_epi64x(0x0303030303030303, 0x0202020202020202, 0x0101010101010101, 0);
   const __m256i bit = _mm256_set1_epi64x((int64_t)0x8040201008040201);
   const __m256i x = _mm256_shuffle_epi8(_mm256_set1_epi32((int)bits), byte_of);
   const __m256i set = _mm256_cmpeq_epi8(_mm256_and_si256(x, bit), bit);

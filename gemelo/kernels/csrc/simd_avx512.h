@@ -1,8 +1,8 @@
 // Sixteen floats, sixteen integers or sixty-four bytes at a time: AVX-512 with VNNI, VBMI and BF16
 // (Ice Lake, Zen 4 and later).
 //
-// Every simd_*.h offers the same names; the kernels are written once over them and compiled once for
-// each. F holds floats, I 32-bit integers, B bytes.
+// Every simd_*.h offers the same names; the kernels are written once over them and compiled once
+// for each. F holds floats, I 32-bit integers, B bytes.
 
 #pragma once
 
@@ -20,7 +20,8 @@ using B = __m512i;
 constexpr int kTokens = 6;     // tokens a tile of the matrix product keeps in registers
 constexpr int kRowBlocks = 2;  // and sixteens of rows
 
-// ---- floats --------------------------------------------------------------------------------------
+// ---- floats
+// --------------------------------------------------------------------------------------
 
 static inline F set(float x) { return _mm512_set1_ps(x); }
 static inline F load(const float* p) { return _mm512_loadu_ps(p); }
@@ -61,7 +62,8 @@ static inline void store_bf16(uint16_t* p, F x) {
 }
 static inline float widen_half(uint16_t h) { return _cvtsh_ss(h); }
 
-// ---- integers ------------------------------------------------------------------------------------
+// ---- integers
+// ------------------------------------------------------------------------------------
 
 static inline I zeros() { return _mm512_setzero_si512(); }
 static inline I all(int32_t x) { return _mm512_set1_epi32(x); }
@@ -79,7 +81,8 @@ static inline void store_bytes(int8_t* p, I x) {
   _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8(x));
 }
 
-// ---- bytes ---------------------------------------------------------------------------------------
+// ---- bytes
+// ---------------------------------------------------------------------------------------
 
 // Every lane gains the sum of its four products, unsigned u times signed s.
 static inline I dot(I sums, B u, B s) { return _mm512_dpbusd_epi32(sums, u, s); }
@@ -91,24 +94,26 @@ static inline B join(const void* low, const void* high) {
 }
 static inline B bytes_of(I x) { return x; }
 static inline B either(B a, B b) { return _mm512_or_si512(a, b); }
-static inline B flip(B a, uint8_t bits) { return _mm512_xor_si512(a, _mm512_set1_epi8((char)bits)); }
+static inline B flip(B a, uint8_t bits) {
+  return _mm512_xor_si512(a, _mm512_set1_epi8((char)bits));
+}
 static inline B low_nibbles(B x) { return _mm512_and_si512(x, _mm512_set1_epi8(15)); }
 static inline B high_nibbles(B x) { return low_nibbles(_mm512_srli_epi16(x, 4)); }
 static inline B shift_left_4(B x) { return _mm512_slli_epi16(x, 4); }
 // 32 bytes twice, each half shifted right by its own amount and masked.
 static inline B fork(const void* p, int first, int second, uint8_t mask) {
   const __m512i x = _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i*)p));
-  const __m512i by = _mm512_inserti64x4(_mm512_set1_epi16((short)first),
-                                        _mm256_set1_epi16((short)second), 1);
+  const __m512i by =
+      _mm512_inserti64x4(_mm512_set1_epi16((short)first), _mm256_set1_epi16((short)second), 1);
   return _mm512_and_si512(_mm512_srlv_epi16(x, by), _mm512_set1_epi8((char)mask));
 }
 // Low and high nibbles of 16 bytes, then those of 16 others.
 static inline B nibbles(const void* low, const void* high) {
-  const __m256i both = _mm256_inserti128_si256(
-      _mm256_castsi128_si256(_mm_loadu_si128((const __m128i*)low)),
-      _mm_loadu_si128((const __m128i*)high), 1);
-  const __m512i x = _mm512_permutexvar_epi64(
-      _mm512_set_epi64(3, 2, 3, 2, 1, 0, 1, 0), _mm512_castsi256_si512(both));
+  const __m256i both =
+      _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128((const __m128i*)low)),
+                              _mm_loadu_si128((const __m128i*)high), 1);
+  const __m512i x = _mm512_permutexvar_epi64(_mm512_set_epi64(3, 2, 3, 2, 1, 0, 1, 0),
+                                             _mm512_castsi256_si512(both));
   const __m512i by = _mm512_set_epi64(0x0004000400040004, 0x0004000400040004, 0, 0,
                                       0x0004000400040004, 0x0004000400040004, 0, 0);
   return _mm512_and_si512(_mm512_srlv_epi16(x, by), _mm512_set1_epi8(15));

@@ -24,16 +24,40 @@ constexpr int kRowBlocks = 1;
 
 #define GEMELO_EACH(n) for (int i = 0; i < (n); i++)
 
-// ---- floats --------------------------------------------------------------------------------------
+// ---- floats
+// --------------------------------------------------------------------------------------
 
-static inline F operator+(F a, F b) { GEMELO_EACH(16) a.x[i] += b.x[i]; return a; }
-static inline F operator-(F a, F b) { GEMELO_EACH(16) a.x[i] -= b.x[i]; return a; }
-static inline F operator*(F a, F b) { GEMELO_EACH(16) a.x[i] *= b.x[i]; return a; }
-static inline F operator/(F a, F b) { GEMELO_EACH(16) a.x[i] /= b.x[i]; return a; }
-static inline F set(float v) { F a; GEMELO_EACH(16) a.x[i] = v; return a; }
-static inline F load(const float* p) { F a; std::memcpy(a.x, p, sizeof a.x); return a; }
+static inline F operator+(F a, F b) {
+  GEMELO_EACH(16) a.x[i] += b.x[i];
+  return a;
+}
+static inline F operator-(F a, F b) {
+  GEMELO_EACH(16) a.x[i] -= b.x[i];
+  return a;
+}
+static inline F operator*(F a, F b) {
+  GEMELO_EACH(16) a.x[i] *= b.x[i];
+  return a;
+}
+static inline F operator/(F a, F b) {
+  GEMELO_EACH(16) a.x[i] /= b.x[i];
+  return a;
+}
+static inline F set(float v) {
+  F a;
+  GEMELO_EACH(16) a.x[i] = v;
+  return a;
+}
+static inline F load(const float* p) {
+  F a;
+  std::memcpy(a.x, p, sizeof a.x);
+  return a;
+}
 static inline void store(float* p, F a) { std::memcpy(p, a.x, sizeof a.x); }
-static inline F fma(F a, F b, F c) { GEMELO_EACH(16) c.x[i] += a.x[i] * b.x[i]; return c; }
+static inline F fma(F a, F b, F c) {
+  GEMELO_EACH(16) c.x[i] += a.x[i] * b.x[i];
+  return c;
+}
 static inline F larger(F a, F b) {
   GEMELO_EACH(16) a.x[i] = a.x[i] > b.x[i] ? a.x[i] : b.x[i];
   return a;
@@ -42,7 +66,10 @@ static inline F smaller(F a, F b) {
   GEMELO_EACH(16) a.x[i] = a.x[i] < b.x[i] ? a.x[i] : b.x[i];
   return a;
 }
-static inline F magnitude(F a) { GEMELO_EACH(16) a.x[i] = std::fabs(a.x[i]); return a; }
+static inline F magnitude(F a) {
+  GEMELO_EACH(16) a.x[i] = std::fabs(a.x[i]);
+  return a;
+}
 static inline float sum(F a) {
   for (int half = 8; half; half /= 2) GEMELO_EACH(half) a.x[i] += a.x[i + half];
   return a.x[0];
@@ -52,8 +79,16 @@ static inline float largest(F a) {
     GEMELO_EACH(half) a.x[i] = a.x[i] > a.x[i + half] ? a.x[i] : a.x[i + half];
   return a.x[0];
 }
-static inline F pair(float a, float b) { F y; GEMELO_EACH(16) y.x[i] = i < 8 ? a : b; return y; }
-static inline F fours(const float* p) { F y; GEMELO_EACH(16) y.x[i] = p[i / 4]; return y; }
+static inline F pair(float a, float b) {
+  F y;
+  GEMELO_EACH(16) y.x[i] = i < 8 ? a : b;
+  return y;
+}
+static inline F fours(const float* p) {
+  F y;
+  GEMELO_EACH(16) y.x[i] = p[i / 4];
+  return y;
+}
 
 static inline float of_bits(uint32_t bits) {
   float y;
@@ -67,8 +102,8 @@ static inline uint32_t bits_of(float x) {
 }
 static inline float widen_half(uint16_t h) {
   const uint32_t sign = (uint32_t)(h & 0x8000) << 16, rest = h & 0x7FFF;
-  if (rest >= 0x7C00) return of_bits(sign | 0x7F800000 | rest << 13);      // infinity or NaN
-  const float y = of_bits(rest << 13) * 0x1p112f;                          // subnormals too
+  if (rest >= 0x7C00) return of_bits(sign | 0x7F800000 | rest << 13);  // infinity or NaN
+  const float y = of_bits(rest << 13) * 0x1p112f;                      // subnormals too
   return of_bits(sign | bits_of(y));
 }
 static inline F pair_of_halves(const void* a, const void* b) {
@@ -80,13 +115,19 @@ static inline F pair_of_halves(const void* a, const void* b) {
 static inline F load_half(const uint16_t* p) {
   F a;
   uint16_t h;
-  GEMELO_EACH(16) { std::memcpy(&h, p + i, 2); a.x[i] = widen_half(h); }
+  GEMELO_EACH(16) {
+    std::memcpy(&h, p + i, 2);
+    a.x[i] = widen_half(h);
+  }
   return a;
 }
 static inline F load_bf16(const uint16_t* p) {
   F a;
   uint16_t h;
-  GEMELO_EACH(16) { std::memcpy(&h, p + i, 2); a.x[i] = of_bits((uint32_t)h << 16); }
+  GEMELO_EACH(16) {
+    std::memcpy(&h, p + i, 2);
+    a.x[i] = of_bits((uint32_t)h << 16);
+  }
   return a;
 }
 // Round to nearest even; a NaN keeps a bit that says so.
@@ -99,21 +140,38 @@ static inline void store_bf16(uint16_t* p, F a) {
   }
 }
 
-// ---- integers ------------------------------------------------------------------------------------
+// ---- integers
+// ------------------------------------------------------------------------------------
 
-static inline I all(int32_t v) { I a; GEMELO_EACH(16) a.x[i] = v; return a; }
+static inline I all(int32_t v) {
+  I a;
+  GEMELO_EACH(16) a.x[i] = v;
+  return a;
+}
 static inline I zeros() { return all(0); }
-static inline I load(const int32_t* p) { I a; std::memcpy(a.x, p, sizeof a.x); return a; }
+static inline I load(const int32_t* p) {
+  I a;
+  std::memcpy(a.x, p, sizeof a.x);
+  return a;
+}
 static inline void store(int32_t* p, I a) { std::memcpy(p, a.x, sizeof a.x); }
-static inline F floats(I a) { F y; GEMELO_EACH(16) y.x[i] = (float)a.x[i]; return y; }
+static inline F floats(I a) {
+  F y;
+  GEMELO_EACH(16) y.x[i] = (float)a.x[i];
+  return y;
+}
 // What has no nearest integer (NaN, infinity) becomes the least, as the processors have it.
 static inline I nearest(F a) {
   I y;
   GEMELO_EACH(16)
-    y.x[i] = std::fabs(a.x[i]) < 2147483648.0f ? (int32_t)std::nearbyintf(a.x[i]) : INT32_MIN;
+  y.x[i] = std::fabs(a.x[i]) < 2147483648.0f ? (int32_t)std::nearbyintf(a.x[i]) : INT32_MIN;
   return y;
 }
-static inline int32_t sum_of(I a) { int32_t s = 0; GEMELO_EACH(16) s += a.x[i]; return s; }
+static inline int32_t sum_of(I a) {
+  int32_t s = 0;
+  GEMELO_EACH(16) s += a.x[i];
+  return s;
+}
 static inline F power_of_two(I n) {
   F y;
   GEMELO_EACH(16) y.x[i] = of_bits((uint32_t)(n.x[i] + 127) << 23);
@@ -123,7 +181,8 @@ static inline void store_bytes(int8_t* p, I a) {
   GEMELO_EACH(16) p[i] = (int8_t)(a.x[i] > 127 ? 127 : a.x[i] < -128 ? -128 : a.x[i]);
 }
 
-// ---- bytes ---------------------------------------------------------------------------------------
+// ---- bytes
+// ---------------------------------------------------------------------------------------
 
 static inline I dot(I sums, B u, B s) {
   GEMELO_EACH(64) sums.x[i / 4] += (int32_t)u.x[i] * (int8_t)s.x[i];
@@ -137,11 +196,27 @@ static inline B join(const void* low, const void* high) {
 }
 static inline B load_bytes(const void* p) { return join(p, (const uint8_t*)p + 32); }
 static inline void store(uint8_t* p, B a) { std::memcpy(p, a.x, sizeof a.x); }
-static inline B bytes_of(I x) { B y; std::memcpy(y.x, x.x, sizeof y.x); return y; }
-static inline B either(B a, B b) { GEMELO_EACH(64) a.x[i] |= b.x[i]; return a; }
-static inline B flip(B a, uint8_t bits) { GEMELO_EACH(64) a.x[i] ^= bits; return a; }
-static inline B low_nibbles(B a) { GEMELO_EACH(64) a.x[i] &= 15; return a; }
-static inline B high_nibbles(B a) { GEMELO_EACH(64) a.x[i] >>= 4; return a; }
+static inline B bytes_of(I x) {
+  B y;
+  std::memcpy(y.x, x.x, sizeof y.x);
+  return y;
+}
+static inline B either(B a, B b) {
+  GEMELO_EACH(64) a.x[i] |= b.x[i];
+  return a;
+}
+static inline B flip(B a, uint8_t bits) {
+  GEMELO_EACH(64) a.x[i] ^= bits;
+  return a;
+}
+static inline B low_nibbles(B a) {
+  GEMELO_EACH(64) a.x[i] &= 15;
+  return a;
+}
+static inline B high_nibbles(B a) {
+  GEMELO_EACH(64) a.x[i] >>= 4;
+  return a;
+}
 static inline B shift_left_4(B a) {
   GEMELO_EACH(64) a.x[i] = (uint8_t)(a.x[i] << 4);
   return a;

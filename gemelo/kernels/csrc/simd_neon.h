@@ -1,6 +1,6 @@
-// The names of simd_avx512.h over NEON with the dot product (ARMv8.2: Cortex-A76, Neoverse N1, Apple
-// M1 and later): every value is four registers. The mixed-sign dot product of ARMv8.6 is used where
-// the compiler was told that it is there.
+// The names of simd_avx512.h over NEON with the dot product (ARMv8.2: Cortex-A76, Neoverse N1,
+// Apple M1 and later): every value is four registers. The mixed-sign dot product of ARMv8.6 is used
+// where the compiler was told that it is there.
 //
 // Everything is loaded as bytes, because blocks of a mapped file start anywhere.
 
@@ -29,7 +29,8 @@ constexpr int kRowBlocks = 1;
 #define GEMELO_ONE(f, x) {f(x.a), f(x.b), f(x.c), f(x.d)}
 #define GEMELO_TWO(f, x, y) {f(x.a, y.a), f(x.b, y.b), f(x.c, y.c), f(x.d, y.d)}
 
-// ---- floats --------------------------------------------------------------------------------------
+// ---- floats
+// --------------------------------------------------------------------------------------
 
 static inline F operator+(F x, F y) { return GEMELO_TWO(vaddq_f32, x, y); }
 static inline F operator-(F x, F y) { return GEMELO_TWO(vsubq_f32, x, y); }
@@ -114,7 +115,8 @@ static inline void store_bf16(uint16_t* p, F x) {
   vst1_u16(p + 12, narrow_bf16(x.d));
 }
 
-// ---- integers ------------------------------------------------------------------------------------
+// ---- integers
+// ------------------------------------------------------------------------------------
 
 static inline I all(int32_t x) {
   return {vdupq_n_s32(x), vdupq_n_s32(x), vdupq_n_s32(x), vdupq_n_s32(x)};
@@ -145,7 +147,8 @@ static inline void store_bytes(int8_t* p, I x) {
   vst1q_s8(p, vcombine_s8(vqmovn_s16(low), vqmovn_s16(high)));
 }
 
-// ---- bytes ---------------------------------------------------------------------------------------
+// ---- bytes
+// ---------------------------------------------------------------------------------------
 
 static inline int32x4_t dot(int32x4_t sums, uint8x16_t u, int8x16_t s) {
 #ifdef __ARM_FEATURE_MATMUL_INT8

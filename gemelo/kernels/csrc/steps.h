@@ -1,7 +1,7 @@
 // What lies between the products of a decoder: norms, rotary angles, attention, gates.
 //
-// Each is run by all threads of a step and takes its share of the tokens, heads or columns. Widths are
-// multiples of sixteen (the program that calls checks that).
+// Each is run by all threads of a step and takes its share of the tokens, heads or columns. Widths
+// are multiples of sixteen (the program that calls checks that).
 
 #pragma once
 
@@ -9,6 +9,7 @@
 
 #include "curves.h"
 #include "kernels.h"
+#include "scratch.h"
 #include "unroll.h"
 
 namespace GEMELO_ISA {
@@ -50,7 +51,8 @@ static void add_norm(Worker& worker, float* x, const float* y, const Norm& n, co
     const float* add = y + t * width;
     const F inverse = set(root_mean_square_inverse(add, width, n.eps));
     for (int64_t i = 0; i < width; i += 16)
-      store(row + i, load(row + i) + load(add + i) * inverse * (load(n.weight + i) + set(n.offset)));
+      store(row + i,
+            load(row + i) + load(add + i) * inverse * (load(n.weight + i) + set(n.offset)));
     if (next) norm_row(row, *next, width, out + t * width);
   }
 }
@@ -75,8 +77,8 @@ static void softcap(float* x, float cap, int64_t begin, int64_t end) {
 
 // Normalise heads of width d and turn their pairs (p, p + d/2) by the tokens' angles, in place.
 // `angles` holds d/2 cosines and d/2 sines a token; null leaves the heads unturned.
-static void heads(Worker& worker, float* x, int64_t tokens, int64_t count, int64_t d,
-                  const Norm& n, const float* angles) {
+static void heads(Worker& worker, float* x, int64_t tokens, int64_t count, int64_t d, const Norm& n,
+                  const float* angles) {
   int64_t begin, end;
   worker.share(tokens * count, 1, begin, end);
   for (int64_t i = begin; i < end; i++) {
@@ -134,7 +136,8 @@ static inline void attend_one(const float* q, const float* k, const float* v, in
     odd += scores[i] * 0;
   }
   F total = set(0);
-  for (int64_t i = count; i < (count + 15) / 16 * 16; i++) scores[i] = most - 200;  // e^-87: nothing
+  for (int64_t i = count; i < (count + 15) / 16 * 16; i++)
+    scores[i] = most - 200;  // e^-87: nothing
   for (int64_t i = 0; i < count; i += 16) {
     const F e = exponential(load(scores + i) - set(most));
     store(scores + i, e);

@@ -1,10 +1,10 @@
 // Many tokens, on a machine with AMX: bfloat16 products on the tile unit, summed in float.
 //
 // A tile register is 16 rows of 64 bytes; one instruction multiplies 16 rows of 32 weights with 16
-// tokens. Weights of any format are expanded to bfloat16, a block of 32 to a tile row, so that nothing
-// has to be turned; tokens are turned once per product. There are no scales left to apply in between,
-// which is why this beats the byte products by more than the peaks say. Rounding weights and
-// activations to eight bits of mantissa costs less than rounding activations to bytes.
+// tokens. Weights of any format are expanded to bfloat16, a block of 32 to a tile row, so that
+// nothing has to be turned; tokens are turned once per product. There are no scales left to apply
+// in between, which is why this beats the byte products by more than the peaks say. Rounding
+// weights and activations to eight bits of mantissa costs less than rounding activations to bytes.
 
 #pragma once
 
@@ -96,7 +96,8 @@ struct TileLine {
       const B u = w.quants(i);
       uint16_t* p = out[2 * i] + 32 * line;
       both(p, widen<0>(u), widen<1>(u), w, 4 * i);
-      if (2 * i + 1 < blocks) both(out[2 * i + 1] + 32 * line, widen<2>(u), widen<3>(u), w, 4 * i + 2);
+      if (2 * i + 1 < blocks)
+        both(out[2 * i + 1] + 32 * line, widen<2>(u), widen<3>(u), w, 4 * i + 2);
     }
   }
   static inline void both(uint16_t* p, F a, F b, const Q& w, int i) {

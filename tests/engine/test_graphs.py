@@ -1,0 +1,194 @@
+"""A decoder as one native call gives what its modules give, in every way a step can be taken."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gemelo.config import Gemma3Config, Gemma3nConfig, Submodel
+from gemelo.engine import step
+from gemelo.engine.graphs import Graph, is_native
+from gemelo.engine.kv import KVCache
+from gemelo.kernels import cpu
+from gemelo.kernels.formats import FORMATS, Packed, pack
+from gemelo.kernels.linear import QuantEmbedding, QuantLinear
+from gemelo.models.gemma3 import Gemma3
+from gemelo.models.gemma3n import Gemma3n
+from gemelo.models.layers import Embedding, Linear
+from tests.conftest import TINY, randomise
+
+pytestmark = pytest.mark.skipif(cpu.native is None, reason="the native kernels were not built")
+
+GEMMA3 = dataclasses.replace(
+    TINY["blocks-of-32"], head_dim=64, hidden_size=64, final_logit_softcapping=20.0
+)
+GEMMA3N = Gemma3nConfig(
+    vocab_size=512,
+    vocab_size_per_layer_input=500,
+    hidden_size=64,
+    intermediate_size=(128,) * 12,
+    num_hidden_layers=12,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=64,
+    sliding_window=6,
+    max_position_embeddings=256,
+    num_kv_shared_layers=5,
+    hidden_size_per_layer_input=32,
+    laurel_rank=32,
+    activation_sparsity_pattern=(0.95,) * 4 + (0.75,) + (0.0,) * 7,
+)
+IDS = torch.randint(3, 500, (60,), generator=torch.Generator().manual_seed(3)).tolist()
+
+
+def quantised(decoder: Gemma3 | Gemma3n, name: str = "f32") -> Gemma3 | Gemma3n:
+    """The decoder with every matrix as blocks; "f32" blocks change no number."""
+    randomise(decoder)
+
+    def packed(weight: Tensor) -> Packed:
+        if name == "f32":
+            return Packed(weight.detach().clone().view(torch.uint8), FORMATS["f32"])
+        return pack(weight.detach(), FORMATS[name])
+
+    def exchange(module: nn.Module) -> None:
+        for leaf, child in module.named_children():
+            if isinstance(child, Embedding):
+                setattr(module, leaf, QuantEmbedding(packed(child.weight), torch.float32))
+            elif type(child) is Linear and child.weight.shape[1] % 32 == 0:
+                setattr(module, leaf, QuantLinear(packed(child.weight)))
+            else:
+                exchange(child)
+
+    exchange(decoder)
+    return decoder.eval()
+
+
+def made(config: Gemma3Config | Gemma3nConfig, name: str = "f32") -> Gemma3 | Gemma3n:
+    return quantised(Gemma3n(config) if isinstance(config, Gemma3nConfig) else Gemma3(config), name)
+
+
+@pytest.fixture(scope="module", params=[GEMMA3, GEMMA3N], ids=["gemma3", "gemma3n"])
+def decoder(request: pytest.FixtureRequest) -> Gemma3 | Gemma3n:
+    return made(request.param)
+
+
+@pytest.fixture(params=["avx512", "avx2_vnni", "avx2", "generic", "neon", "amx"])
+def isa(request: pytest.FixtureRequest) -> str:
+    """Every instruction set of this machine; a program keeps the one it was made under."""
+    name: str = request.param
+    if name not in cpu.instruction_sets():
+        pytest.skip(f"not a {name} machine")
+    return name
+
+
+def fused(decoder: Gemma3 | Gemma3n, isa: str) -> Graph:
+    before = cpu.isa()
+    cpu.use(isa)
+    try:
+        graph = Graph.of(decoder)
+    finally:
+        cpu.use(before)
+    assert graph is not None
+    return graph
+
+
+def cache_of(decoder: Gemma3 | Gemma3n, rows: int = 1, chunk: int = 32) -> KVCache:
+    return KVCache(decoder.config, 256, rows, chunk)
+
+
+def close(a: Tensor, b: Tensor, isa: str) -> None:
+    """Many tokens on AMX go through bfloat16; everything else is float32 in another order."""
+    tolerance = 0.03 if isa == "amx" else 2e-4
+    assert float((a - b).abs().max()) <= tolerance * float(b.abs().max())
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("chunk", [7, 24, 60])
+def test_prefill_and_decode_are_the_modules(
+    decoder: Gemma3 | Gemma3n, isa: str, chunk: int
+) -> None:
+    graph = fused(decoder, isa)
+
+    def run(with_graph: Graph | None) -> Tensor:
+        decoder.fused = with_graph
+        cache = cache_of(decoder, chunk=chunk)
+        out = [step.prefill(decoder, cache, IDS, 0)]
+        for place, token in enumerate(IDS[:9], len(IDS)):
+            out.append(step.decode(decoder, cache, [token], [place])[0])
+        cache.rewind(0, len(IDS) + 7)
+        out.extend(step.verify(decoder, cache, IDS[9:13], len(IDS) + 7))
+        decoder.fused = None
+        return torch.stack(out)
+
+    close(run(graph), run(None), isa)
+
+
+@torch.inference_mode()
+def test_scores_of_every_position(decoder: Gemma3 | Gemma3n, isa: str) -> None:
+    graph = fused(decoder, isa)
+    expected = step.score(decoder, cache_of(decoder), IDS)
+    decoder.fused = graph
+    close(step.score(decoder, cache_of(decoder), IDS), expected, isa)
+    decoder.fused = None
+
+
+@torch.inference_mode()
+def test_rows_of_different_lengths(decoder: Gemma3 | Gemma3n) -> None:
+    graph = fused(decoder, cpu.isa())
+    ids = torch.tensor([IDS[:9], IDS[9:18], IDS[18:27]])
+    positions = torch.arange(9).expand(3, 9).clone()
+    positions[1, 6:], positions[2, 2:] = -1, -1
+    expected = decoder.logits(decoder(ids, positions, cache_of(decoder, 3)))
+    found = graph.scores(ids, positions, cache_of(decoder, 3), None)
+    close(found[positions >= 0], expected[positions >= 0], cpu.isa())
+
+
+@torch.inference_mode()
+def test_one_token_is_the_same_among_sixteen() -> None:
+    """What speculation relies on: verification gives the bits that plain decoding gives."""
+    decoder = made(GEMMA3, "q8_0")
+    graph = fused(decoder, cpu.isa())
+    decoder.fused = graph
+    prompt, ahead = IDS[:20], IDS[20:36]
+    one, many = cache_of(decoder), cache_of(decoder)
+    for cache in (one, many):
+        step.prefill(decoder, cache, prompt, 0)
+    together = step.verify(decoder, many, ahead, len(prompt))
+    for place, token in enumerate(ahead):
+        alone = step.decode(decoder, one, [token], [len(prompt) + place])[0]
+        assert torch.equal(alone, together[place])
+
+
+@torch.inference_mode()
+def test_a_view_is_a_program_of_its_own() -> None:
+    decoder = made(GEMMA3N)
+    assert isinstance(decoder, Gemma3n)
+    config = decoder.config
+    narrow = Submodel((96,) * 6 + (64,) * 5, skipped_layers=(8,))
+    view = decoder.view(narrow.config(config), narrow.kept(config))
+    assert view.fused is None
+    expected = step.prefill(view, cache_of(decoder), IDS, 0)
+    view.fused = fused(view, cpu.isa())
+    close(step.prefill(view, cache_of(decoder), IDS, 0), expected, cpu.isa())
+
+
+def test_what_has_no_program() -> None:
+    assert Graph.of(Gemma3(GEMMA3)) is None  # plain floats
+    assert not is_native(made(dataclasses.replace(GEMMA3, head_dim=32)))
+    graph = fused(made(GEMMA3), cpu.isa())
+    assert not graph.takes(KVCache(GEMMA3, 64, kv_format="int8"))
+    assert not graph.takes(KVCache(GEMMA3, 64, dtype=torch.bfloat16))
+
+
+@torch.inference_mode()
+def test_broken_weights_are_not_rounded_away() -> None:
+    decoder = made(GEMMA3, "q8_0")
+    blocks = decoder.layers[2].self_attn.k_proj.blocks
+    blocks[0, :2] = torch.tensor([float("nan")], dtype=torch.float16).view(torch.uint8)
+    scores = fused(decoder, cpu.isa()).scores(
+        torch.tensor([IDS]), torch.arange(60)[None], cache_of(decoder, chunk=60), 1
+    )
+    assert not torch.isfinite(scores).all()
