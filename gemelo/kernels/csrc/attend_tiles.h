@@ -217,8 +217,7 @@ static void attend_tiles(Worker& worker, const Attend& a, void* room) {
   auto* packed = (Tile*)room;
   pack_cache(worker, a, packed);
   worker.barrier();
-  const TileConfig config;
-  _tile_loadconfig(&config);
+  _tile_loadconfig(&kTileConfig);
   const int64_t d = a.cache.d, tiles = head_tiles(a.slots, d), rows = a.tokens / a.tokens_a_row;
   const int64_t blocks = (a.tokens_a_row + kBlock - 1) / kBlock, group = a.heads / a.cache.heads;
   float* scratch = own.room<float>(kBlock * kSlots + kBlock * d + 512 * (d / 32) +

@@ -15,14 +15,14 @@ namespace GEMELO_ISA {
 
 using gemelo::Matrix;
 
-// Bytes that rows lying together are fetched ahead of their use: past the end of a page, where
-// processors stop fetching by themselves. Scattered rows are fetched whole, a tile ahead.
-constexpr int64_t kAhead = 8192;
+// Bytes that rows lying together are fetched ahead of their use, into the second cache; scattered
+// rows are fetched whole, one tile ahead.
+constexpr int64_t kAhead = 2048;
 
 using Rows = const uint8_t* const*;
 
 static inline void fetch(const uint8_t* p, int64_t bytes) {
-  for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(p + at);
+  for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(p + at, 0, 2);
 }
 
 // y[t][r] for R rows and T tokens. `pairs` holds the tokens, `span` pairs apart.
@@ -74,7 +74,7 @@ static inline void float_tile(Rows rows, int64_t ahead, int64_t columns, const f
   for (int64_t at = 0; at < whole; at += 16) {
     each<R>([&](auto r) GEMELO_INLINE {
       const uint8_t* p = rows[r] + at * W::kBytes;
-      __builtin_prefetch(p + ahead);
+      __builtin_prefetch(p + ahead, 0, 2);
       add(r, W::at(p), at);
     });
   }
@@ -118,8 +118,8 @@ static void dot_rows(const Matrix& w, int64_t begin, int64_t end, const Pair* x,
       dot_tile<Q, 2, 2>(rows, ahead, w.columns, x + t * span, span, out);
     });
   if (t < tokens)
-    tiles<4, 1>(w, bytes, begin, end, y, t, [&](Rows rows, int64_t ahead, float (*out)[4]) {
-      dot_tile<Q, 4, 1>(rows, ahead, w.columns, x + t * span, span, out);
+    tiles<1, 1>(w, bytes, begin, end, y, t, [&](Rows rows, int64_t ahead, float (*out)[1]) {
+      dot_tile<Q, 1, 1>(rows, ahead, w.columns, x + t * span, span, out);
     });
 }
 
@@ -133,8 +133,8 @@ static void float_rows(const Matrix& w, int64_t begin, int64_t end, const float*
       float_tile<W, 2, 4>(rows, ahead, w.columns, x + t * span, span, out);
     });
   for (; t < tokens; t++)
-    tiles<4, 1>(w, bytes, begin, end, y, t, [&](Rows rows, int64_t ahead, float (*out)[4]) {
-      float_tile<W, 4, 1>(rows, ahead, w.columns, x + t * span, span, out);
+    tiles<1, 1>(w, bytes, begin, end, y, t, [&](Rows rows, int64_t ahead, float (*out)[1]) {
+      float_tile<W, 1, 1>(rows, ahead, w.columns, x + t * span, span, out);
     });
 }
 
