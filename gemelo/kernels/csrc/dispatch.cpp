@@ -7,6 +7,9 @@
 #if defined(__linux__) && defined(__x86_64__)
 #include <sys/syscall.h>
 #include <unistd.h>
+#elif defined(__linux__) && defined(__aarch64__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
 #endif
 
 #define GEMELO_DECLARE(isa)             \
@@ -61,6 +64,17 @@ bool has_amx() {
 #endif
 }
 
+#elif defined(__aarch64__)
+
+// Cortex-A72 (Raspberry Pi 4) and older have no dot product; every Apple processor has.
+bool has_dot_product() {
+#ifdef __linux__
+  return getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
+#else
+  return true;
+#endif
+}
+
 #endif
 
 }  // namespace
@@ -76,7 +90,7 @@ const char* const* runnable() {
     if (has_avx_vnni()) names[n++] = "avx2_vnni";
     if (has_avx2()) names[n++] = "avx2";
 #elif defined(__aarch64__)
-    names[n++] = "neon";
+    if (has_dot_product()) names[n++] = "neon";
 #endif
     names[n++] = "generic";
     return true;

@@ -15,8 +15,8 @@ namespace GEMELO_ISA {
 
 using gemelo::Matrix;
 
-// Bytes that rows lying together are fetched ahead of their use, into the second cache; scattered
-// rows are fetched whole, one tile ahead.
+// Bytes that rows lying together are fetched ahead of their use, into the second cache; rows apart
+// are fetched whole, one tile ahead, and nothing between them.
 constexpr int64_t kAhead = 2048;
 
 using Rows = const uint8_t* const*;
@@ -92,13 +92,15 @@ static inline void float_tile(Rows rows, int64_t ahead, int64_t columns, const f
 template <int R, int T, class Tile>
 static inline void tiles(const Matrix& w, int64_t row_bytes, int64_t begin, int64_t end,
                          const Activations& y, int64_t token, const Tile& tile) {
+  const bool apart =
+      w.index || w.stride > row_bytes;  // chosen rows, or rows of which a part is used
   for (int64_t r = begin; r < end; r += R) {
     const uint8_t* rows[R];
     for (int i = 0; i < R; i++) rows[i] = w.row(r + i < end ? r + i : end - 1);
-    if (w.index)
+    if (apart)
       for (int64_t i = r + R; i < r + 2 * R && i < end; i++) fetch(w.row(i), row_bytes);
     float out[T][R];
-    tile(rows, w.index ? 0 : kAhead, out);
+    tile(rows, apart ? 0 : kAhead, out);
     for (int t = 0; t < T; t++)
       for (int i = 0; i < R && r + i < end; i++) put(y, token + t, r + i, out[t][i]);
   }

@@ -4,6 +4,7 @@
 #include <sched.h>
 
 #include <map>
+#include <system_error>
 
 namespace gemelo {
 namespace {
@@ -70,7 +71,15 @@ void forget() {
 }  // namespace
 
 Pool::Pool(int threads) : threads_(threads < 1 ? 1 : threads) {
-  for (int i = 1; i < threads_; i++) workers_.emplace_back([this, i] { serve(i); });
+  workers_.reserve(threads_);
+  for (int i = 1; i < threads; i++) {
+    try {
+      workers_.emplace_back([this, i, threads] { serve(i, threads); });
+    } catch (const std::system_error&) {
+      threads_ = i;  // the system gives no more: these have to do
+      return;
+    }
+  }
 }
 
 void Pool::run(Job job, void* context) {
@@ -89,9 +98,8 @@ void Pool::run(Job job, void* context) {
   spin_until([this] { return busy_.load(std::memory_order_acquire) == 0; });
 }
 
-void Pool::serve(int index) {
-  pin(index, threads_);
-  Worker self{*this, index, threads_};
+void Pool::serve(int index, int hoped_for) {
+  pin(index, hoped_for);
   for (uint64_t seen = 0;; seen++) {
     const auto called = [&] { return round_.load(std::memory_order_acquire) != seen; };
     for (int spins = 0; spins < kSpins && !called(); spins++) pause();
@@ -101,6 +109,7 @@ void Pool::serve(int index) {
       wake_.wait(lock, called);
       asleep_.fetch_sub(1, std::memory_order_seq_cst);
     }
+    Worker self{*this, index, threads_};
     job_(context_, self);
     busy_.fetch_sub(1, std::memory_order_release);
   }

@@ -27,10 +27,10 @@ class Pool {
 
  private:
   friend struct Worker;
-  void serve(int index);
+  void serve(int index, int hoped_for);
   void barrier();
 
-  const int threads_;
+  int threads_;  // as many as the system gave; fixed before the first job
   std::mutex turn_;  // one job at a time
   Job job_ = nullptr;
   void* context_ = nullptr;

@@ -1,0 +1,48 @@
+"""gemelo, through the two regimes of its engine, on the same GGUF file.
+
+step.prefill fills a cache of one row, KVCache.repeat makes rows of it, step.decode adds tokens
+"""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from protocol import serve
+
+from gemelo import __version__
+from gemelo.engine import step
+from gemelo.engine.kv import KVCache
+from gemelo.engine.model import load
+
+
+class Gemelo:
+    """A loaded model; every turn has a cache of its own, as a session has."""
+
+    version = f"gemelo {__version__}, torch {torch.__version__}"
+
+    def load(self, file: str, threads: int, context: int) -> None:
+        self.engine = load(file, threads=threads, context=context).engine
+
+    def turn(self, ids: list[list[int]], new: int) -> tuple[float, float]:
+        decoder, rows, count = self.engine.decoder, len(ids), len(ids[0])
+        cache = self.engine.cache()
+        started = time.perf_counter()
+        scores = step.prefill(decoder, cache, ids[0], 0)
+        tokens = [int(scores.numpy().argmax())] * rows
+        prefill_s = time.perf_counter() - started
+        cache = cache if rows == 1 else widened(cache, rows)
+        started = time.perf_counter()
+        for position in range(count, count + new):
+            scores = step.decode(decoder, cache, tokens, [position] * rows)
+            tokens = scores.numpy().argmax(-1).tolist()
+        return prefill_s, time.perf_counter() - started
+
+
+def widened(cache: KVCache, rows: int) -> KVCache:
+    """The rows of a batch: the first prompt, repeated; decoding cannot tell."""
+    return cache.repeat(rows)
+
+
+if __name__ == "__main__":
+    serve(Gemelo())
