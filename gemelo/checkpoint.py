@@ -8,7 +8,9 @@ used, except norms (a few kilobytes).
 
 Gemma 3n's table of per-layer embeddings is half the file, and a token gathers one row of it: it
 stays as the file has it, mapped, whatever format is asked for. The coefficients of its streams are
-taken as they are, since the reference clips them (`altup_coef_clip`) only while it trains.
+taken as they are, since the reference clips them (`altup_coef_clip`) only while it trains. Towers
+stay as the file has them too, whatever block format is asked for, and run in its bfloat16 or in
+float32.
 
     checkpoint = read(Path("gemma-3-1b-it-q4_0.gguf"), "native")
     checkpoint.decoder, checkpoint.tokenizer, checkpoint.config, checkpoint.notices
@@ -16,7 +18,7 @@ taken as they are, since the reference clips them (`altup_coef_clip`) only while
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -24,17 +26,18 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from gemelo.config import Gemma3nConfig, ModelConfig
+from gemelo.config import ModelConfig
 from gemelo.errors import FileFormatError, GemeloError, InputError, UnsupportedError
 from gemelo.inputs.tokenizer import Tokenizer
 from gemelo.kernels.formats import FORMATS, Packed, pack, unpack
 from gemelo.kernels.linear import QuantEmbedding, QuantLinear
+from gemelo.mmproj import with_companion, with_eye
 from gemelo.models.gemma3 import Gemma3
 from gemelo.models.gemma3n import Gemma3n
 from gemelo.models.layers import Embedding, Linear
 from gemelo.models.multimodal import Tree, tree_of
+from gemelo.models.siglip import Affine
 from gemelo.source import DECODER, TABLE, Source, Weight, listing, open_source, without_padding
-from gemelo.weights import names
 from gemelo.weights.gguf import GGUFFile
 
 WeightFormat = Literal["native", "bf16", "f32", "q8_0", "q4_0"]
@@ -72,18 +75,21 @@ def read(
     format: WeightFormat = "native",
     device: torch.device | str = "cpu",
     progress: Callable[[int, int], None] | None = None,
+    mmproj: Path | None = None,
 ) -> Checkpoint:
     """Load a GGUF file or a directory with config.json and safetensors.
 
     format "native" keeps every matrix as the file has it. Raises `GemeloError` for a file that is
     broken or is not a model that gemelo runs. `progress` gets tensors done and tensors in all.
+    mmproj is the eye of a GGUF; not given, one that lies beside it is taken.
     """
     if format not in get_args(WeightFormat):
         raise InputError(f"format {format!r} is not one of {', '.join(get_args(WeightFormat))}")
-    source = without_padding(open_source(path))
+    opened = open_source(path)
+    opened = with_companion(opened) if mmproj is None else with_eye(opened, mmproj)
+    source = without_padding(opened)
     tree = assemble(source, format, activation_dtype(source, format), device, progress)
-    notices = (*source.notices, *left_on_disk(source))
-    return Checkpoint(path, source.config, tree, tokenizer_of(source), format, notices)
+    return Checkpoint(path, source.config, tree, tokenizer_of(source), format, source.notices)
 
 
 def assemble(
@@ -95,15 +101,18 @@ def assemble(
 ) -> Tree:
     """The network of an open source with its weights in it; dtype is the activations'."""
     tree = build(source)
-    kept = wanted(source)
-    for done, name in enumerate(kept):
+    towers = tower_dtype(source, format)
+    for done, name in enumerate(source.shapes):
         place = "cpu" if name == TABLE else device  # only rows of it ever travel
         try:
-            assign(tree, name, source.tensor(name), format, dtype, place)
+            if name.startswith(DECODER):
+                assign(tree, name, source.tensor(name), format, dtype, place)
+            else:
+                assign_to_tower(tree, name, source.tensor(name), towers, place)
         except GemeloError as error:
             raise type(error)(f"{source.path}: {name}: {error}") from None
         if progress is not None:
-            progress(done + 1, len(kept))
+            progress(done + 1, len(source.shapes))
     return tree.eval()
 
 
@@ -124,33 +133,12 @@ def read_tokenizer(path: Path) -> Tokenizer:
 # ---- building ------------------------------------------------------------------------------------
 
 
-def wanted(source: Source) -> Mapping[str, tuple[int, ...]]:
-    """Names and shapes of the weights that have, or should have, a module to go to.
-
-    Gemma 3n's towers have none yet.
-    """
-    if not (isinstance(source.config, Gemma3nConfig) and source.config.is_multimodal):
-        return source.shapes
-    return {name: shape for name, shape in source.shapes.items() if not names.is_tower_3n(name)}
-
-
-def left_on_disk(source: Source) -> list[str]:
-    """A notice for every part of the model that is recognised and not loaded."""
-    left = source.shapes.keys() - wanted(source).keys()
-    parts = sorted({name.partition(".")[0] for name in left})
-    return [
-        f"{part} stays in the file: "
-        f"{sum(name.startswith(f'{part}.') for name in left)} weights that nothing here runs yet"
-        for part in parts
-    ]
-
-
 def build(source: Source) -> Tree:
     """The network on the meta device, once the file's names and shapes are found to fit it."""
     with torch.device("meta"):
         tree = tree_of(source.config)
     expected = {name: tuple(p.shape) for name, p in tree.named_parameters()}
-    found = wanted(source)
+    found = source.shapes
     problems = [
         listing("missing", [name for name in expected if name not in found]),
         listing("unknown", [name for name in found if name not in expected]),
@@ -188,6 +176,16 @@ def activation_dtype(source: Source, format: WeightFormat) -> torch.dtype:
     return torch.bfloat16 if whole else torch.float32
 
 
+def tower_dtype(source: Source, format: WeightFormat) -> torch.dtype:
+    """What towers compute in: bfloat16 or float32 if asked for, else what all their weights are
+    stored as; float32 for a mixture."""
+    if format in ("bf16", "f32"):
+        return torch.bfloat16 if format == "bf16" else torch.float32
+    held = [source.tensor(name) for name in source.shapes if not name.startswith(DECODER)]
+    whole = bool(held) and all(isinstance(w, Tensor) and w.dtype == torch.bfloat16 for w in held)
+    return torch.bfloat16 if whole else torch.float32
+
+
 def is_tiny(name: str) -> bool:
     """Whether a weight is one of AltUp's coefficients, a few kilobytes a layer: such are held in
     the activations' dtype."""
@@ -219,6 +217,19 @@ def assign(
         setattr(tree.get_submodule(parent), attribute, layer)
     else:
         owner.register_parameter(leaf, nn.Parameter(weight.to(device), requires_grad=False))
+
+
+def assign_to_tower(
+    tree: nn.Module, name: str, weight: Weight, dtype: torch.dtype, device: torch.device | str
+) -> None:
+    """Put a tower's weight in its place, as the file has it wherever `dtype` can use it so."""
+    owner_name, _, leaf = name.rpartition(".")
+    owner = tree.get_submodule(owner_name)
+    if isinstance(weight, Packed):
+        weight = unpack(weight, dtype)
+    if not isinstance(owner, Affine):
+        weight = weight.to(dtype)
+    owner.register_parameter(leaf, nn.Parameter(weight.to(device), requires_grad=False))
 
 
 def format_of(name: str, format: WeightFormat, dtype: torch.dtype) -> WeightFormat:

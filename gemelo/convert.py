@@ -26,9 +26,10 @@ import torch
 from torch import Tensor
 
 from gemelo.checkpoint import tokenizer_of
-from gemelo.config import Gemma3nConfig, Submodel
+from gemelo.config import Gemma3Config, Gemma3nConfig, Submodel
 from gemelo.errors import InputError, UnsupportedError
 from gemelo.inputs.tokenizer import Tokenizer
+from gemelo.mmproj import eye_values
 from gemelo.nested import cut
 from gemelo.source import (
     EMBEDDING,
@@ -39,7 +40,15 @@ from gemelo.source import (
     without_padding,
     without_towers,
 )
-from gemelo.targets import DTYPES, Target, TargetFormat, gguf_targets, hf_targets
+from gemelo.targets import (
+    DTYPES,
+    EYE,
+    Target,
+    TargetFormat,
+    eye_targets,
+    gguf_targets,
+    hf_targets,
+)
 from gemelo.weights import metadata, names
 from gemelo.weights.gguf_write import write_gguf
 from gemelo.weights.metadata_gemma3n import built_in
@@ -79,6 +88,7 @@ def convert(
     *,
     submodel: str | Submodel | None = None,
     text_only: bool = False,
+    mmproj: bool = False,
     mixed_widths: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -86,7 +96,8 @@ def convert(
     """Write `source` as `target`: GGUF if it ends in .gguf, else a directory of safetensors.
 
     submodel writes that part of a Gemma 3n as a model of its own.
-    text_only leaves towers out; without it a GGUF target refuses a model that has some.
+    text_only leaves towers out; without it a GGUF target refuses a model that has some. mmproj
+    writes the eye of a Gemma 3 alone, as the GGUF that goes beside one of the text model.
     mixed_widths writes a GGUF of feed-forwards of several widths, which llama.cpp does not read.
     Raises `InputError` for a target that exists, unless `overwrite`: then it is replaced when the
     new one is whole. `progress` gets bytes written and in all.
@@ -102,6 +113,8 @@ def convert(
         opened = cut(opened, chosen_part(opened, submodel))
     if text_only:
         opened = without_towers(opened)
+    if mmproj:
+        return _convert_eye(opened, target, format, progress)
     to_gguf = target.suffix == ".gguf"
     opened = for_gguf(opened, mixed_widths) if to_gguf else without_padding(opened)
     targets = list(gguf_targets(opened, format) if to_gguf else hf_targets(opened, format))
@@ -109,6 +122,26 @@ def convert(
     write = _write_gguf if to_gguf else _write_directory
     write(opened, target, targets, format, progress)
     return Converted(target, len(targets), sum(t.nbytes for t in targets), opened.notices)
+
+
+def _convert_eye(
+    source: Source, target: Path, format: TargetFormat, progress: Progress | None
+) -> Converted:
+    config = source.config
+    if not isinstance(config, Gemma3Config) or config.vision is None:
+        raise UnsupportedError(
+            f"{source.path}: an mmproj file is written of a Gemma 3 with its eye, and this is "
+            f"{config.model_type}"
+        )
+    if target.suffix != ".gguf":
+        raise InputError(f"{target}: an mmproj file is a GGUF; give a name that ends in .gguf")
+    targets = list(eye_targets(source, format))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    total = sum(one.nbytes for one in targets)
+    values = eye_values(config, source.path.resolve().name)
+    tensors = ((names.to_gguf(t.name, EYE), t.shape, t.format, t.weight) for t in targets)
+    write_gguf(target, values, tensors, _bytes_done(progress, total))
+    return Converted(target, len(targets), total, source.notices)
 
 
 def chosen_part(source: Source, submodel: str | Submodel) -> Submodel:

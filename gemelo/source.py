@@ -34,6 +34,8 @@ EMBEDDING = "language_model.embed_tokens.weight"
 TABLE = "language_model.embed_tokens_per_layer.weight"
 _HEAD = "language_model.lm_head.weight"
 _LAUREL = "language_model.layers.0.laurel.linear_left.weight"
+_EYE = {"vision_tower", "embed_vision", "multi_modal_projector"}
+_EAR = {"audio_tower", "embed_audio"}
 _MOST_IN_A_STACK = 15
 _LISTED = 8  # names in an error message before "and n more"
 
@@ -64,7 +66,7 @@ def open_source(path: Path) -> Source:
     if not path.exists():
         raise InputError(f"{path}: no such file or directory")
     if path.is_dir():
-        return without_dead_keys(_open_directory(path))
+        return without_dead_keys(without_absent_towers(_open_directory(path)))
     if path.suffix == ".safetensors":
         raise InputError(f"{path}: give the directory that holds this file and its config.json")
     return without_dead_keys(_open_gguf(GGUFFile(path)))
@@ -98,7 +100,7 @@ def _open_directory(path: Path) -> Source:
         f"config.json lists {layers + spare} layer_types for {layers} layers; the {layers} are "
         "taken to be four sliding, one full, and so on"
     )
-    shapes, tensor = _tied(path, config, *_canonical(Safetensors(path)))
+    shapes, tensor = _tied(path, config, *canonical(Safetensors(path)))
     return Source(path, config, shapes, tensor, (notice,) if spare else ())
 
 
@@ -142,7 +144,7 @@ def _open_gguf(file: GGUFFile) -> Source:
         raw = metadata.config_from_gguf(file.metadata)
     except GemeloError as error:
         raise type(error)(f"{file.path}: {error}") from None
-    shapes, tensor = _canonical(file)
+    shapes, tensor = canonical(file)
     embedding = shapes.get(EMBEDDING)
     if embedding is not None and embedding[0] != raw["vocab_size"] and len(embedding) == 2:
         raw["vocab_size"] = embedding[0]  # rows may be padded past the tokenizer's last id
@@ -173,7 +175,7 @@ def _gemma3n_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
 # ---- names ---------------------------------------------------------------------------------------
 
 
-def _canonical(file: GGUFFile | Safetensors) -> Named:
+def canonical(file: GGUFFile | Safetensors) -> Named:
     """Shapes by canonical name, and the way to each tensor. Names nobody knows are one error."""
     places: dict[str, tuple[str, int | None]] = {}
     shapes: dict[str, tuple[int, ...]] = {}
@@ -286,6 +288,26 @@ def with_rows(source: Source, rows: Mapping[str, int], *notices: str) -> Source:
     return dataclasses.replace(
         source, shapes=shapes, tensor=tensor, notices=(*source.notices, *notices)
     )
+
+
+def without_absent_towers(source: Source) -> Source:
+    """The same, without the towers that its config speaks of and its files hold nothing of."""
+    parts = {name.partition(".")[0] for name in source.shapes}
+    config, gone = source.config, []
+    if isinstance(config, Gemma3Config) and config.vision and not parts & _EYE:
+        config, gone = dataclasses.replace(config, vision=None), ["vision_config"]
+    if isinstance(config, Gemma3nConfig):
+        held = {"vision_config": _EYE, "audio_config": _EAR}
+        told = {"vision_config": config.vision_config, "audio_config": config.audio_config}
+        gone = [key for key in told if told[key] is not None and not parts & held[key]]
+        told |= dict.fromkeys(gone)
+        config = dataclasses.replace(
+            config, vision_config=told["vision_config"], audio_config=told["audio_config"]
+        )
+    if not gone:
+        return source
+    notice = f"config.json speaks of {' and '.join(gone)}, but the files hold no weights for it"
+    return dataclasses.replace(source, config=config, notices=(*source.notices, notice))
 
 
 def without_towers(source: Source) -> Source:

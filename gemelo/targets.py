@@ -29,6 +29,8 @@ from gemelo.weights import names
 TargetFormat = Literal["native", "bf16", "f16", "f32", "q8_0", "q4_0"]
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 _HALF_MAX = 65504.0
+EYE = "clip"  # the architecture of an mmproj file
+_PROJECTION = "multi_modal_projector.mm_input_projection"
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,29 @@ def _dead_targets(source: Source, format: TargetFormat) -> Iterator[Target]:
 
 def _zeros(shape: tuple[int, ...]) -> Callable[[], Weight]:
     return lambda: torch.zeros(shape)
+
+
+# ---- the eye's own file --------------------------------------------------------------------------
+
+
+def eye_targets(source: Source, format: TargetFormat) -> Iterator[Target]:
+    """SigLIP and its projector: matrices in the format asked for, all else in float32.
+
+    The projection is float16, as readers insist; a matrix whose rows are no whole blocks is too.
+    """
+    build(source)
+    for name, shape in source.shapes.items():
+        if name.startswith(DECODER):
+            continue
+        chosen = FORMATS["f32"]
+        if name.startswith(_PROJECTION):
+            chosen = FORMATS["f16"]
+        elif len(shape) == 2 and ".layers." in name:
+            chosen = _held_format(source, name) if format == "native" else FORMATS[format]
+            chosen = FORMATS["f16"] if shape[1] % chosen.block else chosen
+        shift = names.norm_shift(name, EYE)
+        make = _shifted(source, name, shift) if shift else _checked(source, name, chosen)
+        yield Target(name, shape, chosen, make)
 
 
 # ---- weights -------------------------------------------------------------------------------------

@@ -54,6 +54,7 @@ def test_formats_differ_as_much_as_they_should(
     assert close(rounded, exact, share)
 
 
+@pytest.mark.usefixtures("exact")
 def test_quantised_layers_are_the_widened_ones(tiny_checkpoint: Path) -> None:
     assert close(scores(tiny_checkpoint), scores(tiny_checkpoint, "f32"), 1e-5)
     weight = read(tiny_checkpoint).decoder.layers[0].mlp.gate_proj.weight

@@ -19,7 +19,7 @@ from typing import Annotated
 import typer
 
 import gemelo
-from gemelo.cli import bench, chat, generate, models, terminal
+from gemelo.cli import bench, chat, generate, media, models, terminal, transcribe
 from gemelo.cli.options import SectionedCommand
 from gemelo.errors import GemeloError
 
@@ -33,11 +33,12 @@ app = typer.Typer(
     invoke_without_command=True,
 )
 shows = typer.Typer(
-    rich_markup_mode=None, help="Show what a model is made of.", no_args_is_help=False
+    rich_markup_mode=None, help="Show what a model is made of, and sees.", no_args_is_help=False
 )
 for _group, _name, _command in (
     (app, "generate", generate.generate),
     (app, "chat", chat.chat),
+    (app, "transcribe", transcribe.transcribe),
     (app, "tokenize", generate.tokenize),
     (app, "pull", models.pull),
     (app, "list", models.list_models),
@@ -45,6 +46,7 @@ for _group, _name, _command in (
     (app, "slice", models.slice_model),
     (app, "bench", bench.bench),
     (shows, "model", models.show_model),
+    (shows, "crops", media.show_crops),
 ):
     _group.command(_name, cls=SectionedCommand, context_settings=_SETTINGS)(_command)
 app.add_typer(shows, name="show", context_settings=_SETTINGS)

@@ -5,12 +5,12 @@ between two chunks of the prompt, so that the session stays usable and what was 
 second ends it at once.
 
     model = load_model("demo", quiet=False, format="bf16")
-    completion = answer(model, ids, {"seed": 1}, show=terminal.show, quiet=False)
+    completion = answer(model, prompt, {"seed": 1}, show=terminal.show, quiet=False)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from gemelo.cli.terminal import Bar, Interrupt, note, size
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gemelo.engine.model import Completion, Model
     from gemelo.engine.row import Piece
     from gemelo.engine.sampling import Sampling
+    from gemelo.inputs.chat import Prompt
 
 
 def load_model(name: str | None, *, quiet: bool, verbose: bool, **settings: Any) -> Model:
@@ -43,13 +44,15 @@ def load_model(name: str | None, *, quiet: bool, verbose: bool, **settings: Any)
 
 def answer(
     model: Model,
-    ids: Sequence[int],
+    prompt: Prompt,
     sampling: Mapping[str, Any],
     show: Callable[[str], None],
     quiet: bool,
 ) -> Completion:
-    """Continue `ids`, handing text to `show` as it comes; Ctrl-C cuts it short and keeps it."""
+    """Continue a prompt, handing text to `show` as it comes; Ctrl-C cuts it short and keeps it."""
     pieces: list[Piece] = []
+    for notice in () if quiet else prompt.notices:
+        note(f"note: {notice}")
     with Interrupt() as interrupt, Bar("reading the prompt", shown=not quiet) as bar:
 
         def read(done: int, total: int) -> None:
@@ -57,14 +60,14 @@ def answer(
             interrupt.check()
 
         try:
-            for piece in model.stream(ids, progress=read, **sampling):
+            for piece in model.stream(prompt, progress=read, **sampling):
                 pieces.append(piece)
                 show(piece.text)
                 if interrupt.asked:
                     break
         except KeyboardInterrupt:
             pass
-    return model.completion(ids, pieces, sampling.get("n", 1))
+    return model.completion(prompt.ids, pieces, sampling.get("n", 1))
 
 
 def cancelled(completion: Completion) -> bool:

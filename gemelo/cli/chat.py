@@ -28,6 +28,7 @@ def chat(
     policy: options.Policy = None,
     repair: options.Repair = "off",
     ple: options.Ple = None,
+    mmproj: options.Mmproj = None,
     format: options.Format = "native",
     threads: options.Threads = None,
     context: options.Context = None,

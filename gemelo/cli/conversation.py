@@ -15,12 +15,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gemelo.errors import InputError
+from gemelo.errors import GemeloError, InputError
 
 if TYPE_CHECKING:
     from gemelo.engine.model import Model, PromptLike
 
-Message = dict[str, str]
+Message = dict[str, Any]  # content is a text, or a list of parts with a text at its end
 _ROLES = ("system", "user", "assistant")
 _MAX_FILE_BYTES = 64 << 20
 
@@ -37,6 +37,8 @@ def as_turns(messages: Sequence[Message]) -> PromptLike:
 
 def as_text(messages: Sequence[Message]) -> PromptLike:
     """Everything said so far, in one text without marks between."""
+    if not all(isinstance(message["content"], str) for message in messages):
+        raise InputError("a base model continues text; pictures and sound need a chat template")
     return "".join(message["content"] for message in messages)
 
 
@@ -45,6 +47,7 @@ class Conversation:
 
     def __init__(self, to_prompt: Callable[[Sequence[Message]], PromptLike]) -> None:
         self.messages: list[Message] = []
+        self.attached: list[dict[str, str]] = []  # to what the user says next
         self._to_prompt = to_prompt
 
     def prompt(self) -> PromptLike:
@@ -55,7 +58,7 @@ class Conversation:
     def system(self) -> str:
         """The instructions in front, "" where there are none."""
         first = self.messages[:1]
-        return first[0]["content"] if first and first[0]["role"] == "system" else ""
+        return str(first[0]["content"]) if first and first[0]["role"] == "system" else ""
 
     @system.setter
     def system(self, text: str) -> None:
@@ -63,8 +66,14 @@ class Conversation:
         self.messages = [{"role": "system", "content": text}, *turns] if text else list(turns)
 
     def ask(self, text: str) -> None:
-        """Add what the user says."""
-        self.messages.append({"role": "user", "content": text})
+        """Add what the user says, and what was attached to it."""
+        parts = [*self.attached, {"type": "text", "text": text}]
+        self.messages.append({"role": "user", "content": parts if self.attached else text})
+        self.attached = []
+
+    def attach(self, kind: str, path: Path) -> None:
+        """Show or play a file with what the user says next."""
+        self.attached.append({"type": kind, "path": str(path.absolute())})
 
     def answer(self, text: str) -> None:
         """Add what the model said; the question is taken back if it said nothing."""
@@ -82,6 +91,7 @@ class Conversation:
 
     def clear(self) -> None:
         """Forget what was said, keep the instructions."""
+        self.attached = []
         self.messages = [message for message in self.messages if message["role"] == "system"]
 
     def save(self, path: Path) -> None:
@@ -118,9 +128,22 @@ def _read(path: Path) -> Sequence[Any]:
 def _checked(path: Path, number: int, message: Any) -> Message:
     if isinstance(message, Mapping):
         role, content = message.get("role"), message.get("content")
-        if role in _ROLES and isinstance(content, str) and (role != "system" or number == 0):
-            return {"role": str(role), "content": content}
+        if role in _ROLES and (role != "system" or number == 0):
+            if isinstance(content, str):
+                return {"role": str(role), "content": content}
+            if role == "user" and isinstance(content, list) and content:
+                return {"role": "user", "content": _checked_parts(path, number, content)}
     raise InputError(
         f"{path}: message {number} must be an object with a role ({', '.join(_ROLES)}; system "
         "first) and a content that is text"
     )
+
+
+def _checked_parts(path: Path, number: int, content: list[Any]) -> list[Any]:
+    from gemelo.inputs.media import parse_content
+
+    try:
+        parse_content(content)
+    except GemeloError as error:
+        raise InputError(f"{path}: message {number}: {error}") from None
+    return content

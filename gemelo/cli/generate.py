@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gemelo.cli import elastic, options
+from gemelo.cli import elastic, media, options
 from gemelo.cli.answer import answer, cancelled, load_model, tell_end, tell_timings
 from gemelo.cli.terminal import argument_or_stdin, checked_text, note, print_json, show
 from gemelo.errors import InputError
@@ -42,6 +42,15 @@ def generate(
     ctx: typer.Context,
     prompt: Prompt,
     system: options.System = None,
+    image: options.Image = None,
+    audio: options.Audio = None,
+    video: options.Video = None,
+    fps: options.Fps = 1.0,
+    image_size: options.ImageSize = None,
+    pan_and_scan: options.PanAndScan = False,
+    min_crop_size: options.MinCropSize = 256,
+    max_num_crops: options.MaxNumCrops = 4,
+    min_ratio_to_activate: options.MinRatio = 1.2,
     chat: Annotated[bool, typer.Option("--chat", help="Insist on the chat template.")] = False,
     raw: Annotated[bool, typer.Option("--raw", help="Complete the prompt as it is.")] = False,
     model: options.Model = None,
@@ -50,6 +59,7 @@ def generate(
     policy: options.Policy = None,
     repair: options.Repair = "off",
     ple: options.Ple = None,
+    mmproj: options.Mmproj = None,
     format: options.Format = "native",
     threads: options.Threads = None,
     context: options.Context = None,
@@ -79,18 +89,24 @@ def generate(
     gemelo generate "The capital of France is"
     gemelo generate -m google/gemma-3-1b-it "Why is the sky blue?" --max-tokens 100
     gemelo generate --raw --temperature 0 --stop . --json - < prompt.txt
+    gemelo generate -m google/gemma-3n-E2B-it --image a.jpg --audio b.mp3 "What is this?"
 
     Exit codes: 0 done, 1 failed, 2 the input was wrong, 130 interrupted (the text so far is kept).
     """
     text = _prompt_text(prompt)
+    files, viewing = media.given(ctx), media.viewing(ctx.params)
     sampling = options.sampling(ctx.params)
     if sampling.logprobs is not None and not json:
         raise InputError("--logprobs needs --json, which is where they are printed")
     loaded = load_model(model, quiet=quiet, verbose=verbose, **options.loading(ctx.params))
     elastic.apply(loaded, submodel, speculate, policy, repair)
-    ids = _prompt_ids(loaded, text, system, chat, raw, quiet)
+    if _in_turns(loaded, system, chat, raw, quiet):
+        told = None if system is None else checked_text("--system", system)
+        ready = media.asked(loaded, text, files, viewing, told)
+    else:
+        ready = media.completed(loaded, text, files, viewing)
     streamed = not json and n == 1
-    completion = answer(loaded, ids, asdict(sampling), show if streamed else _swallow, quiet)
+    completion = answer(loaded, ready, asdict(sampling), show if streamed else _swallow, quiet)
     if json:
         print_json(_json(model or default_name(), loaded, completion, n, logprobs is not None))
     else:
@@ -148,10 +164,8 @@ def _prompt_text(prompt: str) -> str:
     return text
 
 
-def _prompt_ids(
-    model: Model, text: str, system: str | None, chat: bool, raw: bool, quiet: bool
-) -> list[int]:
-    """The prompt as a user's turn if the model has turns and nobody said --raw, else as it is."""
+def _in_turns(model: Model, system: str | None, chat: bool, raw: bool, quiet: bool) -> bool:
+    """Whether the prompt is a user's turn: if the model has turns and nobody said --raw."""
     if chat and raw:
         raise InputError("--chat and --raw are opposites; give one of them")
     template = model.tokenizer.chat_template is not None
@@ -160,16 +174,13 @@ def _prompt_ids(
             raise InputError("--system needs a chat template; with --raw, put it in the prompt")
         if not raw and not quiet:
             note("note: this is a base model without a chat template; it completes the prompt")
-        return model.prompt_ids(text)
+        return False
     if not template:
         raise InputError(
             f"{'--chat' if chat else '--system'} needs a chat template and this base model has "
             "none; leave it out to complete the prompt, or use an instruction-tuned model"
         )
-    messages = [{"role": "user", "content": text}]
-    if system:
-        messages.insert(0, {"role": "system", "content": checked_text("--system", system)})
-    return model.prompt_ids(messages)
+    return True
 
 
 def _swallow(text: str) -> None:

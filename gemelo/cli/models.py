@@ -88,6 +88,7 @@ def convert(
     target: Target,
     format: Written = "native",
     text_only: options.TextOnly = False,
+    mmproj: options.WriteMmproj = False,
     mixed_widths: options.MixedWidths = False,
     force: options.Force = False,
     json: options.Json = False,
@@ -98,12 +99,13 @@ def convert(
     \b
     gemelo convert google/gemma-3-1b-it gemma-3-1b-it-q8_0.gguf --format q8_0
     gemelo convert gemma-3-1b-it-q8_0.gguf gemma-3-1b-it --format bf16
+    gemelo convert google/gemma-3-4b-it mmproj-4b.gguf --mmproj --format f16
 
     TARGET is a GGUF file if it ends in .gguf. One that exists is left alone, without --force.
     Directories hold bf16, f16 and f32.
     """
     choices = {"text_only": text_only, "mixed_widths": mixed_widths, "overwrite": force}
-    write(source, target, format, json, quiet, **choices)
+    write(source, target, format, json, quiet, mmproj=mmproj, **choices)
 
 
 def slice_model(

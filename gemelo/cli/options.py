@@ -26,11 +26,17 @@ WeightFormat = Literal["native", "bf16", "f32", "q8_0", "q4_0"]
 TargetFormat = Literal["native", "bf16", "f16", "f32", "q8_0", "q4_0"]
 KVFormat = Literal["plain", "int8"]
 
-_MODEL, _SAMPLING, _OUTPUT = "Model", "Sampling", "Output"
+_MODEL, _MEDIA, _SAMPLING, _OUTPUT = "Model", "Pictures and sound", "Sampling", "Output"
+WORDS = "gemelo.words"  # of the command line, in a context's meta
 
 
 class SectionedCommand(TyperCommand):
     """A command whose help groups its options by `rich_help_panel`, without rich."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Keep the words too: in what order options of several names came is told by them alone."""
+        ctx.meta[WORDS] = list(args)
+        return super().parse_args(ctx, args)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write one section for every group, in the order of the signature."""
@@ -61,7 +67,7 @@ def sampling(parameters: Mapping[str, Any]) -> Sampling:
 
 def loading(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of `gemelo.load` among a command's parameters."""
-    names = ("format", "threads", "context", "kv_format", "device", "ple")
+    names = ("format", "threads", "context", "kv_format", "device", "ple", "mmproj")
     return {name: parameters[name] for name in names if name in parameters}
 
 
@@ -84,6 +90,9 @@ def _section(parameter: object) -> str:
 # ---- files ---------------------------------------------------------------------------------------
 
 TextOnly = Annotated[bool, typer.Option("--text-only", help="Leave towers for images out.")]
+WriteMmproj = Annotated[
+    bool, typer.Option("--mmproj", help="Write the eye alone, as the GGUF beside a text model's.")
+]
 MixedWidths = Annotated[
     bool,
     typer.Option(
@@ -157,6 +166,15 @@ Ple = Annotated[
         rich_help_panel=_MODEL,
     ),
 ]
+Mmproj = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="The eye of a GGUF.",
+        show_default="the one beside it",
+        rich_help_panel=_MODEL,
+    ),
+]
 Threads = Annotated[
     int | None,
     typer.Option(
@@ -193,6 +211,57 @@ Device = Annotated[
 System = Annotated[
     str | None,
     typer.Option(metavar="TEXT", help="Instructions before the first turn (chat models)."),
+]
+
+# ---- pictures and sound --------------------------------------------------------------------------
+
+Image = Annotated[
+    list[str] | None,
+    typer.Option(metavar="FILE", help="A picture to look at; repeatable.", rich_help_panel=_MEDIA),
+]
+Audio = Annotated[
+    list[str] | None,
+    typer.Option(metavar="FILE", help="A recording to hear; repeatable.", rich_help_panel=_MEDIA),
+]
+Video = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="FILE", help="Frames with their times, and the sound track.", rich_help_panel=_MEDIA
+    ),
+]
+Fps = Annotated[
+    float, typer.Option(metavar="N", help="Frames a second of a video.", rich_help_panel=_MEDIA)
+]
+ImageSize = Annotated[
+    int | None,
+    typer.Option(
+        metavar="256|512|768",
+        help="Side of the square that Gemma 3n sees, in pixels.",
+        show_default="768",
+        rich_help_panel=_MEDIA,
+    ),
+]
+PanAndScan = Annotated[
+    bool,
+    typer.Option(
+        "--pan-and-scan", help="Show long pictures whole and in crops.", rich_help_panel=_MEDIA
+    ),
+]
+MinCropSize = Annotated[
+    int,
+    typer.Option(metavar="N", help="Least side of a crop, in pixels.", rich_help_panel=_MEDIA),
+]
+MaxNumCrops = Annotated[
+    int, typer.Option(metavar="N", help="Most crops of a picture.", rich_help_panel=_MEDIA)
+]
+MinRatio = Annotated[
+    float,
+    typer.Option(
+        "--min-ratio-to-activate",
+        metavar="X",
+        help="Long side by short side from which a picture is cropped.",
+        rich_help_panel=_MEDIA,
+    ),
 ]
 
 # ---- sampling ------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from gemelo.cli import elastic
 from gemelo.cli.answer import answer, tell_end, tell_timings
@@ -22,6 +22,8 @@ from gemelo.cli.conversation import Conversation
 from gemelo.cli.terminal import decoded, interactive, note, show, size
 from gemelo.engine.sampling import Sampling
 from gemelo.errors import GemeloError, InputError
+from gemelo.inputs.media import MediaPart
+from gemelo.inputs.slots import check_senses
 from gemelo.store import cache_folder
 
 if TYPE_CHECKING:
@@ -65,6 +67,8 @@ class Repl:
             "/set": Command(self._set, "NAME VALUE", "set how tokens are chosen; alone, show all"),
             "/save": Command(self._save, "FILE", "write the conversation as JSON"),
             "/load": Command(self._load, "FILE", "read one, in place of this"),
+            "/image": Command(self._image, "FILE", "show a picture with what you say next"),
+            "/audio": Command(self._audio, "FILE", "play a recording with what you say next"),
             "/submodel": Command(self._submodel, "NAME", "change size; alone, list the names"),
             "/stats": Command(self._stats, "", "what the last answer took"),
             "/regen": Command(self._regen, "", "answer the last question again"),
@@ -103,9 +107,9 @@ class Repl:
     def _answer(self) -> None:
         said = ""
         try:
-            ids = self.model.prompt_ids(self.conversation.prompt())
+            prompt = self.model.prompt(self.conversation.prompt())
             settings = dataclasses.asdict(self.sampling)
-            self.last = answer(self.model, ids, settings, show, self.quiet)
+            self.last = answer(self.model, prompt, settings, show, self.quiet)
             said = self.last.text
         finally:
             self.conversation.answer(said)
@@ -166,6 +170,22 @@ class Repl:
         note(f"keys and values {size(self.model.cache_bytes)}")
         for line in elastic.told(self.model):
             note(line)
+
+    def _image(self, rest: str) -> None:
+        self._attach("image", "/image", rest)
+
+    def _audio(self, rest: str) -> None:
+        self._attach("audio", "/audio", rest)
+
+    def _attach(self, kind: Literal["image", "audio"], command: str, rest: str) -> None:
+        path = _path(command, rest)
+        check_senses([MediaPart(kind, path)], self.model.album().senses)
+        if self.model.tokenizer.chat_template is None:
+            raise InputError("a base model continues text; pictures and sound need a chat template")
+        if not path.is_file():
+            raise InputError(f"cannot read {path}: no such file")
+        self.conversation.attach(kind, path)
+        note(f"{path} goes with what you say next")
 
     def _submodel(self, rest: str) -> None:
         if rest:

@@ -13,11 +13,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from gemelo.config.audio import AudioConfig
 from gemelo.config.cost import flops_per_token, kv_bytes, kv_slots, num_parameters
 from gemelo.config.gemma3 import Gemma3Config, VisionConfig
 from gemelo.config.gemma3n import Gemma3nConfig
 from gemelo.config.model import FULL, LAYER_TYPES, SLIDING, LayerType, ModelConfig
 from gemelo.config.submodel import Submodel
+from gemelo.config.vision3n import Vision3nConfig
 from gemelo.errors import UnsupportedError
 
 MODEL_TYPES = ("gemma3_text", "gemma3", "gemma3n_text", "gemma3n")
@@ -27,11 +29,13 @@ __all__ = [
     "LAYER_TYPES",
     "MODEL_TYPES",
     "SLIDING",
+    "AudioConfig",
     "Gemma3Config",
     "Gemma3nConfig",
     "LayerType",
     "ModelConfig",
     "Submodel",
+    "Vision3nConfig",
     "VisionConfig",
     "flops_per_token",
     "kv_bytes",

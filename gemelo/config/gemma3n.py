@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from gemelo.config.audio import AudioConfig
 from gemelo.config.model import (
     FULL,
     SLIDING,
@@ -30,6 +31,7 @@ from gemelo.config.model import (
     text_part,
     text_to_hf,
 )
+from gemelo.config.vision3n import Vision3nConfig
 from gemelo.errors import FileFormatError
 
 PATTERN = 5  # four sliding layers, then a full one
@@ -92,6 +94,7 @@ class Gemma3nConfig(ModelConfig):
             object.__setattr__(self, "activation_sparsity_pattern", default_sparsity(num_layers))
         check(self)
         self._check_lists()
+        self._check_towers()
 
     @property
     def model_type(self) -> str:
@@ -100,6 +103,17 @@ class Gemma3nConfig(ModelConfig):
     @property
     def is_multimodal(self) -> bool:
         return self.vision_config is not None or self.audio_config is not None
+
+    @property
+    def vision(self) -> Vision3nConfig | None:
+        """The eye, if there is one."""
+        raw = self.vision_config
+        return None if raw is None else Vision3nConfig.from_hf(raw)
+
+    @property
+    def audio(self) -> AudioConfig | None:
+        """The ear, if there is one."""
+        return None if self.audio_config is None else AudioConfig.from_hf(self.audio_config)
 
     @property
     def ffn_widths(self) -> tuple[int, ...]:
@@ -163,6 +177,15 @@ class Gemma3nConfig(ModelConfig):
             "eos_token_id": list(self.eos_token_id),
             "tie_word_embeddings": self.tie_word_embeddings,
         } | {key: getattr(self, key) for key in (*_TOWERS, *_TOP_LEVEL)}
+
+    def _check_towers(self) -> None:
+        """Read what a file says of its towers, so that what is wrong with it is told at once."""
+        for tower in (self.vision, self.audio):
+            if tower is not None and tower.vocab_offset < self.vocab_size_per_layer_input:
+                raise FileFormatError(
+                    f"config has vocab_offset = {tower.vocab_offset} for a tower; its ids begin "
+                    f"past the text's {self.vocab_size_per_layer_input}"
+                )
 
     def _check_lists(self) -> None:
         for width in self.intermediate_size:

@@ -24,6 +24,7 @@ from gemelo.config.submodel import WHOLE
 from gemelo.engine import step
 from gemelo.engine.graphs import Graph
 from gemelo.engine.kv import KVCache, RewindError
+from gemelo.engine.soft import Soft
 from gemelo.engine.step import Decoder
 from gemelo.errors import InputError
 from gemelo.models.gemma3n import Gemma3n
@@ -93,10 +94,10 @@ class Repair:
             self.done = 0
 
     @torch.inference_mode()
-    def advance(self, ids: Sequence[int], count: int) -> int:
+    def advance(self, ids: Sequence[int], count: int, soft: Sequence[Soft] = ()) -> int:
         """Encode up to `count` more of ids; returns how many. `done` == len(ids) is caught up."""
         end = min(self.done + min(count, self.cache.chunk), len(ids))
         if end > self.done:
-            step.write(self.decoder, self.cache, ids, self.done, end)
+            step.write(self.decoder, self.cache, ids, self.done, end, soft)
         encoded, self.done = end - self.done, end
         return encoded

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from gemelo.config import Gemma3Config, ModelConfig
 from gemelo.config.submodel import WHOLE
 from gemelo.engine import step
 from gemelo.engine.elastic import Sizes
@@ -39,7 +40,9 @@ class Engine:
         self.decoder, self.tokenizer = decoder, tokenizer
         most = decoder.config.max_position_embeddings
         self.context = most if context is None else context
-        self.chunk, self.kv_format = chunk, kv_format
+        # A picture of Gemma 3 goes through in one step.
+        block = tokens_at_once(decoder.config)
+        self.chunk, self.kv_format = max(chunk, block), kv_format
         self.sizes = Sizes(decoder, name)
 
     def cache(self) -> KVCache:
@@ -58,3 +61,10 @@ class Engine:
         """Next-token scores at every position, (T, V) float32."""
         check(ids, self.decoder.config, self.context)
         return step.score(self.decoder, self.cache(), ids)
+
+
+def tokens_at_once(config: ModelConfig) -> int:
+    """Tokens that see each other both ways, and so have to be written in one step."""
+    if isinstance(config, Gemma3Config) and config.vision is not None:
+        return config.mm_tokens_per_image
+    return 1

@@ -2,8 +2,8 @@
 
 It joins a loaded checkpoint, an engine and one session, so that a chat in a loop reuses its
 prefix without the caller doing anything. A prompt is text, a list of messages, or token ids.
-Messages need a chat template, which an instruction-tuned model carries; a base model says that it
-has none.
+Messages may hold pictures, recordings and videos, if the model has eyes and ears. They need a chat
+template, which an instruction-tuned model carries; a base model says that it has none.
 
     model = gemelo.load("gemma-3-1b-it")
     for piece in model.stream([{"role": "user", "content": "Hi"}], temperature=0.7):
@@ -27,8 +27,10 @@ from gemelo.checkpoint import Checkpoint, WeightFormat, assemble, read
 from gemelo.config import ModelConfig, Submodel
 from gemelo.engine.engine import Engine
 from gemelo.engine.graphs import Graph
+from gemelo.engine.hearing import AudioStream
 from gemelo.engine.kv import KVFormat
 from gemelo.engine.offload import Where, as_packed, is_mapped, place_table
+from gemelo.engine.perception import Perception
 from gemelo.engine.policy import Policy
 from gemelo.engine.row import FinishReason, Piece
 from gemelo.engine.sampling import Sampling
@@ -37,16 +39,19 @@ from gemelo.engine.speculative import Draft
 from gemelo.engine.step import Decoder
 from gemelo.engine.timings import Stats, Timings
 from gemelo.errors import InputError
-from gemelo.inputs import chat
+from gemelo.inputs import chat, slots
+from gemelo.inputs.album import Album, Viewing, samples_of, side_of
+from gemelo.inputs.chat import Prompt
+from gemelo.inputs.image import PictureSource, read_image
 from gemelo.inputs.tokenizer import Tokenizer
 from gemelo.kernels import cpu
 from gemelo.models.gemma3n import Block, Gemma3n
 from gemelo.nested import cut
-from gemelo.source import open_source, without_padding
+from gemelo.source import open_source, without_padding, without_towers
 from gemelo.store import resolve
 
 Message = Mapping[str, Any]
-PromptLike = str | Sequence[Message] | Sequence[int]
+PromptLike = str | Sequence[Message] | Sequence[int] | Prompt
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,7 @@ class Model:
         """part is the sub-model that `engine` runs, where it is not the whole checkpoint."""
         self.checkpoint, self.engine, self.part = checkpoint, engine, part
         self.load_s = load_s
+        self.perception = Perception(checkpoint.tree, checkpoint.config)
         self._session = engine.session()
 
     @property
@@ -137,7 +143,9 @@ class Model:
         engine = Engine(
             view, old.tokenizer, old.context, old.chunk, old.kv_format, part.name or "custom"
         )
-        return Model(self.checkpoint, engine, self.load_s, part)
+        made = Model(self.checkpoint, engine, self.load_s, part)
+        made.perception = self.perception  # and what was seen lately
+        return made
 
     def use(self, choice: str | Submodel, repair: RepairMode = "off") -> None:
         """Change the size that this model's own session runs, from the next token on."""
@@ -189,22 +197,60 @@ class Model:
 
     def _copy(self, part: Submodel, format: WeightFormat) -> Decoder:
         """A sub-model with weights of its own, read again from the file, activations as here."""
-        source = cut(without_padding(open_source(self.checkpoint.path)), part)
+        whole = without_towers(open_source(self.checkpoint.path))
+        source = cut(without_padding(whole), part)
         here = self.engine.decoder
         tree = assemble(source, format, here.embed_tokens.dtype, here.norm.weight.device)
         return tree.language_model
 
-    def prompt_ids(self, prompt: PromptLike) -> list[int]:
-        """Token ids of a prompt: text gets `<bos>`, messages the chat template, ids stay."""
+    def prompt(self, prompt: PromptLike, viewing: Viewing | None = None) -> Prompt:
+        """A prompt ready to be read: text gets `<bos>`, messages the chat template, ids stay.
+
+        The media in messages are opened; viewing says how they are looked at. Raises
+        UnsupportedError for media that this model has no sense for, InputError for broken ones.
+        """
+        if isinstance(prompt, Prompt):
+            return prompt
         if isinstance(prompt, str):
-            return self.tokenizer.encode(prompt)
+            return Prompt(tuple(self.tokenizer.encode(prompt)))
         if not prompt:
             raise InputError("the prompt is empty; give text, messages or token ids")
         if isinstance(prompt[0], Mapping):
-            return list(chat.render(prompt, self.tokenizer).ids)  # type: ignore[arg-type]
+            album = self.album(viewing)
+            made = chat.render(prompt, self.tokenizer, album=album)  # type: ignore[arg-type]
+            if made.pictures or made.recordings:  # what is too long is told with what fills it
+                slots.check_room(made.ids, album.senses, self.engine.context)
+            return made
         if not all(isinstance(token, int) for token in prompt):
             raise InputError("a prompt is text, a list of messages or a list of token ids")
-        return list(prompt)  # type: ignore[arg-type]
+        return Prompt(tuple(prompt))  # type: ignore[arg-type]
+
+    def prompt_ids(self, prompt: PromptLike) -> list[int]:
+        """Token ids of a prompt."""
+        return list(self.prompt(prompt).ids)
+
+    # ---- eyes and ears ---------------------------------------------------------------------------
+
+    def album(self, viewing: Viewing | None = None) -> Album:
+        """What opens the media of one prompt, as this model takes them."""
+        return Album(self.checkpoint.config, viewing)
+
+    def encode_image(self, picture: PictureSource, side: int | None = None) -> Tensor:
+        """Soft tokens (J, D) of a picture: a path, bytes, an open file or a PIL image.
+
+        side is 256, 512 or 768 pixels for Gemma 3n.
+        """
+        seen = read_image(picture)
+        return self.perception.see(seen.squeezed(side_of(self.checkpoint.config, side) or 1))
+
+    def encode_audio(self, samples: Any) -> Tensor:
+        """Soft tokens (J, D) of a recording, one for 160 ms: a file, or samples at 16 kHz."""
+        stream = self.perception.stream()
+        return stream.whole(samples_of(samples).values)
+
+    def audio_stream(self) -> AudioStream:
+        """An ear for a sound that is still going on: push samples, get soft tokens."""
+        return self.perception.stream()
 
     def stream(
         self, prompt: PromptLike, progress: Progress | None = None, **sampling: Any
@@ -215,14 +261,16 @@ class Model:
         so that a longer prompt with the same beginning only reads the rest.
         """
         settings = Sampling.of(sampling)
-        return self._session.stream(self.prompt_ids(prompt), settings, progress)
+        ready = self.prompt(prompt)
+        return self._session.stream(ready.ids, settings, progress, self.perception.of(ready))
 
     def generate(self, prompt: PromptLike, **sampling: Any) -> Completion:
         """Continue a prompt to its end. Keyword arguments are `Sampling`'s fields."""
         settings = Sampling.of(sampling)
-        ids = self.prompt_ids(prompt)
-        pieces = list(self._session.stream(ids, settings))
-        return self.completion(ids, pieces, settings.n)
+        ready = self.prompt(prompt)
+        soft = self.perception.of(ready)
+        pieces = list(self._session.stream(ready.ids, settings, soft=soft))
+        return self.completion(ready.ids, pieces, settings.n)
 
     def chat(self, messages: Sequence[Message], **sampling: Any) -> Completion:
         """Answer a conversation: messages of role system, user or assistant, with content."""
@@ -263,6 +311,7 @@ def load(
     context: int | None = None,
     kv_format: KVFormat = "plain",
     ple: Where | None = None,
+    mmproj: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Model:
     """Load a model from a path, a hub id, or the embedded default.
@@ -271,7 +320,8 @@ def load(
     keeps weights as the file has them; "bf16" and "f32" widen them at load, "q8_0" and "q4_0"
     quantise them. device "auto" is CUDA where there is one. threads is for the whole process, as
     torch's are. context limits the tokens a session may hold, kv_format "int8" halves their
-    memory. ple is where Gemma 3n's per-layer embeddings lie: the file, RAM, the device. Raises
+    memory. ple is where Gemma 3n's per-layer embeddings lie: the file, RAM, the device. mmproj is
+    the eye of a GGUF, if it is not the one that lies beside it. Raises
     `GemeloError` for what cannot be loaded, with the cure.
     """
     started = time.perf_counter()
@@ -280,9 +330,9 @@ def load(
             raise InputError(f"threads = {threads}; expected 1 to 1024")
         torch.set_num_threads(threads)
         cpu.set_threads(threads)
-    checkpoint = read(
-        resolve(None if model is None else str(model)), format, place(device), progress
-    )
+    path = resolve(None if model is None else str(model))
+    eye = None if mmproj is None else Path(mmproj).expanduser()
+    checkpoint = read(path, format, place(device), progress, eye)
     if isinstance(checkpoint.decoder, Gemma3n):
         prepare(checkpoint.decoder, ple, place(device))
     checkpoint.decoder.fused = Graph.of(checkpoint.decoder)

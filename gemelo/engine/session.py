@@ -27,6 +27,7 @@ from gemelo.engine.kv import KVCache, RewindError
 from gemelo.engine.policy import Moment, Policy
 from gemelo.engine.row import Piece, Row
 from gemelo.engine.sampling import Sampling
+from gemelo.engine.soft import Soft, before_block, chunks, shared
 from gemelo.engine.speculative import Draft
 from gemelo.engine.step import Decoder
 from gemelo.engine.timings import Stats, Timings
@@ -44,6 +45,7 @@ class Session:
     def __init__(self, sizes: Sizes, tokenizer: Tokenizer, cache: KVCache) -> None:
         self.sizes, self.tokenizer, self.cache = sizes, tokenizer, cache
         self.ids: list[int] = []
+        self.soft: Sequence[Soft] = ()  # what stands in place of those that are no text
         self.writers: list[Submodel | None] = []
         self.active: Submodel | None = sizes.full
         self.policy: Policy | None = None
@@ -104,7 +106,7 @@ class Session:
                 len(self.writers),
             )
             self._repair = Repair(self.decoder, self.cache, clean)
-        self.stats.repaired_tokens += self._repair.advance(self.ids, count)
+        self.stats.repaired_tokens += self._repair.advance(self.ids, count, self.soft)
         if self._repair.done == len(self.ids):
             self.cache = self._repair.cache
             self.writers = [self.active] * len(self.ids)
@@ -121,17 +123,22 @@ class Session:
     # ---- turns -----------------------------------------------------------------------------------
 
     def stream(
-        self, ids: Sequence[int], sampling: Sampling, progress: Progress | None = None
+        self,
+        ids: Sequence[int],
+        sampling: Sampling,
+        progress: Progress | None = None,
+        soft: Sequence[Soft] = (),
     ) -> Generator[Piece]:
         """Continue `ids`, reusing what the session holds of them. Close it, or stop, at any time.
 
+        soft: the pictures and sounds among the ids, in order, as their towers made them.
         With sampling.n > 1 the prompt is read once and its cache copied; the session keeps the
         prompt and none of the answers.
         """
         check(ids, self.cache.config, self.cache.context)
         self.timings = timings = Timings()
         started = time.perf_counter()
-        scores = self.read(ids, progress)
+        scores = self.read(ids, progress, soft)
         rows = [Row(self.tokenizer, ids, sampling, index) for index in range(sampling.n)]
         self.seed = rows[0].sampler.seed
         if sampling.n > 1:
@@ -149,11 +156,14 @@ class Session:
             clock = time.perf_counter()  # what the caller did meanwhile is not ours
 
     @torch.inference_mode()
-    def read(self, ids: Sequence[int], progress: Progress | None = None) -> Tensor:
+    def read(
+        self,
+        ids: Sequence[int],
+        progress: Progress | None = None,
+        soft: Sequence[Soft] = (),
+    ) -> Tensor:
         """Bring the cache to hold `ids`, reusing a common prefix; scores (V,) of what follows."""
-        keep = min(common_prefix(self.ids, ids), len(ids) - 1)
-        self._forget(keep)
-        keep = len(self.ids)
+        keep = self._share(ids, soft, len(ids) - 1)
         self.timings.reused_tokens, self.timings.prefill_tokens = keep, len(ids) - keep
 
         def done(position: int) -> None:
@@ -161,7 +171,23 @@ class Session:
             if progress is not None:
                 progress(position - keep, len(ids) - keep)
 
-        return step.prefill(self.decoder, self.cache, ids, keep, done)
+        return step.prefill(self.decoder, self.cache, ids, keep, done, soft)
+
+    def listen(self, ids: Sequence[int], soft: Sequence[Soft]) -> None:
+        """Bring the cache to hold `ids`, which are not all yet: nothing is scored, and Gemma 3n's
+        layers without keys of their own do not run."""
+        check(ids, self.cache.config, self.cache.context)
+        keep = self._share(ids, soft, len(ids))
+        for begin, end in chunks(keep, len(ids), self.cache.chunk, soft):
+            step.write(self.decoder, self.cache, ids, begin, end, soft)
+            self._hold(ids[begin:end])
+
+    def _share(self, ids: Sequence[int], soft: Sequence[Soft], most: int) -> int:
+        """Forget what is held beyond the common prefix with ids, and how long that is."""
+        keep = min(common_prefix(self.ids, ids), shared(self.soft, soft), most)
+        self._forget(before_block(keep, soft))
+        self.soft = soft
+        return len(self.ids)
 
     def _continue(self, row: Row, scores: Tensor) -> Iterator[Piece]:
         """One token after another, in whatever size is active."""

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from gemelo.engine.kv import KVCache
+from gemelo.engine.soft import Soft, chunks, given
 from gemelo.errors import FileFormatError
 from gemelo.kernels.formats import Packed, unpacked_chunks
 from gemelo.kernels.linear import QuantEmbedding, QuantLinear
@@ -36,26 +37,34 @@ def prefill(
     ids: Sequence[int],
     start: int,
     done: Callable[[int], None] = lambda position: None,
+    soft: Sequence[Soft] = (),
 ) -> Tensor:
     """Write ids[start:] of row 0 to the cache and score what follows the last: (V,) float32.
 
-    `done` is called with the position reached after every chunk, when the cache holds it.
+    soft: what stands in place of ids that mean pictures and sounds. `done` is called with the
+    position reached after every chunk, when the cache holds it.
     """
     scores = torch.empty(0)
-    for begin in range(start, len(ids), cache.chunk):
-        end = min(begin + cache.chunk, len(ids))
+    for begin, end in chunks(start, len(ids), cache.chunk, soft):
         decoder.prefetch(ids[end : end + cache.chunk])  # while this chunk is computed
         # Only the prompt's last token is asked for; the others stop at the last keys written.
         keep = int(end == len(ids))
-        scores = _scores(decoder, *_span(decoder, ids, begin, end), cache, keep)
+        scores = _scores(decoder, *_span(decoder, ids, begin, end), cache, keep, soft)
         done(end)
     return checked(decoder, scores[0, -1])
 
 
 @torch.inference_mode()
-def write(decoder: Decoder, cache: KVCache, ids: Sequence[int], begin: int, end: int) -> None:
+def write(
+    decoder: Decoder,
+    cache: KVCache,
+    ids: Sequence[int],
+    begin: int,
+    end: int,
+    soft: Sequence[Soft] = (),
+) -> None:
     """Write ids[begin:end] of row 0 to the cache and score nothing."""
-    _scores(decoder, *_span(decoder, ids, begin, end), cache, 0)
+    _scores(decoder, *_span(decoder, ids, begin, end), cache, 0, soft)
 
 
 @torch.inference_mode()
@@ -89,15 +98,22 @@ def score(decoder: Decoder, cache: KVCache, ids: Sequence[int]) -> Tensor:
 
 
 def _scores(
-    decoder: Decoder, ids: Tensor, positions: Tensor, cache: KVCache, keep: int | None = None
+    decoder: Decoder,
+    ids: Tensor,
+    positions: Tensor,
+    cache: KVCache,
+    keep: int | None = None,
+    soft: Sequence[Soft] = (),
 ) -> Tensor:
     """ids, positions (B, T) -> scores of all or the last `keep` tokens, (B, T or keep, V).
 
-    A decoder that was fused is one native call; its modules are the same, one after the other.
+    A decoder that was fused is one native call, for text; its modules are the same, one after the
+    other.
     """
-    if decoder.fused is not None and decoder.fused.takes(cache):
+    beside = given(decoder, ids, positions, soft)
+    if beside is None and decoder.fused is not None and decoder.fused.takes(cache):
         return decoder.fused.scores(ids, positions, cache, keep)
-    hidden = decoder(ids, positions, cache, keep)
+    hidden = decoder(ids, positions, cache, keep, beside)
     return decoder.logits(hidden) if hidden.shape[1] else hidden
 
 

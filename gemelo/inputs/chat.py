@@ -4,39 +4,73 @@ Gemma's turns are written here in plain Python; any other template that a file b
 `template`. Either way only the template's own markers become control ids: a message that contains
 `<end_of_turn>` has it spelt out as text and cannot end its turn. Text between two markers is
 encoded in one go, so that newlines merge across the borders of a message exactly as they do
-elsewhere.
+elsewhere. Pictures, recordings and videos are handed to an album, which opens them and says what
+they are in the text.
 
     prompt = render([{"role": "user", "content": "Hello"}], tokenizer)
     prompt.ids      # (2, 105, 2364, 107, 9259, 106, 107, 105, 4368, 107)
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gemelo.errors import InputError, UnsupportedError
+from gemelo.errors import GemeloError, InputError, UnsupportedError
+from gemelo.inputs.album import Album
+from gemelo.inputs.audio import Samples
+from gemelo.inputs.image import Picture
+from gemelo.inputs.media import MediaPart, Part, TextPart, parse_content
+from gemelo.inputs.slots import (
+    AudioSlot,
+    ImageSlot,
+    Piece,
+    Senses,
+    Slot,
+    check_senses,
+    expand,
+    place,
+)
 from gemelo.inputs.tokenizer import Tokenizer, check_text
 
 # Gemma 3's template: it says what `render_turns` says. A variant of it is run like any other.
 GEMMA_TEMPLATE_DIGEST = "8d9e3a3c114fb2053ec500184677af4f7e5f8ec2582443cd535834e68b3ade29"
-MEDIA = ("image", "image_url", "audio", "audio_url", "input_audio", "video", "video_url")
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a model reads before it answers: token ids, BOS first."""
+    """What a model reads before it answers: token ids, BOS first.
+
+    pictures and recordings are those that the ids have places for, in order; notices are sentences
+    on what was done to them.
+    """
 
     ids: tuple[int, ...]
+    pictures: tuple[Picture, ...] = ()
+    recordings: tuple[Samples, ...] = ()
+    notices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class _Message:
-    """A checked message: role is "system", "user" or "assistant"; parts are its texts."""
+    """A checked message: role is "system", "user" or "assistant"."""
 
     role: str
-    parts: tuple[str, ...]
+    parts: tuple[Part, ...]
     is_list: bool
+
+
+@dataclass(frozen=True)
+class _Said:
+    """The same with its media opened: texts, and the places of pictures and recordings."""
+
+    role: str
+    pieces: tuple[str | Slot, ...]
+    is_list: bool
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return tuple(piece for piece in self.pieces if isinstance(piece, str))
 
 
 def render(
@@ -44,13 +78,17 @@ def render(
     tokenizer: Tokenizer,
     *,
     add_generation_prompt: bool = True,
+    album: Album | None = None,
+    allow_paths: bool = True,
 ) -> Prompt:
     """The prompt for `messages` by the tokenizer's own chat template.
 
     A message is {"role": "system" | "user" | "assistant" | "model", "content": text or a list of
-    {"type": "text", "text": ...}}. A system message may come first, then user and assistant take
-    turns. add_generation_prompt: end where the model's answer begins. Raises InputError for
-    messages that break these rules, UnsupportedError for media and for a base model.
+    parts, as `media.parse_content` has them}. A system message may come first, then user and
+    assistant take turns. add_generation_prompt: end where the model's answer begins. album opens
+    media, and knows which the model can take; None is a model for text. allow_paths: whether
+    messages may name files of this machine. Raises InputError for messages that break these rules,
+    UnsupportedError for media that the model has no sense for and for a base model.
     """
     template = tokenizer.chat_template
     if template is None:
@@ -58,9 +96,10 @@ def render(
             "this is a base model, without a chat template: use plain completion, "
             "with the prompt as one text"
         )
+    said = _unfolded(_check(messages, allow_paths), album)
     if _digest(template) == GEMMA_TEMPLATE_DIGEST:
-        return render_turns(messages, tokenizer, add_generation_prompt=add_generation_prompt)
-    return _render_template(_check(messages), tokenizer, template, add_generation_prompt)
+        return _in_turns(said, tokenizer, add_generation_prompt, album)
+    return _render_template(said, tokenizer, template, add_generation_prompt, album)
 
 
 def render_turns(
@@ -68,32 +107,82 @@ def render_turns(
     tokenizer: Tokenizer,
     *,
     add_generation_prompt: bool = True,
+    album: Album | None = None,
+    allow_paths: bool = True,
 ) -> Prompt:
     """The prompt for `messages` in Gemma's turns, whatever the tokenizer's file says.
 
     As `render`, but never for want of a template; raises UnsupportedError for a vocabulary that has
     no `<start_of_turn>`.
     """
+    said = _unfolded(_check(messages, allow_paths), album)
+    return _in_turns(said, tokenizer, add_generation_prompt, album)
+
+
+def complete(parts: Sequence[Part], tokenizer: Tokenizer, album: Album) -> Prompt:
+    """The prompt for plain completion: parts one after the other, control strings in texts read."""
+    check_senses(parts, album.senses)
+    pieces: list[Piece] = []
+    for part in parts:
+        if isinstance(part, TextPart):
+            check_text(part.text)
+            pieces += tokenizer.split(part.text)
+        else:
+            pieces += album.unfold(part)
+    return _prompt(expand(pieces, album.senses, tokenizer), album)
+
+
+def _unfolded(messages: Sequence[_Message], album: Album | None) -> list[_Said]:
+    """The messages with their media opened, once it is clear that the model can take them."""
+    senses = Senses() if album is None else album.senses
+    check_senses((part for message in messages for part in message.parts), senses)
+    return [_said(message, album) for message in messages]
+
+
+def _said(message: _Message, album: Album | None) -> _Said:
+    pieces: list[str | Slot] = []
+    for part in message.parts:
+        if isinstance(part, TextPart):
+            pieces.append(part.text)
+        elif album is not None:
+            pieces += album.unfold(part)
+    return _Said(message.role, tuple(pieces), message.is_list)
+
+
+def _prompt(ids: Iterable[int], album: Album | None) -> Prompt:
+    if album is None:
+        return Prompt(tuple(ids))
+    media = tuple(album.pictures), tuple(album.recordings), tuple(album.notices)
+    return Prompt(tuple(ids), *media)
+
+
+def _in_turns(
+    messages: Sequence[_Said],
+    tokenizer: Tokenizer,
+    add_generation_prompt: bool,
+    album: Album | None,
+) -> Prompt:
     opening, closing = (_control(tokenizer, name) for name in ("<start_of_turn>", "<end_of_turn>"))
-    ids = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-    for role, text in _turns(_check(messages)):
-        turn = tokenizer.encode(f"{role}\n{text}", bos=False, special=False)
-        ids += [opening, *turn, closing, *tokenizer.encode("\n", bos=False)]
+    pieces: list[Piece] = []
+    for role, said in _turns(messages):
+        pieces += [opening, f"{role}\n", *said, closing, "\n"]
     if add_generation_prompt:
-        ids += [opening, *tokenizer.encode("model\n", bos=False)]
-    return Prompt(tuple(ids))
+        pieces += [opening, "model\n"]
+    senses = Senses() if album is None else album.senses
+    return _prompt(expand(pieces, senses, tokenizer), album)
 
 
-def _turns(messages: Sequence[_Message]) -> Iterator[tuple[str, str]]:
-    """Gemma's (role, text): parts are trimmed, what the system says opens the first user turn."""
-    prefix = ""
+def _turns(messages: Sequence[_Said]) -> Iterator[tuple[str, list[Piece]]]:
+    """Gemma's (role, pieces): texts are trimmed, what the system says opens the first user turn."""
+    prefix: list[Piece] = []
     for message in messages:
         if message.role == "system":
-            prefix = "".join(message.parts) + "\n\n"
+            prefix = ["".join(message.texts) + "\n\n"]
             continue
         role = "model" if message.role == "assistant" else "user"
-        yield role, prefix + "".join(part.strip() for part in message.parts)
-        prefix = ""
+        trimmed = (p.strip() if isinstance(p, str) else p for p in message.pieces)
+        yield role, [*prefix, *trimmed]
+        prefix = []
 
 
 def _control(tokenizer: Tokenizer, name: str) -> int:
@@ -103,7 +192,11 @@ def _control(tokenizer: Tokenizer, name: str) -> int:
 
 
 def _render_template(
-    messages: Sequence[_Message], tokenizer: Tokenizer, template: str, add_generation_prompt: bool
+    messages: Sequence[_Said],
+    tokenizer: Tokenizer,
+    template: str,
+    add_generation_prompt: bool,
+    album: Album | None,
 ) -> Prompt:
     from gemelo.inputs.template import render_template
 
@@ -118,31 +211,38 @@ def _render_template(
         add_generation_prompt=add_generation_prompt,
     )
     check_text(text)
-    ids: list[int] = []
-    for part in tokenizer.split(text):
-        if isinstance(part, int):
-            ids.append(part)
-        else:
-            ids += tokenizer.encode(part.replace(mark, ""), bos=False, special=False)
-    return Prompt(tuple(_with_one_bos(ids, tokenizer.bos_id)))
+    senses = Senses() if album is None else album.senses
+    slots = [piece for message in messages for piece in message.pieces]
+    images = [slot for slot in slots if isinstance(slot, ImageSlot)]
+    sounds = [slot for slot in slots if isinstance(slot, AudioSlot)]
+    pieces = place(text, images, sounds, senses, tokenizer)
+    spoken = (piece.replace(mark, "") if isinstance(piece, str) else piece for piece in pieces)
+    ids = expand(spoken, senses, tokenizer)
+    return _prompt(_with_one_bos(ids, tokenizer.bos_id), album)
 
 
-def _unused_character(messages: Sequence[_Message]) -> str:
+def _unused_character(messages: Sequence[_Said]) -> str:
     """A character that no message contains, of those that Unicode keeps free for such use."""
-    said = "".join(part for message in messages for part in message.parts)
+    said = "".join(text for message in messages for text in message.texts)
     for code in range(0xFDD0, 0xFDF0):
         if chr(code) not in said:
             return chr(code)
     raise InputError("the messages contain all of U+FDD0 to U+FDEF, which are not characters")
 
 
-def _translated(message: _Message, table: Mapping[int, str]) -> dict[str, Any]:
+def _translated(message: _Said, table: Mapping[int, str]) -> dict[str, Any]:
     """The message as templates expect it, every character of its texts replaced by `table`."""
-    parts = [part.translate(table) for part in message.parts]
     # Gemma's template reads only the first part of a system message: give it one text.
     if message.role == "system" or not message.is_list:
-        return {"role": message.role, "content": "".join(parts)}
-    return {"role": message.role, "content": [{"type": "text", "text": part} for part in parts]}
+        return {"role": message.role, "content": "".join(message.texts).translate(table)}
+    parts = [_part_for_templates(piece, table) for piece in message.pieces]
+    return {"role": message.role, "content": parts}
+
+
+def _part_for_templates(piece: str | Slot, table: Mapping[int, str]) -> dict[str, str]:
+    if isinstance(piece, str):
+        return {"type": "text", "text": piece.translate(table)}
+    return {"type": "image" if isinstance(piece, ImageSlot) else "audio"}
 
 
 def _tokens(tokenizer: Tokenizer) -> dict[str, str]:
@@ -163,11 +263,13 @@ def _digest(template: str) -> str:
     return hashlib.sha256(lines.encode(errors="replace")).hexdigest()
 
 
-def _check(messages: Sequence[Mapping[str, Any]]) -> list[_Message]:
+def _check(messages: Sequence[Mapping[str, Any]], allow_paths: bool) -> list[_Message]:
     """The messages in one shape, or InputError for the first that is wrong."""
     if isinstance(messages, str | bytes) or not isinstance(messages, Sequence) or not messages:
         raise InputError("no messages: give a list with at least one user message")
-    checked = [_check_message(index, message) for index, message in enumerate(messages)]
+    checked = [
+        _check_message(index, message, allow_paths) for index, message in enumerate(messages)
+    ]
     first = 1 if checked[0].role == "system" else 0
     for index, message in enumerate(checked[first:], first):
         expected = "assistant" if (index - first) % 2 else "user"
@@ -181,36 +283,19 @@ def _check(messages: Sequence[Mapping[str, Any]]) -> list[_Message]:
     return checked
 
 
-def _check_message(index: int, message: Mapping[str, Any]) -> _Message:
+def _check_message(index: int, message: Mapping[str, Any], allow_paths: bool) -> _Message:
     if not isinstance(message, Mapping) or "role" not in message or "content" not in message:
         raise InputError(f"message {index} is not an object with role and content")
     role = "assistant" if message["role"] == "model" else message["role"]
     if role not in ("system", "user", "assistant"):
         raise InputError(f"message {index} has role {role!r}: use system, user or assistant")
-    content = message["content"]
-    if isinstance(content, str):
-        return _Message(role, (_checked_text(index, content),), is_list=False)
-    if isinstance(content, list | tuple) and content:
-        return _Message(role, tuple(_check_part(index, part) for part in content), is_list=True)
-    raise InputError(
-        f"message {index} has content {content!r:.60}: give a text, or a list of one or more parts"
-    )
-
-
-def _check_part(index: int, part: Any) -> str:
-    kind = part.get("type") if isinstance(part, Mapping) else None
-    if kind in MEDIA:
-        raise UnsupportedError(f"message {index} has a part of type {kind}: only text can be read")
-    if not isinstance(part, Mapping) or kind != "text" or not isinstance(part.get("text"), str):
-        raise InputError(
-            f'message {index} has a part that is not {{"type": "text", "text": ...}}: {part!r:.60}'
-        )
-    return _checked_text(index, part["text"])
-
-
-def _checked_text(index: int, text: str) -> str:
     try:
-        check_text(text)
-    except InputError as error:
-        raise InputError(f"message {index}: {error}") from None
-    return text
+        parts = parse_content(message["content"], allow_paths=allow_paths)
+        for part in parts:
+            if isinstance(part, TextPart):
+                check_text(part.text)
+    except GemeloError as error:
+        raise type(error)(f"message {index}: {error}") from None
+    if role == "system" and any(isinstance(part, MediaPart) for part in parts):
+        raise InputError(f"message {index}: a system message takes text alone")
+    return _Message(role, parts, is_list=not isinstance(message["content"], str))

@@ -96,8 +96,8 @@ def takes(x: Tensor, weight: Packed) -> bool:
 def linear(x: Tensor, weight: Packed, index: Tensor | None = None) -> Tensor:
     """x (..., C) times weight (R, C) transposed: (..., R) in x's dtype, or only rows `index`."""
     if not takes(x, weight):
-        blocks = weight.blocks if index is None else weight.blocks.index_select(0, index)
-        return reference.linear(x, Packed(blocks, weight.format))
+        chosen = weight if index is None else reference.chosen_rows(weight, index)
+        return reference.linear(x, chosen)
     if type(x) is Tensor and not torch.compiler.is_compiling():
         return _linear(x, weight, index)
     out: Tensor = torch.ops.gemelo.linear(x, weight.blocks, weight.format.ggml_id, index)
@@ -117,7 +117,7 @@ def embedding(ids: Tensor, weight: Packed, dtype: torch.dtype = torch.float32) -
 
 def _linear(x: Tensor, weight: Packed, index: Tensor | None) -> Tensor:
     rows, columns = weight.shape
-    if x.shape[-1] != columns:
+    if x.shape[-1:] != (columns,):
         raise InputError(
             f"an input of shape {tuple(x.shape)} does not fit a weight of {rows} x {columns}"
         )

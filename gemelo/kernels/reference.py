@@ -35,7 +35,15 @@ def linear(x: Tensor, weight: Packed) -> Tensor:
 
 def embedding(ids: Tensor, weight: Packed, dtype: torch.dtype = torch.float32) -> Tensor:
     """The rows of weight (R, C) that integer ids (...) name: (..., C) in `dtype`."""
-    if ids.is_floating_point() or ids.dtype == torch.bool:
-        raise InputError(f"ids must be integers, not {ids.dtype}")
-    blocks = weight.blocks.index_select(0, ids.reshape(-1))
-    return unpack(Packed(blocks, weight.format), dtype).view(*ids.shape, weight.shape[1])
+    rows = chosen_rows(weight, ids.reshape(-1))
+    return unpack(rows, dtype).view(*ids.shape, weight.shape[1])
+
+
+def chosen_rows(weight: Packed, index: Tensor) -> Packed:
+    """A copy of the rows that integers `index` (N,) name; InputError if one lies outside."""
+    if index.is_floating_point() or index.dtype == torch.bool:
+        raise InputError(f"ids must be integers, not {index.dtype}")
+    try:
+        return Packed(weight.blocks.index_select(0, index), weight.format)
+    except IndexError:
+        raise InputError(f"a row outside a matrix of {weight.shape[0]} rows") from None

@@ -1,20 +1,30 @@
 """A whole checkpoint as one module tree: the decoder, and the towers that it came with.
 
 The names of the tree are gemelo's canonical parameter names (`language_model.`, `vision_tower.`,
-`multi_modal_projector.`), which every file format is mapped to, so that nothing in a checkpoint is
-without a place. A text-only model is the same tree with the decoder alone.
+`embed_vision.` and so on), which every file format is mapped to, so that nothing in a checkpoint
+is without a place. A text-only model is the same tree with the decoder alone. Both families turn a
+picture into soft tokens by one name, `encode_image`; only Gemma 3n hears.
 
     tree = tree_of(config);  hidden = tree.language_model(ids, positions)
+    soft = tree.encode_image(pixels)      # (N, 3, side, side) -> (N, J, D)
+
+N pictures, J soft tokens, B rows, T tokens, M spectrogram frames, D decoder width.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor, nn
 
 from gemelo.config import Gemma3Config, Gemma3nConfig, ModelConfig
 from gemelo.errors import UnsupportedError
+from gemelo.models.conformer import Conformer
+from gemelo.models.embedder import MultimodalEmbedder
 from gemelo.models.gemma3 import Gemma3
 from gemelo.models.gemma3n import Gemma3n
+from gemelo.models.mobilenet import MobileNetTower
 from gemelo.models.siglip import Projector, Siglip
 
 
@@ -30,15 +40,69 @@ class Gemma3Tree(nn.Module):
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """Images (N, 3, side, side) in [-1, 1] -> soft tokens (N, mm_tokens_per_image, D)."""
+        pixels = pixels.to(self.vision_tower.embeddings.patch_embedding.weight)
         return self.multi_modal_projector(self.vision_tower(pixels))  # type: ignore[no-any-return]
 
 
 class Gemma3nTree(nn.Module):
-    """Gemma 3n's decoder; its towers stay in the file."""
+    """Decoder; an eye with its embedder where `config.vision` is set, an ear where `config.audio`
+    is."""
 
     def __init__(self, config: Gemma3nConfig) -> None:
         super().__init__()
         self.language_model = Gemma3n(config)
+        eye, ear, width = config.vision, config.audio, config.hidden_size
+        embedders = []
+        if eye is not None:
+            self.vision_tower = MobileNetTower(eye)
+            self.embed_vision = MultimodalEmbedder(
+                eye.vocab_size, eye.vocab_offset, eye.hidden_size, width, eye.rms_norm_eps
+            )
+            embedders.append(self.embed_vision)
+        if ear is not None:
+            self.audio_tower = Conformer(ear)
+            self.embed_audio = MultimodalEmbedder(
+                ear.vocab_size, ear.vocab_offset, ear.hidden_size, width, ear.rms_norm_eps
+            )
+            embedders.append(self.embed_audio)
+        if embedders:
+            self.language_model.hard = HardRows(embedders)
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """Images (N, 3, side, side) in [0, 1] -> soft tokens (N, 256, D)."""
+        pixels = pixels.to(self.vision_tower.timm_model.conv_stem.conv.weight)
+        return self.embed_vision(self.vision_tower(pixels))  # type: ignore[no-any-return]
+
+    def encode_audio(self, mel: Tensor) -> Tensor:
+        """Whole clips of one length, mel (B, M, 128) -> soft tokens (B, ceil(M / 16), D)."""
+        return self.embed_audio(self.audio_tower.encode(mel))  # type: ignore[no-any-return]
+
+    def silence(self) -> Tensor:
+        """What fills the places that a recording is too short for: (1, 1, D)."""
+        embedder = self.embed_audio
+        weight = embedder.soft_embedding_norm.weight
+        return embedder.hard(torch.tensor([[embedder.pad_id]], device=weight.device))
+
+
+class HardRows:
+    """Embeddings of the ids that belong to towers; what `Gemma3n.hard` is."""
+
+    def __init__(self, embedders: Sequence[MultimodalEmbedder]) -> None:
+        self.embedders = embedders
+        self.first = min(embedder.vocab.start for embedder in embedders)
+
+    def among(self, ids: Tensor) -> bool:
+        """Whether there are such ids."""
+        return int(ids.max()) >= self.first
+
+    def put(self, x: Tensor, ids: Tensor) -> Tensor:
+        """The embeddings x (B, T, D) of ids (B, T), with theirs in place."""
+        x = x.clone()
+        for embedder in self.embedders:
+            own = (ids >= embedder.vocab.start) & (ids < embedder.vocab.stop)  # (B, T)
+            if own.any():
+                x[own] = embedder.hard(ids[own][None])[0].to(x.dtype)
+        return x
 
 
 Tree = Gemma3Tree | Gemma3nTree

@@ -19,6 +19,20 @@ from gemelo.config import Gemma3Config, VisionConfig
 from gemelo.models.layers import RMSNorm
 
 
+class Affine(nn.Module):
+    """y = x W^T + b. A weight stored in another dtype is widened as it is used, and stays mapped:
+    4096 patches go through it at once, beside which that is nothing."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out_features, in_features), requires_grad=False)
+        self.bias = nn.Parameter(torch.empty(out_features), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., in) -> (..., out) in x's dtype."""
+        return F.linear(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
+
+
 class Embeddings(nn.Module):
     """Patches as tokens, each with a learned position."""
 
@@ -41,10 +55,10 @@ class SelfAttention(nn.Module):
         super().__init__()
         width = config.hidden_size
         self.num_heads = config.num_attention_heads
-        self.q_proj = nn.Linear(width, width)
-        self.k_proj = nn.Linear(width, width)
-        self.v_proj = nn.Linear(width, width)
-        self.out_proj = nn.Linear(width, width)
+        self.q_proj = Affine(width, width)
+        self.k_proj = Affine(width, width)
+        self.v_proj = Affine(width, width)
+        self.out_proj = Affine(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, P, E) -> (N, P, E)."""
@@ -59,8 +73,8 @@ class SelfAttention(nn.Module):
 class FeedForward(nn.Module):
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.fc1 = Affine(config.hidden_size, config.intermediate_size)
+        self.fc2 = Affine(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))  # type: ignore[no-any-return]

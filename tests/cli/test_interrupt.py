@@ -41,10 +41,10 @@ def test_an_answer_keeps_what_was_said_and_the_session_goes_on(tiny_checkpoint: 
         if len(said) == 5:
             press_ctrl_c()
 
-    cut = answers.answer(model, ids, SETTINGS, show, quiet=True)
+    cut = answers.answer(model, model.prompt(ids), SETTINGS, show, quiet=True)
     assert answers.cancelled(cut) and cut.finish_reason == "cancelled"
     assert len(cut.token_ids) == 5 and cut.text == "".join(said)
-    whole = answers.answer(model, ids, SETTINGS, said.append, quiet=True)
+    whole = answers.answer(model, model.prompt(ids), SETTINGS, said.append, quiet=True)
     assert whole.timings.reused_tokens == len(ids) - 1
     assert whole.token_ids == library.load(tiny_checkpoint).generate(ids, **SETTINGS).token_ids
     assert whole.token_ids[:5] == cut.token_ids

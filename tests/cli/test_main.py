@@ -15,6 +15,7 @@ from tests.cli.conftest import Command, start
 GROUPS = (
     ["generate"],
     ["chat"],
+    ["transcribe"],
     ["tokenize"],
     ["pull"],
     ["list"],
@@ -31,7 +32,7 @@ def test_version(gemelo: Command) -> None:
 def test_help_names_every_command_with_an_example_and_its_defaults(gemelo: Command) -> None:
     overview = gemelo("--help")
     assert overview.code == 0
-    for words in (*GROUPS, ["show", "model"]):
+    for words in (*GROUPS, ["show", "model"], ["show", "crops"]):
         assert f"\n  {words[0]} " in overview.out
         told = gemelo(*words, "--help")
         assert told.code == 0
@@ -42,9 +43,10 @@ def test_help_names_every_command_with_an_example_and_its_defaults(gemelo: Comma
 
 def test_help_is_in_sections(gemelo: Command) -> None:
     told = gemelo("generate", "--help").out
-    places = [told.index(f"\n{title}:\n") for title in ("Options", "Model", "Sampling", "Output")]
+    titles = ("Options", "Pictures and sound", "Model", "Sampling", "Output")
+    places = [told.index(f"\n{title}:\n") for title in titles]
     assert places == sorted(places)
-    assert told.index("--top-k") > places[2]
+    assert told.index("--top-k") > places[3]
 
 
 def test_no_command_shows_the_help_and_fails(gemelo: Command) -> None:

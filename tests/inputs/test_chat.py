@@ -190,13 +190,13 @@ def test_turns_need_turn_marks(tokenizer: Tokenizer) -> None:
         ([user("x"), system("s")], "message 1 has role 'system', expected 'assistant'"),
         ([system("s"), system("t"), user("x")], "message 1 has role 'system'"),
         ([system("s")], "add a user message"),
-        ([user(None)], "message 0 has content None"),
-        ([user(7)], "message 0 has content 7"),
-        ([user([])], "message 0 has content"),
-        ([user({"type": "text"})], "message 0 has content"),
-        ([user(["x"])], "message 0 has a part that is not"),
-        ([user([{"type": "text"}])], "message 0 has a part that is not"),
-        ([user([{"type": "file", "text": "x"}])], "message 0 has a part that is not"),
+        ([user(None)], "message 0: content is None"),
+        ([user(7)], "message 0: content is 7"),
+        ([user([])], "message 0: content is"),
+        ([user({"type": "text"})], "message 0: content is"),
+        ([user(["x"])], "message 0: part 0 is 'x'"),
+        ([user([{"type": "text"}])], "message 0: part 0 of type text has no"),
+        ([user([{"type": "file", "text": "x"}])], "message 0: part 0 has type 'file'"),
         ([user("x"), assistant("\ud800")], r"message 1: character 0 of the text is U\+D800"),
     ],
 )
@@ -206,10 +206,22 @@ def test_messages_that_break_the_rules(tokenizer: Tokenizer, messages: Any, reas
             way(messages, with_template(tokenizer))
 
 
-@pytest.mark.parametrize("kind", ["image", "image_url", "input_audio"])
-def test_media_are_refused_not_dropped(tokenizer: Tokenizer, kind: str) -> None:
-    with pytest.raises(UnsupportedError, match=f"message 0 has a part of type {kind}"):
-        render_turns([user([{"type": "text", "text": "x"}, {"type": kind}])], tokenizer)
+@pytest.mark.parametrize(
+    ("part", "what"),
+    [
+        ({"type": "image", "image": "cat.png"}, "1 picture or video"),
+        ({"type": "image_url", "image_url": {"url": "cat.png"}}, "1 picture or video"),
+        ({"type": "input_audio", "input_audio": {"data": "UklGRg=="}}, "1 recording"),
+    ],
+)
+def test_media_are_refused_not_dropped(tokenizer: Tokenizer, part: Any, what: str) -> None:
+    with pytest.raises(UnsupportedError, match=f"reads text only, and was given {what}"):
+        render_turns([user([{"type": "text", "text": "x"}, part])], tokenizer)
+    with pytest.raises(InputError, match="message 0: a system message takes text alone"):
+        render_turns([system([part]), user("x")], tokenizer)
+    with pytest.raises(UnsupportedError, match="message 0: part 0 is at http"):
+        remote = {"type": "image", "url": "http://x/cat.png"}
+        render_turns([user([remote])], tokenizer)
 
 
 def grown(start: str, step: str) -> str:

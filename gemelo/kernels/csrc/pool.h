@@ -30,7 +30,7 @@ class Pool {
   void serve(int index, int hoped_for);
   void barrier();
 
-  int threads_;  // as many as the system gave; fixed before the first job
+  int threads_;      // as many as the system gave; fixed before the first job
   std::mutex turn_;  // one job at a time
   Job job_ = nullptr;
   void* context_ = nullptr;

@@ -25,8 +25,8 @@ struct TileConfig {
   uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
 };
 
-// A constant, not a local: GCC 12 takes the instruction to read eight bytes of it, and would drop the
-// stores of the others.
+// A constant, not a local: GCC 12 takes the instruction to read eight bytes of it, and would drop
+// the stores of the others.
 static const TileConfig kTileConfig;
 
 // 16 x 16 words: out[j][i] = in[i][j].

@@ -1,0 +1,182 @@
+"""The products alone: how near to memory's speed few tokens come, and to the arithmetic's, many.
+
+    python benchmarks/kernels.py --threads 2 --json benchmarks/results/kernels.json
+
+For every instruction set of this machine and every format: gigabytes of weights a second for 1 and
+8 tokens, over a matrix far larger than the cores' own caches, beside the read bandwidth measured in
+the same run; and billions of operations a second for 512 tokens, beside torch's bfloat16 matmul.
+Medians of `--repeat` runs, the sets in turn, so that a slow moment of the machine hits all. A slow
+set multiplies fewer rows. Weights are random blocks; speed does not depend on them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from gemelo.evals.machine import cpu_name, memory_bandwidth
+from gemelo.kernels import cpu
+from gemelo.kernels.formats import FORMATS, Format, Packed
+
+COLUMNS = 2560  # the width of Gemma 3 4B
+FEW, SEVERAL, MANY = 1, 8, 512  # tokens
+MOST_ROWS, LEAST_ROWS = 4096, 128
+RUN_S = 0.1  # one run of many tokens takes about this long at most
+
+
+@dataclasses.dataclass
+class Speed:
+    """One format on one instruction set."""
+
+    isa: str
+    format: str
+    one_gb_s: float
+    eight_gb_s: float
+    many_gflops: float
+
+
+def random_weight(format: Format, size_bytes: int) -> Packed:
+    """A matrix of about `size_bytes`: some random rows with usual scales, again and again."""
+    row_bytes = format.row_bytes(COLUMNS)
+    blocks = torch.randint(0, 256, (64, row_bytes), dtype=torch.uint8)
+    if format.block == 1:
+        dtype = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[format.name]
+        blocks = (torch.randn(64, COLUMNS) * 0.02).to(dtype).view(torch.uint8)
+    else:
+        each = blocks.view(64, -1, format.block_bytes)
+        for at in {"q4_k": [0, 2], "q5_k": [0, 2], "q6_k": [208]}.get(format.name, [0]):
+            each[:, :, at : at + 2] = torch.tensor([0x00, 0x14], dtype=torch.uint8)  # 2^-10
+    return Packed(blocks.repeat(max(1, size_bytes // blocks.numel()), 1), format)
+
+
+def seconds(action: Callable[[], object]) -> float:
+    """One run of `action`."""
+    started = time.perf_counter()
+    action()
+    return time.perf_counter() - started
+
+
+def medians(actions: Mapping[str, Callable[[], object]], repeat: int) -> dict[str, float]:
+    """Median seconds of every action: one warm-up each, then all in turn, `repeat` times."""
+    for action in actions.values():
+        action()
+    runs: dict[str, list[float]] = {name: [] for name in actions}
+    for _ in range(repeat):
+        for name, action in actions.items():
+            runs[name].append(seconds(action))
+    return {name: statistics.median(times) for name, times in runs.items()}
+
+
+def product(isa: str, x: torch.Tensor, weight: Packed) -> None:
+    """x times weight on that instruction set."""
+    cpu.use(isa)
+    cpu.linear(x, weight)
+
+
+def in_time(isa: str, x: torch.Tensor, weight: Packed, most_rows: int) -> Packed:
+    """As many rows as that set multiplies with x in about RUN_S."""
+    part = weight.prefix(rows=LEAST_ROWS)
+    product(isa, x, part)
+    rows = int(LEAST_ROWS * RUN_S / seconds(lambda: product(isa, x, part)))
+    return weight.prefix(rows=min(max(LEAST_ROWS, rows // LEAST_ROWS * LEAST_ROWS), most_rows))
+
+
+def measure(format: Format, sets: list[str], size_bytes: int, repeat: int) -> list[Speed]:
+    """One format on every set."""
+    weight = random_weight(format, size_bytes)
+    rates: dict[int, dict[str, float]] = {}  # rows a second
+    for tokens in (FEW, SEVERAL, MANY):
+        x = torch.randn(tokens, COLUMNS)
+        most_rows = MOST_ROWS if tokens == MANY else weight.shape[0]
+        parts = {isa: in_time(isa, x, weight, most_rows) for isa in sets}
+        runs = medians({isa: partial(product, isa, x, parts[isa]) for isa in sets}, repeat)
+        rates[tokens] = {isa: parts[isa].shape[0] / runs[isa] for isa in sets}
+    row_gb = format.row_bytes(COLUMNS) / 1e9
+    return [
+        Speed(
+            isa,
+            format.name,
+            rates[FEW][isa] * row_gb,
+            rates[SEVERAL][isa] * row_gb,
+            rates[MANY][isa] * 2e-9 * MANY * COLUMNS,
+        )
+        for isa in sets
+    ]
+
+
+def torch_gflops(repeat: int) -> float:
+    """torch's own bfloat16 product of the same shape."""
+    x = torch.randn(MANY, COLUMNS).bfloat16()
+    w = torch.randn(MOST_ROWS, COLUMNS).bfloat16()
+    run = {"torch": partial(torch.nn.functional.linear, x, w)}
+    return 2e-9 * MANY * COLUMNS * MOST_ROWS / medians(run, repeat)["torch"]
+
+
+def table(speeds: list[Speed], read_gb_s: float, matmul_gflops: float) -> Table:
+    """What was measured, for people."""
+    shown = Table(
+        title=f"memory is read at {read_gb_s:.1f} GB/s; torch's bfloat16 matmul makes "
+        f"{matmul_gflops:.0f} GFLOPS",
+        title_justify="left",
+    )
+    for heading in ("format", "instructions"):
+        shown.add_column(heading, no_wrap=True)
+    for heading in (f"GB/s, {FEW} token", "of memory", f"GB/s, {SEVERAL} tokens",
+                    f"GFLOPS, {MANY} tokens", "of torch"):  # fmt: skip
+        shown.add_column(heading, justify="right")
+    for speed in speeds:
+        shown.add_row(
+            speed.format, speed.isa,
+            f"{speed.one_gb_s:.1f}", f"{speed.one_gb_s / read_gb_s:.0%}",
+            f"{speed.eight_gb_s:.1f}",
+            f"{speed.many_gflops:.0f}", f"{speed.many_gflops / matmul_gflops:.0%}",
+        )  # fmt: skip
+    return shown
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The native products alone.")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--megabytes", type=int, default=256, help="of weights, for few tokens")
+    parser.add_argument("--isa", nargs="+", default=cpu.instruction_sets(), help="default: all")
+    parser.add_argument("--formats", nargs="+", default=sorted(cpu.FORMATS))
+    parser.add_argument("--json", type=Path, help="also write the numbers there")
+    asked = parser.parse_args()
+    if not asked.isa:
+        sys.exit("the native kernels were not built here")
+    torch.set_num_threads(asked.threads)
+    cpu.set_threads(asked.threads)
+    read_gb_s, matmul_gflops = memory_bandwidth() / 1e9, torch_gflops(asked.repeat)
+    speeds = [
+        speed
+        for name in asked.formats
+        for speed in measure(FORMATS[name], asked.isa, asked.megabytes << 20, asked.repeat)
+    ]
+    Console().print(table(speeds, read_gb_s, matmul_gflops))
+    if asked.json:
+        results = {
+            "cpu": cpu_name(),
+            "threads": asked.threads,
+            "repeat": asked.repeat,
+            "weights_megabytes": asked.megabytes,
+            "read_gb_s": read_gb_s,
+            "torch_bf16_gflops": matmul_gflops,
+            "speeds": [dataclasses.asdict(speed) for speed in speeds],
+        }
+        asked.json.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""Pictures, recordings and videos on the command line, and `gemelo show crops`.
+
+Files go into the prompt in the order in which they were given, whatever their kinds, in front of
+the text; or where the text has the model's own placeholders for them.
+
+    gemelo generate --image a.jpg --audio b.mp3 --image c.png "..."
+    gemelo show crops panorama.jpg --save crops
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gemelo.cli import options
+from gemelo.cli.terminal import note, print_json, show
+
+if TYPE_CHECKING:
+    from gemelo.engine.model import Model
+    from gemelo.inputs.album import Viewing
+    from gemelo.inputs.chat import Prompt
+    from gemelo.inputs.media import MediaPart, Part
+    from gemelo.inputs.panscan import PanScan
+
+_KINDS = ("image", "audio", "video")
+
+
+def given(ctx: typer.Context) -> list[MediaPart]:
+    """The files of --image, --audio and --video, in the order of the command line's words."""
+    if not any(ctx.params.get(kind) for kind in _KINDS):
+        return []  # nothing heavy is imported for a prompt of text
+    from gemelo.inputs.media import MediaPart
+
+    waiting = {kind: list(ctx.params.get(kind) or ()) for kind in _KINDS}
+    ordered: list[MediaPart] = []
+    for word in ctx.meta.get(options.WORDS, ()):
+        for kind, files in waiting.items():
+            if files and (word == f"--{kind}" or word.startswith(f"--{kind}=")):
+                ordered.append(MediaPart(kind, files.pop(0)))  # type: ignore[arg-type]
+    return ordered
+
+
+def viewing(parameters: Mapping[str, Any]) -> Viewing:
+    """How media are looked at, by a command's options."""
+    from gemelo.inputs.album import Viewing
+
+    options_of = pan_scan(parameters) if parameters["pan_and_scan"] else None
+    return Viewing(options_of, parameters["image_size"], parameters["fps"])
+
+
+def pan_scan(parameters: Mapping[str, Any]) -> PanScan:
+    """Pan & Scan's thresholds among a command's options."""
+    from gemelo.inputs.panscan import PanScan
+
+    names = ("min_crop_size", "max_num_crops", "min_ratio_to_activate")
+    return PanScan(*(parameters[name] for name in names))
+
+
+def asked(
+    model: Model, text: str, files: Sequence[MediaPart], viewing: Viewing, system: str | None
+) -> Prompt:
+    """A user's turn of files and a text, after what the system says."""
+    from gemelo.inputs.album import arranged
+
+    parts = arranged(text, files, model.album().senses)
+    content = text if not files else [as_content(part) for part in parts]
+    messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
+    if system:
+        messages.insert(0, {"role": "system", "content": system})
+    return model.prompt(messages, viewing)
+
+
+def completed(model: Model, text: str, files: Sequence[MediaPart], viewing: Viewing) -> Prompt:
+    """A text to complete, with files in it."""
+    from gemelo.inputs.album import arranged
+    from gemelo.inputs.chat import complete
+
+    if not files:
+        return model.prompt(text)
+    album = model.album(viewing)
+    return complete(arranged(text, files, album.senses), model.tokenizer, album)
+
+
+def as_content(part: Part) -> dict[str, Any]:
+    """A part as a message has it."""
+    from gemelo.inputs.media import TextPart
+
+    if isinstance(part, TextPart):
+        return {"type": "text", "text": part.text}
+    return {"type": part.kind, "path": part.source}
+
+
+def show_crops(
+    ctx: typer.Context,
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="A picture's file.")],
+    save: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write every view there as a PNG.")
+    ] = None,
+    min_crop_size: options.MinCropSize = 256,
+    max_num_crops: options.MaxNumCrops = 4,
+    min_ratio_to_activate: options.MinRatio = 1.2,
+    force: Annotated[bool, typer.Option("--force", help="Replace files of DIR.")] = False,
+    json: options.Json = False,
+) -> None:
+    """Show what Pan & Scan makes of a picture.
+
+    The views that a model would be given, the whole first, and what they cost in soft tokens.
+
+    \b
+    gemelo show crops panorama.jpg
+    gemelo show crops panorama.jpg --save crops --max-num-crops 3
+    """
+    from gemelo.inspection.crops import save_crops
+    from gemelo.inspection.crops import show_crops as views_of
+
+    thresholds = pan_scan(ctx.params)
+    seen = views_of(image, thresholds)
+    paths = [] if save is None else save_crops(image, save, thresholds, overwrite=force)
+    if json:
+        print_json(seen.to_json() | {"saved": [str(path) for path in paths]})
+        return
+    show(f"{seen.text()}\n")
+    for path in paths:
+        note(f"wrote {path}")

@@ -1,0 +1,184 @@
+"""`gemelo transcribe`: what was said, as text, JSON or subtitles.
+
+A file, stdin or a microphone is heard as it comes. Ctrl-C ends a microphone's recording, and then
+what was said so far is written; a second one ends the program.
+
+    gemelo transcribe talk.mp3 --segment --format srt > talk.srt
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from gemelo.cli import options
+from gemelo.cli.answer import load_model
+from gemelo.cli.terminal import Interrupt, note, print_json, show
+from gemelo.errors import InputError, UnavailableError
+
+if TYPE_CHECKING:
+    from gemelo.engine.transcription import Heard
+    from gemelo.inputs.audio import Samples
+
+Format = Literal["text", "json", "srt", "vtt"]
+_LIVE_S, _WHOLE_S = 0.5, 10.0  # how much is heard at a time
+
+
+def transcribe(
+    source: Annotated[
+        str | None, typer.Argument(metavar="FILE|-", help="A recording; - reads stdin.")
+    ] = None,
+    microphone: Annotated[bool, typer.Option("--microphone", help="Listen, until Ctrl-C.")] = False,
+    language: Annotated[
+        str | None, typer.Option(metavar="L", help="What is spoken: es, or Spanish.")
+    ] = None,
+    translate_to: Annotated[
+        str | None, typer.Option(metavar="L", help="Write it in this language.")
+    ] = None,
+    chain_of_thought: Annotated[
+        bool, typer.Option("--chain-of-thought", help="Transcribe, then translate.")
+    ] = False,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Write as it is heard; text alone.")
+    ] = False,
+    segment: Annotated[
+        bool, typer.Option("--segment", help="Cut at pauses into at most 30 s.")
+    ] = False,
+    format: Annotated[Format, typer.Option(help="How it is written.")] = "text",
+    model: options.Model = None,
+    submodel: options.Submodel = None,
+    weights: Annotated[
+        options.WeightFormat,
+        typer.Option("--weights", help="How weights are held.", rich_help_panel="Model"),
+    ] = "native",
+    threads: options.Threads = None,
+    context: options.Context = None,
+    device: options.Device = "auto",
+    max_tokens: options.MaxTokens = 4096,
+    temperature: options.Temperature = 0.0,
+    seed: options.Seed = None,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Write down what is said in a recording, or translate it. Needs a Gemma 3n.
+
+    \b
+    gemelo transcribe talk.mp3 -m google/gemma-3n-E2B-it
+    gemelo transcribe lecture.m4a --segment --format srt -m google/gemma-3n-E2B-it
+    gemelo transcribe - --language es --translate-to en --chain-of-thought < rede.ogg
+    gemelo transcribe --microphone --stream --segment -m google/gemma-3n-E2B-it
+
+    A recording of any length is heard as one; the model was trained on 30 s, which a note says.
+    """
+    from gemelo.engine.transcription import Task
+    from gemelo.engine.transcription import transcribe as hear
+
+    if (source is None) != microphone:
+        raise InputError("give a file, - for stdin, or --microphone: one of them")
+    if stream and format != "text":
+        raise InputError(f"--stream writes text; leave it out for --format {format}")
+    task = Task(language, translate_to, chain_of_thought)
+    assert task.instruction  # what is wrong with it is told before anything is loaded
+    loading: dict[str, Any] = {"format": weights, "threads": threads, "context": context}
+    loaded = load_model(
+        model, quiet=quiet, verbose=verbose, device=device, submodel=submodel, **loading
+    )
+    loaded.audio_stream()  # a model without an ear says so before it listens
+    with Interrupt() if microphone else nullcontext() as interrupt:
+        pieces = recorded(source, stream) if interrupt is None else spoken(interrupt)
+        parts = hear(
+            loaded,
+            pieces,
+            task,
+            cut=segment,
+            show=show if stream and not segment else None,
+            tell=(lambda notice: None) if quiet else lambda notice: note(f"note: {notice}"),
+            max_tokens=max_tokens,
+            temperature=temperature,
+            seed=seed,
+        )
+        heard = [one for one in parts if told(one, stream and segment)]
+    if not stream:
+        write(heard, format)
+    elif not segment:
+        show("\n")
+    for one in heard:
+        if one.finish_reason == "length" and not quiet:
+            note(f"stopped after {len(one.token_ids)} tokens; --max-tokens raises the limit")
+
+
+def told(heard: Heard, at_once: bool) -> bool:
+    """Show a segment as soon as it is there."""
+    if at_once:
+        show(f"{heard.text}\n")
+    return True
+
+
+def write(heard: Sequence[Heard], format: Format) -> None:
+    """The whole result on stdout."""
+    if format == "json":
+        text = " ".join(one.text for one in heard)
+        print_json({"text": text, "segments": [asdict(one) for one in heard]})
+    elif format == "text":
+        show("".join(f"{one.text}\n" for one in heard))
+    else:
+        show(subtitles(heard, format))
+
+
+def subtitles(heard: Sequence[Heard], format: Format) -> str:
+    """SubRip or WebVTT, a cue a segment; what is silent has none."""
+    comma = "," if format == "srt" else "."
+    blocks = ["WEBVTT\n"] if format == "vtt" else []
+    for number, one in enumerate((one for one in heard if one.text), 1):
+        times = f"{clock(one.start_s, comma)} --> {clock(one.end_s, comma)}"
+        words = "\n".join(line for line in one.text.splitlines() if line.strip())
+        if format == "vtt":
+            words = words.replace("-->", "->")
+        blocks.append(f"{number}\n{times}\n{words}\n")
+    return "\n".join(blocks)
+
+
+def clock(time_s: float, comma: str) -> str:
+    """hh:mm:ss,mmm."""
+    thousandths = round(time_s * 1000)
+    seconds, rest = divmod(thousandths, 1000)
+    minutes, seconds = divmod(seconds, 60)
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:{seconds:02d}{comma}{rest:03d}"
+
+
+def recorded(source: str | None, live: bool) -> Iterator[Samples]:
+    """A file or stdin, in pieces."""
+    from gemelo.inputs.audio import stream_audio
+
+    if source is not None and source != "-":
+        return stream_audio(source, _LIVE_S if live else _WHOLE_S)
+    if sys.stdin is None:
+        raise InputError("there is no stdin to read a recording from")
+    return stream_audio(sys.stdin.buffer, _LIVE_S)
+
+
+def spoken(interrupt: Interrupt) -> Iterator[Samples]:
+    """A microphone, in pieces, until Ctrl-C."""
+    import torch
+
+    from gemelo.inputs.audio import RATE, Samples
+
+    try:
+        import sounddevice
+    except (ImportError, OSError):
+        raise UnavailableError(
+            "a microphone needs sounddevice and PortAudio: pip install 'gemelo[microphone]'"
+        ) from None
+    note("listening; Ctrl-C ends the recording")
+    try:
+        with sounddevice.InputStream(RATE, channels=1, dtype="float32") as microphone:
+            while not interrupt.asked:
+                values, _ = microphone.read(round(_LIVE_S * RATE))
+                yield Samples(torch.from_numpy(values[:, 0].copy()))
+    except sounddevice.PortAudioError as error:
+        raise UnavailableError(f"the microphone cannot be read: {error}") from None

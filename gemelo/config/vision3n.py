@@ -1,0 +1,72 @@
+"""Gemma 3n's eye in a `config.json`: MobileNet-V5 under the name it has in timm.
+
+The network is fixed but for two arguments that a file may hand to it, its width and the side of its
+output. What a config asks for besides is refused by name.
+
+    config = Vision3nConfig.from_hf(json.loads(text)["vision_config"])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from gemelo.config.model import check_whole, known_fields, refuse
+from gemelo.errors import FileFormatError, UnsupportedError
+
+ARCHITECTURE = "mobilenetv5_300m_enc"
+WIDTH = 2048  # of the fused stages: the network has no other
+# Beyond these a file is taken for broken: times the published width, pixels of the output's side.
+WIDEST = 8.0
+LONGEST = 128
+_ARGUMENTS = ("channel_multiplier", "msfa_output_resolution")
+
+
+@dataclass(frozen=True)
+class Vision3nConfig:
+    """Defaults are those of E2B and E4B, which share one eye."""
+
+    architecture: str = ARCHITECTURE
+    hidden_size: int = WIDTH
+    vocab_size: int = 128
+    vocab_offset: int = 262144
+    rms_norm_eps: float = 1e-6
+    channel_multiplier: float = 1.0
+    msfa_output_resolution: int = 16
+
+    def __post_init__(self) -> None:
+        for name in ("hidden_size", "vocab_size", "vocab_offset", "msfa_output_resolution"):
+            check_whole(name, getattr(self, name))
+        for name in ("rms_norm_eps", "channel_multiplier"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not 0 < value <= WIDEST:
+                raise FileFormatError(
+                    f"vision_config has {name} = {value!r}; expected a number above 0 and up to "
+                    f"{WIDEST}"
+                )
+        if self.msfa_output_resolution > LONGEST:
+            raise FileFormatError(
+                f"vision_config has msfa_output_resolution = {self.msfa_output_resolution}; "
+                f"expected 1 to {LONGEST}"
+            )
+
+    @property
+    def num_tokens(self) -> int:
+        """Soft tokens of a picture."""
+        return self.msfa_output_resolution**2
+
+    @classmethod
+    def from_hf(cls, raw: Mapping[str, Any]) -> Self:
+        """Read a `vision_config`. Raises `UnsupportedError` for another network than this."""
+        refuse(raw, {"architecture": (ARCHITECTURE,), "hidden_size": (WIDTH,)})
+        arguments = raw.get("model_args") or {}
+        if not isinstance(arguments, Mapping):
+            raise FileFormatError(f"model_args is {arguments!r:.60}; expected an object")
+        unknown = sorted(map(str, arguments.keys() - set(_ARGUMENTS)))
+        if unknown:
+            raise UnsupportedError(
+                f"model_args of {ARCHITECTURE} holds {unknown[0]!r}; gemelo knows "
+                f"{', '.join(_ARGUMENTS)}"
+            )
+        return cls(**known_fields(cls, {**raw, **arguments}))

@@ -1,0 +1,169 @@
+"""An album: the pictures and recordings of one prompt, opened in order and counted.
+
+How many places a medium takes in a prompt is known only once it is open: a long picture has crops,
+a recording as many tokens as it lasts, a video is frames with their times and a sound track. So a
+renderer hands every medium to an album, gets back the texts and places it stands for, and the album
+keeps what the towers will be given, in the same order. What a person should know is in `notices`.
+
+    album = Album(config)
+    album.unfold(MediaPart("image", "cat.jpg"))      # (ImageSlot(num_crops=0),)
+    album.pictures, album.recordings, album.notices
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gemelo.config import Gemma3Config, Gemma3nConfig, ModelConfig
+from gemelo.errors import InputError, UnsupportedError
+from gemelo.inputs.audio import RATE, Samples, read_audio, resample
+from gemelo.inputs.image import Picture, read_image, views
+from gemelo.inputs.media import MediaPart, Part, Readable, TextPart, name_of, video_parts
+from gemelo.inputs.mel import SPAN, num_frames
+from gemelo.inputs.panscan import PanScan, crops
+from gemelo.inputs.slots import AudioSlot, ImageSlot, Senses, Slot, senses_of
+from gemelo.inputs.video import read_video
+
+SIDES = (256, 512, 768)  # of the square that Gemma 3n sees, in pixels
+TRAINED_S = 30.0  # what the ear was trained on at a time
+
+
+@dataclass(frozen=True)
+class Viewing:
+    """How media are looked at: Pan & Scan if its thresholds are given, the side of Gemma 3n's
+    square in pixels (None for 768), frames a second of a video."""
+
+    pan_and_scan: PanScan | None = None
+    side: int | None = None
+    fps: float = 1.0
+
+
+class Album:
+    """What the towers will be given for one prompt, for a model of `config`."""
+
+    def __init__(self, config: ModelConfig, viewing: Viewing | None = None) -> None:
+        """Raises InputError for a viewing that the model has no use for."""
+        self.config, self.senses = config, senses_of(config)
+        self.viewing = Viewing() if viewing is None else viewing
+        self.side = side_of(config, self.viewing.side)
+        self.pictures: list[Picture] = []  # squeezed; crops after their original
+        self.recordings: list[Samples] = []
+        self.notices: list[str] = []
+
+    def unfold(self, part: MediaPart) -> tuple[str | Slot, ...]:
+        """The texts and places that a medium stands for; it is opened and kept.
+
+        Raises InputError for what cannot be read as its kind.
+        """
+        if part.kind == "image":
+            return (self._picture(part.source),)
+        if part.kind == "audio":
+            return (self._recording(part.source),)
+        return self._video(part.source)
+
+    def _picture(self, source: Any) -> ImageSlot:
+        picture = read_image(source)
+        self._note(name_of(source, "image"), picture.notices)
+        options = self.viewing.pan_and_scan
+        boxes = [] if options is None else crops(picture.size, options)
+        self.pictures += [view.squeezed(self.side) for view in views(picture, boxes)]
+        return ImageSlot(len(boxes))
+
+    def _recording(self, source: Any) -> AudioSlot:
+        name = name_of(source, "audio")
+        samples = samples_of(source)
+        self._note(name, samples.notices)
+        if samples.duration_s > TRAINED_S:
+            told = (
+                f"it lasts {samples.duration_s:.0f} s, and the model was trained on "
+                f"{TRAINED_S:.0f} s at a time: what comes later may be heard less well"
+            )
+            self._note(name, (told,))
+        self.recordings.append(samples)
+        return AudioSlot(num_places(self.config, len(samples.values)))
+
+    def _video(self, source: Any) -> tuple[str | Slot, ...]:
+        video = read_video(source, fps=self.viewing.fps, side=self.side)
+        name = name_of(source, "video")
+        self._note(name, video.notices)
+        hears = video.has_sound and self.senses.audio is not None
+        if video.has_sound and not hears:
+            self._note(name, ("its sound is left out: the model has no ear",))
+        frames = [(frame.timestamp, frame.picture) for frame in video.frames]
+        sound = read_audio(source) if hears else None
+        unfolded: list[str | Slot] = []
+        for part in video_parts(frames, sound):
+            unfolded += (part.text,) if isinstance(part, TextPart) else self.unfold(part)
+        return tuple(unfolded)
+
+    def _note(self, name: str, notices: Sequence[str]) -> None:
+        self.notices += [f"{name}: {notice}" for notice in notices]
+
+
+def side_of(config: ModelConfig, asked: int | None) -> int:
+    """The side of the square that a tower sees, in pixels; 0 where there is no eye."""
+    if isinstance(config, Gemma3nConfig):
+        if asked is not None and asked not in SIDES:
+            raise InputError(f"a side of {asked} pixels: give one of {', '.join(map(str, SIDES))}")
+        return asked or SIDES[-1]
+    eye = config.vision if isinstance(config, Gemma3Config) else None
+    if asked is not None and (eye is None or asked != eye.image_size):
+        sees = "no picture" if eye is None else f"pictures of {eye.image_size} pixels"
+        raise InputError(f"a side of {asked} pixels: this model sees {sees}; leave it out")
+    return 0 if eye is None else eye.image_size
+
+
+def num_places(config: ModelConfig, num_samples: int) -> int:
+    """Soft tokens of a recording at 16 kHz: what the reference gives any clip, or more where it
+    lasts longer. Raises InputError for one that is too short to be heard."""
+    ear = config.audio if isinstance(config, Gemma3nConfig) else None
+    if ear is None or not isinstance(config, Gemma3nConfig):
+        raise UnsupportedError("the model cannot take recordings: it has no tower for them")
+    frames = num_frames(num_samples)
+    if not frames:
+        least_s = SPAN / RATE
+        raise InputError(
+            f"the recording lasts {num_samples / RATE:.3f} s: give one of {least_s:.3f} s or more"
+        )
+    return max(config.audio_soft_tokens_per_image, ear.num_tokens(frames))
+
+
+def samples_of(source: Any) -> Samples:
+    """A recording as the ear hears it: a file, or samples at 16 kHz in an array or a tensor."""
+    if isinstance(source, Samples):
+        return source
+    if isinstance(source, bytearray | memoryview):
+        return read_audio(bytes(source))
+    if isinstance(source, str | Path | bytes | Readable):
+        return read_audio(source)
+    return resample(source, RATE)
+
+
+def arranged(text: str, media: Sequence[MediaPart], senses: Senses) -> tuple[Part, ...]:
+    """A text and its media as parts: at the placeholders that the text has for their kind, those
+    of a kind that it has none for in front of it, all in the order given.
+
+    Raises InputError where the placeholders of a kind are not as many as its media.
+    """
+    places = {"image": senses.image, "audio": senses.audio}
+    marks = {marks.placeholder: kind for kind, marks in places.items() if marks is not None}
+    used = {kind: text.count(mark) for mark, kind in marks.items() if mark in text}
+    waiting = {kind: [part for part in media if part.kind == kind] for kind in used}
+    for mark, kind in marks.items():
+        if kind in used and media and used[kind] != len(waiting[kind]):
+            raise InputError(
+                f"the prompt has {mark} {used[kind]} times for {len(waiting[kind])} files of that "
+                "kind: give one for each, or leave it out of the text"
+            )
+    parts: list[Part] = [part for part in media if part.kind not in used]
+    pattern = "|".join(map(re.escape, (mark for mark, kind in marks.items() if kind in used)))
+    for piece in re.split(f"({pattern})", text) if media and pattern else (text,):
+        if piece in marks and media:
+            parts.append(waiting[marks[piece]].pop(0))
+        elif piece:
+            parts.append(TextPart(piece))
+    return tuple(parts)

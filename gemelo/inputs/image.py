@@ -1,0 +1,272 @@
+"""Pictures: any file that Pillow reads, upright and in RGB, and the tensor a tower sees.
+
+A picture is turned as its EXIF says, transparent parts are laid on white (as the reference
+processor does), deep greys are scaled to 8 bits instead of clipped, and of an animation the first
+frame is used. What a person should know about it is said in `notices`; nothing is printed. Only
+the bytes given are read, and nothing is decoded before the header's size has been checked.
+
+    picture = read_image("cat.jpg")
+    pixels(picture, 896, mean=0.5, std=0.5)    # Gemma 3: (3, 896, 896) float32 in [-1, 1]
+    pixels(picture, 768, mean=0.0, std=1.0)    # Gemma 3n: (3, 768, 768) float32 in [0, 1]
+
+Shapes: H and W are the height and width of a picture, S the side of a tower's square.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gemelo.errors import GemeloError, InputError, UnavailableError, UnsupportedError
+from gemelo.inputs.media import Source, name_of, opened
+from gemelo.inputs.panscan import Box
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MAX_PIXELS = 120_000_000  # a phone's 108-megapixel photograph fits
+ORIENTATION = 0x0112  # EXIF's tag
+PROGRAMS = ("EPS",)  # Pillow hands these to an interpreter to run
+ALBUMS = ("MPO",)  # one photograph, and what a camera keeps beside it
+
+PictureSource: TypeAlias = "Source | Image.Image | Picture"
+
+# Python's warning filters and loggers belong to the whole process: one reader at a time.
+_WARNINGS = threading.Lock()
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture in RGB; notices: sentences on what was done to it."""
+
+    image: Image.Image = field(repr=False)
+    notices: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(W, H) in pixels."""
+        return self.image.size
+
+    def crop(self, box: Box) -> Picture:
+        """What is inside a box, without notices."""
+        return Picture(self.image.crop(box))
+
+    def squeezed(self, side: int) -> Picture:
+        """The picture in a square of S pixels, whatever its shape: what a tower sees of it."""
+        from PIL import Image
+
+        image = self.image.resize((side, side), Image.Resampling.BILINEAR)
+        return replace(self, image=image)
+
+
+def read_image(source: PictureSource) -> Picture:
+    """Decode a picture from a path, a data: URL, bytes, an open file or a PIL image.
+
+    Raises InputError for what is missing, broken or larger than MAX_PIXELS, UnsupportedError for a
+    remote URL, UnavailableError without Pillow.
+    """
+    if isinstance(source, Picture):
+        return source
+    _require_pillow()
+    from PIL import Image
+
+    name = name_of(source, "image")
+    with _as_input_errors(name), _collected_warnings() as said:
+        if isinstance(source, Image.Image):
+            _check_size(name, source.size)
+            picture = _upright(source)
+        else:
+            with opened(source, "image") as file:
+                picture = _decode(name, Image.open(file))
+    return replace(picture, notices=(*picture.notices, *said))
+
+
+def views(picture: Picture, boxes: Iterable[Box]) -> list[Picture]:
+    """The picture itself, then what is in each box: what Pan & Scan shows a model."""
+    return [picture, *(picture.crop(box) for box in boxes)]
+
+
+def pixels(
+    picture: Picture, side: int, mean: float | Sequence[float], std: float | Sequence[float]
+) -> Tensor:
+    """The tensor (3, S, S) float32 of a picture: squeezed, scaled to [0, 1], then (x - mean) / std.
+
+    mean, std: one number, or one for each of red, green and blue.
+    """
+    squeezed = np.array(picture.squeezed(side).image)  # (S, S, 3)
+    planes = torch.from_numpy(squeezed).permute(2, 0, 1).to(torch.float32)
+    shift, scale = (torch.tensor(value).reshape(-1, 1, 1) * 255 for value in (mean, std))
+    return planes.contiguous().sub_(shift).div_(scale)
+
+
+# ---- decoding ------------------------------------------------------------------------------------
+
+
+def _require_pillow() -> None:
+    try:
+        import PIL.Image  # noqa: F401
+    except ImportError:
+        raise UnavailableError("pictures need Pillow: pip install pillow") from None
+
+
+@contextmanager
+def _as_input_errors(name: str) -> Iterator[None]:
+    """One clear line for whatever a decoder makes of hostile bytes."""
+    from PIL import Image
+
+    try:
+        yield
+    except GemeloError:
+        raise
+    except MemoryError:
+        raise InputError(f"{name} needs more memory than there is: make it smaller") from None
+    except Image.DecompressionBombError:  # Pillow's own limit, above ours
+        raise InputError(
+            f"{name} is larger than {MAX_PIXELS:,} pixels, which is the limit; make it smaller"
+        ) from None
+    except Exception as error:  # decoders raise all kinds, from struct.error to IndexError
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if "cannot identify image file" in reason:
+            reason = "its format is unknown"
+        raise InputError(f"{name} cannot be read as a picture: {reason:.200}") from None
+
+
+@contextmanager
+def _collected_warnings() -> Iterator[list[str]]:
+    """What Pillow warns of or logs, as sentences, once the block has ended."""
+    said: list[str] = []
+    listener = _Listener()
+    log = logging.getLogger("PIL")
+    with _WARNINGS, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        log.addHandler(listener)
+        try:
+            yield said
+        finally:
+            log.removeHandler(listener)
+    for message in (*(str(warning.message) for warning in caught), *listener.heard):
+        sentence = f"the decoder warns: {' '.join(message.split())}"
+        if sentence not in said and "decompression bomb" not in message:  # our limit was kept
+            said.append(sentence)
+
+
+class _Listener(logging.Handler):
+    """Keeps what is logged, instead of letting it reach the terminal."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.heard: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.heard.append(record.getMessage())
+
+
+def _decode(name: str, image: Image.Image) -> Picture:
+    """The first frame, from a file of which only the header has been read."""
+    _check_size(name, image.size)
+    if image.format in PROGRAMS:
+        raise UnsupportedError(f"{name} is PostScript, a program: convert it to PNG first")
+    image.load()
+    picture = _upright(image)
+    if image.format not in ALBUMS and _has_second_frame(image):
+        picture = replace(
+            picture, notices=("it has several frames: the first is used", *picture.notices)
+        )
+    return picture
+
+
+def _check_size(name: str, size: tuple[int, int]) -> None:
+    width, height = size
+    if width < 1 or height < 1:
+        raise InputError(f"{name} is {width} x {height} pixels: a picture needs one at least")
+    if width * height > MAX_PIXELS:
+        raise InputError(
+            f"{name} is {width} x {height} = {width * height:,} pixels: the limit is "
+            f"{MAX_PIXELS:,}; make it smaller"
+        )
+
+
+def _has_second_frame(image: Image.Image) -> bool:
+    try:
+        image.seek(1)
+    except Exception:  # none, or none that can be read: the first was, and is all that is used
+        return False
+    return True
+
+
+def _upright(image: Image.Image) -> Picture:
+    """In RGB, turned and mirrored as the EXIF says."""
+    from PIL.Image import Transpose
+
+    turns = {
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_90,
+    }
+    picture = _to_rgb(image)
+    try:
+        turn = turns.get(image.getexif().get(ORIENTATION, 1))
+    except Exception:  # a parser of a camera's tags, on whatever a file holds
+        return replace(
+            picture, notices=(*picture.notices, "its EXIF is broken: it may lie on a side")
+        )
+    return picture if turn is None else replace(picture, image=picture.image.transpose(turn))
+
+
+# ---- colours -------------------------------------------------------------------------------------
+
+
+def _to_rgb(image: Image.Image) -> Picture:
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return _from_deep_grey(image)
+    if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
+        return _on_white(image)
+    return Picture(image.convert("RGB"))
+
+
+def _on_white(image: Image.Image) -> Picture:
+    from PIL import Image
+
+    layer = image.convert("RGBA")
+    if layer.getchannel("A").getextrema() == (255, 255):
+        return Picture(layer.convert("RGB"))
+    white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+    laid = Image.alpha_composite(white, layer).convert("RGB")
+    return Picture(laid, ("its transparent parts are shown as white",))
+
+
+def _from_deep_grey(image: Image.Image) -> Picture:
+    """Greys of more than 8 bits, black to white in 8; Pillow itself would clip them at 255.
+
+    Sixteen bits are scaled by their range. 32-bit numbers have no range of their own: they are
+    taken for 16 bits, or for 0 to 1, where they fit, and else stretched from least to most.
+    """
+    from PIL import Image
+
+    samples = np.nan_to_num(np.asarray(image).astype(np.float64), posinf=0.0, neginf=0.0)
+    low, high = float(samples.min()), float(samples.max())
+    notices: tuple[str, ...] = ()
+    if image.mode == "F" and 0 <= low and high <= 1:
+        low, high = 0.0, 1.0
+    elif 0 <= low and high <= 65535:
+        low, high = 0.0, 65535.0
+    else:
+        notices = (f"its greys from {low:g} to {high:g} are stretched from black to white",)
+    grey = np.rint((samples - low) * (255 / ((high - low) or 1))).astype(np.uint8)
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        grey[samples == transparent] = 255
+    return Picture(Image.fromarray(grey).convert("RGB"), notices)

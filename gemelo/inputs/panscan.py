@@ -1,0 +1,64 @@
+"""Pan & Scan: a long picture seen whole and then in pieces, so that small things stay legible.
+
+Every view is squeezed into the same square, so an elongated picture loses detail along its long
+side. Gemma 3 was given such pictures as the original followed by two to four crops that tile it
+along that side. Which crops is a function of the picture's width and height alone; the prompt says
+that there are crops. It is off unless asked for, and every view costs as many tokens as a picture.
+
+    crops((1200, 500), PanScan())    # [(0, 0, 600, 500), (600, 0, 1200, 500)]
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from gemelo.errors import InputError
+
+Box = tuple[int, int, int, int]  # left, top, right, bottom; the last two are outside, in pixels
+
+# What the prompt says around the original and its crops.
+BEFORE_ORIGINAL = "Here is the original image "
+BEFORE_CROPS = " and here are some crops to help you see better "
+BETWEEN_CROPS = " "
+
+
+@dataclass(frozen=True)
+class PanScan:
+    """When to crop: sides in pixels, ratio of the long side to the short one."""
+
+    min_crop_size: int = 256
+    max_num_crops: int = 4
+    min_ratio_to_activate: float = 1.2
+
+    def __post_init__(self) -> None:
+        sizes = ("min_crop_size", self.min_crop_size, 1), ("max_num_crops", self.max_num_crops, 2)
+        for name, value, lowest in sizes:
+            if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
+                raise InputError(f"{name} is {value!r}: give a whole number from {lowest} up")
+        ratio = self.min_ratio_to_activate
+        if not isinstance(ratio, int | float) or not 1 <= ratio < math.inf:
+            raise InputError(f"min_ratio_to_activate is {ratio!r}: give a number from 1 up")
+
+
+DEFAULT = PanScan()
+
+
+def crops(size: tuple[int, int], options: PanScan = DEFAULT) -> list[Box]:
+    """The boxes to cut from a picture of (width, height), none where it is not worth it.
+
+    They tile the picture along its long side; the last may be smaller by a few pixels.
+    """
+    width, height = size
+    long, short = max(size), min(size)
+    if short < 1 or long / short < options.min_ratio_to_activate:
+        return []
+    count = min(long // options.min_crop_size, math.floor(long / short + 0.5))
+    count = min(max(count, 2), options.max_num_crops)
+    step = math.ceil(long / count)
+    if min(step, short) < options.min_crop_size:
+        return []
+    starts = range(0, long, step)  # rounding up may leave nothing for the last of `count`
+    if width >= height:
+        return [(at, 0, min(at + step, width), height) for at in starts]
+    return [(0, at, width, min(at + step, height)) for at in starts]

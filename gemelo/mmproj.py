@@ -1,0 +1,194 @@
+"""The eye's own file beside a GGUF: SigLIP and its projector as llama.cpp's tools keep them.
+
+A GGUF of a decoder holds no towers; they are a second file, the "mmproj". Reading one makes the
+source of a text model that of a model with an eye; what it lacks (the markers' ids) is taken from
+the model's vocabulary. Writing one is the other half of a conversion to GGUF.
+
+    source = with_eye(open_source(path), Path("mmproj-model-f16.gguf"))
+    write_gguf(target, eye_values(config, name), ...)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from gemelo.config import Gemma3Config, VisionConfig
+from gemelo.errors import FileFormatError, GemeloError, InputError, UnsupportedError
+from gemelo.source import Source, Weight, canonical
+from gemelo.weights import names
+from gemelo.weights.gguf import GGUFFile
+
+ARCHITECTURE = "clip"
+PROJECTOR = "gemma3"
+VISION = "clip.vision."
+# (GGUF key after VISION, field of VisionConfig)
+FIELDS = (
+    ("image_size", "image_size"),
+    ("patch_size", "patch_size"),
+    ("embedding_length", "hidden_size"),
+    ("feed_forward_length", "intermediate_size"),
+    ("block_count", "num_hidden_layers"),
+    ("attention.head_count", "num_attention_heads"),
+    ("attention.layer_norm_epsilon", "layer_norm_eps"),
+)
+POOLED = 4  # patches of a side that become one soft token, where a file does not say
+MARKERS = {
+    "boi_token_index": "<start_of_image>",
+    "eoi_token_index": "<end_of_image>",
+    "image_token_index": "<image_soft_token>",
+}
+_FC1, _FC2 = ".mlp.fc1.", ".mlp.fc2."
+
+
+def companion(path: Path) -> Path | None:
+    """The one mmproj file that lies beside a GGUF, if there is exactly one."""
+    beside = [file for file in path.parent.glob("*mmproj*.gguf") if file.name != path.name]
+    return beside[0] if len(beside) == 1 and path.is_file() else None
+
+
+def with_companion(source: Source) -> Source:
+    """The source with the eye that lies beside its file; itself where none does, or none fits."""
+    found = companion(source.path)
+    if found is None or not isinstance(source.config, Gemma3Config) or source.facts is None:
+        return source
+    try:
+        return with_eye(source, found)
+    except GemeloError as error:
+        notice = f"{error}; it lies beside the model and is left out"
+        return dataclasses.replace(source, notices=(*source.notices, notice))
+
+
+def with_eye(source: Source, path: Path) -> Source:
+    """The source of a text model with the eye of an mmproj file.
+
+    Raises FileFormatError for a broken file, UnsupportedError for another kind of eye or model,
+    InputError for the eye of a model of another width.
+    """
+    config = source.config
+    if not isinstance(config, Gemma3Config) or config.vision is not None:
+        raise UnsupportedError(
+            f"{path}: an mmproj file gives an eye to a text model of Gemma 3, and "
+            f"{source.path.name} is {config.model_type}{', with towers' * config.is_multimodal}"
+        )
+    file = GGUFFile(path)
+    facts = file.metadata
+    _check_kind(path, facts)
+    vision = _vision(path, facts)
+    shapes, tensor = canonical(file)
+    swapped = _are_swapped(shapes, vision)
+
+    def unshifted(name: str) -> Weight:
+        weight = tensor(_swap(name) if swapped else name)
+        shift = names.norm_shift(name, ARCHITECTURE)
+        return weight.float() - shift if shift and isinstance(weight, Tensor) else weight
+
+    seen = {(_swap(name) if swapped else name): shape for name, shape in shapes.items()}
+    wanted = (vision.hidden_size, config.hidden_size)
+    width = seen.get("multi_modal_projector.mm_input_projection_weight")
+    if width is not None and width != wanted:
+        raise InputError(
+            f"{path} is the eye of another model: it projects {width[0]} to {width[-1]} numbers, "
+            f"and this model takes {wanted[0]} to {wanted[1]}"
+        )
+    return dataclasses.replace(
+        source,
+        config=_with_vision(config, vision, facts, source.facts),
+        shapes={**source.shapes, **seen},
+        tensor=lambda name: unshifted(name) if name in seen else source.tensor(name),
+    )
+
+
+def eye_values(config: Gemma3Config, name: str) -> dict[str, Any]:
+    """The key-values of an mmproj file for the eye of a config."""
+    vision = config.vision
+    assert vision is not None
+    side = vision.image_size // vision.patch_size
+    values: dict[str, Any] = {
+        "general.architecture": ARCHITECTURE,
+        "general.type": "mmproj",
+        "general.name": name,
+        "general.quantization_version": 2,
+        "clip.has_vision_encoder": True,
+        "clip.projector_type": PROJECTOR,
+        "clip.use_gelu": True,
+        f"{VISION}projection_dim": config.hidden_size,
+        f"{VISION}projector.scale_factor": side // round(config.mm_tokens_per_image**0.5),
+        f"{VISION}image_mean": np.full(3, 0.5, np.float32),
+        f"{VISION}image_std": np.full(3, 0.5, np.float32),
+    }
+    return values | {f"{VISION}{key}": vars(vision)[field] for key, field in FIELDS}
+
+
+# ---- reading -------------------------------------------------------------------------------------
+
+
+def _check_kind(path: Path, facts: Mapping[str, Any]) -> None:
+    if facts.get("general.architecture") != ARCHITECTURE:
+        raise UnsupportedError(f"{path} is no mmproj file: its general.architecture is not clip")
+    kind = facts.get(f"{VISION}projector_type", facts.get("clip.projector_type"))
+    if kind != PROJECTOR:
+        raise UnsupportedError(f"{path} holds a projector {kind!r:.40}; gemelo reads {PROJECTOR!r}")
+
+
+def _vision(path: Path, facts: Mapping[str, Any]) -> VisionConfig:
+    raw = {field: facts[VISION + key] for key, field in FIELDS if VISION + key in facts}
+    eps = raw.get("layer_norm_eps", VisionConfig.layer_norm_eps)
+    if not isinstance(eps, float) or not 0 < eps < 1:
+        raise FileFormatError(f"{path}: {VISION}attention.layer_norm_epsilon is {eps!r}")
+    raw["layer_norm_eps"] = float(str(np.float32(eps)))  # 1e-06, not what float32 makes of it
+    try:
+        vision = VisionConfig.from_hf(raw)
+    except GemeloError as error:
+        raise type(error)(f"{path}: {error}") from None
+    if vision.hidden_size % vision.num_attention_heads or vision.image_size % vision.patch_size:
+        raise FileFormatError(f"{path}: its {VISION}* numbers do not divide evenly")
+    return vision
+
+
+def _with_vision(
+    config: Gemma3Config,
+    vision: VisionConfig,
+    facts: Mapping[str, Any],
+    vocabulary: Mapping[str, Any] | None,
+) -> Gemma3Config:
+    side = vision.image_size // vision.patch_size
+    pool = facts.get(f"{VISION}projector.scale_factor", POOLED)
+    if not isinstance(pool, int) or not 0 < pool <= side:
+        raise FileFormatError(f"{VISION}projector.scale_factor is {pool!r}; expected 1 to {side}")
+    ids = _marker_ids(vocabulary or {})
+    # Rows past the text's may be missing; the embedding under a picture is never used.
+    last_row = config.vocab_size - 1
+    return dataclasses.replace(
+        config,
+        vision=vision,
+        mm_tokens_per_image=(side // pool) ** 2,
+        boi_token_index=ids.get("boi_token_index", config.boi_token_index),
+        eoi_token_index=ids.get("eoi_token_index", config.eoi_token_index),
+        image_token_index=ids.get("image_token_index", min(config.image_token_index, last_row)),
+    )
+
+
+def _marker_ids(facts: Mapping[str, Any]) -> dict[str, int]:
+    """Ids of the markers that a vocabulary has."""
+    pieces = list(facts.get("tokenizer.ggml.tokens", ()))
+    spelt = {key: text.encode() for key, text in MARKERS.items()}
+    return {key: pieces.index(piece) for key, piece in spelt.items() if piece in pieces}
+
+
+def _are_swapped(shapes: Mapping[str, tuple[int, ...]], vision: VisionConfig) -> bool:
+    """Whether a file calls the two maps of a feed-forward by each other's names, as early
+    converters did: the first one widens."""
+    first = shapes.get(f"vision_tower.encoder.layers.0{_FC1}weight")
+    return first == (vision.hidden_size, vision.intermediate_size) and first[0] != first[1]
+
+
+def _swap(name: str) -> str:
+    if _FC1 in name:
+        return name.replace(_FC1, _FC2)
+    return name.replace(_FC2, _FC1)

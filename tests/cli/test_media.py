@@ -1,0 +1,154 @@
+"""Pictures and recordings on the command line: in their order, at their places, or refused."""
+
+from __future__ import annotations
+
+import json
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import gemelo as library
+from gemelo.inputs.album import Viewing
+from gemelo.inputs.panscan import PanScan
+from tests.cli.conftest import Command
+from tests.multimodal import AWAKE, EYED, photograph, recording, write
+
+SHORT = ("--max-tokens", "4", "--temperature", "0", "--ignore-eos")
+
+
+@pytest.fixture(scope="session")
+def eyed_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("cli") / "tiny-eyed", EYED)
+
+
+@pytest.fixture(scope="session")
+def awake_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("cli") / "tiny-awake", AWAKE)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    photograph(90, 30).save(tmp_path / "a.png")
+    photograph(20, 30, seed=1).save(tmp_path / "b.png")
+    write_wave(tmp_path / "c.wav", recording(1.0))
+    return tmp_path
+
+
+def write_wave(path: Path, values: np.ndarray) -> None:
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, 16000, 0, "NONE", ""))
+        file.writeframes((values * 32767).astype(np.int16).tobytes())
+
+
+def test_files_come_in_the_order_given(gemelo: Command, awake_directory: Path, files: Path) -> None:
+    first, second, sound = (str(files / name) for name in ("a.png", "b.png", "c.wav"))
+    words = (f"--image={first}", "--audio", sound, "--image", second, "--image-size", "256")
+    ran = gemelo("generate", "-m", str(awake_directory), *words, *SHORT, "--json", "the")
+    assert ran.code == 0, ran.err
+    model = library.load(awake_directory)
+    parts = [{"type": "image", "path": first}, {"type": "audio", "path": sound}]
+    parts += [{"type": "image", "path": second}, {"type": "text", "text": "the"}]
+    prompt = model.prompt([{"role": "user", "content": parts}], Viewing(side=256))
+    told = json.loads(ran.out)
+    assert tuple(told["prompt_token_ids"]) == prompt.ids
+    wanted = model.generate(prompt, max_tokens=4, temperature=0, ignore_eos=True)
+    assert tuple(told["token_ids"]) == wanted.token_ids
+
+
+@pytest.mark.parametrize("way", ["--chat", "--raw"])
+def test_files_go_where_the_text_has_places(
+    gemelo: Command, eyed_directory: Path, files: Path, way: str
+) -> None:
+    pictures = ("--image", str(files / "a.png"), "--image", str(files / "b.png"))
+    said = "the<start_of_image>of<start_of_image>"
+    words = ("generate", way, "-m", str(eyed_directory), *pictures, *SHORT, "--json")
+    ran = gemelo(*words, said)
+    ids = json.loads(ran.out)["prompt_token_ids"]
+    assert ids.count(92) == 32
+    tokenizer = library.load(eyed_directory).tokenizer
+    assert ids.index(tokenizer.encode("the", bos=False)[0]) < ids.index(90)
+    few = gemelo(*words, "the<start_of_image>")
+    assert few.code == 2 and "1 times for 2 files" in few.err
+
+
+def test_pan_and_scan(gemelo: Command, eyed_directory: Path, files: Path) -> None:
+    options = ("--pan-and-scan", "--min-crop-size", "16", "--max-num-crops", "3")
+    words = ("generate", "-m", str(eyed_directory), "--image", str(files / "a.png"), *SHORT)
+    ran = gemelo(*words, *options, "--json", "the")
+    assert json.loads(ran.out)["prompt_token_ids"].count(90) == 4
+    viewing = Viewing(PanScan(16, 3))
+    parts = [{"type": "image", "path": str(files / "a.png")}, {"type": "text", "text": "the"}]
+    prompt = library.load(eyed_directory).prompt([{"role": "user", "content": parts}], viewing)
+    assert json.loads(ran.out)["prompt_token_ids"] == list(prompt.ids)
+    wrong = gemelo(*words, "--pan-and-scan", "--max-num-crops", "1", "the")
+    assert wrong.code == 2 and "max_num_crops is 1" in wrong.err
+
+
+def test_what_cannot_be_taken_is_one_line(
+    gemelo: Command, eyed_directory: Path, chat_directory: Path, files: Path
+) -> None:
+    picture, sound = str(files / "a.png"), str(files / "c.wav")
+    for words, reason in (
+        (("--image", picture), "reads text only, and was given 1 picture"),
+        (("-m", str(chat_directory), "--image", picture), "reads text only"),
+        (("-m", str(eyed_directory), "--audio", sound), "has no ear, and was given 1 recording"),
+        (("-m", str(eyed_directory), "--image", str(files / "no.png")), "no such file"),
+        (("-m", str(eyed_directory), "--image", sound), "cannot be read as a picture"),
+    ):
+        ran = gemelo("generate", *words, *SHORT, "-q", "the")
+        assert (ran.code, ran.out, len(ran.err.splitlines())) == (2, "", 1)
+        assert reason in ran.err
+
+
+def test_notices_are_told(gemelo: Command, eyed_directory: Path, files: Path) -> None:
+    Image.new("RGBA", (30, 30), (255, 0, 0, 0)).save(files / "clear.png")
+    words = ("generate", "-m", str(eyed_directory), "--image", str(files / "clear.png"), *SHORT)
+    assert "transparent parts are shown as white" in gemelo(*words, "the").err
+    assert gemelo(*words, "-q", "the").err == ""
+
+
+@pytest.mark.parametrize(("kind", "name"), [("image", "a.png"), ("audio", "c.wav")])
+def test_a_conversation_with_a_file(
+    gemelo: Command,
+    eyed_directory: Path,
+    awake_directory: Path,
+    files: Path,
+    kind: str,
+    name: str,
+) -> None:
+    model, saved = eyed_directory if kind == "image" else awake_directory, files / "talk.json"
+    script = f"/{kind} {files / name}\nthe\n/save {saved}\nof\n"
+    words = ("chat", "-m", str(model), "--max-tokens", "3", "--temperature", "0")
+    ran = gemelo(*words, stdin=script.encode())
+    assert ran.code == 0 and "goes with what you say next" in ran.err
+    asked, answered = json.loads(saved.read_text())
+    assert [part["type"] for part in asked["content"]] == [kind, "text"]
+    wanted = library.load(model).generate([asked], max_tokens=3, temperature=0)
+    assert answered["content"] == wanted.text
+    again = gemelo(*words, stdin=f"/load {saved}\nof\n".encode())
+    assert again.code == 0 and again.out.split("\n")[0] == ran.out.split("\n")[1]
+
+
+def test_files_that_a_conversation_cannot_take(
+    gemelo: Command, eyed_directory: Path, files: Path
+) -> None:
+    script = f"/audio {files / 'c.wav'}\n/image {files / 'no.png'}\n/image\n"
+    told = gemelo("chat", "-m", str(eyed_directory), stdin=script.encode()).err
+    assert "has no ear" in told and "no such file" in told and "/image needs a file's name" in told
+    base = gemelo("chat", stdin=f"/image {files / 'a.png'}\n".encode())
+    assert "reads text only" in base.err
+
+
+def test_show_crops(gemelo: Command, files: Path) -> None:
+    Image.new("RGB", (1200, 500)).save(files / "wide.png")
+    ran = gemelo("show", "crops", str(files / "wide.png"), "--save", str(files / "crops"))
+    assert ran.code == 0 and "1200 x 500, 768 soft tokens" in ran.out
+    names = sorted(path.name for path in (files / "crops").iterdir())
+    assert names == ["wide-crop1.png", "wide-crop2.png", "wide-original.png"]
+    again = gemelo("show", "crops", str(files / "wide.png"), "--save", str(files / "crops"))
+    assert again.code == 2 and "exists already" in again.err
+    listed = json.loads(gemelo("show", "crops", str(files / "wide.png"), "--json").out)
+    assert [view["name"] for view in listed["views"]] == ["original", "crop1", "crop2"]

@@ -1,0 +1,127 @@
+"""`gemelo transcribe`: files, pipes and microphones, in four formats."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gemelo.cli.transcribe import clock, subtitles
+from gemelo.engine.transcription import Heard
+from tests.cli.conftest import Command
+from tests.cli.test_media import write_wave
+from tests.multimodal import AWAKE, recording, write
+
+CUES = [
+    Heard(0.0, 2.5, "one", (1,), "stop"),
+    Heard(2.5, 3.0, "", (), "stop"),
+    Heard(3661.0, 3662.25, "two\n\nthree --> four", (1, 2), "stop"),
+]
+
+
+@pytest.fixture(scope="session")
+def ear(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write(tmp_path_factory.mktemp("ear") / "tiny-awake", AWAKE))
+
+
+@pytest.fixture
+def talk(tmp_path: Path) -> Path:
+    write_wave(tmp_path / "talk.wav", recording(2.0))
+    return tmp_path / "talk.wav"
+
+
+def test_a_file_a_pipe_and_a_stream_say_the_same(gemelo: Command, ear: str, talk: Path) -> None:
+    words = ("-m", ear, "--max-tokens", "5", "-q")
+    file = gemelo("transcribe", str(talk), *words)
+    pipe = gemelo("transcribe", "-", *words, stdin=talk.read_bytes())
+    stream = gemelo("transcribe", str(talk), "--stream", *words)
+    assert file.code == pipe.code == stream.code == 0, file.err
+    assert file.out == pipe.out and file.out.split() == stream.out.split() != []
+
+
+def test_json_has_times(gemelo: Command, ear: str, talk: Path) -> None:
+    ran = gemelo("transcribe", str(talk), "-m", ear, "--format", "json", "--max-tokens", "5")
+    told = json.loads(ran.out)
+    (segment,) = told["segments"]
+    assert (segment["start_s"], segment["end_s"]) == (0.0, 2.0)
+    assert told["text"] == segment["text"] and len(segment["token_ids"]) == 5
+    assert "stopped after 5 tokens; --max-tokens" in ran.err
+
+
+def test_segments(gemelo: Command, ear: str, tmp_path: Path) -> None:
+    write_wave(tmp_path / "long.wav", recording(31.0))
+    words = ("transcribe", str(tmp_path / "long.wav"), "-m", ear, "--max-tokens", "3")
+    cut = gemelo(*words, "--segment", "--format", "json")
+    assert len(json.loads(cut.out)["segments"]) == 2 and "30 s" not in cut.err
+    whole = gemelo(*words, "--format", "json")
+    assert len(json.loads(whole.out)["segments"]) == 1 and "longer than the 30 s" in whole.err
+
+
+def test_subtitles() -> None:
+    assert subtitles(CUES, "srt") == (
+        "1\n00:00:00,000 --> 00:00:02,500\none\n\n"
+        "2\n01:01:01,000 --> 01:01:02,250\ntwo\nthree --> four\n"
+    )
+    assert subtitles(CUES, "vtt") == (
+        "WEBVTT\n\n1\n00:00:00.000 --> 00:00:02.500\none\n\n"
+        "2\n01:01:01.000 --> 01:01:02.250\ntwo\nthree -> four\n"
+    )
+    assert clock(59.9996, ",") == "00:01:00,000"
+
+
+def test_what_is_wrong_is_one_line(gemelo: Command, ear: str, talk: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.mp3").write_bytes(b"\0" * 100)
+    for words, reason in (
+        ((), "give a file"),
+        ((str(talk), "--microphone"), "one of them"),
+        ((str(talk), "--stream", "--format", "srt"), "--stream writes text"),
+        ((str(talk), "--chain-of-thought"), "say what into"),
+        ((str(talk), "--language", "xx"), "known codes are"),
+        ((str(talk),), "no ear"),
+        ((str(tmp_path / "none.wav"), "-m", ear), "no such file"),
+        ((str(tmp_path / "bad.mp3"), "-m", ear), "bad.mp3 cannot be read"),
+    ):
+        ran = gemelo("transcribe", *words, "-q")
+        assert (ran.code, ran.out, len(ran.err.splitlines())) == (2, "", 1), ran.err
+        assert reason in ran.err
+
+
+def test_a_microphone(gemelo: Command, ear: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sounddevice", None)
+    ran = gemelo("transcribe", "--microphone", "-m", ear)
+    assert ran.code == 1 and "gemelo[microphone]" in ran.err
+    monkeypatch.setitem(sys.modules, "sounddevice", fake_sounddevice(presses=3))
+    ran = gemelo("transcribe", "--microphone", "-m", ear, "--format", "json", "--max-tokens", "2")
+    assert ran.code == 0, ran.err
+    assert json.loads(ran.out)["segments"][0]["end_s"] == 1.5
+
+
+def fake_sounddevice(presses: int) -> Any:
+    """A microphone that hears noise; Ctrl-C is pressed after so many pieces."""
+    import signal
+
+    class InputStream:
+        def __init__(self, rate: int, channels: int, dtype: str) -> None:
+            self.left = presses
+
+        def __enter__(self) -> InputStream:
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            pass
+
+        def read(self, count: int) -> tuple[np.ndarray, bool]:
+            self.left -= 1
+            if not self.left:
+                signal.raise_signal(signal.SIGINT)
+            return recording(count / 16000)[:, None], False
+
+    module = types.ModuleType("sounddevice")
+    module.InputStream = InputStream  # type: ignore[attr-defined]
+    module.PortAudioError = OSError  # type: ignore[attr-defined]
+    return module

@@ -1,0 +1,179 @@
+// Every instruction set of this machine against the generic one, without Python: for processors that
+// are only there as an emulator, where .ci/cross runs it. tests/kernels/test_cpu.py asks far more.
+//
+// Prints one line for each instruction set and returns 1 if any differs.
+
+#include "kernels.h"
+
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <functional>
+#include <random>
+#include <utility>
+#include <vector>
+
+using namespace gemelo;
+
+namespace {
+
+struct Kind {
+  const char* name;
+  int format, block, bytes;
+  std::vector<int> halves;  // where a block has half-precision numbers
+};
+
+const Kind kAll[] = {
+    {"f32", kF32, 1, 4, {}},          {"f16", kF16, 1, 2, {0}},
+    {"bf16", kBF16, 1, 2, {}},        {"q4_0", kQ4_0, 32, 18, {0}},
+    {"q5_0", kQ5_0, 32, 22, {0}},     {"q8_0", kQ8_0, 32, 34, {0}},
+    {"q4_k", kQ4_K, 256, 144, {0, 2}}, {"q5_k", kQ5_K, 256, 176, {0, 2}},
+    {"q6_k", kQ6_K, 256, 210, {208}},
+};
+
+std::mt19937 random_bits(1);
+
+float uniform() { return (float)(int32_t)random_bits() / 2147483648.0f; }
+
+std::vector<float> numbers(int64_t count, float size = 1) {
+  std::vector<float> x(count);
+  for (float& v : x) v = size * uniform();
+  return x;
+}
+
+// Random blocks at an odd address, with scales between 2^-10 and 2^-5.
+std::vector<uint8_t> blocks(const Kind& kind, int64_t count) {
+  std::vector<uint8_t> bytes(count * kind.bytes + 65);
+  for (uint8_t& b : bytes) b = (uint8_t)random_bits();
+  for (int64_t i = 0; i < count; i++) {
+    uint8_t* p = bytes.data() + 1 + i * kind.bytes;
+    const float weight = uniform();
+    uint32_t bits;
+    std::memcpy(&bits, &weight, 4);
+    if (kind.format == kF32) std::memcpy(p, &weight, 4);
+    if (kind.format == kBF16) std::memcpy(p, (uint8_t*)&bits + 2, 2);
+    for (int at : kind.halves) p[at + 1] = (uint8_t)(0x14 + random_bits() % 16);
+  }
+  return bytes;
+}
+
+struct Judge {
+  const char* isa;
+  int wrong = 0, asked = 0;
+
+  void close(const char* what, const std::vector<float>& got, const std::vector<float>& want,
+             double allowed) {
+    double off = 0, size = 0;
+    for (size_t i = 0; i < got.size(); i++) {
+      off += std::pow((double)got[i] - want[i], 2);
+      size += std::pow((double)want[i], 2);
+    }
+    asked++;
+    if (std::sqrt(off) <= allowed * std::sqrt(size)) return;  // false for NaN
+    wrong++;
+    std::printf("%s: %s is off by %.2e\n", isa, what, std::sqrt(off / size));
+  }
+};
+
+std::vector<float> product(const Kernels& k, const Matrix& w, std::vector<float>& x,
+                           int64_t tokens) {
+  std::vector<float> y(tokens * w.rows);
+  k.product({{x.data(), w.columns, false}, tokens, w, {y.data(), w.rows, false}});
+  return y;
+}
+
+// Another kind of activations (bytes or bfloat16), and the same ones summed with other roundings: a
+// single output may be all that is left of terms that cancel.
+constexpr double kOther = 0.02, kSame = 5e-5;
+
+void products(Judge& judge, const Kernels& fast, const Kernels& plain, const Kind& kind) {
+  for (int64_t rows : {1, 7, 33}) {
+    const int64_t columns = kind.block == 1 ? 45 : kind.block * (kind.block == 32 ? 35 : 9);
+    const auto bytes = blocks(kind, rows * columns / kind.block);
+    const Matrix w{bytes.data() + 1, columns / kind.block * kind.bytes, kind.format, rows, columns,
+                   nullptr};
+    std::vector<int64_t> ids(rows);
+    for (int64_t r = 0; r < rows; r++) ids[r] = rows - 1 - r;
+    std::vector<float> got(rows * columns), want(rows * columns);
+    fast.gather(w, ids.data(), rows, {got.data(), columns, false});
+    plain.gather(w, ids.data(), rows, {want.data(), columns, false});
+    judge.close(kind.name, got, want, 0);
+    for (int64_t tokens : {1, 2, 3, 4, 7, 16, 17, 40}) {
+      auto x = numbers(tokens * columns);
+      const auto y = product(fast, w, x, tokens);
+      judge.close(kind.name, y, product(plain, w, x, tokens), tokens > kFewTokens ? kOther : kSame);
+      if (tokens > kFewTokens) continue;
+      for (int64_t t = 0; t < tokens; t++) {
+        std::vector<float> one(x.begin() + t * columns, x.begin() + (t + 1) * columns);
+        judge.close("a token alone", product(fast, w, one, 1),
+                    {y.begin() + t * rows, y.begin() + (t + 1) * rows}, 0);
+      }
+    }
+  }
+}
+
+// A step on the one and the other: `run` writes into the buffer that it is given a copy of.
+using Step = std::function<void(const Kernels&, Worker&, std::vector<float>&)>;
+
+void steps(Judge& judge, const Kernels& fast, const Kernels& plain) {
+  constexpr int64_t kTokens = 5, kWidth = 192, kHeads = 3, kHead = 64, kSlots = 37;
+  const auto x = numbers(kTokens * kWidth, 3), other = numbers(kTokens * kWidth, 3);
+  const auto weight = numbers(kWidth);
+  auto keys = numbers(kSlots * kHead), values = numbers(kSlots * kHead);
+  std::vector<int64_t> slots(kSlots), queries(kTokens);
+  for (int64_t s = 0; s < kSlots; s++) slots[s] = s - 2;
+  for (int64_t t = 0; t < kTokens; t++) queries[t] = 8 * t + 1;
+  const Norm norm{weight.data(), 1, 1e-6f};
+  const std::pair<const char*, Step> all[] = {
+      {"norm", [&](const Kernels& k, Worker& w, std::vector<float>& y) {
+         k.norm(w, x.data(), norm, kTokens, kWidth, y.data());
+       }},
+      {"add_norm", [&](const Kernels& k, Worker& w, std::vector<float>& y) {
+         auto sum = x;
+         k.add_norm(w, sum.data(), other.data(), norm, &norm, kTokens, kWidth, y.data());
+       }},
+      {"gate", [&](const Kernels& k, Worker&, std::vector<float>& y) {
+         k.gate(y.data(), other.data(), kTokens, kWidth, 0, kWidth);
+       }},
+      {"softcap", [&](const Kernels& k, Worker&, std::vector<float>& y) {
+         k.softcap(y.data(), 2.5f, 0, kTokens * kWidth);
+       }},
+      {"heads", [&](const Kernels& k, Worker& w, std::vector<float>& y) {
+         k.heads(w, y.data(), kTokens, kHeads, kHead, norm, other.data());
+       }},
+      {"attend", [&](const Kernels& k, Worker& w, std::vector<float>& y) {
+         const Cache cache{keys.data(), values.data(), kSlots * kHead, 1, kHead};
+         const Attend a{x.data(), cache, slots.data(), kSlots, kSlots, queries.data(), kTokens,
+                        kTokens, kHeads, 16, 0.125f, y.data()};
+         std::vector<uint8_t> room(k.attend_bytes(a));
+         k.attend(w, a, room.data());
+       }},
+      {"strongest", [&](const Kernels& k, Worker& w, std::vector<float>& y) {
+         k.strongest(w, y.data(), kTokens, kWidth, 0.5f);
+       }},
+  };
+  for (const auto& [name, step] : all) {
+    auto got = x, want = x;
+    parallel([&, &step = step](Worker& w) { step(fast, w, got); });
+    parallel([&, &step = step](Worker& w) { step(plain, w, want); });
+    judge.close(name, got, want, 2e-6);
+  }
+}
+
+}  // namespace
+
+int main() {
+  std::setvbuf(stdout, nullptr, _IOLBF, 1 << 12);
+  int wrong = 0;
+  for (const char* const* name = runnable(); *name; name++) {
+    Judge judge{*name};
+    set_threads(2);
+    for (const Kind& kind : kAll)
+      products(judge, *kernels_named(*name), *kernels_named("generic"), kind);
+    set_threads(1);  // whole steps, one after the other
+    steps(judge, *kernels_named(*name), *kernels_named("generic"));
+    std::printf("%s: %d of %d comparisons agree\n", *name, judge.asked - judge.wrong, judge.asked);
+    wrong += judge.wrong;
+  }
+  return wrong != 0;
+}

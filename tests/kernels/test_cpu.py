@@ -1,0 +1,466 @@
+"""Every instruction set of this machine, on every format, against the slow obvious products."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from gemelo.errors import InputError
+from gemelo.kernels import cpu, reference
+from gemelo.kernels.formats import FORMATS, Format, Packed, unpack
+
+FLOATS = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+MINIMA = ("q4_k", "q5_k")
+FEW = 16  # up to here a token's result does not depend on the others
+
+pytestmark = pytest.mark.skipif(
+    cpu.native is None and "GEMELO_NATIVE_REQUIRED" not in os.environ,
+    reason="the native kernels were not built here",
+)
+
+
+@pytest.fixture(params=cpu.instruction_sets())
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    before = cpu.isa()
+    cpu.use(request.param)
+    yield request.param
+    cpu.use(before)
+
+
+@pytest.fixture(params=sorted(cpu.FORMATS))
+def format(request: pytest.FixtureRequest) -> Format:
+    return FORMATS[request.param]
+
+
+def half_bytes(x: Tensor) -> Tensor:
+    return x.half()[..., None].view(torch.uint8)
+
+
+def scale_offsets(format: Format) -> list[int]:
+    """Where a block keeps its half-precision scales (and minima)."""
+    if format.name in MINIMA:
+        return [0, 2]
+    return [208] if format.name == "q6_k" else [0]
+
+
+def random_weight(format: Format, rows: int, columns: int, seed: int = 0) -> Packed:
+    """Random integers in every block, with scales of a usual size."""
+    generator = torch.Generator().manual_seed(seed)
+    if format.name in FLOATS:
+        x = torch.randn(rows, columns, generator=generator).mul_(0.05)
+        return Packed(x.to(FLOATS[format.name]).view(torch.uint8), format)
+    size = (rows, format.row_bytes(columns))
+    blocks = torch.randint(0, 256, size, dtype=torch.uint8, generator=generator)
+    each = blocks.view(rows, -1, format.block_bytes)
+    for at in scale_offsets(format):
+        scales = torch.rand(each.shape[:2], generator=generator) * 0.001 + 0.0001
+        each[:, :, at : at + 2] = half_bytes(scales)
+    return Packed(blocks, format)
+
+
+def random_input(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 1) -> Tensor:
+    """Activations with columns of very different sizes, as hidden states have them."""
+    generator = torch.Generator().manual_seed(seed)
+    spread = torch.rand(shape[-1], generator=generator) * 3
+    return (torch.randn(*shape, generator=generator) * spread).to(dtype)
+
+
+def odd_columns(format: Format, number: int = 5) -> int:
+    """An odd number of blocks; of plain floats, no multiple of any register."""
+    return 16 * number - 3 if format.block == 1 else number * format.block
+
+
+def allowed(x: Tensor, weight: Packed, isa: str) -> Tensor:
+    """How far each output (T, R) may lie from the exact one, from how its path rounds.
+
+    Few tokens of block formats: a byte for every activation, in steps of the largest of 32 / 127,
+    so each is off by half a step at most; the weights are exact. Many tokens with AMX: weights and
+    activations each rounded to bfloat16, off by 2^-8 of their size. Else plain float sums.
+    """
+    w, x = unpack(weight).abs(), x.float()
+    bound = 2e-6 * x.abs() @ w.T
+    many = x.shape[0] > FEW and weight.format.name != "f32"
+    if many and isa == "amx":
+        return bound + 2**-6.9 * x.abs() @ w.T
+    if weight.format.block > 1:
+        tops = x.abs().view(x.shape[0], -1, 32).amax(dim=2)
+        return bound + tops.repeat_interleave(32, dim=1) / 253 @ w.T
+    return bound
+
+
+def assert_within(got: Tensor, x: Tensor, weight: Packed, isa: str) -> Tensor:
+    """No output is further off than `allowed`; returns the exact product (T, R)."""
+    want = reference.linear(x.float(), weight)
+    bound = allowed(x, weight, isa)
+    if got.dtype == torch.bfloat16:
+        bound = bound + 2**-8 * want.abs()
+    error = (got.float() - want).abs()
+    assert bool((error <= bound).all()), f"{float((error / bound).max()):.2f} of what is allowed"
+    return want
+
+
+def assert_close(got: Tensor, x: Tensor, weight: Packed, isa: str) -> None:
+    """And errors have both signs: together they are far smaller than their bounds.
+
+    One percent is twice what steps of 1 / 127 come to on numbers whose largest of 32 is about three
+    times their usual size.
+    """
+    want = assert_within(got, x, weight, isa)
+    if want.numel() > 100:
+        assert float((got.float() - want).norm()) <= 0.01 * float(want.norm())
+
+
+# ---- right numbers -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", cpu.DTYPES, ids=["f32", "bf16"])
+def test_products_agree_with_the_reference(isa: str, format: Format, dtype: torch.dtype) -> None:
+    for tokens, rows, number in [
+        (1, 1, 1), (1, 131, 4), (2, 7, 3), (3, 33, 5), (5, 2, 2), (16, 19, 7),
+        (17, 1, 1), (18, 33, 5), (31, 130, 3), (70, 47, 9),
+    ]:  # fmt: skip
+        weight = random_weight(format, rows, odd_columns(format, number), seed=rows)
+        x = random_input(tokens, weight.shape[1], dtype=dtype)
+        got = cpu.linear(x, weight)
+        assert got.shape == (tokens, rows) and got.dtype == dtype
+        assert_close(got, x, weight, isa)
+
+
+def test_more_columns_than_a_panel_holds(isa: str, format: Format) -> None:
+    weight = random_weight(format, 35, 2304 if format.block > 1 else 2301)
+    for tokens in (2, 33):
+        x = random_input(tokens, weight.shape[1])
+        assert_close(cpu.linear(x, weight), x, weight, isa)
+
+
+def test_a_token_alone_and_among_sixteen_gives_the_same_bits(isa: str, format: Format) -> None:
+    weight = random_weight(format, 21, odd_columns(format))
+    for dtype in cpu.DTYPES:
+        x = random_input(FEW, weight.shape[1], dtype=dtype)
+        alone = torch.cat([cpu.linear(x[i : i + 1], weight) for i in range(FEW)])
+        for count in range(2, FEW + 1):
+            assert torch.equal(cpu.linear(x[:count], weight), alone[:count])
+
+
+def test_many_tokens_do_not_depend_on_one_another(isa: str, format: Format) -> None:
+    weight = random_weight(format, 37, odd_columns(format))
+    x = random_input(70, weight.shape[1])
+    together = cpu.linear(x, weight)
+    for first, last in [(0, 17), (5, 40), (38, 70)]:
+        assert torch.equal(cpu.linear(x[first:last], weight), together[first:last])
+
+
+def test_any_number_of_threads_gives_the_same_bits(isa: str, format: Format) -> None:
+    weight = random_weight(format, 75, odd_columns(format))
+    before = cpu.native_module().threads()
+    for tokens in (1, 4, 40):
+        x = random_input(tokens, weight.shape[1])
+        want = None
+        for threads in (1, 2, 3):
+            cpu.set_threads(threads)
+            got = cpu.linear(x, weight)
+            want = got if want is None else want
+            assert torch.equal(got, want)
+    cpu.set_threads(before)
+
+
+@pytest.mark.parametrize("dtype", cpu.DTYPES, ids=["f32", "bf16"])
+def test_gathered_rows_are_exact(isa: str, format: Format, dtype: torch.dtype) -> None:
+    for columns in (odd_columns(format, 1), odd_columns(format, 4)):
+        weight = random_weight(format, 29, columns)
+        ids = torch.tensor([[28, 0, 3], [3, 7, 28]])
+        want = unpack(weight, dtype)
+        assert torch.equal(cpu.embedding(ids, weight, dtype), want[ids])
+        assert torch.equal(cpu.embedding(ids.int(), weight, dtype), want[ids])
+
+
+# ---- wherever the blocks lie ---------------------------------------------------------------------
+
+
+def test_blocks_at_any_address_give_the_same_bits(isa: str, format: Format) -> None:
+    weight = random_weight(format, 19, odd_columns(format))
+    size = weight.blocks.numel()
+    ids = torch.arange(19)
+    for shift in (1, 2, 7, 33):
+        storage = torch.full((size + 64,), 255, dtype=torch.uint8)
+        moved = Packed(storage[shift : shift + size].view_as(weight.blocks), format)
+        moved.blocks.copy_(weight.blocks)
+        for tokens in (1, 4, 20):
+            x = random_input(tokens, weight.shape[1])
+            assert torch.equal(cpu.linear(x, moved), cpu.linear(x, weight))
+        assert torch.equal(cpu.embedding(ids, moved), cpu.embedding(ids, weight))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for a page that nobody may read")
+def test_nothing_is_read_past_the_last_block(isa: str, format: Format) -> None:
+    """The blocks end where a forbidden page begins: reading one byte more would end the process."""
+    page = mmap.PAGESIZE
+    libc = ctypes.CDLL(None, use_errno=True)
+    for number in (1, 2, 3):
+        weight = random_weight(format, 17, odd_columns(format, number))
+        size = weight.blocks.numel()
+        room = (size + page - 1) // page * page
+        memory = mmap.mmap(-1, room + page)
+        whole = torch.frombuffer(memory, dtype=torch.uint8)
+        blocks = whole[room - size : room].view_as(weight.blocks)
+        blocks.copy_(weight.blocks)
+        forbidden = ctypes.c_void_p(whole.data_ptr() + room)
+        assert libc.mprotect(forbidden, ctypes.c_size_t(page), 0) == 0
+        there = Packed(blocks, format)
+        for tokens in (1, 4, 20):
+            x = random_input(tokens, weight.shape[1])
+            assert torch.equal(cpu.linear(x, there), cpu.linear(x, weight))
+        assert torch.equal(cpu.embedding(torch.tensor([16]), there), unpack(weight)[16:])
+
+
+def test_a_prefix_is_a_view_and_right(isa: str, format: Format) -> None:
+    weight = random_weight(format, 40, odd_columns(format, 6))
+    for rows, blocks in [(40, 5), (17, 6), (33, 3), (1, 1)]:
+        part = weight.prefix(rows, blocks * max(format.block, 7))
+        assert part.blocks.data_ptr() == weight.blocks.data_ptr()
+        alone = Packed(part.blocks.clone(memory_format=torch.contiguous_format), format)
+        for tokens in (1, 3, 21):
+            x = random_input(tokens, part.shape[1])
+            assert torch.equal(cpu.linear(x, part), cpu.linear(x, alone))
+            assert_close(cpu.linear(x, part), x, part, isa)
+        ids = torch.tensor([rows - 1, 0])
+        assert torch.equal(cpu.embedding(ids, part), unpack(part)[ids])
+
+
+def test_named_rows_are_those_of_the_whole_product(isa: str, format: Format) -> None:
+    weight = random_weight(format, 50, odd_columns(format))
+    index = torch.tensor([49, 0, 0, 7, 31, 32, 5])
+    for tokens in (1, 6, 24):
+        x = random_input(tokens, weight.shape[1])
+        got = cpu.linear(x, weight, index)
+        assert torch.equal(got, cpu.linear(x, weight)[:, index])
+        assert torch.equal(cpu.linear(x, weight, index.int()), got)
+
+
+def test_inputs_of_any_shape_and_stride(isa: str) -> None:
+    weight = random_weight(FORMATS["q4_0"], 9, 96)
+    x = random_input(2, 3, 96)
+    want = cpu.linear(x.reshape(6, 96), weight)
+    assert torch.equal(cpu.linear(x, weight), want.view(2, 3, 9))
+    assert torch.equal(cpu.linear(x[0, 0], weight), want[0])
+    turned = x.transpose(0, 1).contiguous().transpose(0, 1)
+    assert torch.equal(cpu.linear(turned, weight), want.view(2, 3, 9))
+
+
+# ---- broken and extreme numbers ------------------------------------------------------------------
+
+
+def break_row(weight: Packed, row: int, value: float, which: int = 0) -> None:
+    """Write `value` into a scale in the last block of a row (the last number, of plain floats)."""
+    format = weight.format
+    if format.name in FLOATS:
+        spoilt = torch.tensor([value]).to(FLOATS[format.name]).view(torch.uint8)
+        weight.blocks[row, -format.block_bytes :] = spoilt
+        return
+    at = weight.blocks.shape[1] - format.block_bytes + scale_offsets(format)[which]
+    weight.blocks[row, at : at + 2] = half_bytes(torch.tensor(value))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_broken_scale_shows_in_its_row_alone(isa: str, format: Format, value: float) -> None:
+    for which in range(len(scale_offsets(format))):
+        weight = random_weight(format, 20, odd_columns(format))
+        sound = {tokens: cpu.linear(random_input(tokens, weight.shape[1]), weight)
+                 for tokens in (1, 4, 20)}  # fmt: skip
+        break_row(weight, 13, value, which)
+        for tokens, before in sound.items():
+            got = cpu.linear(random_input(tokens, weight.shape[1]), weight)
+            assert not got[:, 13].isfinite().any()
+            others = [row for row in range(20) if row != 13]
+            assert torch.equal(got[:, others], before[:, others])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_broken_activation_shows_in_its_token_alone(
+    isa: str, format: Format, value: float
+) -> None:
+    weight = random_weight(format, 20, odd_columns(format))
+    for dtype in cpu.DTYPES:
+        for tokens in (1, 4, 20):
+            x = random_input(tokens, weight.shape[1], dtype=dtype)
+            before = cpu.linear(x, weight)
+            x[-1, -2] = value
+            got = cpu.linear(x, weight)
+            assert not got[-1].isfinite().any()
+            assert torch.equal(got[:-1], before[:-1])
+
+
+def test_huge_and_vanishing_numbers_stay_right(isa: str, format: Format) -> None:
+    weight = random_weight(format, 20, odd_columns(format))
+    break_row(weight, 3, 60000.0)
+    break_row(weight, 4, 0.0)
+    for tokens in (1, 20):
+        x = random_input(tokens, weight.shape[1])
+        assert_within(cpu.linear(x, weight), x, weight, isa)
+        assert_within(cpu.linear(x * 1e12, weight), x * 1e12, weight, isa)
+        assert not cpu.linear(x * 0, weight).any()
+        tiny = cpu.linear(torch.full_like(x, 1e-42), weight)
+        assert bool((tiny.abs() < 1e-30).all())
+
+
+# ---- nothing to do, and what cannot be done ------------------------------------------------------
+
+
+def test_products_of_nothing(isa: str) -> None:
+    weight = random_weight(FORMATS["q8_0"], 5, 64)
+    assert cpu.linear(torch.zeros(0, 64), weight).shape == (0, 5)
+    assert cpu.linear(torch.zeros(2, 64), weight.prefix(rows=0)).shape == (2, 0)
+    assert torch.equal(cpu.linear(torch.zeros(2, 0), weight.prefix(columns=0)), torch.zeros(2, 5))
+    nothing = torch.zeros(0, dtype=torch.int64)
+    assert cpu.linear(torch.zeros(2, 64), weight, nothing).shape == (2, 0)
+    assert cpu.embedding(nothing, weight).shape == (0, 64)
+    assert cpu.embedding(torch.tensor([1]), weight.prefix(columns=0)).shape == (1, 0)
+
+
+def test_formats_and_dtypes_without_kernels_go_through_the_reference() -> None:
+    other = random_weight(FORMATS["q4_1"], 5, 64)
+    x = random_input(3, 64)
+    assert not cpu.takes(x, other)
+    torch.testing.assert_close(cpu.linear(x, other), reference.linear(x, other))
+    index = torch.tensor([4, 1])
+    torch.testing.assert_close(cpu.linear(x, other, index), reference.linear(x, other)[:, index])
+    assert torch.equal(cpu.embedding(index, other), unpack(other)[index])
+    known = random_weight(FORMATS["q8_0"], 5, 64)
+    assert cpu.linear(x.double(), known).dtype == torch.float64
+
+
+def test_bad_input_is_an_input_error() -> None:
+    weight = random_weight(FORMATS["q8_0"], 5, 64)
+    with pytest.raises(InputError, match="5 x 64"):
+        cpu.linear(torch.zeros(2, 96), weight)
+    with pytest.raises(InputError):
+        cpu.linear(torch.tensor(1.0), weight)
+    for index in (torch.tensor([0, 5]), torch.tensor([-1])):
+        with pytest.raises(InputError, match="5 rows"):
+            cpu.linear(torch.zeros(2, 64), weight, index)
+        with pytest.raises(InputError, match="5 rows"):
+            cpu.embedding(index, weight)
+    for ids in (torch.zeros(2), torch.zeros(2, dtype=torch.bool)):
+        with pytest.raises(InputError, match="integers"):
+            cpu.embedding(ids, weight)
+    for threads in (0, -1, cpu.MAX_THREADS + 1):
+        with pytest.raises(InputError, match="1 to 1024"):
+            cpu.set_threads(threads)
+    with pytest.raises(InputError, match="generic"):
+        cpu.use("sse9")
+
+
+# ---- torch's operators ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", cpu.DTYPES, ids=["f32", "bf16"])
+def test_the_operators_are_what_torch_expects(dtype: torch.dtype) -> None:
+    weight = random_weight(FORMATS["q4_k"], 6, 512)
+    number, x = weight.format.ggml_id, random_input(2, 3, 512, dtype=dtype)
+    index = torch.tensor([5, 0])
+    linear = torch.ops.gemelo.linear.default
+    torch.library.opcheck(linear, (x, weight.blocks, number, None))
+    torch.library.opcheck(linear, (x, weight.blocks, number, index))
+    embedding = torch.ops.gemelo.embedding.default
+    torch.library.opcheck(embedding, (index, weight.blocks, number, dtype))
+    assert torch.equal(linear(x, weight.blocks, number, index), cpu.linear(x, weight, index))
+    assert torch.equal(
+        embedding(index, weight.blocks, number, dtype), cpu.embedding(index, weight, dtype)
+    )
+
+
+def test_shapes_are_known_without_numbers() -> None:
+    weight = random_weight(FORMATS["q4_k"], 6, 512)
+    with FakeTensorMode() as mode:
+        fake = Packed(mode.from_tensor(weight.blocks), weight.format)
+        y = cpu.linear(torch.empty(2, 3, 512, dtype=torch.bfloat16), fake)
+        assert y.shape == (2, 3, 6) and y.dtype == torch.bfloat16
+        index = torch.empty(4, dtype=torch.int64)
+        assert cpu.linear(torch.empty(2, 512), fake, index).shape == (2, 4)
+        rows = cpu.embedding(torch.empty(3, 1, dtype=torch.int64), fake, torch.bfloat16)
+        assert rows.shape == (3, 1, 512) and rows.dtype == torch.bfloat16
+
+
+# ---- which instruction set -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", cpu.instruction_sets())
+def test_the_environment_chooses(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = cpu.isa()
+    monkeypatch.setenv("GEMELO_ISA", name)
+    module = cpu._extension()
+    assert module is not None and module.name() == name
+    cpu.use(before)
+
+
+def test_the_environment_may_ask_for_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GEMELO_ISA", "reference")
+    assert cpu._extension() is None
+
+
+def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Another interpreter with this tree."""
+    root = Path(__file__).parents[2]
+    paths = [str(root), os.environ.get("PYTHONPATH", "")]
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)} | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_an_unknown_instruction_set_is_one_clear_line() -> None:
+    command = "import sys; from gemelo.cli import run; sys.exit(run(['generate', 'Hi']))"
+    done = python(command, GEMELO_ISA="sse9")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "GEMELO_ISA=sse9" in done.stderr and "generic" in done.stderr
+
+
+WITHOUT_THE_EXTENSION = """
+import sys
+sys.modules["gemelo.kernels._native"] = None  # as if it had not been built: importing it fails
+import torch
+from gemelo.errors import InputError
+from gemelo.kernels import cpu, reference
+from gemelo.kernels.formats import FORMATS, pack
+from gemelo.kernels.linear import QuantEmbedding, QuantLinear
+
+weight = pack(torch.randn(6, 64), FORMATS["q8_0"])
+x, ids = torch.randn(2, 64), torch.tensor([5, 0])
+assert cpu.isa() == "reference" and cpu.instruction_sets() == []
+assert torch.equal(cpu.linear(x, weight), reference.linear(x, weight))
+assert torch.equal(QuantLinear(weight)(x, rows=3), reference.linear(x, weight.prefix(3)))
+assert torch.equal(QuantLinear(weight).rows_at(x, ids), reference.linear(x, weight)[:, ids])
+assert torch.equal(QuantEmbedding(weight, torch.float32)(ids), reference.embedding(ids, weight))
+cpu.set_threads(2)
+for wrong in (lambda: cpu.use("generic"), lambda: cpu.set_threads(0),
+              lambda: cpu.embedding(torch.tensor([6]), weight),
+              lambda: cpu.linear(x, weight, torch.tensor([-1]))):
+    try:
+        wrong()
+    except InputError as error:
+        print(error)
+    else:
+        raise SystemExit("no error")
+"""
+
+
+def test_without_the_extension_everything_goes_through_the_reference() -> None:
+    done = python(WITHOUT_THE_EXTENSION, GEMELO_ISA="")
+    assert done.returncode == 0, done.stderr
+    asked = python("import sys; sys.modules['gemelo.kernels._native'] = None; "
+                   "import gemelo.kernels.cpu", GEMELO_ISA="avx2")  # fmt: skip
+    assert "InputError: GEMELO_ISA=avx2, but the native kernels were not built" in asked.stderr
