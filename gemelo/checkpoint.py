@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from gemelo.config import ModelConfig
 from gemelo.errors import FileFormatError, GemeloError, InputError, UnsupportedError
 from gemelo.inputs.tokenizer import Tokenizer
+from gemelo.kernels import cpu
 from gemelo.kernels.formats import FORMATS, Packed, pack, unpack
 from gemelo.kernels.linear import QuantEmbedding, QuantLinear
 from gemelo.mmproj import with_companion, with_eye
@@ -89,7 +90,14 @@ def read(
     opened = with_companion(opened) if mmproj is None else with_eye(opened, mmproj)
     source = without_padding(opened)
     tree = assemble(source, format, activation_dtype(source, format), device, progress)
-    return Checkpoint(path, source.config, tree, tokenizer_of(source), format, source.notices)
+    lost = cpu.what_is_lost() if is_quantised(tree) else None
+    notices = source.notices if lost is None else (*source.notices, lost)
+    return Checkpoint(path, source.config, tree, tokenizer_of(source), format, notices)
+
+
+def is_quantised(tree: nn.Module) -> bool:
+    """Whether any matrix of a network is kept in blocks."""
+    return any(isinstance(module, QuantLinear) for module in tree.modules())
 
 
 def assemble(

@@ -175,3 +175,13 @@ def test_settings_of_a_run_are_checked(tiny_directory: Path) -> None:
         load(tiny_directory, device="tpu")
     with pytest.raises(GemeloError, match="257"):
         load(tiny_directory, context=257)
+
+
+@pytest.mark.usefixtures("exact")
+def test_without_native_kernels_a_quantised_model_says_what_is_lost(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert any("C++ compiler" in notice for notice in read(tiny_checkpoint, "q8_0").notices)
+    assert not read(tiny_checkpoint, "f32").notices
+    monkeypatch.setenv("GEMELO_ISA", "reference")
+    assert not read(tiny_checkpoint, "q8_0").notices

@@ -63,6 +63,17 @@ def isa() -> str:
     return REFERENCE if native is None else str(native.name())
 
 
+def what_is_lost() -> str | None:
+    """A sentence for people whose installation has no native kernels; None if it has, or if the
+    environment asked for the reference."""
+    if native is not None or os.environ.get("GEMELO_ISA") == REFERENCE:
+        return None
+    return (
+        "the native kernels were not built, so that quantised weights run ten times slower or "
+        "worse; install a C++ compiler and install gemelo again"
+    )
+
+
 def instruction_sets() -> list[str]:
     """Those that this machine runs, the fastest first."""
     return [] if native is None else list(native.names())
