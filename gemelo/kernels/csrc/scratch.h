@@ -22,11 +22,12 @@ class Scratch {
     const size_t bytes = count * sizeof(T);
     if (bytes > size_) {
       release();
-      const size_t wanted = (bytes + kHuge - 1) / kHuge * kHuge;
+      const size_t page = bytes < kHuge ? kSmall : kHuge;
+      const size_t wanted = (bytes + page - 1) / page * page;
       void* p = mmap(nullptr, wanted, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
       if (p == MAP_FAILED) throw std::bad_alloc();
 #ifdef MADV_HUGEPAGE
-      madvise(p, wanted, MADV_HUGEPAGE);
+      if (page == kHuge) madvise(p, wanted, MADV_HUGEPAGE);
 #endif
       data_ = p;
       size_ = wanted;
@@ -35,7 +36,7 @@ class Scratch {
   }
 
  private:
-  static constexpr size_t kHuge = size_t{1} << 21;
+  static constexpr size_t kSmall = 4096, kHuge = size_t{1} << 21;
   void release() {
     if (data_) munmap(data_, size_);
     data_ = nullptr;
