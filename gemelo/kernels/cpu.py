@@ -20,7 +20,7 @@ from importlib import import_module
 from types import ModuleType
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from gemelo.errors import InputError
 from gemelo.kernels import reference
@@ -105,10 +105,10 @@ def takes(x: Tensor, weight: Packed) -> bool:
 
 
 def linear(x: Tensor, weight: Packed, index: Tensor | None = None) -> Tensor:
-    """x (..., C) times weight (R, C) transposed: (..., R) in x's dtype, or only rows `index`."""
+    """x (..., C) times weight (R, C) transposed: (..., R) in x's dtype, or only the rows that
+    `index` (N) names: (..., N)."""
     if not takes(x, weight):
-        chosen = weight if index is None else reference.chosen_rows(weight, index)
-        return reference.linear(x, chosen)
+        return _reference_linear(x, weight, index)
     if type(x) is Tensor and not torch.compiler.is_compiling():
         return _linear(x, weight, index)
     out: Tensor = torch.ops.gemelo.linear(x, weight.blocks, weight.format.ggml_id, index)
@@ -117,13 +117,21 @@ def linear(x: Tensor, weight: Packed, index: Tensor | None = None) -> Tensor:
 
 def embedding(ids: Tensor, weight: Packed, dtype: torch.dtype = torch.float32) -> Tensor:
     """The rows of weight (R, C) that integer ids (...) name: (..., C) in `dtype`."""
-    known = native is not None and weight.format.name in FORMATS and dtype in DTYPES
-    if not known or ids.device.type != "cpu":
+    if not _gathers(ids, weight, dtype):
         return reference.embedding(ids, weight, dtype)
     if type(ids) is Tensor and not torch.compiler.is_compiling():
         return _embedding(ids, weight, dtype)
     out: Tensor = torch.ops.gemelo.embedding(ids, weight.blocks, weight.format.ggml_id, dtype)
     return out
+
+
+def _gathers(ids: Tensor, weight: Packed, dtype: torch.dtype) -> bool:
+    known = native is not None and weight.format.name in FORMATS
+    return known and ids.device.type == "cpu" and dtype in DTYPES
+
+
+def _reference_linear(x: Tensor, weight: Packed, index: Tensor | None) -> Tensor:
+    return reference.linear(x, weight if index is None else reference.chosen_rows(weight, index))
 
 
 def _linear(x: Tensor, weight: Packed, index: Tensor | None) -> Tensor:
@@ -133,8 +141,10 @@ def _linear(x: Tensor, weight: Packed, index: Tensor | None) -> Tensor:
             f"an input of shape {tuple(x.shape)} does not fit a weight of {rows} x {columns}"
         )
     if index is not None:
+        if index.dim() != 1:
+            raise InputError(f"an index of shape {tuple(index.shape)}; expected one dimension")
         index = _checked(index, rows)
-        rows = index.numel()
+        rows = len(index)
     out = x.new_empty(*x.shape[:-1], rows)
     tokens = out.numel() // rows if rows else 0
     if not tokens or not columns:
@@ -183,23 +193,33 @@ def native_module() -> ModuleType:
 # ---- torch's operators ---------------------------------------------------------------------------
 
 
-@torch.library.custom_op("gemelo::linear", mutates_args=())
-def _linear_operator(x: Tensor, blocks: Tensor, format: int, index: Tensor | None) -> Tensor:
-    return _linear(x, Packed(blocks, FORMATS_BY_ID[format]), index)
+@library.custom_op("gemelo::linear", mutates_args=())
+def _linear_operator(x: Tensor, blocks: Tensor, format: int, index: Tensor | None = None) -> Tensor:
+    weight = _packed(blocks, format)
+    product = _linear if takes(x, weight) else _reference_linear
+    return product(x, weight, index)
 
 
 @_linear_operator.register_fake
-def _(x: Tensor, blocks: Tensor, format: int, index: Tensor | None) -> Tensor:
-    return x.new_empty(*x.shape[:-1], blocks.shape[0] if index is None else index.shape[0])
+def _(x: Tensor, blocks: Tensor, format: int, index: Tensor | None = None) -> Tensor:
+    rows = blocks.shape[0] if index is None else len(index)
+    return x.new_empty(*x.shape[:-1], rows)
 
 
-@torch.library.custom_op("gemelo::embedding", mutates_args=())
+@library.custom_op("gemelo::embedding", mutates_args=())
 def _embedding_operator(ids: Tensor, blocks: Tensor, format: int, dtype: torch.dtype) -> Tensor:
-    return _embedding(ids, Packed(blocks, FORMATS_BY_ID[format]), dtype)
+    weight = _packed(blocks, format)
+    gather = _embedding if _gathers(ids, weight, dtype) else reference.embedding
+    return gather(ids, weight, dtype)
 
 
 @_embedding_operator.register_fake
 def _(ids: Tensor, blocks: Tensor, format: int, dtype: torch.dtype) -> Tensor:
-    kind = FORMATS_BY_ID[format]
-    columns = blocks.shape[1] // kind.block_bytes * kind.block
-    return ids.new_empty(*ids.shape, columns, dtype=dtype)
+    return ids.new_empty(*ids.shape, _packed(blocks, format).shape[1], dtype=dtype)
+
+
+def _packed(blocks: Tensor, format: int) -> Packed:
+    """The matrix of a format's number; InputError for a number that no format has."""
+    if format not in FORMATS_BY_ID:
+        raise InputError(f"no block format has the number {format}")
+    return Packed(blocks, FORMATS_BY_ID[format])

@@ -5,22 +5,25 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from gemelo.errors import InputError
 from gemelo.kernels import cpu, reference
 from gemelo.kernels.formats import FORMATS, Format, Packed, unpack
+from tests.kernels.matrices import (
+    FLOATS,
+    half_bytes,
+    odd_columns,
+    random_input,
+    random_weight,
+    scale_offsets,
+)
 
-FLOATS = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
-MINIMA = ("q4_k", "q5_k")
 FEW = 16  # up to here a token's result does not depend on the others
 
 pytestmark = pytest.mark.skipif(
@@ -40,44 +43,6 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
 @pytest.fixture(params=sorted(cpu.FORMATS))
 def format(request: pytest.FixtureRequest) -> Format:
     return FORMATS[request.param]
-
-
-def half_bytes(x: Tensor) -> Tensor:
-    return x.half()[..., None].view(torch.uint8)
-
-
-def scale_offsets(format: Format) -> list[int]:
-    """Where a block keeps its half-precision scales (and minima)."""
-    if format.name in MINIMA:
-        return [0, 2]
-    return [208] if format.name == "q6_k" else [0]
-
-
-def random_weight(format: Format, rows: int, columns: int, seed: int = 0) -> Packed:
-    """Random integers in every block, with scales of a usual size."""
-    generator = torch.Generator().manual_seed(seed)
-    if format.name in FLOATS:
-        x = torch.randn(rows, columns, generator=generator).mul_(0.05)
-        return Packed(x.to(FLOATS[format.name]).view(torch.uint8), format)
-    size = (rows, format.row_bytes(columns))
-    blocks = torch.randint(0, 256, size, dtype=torch.uint8, generator=generator)
-    each = blocks.view(rows, -1, format.block_bytes)
-    for at in scale_offsets(format):
-        scales = torch.rand(each.shape[:2], generator=generator) * 0.001 + 0.0001
-        each[:, :, at : at + 2] = half_bytes(scales)
-    return Packed(blocks, format)
-
-
-def random_input(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 1) -> Tensor:
-    """Activations with columns of very different sizes, as hidden states have them."""
-    generator = torch.Generator().manual_seed(seed)
-    spread = torch.rand(shape[-1], generator=generator) * 3
-    return (torch.randn(*shape, generator=generator) * spread).to(dtype)
-
-
-def odd_columns(format: Format, number: int = 5) -> int:
-    """An odd number of blocks; of plain floats, no multiple of any register."""
-    return 16 * number - 3 if format.block == 1 else number * format.block
 
 
 def allowed(x: Tensor, weight: Packed, isa: str) -> Tensor:
@@ -358,109 +323,3 @@ def test_bad_input_is_an_input_error() -> None:
             cpu.set_threads(threads)
     with pytest.raises(InputError, match="generic"):
         cpu.use("sse9")
-
-
-# ---- torch's operators ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("dtype", cpu.DTYPES, ids=["f32", "bf16"])
-def test_the_operators_are_what_torch_expects(dtype: torch.dtype) -> None:
-    weight = random_weight(FORMATS["q4_k"], 6, 512)
-    number, x = weight.format.ggml_id, random_input(2, 3, 512, dtype=dtype)
-    index = torch.tensor([5, 0])
-    linear = torch.ops.gemelo.linear.default
-    torch.library.opcheck(linear, (x, weight.blocks, number, None))
-    torch.library.opcheck(linear, (x, weight.blocks, number, index))
-    embedding = torch.ops.gemelo.embedding.default
-    torch.library.opcheck(embedding, (index, weight.blocks, number, dtype))
-    assert torch.equal(linear(x, weight.blocks, number, index), cpu.linear(x, weight, index))
-    assert torch.equal(
-        embedding(index, weight.blocks, number, dtype), cpu.embedding(index, weight, dtype)
-    )
-
-
-def test_shapes_are_known_without_numbers() -> None:
-    weight = random_weight(FORMATS["q4_k"], 6, 512)
-    with FakeTensorMode() as mode:
-        fake = Packed(mode.from_tensor(weight.blocks), weight.format)
-        y = cpu.linear(torch.empty(2, 3, 512, dtype=torch.bfloat16), fake)
-        assert y.shape == (2, 3, 6) and y.dtype == torch.bfloat16
-        index = torch.empty(4, dtype=torch.int64)
-        assert cpu.linear(torch.empty(2, 512), fake, index).shape == (2, 4)
-        rows = cpu.embedding(torch.empty(3, 1, dtype=torch.int64), fake, torch.bfloat16)
-        assert rows.shape == (3, 1, 512) and rows.dtype == torch.bfloat16
-
-
-# ---- which instruction set -----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", cpu.instruction_sets())
-def test_the_environment_chooses(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = cpu.isa()
-    monkeypatch.setenv("GEMELO_ISA", name)
-    module = cpu._extension()
-    assert module is not None and module.name() == name
-    cpu.use(before)
-
-
-def test_the_environment_may_ask_for_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GEMELO_ISA", "reference")
-    assert cpu._extension() is None
-
-
-def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Another interpreter with this tree."""
-    root = Path(__file__).parents[2]
-    paths = [str(root), os.environ.get("PYTHONPATH", "")]
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)} | environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-
-
-def test_an_unknown_instruction_set_is_one_clear_line() -> None:
-    command = "import sys; from gemelo.cli import run; sys.exit(run(['generate', 'Hi']))"
-    done = python(command, GEMELO_ISA="sse9")
-    assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1
-    assert "GEMELO_ISA=sse9" in done.stderr and "generic" in done.stderr
-
-
-WITHOUT_THE_EXTENSION = """
-import sys
-sys.modules["gemelo.kernels._native"] = None  # as if it had not been built: importing it fails
-import torch
-from gemelo.errors import InputError
-from gemelo.kernels import cpu, reference
-from gemelo.kernels.formats import FORMATS, pack
-from gemelo.kernels.linear import QuantEmbedding, QuantLinear
-
-weight = pack(torch.randn(6, 64), FORMATS["q8_0"])
-x, ids = torch.randn(2, 64), torch.tensor([5, 0])
-assert cpu.isa() == "reference" and cpu.instruction_sets() == []
-assert torch.equal(cpu.linear(x, weight), reference.linear(x, weight))
-assert torch.equal(QuantLinear(weight)(x, rows=3), reference.linear(x, weight.prefix(3)))
-assert torch.equal(QuantLinear(weight).rows_at(x, ids), reference.linear(x, weight)[:, ids])
-assert torch.equal(QuantEmbedding(weight, torch.float32)(ids), reference.embedding(ids, weight))
-cpu.set_threads(2)
-for wrong in (lambda: cpu.use("generic"), lambda: cpu.set_threads(0),
-              lambda: cpu.embedding(torch.tensor([6]), weight),
-              lambda: cpu.linear(x, weight, torch.tensor([-1]))):
-    try:
-        wrong()
-    except InputError as error:
-        print(error)
-    else:
-        raise SystemExit("no error")
-"""
-
-
-def test_without_the_extension_everything_goes_through_the_reference() -> None:
-    done = python(WITHOUT_THE_EXTENSION, GEMELO_ISA="")
-    assert done.returncode == 0, done.stderr
-    asked = python("import sys; sys.modules['gemelo.kernels._native'] = None; "
-                   "import gemelo.kernels.cpu", GEMELO_ISA="avx2")  # fmt: skip
-    assert "InputError: GEMELO_ISA=avx2, but the native kernels were not built" in asked.stderr

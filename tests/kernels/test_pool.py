@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gemelo.kernels import cpu
 from gemelo.kernels.formats import FORMATS, Packed
-from tests.kernels.test_cpu import random_input, random_weight
+from tests.kernels.matrices import random_input, random_weight
 
 pytestmark = [
     pytest.mark.skipif(cpu.native is None, reason="the native kernels were not built here"),

@@ -150,6 +150,31 @@ struct BF16 {
   static F at(const uint8_t* p) { return load_bf16((const uint16_t*)p); }
 };
 
+// body(Type<Q4_0>{}) and the like: the code for a format that is only known when it runs.
+template <class T>
+struct Type {
+  using type = T;
+};
+template <class Body>
+static inline void with_blocks(int format, const Body& body) {
+  switch (format) {
+    case gemelo::kQ4_0: return body(Type<Q4_0>{});
+    case gemelo::kQ5_0: return body(Type<Q5_0>{});
+    case gemelo::kQ8_0: return body(Type<Q8_0>{});
+    case gemelo::kQ4_K: return body(Type<Q4_K>{});
+    case gemelo::kQ5_K: return body(Type<Q5_K>{});
+    case gemelo::kQ6_K: return body(Type<Q6_K>{});
+  }
+}
+template <class Body>
+static inline void with_floats(int format, const Body& body) {
+  switch (format) {
+    case gemelo::kF32: return body(Type<F32>{});
+    case gemelo::kF16: return body(Type<F16>{});
+    case gemelo::kBF16: return body(Type<BF16>{});
+  }
+}
+
 // A run as 64 * kPairs floats, exactly what the format defines.
 template <class Q>
 static inline void expand(const Q& run, float* out) {

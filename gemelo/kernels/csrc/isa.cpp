@@ -57,21 +57,15 @@ static void few_floats(Worker& worker, const Activations& x, int64_t tokens, con
 
 static void few(Worker& worker, const Activations& x, int64_t tokens, const Matrix& w,
                 const Activations& y) {
-  switch (w.format) {
-    case gemelo::kF32: return few_floats<F32>(worker, x, tokens, w, y);
-    case gemelo::kF16: return few_floats<F16>(worker, x, tokens, w, y);
-    case gemelo::kBF16: return few_floats<BF16>(worker, x, tokens, w, y);
-    case gemelo::kQ4_0: return few_blocks<Q4_0>(worker, x, tokens, w, y);
-    case gemelo::kQ5_0: return few_blocks<Q5_0>(worker, x, tokens, w, y);
-    case gemelo::kQ8_0: return few_blocks<Q8_0>(worker, x, tokens, w, y);
-    case gemelo::kQ4_K: return few_blocks<Q4_K>(worker, x, tokens, w, y);
-    case gemelo::kQ5_K: return few_blocks<Q5_K>(worker, x, tokens, w, y);
-    case gemelo::kQ6_K: return few_blocks<Q6_K>(worker, x, tokens, w, y);
-  }
+  with_blocks(w.format, [&](auto kind) {
+    few_blocks<typename decltype(kind)::type>(worker, x, tokens, w, y);
+  });
+  with_floats(w.format, [&](auto kind) {
+    few_floats<typename decltype(kind)::type>(worker, x, tokens, w, y);
+  });
 }
 
-// ---- many tokens
-// ---------------------------------------------------------------------------------
+// ---- many tokens --------------------------------------------------------------------------------
 
 // A packing is the number of a format that is packed in the same way; 0 is plain float activations,
 // which float32 weights are multiplied with.
@@ -91,16 +85,12 @@ static void pack(Worker& worker, const Activations& x, int64_t tokens, int64_t c
 
 static void multiply(Worker& worker, const void* packed, int64_t tokens, const Matrix& w,
                      const Activations& y) {
-  switch (w.format) {
-    case gemelo::kF16: return multiply_tiles<FloatLine<F16>>(worker, packed, tokens, w, y);
-    case gemelo::kBF16: return multiply_tiles<FloatLine<BF16>>(worker, packed, tokens, w, y);
-    case gemelo::kQ4_0: return multiply_tiles<TileLine<Q4_0>>(worker, packed, tokens, w, y);
-    case gemelo::kQ5_0: return multiply_tiles<TileLine<Q5_0>>(worker, packed, tokens, w, y);
-    case gemelo::kQ8_0: return multiply_tiles<TileLine<Q8_0>>(worker, packed, tokens, w, y);
-    case gemelo::kQ4_K: return multiply_tiles<TileLine<Q4_K>>(worker, packed, tokens, w, y);
-    case gemelo::kQ5_K: return multiply_tiles<TileLine<Q5_K>>(worker, packed, tokens, w, y);
-    case gemelo::kQ6_K: return multiply_tiles<TileLine<Q6_K>>(worker, packed, tokens, w, y);
-  }
+  with_blocks(w.format, [&](auto kind) {
+    multiply_tiles<TileLine<typename decltype(kind)::type>>(worker, packed, tokens, w, y);
+  });
+  with_floats(w.format, [&](auto kind) {
+    multiply_tiles<FloatLine<typename decltype(kind)::type>>(worker, packed, tokens, w, y);
+  });
 }
 
 #else
@@ -123,25 +113,16 @@ static size_t packed_bytes(int format, int64_t tokens, int64_t columns) {
 
 static void pack(Worker& worker, const Activations& x, int64_t tokens, int64_t columns, int format,
                  void* packed) {
-  switch (packing(format)) {
-    case gemelo::kQ4_0: return pack_matrix<Q4_0>(worker, x, tokens, columns, packed);
-    case gemelo::kQ5_0: return pack_matrix<Q5_0>(worker, x, tokens, columns, packed);
-    case gemelo::kQ8_0: return pack_matrix<Q8_0>(worker, x, tokens, columns, packed);
-    case gemelo::kQ4_K: return pack_matrix<Q4_K>(worker, x, tokens, columns, packed);
-    case gemelo::kQ6_K: return pack_matrix<Q6_K>(worker, x, tokens, columns, packed);
-  }
+  with_blocks(packing(format), [&](auto kind) {
+    pack_matrix<typename decltype(kind)::type>(worker, x, tokens, columns, packed);
+  });
 }
 
 static void multiply(Worker& worker, const void* packed, int64_t tokens, const Matrix& w,
                      const Activations& y) {
-  switch (w.format) {
-    case gemelo::kQ4_0: return multiply_matrix<Q4_0>(worker, packed, tokens, w, y);
-    case gemelo::kQ5_0: return multiply_matrix<Q5_0>(worker, packed, tokens, w, y);
-    case gemelo::kQ8_0: return multiply_matrix<Q8_0>(worker, packed, tokens, w, y);
-    case gemelo::kQ4_K: return multiply_matrix<Q4_K>(worker, packed, tokens, w, y);
-    case gemelo::kQ5_K: return multiply_matrix<Q5_K>(worker, packed, tokens, w, y);
-    case gemelo::kQ6_K: return multiply_matrix<Q6_K>(worker, packed, tokens, w, y);
-  }
+  with_blocks(w.format, [&](auto kind) {
+    multiply_matrix<typename decltype(kind)::type>(worker, packed, tokens, w, y);
+  });
 }
 
 #endif
@@ -201,17 +182,10 @@ static void gather_floats(const Matrix& w, const int64_t* ids, int64_t count,
 }
 
 static void gather(const Matrix& w, const int64_t* ids, int64_t count, const Activations& y) {
-  switch (w.format) {
-    case gemelo::kF32: return gather_floats<F32>(w, ids, count, y);
-    case gemelo::kF16: return gather_floats<F16>(w, ids, count, y);
-    case gemelo::kBF16: return gather_floats<BF16>(w, ids, count, y);
-    case gemelo::kQ4_0: return gather_blocks<Q4_0>(w, ids, count, y);
-    case gemelo::kQ5_0: return gather_blocks<Q5_0>(w, ids, count, y);
-    case gemelo::kQ8_0: return gather_blocks<Q8_0>(w, ids, count, y);
-    case gemelo::kQ4_K: return gather_blocks<Q4_K>(w, ids, count, y);
-    case gemelo::kQ5_K: return gather_blocks<Q5_K>(w, ids, count, y);
-    case gemelo::kQ6_K: return gather_blocks<Q6_K>(w, ids, count, y);
-  }
+  with_blocks(w.format,
+              [&](auto kind) { gather_blocks<typename decltype(kind)::type>(w, ids, count, y); });
+  with_floats(w.format,
+              [&](auto kind) { gather_floats<typename decltype(kind)::type>(w, ids, count, y); });
 }
 
 #define GEMELO_TEXT_(x) #x

@@ -126,7 +126,6 @@ NB_MODULE(_native, m) {
       .def("keep", &Program::keep)
       .def("attend", &Program::attend)
       .def("cut", &Program::cut)
-      .def("emit", &Program::emit)
       .def("logits", &Program::logits)
       .def("predict", &Program::predict)
       .def("correct", &Program::correct)

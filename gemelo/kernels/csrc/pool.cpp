@@ -3,7 +3,10 @@
 #include <pthread.h>
 #include <sched.h>
 
+#include <cstdio>
+#include <cstdlib>
 #include <map>
+#include <new>
 #include <system_error>
 
 namespace gemelo {
@@ -82,10 +85,24 @@ Pool::Pool(int threads) : threads_(threads < 1 ? 1 : threads) {
   }
 }
 
+namespace {
+
+// A thread that failed inside a job would leave the others waiting at the next barrier for good.
+void work(Pool::Job job, void* context, Worker& worker) {
+  try {
+    job(context, worker);
+  } catch (const std::bad_alloc&) {
+    std::fputs("error: no memory left for a product's workspace\n", stderr);
+    std::_Exit(1);
+  }
+}
+
+}  // namespace
+
 void Pool::run(Job job, void* context) {
   std::lock_guard<std::mutex> turn(turn_);
   Worker self{*this, 0, threads_};
-  if (threads_ == 1) return job(context, self);
+  if (threads_ == 1) return work(job, context, self);
   job_ = job;
   context_ = context;
   busy_.store(threads_ - 1, std::memory_order_relaxed);
@@ -94,7 +111,7 @@ void Pool::run(Job job, void* context) {
     std::lock_guard<std::mutex> lock(sleep_);
     wake_.notify_all();
   }
-  job(context, self);
+  work(job, context, self);
   spin_until([this] { return busy_.load(std::memory_order_acquire) == 0; });
 }
 
@@ -110,7 +127,7 @@ void Pool::serve(int index, int hoped_for) {
       asleep_.fetch_sub(1, std::memory_order_seq_cst);
     }
     Worker self{*this, index, threads_};
-    job_(context_, self);
+    work(job_, context_, self);
     busy_.fetch_sub(1, std::memory_order_release);
   }
 }

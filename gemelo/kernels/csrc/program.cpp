@@ -94,14 +94,16 @@ void Program::add_norm(int x, int y, Norm n, Norm next, int out) {
   });
 }
 
-void Program::multiply(Worker& worker, int x, int64_t tokens, const Matrix* weights,
-                       const int* outs, int count) {
+// The products of x with several matrices, each to its place. Many tokens are packed once for all
+// matrices that take them alike.
+void Program::multiply(Worker& worker, int x, int64_t tokens, const std::vector<To>& products) {
   int packed = 0;
-  for (int i = 0; i < count; i++) {
-    const Matrix& w = weights[i];
+  for (const To& product : products) {
+    const Matrix& w = product.w;
+    const Activations y{product.out, w.rows, false};
     const int packing = kernels.packing(w.format);
     if (tokens <= kFewTokens || !packing) {
-      kernels.few(worker, activations(x), tokens, w, activations(outs[i]));
+      kernels.few(worker, activations(x), tokens, w, y);
       continue;
     }
     void* room = packed_.room<uint8_t>(0);
@@ -111,70 +113,71 @@ void Program::multiply(Worker& worker, int x, int64_t tokens, const Matrix* weig
       worker.barrier();
       packed = packing;
     }
-    kernels.multiply(worker, room, tokens, w, activations(outs[i]));
+    kernels.multiply(worker, room, tokens, w, y);
   }
 }
 
 void Program::product(int x, std::vector<Matrix> weights, std::vector<int> outs) {
   for (const Matrix& w : weights) packs_.emplace_back(w.format, w.columns);
   step([=](Worker& worker, State& s) {
-    multiply(worker, x, s.tokens, weights.data(), outs.data(), (int)weights.size());
+    std::vector<To> products;
+    for (size_t i = 0; i < weights.size(); i++) products.push_back({weights[i], at(outs[i])});
+    multiply(worker, x, s.tokens, products);
   });
 }
 
-void Program::gated(int x, Matrix gate, Matrix up, int gates, int ups) {
-  packs_.emplace_back(gate.format, gate.columns);
-  packs_.emplace_back(up.format, up.columns);
+// gelu(gates) * ups, in place.
+void Program::gate(Worker& worker, int64_t tokens, int64_t neurons, int gates, int ups) {
+  int64_t begin, end;
+  worker.share(neurons, 16, begin, end);
+  kernels.gate(at(gates), at(ups), tokens, neurons, begin, end);
+}
+
+void Program::gated(int x, Matrix gate_proj, Matrix up_proj, int gates, int ups) {
+  for (const Matrix& w : {gate_proj, up_proj}) packs_.emplace_back(w.format, w.columns);
   step([=](Worker& worker, State& s) {
-    const Matrix weights[] = {gate, up};
-    const int outs[] = {gates, ups};
-    multiply(worker, x, s.tokens, weights, outs, 2);
+    multiply(worker, x, s.tokens, {{gate_proj, at(gates)}, {up_proj, at(ups)}});
     worker.barrier();
-    int64_t begin, end;
-    worker.share(gate.rows, 16, begin, end);
-    kernels.gate(at(gates), at(ups), s.tokens, width(gates), begin, end);
+    gate(worker, s.tokens, gate_proj.rows, gates, ups);
   });
 }
 
-void Program::sparse_gated(int x, Matrix gate, Matrix up, float cutoff, int gates, int ups) {
-  packs_.emplace_back(gate.format, gate.columns);
-  packs_.emplace_back(up.format, up.columns);
+void Program::sparse_gated(int x, Matrix gate_proj, Matrix up_proj, float cutoff, int gates,
+                           int ups) {
+  for (const Matrix& w : {gate_proj, up_proj}) packs_.emplace_back(w.format, w.columns);
   step([=](Worker& worker, State& s) {
-    multiply(worker, x, s.tokens, &gate, &gates, 1);
+    multiply(worker, x, s.tokens, {{gate_proj, at(gates)}});
     worker.barrier();
-    kernels.strongest(worker, at(gates), s.tokens, gate.rows, cutoff);
+    kernels.strongest(worker, at(gates), s.tokens, gate_proj.rows, cutoff);
     worker.barrier();
-    if (s.tokens > 1) {
-      multiply(worker, x, s.tokens, &up, &ups, 1);
-    } else {
-      // Only the rows of up_proj whose gates are alive; what the dead ones meet is zero anyway.
-      static thread_local std::vector<int64_t> live;
-      static thread_local Scratch room;
-      live.clear();
-      for (int64_t i = 0; i < gate.rows; i++)
-        if (at(gates)[i] != 0) live.push_back(i);  // NaN is alive
-      Matrix rows = up;
-      rows.index = live.data();
-      rows.rows = (int64_t)live.size();
-      float* found = at(ups);
-      int64_t begin, end;
-      worker.share(gate.rows, 16, begin, end);
-      std::memset(found + begin, 0, sizeof(float) * (end - begin));
-      worker.barrier();
-      worker.share(rows.rows, 1, begin, end);
-      Matrix mine = rows;
-      mine.index += begin;
-      mine.rows = end - begin;
-      float* few = room.room<float>(mine.rows + 16);
-      Worker alone{worker.pool, 0, 1};
-      if (mine.rows) kernels.few(alone, activations(x), 1, mine, {few, mine.rows, false});
-      for (int64_t i = 0; i < mine.rows; i++) found[mine.index[i]] = few[i];
-    }
+    if (s.tokens > 1) multiply(worker, x, s.tokens, {{up_proj, at(ups)}});
+    else multiply_live(worker, x, up_proj, at(gates), at(ups));
     worker.barrier();
-    int64_t begin, end;
-    worker.share(gate.rows, 16, begin, end);
-    kernels.gate(at(gates), at(ups), s.tokens, width(gates), begin, end);
+    gate(worker, s.tokens, gate_proj.rows, gates, ups);
   });
+}
+
+// One token's product with the rows whose gates are alive; what the dead ones meet is zero anyway.
+void Program::multiply_live(Worker& worker, int x, const Matrix& w, const float* gates,
+                            float* out) {
+  static thread_local std::vector<int64_t> live;
+  static thread_local Scratch room;
+  live.clear();
+  for (int64_t i = 0; i < w.rows; i++)
+    if (gates[i] != 0) live.push_back(i);  // NaN is alive
+  int64_t begin, end;
+  worker.share(w.rows, 16, begin, end);
+  std::memset(out + begin, 0, sizeof(float) * (end - begin));
+  worker.barrier();
+  worker.share((int64_t)live.size(), 1, begin, end);
+  if (begin == end) return;
+  Matrix mine = w;
+  mine.index = live.data() + begin;
+  mine.rows = end - begin;
+  float* found = room.room<float>(mine.rows);
+  Worker alone{worker.pool, 0, 1};
+  kernels.few(alone, activations(x), 1, mine, {found, mine.rows, false});
+  for (int64_t i = 0; i < mine.rows; i++) out[mine.index[i]] = found[i];
 }
 
 void Program::heads(int x, int64_t d, Norm n, int kind) {
@@ -227,25 +230,10 @@ void Program::cut(std::vector<int> buffers) {
   });
 }
 
-void Program::emit(int x) {
-  step([=](Worker& worker, State& s) {
-    if (worker.index == 0) std::memcpy(s.call.out, at(x), sizeof(float) * s.tokens * width(x));
-  });
-}
-
 void Program::logits(int x, Matrix head, float cap) {
   packs_.emplace_back(head.format, head.columns);
   step([=](Worker& worker, State& s) {
-    const Activations y{s.call.out, head.rows, false};
-    const bool few = s.tokens <= kFewTokens || !kernels.packing(head.format);
-    if (few) {
-      kernels.few(worker, activations(x), s.tokens, head, y);
-    } else {
-      void* room = packed_.room<uint8_t>(0);
-      kernels.pack(worker, activations(x), s.tokens, head.columns, head.format, room);
-      worker.barrier();
-      kernels.multiply(worker, room, s.tokens, head, y);
-    }
+    multiply(worker, x, s.tokens, {{head, s.call.out}});
     if (cap <= 0) return;
     worker.barrier();
     int64_t begin, end;
@@ -254,8 +242,7 @@ void Program::logits(int x, Matrix head, float cap) {
   });
 }
 
-// ---- Gemma 3n
-// ------------------------------------------------------------------------------------
+// ---- Gemma 3n -----------------------------------------------------------------------------------
 
 void Program::predict(std::vector<int> streams, std::vector<int> predicted, AltUp a) {
   step([=](Worker& worker, State& s) {

@@ -28,7 +28,7 @@ struct Call {
   int64_t key_stride[kKinds], used[kKinds];
   std::vector<Cache> caches;  // of the layers that own keys
   const float* looked_up;     // Gemma 3n: (tokens, layers, P), else null
-  float* out;                 // scores or hidden states
+  float* out;                 // scores
 };
 
 class Program {
@@ -52,13 +52,12 @@ class Program {
   void norm(int x, Norm n, int out);
   void add_norm(int x, int y, Norm n, Norm next, int out);
   void product(int x, std::vector<Matrix> weights, std::vector<int> outs);
-  void gated(int x, Matrix gate, Matrix up, int gates, int ups);
-  void sparse_gated(int x, Matrix gate, Matrix up, float cutoff, int gates, int ups);
+  void gated(int x, Matrix gate_proj, Matrix up_proj, int gates, int ups);
+  void sparse_gated(int x, Matrix gate_proj, Matrix up_proj, float cutoff, int gates, int ups);
   void heads(int x, int64_t d, Norm n, int kind);
   void keep(int k, int v, int layer, int kind);
   void attend(int q, int layer, int kind, int64_t heads, int64_t window, float scale, int out);
   void cut(std::vector<int> buffers);
-  void emit(int x);
   void logits(int x, Matrix head, float cap);
 
   void predict(std::vector<int> streams, std::vector<int> predicted, AltUp a);
@@ -82,8 +81,14 @@ class Program {
   Activations activations(int buffer) { return {at(buffer), width(buffer), false}; }
   std::vector<float*> all(const std::vector<int>& list);
   void step(Step step) { steps_.push_back(std::move(step)); }
-  void multiply(Worker& worker, int x, int64_t tokens, const Matrix* weights, const int* outs,
-                int count);
+  // A product's matrix and the place of its result, (tokens, rows).
+  struct To {
+    Matrix w;
+    float* out;
+  };
+  void multiply(Worker& worker, int x, int64_t tokens, const std::vector<To>& products);
+  void multiply_live(Worker& worker, int x, const Matrix& w, const float* gates, float* out);
+  void gate(Worker& worker, int64_t tokens, int64_t neurons, int gates, int ups);
 
   const Kernels& kernels;
   std::vector<Buffer> buffers_;

@@ -23,8 +23,7 @@ struct B {
 constexpr int kTokens = 3;
 constexpr int kRowBlocks = 1;
 
-// ---- floats
-// --------------------------------------------------------------------------------------
+// ---- floats -------------------------------------------------------------------------------------
 
 static inline F operator+(F x, F y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
 static inline F operator-(F x, F y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
@@ -95,8 +94,7 @@ static inline void store_bf16(uint16_t* p, F x) {
   _mm_storeu_si128((__m128i*)(p + 8), narrow_bf16(x.b));
 }
 
-// ---- integers
-// ------------------------------------------------------------------------------------
+// ---- integers -----------------------------------------------------------------------------------
 
 static inline I zeros() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
 static inline I all(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
@@ -109,12 +107,6 @@ static inline void store(int32_t* p, I x) {
 }
 static inline F floats(I x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
 static inline I nearest(F x) { return {_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }
-static inline int32_t sum_of(I x) {
-  const __m256i y = _mm256_add_epi32(x.a, x.b);
-  __m128i z = _mm_add_epi32(_mm256_castsi256_si128(y), _mm256_extracti128_si256(y, 1));
-  z = _mm_add_epi32(z, _mm_shuffle_epi32(z, 0x4E));
-  return _mm_cvtsi128_si32(_mm_add_epi32(z, _mm_shuffle_epi32(z, 0xB1)));
-}
 static inline F power_of_two(I n) {
   const __m256i bias = _mm256_set1_epi32(127);
   return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n.a, bias), 23)),
@@ -126,8 +118,7 @@ static inline void store_bytes(int8_t* p, I x) {
   _mm_storeu_si128((__m128i*)p, _mm_packs_epi16(low, high));
 }
 
-// ---- bytes
-// ---------------------------------------------------------------------------------------
+// ---- bytes --------------------------------------------------------------------------------------
 
 static inline __m256i dot(__m256i sums, __m256i u, __m256i s) {
 #ifdef __AVXVNNI__

@@ -20,8 +20,7 @@ using B = __m512i;
 constexpr int kTokens = 6;     // tokens a tile of the matrix product keeps in registers
 constexpr int kRowBlocks = 2;  // and sixteens of rows
 
-// ---- floats
-// --------------------------------------------------------------------------------------
+// ---- floats -------------------------------------------------------------------------------------
 
 static inline F set(float x) { return _mm512_set1_ps(x); }
 static inline F load(const float* p) { return _mm512_loadu_ps(p); }
@@ -62,8 +61,7 @@ static inline void store_bf16(uint16_t* p, F x) {
 }
 static inline float widen_half(uint16_t h) { return _cvtsh_ss(h); }
 
-// ---- integers
-// ------------------------------------------------------------------------------------
+// ---- integers -----------------------------------------------------------------------------------
 
 static inline I zeros() { return _mm512_setzero_si512(); }
 static inline I all(int32_t x) { return _mm512_set1_epi32(x); }
@@ -71,7 +69,6 @@ static inline I load(const int32_t* p) { return _mm512_loadu_si512(p); }
 static inline void store(int32_t* p, I x) { _mm512_storeu_si512(p, x); }
 static inline F floats(I x) { return _mm512_cvtepi32_ps(x); }
 static inline I nearest(F x) { return _mm512_cvtps_epi32(x); }
-static inline int32_t sum_of(I x) { return _mm512_reduce_add_epi32(x); }
 // 2 to the power of every (whole) lane.
 static inline F power_of_two(I n) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(n, _mm512_set1_epi32(127)), 23));
@@ -81,8 +78,7 @@ static inline void store_bytes(int8_t* p, I x) {
   _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8(x));
 }
 
-// ---- bytes
-// ---------------------------------------------------------------------------------------
+// ---- bytes --------------------------------------------------------------------------------------
 
 // Every lane gains the sum of its four products, unsigned u times signed s.
 static inline I dot(I sums, B u, B s) { return _mm512_dpbusd_epi32(sums, u, s); }

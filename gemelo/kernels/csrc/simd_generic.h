@@ -24,8 +24,7 @@ constexpr int kRowBlocks = 1;
 
 #define GEMELO_EACH(n) for (int i = 0; i < (n); i++)
 
-// ---- floats
-// --------------------------------------------------------------------------------------
+// ---- floats -------------------------------------------------------------------------------------
 
 static inline F operator+(F a, F b) {
   GEMELO_EACH(16) a.x[i] += b.x[i];
@@ -140,8 +139,7 @@ static inline void store_bf16(uint16_t* p, F a) {
   }
 }
 
-// ---- integers
-// ------------------------------------------------------------------------------------
+// ---- integers -----------------------------------------------------------------------------------
 
 static inline I all(int32_t v) {
   I a;
@@ -167,11 +165,6 @@ static inline I nearest(F a) {
   y.x[i] = std::fabs(a.x[i]) < 2147483648.0f ? (int32_t)std::nearbyintf(a.x[i]) : INT32_MIN;
   return y;
 }
-static inline int32_t sum_of(I a) {
-  int32_t s = 0;
-  GEMELO_EACH(16) s += a.x[i];
-  return s;
-}
 static inline F power_of_two(I n) {
   F y;
   GEMELO_EACH(16) y.x[i] = of_bits((uint32_t)(n.x[i] + 127) << 23);
@@ -181,8 +174,7 @@ static inline void store_bytes(int8_t* p, I a) {
   GEMELO_EACH(16) p[i] = (int8_t)(a.x[i] > 127 ? 127 : a.x[i] < -128 ? -128 : a.x[i]);
 }
 
-// ---- bytes
-// ---------------------------------------------------------------------------------------
+// ---- bytes --------------------------------------------------------------------------------------
 
 static inline I dot(I sums, B u, B s) {
   GEMELO_EACH(64) sums.x[i / 4] += (int32_t)u.x[i] * (int8_t)s.x[i];

@@ -29,8 +29,7 @@ constexpr int kRowBlocks = 1;
 #define GEMELO_ONE(f, x) {f(x.a), f(x.b), f(x.c), f(x.d)}
 #define GEMELO_TWO(f, x, y) {f(x.a, y.a), f(x.b, y.b), f(x.c, y.c), f(x.d, y.d)}
 
-// ---- floats
-// --------------------------------------------------------------------------------------
+// ---- floats -------------------------------------------------------------------------------------
 
 static inline F operator+(F x, F y) { return GEMELO_TWO(vaddq_f32, x, y); }
 static inline F operator-(F x, F y) { return GEMELO_TWO(vsubq_f32, x, y); }
@@ -115,8 +114,7 @@ static inline void store_bf16(uint16_t* p, F x) {
   vst1_u16(p + 12, narrow_bf16(x.d));
 }
 
-// ---- integers
-// ------------------------------------------------------------------------------------
+// ---- integers -----------------------------------------------------------------------------------
 
 static inline I all(int32_t x) {
   return {vdupq_n_s32(x), vdupq_n_s32(x), vdupq_n_s32(x), vdupq_n_s32(x)};
@@ -134,9 +132,6 @@ static inline void store(int32_t* p, I x) {
 static inline F floats(I x) { return GEMELO_ONE(vcvtq_f32_s32, x); }
 // A NaN becomes 0 here and the least integer elsewhere; whoever calls has marked it by then.
 static inline I nearest(F x) { return GEMELO_ONE(vcvtnq_s32_f32, x); }
-static inline int32_t sum_of(I x) {
-  return vaddvq_s32(vaddq_s32(vaddq_s32(x.a, x.b), vaddq_s32(x.c, x.d)));
-}
 static inline float32x4_t power_of_two(int32x4_t n) {
   return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(n, vdupq_n_s32(127)), 23));
 }
@@ -147,8 +142,7 @@ static inline void store_bytes(int8_t* p, I x) {
   vst1q_s8(p, vcombine_s8(vqmovn_s16(low), vqmovn_s16(high)));
 }
 
-// ---- bytes
-// ---------------------------------------------------------------------------------------
+// ---- bytes --------------------------------------------------------------------------------------
 
 static inline int32x4_t dot(int32x4_t sums, uint8x16_t u, int8x16_t s) {
 #ifdef __ARM_FEATURE_MATMUL_INT8
