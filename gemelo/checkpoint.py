@@ -18,7 +18,7 @@ float32.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -32,7 +32,7 @@ from gemelo.inputs.tokenizer import Tokenizer
 from gemelo.kernels import cpu
 from gemelo.kernels.formats import FORMATS, Packed, pack, unpack
 from gemelo.kernels.linear import QuantEmbedding, QuantLinear
-from gemelo.mmproj import with_companion, with_eye
+from gemelo.mmproj import with_companion, with_mmproj
 from gemelo.models.gemma3 import Gemma3
 from gemelo.models.gemma3n import Gemma3n
 from gemelo.models.layers import Embedding, Linear
@@ -82,12 +82,12 @@ def read(
 
     format "native" keeps every matrix as the file has it. Raises `GemeloError` for a file that is
     broken or is not a model that gemelo runs. `progress` gets tensors done and tensors in all.
-    mmproj is the eye of a GGUF; not given, one that lies beside it is taken.
+    mmproj has the towers of a GGUF; not given, one that lies beside it is taken.
     """
     if format not in get_args(WeightFormat):
         raise InputError(f"format {format!r} is not one of {', '.join(get_args(WeightFormat))}")
     opened = open_source(path)
-    opened = with_companion(opened) if mmproj is None else with_eye(opened, mmproj)
+    opened = with_companion(opened) if mmproj is None else with_mmproj(opened, mmproj)
     source = without_padding(opened)
     tree = assemble(source, format, activation_dtype(source, format), device, progress)
     lost = cpu.what_is_lost() if is_quantised(tree) else None
@@ -175,13 +175,11 @@ def activation_dtype(source: Source, format: WeightFormat) -> torch.dtype:
         return torch.float32
     if format == "bf16":
         return torch.bfloat16
-    matrices = [
+    return held_dtype(
         source.tensor(name)
         for name, shape in source.shapes.items()
         if name.startswith(DECODER) and len(shape) == 2 and not (name == TABLE or is_tiny(name))
-    ]
-    whole = all(isinstance(m, Tensor) and m.dtype == torch.bfloat16 for m in matrices)
-    return torch.bfloat16 if whole else torch.float32
+    )
 
 
 def tower_dtype(source: Source, format: WeightFormat) -> torch.dtype:
@@ -189,8 +187,12 @@ def tower_dtype(source: Source, format: WeightFormat) -> torch.dtype:
     stored as; float32 for a mixture."""
     if format in ("bf16", "f32"):
         return torch.bfloat16 if format == "bf16" else torch.float32
-    held = [source.tensor(name) for name in source.shapes if not name.startswith(DECODER)]
-    whole = bool(held) and all(isinstance(w, Tensor) and w.dtype == torch.bfloat16 for w in held)
+    return held_dtype(source.tensor(name) for name in source.shapes if not name.startswith(DECODER))
+
+
+def held_dtype(weights: Iterable[Weight]) -> torch.dtype:
+    """bfloat16 where all weights are stored as that, else float32."""
+    whole = all(isinstance(w, Tensor) and w.dtype == torch.bfloat16 for w in weights)
     return torch.bfloat16 if whole else torch.float32
 
 

@@ -26,10 +26,10 @@ import torch
 from torch import Tensor
 
 from gemelo.checkpoint import tokenizer_of
-from gemelo.config import Gemma3Config, Gemma3nConfig, Submodel
+from gemelo.config import Gemma3nConfig, Submodel
 from gemelo.errors import InputError, UnsupportedError
 from gemelo.inputs.tokenizer import Tokenizer
-from gemelo.mmproj import eye_values
+from gemelo.mmproj import mmproj_names, mmproj_values
 from gemelo.nested import cut
 from gemelo.source import (
     EMBEDDING,
@@ -42,12 +42,11 @@ from gemelo.source import (
 )
 from gemelo.targets import (
     DTYPES,
-    EYE,
     Target,
     TargetFormat,
-    eye_targets,
     gguf_targets,
     hf_targets,
+    tower_targets,
 )
 from gemelo.weights import metadata, names
 from gemelo.weights.gguf_write import write_gguf
@@ -69,6 +68,7 @@ _TOKENIZER_FILES = (
     "processor_config.json",
 )
 _UNUSED = 5  # GGUF's type of a token that no text has
+_MAPS = ".msfa.ffn.pw_exp.conv.weight"  # one of the eye's convolutions; all have one format
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def convert(
 
     submodel writes that part of a Gemma 3n as a model of its own.
     text_only leaves towers out; without it a GGUF target refuses a model that has some. mmproj
-    writes the eye of a Gemma 3 alone, as the GGUF that goes beside one of the text model.
+    writes the towers alone, as the GGUF that goes beside one of the text model.
     mixed_widths writes a GGUF of feed-forwards of several widths, which llama.cpp does not read.
     Raises `InputError` for a target that exists, unless `overwrite`: then it is replaced when the
     new one is whole. `progress` gets bytes written and in all.
@@ -114,7 +114,7 @@ def convert(
     if text_only:
         opened = without_towers(opened)
     if mmproj:
-        return _convert_eye(opened, target, format, progress)
+        return _convert_towers(opened, target, format, progress)
     to_gguf = target.suffix == ".gguf"
     opened = for_gguf(opened, mixed_widths) if to_gguf else without_padding(opened)
     targets = list(gguf_targets(opened, format) if to_gguf else hf_targets(opened, format))
@@ -124,24 +124,21 @@ def convert(
     return Converted(target, len(targets), sum(t.nbytes for t in targets), opened.notices)
 
 
-def _convert_eye(
+def _convert_towers(
     source: Source, target: Path, format: TargetFormat, progress: Progress | None
 ) -> Converted:
-    config = source.config
-    if not isinstance(config, Gemma3Config) or config.vision is None:
-        raise UnsupportedError(
-            f"{source.path}: an mmproj file is written of a Gemma 3 with its eye, and this is "
-            f"{config.model_type}"
-        )
+    values, kind = mmproj_values(source), mmproj_names(source)
     if target.suffix != ".gguf":
         raise InputError(f"{target}: an mmproj file is a GGUF; give a name that ends in .gguf")
-    targets = list(eye_targets(source, format))
+    targets = list(tower_targets(source, format))
     target.parent.mkdir(parents=True, exist_ok=True)
     total = sum(one.nbytes for one in targets)
-    values = eye_values(config, source.path.resolve().name)
-    tensors = ((names.to_gguf(t.name, EYE), t.shape, t.format, t.weight) for t in targets)
+    tensors = ((names.to_gguf(t.name, kind), t.shape, t.format, t.weight) for t in targets)
     write_gguf(target, values, tensors, _bytes_done(progress, total))
-    return Converted(target, len(targets), total, source.notices)
+    maps = {t.format.name for t in targets if t.name.endswith(_MAPS)}
+    unread = f"llama.cpp aborts at convolutions in {', '.join(maps)}; --format f16 is what it runs"
+    notices = (unread,) if maps - {"f16"} else ()
+    return Converted(target, len(targets), total, (*source.notices, *notices))
 
 
 def chosen_part(source: Source, submodel: str | Submodel) -> Submodel:

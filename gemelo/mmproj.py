@@ -1,11 +1,12 @@
-"""The eye's own file beside a GGUF: SigLIP and its projector as llama.cpp's tools keep them.
+"""The towers' own file beside a GGUF, as llama.cpp's tools keep it; SigLIP and its projector in it.
 
 A GGUF of a decoder holds no towers; they are a second file, the "mmproj". Reading one makes the
 source of a text model that of a model with an eye; what it lacks (the markers' ids) is taken from
-the model's vocabulary. Writing one is the other half of a conversion to GGUF.
+the model's vocabulary. Writing one is the other half of a conversion to GGUF. The towers of Gemma
+3n are in `mmproj3n`.
 
-    source = with_eye(open_source(path), Path("mmproj-model-f16.gguf"))
-    write_gguf(target, eye_values(config, name), ...)
+    source = with_mmproj(open_source(path), Path("mmproj-model-f16.gguf"))
+    write_gguf(target, mmproj_values(source), ...)
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from gemelo.config import Gemma3Config, VisionConfig
+from gemelo import mmproj3n
+from gemelo.config import Gemma3Config, Gemma3nConfig, VisionConfig
 from gemelo.errors import FileFormatError, GemeloError, InputError, UnsupportedError
 from gemelo.source import Source, Weight, canonical
 from gemelo.weights import names
@@ -53,32 +55,58 @@ def companion(path: Path) -> Path | None:
 
 
 def with_companion(source: Source) -> Source:
-    """The source with the eye that lies beside its file; itself where none does, or none fits."""
+    """The source with the towers that lie beside its file; itself where none do, or none fit."""
     found = companion(source.path)
-    if found is None or not isinstance(source.config, Gemma3Config) or source.facts is None:
+    if found is None or source.facts is None:
         return source
     try:
-        return with_eye(source, found)
+        return with_mmproj(source, found)
     except GemeloError as error:
         notice = f"{error}; it lies beside the model and is left out"
         return dataclasses.replace(source, notices=(*source.notices, notice))
 
 
-def with_eye(source: Source, path: Path) -> Source:
-    """The source of a text model with the eye of an mmproj file.
+def with_mmproj(source: Source, path: Path) -> Source:
+    """The source of a text model with the towers of an mmproj file.
 
-    Raises FileFormatError for a broken file, UnsupportedError for another kind of eye or model,
-    InputError for the eye of a model of another width.
+    Raises FileFormatError for a broken file, UnsupportedError for other towers or another kind of
+    model, InputError for those of a model of another width.
+    """
+    file = GGUFFile(path)
+    kinds = _kinds(path, file.metadata)
+    if kinds <= {mmproj3n.EYE, mmproj3n.EAR}:
+        return mmproj3n.with_towers(source, file)
+    return _with_eye(source, file)
+
+
+def mmproj_values(source: Source) -> dict[str, Any]:
+    """The key-values of an mmproj file for the towers of a model.
+
+    Raises UnsupportedError for one that has none, or none that the file can tell of.
     """
     config = source.config
+    if isinstance(config, Gemma3Config) and config.vision is not None:
+        return eye_values(config, source.path.resolve().name)
+    if isinstance(config, Gemma3nConfig) and config.is_multimodal:
+        return mmproj3n.tower_values(source)
+    raise UnsupportedError(
+        f"{source.path}: an mmproj file is written of a model with towers, and this is "
+        f"{config.model_type}, without"
+    )
+
+
+def mmproj_names(source: Source) -> str:
+    """What `gemelo.weights.names` calls the tensors of an mmproj file for a model."""
+    return mmproj3n.NAMES if isinstance(source.config, Gemma3nConfig) else ARCHITECTURE
+
+
+def _with_eye(source: Source, file: GGUFFile) -> Source:
+    config, path, facts = source.config, file.path, file.metadata
     if not isinstance(config, Gemma3Config) or config.vision is not None:
         raise UnsupportedError(
-            f"{path}: an mmproj file gives an eye to a text model of Gemma 3, and "
+            f"{path} gives an eye to a text model of Gemma 3, and "
             f"{source.path.name} is {config.model_type}{', with towers' * config.is_multimodal}"
         )
-    file = GGUFFile(path)
-    facts = file.metadata
-    _check_kind(path, facts)
     vision = _vision(path, facts)
     shapes, tensor = canonical(file)
     swapped = _are_swapped(shapes, vision)
@@ -128,12 +156,20 @@ def eye_values(config: Gemma3Config, name: str) -> dict[str, Any]:
 # ---- reading -------------------------------------------------------------------------------------
 
 
-def _check_kind(path: Path, facts: Mapping[str, Any]) -> None:
-    if facts.get("general.architecture") != ARCHITECTURE:
+def _kinds(path: Path, facts: Mapping[str, Any]) -> set[str]:
+    """The projectors of a file; all of them are Gemma 3's or all are Gemma 3n's."""
+    if str(facts.get("general.architecture")) != ARCHITECTURE:
         raise UnsupportedError(f"{path} is no mmproj file: its general.architecture is not clip")
-    kind = facts.get(f"{VISION}projector_type", facts.get("clip.projector_type"))
-    if kind != PROJECTOR:
-        raise UnsupportedError(f"{path} holds a projector {kind!r:.40}; gemelo reads {PROJECTOR!r}")
+    keys = (f"clip.{sense}projector_type" for sense in ("vision.", "audio.", ""))
+    kinds = [facts[key] for key in keys if key in facts] or [None]
+    known = ({PROJECTOR}, {mmproj3n.EYE, mmproj3n.EAR})
+    for kind in kinds:
+        if not isinstance(kind, str) or not any({kind, kinds[0]} <= family for family in known):
+            raise UnsupportedError(
+                f"{path} holds a projector {kind!r:.40}; gemelo reads {PROJECTOR!r}, or "
+                f"{mmproj3n.EYE!r} and {mmproj3n.EAR!r}"
+            )
+    return set(kinds)
 
 
 def _vision(path: Path, facts: Mapping[str, Any]) -> VisionConfig:

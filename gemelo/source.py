@@ -175,14 +175,17 @@ def _gemma3n_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
 # ---- names ---------------------------------------------------------------------------------------
 
 
-def canonical(file: GGUFFile | Safetensors) -> Named:
-    """Shapes by canonical name, and the way to each tensor. Names nobody knows are one error."""
+def canonical(file: GGUFFile | Safetensors, kind: str | None = None) -> Named:
+    """Shapes by canonical name, and the way to each tensor. Names nobody knows are one error.
+
+    kind is what a GGUF file's names are of, where its own `general.architecture` does not tell.
+    """
     places: dict[str, tuple[str, int | None]] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     unknown: list[str] = []
     for name in file.names():
         try:
-            canonical = _rename(file, name)
+            canonical = _rename(file, name, kind)
         except UnsupportedError:
             unknown.append(name)
             continue
@@ -203,9 +206,9 @@ def canonical(file: GGUFFile | Safetensors) -> Named:
     return shapes, tensor
 
 
-def _rename(file: GGUFFile | Safetensors, name: str) -> str:
+def _rename(file: GGUFFile | Safetensors, name: str, kind: str | None) -> str:
     if isinstance(file, GGUFFile):
-        return names.from_gguf(name, str(file.metadata["general.architecture"]))
+        return names.from_gguf(name, kind or str(file.metadata["general.architecture"]))
     return names.from_hf(name)
 
 
@@ -293,17 +296,14 @@ def with_rows(source: Source, rows: Mapping[str, int], *notices: str) -> Source:
 def without_absent_towers(source: Source) -> Source:
     """The same, without the towers that its config speaks of and its files hold nothing of."""
     parts = {name.partition(".")[0] for name in source.shapes}
-    config, gone = source.config, []
+    config, gone = source.config, list[str]()
     if isinstance(config, Gemma3Config) and config.vision and not parts & _EYE:
         config, gone = dataclasses.replace(config, vision=None), ["vision_config"]
     if isinstance(config, Gemma3nConfig):
-        held = {"vision_config": _EYE, "audio_config": _EAR}
-        told = {"vision_config": config.vision_config, "audio_config": config.audio_config}
-        gone = [key for key in told if told[key] is not None and not parts & held[key]]
-        told |= dict.fromkeys(gone)
-        config = dataclasses.replace(
-            config, vision_config=told["vision_config"], audio_config=told["audio_config"]
-        )
+        held = {"vision_config": parts & _EYE, "audio_config": parts & _EAR}
+        gone = [key for key in held if vars(config)[key] is not None and not held[key]]
+        absent: dict[str, Any] = dict.fromkeys(gone)
+        config = dataclasses.replace(config, **absent)
     if not gone:
         return source
     notice = f"config.json speaks of {' and '.join(gone)}, but the files hold no weights for it"

@@ -23,6 +23,7 @@ from gemelo.checkpoint import build, is_tiny, keeps_eight_bits
 from gemelo.config import Gemma3nConfig
 from gemelo.errors import InputError, UnsupportedError
 from gemelo.kernels.formats import FORMATS, Format, Packed, unpack
+from gemelo.mmproj3n import file_shape
 from gemelo.source import DECODER, Source, Weight, architecture, dead_keys, without_padding
 from gemelo.weights import names
 
@@ -130,27 +131,52 @@ def _zeros(shape: tuple[int, ...]) -> Callable[[], Weight]:
     return lambda: torch.zeros(shape)
 
 
-# ---- the eye's own file --------------------------------------------------------------------------
+# ---- the towers' own file ------------------------------------------------------------------------
 
 
-def eye_targets(source: Source, format: TargetFormat) -> Iterator[Target]:
-    """SigLIP and its projector: matrices in the format asked for, all else in float32.
+def tower_targets(source: Source, format: TargetFormat) -> Iterator[Target]:
+    """Towers and what joins them to the decoder: matrices in the format asked for, vectors in
+    float32, and all but Gemma 3n's convolutions.
 
-    The projection is float16, as readers insist; a matrix whose rows are no whole blocks is too.
+    A matrix whose rows are no whole blocks is float16.
     """
     build(source)
-    for name, shape in source.shapes.items():
-        if name.startswith(DECODER):
-            continue
-        chosen = FORMATS["f32"]
-        if name.startswith(_PROJECTION):
-            chosen = FORMATS["f16"]
-        elif len(shape) == 2 and ".layers." in name:
-            chosen = _held_format(source, name) if format == "native" else FORMATS[format]
-            chosen = FORMATS["f16"] if shape[1] % chosen.block else chosen
-        shift = names.norm_shift(name, EYE)
-        make = _shifted(source, name, shift) if shift else _checked(source, name, chosen)
-        yield Target(name, shape, chosen, make)
+    is_3n = isinstance(source.config, Gemma3nConfig)
+    for name in source.shapes:
+        if not name.startswith(DECODER):
+            yield _target_3n(source, name, format) if is_3n else _siglip(source, name, format)
+
+
+def _siglip(source: Source, name: str, format: TargetFormat) -> Target:
+    """The projection is float16, as readers insist."""
+    shape, chosen = source.shapes[name], FORMATS["f32"]
+    if name.startswith(_PROJECTION):
+        chosen = FORMATS["f16"]
+    elif len(shape) == 2 and ".layers." in name:
+        chosen = _in_blocks(source, name, format)
+    shift = names.norm_shift(name, EYE)
+    make = _shifted(source, name, shift) if shift else _checked(source, name, chosen)
+    return Target(name, shape, chosen, make)
+
+
+def _target_3n(source: Source, name: str, format: TargetFormat) -> Target:
+    """Convolutions of the eye are matrices of a kind; its stem's and the ear's are small, and
+    readers want them in float32."""
+    shape = source.shapes[name]
+    is_small = len(shape) > 2 and (name.startswith("audio_tower.") or ".conv_stem." in name)
+    chosen = FORMATS["f32"]
+    if len(shape) > 1 and not is_small:
+        chosen = _in_blocks(source, name, format)
+    written, make = file_shape(name, shape), _checked(source, name, chosen)
+    if written == shape:
+        return Target(name, shape, chosen, make)
+    return Target(name, written, chosen, lambda: _unpacked(make()).reshape(written))
+
+
+def _in_blocks(source: Source, name: str, format: TargetFormat) -> Format:
+    """The format of a tower's matrix; float16 where its rows are no whole blocks."""
+    chosen = _held_format(source, name) if format == "native" else FORMATS[format]
+    return FORMATS["f16"] if source.shapes[name][-1] % chosen.block else chosen
 
 
 # ---- weights -------------------------------------------------------------------------------------
@@ -169,11 +195,11 @@ def _held_format(source: Source, name: str) -> Format:
 def _shifted(source: Source, name: str, shift: float) -> Callable[[], Weight]:
     """A weight in float32 by GGUF's convention."""
 
-    def weight() -> Weight:
-        held = source.tensor(name)
-        return (unpack(held) if isinstance(held, Packed) else held.float()) + shift
+    return lambda: _unpacked(source.tensor(name)) + shift
 
-    return weight
+
+def _unpacked(weight: Weight) -> Tensor:
+    return unpack(weight) if isinstance(weight, Packed) else weight.float()
 
 
 def _checked(source: Source, name: str, format: Format) -> Callable[[], Weight]:

@@ -24,6 +24,7 @@ FLOORS = {
     "source": 2,
     "nested": 2,
     "mmproj": 2,
+    "mmproj3n": 2,
     "checkpoint": 2,
     "targets": 2,
     "convert": 2,

@@ -100,6 +100,7 @@ def convert(
     gemelo convert google/gemma-3-1b-it gemma-3-1b-it-q8_0.gguf --format q8_0
     gemelo convert gemma-3-1b-it-q8_0.gguf gemma-3-1b-it --format bf16
     gemelo convert google/gemma-3-4b-it mmproj-4b.gguf --mmproj --format f16
+    gemelo convert google/gemma-3n-E2B-it mmproj-e2b.gguf --mmproj --format f16
 
     TARGET is a GGUF file if it ends in .gguf. One that exists is left alone, without --force.
     Directories hold bf16, f16 and f32.

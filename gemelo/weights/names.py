@@ -80,7 +80,7 @@ PROJECTOR = (
     ("mm_input_projection_weight", "mm.input_projection.weight"),
     ("mm_soft_emb_norm.weight", "mm.soft_emb_norm.weight"),
 )
-# Gemma 3n's towers, by their names in checkpoints alone.
+# Gemma 3n's towers, by their names in checkpoints.
 MOBILENET = (
     *("conv_stem.conv.weight", "conv_stem.conv.bias", "conv_stem.bn.weight"),
     *(f"blocks.{{n}}.{{n}}.{x}.weight" for x in ("conv_exp", "bn1", "conv_pwl", "bn2", "norm")),
@@ -132,13 +132,65 @@ TOWERS_3N = {
     "embed_audio": EMBEDDER,
 }
 Rows = tuple[tuple[str, str], ...]
+# The same in GGUF: the eye keeps its names, the ear and the embedders get others.
+MOBILENET_IN_GGUF: Rows = tuple((x, f"v.{x.replace('blocks.', 'blk.')}") for x in MOBILENET)
+CONFORMER_IN_GGUF: Rows = (
+    ("subsample_conv_projection.input_proj_linear.weight", "a.pre_encode.out.weight"),
+    *(
+        (f"subsample_conv_projection.conv_{n}.{leaf}.weight", f"a.conv1d.{n}.{gguf}")
+        for n in (0, 1)
+        for leaf, gguf in (("conv", "weight"), ("norm", "norm.weight"))
+    ),
+    *(
+        (f"conformer.{{n}}.ffw_layer_{end}.{leaf}.weight", f"a.blk.{{n}}.{gguf}{suffix}.weight")
+        for end, suffix in (("start", ""), ("end", "_1"))
+        for leaf, gguf in (
+            ("pre_layer_norm", "ffn_norm"),
+            ("ffw_layer_1", "ffn_up"),
+            ("ffw_layer_2", "ffn_down"),
+            ("post_layer_norm", "ffn_post_norm"),
+        )
+    ),
+    *(
+        (f"conformer.{{n}}.{hf}.weight", f"a.blk.{{n}}.{gguf}.weight")
+        for hf, gguf in (
+            ("attention.pre_attn_norm", "ln1"),
+            ("attention.attn.q_proj", "attn_q"),
+            ("attention.attn.k_proj", "attn_k"),
+            ("attention.attn.v_proj", "attn_v"),
+            ("attention.attn.relative_position_embedding.pos_proj", "linear_pos"),
+            ("attention.post", "attn_out"),
+            ("attention.post_norm", "ln2"),
+            ("lconv1d.pre_layer_norm", "conv_norm"),
+            ("lconv1d.linear_start", "conv_pw1"),
+            ("lconv1d.depthwise_conv1d", "conv_dw"),
+            ("lconv1d.conv_norm", "norm_conv"),
+            ("lconv1d.linear_end", "conv_pw2"),
+            ("norm", "layer_pre_norm"),
+        )
+    ),
+    ("conformer.{n}.attention.attn.per_dim_scale", "a.blk.{n}.per_dim_scale"),
+)
+EMBEDDER_IN_GGUF = ("embedding", "hard_emb_norm", "soft_emb_norm", "input_projection")
+# An mmproj file calls itself "clip" whichever towers it holds, and some names mean one thing for
+# Gemma 3 and another for Gemma 3n: who opens one says which it is.
 ARCHITECTURES: dict[str, dict[str, Rows]] = {
     "gemma3": {"language_model": TEXT},
     "gemma3n": {"language_model": TEXT + TEXT_3N + STACKS_3N},
     "clip": {"vision_tower": VISION, "multi_modal_projector": PROJECTOR},
+    "clip-gemma3n": {
+        "vision_tower.timm_model": MOBILENET_IN_GGUF,
+        "audio_tower": CONFORMER_IN_GGUF,
+        "embed_vision": tuple(
+            (hf, f"mm.{x}.weight") for hf, x in zip(EMBEDDER, EMBEDDER_IN_GGUF, strict=True)
+        ),
+        "embed_audio": tuple(
+            (hf, f"mm.a.{x}.weight") for hf, x in zip(EMBEDDER, EMBEDDER_IN_GGUF, strict=True)
+        ),
+    },
 }
 
-NORM_SHIFTS = {"gemma3": 1.0, "gemma3n": 0.0, "clip": 1.0}
+NORM_SHIFTS = {"gemma3": 1.0, "gemma3n": 0.0, "clip": 1.0, "clip-gemma3n": 0.0}
 
 # Prefixes in Hugging Face files, after an optional leading `model.`; the first that fits counts.
 HF_PREFIXES = (
@@ -211,7 +263,8 @@ def from_gguf(name: str, architecture: str) -> str:
     """The canonical name of a tensor in a GGUF file, possibly that of a stack; UnsupportedError if
     unknown there."""
     pattern, numbers = _pattern(name)
-    canonical = _rows(architecture).get(pattern)
+    rows = _rows(architecture)
+    canonical = rows.get(pattern) or rows.get(name if pattern else "")  # "conv_0" has no {n}
     if canonical is None:
         raise UnsupportedError(
             f"the file holds a tensor {name!r} that {architecture} does not have"
@@ -224,7 +277,7 @@ def to_gguf(name: str, architecture: str) -> str:
     parts of a stack."""
     pattern, numbers = _pattern(name)
     gguf = CANONICAL_TO_GGUF.get(pattern)
-    if gguf is None or gguf not in _rows(architecture):
+    if gguf is None or _rows(architecture).get(gguf) != pattern:
         raise UnsupportedError(f"GGUF files of {architecture} have no place for tensor {name!r}")
     return _filled(gguf, numbers)
 
