@@ -92,13 +92,19 @@ def frames_at(samples: Floats, count: int) -> Floats:
     rest = windows[:, 1:] - EMPHASIS * windows[:, :-1]
     shaped = np.concatenate([first, rest], axis=1) * hann()  # (count, 512)
     magnitudes = np.abs(np.fft.rfft(shaped, n=FFT))  # (count, 513)
-    energies = np.maximum(magnitudes @ mel_bank(), FLOOR)
-    return np.log(energies).astype(np.float32)
+    # In torch: NumPy's product has threads of its own, which get in the way of torch's.
+    energies = torch.from_numpy(magnitudes.astype(np.float64)) @ torch.from_numpy(mel_bank())
+    frames: Floats = energies.clamp_(min=FLOOR).log_().float().numpy()
+    return frames
 
 
 @cache
 def hann() -> Floats:
-    """The periodic Hann window, (512,)."""
+    """The periodic Hann window, (512,), rounded as the reference rounds it.
+
+    `torch.hann_window` differs in the last bit, which shows beside a loud tone, where bands are
+    next to silent.
+    """
     angles = 2 * np.pi * np.arange(FRAME, dtype=np.float32) / FRAME
     return (0.5 * (1 - np.cos(angles))).astype(np.float32)
 

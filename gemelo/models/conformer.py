@@ -289,16 +289,22 @@ class Conformer(nn.Module):
             tokens.append(x)
         return torch.cat(tokens, dim=1), state
 
+    def num_settled(self, num_frames: int) -> int:
+        """Tokens that `forward` makes of a sound's first so many spectrogram frames."""
+        return -(-self.subsample_conv_projection.num_done(num_frames) // self.reduction)
+
     def finish(self, mel: Tensor, state: ConformerState) -> Tensor:
         """The last frames (B, T, input_feat_size), T perhaps 0 -> all tokens still to come.
 
-        They and what the end of the sound settles go through the blocks together: after the last
-        sample, the weights are read once.
+        They and what the end of the sound settles go through the blocks together, up to the last
+        token: after the last sample, the weights are read once or not at all.
         """
         early = max(0, mel.shape[1] - PIECE_FRAMES)
         tokens, state = self(mel[:, :early], state)
         x, subsampling = self.subsample_conv_projection(mel[:, early:], state.subsampling)
         x = torch.cat([x, self.subsample_conv_projection.finish(subsampling)], dim=1)
+        beyond = (state.num_frames + x.shape[1] - 1) % self.reduction  # past the last kept
+        x = x[:, : max(0, x.shape[1] - beyond)]
         return torch.cat([tokens, self.listen(x, state)[0]], dim=1)
 
     def encode(self, mel: Tensor) -> Tensor:

@@ -25,6 +25,9 @@ from torch.nn import functional as F
 from gemelo.config import FULL, LAYER_TYPES, SLIDING, LayerType, ModelConfig
 from gemelo.models.masks import visible
 
+# Rows on a CPU that `product` takes for columns; float32 has kernels of its own for two and three.
+FEW_ROWS = {torch.bfloat16: range(2, 65), torch.float32: range(4, 49)}
+
 
 class KV(NamedTuple):
     """Keys (after norm and rotation) and values, both (B, K, S, d)."""
@@ -149,11 +152,17 @@ class Embedding(nn.Module):
 def product(x: Tensor, weight: Tensor) -> Tensor:
     """x (..., in) times the transpose of weight (out, in).
 
-    A single row goes the way of a matrix-vector product, which gives the same numbers and in
-    bfloat16 reads memory 1.3 to 1.5 times as fast as a matrix product of one row.
+    Three ways to the same numbers, all bound by reading the weight. A single row is a
+    matrix-vector product, which in bfloat16 reads 1.3 to 1.5 times as fast as a matrix product of
+    one row. A few rows are taken for the columns and the weight for the rows, or the libraries
+    would lay the weight out anew for each call; 1.1 to 1.5 times as fast.
     """
-    if x.numel() == x.shape[-1] and weight.is_contiguous():
+    rows = x.shape[:-1].numel()
+    if rows == 1 and weight.is_contiguous():
         return torch.mv(weight, x.reshape(-1)).view(*x.shape[:-1], weight.shape[0])
+    if x.device.type == "cpu" and rows in FEW_ROWS.get(x.dtype, ()):
+        y = F.linear(weight, x.flatten(0, -2)).t()  # (rows, out)
+        return y.contiguous().view(*x.shape[:-1], weight.shape[0])
     return F.linear(x, weight)
 
 

@@ -96,14 +96,18 @@ class ConvBlock(nn.Module):
     def forward(self, x: Tensor, state: ConvState) -> tuple[Tensor, ConvState]:
         """x (B, C, T, F) -> every row (B, C', T', F') that x completes, T' perhaps 0."""
         rows = torch.cat([state.held, x], dim=2)
-        done = (rows.shape[2] - self.kernel[0]) // self.stride[0] + 1
-        if done < 1:
+        done = self.num_done(rows.shape[2])
+        if not done:
             bands = (x.shape[3] + 2 - self.kernel[1]) // self.stride[1] + 1
             empty = x.new_zeros(x.shape[0], self.conv.out_channels, 0, bands)
             return empty, ConvState(rows, state.statistics)
         y, statistics = self.norm(self.conv(rows), state.statistics)
         held = rows[:, :, done * self.stride[0] :].clone()  # a view would keep all rows alive
         return y.relu_().to(x.dtype), ConvState(held, statistics)
+
+    def num_done(self, num_rows: int) -> int:
+        """Rows that the first so many complete."""
+        return max(0, (num_rows - self.kernel[0]) // self.stride[0] + 1)
 
     def silence(self, like: Tensor) -> Tensor:
         """The zero rows that follow the last row of a sound, shaped like `like` (B, C, T, F)."""
@@ -135,6 +139,10 @@ class Subsampling(nn.Module):
                 nothing,
             ),
         )
+
+    def num_done(self, num_frames: int) -> int:
+        """Encoder frames that the first so many spectrogram frames complete."""
+        return self.conv_1.num_done(self.conv_0.num_done(num_frames))
 
     def forward(self, mel: Tensor, state: SubsamplingState) -> tuple[Tensor, SubsamplingState]:
         """mel (B, T, input_feat_size) -> every encoder frame (B, n, D) that it completes."""

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import Gemma3nAudioConfig, Gemma3nAudioEncoder
 
 from gemelo.config.audio import AudioConfig
 from gemelo.models import conformer
 from gemelo.models.conformer import Conformer, ConformerState
 from gemelo.weights.names import CONFORMER
-from tests.oracle import Gemma3nAudioConfig, Gemma3nAudioEncoder
 
 # A cap that the scores reach, and clipping that clips.
 TINY: dict[str, Any] = {

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import Gemma3nAudioConfig, Gemma3nTextConfig, Gemma3nVisionConfig
+from transformers.models.gemma3n.modeling_gemma3n import Gemma3nMultimodalEmbedder
 
 from gemelo.models.embedder import MultimodalEmbedder
 from gemelo.weights.names import EMBEDDER
 from tests.conftest import randomise
-from tests.oracle import (
-    Gemma3nAudioConfig,
-    Gemma3nMultimodalEmbedder,
-    Gemma3nTextConfig,
-    Gemma3nVisionConfig,
-)
 
 TEXT_WIDTH = 24
 
