@@ -29,6 +29,7 @@ def chat(
     repair: options.Repair = "off",
     ple: options.Ple = None,
     mmproj: options.Mmproj = None,
+    repack: options.Repack = True,
     format: options.Format = "native",
     threads: options.Threads = None,
     context: options.Context = None,

@@ -60,6 +60,7 @@ def generate(
     repair: options.Repair = "off",
     ple: options.Ple = None,
     mmproj: options.Mmproj = None,
+    repack: options.Repack = True,
     format: options.Format = "native",
     threads: options.Threads = None,
     context: options.Context = None,
@@ -112,7 +113,7 @@ def generate(
     else:
         _finish_text(completion, streamed)
     if not quiet:
-        tell_end(loaded, completion, sampling, "--max-tokens")
+        tell_end(loaded, completion.choices, max_tokens, "--max-tokens")
     if verbose:
         tell_timings(completion)
         for line in elastic.told(loaded):

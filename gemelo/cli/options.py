@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -26,7 +27,10 @@ WeightFormat = Literal["native", "bf16", "f32", "q8_0", "q4_0"]
 TargetFormat = Literal["native", "bf16", "f16", "f32", "q8_0", "q4_0"]
 KVFormat = Literal["plain", "int8"]
 
-_MODEL, _MEDIA, _SAMPLING, _OUTPUT = "Model", "Pictures and sound", "Sampling", "Output"
+_of_model, _of_media, _of_sampling, _of_output = (
+    partial(typer.Option, rich_help_panel=title)
+    for title in ("Model", "Pictures and sound", "Sampling", "Output")
+)
 WORDS = "gemelo.words"  # of the command line, in a context's meta
 
 
@@ -67,8 +71,11 @@ def sampling(parameters: Mapping[str, Any]) -> Sampling:
 
 def loading(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of `gemelo.load` among a command's parameters."""
-    names = ("format", "threads", "context", "kv_format", "device", "ple", "mmproj")
-    return {name: parameters[name] for name in names if name in parameters}
+    names = ("format", "threads", "context", "kv_format", "device", "ple", "mmproj", "repack")
+    found = {name: parameters[name] for name in names if name in parameters}
+    if (parameters.get("policy") or "").startswith("memory:"):
+        found["repack"] = False  # a limit on memory is kept by letting go what is mapped
+    return found
 
 
 def _bias(text: str) -> tuple[int, float]:
@@ -91,7 +98,10 @@ def _section(parameter: object) -> str:
 
 TextOnly = Annotated[bool, typer.Option("--text-only", help="Leave towers for images out.")]
 WriteMmproj = Annotated[
-    bool, typer.Option("--mmproj", help="Write the eye alone, as the GGUF beside a text model's.")
+    bool,
+    typer.Option(
+        "--mmproj", help="Write the eye and ear alone, as the GGUF beside a text model's."
+    ),
 ]
 MixedWidths = Annotated[
     bool,
@@ -111,99 +121,77 @@ Part = Annotated[
 
 Model = Annotated[
     str | None,
-    typer.Option(
+    _of_model(
         "--model",
         "-m",
         metavar="PATH|ID",
         help="GGUF file, model directory or hub id.",
         show_default="$GEMELO_MODEL, else the embedded Gemma 3 270M",
-        rich_help_panel=_MODEL,
     ),
 ]
 Format = Annotated[
-    WeightFormat,
-    typer.Option(
-        "--format", help="How weights are held; native as in the file.", rich_help_panel=_MODEL
-    ),
+    WeightFormat, _of_model("--format", help="How weights are held; native as in the file.")
 ]
+Weights = Annotated[WeightFormat, _of_model("--weights", help="How weights are held.")]
 Submodel = Annotated[
     str | None,
-    typer.Option(
+    _of_model(
         metavar="NAME|FILE",
         help="Run this part of a Gemma 3n: E2B, a published mix, or a .toml or .json file.",
         show_default="the whole",
-        rich_help_panel=_MODEL,
     ),
 ]
 Speculate = Annotated[
     str | None,
-    typer.Option(
+    _of_model(
         metavar="NAME[:int4]",
         help="Draft with this part of a Gemma 3n; the answer stays the model's own.",
-        rich_help_panel=_MODEL,
     ),
 ]
 Policy = Annotated[
     str | None,
-    typer.Option(
+    _of_model(
         metavar="KIND:N",
         help="Change size as needed: latency:TOKENS_PER_S, memory:GIB or difficulty:NATS.",
-        rich_help_panel=_MODEL,
     ),
 ]
 Repair = Annotated[
     Literal["off", "lazy", "now"],
-    typer.Option(
-        help="Keys that another size wrote: kept, encoded again beside new tokens, or at once.",
-        rich_help_panel=_MODEL,
+    _of_model(
+        help="Keys that another size wrote: kept, encoded again beside new tokens, or at once."
     ),
 ]
 Ple = Annotated[
     Literal["disk", "ram", "device"] | None,
-    typer.Option(
-        help="Where Gemma 3n's per-layer embeddings lie.",
-        show_default="disk",
-        rich_help_panel=_MODEL,
-    ),
+    _of_model(help="Where Gemma 3n's per-layer embeddings lie.", show_default="disk"),
 ]
 Mmproj = Annotated[
     str | None,
-    typer.Option(
-        metavar="FILE",
-        help="The eye of a GGUF.",
-        show_default="the one beside it",
-        rich_help_panel=_MODEL,
+    _of_model(metavar="FILE", help="The eye and ear of a GGUF.", show_default="the one beside it"),
+]
+Repack = Annotated[
+    bool,
+    _of_model(
+        "--repack/--no-repack",
+        help="Move quantised weights to where they are read faster, or leave them mapped.",
     ),
 ]
 Threads = Annotated[
-    int | None,
-    typer.Option(
-        metavar="N",
-        help="CPU threads.",
-        show_default="as many as cores",
-        rich_help_panel=_MODEL,
-    ),
+    int | None, _of_model(metavar="N", help="CPU threads.", show_default="as many as cores")
 ]
 Context = Annotated[
     int | None,
-    typer.Option(
+    _of_model(
         metavar="N",
         help="Tokens a session may hold.",
         show_default="what the model was trained for",
-        rich_help_panel=_MODEL,
     ),
 ]
 KVCacheFormat = Annotated[
-    KVFormat,
-    typer.Option("--kv-format", help="KV cache; int8 takes half of bf16.", rich_help_panel=_MODEL),
+    KVFormat, _of_model("--kv-format", help="KV cache; int8 takes half of bf16.")
 ]
 Device = Annotated[
-    str,
-    typer.Option(
-        metavar="auto|cpu|cuda[:N]",
-        help="auto is CUDA where there is one.",
-        rich_help_panel=_MODEL,
-    ),
+    str, _of_model(metavar="auto|cpu|cuda[:N]", help="auto is CUDA where there is one.")
 ]
 
 # ---- the prompt ----------------------------------------------------------------------------------
@@ -216,156 +204,83 @@ System = Annotated[
 # ---- pictures and sound --------------------------------------------------------------------------
 
 Image = Annotated[
-    list[str] | None,
-    typer.Option(metavar="FILE", help="A picture to look at; repeatable.", rich_help_panel=_MEDIA),
+    list[str] | None, _of_media(metavar="FILE", help="A picture to look at; repeatable.")
 ]
 Audio = Annotated[
-    list[str] | None,
-    typer.Option(metavar="FILE", help="A recording to hear; repeatable.", rich_help_panel=_MEDIA),
+    list[str] | None, _of_media(metavar="FILE", help="A recording to hear; repeatable.")
 ]
 Video = Annotated[
     list[str] | None,
-    typer.Option(
-        metavar="FILE", help="Frames with their times, and the sound track.", rich_help_panel=_MEDIA
-    ),
+    _of_media(metavar="FILE", help="Frames with their times, and the sound track."),
 ]
-Fps = Annotated[
-    float, typer.Option(metavar="N", help="Frames a second of a video.", rich_help_panel=_MEDIA)
-]
+Fps = Annotated[float, _of_media(metavar="N", help="Frames a second of a video.")]
 ImageSize = Annotated[
     int | None,
-    typer.Option(
+    _of_media(
         metavar="256|512|768",
         help="Side of the square that Gemma 3n sees, in pixels.",
         show_default="768",
-        rich_help_panel=_MEDIA,
     ),
 ]
 PanAndScan = Annotated[
-    bool,
-    typer.Option(
-        "--pan-and-scan", help="Show long pictures whole and in crops.", rich_help_panel=_MEDIA
-    ),
+    bool, _of_media("--pan-and-scan", help="Show long pictures whole and in crops.")
 ]
-MinCropSize = Annotated[
-    int,
-    typer.Option(metavar="N", help="Least side of a crop, in pixels.", rich_help_panel=_MEDIA),
-]
-MaxNumCrops = Annotated[
-    int, typer.Option(metavar="N", help="Most crops of a picture.", rich_help_panel=_MEDIA)
-]
+MinCropSize = Annotated[int, _of_media(metavar="N", help="Least side of a crop, in pixels.")]
+MaxNumCrops = Annotated[int, _of_media(metavar="N", help="Most crops of a picture.")]
 MinRatio = Annotated[
     float,
-    typer.Option(
+    _of_media(
         "--min-ratio-to-activate",
         metavar="X",
         help="Long side by short side from which a picture is cropped.",
-        rich_help_panel=_MEDIA,
     ),
 ]
 
 # ---- sampling ------------------------------------------------------------------------------------
 
-MaxTokens = Annotated[
-    int, typer.Option(metavar="N", help="Stop after N tokens.", rich_help_panel=_SAMPLING)
-]
-Temperature = Annotated[
-    float,
-    typer.Option(metavar="T", help="0 is greedy and deterministic.", rich_help_panel=_SAMPLING),
-]
-TopK = Annotated[
-    int,
-    typer.Option(
-        metavar="K", help="Keep the K likeliest tokens; 0 all.", rich_help_panel=_SAMPLING
-    ),
-]
+MaxTokens = Annotated[int, _of_sampling(metavar="N", help="Stop after N tokens.")]
+Temperature = Annotated[float, _of_sampling(metavar="T", help="0 is greedy and deterministic.")]
+TopK = Annotated[int, _of_sampling(metavar="K", help="Keep the K likeliest tokens; 0 all.")]
 TopP = Annotated[
-    float,
-    typer.Option(
-        metavar="P", help="Keep the fewest tokens that reach P; 1 all.", rich_help_panel=_SAMPLING
-    ),
+    float, _of_sampling(metavar="P", help="Keep the fewest tokens that reach P; 1 all.")
 ]
-MinP = Annotated[
-    float,
-    typer.Option(
-        metavar="P", help="Drop tokens below P times the likeliest.", rich_help_panel=_SAMPLING
-    ),
-]
+MinP = Annotated[float, _of_sampling(metavar="P", help="Drop tokens below P times the likeliest.")]
 RepetitionPenalty = Annotated[
-    float,
-    typer.Option(
-        metavar="X", help="Divides scores of tokens already seen.", rich_help_panel=_SAMPLING
-    ),
+    float, _of_sampling(metavar="X", help="Divides scores of tokens already seen.")
 ]
 PresencePenalty = Annotated[
-    float,
-    typer.Option(
-        metavar="X", help="Fine for tokens seen in the answer.", rich_help_panel=_SAMPLING
-    ),
+    float, _of_sampling(metavar="X", help="Fine for tokens seen in the answer.")
 ]
 FrequencyPenalty = Annotated[
-    float,
-    typer.Option(metavar="X", help="Fine for every time seen there.", rich_help_panel=_SAMPLING),
+    float, _of_sampling(metavar="X", help="Fine for every time seen there.")
 ]
 LogitBias = Annotated[
     list[str] | None,
-    typer.Option(
-        metavar="ID=V",
-        help="Add V to the score of token ID; repeatable.",
-        rich_help_panel=_SAMPLING,
-    ),
+    _of_sampling(metavar="ID=V", help="Add V to the score of token ID; repeatable."),
 ]
 Seed = Annotated[
     int | None,
-    typer.Option(
-        metavar="S",
-        help="Same seed, same text.",
-        show_default="drawn; --verbose tells which",
-        rich_help_panel=_SAMPLING,
+    _of_sampling(
+        metavar="S", help="Same seed, same text.", show_default="drawn; --verbose tells which"
     ),
 ]
 Stop = Annotated[
     list[str] | None,
-    typer.Option(
-        metavar="TEXT",
-        help="End before TEXT; repeatable. A line's end is $'\\n' in bash.",
-        rich_help_panel=_SAMPLING,
+    _of_sampling(
+        metavar="TEXT", help="End before TEXT; repeatable. A line's end is $'\\n' in bash."
     ),
 ]
-IgnoreEos = Annotated[
-    bool,
-    typer.Option(
-        "--ignore-eos", help="Go on past the end of the answer.", rich_help_panel=_SAMPLING
-    ),
-]
-Count = Annotated[
-    int,
-    typer.Option(
-        "--n", metavar="N", help="Continuations of the prompt.", rich_help_panel=_SAMPLING
-    ),
-]
+IgnoreEos = Annotated[bool, _of_sampling("--ignore-eos", help="Go on past the end of the answer.")]
+Count = Annotated[int, _of_sampling("--n", metavar="N", help="Continuations of the prompt.")]
 Logprobs = Annotated[
     int | None,
-    typer.Option(
-        metavar="N",
-        help="With --json: log-probabilities of the tokens, and of the N likeliest.",
-        rich_help_panel=_SAMPLING,
+    _of_sampling(
+        metavar="N", help="With --json: log-probabilities of the tokens, and of the N likeliest."
     ),
 ]
 
 # ---- output --------------------------------------------------------------------------------------
 
-Json = Annotated[
-    bool,
-    typer.Option("--json", help="Print one JSON value on stdout.", rich_help_panel=_OUTPUT),
-]
-Quiet = Annotated[
-    bool,
-    typer.Option("--quiet", "-q", help="No notes and no progress bars.", rich_help_panel=_OUTPUT),
-]
-Verbose = Annotated[
-    bool,
-    typer.Option(
-        "--verbose", "-v", help="Timings, seed and reuse on stderr.", rich_help_panel=_OUTPUT
-    ),
-]
+Json = Annotated[bool, _of_output("--json", help="Print one JSON value on stdout.")]
+Quiet = Annotated[bool, _of_output("--quiet", "-q", help="No notes and no progress bars.")]
+Verbose = Annotated[bool, _of_output("--verbose", "-v", help="Timings, seed and reuse on stderr.")]

@@ -64,7 +64,8 @@ class Sizes:
             config = self._config()
             kept = submodel.kept(config)
             view = self.whole.view(submodel.config(config), kept)
-            view.fused = None if self.whole.fused is None else Graph.of(view)
+            if isinstance(self.whole.fused, Graph):
+                view.fused = Graph.of(view, self.whole.fused.panels)
             self._views[submodel] = view
         return self._views[submodel]
 

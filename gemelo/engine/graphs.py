@@ -26,6 +26,7 @@ from gemelo.engine.kv import KVCache
 from gemelo.kernels import cpu
 from gemelo.kernels.formats import FORMATS, Packed, unpack
 from gemelo.kernels.linear import QuantEmbedding, QuantLinear
+from gemelo.kernels.panels import Panels
 from gemelo.models.altup import NestedMLP
 from gemelo.models.gemma3 import Block as Gemma3Block
 from gemelo.models.gemma3 import Gemma3
@@ -42,9 +43,9 @@ ALL = -1
 class Graph:
     """A decoder's program, and how a step is put to it."""
 
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(self, decoder: Decoder, panels: Panels | None = None) -> None:
         """Write the program down; `Graph.of` says whether there can be one."""
-        self.decoder, self.config = decoder, decoder.config
+        self.decoder, self.config, self.panels = decoder, decoder.config, panels
         self.native = cpu.native_module()
         self.program = self.native.Program()
         self.kept: list[Tensor] = []  # what the program reads and nobody else holds
@@ -54,9 +55,12 @@ class Graph:
             _write_gemma3(self, decoder)
 
     @classmethod
-    def of(cls, decoder: Decoder) -> Graph | None:
-        """The program of a decoder that is quantised, on the CPU, in float32; else None."""
-        return cls(decoder) if is_native(decoder) else None
+    def of(cls, decoder: Decoder, panels: Panels | None = None) -> Graph | None:
+        """The program of a decoder that is quantised, on the CPU, in float32; else None.
+
+        It reads matrices from `panels` where they were moved there.
+        """
+        return cls(decoder, panels) if is_native(decoder) else None
 
     def takes(self, cache: KVCache) -> bool:
         """Whether it reads and writes this cache: plain float32."""
@@ -114,14 +118,11 @@ class Graph:
     ) -> Any:
         """The weight of a layer, or its leading part, or its rows at `index`."""
         weight = packed(module).prefix(rows, columns)
-        count, width = weight.shape
-        blocks = weight.blocks
-        place = 0
         if index is not None:
-            place, count = self.address(index), len(index)
-        return self.native.Matrix(
-            blocks.data_ptr(), blocks.stride(0), weight.format.ggml_id, count, width, place
-        )
+            self.kept.append(index)
+        if self.panels is not None and self.panels.has(weight):
+            return self.panels.matrix(weight, index)
+        return cpu.matrix(weight, index)
 
     def norm(self, module: nn.Module) -> Any:
         if isinstance(module, RMSNorm):
@@ -130,9 +131,8 @@ class Graph:
         return self.native.Norm(0, 0.0, module.eps)
 
     def address(self, tensor: Tensor) -> int:
-        """Where a tensor's numbers lie, as float32 or int64, together; it stays alive."""
-        wanted = torch.int64 if tensor.dtype == torch.int64 else torch.float32
-        self.kept.append(tensor.detach().to(wanted).contiguous())
+        """Where a tensor's numbers lie, as float32, one behind the other; it stays alive."""
+        self.kept.append(tensor.detach().float().contiguous())
         return self.kept[-1].data_ptr()
 
     def angles(self) -> None:

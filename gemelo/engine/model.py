@@ -26,12 +26,13 @@ from torch import Tensor
 from gemelo.checkpoint import Checkpoint, WeightFormat, assemble, read
 from gemelo.config import ModelConfig, Submodel
 from gemelo.engine.engine import Engine
-from gemelo.engine.graphs import Graph
+from gemelo.engine.graphs import Graph, is_native
 from gemelo.engine.hearing import AudioStream
 from gemelo.engine.kv import KVFormat
 from gemelo.engine.offload import Where, as_packed, is_mapped, place_table
 from gemelo.engine.perception import Perception
 from gemelo.engine.policy import Policy
+from gemelo.engine.repack import repacked
 from gemelo.engine.row import FinishReason, Piece
 from gemelo.engine.sampling import Sampling
 from gemelo.engine.session import Progress, RepairMode, Session
@@ -240,13 +241,11 @@ class Model:
 
         side is 256, 512 or 768 pixels for Gemma 3n.
         """
-        seen = read_image(picture)
-        return self.perception.see(seen.squeezed(side_of(self.checkpoint.config, side) or 1))
+        return self.perception.see(read_image(picture), side_of(self.checkpoint.config, side))
 
     def encode_audio(self, samples: Any) -> Tensor:
         """Soft tokens (J, D) of a recording, one for 160 ms: a file, or samples at 16 kHz."""
-        stream = self.perception.stream()
-        return stream.whole(samples_of(samples).values)
+        return self.perception.hear(samples_of(samples))
 
     def audio_stream(self) -> AudioStream:
         """An ear for a sound that is still going on: push samples, get soft tokens."""
@@ -312,6 +311,7 @@ def load(
     kv_format: KVFormat = "plain",
     ple: Where | None = None,
     mmproj: str | Path | None = None,
+    repack: bool = True,
     progress: Progress | None = None,
 ) -> Model:
     """Load a model from a path, a hub id, or the embedded default.
@@ -321,8 +321,9 @@ def load(
     quantise them. device "auto" is CUDA where there is one. threads is for the whole process, as
     torch's are. context limits the tokens a session may hold, kv_format "int8" halves their
     memory. ple is where Gemma 3n's per-layer embeddings lie: the file, RAM, the device. mmproj is
-    the eye of a GGUF, if it is not the one that lies beside it. Raises
-    `GemeloError` for what cannot be loaded, with the cure.
+    the eye and ear of a GGUF, if they do not lie beside it. repack moves quantised weights out of
+    the file's pages into an order that the native kernels read faster, where memory has room for
+    it; without it they stay mapped. Raises `GemeloError` for what cannot be loaded, with the cure.
     """
     started = time.perf_counter()
     if threads is not None:
@@ -335,7 +336,9 @@ def load(
     checkpoint = read(path, format, place(device), progress, eye)
     if isinstance(checkpoint.decoder, Gemma3n):
         prepare(checkpoint.decoder, ple, place(device))
-    checkpoint.decoder.fused = Graph.of(checkpoint.decoder)
+    if is_native(checkpoint.decoder):
+        panels = repacked(checkpoint.decoder) if repack else None
+        checkpoint.decoder.fused = Graph(checkpoint.decoder, panels)
     engine = Engine(checkpoint.decoder, checkpoint.tokenizer, context, kv_format=kv_format)
     loaded = Model(checkpoint, engine, time.perf_counter() - started)
     return loaded if submodel is None else loaded.submodel(submodel)

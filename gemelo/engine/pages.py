@@ -84,6 +84,16 @@ def process_bytes() -> int:
         ) from None
 
 
+def available_bytes() -> int:
+    """Bytes of memory that the system could give without swapping; 0 where it does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0
+    found = (line.split() for line in lines)
+    return next((int(words[1]) * 1024 for words in found if words[0] == "MemAvailable:"), 0)
+
+
 def _whole_pages(tensor: Tensor) -> tuple[Pages, Flags]:
     """The pages from a tensor's first to its last, and which of them lie in its rows whole."""
     nothing = np.empty(0, np.int64), np.empty(0, np.bool_)

@@ -18,13 +18,14 @@ from __future__ import annotations
 import os
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, library
 
 from gemelo.errors import InputError
 from gemelo.kernels import reference
-from gemelo.kernels.formats import FORMATS_BY_ID, Packed
+from gemelo.kernels.formats import FORMATS_BY_ID, Format, Packed
 
 FORMATS = frozenset({"f32", "f16", "bf16", "q4_0", "q5_0", "q8_0", "q4_k", "q5_k", "q6_k"})
 DTYPES = (torch.float32, torch.bfloat16)
@@ -152,11 +153,8 @@ def _linear(x: Tensor, weight: Packed, index: Tensor | None) -> Tensor:
     inputs = x if x.is_contiguous() else x.contiguous()
     bf16 = x.dtype == torch.bfloat16
     native_module().product(
-        inputs.data_ptr(), columns, bf16, tokens,
-        weight.blocks.data_ptr(), weight.blocks.stride(0), weight.format.ggml_id, rows, columns,
-        0 if index is None else index.data_ptr(),
-        out.data_ptr(), rows, bf16,
-    )  # fmt: skip
+        inputs.data_ptr(), columns, bf16, tokens, matrix(weight, index), out.data_ptr(), rows, bf16
+    )
     return out
 
 
@@ -165,8 +163,7 @@ def _embedding(ids: Tensor, weight: Packed, dtype: torch.dtype) -> Tensor:
     index = _checked(ids, rows)
     out = torch.empty(*ids.shape, columns, dtype=dtype)
     native_module().gather(
-        index.data_ptr(), index.numel(),
-        weight.blocks.data_ptr(), weight.blocks.stride(0), weight.format.ggml_id, rows, columns,
+        index.data_ptr(), index.numel(), matrix(weight),
         out.data_ptr(), columns, dtype == torch.bfloat16,
     )  # fmt: skip
     return out
@@ -182,6 +179,25 @@ def _checked(index: Tensor, rows: int) -> Tensor:
         if low < 0 or high >= rows:
             raise InputError(f"row {low if low < 0 else high} of a matrix of {rows} rows")
     return index
+
+
+def matrix(weight: Packed, index: Tensor | None = None) -> Any:
+    """What the kernels call a matrix: `weight`, or its rows at `index` (N,) int64, by address."""
+    blocks = weight.blocks
+    return matrix_at(blocks.data_ptr(), blocks.stride(0), weight.format, weight.shape, index)
+
+
+def matrix_at(
+    address: int,
+    stride: int,
+    format: Format,
+    shape: tuple[int, int],
+    index: Tensor | None = None,
+    panels: bool = False,
+) -> Any:
+    """The same of blocks at an address, `stride` bytes from row to row or from panel to panel."""
+    rows, place = (shape[0], 0) if index is None else (len(index), index.data_ptr())
+    return native_module().Matrix(address, stride, format.ggml_id, rows, shape[1], place, panels)
 
 
 def native_module() -> ModuleType:

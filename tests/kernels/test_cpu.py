@@ -6,17 +6,18 @@ import ctypes
 import mmap
 import os
 import sys
-from collections.abc import Iterator
 
 import pytest
 import torch
-from torch import Tensor
 
 from gemelo.errors import InputError
 from gemelo.kernels import cpu, reference
 from gemelo.kernels.formats import FORMATS, Format, Packed, unpack
 from tests.kernels.matrices import (
+    FEW,
     FLOATS,
+    assert_close,
+    assert_within,
     half_bytes,
     odd_columns,
     random_input,
@@ -24,65 +25,10 @@ from tests.kernels.matrices import (
     scale_offsets,
 )
 
-FEW = 16  # up to here a token's result does not depend on the others
-
 pytestmark = pytest.mark.skipif(
     cpu.native is None and "GEMELO_NATIVE_REQUIRED" not in os.environ,
     reason="the native kernels were not built here",
 )
-
-
-@pytest.fixture(params=cpu.instruction_sets())
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    before = cpu.isa()
-    cpu.use(request.param)
-    yield request.param
-    cpu.use(before)
-
-
-@pytest.fixture(params=sorted(cpu.FORMATS))
-def format(request: pytest.FixtureRequest) -> Format:
-    return FORMATS[request.param]
-
-
-def allowed(x: Tensor, weight: Packed, isa: str) -> Tensor:
-    """How far each output (T, R) may lie from the exact one, from how its path rounds.
-
-    Few tokens of block formats: a byte for every activation, in steps of the largest of 32 / 127,
-    so each is off by half a step at most; the weights are exact. Many tokens with AMX: weights and
-    activations each rounded to bfloat16, off by 2^-8 of their size. Else plain float sums.
-    """
-    w, x = unpack(weight).abs(), x.float()
-    bound = 2e-6 * x.abs() @ w.T
-    many = x.shape[0] > FEW and weight.format.name != "f32"
-    if many and isa == "amx":
-        return bound + 2**-6.9 * x.abs() @ w.T
-    if weight.format.block > 1:
-        tops = x.abs().view(x.shape[0], -1, 32).amax(dim=2)
-        return bound + tops.repeat_interleave(32, dim=1) / 253 @ w.T
-    return bound
-
-
-def assert_within(got: Tensor, x: Tensor, weight: Packed, isa: str) -> Tensor:
-    """No output is further off than `allowed`; returns the exact product (T, R)."""
-    want = reference.linear(x.float(), weight)
-    bound = allowed(x, weight, isa)
-    if got.dtype == torch.bfloat16:
-        bound = bound + 2**-8 * want.abs()
-    error = (got.float() - want).abs()
-    assert bool((error <= bound).all()), f"{float((error / bound).max()):.2f} of what is allowed"
-    return want
-
-
-def assert_close(got: Tensor, x: Tensor, weight: Packed, isa: str) -> None:
-    """And errors have both signs: together they are far smaller than their bounds.
-
-    One percent is twice what steps of 1 / 127 come to on numbers whose largest of 32 is about three
-    times their usual size.
-    """
-    want = assert_within(got, x, weight, isa)
-    if want.numel() > 100:
-        assert float((got.float() - want).norm()) <= 0.01 * float(want.norm())
 
 
 # ---- right numbers -------------------------------------------------------------------------------

@@ -54,40 +54,10 @@ static inline void pack_cache(Worker& worker, const Attend& a, Tile* packed) {
     const int64_t there = a.slots - slot < kBlock ? a.slots - slot : kBlock;
     Tile* keys = packed + head * tiles + slot / kBlock * (d / 16);
     const Activations k{a.cache.k + at, stride, false};
-    pack_tile_tokens(k, 0, there, d, keys);
-    pack_tile_tokens(k, 16, there, d, keys + d / 32);
+    pack_turned_tokens(k, 0, there, d, keys);
+    pack_turned_tokens(k, 16, there, d, keys + d / 32);
     pack_values(a.cache.v + at, stride, there, d, keys + rows * a.cache.heads * tiles);
   }
-}
-
-// C (32 x 32, row stride 4 * `stride` bytes) = or += A (two rows of tiles) times B (two columns).
-static inline void tile_block(const Tile* a, int64_t a_span, const Tile* b, int64_t b_step,
-                              int64_t b_span, int64_t steps, float* c, int64_t stride, bool fresh) {
-  if (fresh) {
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
-  } else {
-    _tile_loadd(0, c, 4 * stride);
-    _tile_loadd(1, c + 16, 4 * stride);
-    _tile_loadd(2, c + 16 * stride, 4 * stride);
-    _tile_loadd(3, c + 16 * stride + 16, 4 * stride);
-  }
-  for (int64_t k = 0; k < steps; k++) {
-    _tile_loadd(4, a[k], 64);
-    _tile_loadd(6, b[k * b_step], 64);
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_loadd(7, b[k * b_step + b_span], 64);
-    _tile_dpbf16ps(1, 4, 7);
-    _tile_loadd(5, a[k + a_span], 64);
-    _tile_dpbf16ps(2, 5, 6);
-    _tile_dpbf16ps(3, 5, 7);
-  }
-  _tile_stored(0, c, 4 * stride);
-  _tile_stored(1, c + 16, 4 * stride);
-  _tile_stored(2, c + 16 * stride, 4 * stride);
-  _tile_stored(3, c + 16 * stride + 16, 4 * stride);
 }
 
 // What a block of tokens keeps while it goes through the slots: the positions it may look at, the

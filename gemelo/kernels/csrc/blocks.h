@@ -65,11 +65,10 @@ struct Q5_0 {
 
 // The eight scales and minima of six bits in twelve bytes, which Q4_K and Q5_K share.
 struct SixBits {
-  float level[8], offset[8];
+  uint8_t scale[8], minimum[8];
 
   explicit SixBits(const uint8_t* p) {
     uint32_t words[3];
-    uint8_t scale[8], minimum[8];
     std::memcpy(words, p + 4, 12);
     const uint32_t low = words[0] & 0x3F3F3F3F, least = words[1] & 0x3F3F3F3F;
     const uint32_t high = (words[2] & 0x0F0F0F0F) | (words[0] >> 2 & 0x30303030);
@@ -78,9 +77,18 @@ struct SixBits {
     std::memcpy(scale + 4, &high, 4);
     std::memcpy(minimum, &least, 4);
     std::memcpy(minimum + 4, &most, 4);
+  }
+};
+
+// The same times d and dmin.
+struct SixBitLevels {
+  float level[8], offset[8];
+
+  explicit SixBitLevels(const uint8_t* p) {
+    const SixBits six(p);
     const float d = half_at(p), m = half_at(p + 2);
-    for (int i = 0; i < 8; i++) level[i] = d * scale[i];
-    for (int i = 0; i < 8; i++) offset[i] = m * minimum[i];
+    for (int i = 0; i < 8; i++) level[i] = d * six.scale[i];
+    for (int i = 0; i < 8; i++) offset[i] = m * six.minimum[i];
   }
 };
 
@@ -88,7 +96,7 @@ struct Q4_K {
   static constexpr int kWeights = 256, kBytes = 144, kPairs = 4, kLevels = 1, kZero = 0;
   static constexpr bool kMinima = true;
   const uint8_t* p;
-  SixBits six;
+  SixBitLevels six;
 
   explicit Q4_K(const uint8_t* p) : p(p), six(p) {}
   B quants(int i) const { return fork(p + 16 + 32 * i, 0, 4, 15); }
@@ -102,7 +110,7 @@ struct Q5_K {
   static constexpr int kWeights = 256, kBytes = 176, kPairs = 4, kLevels = 1, kZero = 0;
   static constexpr bool kMinima = true;
   const uint8_t* p;
-  SixBits six;
+  SixBitLevels six;
 
   explicit Q5_K(const uint8_t* p) : p(p), six(p) {}
   B quants(int i) const {

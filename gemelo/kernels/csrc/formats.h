@@ -19,13 +19,15 @@ enum Format {
   kBF16 = 30,
 };
 
-// Rows of blocks somewhere in memory, usually a mapped file; `columns` may be a leading part.
+// Rows of blocks somewhere in memory, usually a mapped file; `columns` may be a leading part. Or
+// panels of sixteen rows (panels.h).
 struct Matrix {
   const uint8_t* blocks;
-  int64_t stride;  // bytes from row to row
+  int64_t stride;  // bytes from row to row, or from panel to panel
   int format;
   int64_t rows, columns;
-  const int64_t* index;  // where row r lies, if not at r
+  const int64_t* index;  // where row r lies, if not at r; for rows only
+  bool panels;
 
   const uint8_t* row(int64_t r) const { return blocks + (index ? index[r] : r) * stride; }
 };

@@ -57,6 +57,9 @@ static void few_floats(Worker& worker, const Activations& x, int64_t tokens, con
 
 static void few(Worker& worker, const Activations& x, int64_t tokens, const Matrix& w,
                 const Activations& y) {
+  if (w.panels)
+    return with_panels(
+        w.format, [&](auto kind) { multiply_one<typename decltype(kind)::type>(worker, x, w, y); });
   with_blocks(w.format, [&](auto kind) {
     few_blocks<typename decltype(kind)::type>(worker, x, tokens, w, y);
   });
@@ -67,65 +70,67 @@ static void few(Worker& worker, const Activations& x, int64_t tokens, const Matr
 
 // ---- many tokens --------------------------------------------------------------------------------
 
-// A packing is the number of a format that is packed in the same way; 0 is plain float activations,
-// which float32 weights are multiplied with.
+// A packing is the number of a format whose products take tokens packed alike, or kTiles; 0 is
+// none: plain float activations, by dot products.
+constexpr int kTiles = 1;
+
+static int packing(const Matrix& w, int64_t tokens) {
+  const bool few = tokens <= gemelo::kFewTokens;
+  if (few && (!w.panels || tokens == 1)) return 0;
 #ifdef GEMELO_AMX
-
-static int packing(int format) { return format == gemelo::kF32 ? 0 : 1; }
-
-static size_t packed_bytes(int format, int64_t tokens, int64_t columns) {
-  if (!packing(format)) return 0;
-  return sizeof(Tile) * ((tokens + 31) / 32 * 2) * ((columns + 31) / 32);
-}
-
-static void pack(Worker& worker, const Activations& x, int64_t tokens, int64_t columns, int format,
-                 void* packed) {
-  if (packing(format)) pack_tiles(worker, x, tokens, columns, packed);
-}
-
-static void multiply(Worker& worker, const void* packed, int64_t tokens, const Matrix& w,
-                     const Activations& y) {
-  with_blocks(w.format, [&](auto kind) {
-    multiply_tiles<TileLine<typename decltype(kind)::type>>(worker, packed, tokens, w, y);
-  });
-  with_floats(w.format, [&](auto kind) {
-    multiply_tiles<FloatLine<typename decltype(kind)::type>>(worker, packed, tokens, w, y);
-  });
-}
-
-#else
-
-static int packing(int format) {
-  switch (format) {
+  if (!few) return w.format == gemelo::kF32 ? 0 : kTiles;
+#endif
+  switch (w.format) {
     case gemelo::kF32:
     case gemelo::kF16:
     case gemelo::kBF16: return 0;
     case gemelo::kQ4_K:
     case gemelo::kQ5_K: return gemelo::kQ4_K;
-    default: return format;
+    default: return w.format;
   }
 }
 
-static size_t packed_bytes(int format, int64_t tokens, int64_t columns) {
-  if (!packing(format)) return 0;
-  return sizeof(TokenBlock) * ((tokens + kTokens - 1) / kTokens) * (columns / 32);
+static size_t packed_bytes(int packing, int64_t tokens, int64_t columns) {
+  size_t bytes = 0;
+#ifdef GEMELO_AMX
+  if (packing == kTiles) bytes = sizeof(Tile) * ((tokens + 31) / 32 * 2) * ((columns + 31) / 32);
+#endif
+  with_panels(packing, [&](auto kind) {
+    using P = typename decltype(kind)::type;
+    const int64_t tiles = (tokens + kTokens - 1) / kTokens;
+    bytes = sizeof(TokenBlock<kTokens>) * tiles * units_of<P>(columns) * P::kBlocks;
+  });
+  return bytes;
 }
 
-static void pack(Worker& worker, const Activations& x, int64_t tokens, int64_t columns, int format,
+static void pack(Worker& worker, const Activations& x, int64_t tokens, int64_t columns, int packing,
                  void* packed) {
-  with_blocks(packing(format), [&](auto kind) {
+#ifdef GEMELO_AMX
+  if (packing == kTiles) return pack_tiles(worker, x, tokens, columns, packed);
+#endif
+  with_panels(packing, [&](auto kind) {
     pack_matrix<typename decltype(kind)::type>(worker, x, tokens, columns, packed);
   });
 }
 
 static void multiply(Worker& worker, const void* packed, int64_t tokens, const Matrix& w,
                      const Activations& y) {
-  with_blocks(w.format, [&](auto kind) {
-    multiply_matrix<typename decltype(kind)::type>(worker, packed, tokens, w, y);
+#ifdef GEMELO_AMX
+  if (packing(w, tokens) == kTiles) {
+    with_panels(w.format, [&](auto kind) {
+      multiply_tiles<BlockTiles<typename decltype(kind)::type>>(worker, packed, tokens, w, y);
+    });
+    with_floats(w.format, [&](auto kind) {
+      multiply_tiles<FloatTiles<typename decltype(kind)::type>>(worker, packed, tokens, w, y);
+    });
+    return;
+  }
+#endif
+  with_panels(w.format, [&](auto kind) {
+    using P = typename decltype(kind)::type;
+    multiply_packed<P>(worker, (const TokenBlock<kTokens>*)packed, tokens, w, y);
   });
 }
-
-#endif
 
 #ifdef GEMELO_AMX
 static void attend(Worker& worker, const Attend& a, void* room) {
@@ -138,14 +143,36 @@ static void attend(Worker& worker, const Attend& a, void*) { attend_each(worker,
 #endif
 
 static void product(const Product& p) {
-  if (p.tokens <= gemelo::kFewTokens || !packing(p.w.format))
-    return gemelo::parallel([&](Worker& worker) { few(worker, p.x, p.tokens, p.w, p.y); });
+  const int kind = packing(p.w, p.tokens);
+  if (!kind) return gemelo::parallel([&](Worker& worker) { few(worker, p.x, p.tokens, p.w, p.y); });
   static thread_local Scratch room;
-  void* packed = room.room<uint8_t>(packed_bytes(p.w.format, p.tokens, p.w.columns));
+  void* packed = room.room<uint8_t>(packed_bytes(kind, p.tokens, p.w.columns));
   gemelo::parallel([&](Worker& worker) {
-    pack(worker, p.x, p.tokens, p.w.columns, p.w.format, packed);
+    pack(worker, p.x, p.tokens, p.w.columns, kind, packed);
     worker.barrier();
     multiply(worker, packed, p.tokens, p.w, p.y);
+  });
+}
+
+static size_t panel_bytes(int format, int64_t columns) {
+  size_t bytes = 0;
+  with_panels(format, [&](auto kind) {
+    using P = typename decltype(kind)::type;
+    bytes = P::kUnit * units_of<P>(columns);
+  });
+  return bytes;
+}
+
+static void interleave(const Matrix& rows, uint8_t* out) {
+  const auto stride = (int64_t)panel_bytes(rows.format, rows.columns);
+  gemelo::parallel([&](Worker& worker) {
+    int64_t begin, end;
+    worker.share(rows.rows, kPanel, begin, end);
+    with_panels(rows.format, [&](auto kind) {
+      using P = typename decltype(kind)::type;
+      for (int64_t row = begin; row < end; row += kPanel)
+        lay_rows<P>(rows, row, 0, units_of<P>(rows.columns), out + row / kPanel * stride);
+    });
   });
 }
 
@@ -182,6 +209,11 @@ static void gather_floats(const Matrix& w, const int64_t* ids, int64_t count,
 }
 
 static void gather(const Matrix& w, const int64_t* ids, int64_t count, const Activations& y) {
+  if (w.panels)
+    return with_panels(w.format, [&](auto kind) {
+      for (int64_t i = 0; i < count; i++)
+        gather_row<typename decltype(kind)::type>(w, ids[i], y, i);
+    });
   with_blocks(w.format,
               [&](auto kind) { gather_blocks<typename decltype(kind)::type>(w, ids, count, y); });
   with_floats(w.format,
@@ -201,6 +233,8 @@ const Kernels kernels = {
     pack,
     multiply,
     few,
+    panel_bytes,
+    interleave,
     norm,
     add_norm,
     gate,

@@ -59,17 +59,20 @@ struct Kernels {
   // The rows `ids` of w as floats or bfloat16 (count, columns).
   void (*gather)(const Matrix& w, const int64_t* ids, int64_t count, const Activations& y);
 
-  // Many tokens' products in two halves, so that several matrices share the first; `packed` has
-  // room for packed_bytes. Formats of one packing() are packed alike.
-  int (*packing)(int format);
-  size_t (*packed_bytes)(int format, int64_t tokens, int64_t columns);
-  void (*pack)(Worker& worker, const Activations& x, int64_t tokens, int64_t columns, int format,
+  // Products in two halves, so that several matrices share the first: a packing is how tokens have
+  // to be packed for w, in packed_bytes of room; where it is 0, `few` does the product whole.
+  int (*packing)(const Matrix& w, int64_t tokens);
+  size_t (*packed_bytes)(int packing, int64_t tokens, int64_t columns);
+  void (*pack)(Worker& worker, const Activations& x, int64_t tokens, int64_t columns, int packing,
                void* packed);
   void (*multiply)(Worker& worker, const void* packed, int64_t tokens, const Matrix& w,
                    const Activations& y);
-  // Few tokens' products, rows [begin, end).
   void (*few)(Worker& worker, const Activations& x, int64_t tokens, const Matrix& w,
               const Activations& y);
+
+  // Bytes of a panel of sixteen rows, 0 for formats that have none; and rows made into panels.
+  size_t (*panel_bytes)(int format, int64_t columns);
+  void (*interleave)(const Matrix& rows, uint8_t* out);
 
   void (*norm)(Worker& worker, const float* x, const Norm& n, int64_t tokens, int64_t width,
                float* out);

@@ -33,9 +33,9 @@ Activations activations(uintptr_t data, int64_t stride, bool bf16) {
 }
 
 Matrix matrix(uintptr_t blocks, int64_t stride, int format, int64_t rows, int64_t columns,
-              uintptr_t index = 0) {
+              uintptr_t index = 0, bool panels = false) {
   return {reinterpret_cast<const uint8_t*>(blocks), stride, format, rows, columns,
-          reinterpret_cast<const int64_t*>(index)};
+          reinterpret_cast<const int64_t*>(index),  panels};
 }
 
 Norm norm_of(uintptr_t weight, float offset, float eps) {
@@ -82,25 +82,28 @@ NB_MODULE(_native, m) {
   m.def("use", use);
   m.def("set_threads", set_threads);
   m.def("threads", [] { return pool().threads(); });
-  m.def("product", [](uintptr_t x, int64_t x_stride, bool x_bf16, int64_t tokens, uintptr_t w,
-                      int64_t w_stride, int format, int64_t rows, int64_t columns, uintptr_t index,
+  m.def("product", [](uintptr_t x, int64_t x_stride, bool x_bf16, int64_t tokens, const Matrix& w,
                       uintptr_t y, int64_t y_stride, bool y_bf16) {
     nb::gil_scoped_release nogil;
-    chosen->product({activations(x, x_stride, x_bf16), tokens,
-                     matrix(w, w_stride, format, rows, columns, index),
-                     activations(y, y_stride, y_bf16)});
+    chosen->product(
+        {activations(x, x_stride, x_bf16), tokens, w, activations(y, y_stride, y_bf16)});
   });
-  m.def("gather", [](uintptr_t ids, int64_t count, uintptr_t w, int64_t w_stride, int format,
-                     int64_t rows, int64_t columns, uintptr_t y, int64_t y_stride, bool y_bf16) {
+  m.def("gather", [](uintptr_t ids, int64_t count, const Matrix& w, uintptr_t y, int64_t y_stride,
+                     bool y_bf16) {
     nb::gil_scoped_release nogil;
-    chosen->gather(matrix(w, w_stride, format, rows, columns),
-                   reinterpret_cast<const int64_t*>(ids), count, activations(y, y_stride, y_bf16));
+    chosen->gather(w, numbers_at(ids), count, activations(y, y_stride, y_bf16));
+  });
+  m.def("panel_bytes",
+        [](int format, int64_t columns) { return chosen->panel_bytes(format, columns); });
+  m.def("interleave", [](const Matrix& rows, uintptr_t out) {
+    nb::gil_scoped_release nogil;
+    chosen->interleave(rows, reinterpret_cast<uint8_t*>(out));
   });
 
   nb::class_<Matrix>(m, "Matrix")
       .def("__init__", [](Matrix* self, uintptr_t blocks, int64_t stride, int format, int64_t rows,
-                          int64_t columns, uintptr_t index) {
-        new (self) Matrix(matrix(blocks, stride, format, rows, columns, index));
+                          int64_t columns, uintptr_t index, bool panels) {
+        new (self) Matrix(matrix(blocks, stride, format, rows, columns, index, panels));
       });
   nb::class_<Norm>(m, "Norm").def("__init__",
                                   [](Norm* self, uintptr_t weight, float offset, float eps) {

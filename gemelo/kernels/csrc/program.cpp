@@ -24,9 +24,9 @@ void Program::run(Call& call) {
   for (int kind = 0; kind < kKinds; kind++)
     turn_[kind] = turns_[kind].room<float>(2 * angles_[kind].size() * tokens);
   size_t most = 0;
-  if (tokens > kFewTokens)
-    for (const auto& [format, columns] : packs_)
-      most = std::max(most, kernels.packed_bytes(format, tokens, columns));
+  for (const Matrix& w : multiplied_)
+    if (const int packing = kernels.packing(w, tokens))
+      most = std::max(most, kernels.packed_bytes(packing, tokens, w.columns));
   packed_.room<uint8_t>(most);
   most = 0;
   for (const auto& [layer, kind, heads] : attends_) {
@@ -101,15 +101,15 @@ void Program::multiply(Worker& worker, int x, int64_t tokens, const std::vector<
   for (const To& product : products) {
     const Matrix& w = product.w;
     const Activations y{product.out, w.rows, false};
-    const int packing = kernels.packing(w.format);
-    if (tokens <= kFewTokens || !packing) {
+    const int packing = kernels.packing(w, tokens);
+    if (!packing) {
       kernels.few(worker, activations(x), tokens, w, y);
       continue;
     }
     void* room = packed_.room<uint8_t>(0);
     if (packing != packed) {
       if (packed) worker.barrier();  // until the last matrix is done with it
-      kernels.pack(worker, activations(x), tokens, w.columns, w.format, room);
+      kernels.pack(worker, activations(x), tokens, w.columns, packing, room);
       worker.barrier();
       packed = packing;
     }
@@ -118,7 +118,7 @@ void Program::multiply(Worker& worker, int x, int64_t tokens, const std::vector<
 }
 
 void Program::product(int x, std::vector<Matrix> weights, std::vector<int> outs) {
-  for (const Matrix& w : weights) packs_.emplace_back(w.format, w.columns);
+  multiplied_.insert(multiplied_.end(), weights.begin(), weights.end());
   step([=](Worker& worker, State& s) {
     std::vector<To> products;
     for (size_t i = 0; i < weights.size(); i++) products.push_back({weights[i], at(outs[i])});
@@ -134,7 +134,7 @@ void Program::gate(Worker& worker, int64_t tokens, int64_t neurons, int gates, i
 }
 
 void Program::gated(int x, Matrix gate_proj, Matrix up_proj, int gates, int ups) {
-  for (const Matrix& w : {gate_proj, up_proj}) packs_.emplace_back(w.format, w.columns);
+  multiplied_.insert(multiplied_.end(), {gate_proj, up_proj});
   step([=](Worker& worker, State& s) {
     multiply(worker, x, s.tokens, {{gate_proj, at(gates)}, {up_proj, at(ups)}});
     worker.barrier();
@@ -144,7 +144,7 @@ void Program::gated(int x, Matrix gate_proj, Matrix up_proj, int gates, int ups)
 
 void Program::sparse_gated(int x, Matrix gate_proj, Matrix up_proj, float cutoff, int gates,
                            int ups) {
-  for (const Matrix& w : {gate_proj, up_proj}) packs_.emplace_back(w.format, w.columns);
+  multiplied_.insert(multiplied_.end(), {gate_proj, up_proj});
   step([=](Worker& worker, State& s) {
     multiply(worker, x, s.tokens, {{gate_proj, at(gates)}});
     worker.barrier();
@@ -231,7 +231,7 @@ void Program::cut(std::vector<int> buffers) {
 }
 
 void Program::logits(int x, Matrix head, float cap) {
-  packs_.emplace_back(head.format, head.columns);
+  multiplied_.push_back(head);
   step([=](Worker& worker, State& s) {
     multiply(worker, x, s.tokens, {{head, s.call.out}});
     if (cap <= 0) return;

@@ -97,7 +97,7 @@ class Program {
   Scratch turns_[kKinds];              // cosines and sines of the step's tokens
   float* turn_[kKinds] = {};
   Scratch packed_, attend_;
-  std::vector<std::pair<int, int64_t>> packs_;  // (format, columns) of every product
+  std::vector<Matrix> multiplied_;  // by every product
   struct Attending {
     int layer, kind;
     int64_t heads;

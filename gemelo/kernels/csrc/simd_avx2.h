@@ -20,8 +20,7 @@ struct B {
   __m256i a, b;
 };
 
-constexpr int kTokens = 3;
-constexpr int kRowBlocks = 1;
+constexpr int kTokens = 3;  // that a tile of the matrix product keeps in registers
 
 // ---- floats -------------------------------------------------------------------------------------
 
@@ -179,12 +178,22 @@ static inline __m256i spread(uint32_t bits, uint8_t value) {
 static inline B where(uint64_t bits, uint8_t value) {
   return {spread((uint32_t)bits, value), spread((uint32_t)(bits >> 32), value)};
 }
+static inline B bits_4_and_5(B x, int up) {
+  const auto moved = [up](__m256i x) {
+    return up < 0 ? _mm256_srli_epi16(x, -up) : _mm256_slli_epi16(x, up);
+  };
+  return mask(B{moved(x.a), moved(x.b)}, 0x30);
+}
+static inline __m256 eight_bytes(__m128i x) { return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(x)); }
+static inline F sixteen_bytes(const uint8_t* p) {
+  const __m128i x = _mm_loadu_si128((const __m128i*)p);
+  return {eight_bytes(x), eight_bytes(_mm_srli_si128(x, 8))};
+}
 template <int quarter>
 static inline F widen(B x) {
   const __m256i half = quarter < 2 ? x.a : x.b;
   const __m128i q = quarter % 2 ? _mm256_extracti128_si256(half, 1) : _mm256_castsi256_si128(half);
-  return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(q)),
-          _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_srli_si128(q, 8)))};
+  return {eight_bytes(q), eight_bytes(_mm_srli_si128(q, 8))};
 }
 
 }  // namespace GEMELO_ISA

@@ -17,8 +17,7 @@ using F = __m512;
 using I = __m512i;
 using B = __m512i;
 
-constexpr int kTokens = 6;     // tokens a tile of the matrix product keeps in registers
-constexpr int kRowBlocks = 2;  // and sixteens of rows
+constexpr int kTokens = 8;  // that a tile of the matrix product keeps in registers
 
 // ---- floats -------------------------------------------------------------------------------------
 
@@ -117,6 +116,15 @@ static inline B nibbles(const void* low, const void* high) {
 // `value` where the bit is set, else 0.
 static inline B where(uint64_t bits, uint8_t value) {
   return _mm512_maskz_set1_epi8((__mmask64)bits, (char)value);
+}
+// Two bits of every byte, moved up (or down) to its fifth and sixth.
+static inline B bits_4_and_5(B x, int up) {
+  const B moved = up < 0 ? _mm512_srli_epi16(x, -up) : _mm512_slli_epi16(x, up);
+  return _mm512_and_si512(moved, _mm512_set1_epi8(0x30));
+}
+// Sixteen unsigned bytes as floats.
+static inline F sixteen_bytes(const uint8_t* p) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p)));
 }
 // Sixteen of the bytes as floats.
 template <int quarter>

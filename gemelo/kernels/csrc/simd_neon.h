@@ -23,8 +23,7 @@ struct B {
   uint8x16_t a, b, c, d;
 };
 
-constexpr int kTokens = 3;  // 24 of the 32 registers hold sums, and a weight takes four
-constexpr int kRowBlocks = 1;
+constexpr int kTokens = 3;  // that a tile of the matrix product keeps in registers
 
 #define GEMELO_ONE(f, x) {f(x.a), f(x.b), f(x.c), f(x.d)}
 #define GEMELO_TWO(f, x, y) {f(x.a, y.a), f(x.b, y.b), f(x.c, y.c), f(x.d, y.d)}
@@ -203,12 +202,21 @@ static inline B where(uint64_t bits, uint8_t value) {
   return {spread(bits, value), spread(bits >> 16, value), spread(bits >> 32, value),
           spread(bits >> 48, value)};
 }
-template <int quarter>
-static inline F widen(B x) {
-  const uint8x16_t q = quarter == 0 ? x.a : quarter == 1 ? x.b : quarter == 2 ? x.c : x.d;
+static inline B bits_4_and_5(B x, int up) {
+  const int8x16_t by = vdupq_n_s8((int8_t)up);
+  const uint8x16_t both = vdupq_n_u8(0x30);
+  return {vandq_u8(vshlq_u8(x.a, by), both), vandq_u8(vshlq_u8(x.b, by), both),
+          vandq_u8(vshlq_u8(x.c, by), both), vandq_u8(vshlq_u8(x.d, by), both)};
+}
+static inline F sixteen_bytes(uint8x16_t q) {
   const uint16x8_t low = vmovl_u8(vget_low_u8(q)), high = vmovl_high_u8(q);
   return {vcvtq_f32_u32(vmovl_u16(vget_low_u16(low))), vcvtq_f32_u32(vmovl_high_u16(low)),
           vcvtq_f32_u32(vmovl_u16(vget_low_u16(high))), vcvtq_f32_u32(vmovl_high_u16(high))};
+}
+static inline F sixteen_bytes(const uint8_t* p) { return sixteen_bytes(vld1q_u8(p)); }
+template <int quarter>
+static inline F widen(B x) {
+  return sixteen_bytes(quarter == 0 ? x.a : quarter == 1 ? x.b : quarter == 2 ? x.c : x.d);
 }
 
 #undef GEMELO_ONE

@@ -1,17 +1,17 @@
 // Many tokens, on a machine with AMX: bfloat16 products on the tile unit, summed in float.
 //
-// A tile register is 16 rows of 64 bytes; one instruction multiplies 16 rows of 32 weights with 16
-// tokens. Weights of any format are expanded to bfloat16, a block of 32 to a tile row, so that
-// nothing has to be turned; tokens are turned once per product. There are no scales left to apply
-// in between, which is why this beats the byte products by more than the peaks say. Rounding
-// weights and activations to eight bits of mantissa costs less than rounding activations to bytes.
+// A tile register is 16 rows of 64 bytes; one instruction multiplies 16 tokens of 32 columns with
+// pairs of columns of 16 rows, which is how panels have them: weights of any format are expanded to
+// bfloat16 out of panels, and nothing but plain floats has to be turned. There are no scales left
+// to apply in between, which is why this beats the byte products by more than the peaks say.
+// Rounding weights and activations to eight bits of mantissa costs less than rounding activations
+// to bytes.
 
 #pragma once
 
 #include "activations.h"
-#include "blocks.h"
+#include "panels.h"
 #include "pool.h"
-#include "scratch.h"
 
 namespace GEMELO_ISA {
 
@@ -56,123 +56,140 @@ static inline void turn(__m512i x[16]) {
   }
 }
 
-// Sixteen tokens as tiles of 16 pairs of columns x 16 tokens; what is not there is zero.
+// Columns [at, at + 32) of one token or row of floats as bfloat16, zeros past the last.
+static inline __m512i line_of(const Activations& x, int64_t token, int64_t at, int64_t columns) {
+  const int64_t there = columns - at;
+  if (there >= 32)
+    return (__m512i)_mm512_cvtne2ps_pbh(load16(x, token, at + 16), load16(x, token, at));
+  float values[32] = {};
+  for (int64_t j = 0; j < there; j++) values[j] = get(x, token, at + j);
+  return (__m512i)_mm512_cvtne2ps_pbh(load(values + 16), load(values));
+}
+
+// Sixteen tokens as tiles of 16 tokens x 32 columns; what is not there is zero.
 static inline void pack_tile_tokens(const Activations& x, int64_t token, int64_t tokens,
                                     int64_t columns, Tile* out) {
+  for (int64_t at = 0; at < columns; at += 32, out++)
+    for (int i = 0; i < 16; i++)
+      _mm512_storeu_si512(*out + 32 * i, token + i < tokens ? line_of(x, token + i, at, columns)
+                                                            : _mm512_setzero_si512());
+}
+
+// The same turned: tiles of 16 pairs of columns x 16 tokens.
+static inline void pack_turned_tokens(const Activations& x, int64_t token, int64_t tokens,
+                                      int64_t columns, Tile* out) {
   for (int64_t at = 0; at < columns; at += 32, out++) {
     __m512i lines[16];
-    for (int i = 0; i < 16; i++) {
-      lines[i] = _mm512_setzero_si512();
-      if (token + i >= tokens) continue;
-      alignas(64) uint16_t line[32] = {};
-      const int64_t there = columns - at < 32 ? columns - at : 32;
-      if (there == 32) {
-        store_bf16(line, load16(x, token + i, at));
-        store_bf16(line + 16, load16(x, token + i, at + 16));
-      } else {
-        float values[32] = {};
-        for (int64_t j = 0; j < there; j++) values[j] = get(x, token + i, at + j);
-        store_bf16(line, load(values));
-        store_bf16(line + 16, load(values + 16));
-      }
-      lines[i] = _mm512_load_si512(line);
-    }
+    for (int i = 0; i < 16; i++)
+      lines[i] = token + i < tokens ? line_of(x, token + i, at, columns) : _mm512_setzero_si512();
     turn(lines);
-    for (int i = 0; i < 16; i++) _mm512_storeu_si512((*out) + 32 * i, lines[i]);
+    for (int i = 0; i < 16; i++) _mm512_storeu_si512(*out + 32 * i, lines[i]);
   }
 }
 
-// Columns [first, last) of one row, as the rows number `line` of a run of tiles.
-template <class Q>
-struct TileLine {
-  static void pack(const uint8_t* row, int64_t first, int64_t last, int line, Tile* out) {
-    for (int64_t at = first; at < last; at += Q::kWeights) {
-      const int64_t there = last - at < Q::kWeights ? last - at : Q::kWeights;
-      const uint8_t* p = row + at / Q::kWeights * Q::kBytes;
-      Tile* tile = out + (at - first) / 32;
-      if (there == Q::kWeights) run(Q{p}, Q::kPairs * 2, line, tile);
-      else run(Q{Tail<Q>(p, (int)there).bytes}, (int)there / 32, line, tile);
+// Sixteen rows from `row` on, columns [first, last), as tiles of 16 pairs of columns x 16 rows.
+template <class P>
+struct BlockTiles {
+  static void expand(const Matrix& w, int64_t row, int64_t first, int64_t last, Tile* out) {
+    alignas(64) uint8_t laid[P::kUnit];
+    for (int64_t at = first; at < last; at += P::kWeights, out += P::kBlocks) {
+      const int64_t unit = at / P::kWeights;
+      const P from{units_at<P>(w, row, unit, unit + 1, laid)};
+      const int there = last - at < P::kWeights ? (int)(last - at) / 32 : P::kBlocks;
+      for (int run = 0; run * P::kRun < there; run++)
+        each<P::kRun>([&](auto block) GEMELO_INLINE {
+          if (run * P::kRun + block < there)
+            expand_block(from, run, block, out[run * P::kRun + block]);
+        });
     }
   }
-  static inline void run(const Q& w, int blocks, int line, Tile* out) {
-#pragma GCC unroll 4
-    for (int i = 0; i < Q::kPairs; i++) {
-      const B u = w.quants(i);
-      uint16_t* p = out[2 * i] + 32 * line;
-      both(p, widen<0>(u), widen<1>(u), w, 4 * i);
-      if (2 * i + 1 < blocks)
-        both(out[2 * i + 1] + 32 * line, widen<2>(u), widen<3>(u), w, 4 * i + 2);
-    }
-  }
-  static inline void both(uint16_t* p, F a, F b, const Q& w, int i) {
-    a = fma(a, set(w.level(i)), set(-w.offset(i)));
-    b = fma(b, set(w.level(i + 1)), set(-w.offset(i + 1)));
-    _mm512_storeu_si512(p, (__m512i)_mm512_cvtne2ps_pbh(b, a));
+  static inline GEMELO_INLINE void expand_block(const P& from, int run, int block, uint16_t* out) {
+    // The words of two registers of sixteen, alternately.
+    const __m512i alternate =
+        _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
+                         21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    const __m512i byte = _mm512_set1_epi32(255);
+    each<8>([&](auto four) GEMELO_INLINE {
+      const F level = from.levels(run, block, four / 4);
+      F offset = level * set(P::kZero);
+      if constexpr (P::kMinima) offset = from.offsets(run, block);
+      const __m512i u = from.quants(run, block, four);
+      const auto weight = [&](__m512i q) GEMELO_INLINE {
+        return _mm512_fmsub_ps(_mm512_cvtepi32_ps(q), level, offset);
+      };
+      const F a = weight(_mm512_and_si512(u, byte));
+      const F b = weight(_mm512_and_si512(_mm512_srli_epi32(u, 8), byte));
+      const F c = weight(_mm512_and_si512(_mm512_srli_epi32(u, 16), byte));
+      const F d = weight(_mm512_srli_epi32(u, 24));
+      const auto put_pair = [&](int pair, F even, F odd) GEMELO_INLINE {
+        const __m512i both = (__m512i)_mm512_cvtne2ps_pbh(odd, even);
+        _mm512_storeu_si512(out + 32 * pair, _mm512_permutexvar_epi16(alternate, both));
+      };
+      put_pair(2 * four, a, b);
+      put_pair(2 * four + 1, c, d);
+    });
   }
 };
 
 template <class W>
-struct FloatLine {
-  static void pack(const uint8_t* row, int64_t first, int64_t last, int line, Tile* out) {
+struct FloatTiles {
+  static void expand(const Matrix& w, int64_t row, int64_t first, int64_t last, Tile* out) {
     for (int64_t at = first; at < last; at += 32, out++) {
-      const int64_t there = last - at < 32 ? last - at : 32;
-      const uint8_t* p = row + at * W::kBytes;
-      alignas(64) uint8_t rest[128] = {};
-      if (there < 32) {
-        std::memcpy(rest, p, there * W::kBytes);
-        p = rest;
+      __m512i lines[16];
+      for (int r = 0; r < 16; r++) {
+        const uint8_t* p = w.row(row + r < w.rows ? row + r : w.rows - 1) + at * W::kBytes;
+        alignas(64) uint8_t rest[128] = {};
+        if (last - at < 32) {
+          std::memcpy(rest, p, (last - at) * W::kBytes);
+          p = rest;
+        }
+        lines[r] = (__m512i)_mm512_cvtne2ps_pbh(W::at(p + 16 * W::kBytes), W::at(p));
       }
-      store_bf16(*out + 32 * line, W::at(p));
-      store_bf16(*out + 32 * line + 16, W::at(p + 16 * W::kBytes));
+      turn(lines);
+      for (int i = 0; i < 16; i++) _mm512_storeu_si512(*out + 32 * i, lines[i]);
     }
   }
 };
 
-// 32 rows (two runs of tiles) times 32 tokens, onto four tiles of sums.
-static inline void multiply_strip(const Tile* w, int64_t span, const Tile* x, const Tile* x2,
-                                  int64_t steps, float* sums, bool fresh) {
+// C (32 x 32, row stride 4 * `stride` bytes) = or += A (two rows of tiles) times B (two columns).
+static inline void tile_block(const Tile* a, int64_t a_span, const Tile* b, int64_t b_step,
+                              int64_t b_span, int64_t steps, float* c, int64_t stride, bool fresh) {
   if (fresh) {
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
   } else {
-    _tile_loadd(0, sums, 64);
-    _tile_loadd(1, sums + 256, 64);
-    _tile_loadd(2, sums + 512, 64);
-    _tile_loadd(3, sums + 768, 64);
+    _tile_loadd(0, c, 4 * stride);
+    _tile_loadd(1, c + 16, 4 * stride);
+    _tile_loadd(2, c + 16 * stride, 4 * stride);
+    _tile_loadd(3, c + 16 * stride + 16, 4 * stride);
   }
   for (int64_t k = 0; k < steps; k++) {
-    _tile_loadd(4, w[k], 64);
-    _tile_loadd(6, x[k], 64);
+    _tile_loadd(4, a[k], 64);
+    _tile_loadd(6, b[k * b_step], 64);
     _tile_dpbf16ps(0, 4, 6);
-    _tile_loadd(7, x2[k], 64);
+    _tile_loadd(7, b[k * b_step + b_span], 64);
     _tile_dpbf16ps(1, 4, 7);
-    _tile_loadd(5, w[span + k], 64);
+    _tile_loadd(5, a[k + a_span], 64);
     _tile_dpbf16ps(2, 5, 6);
     _tile_dpbf16ps(3, 5, 7);
   }
-  _tile_stored(0, sums, 64);
-  _tile_stored(1, sums + 256, 64);
-  _tile_stored(2, sums + 512, 64);
-  _tile_stored(3, sums + 768, 64);
+  _tile_stored(0, c, 4 * stride);
+  _tile_stored(1, c + 16, 4 * stride);
+  _tile_stored(2, c + 16 * stride, 4 * stride);
+  _tile_stored(3, c + 16 * stride + 16, 4 * stride);
 }
 
-// A tile of sums (16 rows x 16 tokens) to its place in y.
-static inline void write_tile(const float* sums, const Activations& y, int64_t token,
-                              int64_t tokens, int64_t row, int64_t rows) {
-  __m512i lines[16];
-  for (int i = 0; i < 16; i++) lines[i] = _mm512_loadu_si512(sums + 16 * i);
-  turn(lines);
-  for (int i = 0; i < 16 && token + i < tokens; i++) {
-    if (row + 16 <= rows) {
-      store16(y, token + i, row, _mm512_castsi512_ps(lines[i]));
-    } else {
-      float lanes[16];
-      _mm512_storeu_si512(lanes, lines[i]);
-      for (int64_t r = row; r < rows; r++) put(y, token + i, r, lanes[r - row]);
+// 32 x 32 sums, tokens and rows, to their place in y.
+static inline void write_block(const float* sums, const Activations& y, int64_t token,
+                               int64_t tokens, int64_t row, int64_t rows) {
+  for (int64_t t = token; t < token + 32 && t < tokens; t++, sums += 32)
+    for (int64_t r = row; r < row + 32 && r < rows; r += 16) {
+      if (r + 16 <= rows) store16(y, t, r, load(sums + (r - row)));
+      else
+        for (int64_t i = r; i < rows; i++) put(y, t, i, sums[i - row]);
     }
-  }
 }
 
 static void pack_tiles(gemelo::Worker& worker, const Activations& x, int64_t tokens,
@@ -184,7 +201,7 @@ static void pack_tiles(gemelo::Worker& worker, const Activations& x, int64_t tok
     pack_tile_tokens(x, i * 16, tokens, columns, (Tile*)packed + i * steps);
 }
 
-template <class Line>
+template <class Tiles>
 static void multiply_tiles(gemelo::Worker& worker, const void* tokens_packed, int64_t tokens,
                            const Matrix& w, const Activations& y) {
   static thread_local gemelo::Scratch panel_room, sum_room;
@@ -201,21 +218,19 @@ static void multiply_tiles(gemelo::Worker& worker, const void* tokens_packed, in
     for (int64_t first = 0; first < w.columns; first += kTileColumns) {
       const int64_t until = first + kTileColumns < w.columns ? first + kTileColumns : w.columns;
       const int64_t span = (until - first + 31) / 32;
-      for (int64_t r = 0; r < strips * 32; r++)
-        Line::pack(w.row(row + r < w.rows ? row + r : w.rows - 1), first, until, (int)(r % 16),
-                   panel + r / 16 * span);
+      for (int64_t i = 0; i < 2 * strips; i++)
+        Tiles::expand(w, row + 16 * i, first, until, panel + i * span);
       for (int64_t group = 0; group < groups; group += 2) {
-        const Tile* tokens0 = packed + group * steps + first / 32;
+        const Tile* x = packed + group * steps + first / 32;
         for (int64_t strip = 0; strip < strips; strip++)
-          multiply_strip(panel + 2 * strip * span, span, tokens0, tokens0 + steps, span,
-                         sums + (group / 2 * strips + strip) * 1024, first == 0);
+          tile_block(x, steps, panel + 2 * strip * span, 1, span, span,
+                     sums + (group / 2 * strips + strip) * 1024, 32, first == 0);
       }
     }
     for (int64_t group = 0; group < groups; group += 2)
       for (int64_t strip = 0; strip < strips; strip++)
-        for (int part = 0; part < 4; part++)
-          write_tile(sums + (group / 2 * strips + strip) * 1024 + 256 * part, y,
-                     (group + part % 2) * 16, tokens, row + 32 * strip + part / 2 * 16, last);
+        write_block(sums + (group / 2 * strips + strip) * 1024, y, group * 16, tokens,
+                    row + 32 * strip, last);
   }
   _tile_release();
 }

@@ -1,0 +1,277 @@
+// The block formats again, sixteen rows side by side: a panel, made from the file's rows once.
+//
+// A register of a panel holds four columns of each of sixteen rows, so that a dot product with one
+// broadcast four needs no adding across lanes, scales come sixteen at a time, and memory is read in
+// one stream from end to end. A unit is what 64 columns (256 in the K formats) of sixteen rows
+// take: a head of scales, then runs of blocks whose quants share registers, each behind what scales
+// it. Units are whole cache lines. The numbers are the file's own; only their places change (and a
+// byte's sign, and six-bit scales become bytes).
+//
+//   kBlocks    32 columns each, in a unit; kRun of them make a run
+//   quants     columns 4 four to 4 four + 3 of a run's block, as unsigned bytes: row r in lane r
+//   levels     of a block's first or second sixteen columns; offsets of all 32
+//   lay        puts one row of a unit, blocks as in the file, into a panel
+
+#pragma once
+
+#include "blocks.h"
+#include "scratch.h"
+#include "unroll.h"
+
+namespace GEMELO_ISA {
+
+using gemelo::Matrix;
+
+constexpr int kPanel = 16;  // rows
+
+// Four bits a row, out of a mask for sixteen rows.
+static inline void lay_bits(uint8_t* mask, int r, uint64_t four) {
+  uint64_t bits;
+  std::memcpy(&bits, mask, 8);
+  bits = (bits & ~(uint64_t{15} << 4 * r)) | four << 4 * r;
+  std::memcpy(mask, &bits, 8);
+}
+static inline B bits_at(const uint8_t* mask, uint8_t value) {
+  uint64_t bits;
+  std::memcpy(&bits, mask, 8);
+  return where(bits, value);
+}
+static inline F halves_at(const uint8_t* p) { return load_half((const uint16_t*)p); }
+
+// A block's nibbles 0 to 15 low, 16 to 31 high; or those of one block low, of the next high.
+static inline B nibbles_of_block(const uint8_t* p, int block, int four) {
+  const B x = load_bytes(p + 64 * (4 * block + four % 4));
+  return four < 4 ? low_nibbles(x) : high_nibbles(x);
+}
+static inline B nibbles_of_pair(const uint8_t* p, int block, int four) {
+  const B x = load_bytes(p + 64 * four);
+  return block ? high_nibbles(x) : low_nibbles(x);
+}
+// `count` fours of a row to every 64th byte.
+static inline void lay_fours(const uint8_t* from, int count, int r, uint8_t* out) {
+  for (int i = 0; i < count; i++) std::memcpy(out + 64 * i + 4 * r, from + 4 * i, 4);
+}
+
+// | 2 x 16 scales | 2 x 8 registers of bytes |
+struct Q8_0Panel : Q8_0 {
+  static constexpr int kBlocks = 2, kRun = 2, kUnit = 1088;
+  B quants(int, int block, int four) const { return load_bytes(p + 64 * (1 + 8 * block + four)); }
+  F levels(int, int block, int) const { return halves_at(p + 32 * block); }
+
+  static void lay(const uint8_t* from, int r, uint8_t* out) {
+    for (int block = 0; block < 2; block++, from += 34) {
+      std::memcpy(out + 32 * block + 2 * r, from, 2);
+      for (int i = 0; i < 8; i++) {
+        uint32_t four;
+        std::memcpy(&four, from + 2 + 4 * i, 4);
+        four ^= 0x80808080;
+        std::memcpy(out + 64 * (1 + 8 * block + i) + 4 * r, &four, 4);
+      }
+    }
+  }
+};
+
+// | 2 x 16 scales | 2 x 4 registers of nibbles |
+struct Q4_0Panel : Q4_0 {
+  static constexpr int kBlocks = 2, kRun = 2, kUnit = 576;
+  B quants(int, int block, int four) const { return nibbles_of_block(p + 64, block, four); }
+  F levels(int, int block, int) const { return halves_at(p + 32 * block); }
+
+  static void lay(const uint8_t* from, int r, uint8_t* out) {
+    for (int block = 0; block < 2; block++, from += 18) {
+      std::memcpy(out + 32 * block + 2 * r, from, 2);
+      lay_fours(from + 2, 4, r, out + 64 + 256 * block);
+    }
+  }
+};
+
+// | 2 x 16 scales | 2 x 8 masks of fifth bits | 2 x 4 registers of nibbles |
+struct Q5_0Panel : Q5_0 {
+  static constexpr int kBlocks = 2, kRun = 2, kUnit = 704;
+  B quants(int, int block, int four) const {
+    const B fifth = bits_at(p + 64 + 8 * (8 * block + four), 16);
+    return either(nibbles_of_block(p + 192, block, four), fifth);
+  }
+  F levels(int, int block, int) const { return halves_at(p + 32 * block); }
+
+  static void lay(const uint8_t* from, int r, uint8_t* out) {
+    for (int block = 0; block < 2; block++, from += 22) {
+      uint32_t high;
+      std::memcpy(out + 32 * block + 2 * r, from, 2);
+      std::memcpy(&high, from + 2, 4);
+      for (int i = 0; i < 8; i++) lay_bits(out + 64 + 8 * (8 * block + i), r, high >> 4 * i & 15);
+      lay_fours(from + 6, 4, r, out + 192 + 256 * block);
+    }
+  }
+};
+
+// Q4_K and Q5_K: d and dmin at the head of a unit, and at the head of every run of two blocks,
+// whose runs are `bytes` long, their scales and minima as bytes.
+template <int bytes>
+struct Minima {
+  static const uint8_t* run(const uint8_t* p, int run) { return p + 64 + bytes * run; }
+  static F level(const uint8_t* p, int i, int block) {
+    return sixteen_bytes(run(p, i) + 16 * block) * halves_at(p);
+  }
+  static F offset(const uint8_t* p, int i, int block) {
+    return sixteen_bytes(run(p, i) + 32 + 16 * block) * halves_at(p + 32);
+  }
+  static void lay(const uint8_t* from, int r, uint8_t* out) {
+    const SixBits six(from);
+    std::memcpy(out + 2 * r, from, 2);
+    std::memcpy(out + 32 + 2 * r, from + 2, 2);
+    for (int i = 0; i < 8; i++) {
+      uint8_t* scales = out + 64 + bytes * (i / 2) + 16 * (i % 2) + r;
+      scales[0] = six.scale[i];
+      scales[32] = six.minimum[i];
+    }
+  }
+};
+
+// | 16 d | 16 dmin | and four times | 2 x 16 scales | 2 x 16 minima | 8 registers of nibbles |
+struct Q4_KPanel {
+  static constexpr int kWeights = 256, kBytes = 144, kLevels = 1, kZero = 0;
+  static constexpr int kBlocks = 8, kRun = 2, kUnit = 2368;
+  static constexpr bool kMinima = true;
+  using Six = Minima<576>;
+  const uint8_t* p;
+  B quants(int run, int block, int four) const {
+    return nibbles_of_pair(Six::run(p, run) + 64, block, four);
+  }
+  F levels(int run, int block, int) const { return Six::level(p, run, block); }
+  F offsets(int run, int block) const { return Six::offset(p, run, block); }
+
+  static void lay(const uint8_t* from, int r, uint8_t* out) {
+    Six::lay(from, r, out);
+    for (int run = 0; run < 4; run++) lay_fours(from + 16 + 32 * run, 8, r, out + 128 + 576 * run);
+  }
+};
+
+// The same with 2 x 8 masks of fifth bits before the nibbles.
+struct Q5_KPanel {
+  static constexpr int kWeights = 256, kBytes = 176, kLevels = 1, kZero = 0;
+  static constexpr int kBlocks = 8, kRun = 2, kUnit = 2880;
+  static constexpr bool kMinima = true;
+  using Six = Minima<704>;
+  const uint8_t* p;
+  B quants(int run, int block, int four) const {
+    const uint8_t* at = Six::run(p, run) + 64;
+    return either(nibbles_of_pair(at + 128, block, four), bits_at(at + 8 * (8 * block + four), 16));
+  }
+  F levels(int run, int block, int) const { return Six::level(p, run, block); }
+  F offsets(int run, int block) const { return Six::offset(p, run, block); }
+
+  static void lay(const uint8_t* from, int r, uint8_t* out) {
+    Six::lay(from, r, out);
+    for (int block = 0; block < 8; block++)
+      for (int i = 0; i < 8; i++) {
+        const uint8_t* high = from + 16 + 4 * i;
+        uint64_t bits = 0;
+        for (int j = 0; j < 4; j++) bits |= (uint64_t)(high[j] >> block & 1) << j;
+        lay_bits(out + 128 + 704 * (block / 2) + 8 * (8 * (block % 2) + i), r, bits);
+      }
+    for (int run = 0; run < 4; run++) lay_fours(from + 48 + 32 * run, 8, r, out + 256 + 704 * run);
+  }
+};
+
+// | 16 d | and twice | 8 x 16 scales | 8 registers of nibbles | 8 of pairs of bits | 8 of nibbles |
+struct Q6_KPanel {
+  static constexpr int kWeights = 256, kBytes = 210, kLevels = 2, kZero = 32;
+  static constexpr int kBlocks = 8, kRun = 4, kUnit = 3392;
+  static constexpr bool kMinima = false;
+  const uint8_t* p;
+  B quants(int run, int block, int four) const {
+    const uint8_t* at = p + 192 + 1664 * run + 64 * four;
+    const B x = load_bytes(at + 1024 * (block % 2));
+    const B low = block < 2 ? low_nibbles(x) : high_nibbles(x);
+    return either(low, bits_4_and_5(load_bytes(at + 512), 4 - 2 * block));
+  }
+  F levels(int run, int block, int half) const {
+    const F d = halves_at(p);
+    return fma(sixteen_bytes(p + 64 + 1664 * run + 16 * (2 * block + half)), d, d * set(-128));
+  }
+
+  static void lay(const uint8_t* from, int r, uint8_t* out) {
+    std::memcpy(out + 2 * r, from + 208, 2);
+    for (int run = 0; run < 2; run++) {
+      uint8_t* at = out + 64 + 1664 * run;
+      for (int i = 0; i < 8; i++) at[16 * i + r] = from[192 + 8 * run + i] ^ 0x80;
+      lay_fours(from + 64 * run, 8, r, at + 128);
+      lay_fours(from + 128 + 32 * run, 8, r, at + 640);
+      lay_fours(from + 64 * run + 32, 8, r, at + 1152);
+    }
+  }
+};
+
+template <class Body>
+static inline void with_panels(int format, const Body& body) {
+  switch (format) {
+    case gemelo::kQ4_0: return body(Type<Q4_0Panel>{});
+    case gemelo::kQ5_0: return body(Type<Q5_0Panel>{});
+    case gemelo::kQ8_0: return body(Type<Q8_0Panel>{});
+    case gemelo::kQ4_K: return body(Type<Q4_KPanel>{});
+    case gemelo::kQ5_K: return body(Type<Q5_KPanel>{});
+    case gemelo::kQ6_K: return body(Type<Q6_KPanel>{});
+  }
+}
+
+template <class P>
+static inline int64_t units_of(int64_t columns) {
+  return (columns + P::kWeights - 1) / P::kWeights;
+}
+
+// Units [first, last) of the sixteen rows from `row` on, out of rows; those past the end repeat the
+// last.
+template <class P>
+static inline void lay_rows(const Matrix& w, int64_t row, int64_t first, int64_t last,
+                            uint8_t* out) {
+  for (int r = 0; r < kPanel; r++) {
+    const uint8_t* p = w.row(row + r < w.rows ? row + r : w.rows - 1);
+    for (int64_t unit = first; unit < last; unit++) {
+      const int64_t there = w.columns - unit * P::kWeights;
+      const uint8_t* from = p + unit * P::kBytes;
+      uint8_t* to = out + (unit - first) * P::kUnit;
+      if (there >= P::kWeights) P::lay(from, r, to);
+      else P::lay(Tail<P>(from, (int)there).bytes, r, to);
+    }
+  }
+}
+
+// The units from `first` on of the panel that row `row` begins: where they are stored, or laid into
+// `room` until `last`.
+template <class P>
+static inline const uint8_t* units_at(const Matrix& w, int64_t row, int64_t first, int64_t last,
+                                      uint8_t* room) {
+  if (w.panels) {
+    const int64_t panel = (row < w.rows ? row : w.rows - 1) / kPanel;
+    return w.blocks + panel * w.stride + first * P::kUnit;
+  }
+  lay_rows<P>(w, row, first, last, room);
+  return room;
+}
+
+// One row out of a panel, exactly what the format defines.
+template <class P>
+static inline void gather_row(const Matrix& w, int64_t row, const Activations& y, int64_t place) {
+  const int lane = row % kPanel;
+  const uint8_t* panel = w.blocks + row / kPanel * w.stride;
+  for (int64_t at = 0; at < w.columns; at += 32) {
+    const P unit{panel + at / P::kWeights * P::kUnit};
+    const int run = at % P::kWeights / 32 / P::kRun, block = at / 32 % P::kRun;
+    float values[32];
+    for (int four = 0; four < 8; four++) {
+      uint8_t bytes[64];
+      float levels[16], offsets[16];
+      store(bytes, unit.quants(run, block, four));
+      store(levels, unit.levels(run, block, four / 4));
+      if constexpr (P::kMinima) store(offsets, unit.offsets(run, block));
+      else store(offsets, set(P::kZero) * unit.levels(run, block, four / 4));
+      for (int i = 0; i < 4; i++)
+        values[4 * four + i] = std::fma((float)bytes[4 * lane + i], levels[lane], -offsets[lane]);
+    }
+    store16(y, place, at, load(values));
+    store16(y, place, at + 16, load(values + 16));
+  }
+}
+
+}  // namespace GEMELO_ISA

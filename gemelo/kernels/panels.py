@@ -1,0 +1,117 @@
+"""A second home for a decoder's matrices: sixteen rows side by side, in memory of large pages.
+
+A mapped file is memory in pages of 4 KiB, and rows lie in it one after the other. Processors read
+large pages faster (by a third on the machines measured), and a product with few tokens needs no
+sums across lanes when sixteen rows are interleaved (kernels/csrc/panels.h). So where memory allows
+it, matrices move once, when a model is loaded, at the speed of a copy; the pages of the file are
+let go by whoever asked for that (`engine.pages.release`), so that one copy stays. What cannot be
+interleaved (plain floats, matrices of which single rows are read) moves as it is.
+
+    panels = Panels([packed, ...], rows=[up_proj, ...])
+    panels.matrix(packed.prefix(8192))        # for the kernels: a leading part, wherever it lies
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from gemelo.kernels import cpu
+from gemelo.kernels.formats import Packed
+
+_LINE = 64  # bytes; matrices begin at whole cache lines
+PANEL_ROWS = 16
+
+
+class _Place(NamedTuple):
+    start: int  # in the room, bytes
+    stride: int  # from panel to panel, or from row to row
+    interleaved: bool
+
+
+class Panels:
+    """Copies of matrices for the native products of one process."""
+
+    def __init__(
+        self,
+        interleaved: Sequence[Packed],
+        rows: Sequence[Packed] = (),
+        moved: Callable[[Tensor], object] = lambda blocks: None,
+    ) -> None:
+        """Copy matrices, `interleaved` ones as panels and others row by row.
+
+        `moved` is called with each matrix's blocks when they have been read for the last time.
+        """
+        self._places: dict[int, _Place] = {}
+        end = 0
+        for weights, is_panel in ((interleaved, True), (rows, False)):
+            for weight in weights:
+                place = _Place(end, _stride(weight, is_panel), is_panel)
+                self._places[weight.blocks.data_ptr()] = place
+                end += -(-_count(weight, is_panel) * place.stride // _LINE) * _LINE
+        self._room = large_pages(end)
+        for weight in (*interleaved, *rows):
+            self._move(weight)
+            moved(weight.blocks)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all copies."""
+        return self._room.nbytes
+
+    def has(self, weight: Packed) -> bool:
+        """Whether a matrix, or the one that it is a leading part of, was moved."""
+        place = self._places.get(weight.blocks.data_ptr())
+        return place is not None and _fits(weight, place.interleaved)
+
+    def matrix(self, weight: Packed, index: Tensor | None = None) -> Any:
+        """A matrix that `has` holds, as the kernels take it, or its rows at `index` (N,) int64."""
+        start, stride, interleaved = self._places[weight.blocks.data_ptr()]
+        assert index is None or not interleaved
+        return cpu.matrix_at(
+            self._room.data_ptr() + start, stride, weight.format, weight.shape, index, interleaved
+        )
+
+    def _move(self, weight: Packed) -> None:
+        place = self._places[weight.blocks.data_ptr()]
+        if place.interleaved:
+            native = cpu.native_module()
+            native.interleave(cpu.matrix(weight), self._room.data_ptr() + place.start)
+        else:
+            copy = self._room[place.start :][: len(weight.blocks) * place.stride]
+            copy.view(len(weight.blocks), place.stride)[:, : weight.blocks.shape[1]] = weight.blocks
+
+
+def can_interleave(weight: Packed) -> bool:
+    """Whether a matrix has panels: its format has, and its columns fill whole units."""
+    format_id, (_, columns) = weight.format.ggml_id, weight.shape
+    return cpu.native_module().panel_bytes(format_id, columns) > 0 and columns % 64 == 0
+
+
+def large_pages(nbytes: int) -> Tensor:
+    """(nbytes,) uint8 of zeros, in large pages where the system has some to give."""
+    if not nbytes:
+        return torch.empty(0, dtype=torch.uint8)
+    room = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        room.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(room, dtype=torch.uint8)
+
+
+def _fits(weight: Packed, is_panel: bool) -> bool:
+    return not is_panel or can_interleave(weight)
+
+
+def _count(weight: Packed, is_panel: bool) -> int:
+    """Panels or rows of a matrix."""
+    return -(-len(weight.blocks) // PANEL_ROWS) if is_panel else len(weight.blocks)
+
+
+def _stride(weight: Packed, is_panel: bool) -> int:
+    if is_panel:
+        return int(cpu.native_module().panel_bytes(weight.format.ggml_id, weight.shape[1]))
+    return weight.blocks.shape[1]
