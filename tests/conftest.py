@@ -187,6 +187,22 @@ def tiny_checkpoint(tiny_directory: Path) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def eyed_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Gemma 3 with its eye."""
+    from tests.multimodal import EYED, write
+
+    return write(tmp_path_factory.mktemp("hub") / "tiny-eyed", EYED)
+
+
+@pytest.fixture(scope="session")
+def awake_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Gemma 3n with its eye and its ear."""
+    from tests.multimodal import AWAKE, write
+
+    return write(tmp_path_factory.mktemp("hub") / "tiny-awake", AWAKE)
+
+
 @pytest.fixture
 def exact(monkeypatch: pytest.MonkeyPatch) -> None:
     """Quantised products by the reference, whose activations are not rounded to bytes."""

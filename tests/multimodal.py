@@ -1,9 +1,10 @@
-"""Tiny models with eyes and ears, as directories of the hub: every tower, few numbers."""
+"""Tiny models with eyes and ears, as directories of the hub, and what to show and play them."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import wave
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -174,3 +175,10 @@ def recording(seconds: float = 1.0, seed: int = 0) -> np.ndarray[Any, np.dtype[n
     """Noise at 16 kHz."""
     random = np.random.default_rng(seed)
     return (0.1 * random.standard_normal(int(seconds * 16000))).astype(np.float32)
+
+
+def write_wave(path: Path, values: np.ndarray[Any, np.dtype[np.float32]]) -> None:
+    """A file of 16 bits at 16 kHz."""
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, 16000, 0, "NONE", ""))
+        file.writeframes((values * 32767).astype(np.int16).tobytes())

@@ -145,11 +145,32 @@ def test_what_it_cannot_run_it_names(change: dict[str, Any], message: str) -> No
         {"layer_types": ["full_attention"]},
         {"sliding_window_pattern": "x"},
         {"rope_scaling": {"rope_type": "linear", "factor": "8"}},
+        {"rope_scaling": "linear"},
+        {"rope_parameters": {"full_attention": 8}},
+        {"layer_types": 18},
     ],
 )
 def test_absurd_numbers_are_one_clear_line(change: dict[str, Any]) -> None:
     with pytest.raises(FileFormatError) as caught:
         read_config(published("270M") | change)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"text_config": [1]},
+        {"vision_config": "siglip"},
+        {"vision_config": {"layer_norm_eps": "small"}},
+        {"vision_config": {"patch_size": 0}},
+        {"vision_config": {"patch_size": 13}},
+        {"vision_config": {"num_attention_heads": 17}},
+        {"mm_tokens_per_image": 4097},
+    ],
+)
+def test_an_eye_that_cannot_be_is_one_clear_line(change: dict[str, Any]) -> None:
+    with pytest.raises(FileFormatError) as caught:
+        read_config(published("4B") | change)
     assert "\n" not in str(caught.value)
 
 

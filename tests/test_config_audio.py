@@ -6,10 +6,10 @@ import dataclasses
 from typing import Any
 
 import pytest
+from transformers import Gemma3nAudioConfig
 
 from gemelo.config.audio import AudioConfig
 from gemelo.errors import FileFormatError, GemeloError, UnsupportedError
-from tests.oracle import Gemma3nAudioConfig
 
 
 def test_defaults_are_the_reference_class_s() -> None:

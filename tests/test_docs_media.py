@@ -8,14 +8,12 @@ import shlex
 import sys
 from pathlib import Path
 
-import av
-import numpy as np
 import pytest
 from PIL import Image
 
 from gemelo.cli import run
-from tests.cli.test_media import write_wave
-from tests.multimodal import AWAKE, EYED, photograph, recording, write
+from tests.inputs.test_video import write_video
+from tests.multimodal import AWAKE, EYED, photograph, recording, write, write_wave
 
 PAGE = (Path(__file__).parent.parent / "docs" / "media.md").read_text(encoding="utf-8")
 COMMANDS = [
@@ -33,19 +31,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     photograph(seed=1).save(folder / "dog.png")
     Image.new("RGB", (1200, 300)).save(folder / "panorama.png")
     write_wave(folder / "talk.wav", recording(1.0))
-    write_video(folder / "walk.mp4")
+    write_video(folder / "walk.mp4", [0, 0.25, 0.5])
     return folder
-
-
-def write_video(path: Path) -> None:
-    with av.open(str(path), "w") as file:
-        stream = file.add_stream("mpeg4", rate=4)
-        stream.width = stream.height = 32
-        stream.pix_fmt = "yuv420p"
-        for _ in range(3):
-            frame = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")
-            file.mux(stream.encode(frame))
-        file.mux(stream.encode(None))
 
 
 def test_every_command(

@@ -10,16 +10,16 @@ second ends it at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gemelo.cli.terminal import Bar, Interrupt, note, size
 from gemelo.evals.machine import peak_rss_bytes
 
 if TYPE_CHECKING:
-    from gemelo.engine.model import Completion, Model
+    from gemelo.engine.model import Choice, Completion, Model
     from gemelo.engine.row import Piece
-    from gemelo.engine.sampling import Sampling
+    from gemelo.engine.transcription import Heard
     from gemelo.inputs.chat import Prompt
 
 
@@ -75,12 +75,12 @@ def cancelled(completion: Completion) -> bool:
     return any(choice.finish_reason == "cancelled" for choice in completion.choices)
 
 
-def tell_end(model: Model, completion: Completion, sampling: Sampling, cure: str) -> None:
+def tell_end(model: Model, answers: Sequence[Choice | Heard], max_tokens: int, cure: str) -> None:
     """One line on stderr when an answer was cut by a limit; `cure` is what raises max_tokens."""
-    cut = [len(c.token_ids) for c in completion.choices if c.finish_reason == "length"]
+    cut = [len(one.token_ids) for one in answers if one.finish_reason == "length"]
     if not cut:
         return
-    if max(cut) >= sampling.max_tokens:
+    if max(cut) >= max_tokens:
         note(f"stopped after {max(cut)} tokens; {cure} raises the limit")
     else:
         note(f"stopped after {max(cut)} tokens: the context of {model.engine.context} is full")

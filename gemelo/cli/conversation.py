@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from gemelo.engine.model import Model, PromptLike
 
 Message = dict[str, Any]  # content is a text, or a list of parts with a text at its end
+TEXT_ONLY = "a base model continues text; pictures and sound need a chat template"
 _ROLES = ("system", "user", "assistant")
 _MAX_FILE_BYTES = 64 << 20
 
@@ -38,7 +39,7 @@ def as_turns(messages: Sequence[Message]) -> PromptLike:
 def as_text(messages: Sequence[Message]) -> PromptLike:
     """Everything said so far, in one text without marks between."""
     if not all(isinstance(message["content"], str) for message in messages):
-        raise InputError("a base model continues text; pictures and sound need a chat template")
+        raise InputError(TEXT_ONLY)
     return "".join(message["content"] for message in messages)
 
 

@@ -17,29 +17,23 @@ import typer
 
 from gemelo.cli import options
 from gemelo.cli.terminal import note, print_json, show
+from gemelo.inputs.media import KINDS, MediaPart, Part, TextPart
 
 if TYPE_CHECKING:
     from gemelo.engine.model import Model
     from gemelo.inputs.album import Viewing
     from gemelo.inputs.chat import Prompt
-    from gemelo.inputs.media import MediaPart, Part
     from gemelo.inputs.panscan import PanScan
-
-_KINDS = ("image", "audio", "video")
 
 
 def given(ctx: typer.Context) -> list[MediaPart]:
     """The files of --image, --audio and --video, in the order of the command line's words."""
-    if not any(ctx.params.get(kind) for kind in _KINDS):
-        return []  # nothing heavy is imported for a prompt of text
-    from gemelo.inputs.media import MediaPart
-
-    waiting = {kind: list(ctx.params.get(kind) or ()) for kind in _KINDS}
+    waiting = {kind: list(ctx.params[kind] or ()) for kind in KINDS}
     ordered: list[MediaPart] = []
-    for word in ctx.meta.get(options.WORDS, ()):
+    for word in ctx.meta[options.WORDS]:
         for kind, files in waiting.items():
             if files and (word == f"--{kind}" or word.startswith(f"--{kind}=")):
-                ordered.append(MediaPart(kind, files.pop(0)))  # type: ignore[arg-type]
+                ordered.append(MediaPart(kind, files.pop(0)))
     return ordered
 
 
@@ -47,8 +41,8 @@ def viewing(parameters: Mapping[str, Any]) -> Viewing:
     """How media are looked at, by a command's options."""
     from gemelo.inputs.album import Viewing
 
-    options_of = pan_scan(parameters) if parameters["pan_and_scan"] else None
-    return Viewing(options_of, parameters["image_size"], parameters["fps"])
+    thresholds = pan_scan(parameters) if parameters["pan_and_scan"] else None
+    return Viewing(thresholds, parameters["image_size"], parameters["fps"])
 
 
 def pan_scan(parameters: Mapping[str, Any]) -> PanScan:
@@ -65,8 +59,8 @@ def asked(
     """A user's turn of files and a text, after what the system says."""
     from gemelo.inputs.album import arranged
 
-    parts = arranged(text, files, model.album().senses)
-    content = text if not files else [as_content(part) for part in parts]
+    parts = arranged(text, files, model.perception.senses)
+    content = [as_content(part) for part in parts] if files else text
     messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
     if system:
         messages.insert(0, {"role": "system", "content": system})
@@ -86,8 +80,6 @@ def completed(model: Model, text: str, files: Sequence[MediaPart], viewing: View
 
 def as_content(part: Part) -> dict[str, Any]:
     """A part as a message has it."""
-    from gemelo.inputs.media import TextPart
-
     if isinstance(part, TextPart):
         return {"type": "text", "text": part.text}
     return {"type": part.kind, "path": part.source}

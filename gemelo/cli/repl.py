@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from gemelo.cli import elastic
 from gemelo.cli.answer import answer, tell_end, tell_timings
-from gemelo.cli.conversation import Conversation
+from gemelo.cli.conversation import TEXT_ONLY, Conversation
 from gemelo.cli.terminal import decoded, interactive, note, show, size
 from gemelo.engine.sampling import Sampling
 from gemelo.errors import GemeloError, InputError
-from gemelo.inputs.media import MediaPart
+from gemelo.inputs.media import MediaPart, opened
 from gemelo.inputs.slots import check_senses
 from gemelo.store import cache_folder
 
@@ -117,7 +117,7 @@ class Repl:
         if self.last.finish_reason == "cancelled":
             note("(stopped)")
         if not self.quiet:
-            tell_end(self.model, self.last, self.sampling, "/set max_tokens N")
+            tell_end(self.model, self.last.choices, self.sampling.max_tokens, "/set max_tokens N")
         if self.verbose:
             tell_timings(self.last)
 
@@ -179,11 +179,11 @@ class Repl:
 
     def _attach(self, kind: Literal["image", "audio"], command: str, rest: str) -> None:
         path = _path(command, rest)
-        check_senses([MediaPart(kind, path)], self.model.album().senses)
+        check_senses([MediaPart(kind, path)], self.model.perception.senses)
         if self.model.tokenizer.chat_template is None:
-            raise InputError("a base model continues text; pictures and sound need a chat template")
-        if not path.is_file():
-            raise InputError(f"cannot read {path}: no such file")
+            raise InputError(TEXT_ONLY)
+        with opened(path, kind):
+            pass  # what cannot be opened is told now
         self.conversation.attach(kind, path)
         note(f"{path} goes with what you say next")
 

@@ -12,12 +12,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from gemelo.cli import options
-from gemelo.cli.answer import load_model
+from gemelo.cli.answer import load_model, tell_end
 from gemelo.cli.terminal import Interrupt, note, print_json, show
 from gemelo.errors import InputError, UnavailableError
 
@@ -52,10 +52,7 @@ def transcribe(
     format: Annotated[Format, typer.Option(help="How it is written.")] = "text",
     model: options.Model = None,
     submodel: options.Submodel = None,
-    weights: Annotated[
-        options.WeightFormat,
-        typer.Option("--weights", help="How weights are held.", rich_help_panel="Model"),
-    ] = "native",
+    weights: options.Weights = "native",
     threads: options.Threads = None,
     context: options.Context = None,
     device: options.Device = "auto",
@@ -83,10 +80,16 @@ def transcribe(
     if stream and format != "text":
         raise InputError(f"--stream writes text; leave it out for --format {format}")
     task = Task(language, translate_to, chain_of_thought)
-    assert task.instruction  # what is wrong with it is told before anything is loaded
-    loading: dict[str, Any] = {"format": weights, "threads": threads, "context": context}
+    _ = task.instruction  # what is wrong with it is told before anything is loaded
     loaded = load_model(
-        model, quiet=quiet, verbose=verbose, device=device, submodel=submodel, **loading
+        model,
+        quiet=quiet,
+        verbose=verbose,
+        submodel=submodel,
+        format=weights,
+        threads=threads,
+        context=context,
+        device=device,
     )
     loaded.audio_stream()  # a model without an ear says so before it listens
     with Interrupt() if microphone else nullcontext() as interrupt:
@@ -102,21 +105,17 @@ def transcribe(
             temperature=temperature,
             seed=seed,
         )
-        heard = [one for one in parts if told(one, stream and segment)]
+        heard = []
+        for one in parts:
+            heard.append(one)
+            if stream and segment:
+                show(f"{one.text}\n")
     if not stream:
         write(heard, format)
     elif not segment:
         show("\n")
-    for one in heard:
-        if one.finish_reason == "length" and not quiet:
-            note(f"stopped after {len(one.token_ids)} tokens; --max-tokens raises the limit")
-
-
-def told(heard: Heard, at_once: bool) -> bool:
-    """Show a segment as soon as it is there."""
-    if at_once:
-        show(f"{heard.text}\n")
-    return True
+    if not quiet:
+        tell_end(loaded, heard, max_tokens, "--max-tokens")
 
 
 def write(heard: Sequence[Heard], format: Format) -> None:

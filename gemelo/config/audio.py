@@ -10,16 +10,14 @@ the reference blocks the work and changes no result.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from gemelo.config.model import check_whole, known_fields
+from gemelo.config.model import check_numbers, check_whole, known_fields, refuse
 from gemelo.errors import FileFormatError, UnsupportedError
 
 Pairs = tuple[tuple[int, int], ...]  # (time, frequency) of each convolution
-_MAY_BE_ZERO = ("conf_attention_context_right",)
 
 
 @dataclass(frozen=True)
@@ -47,8 +45,7 @@ class AudioConfig:
     sscp_conv_stride_size: Pairs = ((2, 2), (2, 2))
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            _check_number(field.name, field.type, getattr(self, field.name))
+        check_numbers(self)
         for name in ("sscp_conv_channel_size", "sscp_conv_kernel_size", "sscp_conv_stride_size"):
             _check_two(name, getattr(self, name))
         if self.hidden_size % self.conf_num_attention_heads or self.hidden_size % 2:
@@ -87,8 +84,7 @@ class AudioConfig:
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any]) -> Self:
         """Read an `audio_config`. Raises `FileFormatError` or `UnsupportedError`."""
-        if raw.get("model_type", "gemma3n_audio") != "gemma3n_audio":
-            raise UnsupportedError(f"audio model_type {raw['model_type']!r} is not Gemma 3n's")
+        refuse(raw, {"model_type": ("gemma3n_audio",)})
         facts = known_fields(cls, raw)
         for key, value in facts.items():
             if isinstance(value, list | tuple):
@@ -119,13 +115,6 @@ class AudioConfig:
                 f"audio_config has sscp_conv_kernel_size = {self.sscp_conv_kernel_size}, too wide "
                 f"for input_feat_size = {self.input_feat_size}"
             )
-
-
-def _check_number(name: str, kind: Any, value: Any) -> None:
-    if kind == "int":
-        check_whole(name, value, lowest=0 if name in _MAY_BE_ZERO else 1)
-    if kind == "float" and not (isinstance(value, int | float) and 0 < value < 1e12):
-        raise FileFormatError(f"audio_config has {name} = {value!r}; expected a number above 0")
 
 
 def _check_two(name: str, value: Any) -> None:

@@ -14,16 +14,17 @@ from gemelo.config.model import (
     ModelConfig,
     alternating,
     check,
-    check_whole,
+    check_numbers,
     eos_ids,
     known_fields,
     read_layer_types,
     read_rope,
     refuse,
+    section,
     text_part,
     text_to_hf,
 )
-from gemelo.errors import UnsupportedError
+from gemelo.errors import FileFormatError
 
 PATTERN = 6  # five sliding layers, then a full one
 _INDEX_KEYS = ("boi_token_index", "eoi_token_index", "image_token_index")
@@ -42,6 +43,15 @@ class VisionConfig:
     patch_size: int = 14
     layer_norm_eps: float = 1e-6
 
+    def __post_init__(self) -> None:
+        check_numbers(self)
+        if self.hidden_size % self.num_attention_heads or self.image_size % self.patch_size:
+            raise FileFormatError(
+                f"vision_config has hidden_size = {self.hidden_size} for num_attention_heads = "
+                f"{self.num_attention_heads}, image_size = {self.image_size} for patch_size = "
+                f"{self.patch_size}; they do not divide evenly"
+            )
+
     @property
     def num_patches(self) -> int:
         return (self.image_size // self.patch_size) ** 2
@@ -49,13 +59,8 @@ class VisionConfig:
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any]) -> Self:
         """Read a `vision_config`."""
-        if raw.get("model_type", "siglip_vision_model") != "siglip_vision_model":
-            raise UnsupportedError(f"vision model_type {raw['model_type']!r} is not SigLIP's")
-        facts = known_fields(cls, raw)
-        for key, value in facts.items():
-            if key != "layer_norm_eps":
-                check_whole(key, value)
-        return cls(**facts)
+        refuse(raw, {"model_type": ("siglip_vision_model",)})
+        return cls(**known_fields(cls, raw))
 
 
 @dataclass(frozen=True)
@@ -112,8 +117,14 @@ class Gemma3Config(ModelConfig):
             if raw.get(key) is not None:
                 facts[key] = raw[key]
         if raw.get("model_type") == "gemma3":
-            facts["vision"] = VisionConfig.from_hf(raw.get("vision_config") or {})
-        return cls(**facts)
+            facts["vision"] = VisionConfig.from_hf(section(raw, "vision_config"))
+        config = cls(**facts)
+        if config.vision is not None and config.mm_tokens_per_image > config.vision.num_patches:
+            raise FileFormatError(
+                f"config has mm_tokens_per_image = {config.mm_tokens_per_image}, and its eye makes "
+                f"{config.vision.num_patches} patches of an image"
+            )
+        return config
 
     def to_hf(self) -> dict[str, Any]:
         """The `config.json` of this model, readable by transformers 4.50 to 5."""

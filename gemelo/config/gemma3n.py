@@ -28,6 +28,7 @@ from gemelo.config.model import (
     read_layer_types,
     read_rope,
     refuse,
+    section,
     text_part,
     text_to_hf,
 )
@@ -161,7 +162,7 @@ class Gemma3nConfig(ModelConfig):
         for name in ("intermediate_size", "activation_sparsity_pattern"):
             facts[name] = _per_layer(facts.get(name), num_layers)
         if raw.get("model_type") == "gemma3n":
-            facts |= {key: _tower(key, raw.get(key, {})) for key in _TOWERS}
+            facts |= {key: _tower(raw, key) for key in _TOWERS}
             facts |= {key: raw[key] for key in _TOP_LEVEL if raw.get(key) is not None}
         return cls(**facts)
 
@@ -230,10 +231,9 @@ def spare_layer_types(raw: Mapping[str, Any]) -> int:
     return max(0, len(given) - num_layers) if is_pattern else 0
 
 
-def _tower(key: str, raw: Any) -> dict[str, Any] | None:
-    if raw is not None and not isinstance(raw, Mapping):
-        raise FileFormatError(f"config has {key} = {raw!r:.60}; expected an object")
-    return None if raw is None else dict(raw)
+def _tower(raw: Mapping[str, Any], key: str) -> dict[str, Any] | None:
+    """What a file says of a tower; None where it says that there is none."""
+    return None if raw.get(key, {}) is None else dict(section(raw, key))
 
 
 def _per_layer(value: Any, num_layers: int) -> tuple[Any, ...]:

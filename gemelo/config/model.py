@@ -101,10 +101,15 @@ def alternating(num_layers: int, pattern: int) -> tuple[LayerType, ...]:
 
 def text_part(raw: Mapping[str, Any], multimodal: str) -> Mapping[str, Any]:
     """The decoder's part of a config.json: all of it, or `text_config` of a multimodal one."""
-    text = raw.get("text_config", {}) if raw.get("model_type") == multimodal else raw
-    if not isinstance(text, Mapping):
-        raise FileFormatError(f"text_config is {text!r}; expected an object")
-    return text
+    return section(raw, "text_config") if raw.get("model_type") == multimodal else raw
+
+
+def section(raw: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """An object inside a config.json, empty where there is none."""
+    found = raw.get(key)
+    if found is not None and not isinstance(found, Mapping):
+        raise FileFormatError(f"config has {key} = {found!r:.60}; expected an object")
+    return found or {}
 
 
 def known_fields(cls: Any, raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,6 +145,8 @@ def read_layer_types(
         check_whole("num_hidden_layers", num_layers)
         check_whole("sliding_window_pattern", every or pattern)
         return alternating(num_layers, every or pattern)
+    if not isinstance(given, list | tuple):
+        raise FileFormatError(f"config has layer_types = {given!r:.60}; expected a list")
     unknown = sorted({str(kind) for kind in given} - set(LAYER_TYPES))
     if unknown:
         raise UnsupportedError(f"layer_types holds {unknown[0]!r}; known: {LAYER_TYPES}")
@@ -150,14 +157,14 @@ def read_rope(text: Mapping[str, Any]) -> dict[str, Any]:
     """Both generations of rotary settings, as (theta, local theta, linear factor)."""
     rope = text.get("rope_parameters")
     if not isinstance(rope, Mapping) or FULL not in rope:
-        return {"rope_scaling_factor": _linear_factor(text.get("rope_scaling") or {})}
-    local = rope.get(SLIDING) or {}
+        return {"rope_scaling_factor": _linear_factor(section(text, "rope_scaling"))}
+    full, local = section(rope, FULL), section(rope, SLIDING)
     if _linear_factor(local) != 1.0:
         raise UnsupportedError("config scales the rotary embedding of sliding layers; none does")
     return {
-        "rope_theta": rope[FULL].get("rope_theta", ModelConfig.rope_theta),
+        "rope_theta": full.get("rope_theta", ModelConfig.rope_theta),
         "rope_local_base_freq": local.get("rope_theta", ModelConfig.rope_local_base_freq),
-        "rope_scaling_factor": _linear_factor(rope[FULL]),
+        "rope_scaling_factor": _linear_factor(full),
     }
 
 
@@ -173,12 +180,7 @@ def _linear_factor(scaling: Mapping[str, Any]) -> float:
 
 def check(config: ModelConfig) -> None:
     """Every number a corrupt file could have spoilt."""
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if field.type == "int":
-            check_whole(field.name, value, lowest=0 if field.name in _MAY_BE_ZERO else 1)
-        if field.type == "float" and not (isinstance(value, int | float) and 0 < value < 1e12):
-            raise FileFormatError(f"config has {field.name} = {value!r}; expected a number above 0")
+    check_numbers(config)
     if len(config.layer_types) != config.num_hidden_layers:
         raise FileFormatError(
             f"config has {len(config.layer_types)} layer_types for "
@@ -193,7 +195,23 @@ def check(config: ModelConfig) -> None:
         raise FileFormatError(f"head_dim = {config.head_dim} is odd; rotary embedding needs pairs")
 
 
-_MAY_BE_ZERO = ("bos_token_id", "pad_token_id", "altup_active_idx", "num_kv_shared_layers")
+_MAY_BE_ZERO = (
+    "bos_token_id",
+    "pad_token_id",
+    "altup_active_idx",
+    "num_kv_shared_layers",
+    "conf_attention_context_right",
+)
+
+
+def check_numbers(config: Any) -> None:
+    """Raise unless every field of a dataclass that is one number holds one that it may be."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.type == "int":
+            check_whole(field.name, value, lowest=0 if field.name in _MAY_BE_ZERO else 1)
+        if field.type == "float" and not (isinstance(value, int | float) and 0 < value < 1e12):
+            raise FileFormatError(f"config has {field.name} = {value!r}; expected a number above 0")
 
 
 def check_whole(name: str, value: Any, lowest: int = 1) -> None:

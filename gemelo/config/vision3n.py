@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from gemelo.config.model import check_whole, known_fields, refuse
+from gemelo.config.model import check_numbers, known_fields, refuse, section
 from gemelo.errors import FileFormatError, UnsupportedError
 
 ARCHITECTURE = "mobilenetv5_300m_enc"
@@ -36,19 +36,12 @@ class Vision3nConfig:
     msfa_output_resolution: int = 16
 
     def __post_init__(self) -> None:
-        for name in ("hidden_size", "vocab_size", "vocab_offset", "msfa_output_resolution"):
-            check_whole(name, getattr(self, name))
-        for name in ("rms_norm_eps", "channel_multiplier"):
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or not 0 < value <= WIDEST:
-                raise FileFormatError(
-                    f"vision_config has {name} = {value!r}; expected a number above 0 and up to "
-                    f"{WIDEST}"
-                )
-        if self.msfa_output_resolution > LONGEST:
+        check_numbers(self)
+        if self.channel_multiplier > WIDEST or self.msfa_output_resolution > LONGEST:
             raise FileFormatError(
-                f"vision_config has msfa_output_resolution = {self.msfa_output_resolution}; "
-                f"expected 1 to {LONGEST}"
+                f"vision_config has channel_multiplier = {self.channel_multiplier} and "
+                f"msfa_output_resolution = {self.msfa_output_resolution}; expected up to "
+                f"{WIDEST:g} and {LONGEST}"
             )
 
     @property
@@ -60,9 +53,7 @@ class Vision3nConfig:
     def from_hf(cls, raw: Mapping[str, Any]) -> Self:
         """Read a `vision_config`. Raises `UnsupportedError` for another network than this."""
         refuse(raw, {"architecture": (ARCHITECTURE,), "hidden_size": (WIDTH,)})
-        arguments = raw.get("model_args") or {}
-        if not isinstance(arguments, Mapping):
-            raise FileFormatError(f"model_args is {arguments!r:.60}; expected an object")
+        arguments = section(raw, "model_args")
         unknown = sorted(map(str, arguments.keys() - set(_ARGUMENTS)))
         if unknown:
             raise UnsupportedError(

@@ -56,9 +56,14 @@ class Perception:
             runs += placed(prompt.ids, ear, [*heard], "recordings", False)
         return sorted(runs, key=lambda run: run.begin)
 
-    def see(self, picture: Picture) -> Tensor:
-        """Soft tokens (J, D) of a picture that is a square of the tower's side."""
-        return self._seen(picture)[1]
+    def see(self, picture: Picture, side: int) -> Tensor:
+        """Soft tokens (J, D) of a picture in a square of `side` pixels.
+
+        Raises UnsupportedError for a model without an eye.
+        """
+        if self.senses.image is None:
+            raise UnsupportedError("the model has no eye: it cannot take pictures")
+        return self._seen(picture.squeezed(side))[1]
 
     def hear(self, samples: Samples) -> Tensor:
         """Soft tokens (J, D) of a recording: its own, without what fills the places after it."""
@@ -76,8 +81,6 @@ class Perception:
 
     @torch.inference_mode()
     def _seen(self, picture: Picture) -> tuple[bytes, Tensor]:
-        if self.senses.image is None:
-            raise UnsupportedError("the model has no eye: it cannot take pictures")
         level = 0.5 if isinstance(self.config, Gemma3Config) else 0.0
         values = pixels(picture, picture.size[0], mean=level, std=level or 1.0)
         return self._known(values, lambda: self.tree.encode_image(values[None])[0])

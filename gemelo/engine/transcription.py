@@ -14,7 +14,7 @@ J soft tokens, D decoder width.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ from gemelo.engine.row import FinishReason, Piece
 from gemelo.engine.sampling import Sampling
 from gemelo.engine.session import Session
 from gemelo.engine.soft import Soft
-from gemelo.errors import InputError, UnsupportedError
+from gemelo.errors import InputError
 from gemelo.inputs.album import TRAINED_S, num_places
 from gemelo.inputs.audio import RATE, Samples
 from gemelo.inputs.chat import complete
@@ -117,8 +117,7 @@ class Listening:
         self.model, self.session = model, session
         self.stream = model.audio_stream()
         marks = model.perception.senses.audio
-        if marks is None:
-            raise UnsupportedError("the model has no ear: use a Gemma 3n with its audio tower")
+        assert marks is not None, "a model without an ear has no stream"
         ids = prompt_ids(model, instruction)
         first = ids.index(marks.soft)
         self.soft_id, self.num_samples = marks.soft, 0
@@ -192,7 +191,7 @@ def transcribe(
         if listening.num_samples >= SPAN:
             heard = answered(listening, settings, None if cut else show, part.start_s)
             if part.overlaps:
-                heard = replaced_text(heard, without_repeated(text, heard.text))
+                heard = replace(heard, text=without_repeated(text, heard.text))
             text = heard.text
             yield heard
         listening = Listening(model, session, instruction)
@@ -214,11 +213,6 @@ def answered(
         tuple(token for piece in pieces for token in piece.token_ids),
         pieces[-1].finish_reason or "cancelled",
     )
-
-
-def replaced_text(heard: Heard, text: str) -> Heard:
-    """The same with another text."""
-    return Heard(heard.start_s, heard.end_s, text, heard.token_ids, heard.finish_reason)
 
 
 def whole(pieces: Iterable[Samples], tell: Callable[[str], None]) -> Iterator[Stretch]:

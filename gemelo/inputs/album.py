@@ -22,7 +22,15 @@ from gemelo.config import Gemma3Config, Gemma3nConfig, ModelConfig
 from gemelo.errors import InputError, UnsupportedError
 from gemelo.inputs.audio import RATE, Samples, read_audio, resample
 from gemelo.inputs.image import Picture, read_image, views
-from gemelo.inputs.media import MediaPart, Part, Readable, TextPart, name_of, video_parts
+from gemelo.inputs.media import (
+    MediaPart,
+    Part,
+    Readable,
+    TextPart,
+    name_of,
+    opened,
+    video_parts,
+)
 from gemelo.inputs.mel import SPAN, num_frames
 from gemelo.inputs.panscan import PanScan, crops
 from gemelo.inputs.slots import AudioSlot, ImageSlot, Senses, Slot, senses_of
@@ -87,8 +95,14 @@ class Album:
         return AudioSlot(num_places(self.config, len(samples.values)))
 
     def _video(self, source: Any) -> tuple[str | Slot, ...]:
-        video = read_video(source, fps=self.viewing.fps, side=self.side)
         name = name_of(source, "video")
+        if isinstance(source, Readable):  # a pipe can be read once, and is needed twice
+            with opened(source, "video") as source:
+                return self._frames_and_sound(source, name)
+        return self._frames_and_sound(source, name)
+
+    def _frames_and_sound(self, source: Any, name: str) -> tuple[str | Slot, ...]:
+        video = read_video(source, fps=self.viewing.fps, side=self.side)
         self._note(name, video.notices)
         hears = video.has_sound and self.senses.audio is not None
         if video.has_sound and not hears:
@@ -136,9 +150,7 @@ def samples_of(source: Any) -> Samples:
     """A recording as the ear hears it: a file, or samples at 16 kHz in an array or a tensor."""
     if isinstance(source, Samples):
         return source
-    if isinstance(source, bytearray | memoryview):
-        return read_audio(bytes(source))
-    if isinstance(source, str | Path | bytes | Readable):
+    if isinstance(source, str | Path | bytes | bytearray | memoryview | Readable):
         return read_audio(source)
     return resample(source, RATE)
 
@@ -149,21 +161,26 @@ def arranged(text: str, media: Sequence[MediaPart], senses: Senses) -> tuple[Par
 
     Raises InputError where the placeholders of a kind are not as many as its media.
     """
-    places = {"image": senses.image, "audio": senses.audio}
-    marks = {marks.placeholder: kind for kind, marks in places.items() if marks is not None}
-    used = {kind: text.count(mark) for mark, kind in marks.items() if mark in text}
-    waiting = {kind: [part for part in media if part.kind == kind] for kind in used}
-    for mark, kind in marks.items():
-        if kind in used and media and used[kind] != len(waiting[kind]):
+    if not media:
+        return (TextPart(text),)
+    known = {"image": senses.image, "audio": senses.audio}
+    kinds = {
+        marks.placeholder: kind
+        for kind, marks in known.items()
+        if marks is not None and marks.placeholder in text
+    }
+    waiting = {mark: [part for part in media if part.kind == kind] for mark, kind in kinds.items()}
+    for mark, files in waiting.items():
+        if text.count(mark) != len(files):
             raise InputError(
-                f"the prompt has {mark} {used[kind]} times for {len(waiting[kind])} files of that "
+                f"the prompt has {mark} {text.count(mark)} times for {len(files)} files of that "
                 "kind: give one for each, or leave it out of the text"
             )
-    parts: list[Part] = [part for part in media if part.kind not in used]
-    pattern = "|".join(map(re.escape, (mark for mark, kind in marks.items() if kind in used)))
-    for piece in re.split(f"({pattern})", text) if media and pattern else (text,):
-        if piece in marks and media:
-            parts.append(waiting[marks[piece]].pop(0))
+    parts: list[Part] = [part for part in media if part.kind not in kinds.values()]
+    pattern = "|".join(map(re.escape, waiting))
+    for piece in re.split(f"({pattern})", text) if waiting else (text,):
+        if piece in waiting:
+            parts.append(waiting[piece].pop(0))
         elif piece:
             parts.append(TextPart(piece))
     return tuple(parts)

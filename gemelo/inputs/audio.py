@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -26,8 +27,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gemelo.errors import InputError, UnavailableError, UnsupportedError
-from gemelo.inputs.container import open_container, open_live
+from gemelo.errors import InputError, UnsupportedError
+from gemelo.inputs.container import Amiss, decoded, open_container, open_live
 from gemelo.inputs.media import Readable, Source, name_of
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def read_audio(source: Source, limit_s: float = LIMIT_S) -> Samples:
     """All the sound in a path, bytes or an open file: its best sound track, from start to end.
 
     Raises InputError for a file that is broken, silent by having no sound track or no samples,
-    longer than limit_s, or holding a sample that is no number; UnavailableError without PyAV.
+    longer than limit_s, or holding a sample that is no number.
     """
     pieces, notices, total = [], list[str](), 0
     for piece in stream_audio(source, piece_s=10.0):
@@ -172,36 +173,22 @@ class Track:
         self.container = container
         self.stream = _sound_track(name, container)
         self.seconds = 0.0
-        self.num_broken = 0
+        self.amiss: Counter[Amiss] = Counter()
 
     def blocks(self) -> Iterator[tuple[Floats, int]]:
         """Mono samples and their rate, a decoded frame at a time."""
-        for frame in self.frames():
+        for frame in decoded(self.container, self.stream, self.amiss):
+            if not frame.samples:
+                continue
             _check_rate(self.name, frame.sample_rate)
             self.seconds += frame.samples / frame.sample_rate
             yield mono(frame), frame.sample_rate
 
-    def frames(self) -> Iterator[AudioFrame]:
-        """Every frame that can be decoded; broken packets are counted."""
-        from av.error import FFmpegError
-
-        packets = self.container.demux(self.stream)
-        while True:
-            try:
-                packet = next(packets)
-                frames = [*packet.decode()]
-            except StopIteration:
-                return
-            except FFmpegError:  # of a broken packet, or a file that ends inside one
-                self.num_broken += 1
-                continue
-            yield from (frame for frame in frames if frame.samples)
-
     def notices(self, is_whole: bool) -> tuple[str, ...]:
         """What was amiss, after the last frame; a stream that is not whole promised no length."""
         notices = []
-        if self.num_broken:
-            notices.append(f"it has broken packets, which were left out: {self.num_broken}")
+        if num_broken := self.amiss.total():
+            notices.append(f"it has broken packets, which were left out: {num_broken}")
         told_s = float((self.stream.duration or 0) * (self.stream.time_base or 0))
         exact = is_whole and not set(self.container.format.name.split(",")) & set(GUESSED)
         if exact and told_s - self.seconds > MISSING_S:
@@ -309,10 +296,8 @@ def _check_rate(name: str, rate: Any) -> None:
 
 
 def _resampler() -> AudioResampler:
-    try:
-        from av import AudioResampler
-    except ImportError:
-        raise UnavailableError("resampling sound needs PyAV: pip install av") from None
+    from av import AudioResampler
+
     return AudioResampler("flt", "mono", RATE)
 
 

@@ -134,9 +134,12 @@ def complete(parts: Sequence[Part], tokenizer: Tokenizer, album: Album) -> Promp
 
 def _unfolded(messages: Sequence[_Message], album: Album | None) -> list[_Said]:
     """The messages with their media opened, once it is clear that the model can take them."""
-    senses = Senses() if album is None else album.senses
-    check_senses((part for message in messages for part in message.parts), senses)
+    check_senses((part for message in messages for part in message.parts), _senses(album))
     return [_said(message, album) for message in messages]
+
+
+def _senses(album: Album | None) -> Senses:
+    return Senses() if album is None else album.senses
 
 
 def _said(message: _Message, album: Album | None) -> _Said:
@@ -168,8 +171,7 @@ def _in_turns(
         pieces += [opening, f"{role}\n", *said, closing, "\n"]
     if add_generation_prompt:
         pieces += [opening, "model\n"]
-    senses = Senses() if album is None else album.senses
-    return _prompt(expand(pieces, senses, tokenizer), album)
+    return _prompt(expand(pieces, _senses(album), tokenizer), album)
 
 
 def _turns(messages: Sequence[_Said]) -> Iterator[tuple[str, list[Piece]]]:
@@ -211,7 +213,7 @@ def _render_template(
         add_generation_prompt=add_generation_prompt,
     )
     check_text(text)
-    senses = Senses() if album is None else album.senses
+    senses = _senses(album)
     slots = [piece for message in messages for piece in message.pieces]
     images = [slot for slot in slots if isinstance(slot, ImageSlot)]
     sounds = [slot for slot in slots if isinstance(slot, AudioSlot)]

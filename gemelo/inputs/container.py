@@ -13,16 +13,20 @@ read as it comes, by `open_live`, so that what was said can be heard before the 
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
-from gemelo.errors import GemeloError, InputError, UnavailableError
+from gemelo.errors import GemeloError, InputError
 from gemelo.inputs.media import Kind, Readable, Source, name_of, opened
 
 if TYPE_CHECKING:
+    from av import AudioStream, VideoStream
     from av.container import InputContainer
+
+Amiss = Literal["packet", "end"]
 
 # Formats whose content is somewhere else, or that read any text as a picture.
 ELSEWHERE = frozenset(
@@ -66,10 +70,8 @@ class Pipe:
 @contextmanager
 def fenced(file: BinaryIO | Pipe, kind: Kind, name: str) -> Iterator[InputContainer]:
     """The container in an open file; errors are told about `name`."""
-    try:
-        import av
-    except ImportError:
-        raise UnavailableError("sound and video need PyAV: pip install av") from None
+    import av
+
     fences = {"protocol_whitelist": "none", "format_whitelist": self_contained()}
     try:
         with av.open(file, "r", container_options=fences, metadata_errors="replace") as container:
@@ -85,6 +87,29 @@ def fenced(file: BinaryIO | Pipe, kind: Kind, name: str) -> Iterator[InputContai
             f"{name} cannot be read ({said}): it is broken, no {kind} file, "
             "or a list of other files"
         ) from None
+
+
+def decoded(
+    container: InputContainer, stream: AudioStream | VideoStream, amiss: Counter[Amiss]
+) -> Iterator[Any]:
+    """Every frame of a stream in the order it is played; `amiss` counts what is none."""
+    from av.error import FFmpegError
+
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets)
+        except StopIteration:
+            return
+        except (FFmpegError, IndexError):  # it ends inside a packet, or has a new stream there
+            amiss["end"] += 1
+            return
+        try:
+            frames = packet.decode()
+        except FFmpegError:
+            amiss["packet"] += 1
+            continue
+        yield from frames
 
 
 @cache

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gemelo.errors import GemeloError, InputError, UnavailableError, UnsupportedError
+from gemelo.errors import GemeloError, InputError, UnsupportedError
 from gemelo.inputs.media import Source, name_of, opened
 from gemelo.inputs.panscan import Box
 
@@ -72,11 +72,10 @@ def read_image(source: PictureSource) -> Picture:
     """Decode a picture from a path, a data: URL, bytes, an open file or a PIL image.
 
     Raises InputError for what is missing, broken or larger than MAX_PIXELS, UnsupportedError for a
-    remote URL, UnavailableError without Pillow.
+    remote URL.
     """
     if isinstance(source, Picture):
         return source
-    _require_pillow()
     from PIL import Image
 
     name = name_of(source, "image")
@@ -109,13 +108,6 @@ def pixels(
 
 
 # ---- decoding ------------------------------------------------------------------------------------
-
-
-def _require_pillow() -> None:
-    try:
-        import PIL.Image  # noqa: F401
-    except ImportError:
-        raise UnavailableError("pictures need Pillow: pip install pillow") from None
 
 
 @contextmanager

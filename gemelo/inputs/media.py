@@ -45,7 +45,7 @@ class Readable(Protocol):
     def seekable(self) -> bool: ...
 
 
-Source = str | Path | bytes | BinaryIO | Readable
+Source = str | Path | bytes | bytearray | memoryview | BinaryIO | Readable
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 from gemelo.errors import InputError
-from gemelo.inputs.container import open_container
+from gemelo.inputs.container import Amiss, decoded, open_container
 from gemelo.inputs.image import Picture
 from gemelo.inputs.media import Source, name_of
 
@@ -31,8 +31,6 @@ MAX_FPS = 60.0
 MAX_PIXELS = 36_000_000  # of a frame: 8K fits
 LATE_S = 1e-3  # how far a frame may come before its turn: containers round times to milliseconds
 MISSING_S = 2.0  # a video that ends this much before its header says has lost its end
-
-Amiss = Literal["packet", "end"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +63,7 @@ def read_video(
     side: squeeze each frame into a square of so many pixels as it comes, which is how the towers
     see it; without it they keep their size, and memory holds all of them at 4 bytes a pixel.
     Raises InputError for a file without moving pictures, a broken one, or one of more than
-    max_frames at this rate; UnsupportedError for a remote URL, UnavailableError without PyAV.
+    max_frames at this rate; UnsupportedError for a remote URL.
     """
     _check_rate(fps, max_frames)
     name = name_of(source, "video")
@@ -173,36 +171,13 @@ def _sampled(
     """The first frame, and of each 1/fps seconds after it the first that there is."""
     first_s: float | None = None
     due = 0  # frames so far, had there been one each time
-    for count, frame in enumerate(_decoded(container, stream, amiss)):
+    for count, frame in enumerate(decoded(container, stream, amiss)):
         at_s = frame.time if frame.pts is not None else count / float(stream.average_rate or 25)
         first_s = at_s if first_s is None else first_s
         time_s = at_s - first_s
         if (time_s + LATE_S) * fps >= due:
             yield max(0.0, time_s), frame
             due = math.floor((time_s + LATE_S) * fps) + 1
-
-
-def _decoded(
-    container: InputContainer, stream: VideoStream, amiss: Counter[Amiss]
-) -> Iterator[VideoFrame]:
-    """Every frame in the order it is shown; `amiss` counts what is none."""
-    from av.error import FFmpegError
-
-    packets = container.demux(stream)
-    while True:
-        try:
-            packet = next(packets)
-        except StopIteration:
-            return
-        except (FFmpegError, IndexError):  # it ends inside a packet, or has a new stream there
-            amiss["end"] += 1
-            return
-        try:
-            frames: list[Any] = list(packet.decode())
-        except FFmpegError:
-            amiss["packet"] += 1
-            continue
-        yield from frames
 
 
 def _picture(name: str, frame: VideoFrame, side: int | None) -> Picture:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import wave
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -14,19 +12,9 @@ import gemelo as library
 from gemelo.inputs.album import Viewing
 from gemelo.inputs.panscan import PanScan
 from tests.cli.conftest import Command
-from tests.multimodal import AWAKE, EYED, photograph, recording, write
+from tests.multimodal import photograph, recording, write_wave
 
 SHORT = ("--max-tokens", "4", "--temperature", "0", "--ignore-eos")
-
-
-@pytest.fixture(scope="session")
-def eyed_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(tmp_path_factory.mktemp("cli") / "tiny-eyed", EYED)
-
-
-@pytest.fixture(scope="session")
-def awake_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(tmp_path_factory.mktemp("cli") / "tiny-awake", AWAKE)
 
 
 @pytest.fixture
@@ -35,12 +23,6 @@ def files(tmp_path: Path) -> Path:
     photograph(20, 30, seed=1).save(tmp_path / "b.png")
     write_wave(tmp_path / "c.wav", recording(1.0))
     return tmp_path
-
-
-def write_wave(path: Path, values: np.ndarray) -> None:
-    with wave.open(str(path), "wb") as file:
-        file.setparams((1, 2, 16000, 0, "NONE", ""))
-        file.writeframes((values * 32767).astype(np.int16).tobytes())
 
 
 def test_files_come_in_the_order_given(gemelo: Command, awake_directory: Path, files: Path) -> None:

@@ -14,8 +14,7 @@ import pytest
 from gemelo.cli.transcribe import clock, subtitles
 from gemelo.engine.transcription import Heard
 from tests.cli.conftest import Command
-from tests.cli.test_media import write_wave
-from tests.multimodal import AWAKE, recording, write
+from tests.multimodal import recording, write_wave
 
 CUES = [
     Heard(0.0, 2.5, "one", (1,), "stop"),
@@ -24,9 +23,9 @@ CUES = [
 ]
 
 
-@pytest.fixture(scope="session")
-def ear(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(write(tmp_path_factory.mktemp("ear") / "tiny-awake", AWAKE))
+@pytest.fixture
+def ear(awake_directory: Path) -> str:
+    return str(awake_directory)
 
 
 @pytest.fixture
@@ -51,6 +50,8 @@ def test_json_has_times(gemelo: Command, ear: str, talk: Path) -> None:
     assert (segment["start_s"], segment["end_s"]) == (0.0, 2.0)
     assert told["text"] == segment["text"] and len(segment["token_ids"]) == 5
     assert "stopped after 5 tokens; --max-tokens" in ran.err
+    full = gemelo("transcribe", str(talk), "-m", ear, "--context", "60")
+    assert "the context of 60 is full" in full.err and "--max-tokens" not in full.err
 
 
 def test_segments(gemelo: Command, ear: str, tmp_path: Path) -> None:

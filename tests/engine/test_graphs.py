@@ -19,27 +19,15 @@ from gemelo.models.gemma3 import Gemma3
 from gemelo.models.gemma3n import Gemma3n
 from gemelo.models.layers import Embedding, Linear
 from tests.conftest import TINY, randomise
+from tests.gemma3n import TINY_3N
 
 pytestmark = pytest.mark.skipif(cpu.native is None, reason="the native kernels were not built")
 
 GEMMA3 = dataclasses.replace(
     TINY["blocks-of-32"], head_dim=64, hidden_size=64, final_logit_softcapping=20.0
 )
-GEMMA3N = Gemma3nConfig(
-    vocab_size=512,
-    vocab_size_per_layer_input=500,
-    hidden_size=64,
-    intermediate_size=(128,) * 12,
-    num_hidden_layers=12,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=64,
-    sliding_window=6,
-    max_position_embeddings=256,
-    num_kv_shared_layers=5,
-    hidden_size_per_layer_input=32,
-    laurel_rank=32,
-    activation_sparsity_pattern=(0.95,) * 4 + (0.75,) + (0.0,) * 7,
+GEMMA3N = dataclasses.replace(
+    TINY_3N, vocab_size_per_layer_input=500, intermediate_size=(128,) * 12, head_dim=64
 )
 IDS = torch.randint(3, 500, (60,), generator=torch.Generator().manual_seed(3)).tolist()
 

@@ -20,30 +20,19 @@ from gemelo.inputs.media import MediaPart, TextPart
 from gemelo.inputs.mel import log_mel
 from gemelo.inputs.panscan import PanScan
 from tests.multimodal import AWAKE, BOA, BOI, EOI, EYED, IMAGE, awake, photograph, recording, twin
-from tests.multimodal import write as write_model
 
 TOLERANCE = 3e-4
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 4, "ignore_eos": True}
 
 
 @pytest.fixture(scope="module")
-def eyes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("eyes") / "tiny-eyed", EYED)
+def sees(eyed_directory: Path) -> Model:
+    return load(eyed_directory)
 
 
 @pytest.fixture(scope="module")
-def senses(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("senses") / "tiny-awake", AWAKE)
-
-
-@pytest.fixture(scope="module")
-def sees(eyes: Path) -> Model:
-    return load(eyes)
-
-
-@pytest.fixture(scope="module")
-def hears(senses: Path) -> Model:
-    return load(senses)
+def hears(awake_directory: Path) -> Model:
+    return load(awake_directory)
 
 
 def user(*parts: Any) -> list[dict[str, Any]]:
@@ -97,8 +86,8 @@ def test_a_template_and_turns_say_the_same(sees: Model) -> None:
     assert scores(sees, prompt).shape == (512,)
 
 
-def test_a_conversation_encodes_a_picture_once_and_reads_it_once(eyes: Path) -> None:
-    model = load(eyes)
+def test_a_conversation_encodes_a_picture_once_and_reads_it_once(eyed_directory: Path) -> None:
+    model = load(eyed_directory)
     messages = user(image(photograph()), text("the"))
     first = model.generate(messages, **GREEDY)
     made = model.perception.tree.encode_image
@@ -107,7 +96,7 @@ def test_a_conversation_encodes_a_picture_once_and_reads_it_once(eyes: Path) -> 
     again = model.generate(messages, **GREEDY)
     assert again.timings.reused_tokens >= len(first.prompt_token_ids)
     model.perception.tree.encode_image = made  # type: ignore[method-assign]
-    assert again.token_ids == load(eyes).generate(messages, **GREEDY).token_ids
+    assert again.token_ids == load(eyed_directory).generate(messages, **GREEDY).token_ids
 
 
 def test_encode_image_is_the_tower(sees: Model, hears: Model, tmp_path: Path) -> None:
@@ -207,8 +196,8 @@ def test_bad_media_are_one_clear_line(hears: Model, tmp_path: Path) -> None:
             hears.prompt(user(part, text("the")))
 
 
-def test_more_than_the_context_holds(eyes: Path) -> None:
-    model = load(eyes, context=60)
+def test_more_than_the_context_holds(eyed_directory: Path) -> None:
+    model = load(eyed_directory, context=60)
     pictures = [image(photograph(seed=seed)) for seed in range(4)]
     with pytest.raises(ContextLengthError, match="64 of them for 4 pictures"):
         model.prompt(user(*pictures, text("the")))

@@ -14,14 +14,14 @@ from gemelo.engine.sampling import Sampling
 from gemelo.engine.transcription import Listening, Task, prompt_ids, transcribe
 from gemelo.errors import ContextLengthError, InputError, UnsupportedError
 from gemelo.inputs.audio import Samples
-from tests.multimodal import AWAKE, EYED, recording, write
+from tests.multimodal import recording
 
 GREEDY = {"max_tokens": 5, "ignore_eos": True}
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    return load(write(tmp_path_factory.mktemp("hears") / "tiny", AWAKE))
+def model(awake_directory: Path) -> Model:
+    return load(awake_directory)
 
 
 def in_pieces(sound: np.ndarray, piece: int) -> Iterator[Samples]:
@@ -71,14 +71,14 @@ def test_segments_are_short_and_timed(model: Model) -> None:
     assert told == []
 
 
-def test_a_sound_longer_than_the_context(tmp_path: Path) -> None:
-    short = load(write(tmp_path / "short", AWAKE), context=100)
+def test_a_sound_longer_than_the_context(awake_directory: Path) -> None:
+    short = load(awake_directory, context=100)
     with pytest.raises(ContextLengthError, match="the context holds 100"):
         [*transcribe(short, in_pieces(recording(20), 50000), **GREEDY)]
 
 
-def test_a_model_without_an_ear(tmp_path: Path) -> None:
-    deaf = load(write(tmp_path / "deaf", EYED))
+def test_a_model_without_an_ear(eyed_directory: Path) -> None:
+    deaf = load(eyed_directory)
     with pytest.raises(UnsupportedError, match="no ear"):
         [*transcribe(deaf, in_pieces(recording(), 50000), **GREEDY)]
 

@@ -5,24 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from PIL import Image
 
 from gemelo.config import Gemma3Config, Gemma3nConfig, VisionConfig
 from gemelo.inputs.slots import Senses, senses_of
 from gemelo.inputs.tokenizer import Tokenizer
 from gemelo.inputs.vocabulary import CONTROL, Vocabulary
 from tests.inputs.conftest import as_json, small_vocabulary
-
-if find_spec("torchvision") and not hasattr(torch.ops.torchvision, "nms"):
-    # A torchvision built for another torch cannot be imported before its operators are declared.
-    for _name in ("nms", "qnms"):
-        torch.library.define(f"torchvision::{_name}", "(Tensor a, Tensor b, float t) -> Tensor")
 
 MARKERS = {
     "boi_token": "<start_of_image>",
@@ -43,12 +35,6 @@ class Family:
     processor: Any
     senses: Senses
     tokenizer: Tokenizer
-
-
-def photograph(width: int, height: int, seed: int = 0) -> Image.Image:
-    """Noise: every pixel counts."""
-    random = np.random.default_rng(seed)
-    return Image.fromarray(random.integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
 @cache

@@ -1,12 +1,10 @@
-"""Recordings: every container, rate and channel count; bad ones in one line; no other file."""
+"""Recordings: every container, rate and channel count; bad ones in one line."""
 
 from __future__ import annotations
 
 import io
 import os
-import socket
 import struct
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from hypothesis import strategies as st
 
 from gemelo.errors import GemeloError, InputError
 from gemelo.inputs.audio import RATE, Floats, Samples, read_audio, resample, stream_audio
+from tests.inputs.test_video import write_video
 
 LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1"}
 RECORDINGS = {  # container, codec, rate, how near its samples are to what was said
@@ -57,18 +56,6 @@ def recording(
             frame.sample_rate, frame.pts = rate, start
             out.mux(stream.encode(frame))
         out.mux(stream.encode(None))
-    return file.getvalue()
-
-
-def picture_only() -> bytes:
-    file = io.BytesIO()
-    with av.open(file, "w", format="mp4") as out:
-        stream = out.add_stream("mpeg4", rate=5)
-        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
-        for _ in range(3):
-            grey = np.zeros((32, 32, 3), np.uint8)
-            out.mux(stream.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")))
-        out.mux(stream.encode())
     return file.getvalue()
 
 
@@ -229,8 +216,9 @@ def test_missing_empty_and_foreign_files(tmp_path: Path) -> None:
     assert "path, bytes" in error_of(17)
 
 
-def test_recordings_without_sound() -> None:
-    assert "no sound track: it holds only video" in error_of(picture_only())
+def test_recordings_without_sound(tmp_path: Path) -> None:
+    film = write_video(tmp_path / "film.mp4", [0, 0.2])
+    assert "no sound track: it holds only video" in error_of(film)
     whole = recording([tone(440, RATE)], RATE)
     header = whole[: whole.index(b"data") + 4] + struct.pack("<I", 0)
     assert "holds no sound" in error_of(header)
@@ -320,56 +308,3 @@ def test_broken_files_never_crash(kind: str, cut: int, spoilt: list[tuple[int, i
         assert isinstance(read_audio(bytes(held), limit_s=60), Samples)
     except GemeloError as error:
         assert "\n" not in str(error)
-
-
-# ---- nothing else is read ------------------------------------------------------------------------
-
-
-def playlist(address: str) -> bytes:
-    head = "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:1.0,\n"
-    return f"{head}{address}\n#EXT-X-ENDLIST\n".encode()
-
-
-def concatenation(address: str) -> bytes:
-    return f"ffconcat version 1.0\nfile '{address}'\n".encode()
-
-
-def session(address: str) -> bytes:
-    lines = ("v=0", "o=- 0 0 IN IP4 127.0.0.1", "s=x", "c=IN IP4 127.0.0.1", "t=0 0")
-    return "\n".join([*lines, "m=audio 5004 RTP/AVP 0", ""]).encode()
-
-
-@pytest.mark.parametrize("build", [playlist, concatenation, session])
-@pytest.mark.parametrize("place", ["relative", "absolute", "file", "network"])
-def test_lists_of_other_files_are_refused(
-    build: Callable[[str], bytes], place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    secret = tmp_path / "secret.ts"
-    secret.write_bytes(recording([tone(440, 48000)], 48000, "mpegts", "aac"))
-    monkeypatch.chdir(tmp_path)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(0.05)
-        port = server.getsockname()[1]
-        address = {
-            "relative": "secret.ts",
-            "absolute": str(secret),
-            "file": f"file://{secret}",
-            "network": f"http://127.0.0.1:{port}/secret.ts",
-        }[place]
-        for name in ("list.m3u8", "list.ffconcat", "list.sdp", "list.mp3"):
-            path = tmp_path / name
-            path.write_bytes(build(address))
-            assert "cannot be read" in error_of(path)
-            assert "cannot be read" in error_of(Pipe(path.read_bytes()))
-        with pytest.raises(TimeoutError):
-            server.accept()
-
-
-def test_the_fence_is_what_keeps_them_out(tmp_path: Path) -> None:
-    """Without it the library follows a playlist: the test above would tell."""
-    secret = tmp_path / "secret.ts"
-    secret.write_bytes(recording([tone(440, 48000)], 48000, "mpegts", "aac"))
-    path = tmp_path / "list.m3u8"
-    path.write_bytes(playlist(str(secret)))
-    with av.open(str(path)) as container:
-        assert container.format.name == "hls"

@@ -17,7 +17,8 @@ from PIL import Image, ImageOps
 from gemelo.errors import GemeloError, InputError, UnsupportedError
 from gemelo.inputs.image import MAX_PIXELS, ORIENTATION, Picture, pixels, read_image, views
 from gemelo.inputs.panscan import crops
-from tests.inputs.reference import gemma3_pixels, gemma3n_pixels, photograph
+from tests.inputs.reference import gemma3_pixels, gemma3n_pixels
+from tests.multimodal import photograph
 
 SIZES = [(1, 1), (5, 90), (90, 5), (64, 64), (63, 65), (301, 200), (700, 40)]
 SAMPLE = photograph(40, 30)

@@ -24,7 +24,8 @@ from gemelo.inputs.slots import (
 )
 from gemelo.inputs.tokenizer import Tokenizer
 from tests.inputs import reference
-from tests.inputs.reference import RECORDING, Family, photograph
+from tests.inputs.reference import RECORDING, Family
+from tests.multimodal import photograph
 
 EYE, EAR = "<image_soft_token>", "<audio_soft_token>"
 BOI = "<start_of_image>"

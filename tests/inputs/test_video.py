@@ -1,9 +1,7 @@
-"""Videos: frames at their times, upright; broken files in one line; no other file is read."""
+"""Videos: frames at their times, upright; broken files in one line."""
 
 from __future__ import annotations
 
-import io
-import socket
 import struct
 from collections.abc import Callable, Iterable
 from fractions import Fraction
@@ -198,49 +196,3 @@ def test_damaged_videos_end_in_a_video_or_one_line(
         except GemeloError as error:
             assert "\n" not in str(error)
     assert capfd.readouterr() == ("", "")
-
-
-@pytest.fixture
-def listener() -> Any:
-    """A server nobody should call."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        server.listen()
-        server.settimeout(0.05)
-        yield server
-
-
-def playlists(target: str) -> dict[str, str]:
-    segments = f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:2.0,\n{target}\n#EXT-X-ENDLIST\n"
-    dash = (
-        '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" '
-        'mediaPresentationDuration="PT2S"><Period><AdaptationSet mimeType="video/mp4">'
-        f'<Representation id="1" bandwidth="1"><BaseURL>{target}</BaseURL>'
-        "</Representation></AdaptationSet></Period></MPD>"
-    )
-    sdp = "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n"
-    return {
-        "list.m3u8": segments,
-        "list.ffconcat": f"ffconcat version 1.0\nfile {target}\n",
-        "list.mpd": dash,
-        "list.sdp": sdp + "a=rtpmap:96 H264/90000\n",
-    }
-
-
-@pytest.mark.parametrize("name", playlists(""))
-@pytest.mark.parametrize("target", ["film.ts", "file", "http"])
-def test_playlists_read_nothing_else(
-    name: str, target: str, tmp_path: Path, listener: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_video(tmp_path / "film.ts", [0, 0.2, 0.4], format="mpegts", codec="mpeg2video")
-    monkeypatch.chdir(tmp_path)
-    port = listener.getsockname()[1]
-    urls = {"file": str(tmp_path / "film.ts"), "http": f"http://127.0.0.1:{port}/film.ts"}
-    written = playlists(urls.get(target, target))[name]
-    (tmp_path / name).write_text(written)
-    assert len(read_video("film.ts").frames) == 1
-    for source in (name, written.encode(), io.BytesIO(written.encode())):
-        with pytest.raises(InputError, match="cannot be read"):
-            read_video(source)
-    with pytest.raises(TimeoutError):  # nobody called
-        listener.accept()

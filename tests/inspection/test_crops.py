@@ -11,7 +11,7 @@ from PIL import Image
 from gemelo.errors import InputError
 from gemelo.inputs.panscan import PanScan
 from gemelo.inspection.crops import save_crops, show_crops
-from tests.inputs.reference import photograph
+from tests.multimodal import photograph
 
 
 @pytest.fixture
