@@ -7,7 +7,7 @@
 
 #pragma once
 
-#include "steps.h"
+#include "attend.h"
 #include "tiles.h"
 
 namespace GEMELO_ISA {
@@ -20,8 +20,7 @@ static inline int64_t head_tiles(int64_t slots, int64_t d) {
   return (slots + kBlock - 1) / kBlock * (d / 16);
 }
 
-static size_t attend_bytes(const Attend& a) {
-  if (a.tokens <= gemelo::kFewTokens) return 0;
+static size_t tile_attend_bytes(const Attend& a) {
   const int64_t rows = a.tokens / a.tokens_a_row;
   return sizeof(Tile) * 2 * rows * a.cache.heads * head_tiles(a.slots, a.cache.d);
 }
@@ -80,8 +79,8 @@ static inline void mask_row(float* scores, const int32_t* positions, int32_t low
 
 // Turn a token's scores over `count` slots into weights, bfloat16 in tile rows; the sum so far and
 // what was summed before shrink when a larger score turns up. Returns by how much.
-static inline float weigh(float* scores, int64_t count, float* most, float* total, int64_t line,
-                          Tile* weights, int64_t span) {
+static inline float weigh_row(float* scores, int64_t count, float* most, float* total, int64_t line,
+                              Tile* weights, int64_t span) {
   F top = set(*most), odd = set(0);
   for (int64_t i = 0; i < count; i += 16) {
     const F s = load(scores + i);
@@ -162,8 +161,8 @@ static inline void attend_block(const Attend& a, const Tile* keys, const Tile* v
                  a.scale);
     }
     for (int64_t t = 0; t < kBlock; t++) {
-      const float shrink = weigh(scores + t * wide, blocks * kBlock, &state.most[t],
-                                 &state.total[t], t, weights, wide / 32);
+      const float shrink = weigh_row(scores + t * wide, blocks * kBlock, &state.most[t],
+                                     &state.total[t], t, weights, wide / 32);
       if (begin && shrink != 1.0f)
         for (int64_t i = 0; i < d; i += 16)
           store(out + t * d + i, load(out + t * d + i) * set(shrink));

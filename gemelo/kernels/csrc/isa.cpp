@@ -13,6 +13,7 @@
 #endif
 
 #include "altup.h"
+#include "attend.h"
 #include "dot.h"
 #include "matrix.h"
 #include "steps.h"
@@ -132,15 +133,23 @@ static void multiply(Worker& worker, const void* packed, int64_t tokens, const M
   });
 }
 
+static size_t attend_bytes(const Attend& a) {
+  if (a.tokens <= gemelo::kFewTokens) return few_attend_bytes(a);
 #ifdef GEMELO_AMX
-static void attend(Worker& worker, const Attend& a, void* room) {
-  if (a.tokens > gemelo::kFewTokens) attend_tiles(worker, a, room);
-  else attend_each(worker, a);
-}
+  return tile_attend_bytes(a);
 #else
-static size_t attend_bytes(const Attend&) { return 0; }
-static void attend(Worker& worker, const Attend& a, void*) { attend_each(worker, a); }
+  return 0;
 #endif
+}
+
+static void attend(Worker& worker, const Attend& a, void* room) {
+  if (a.tokens <= gemelo::kFewTokens) return attend_few(worker, a, room);
+#ifdef GEMELO_AMX
+  attend_tiles(worker, a, room);
+#else
+  attend_many(worker, a);
+#endif
+}
 
 static void product(const Product& p) {
   const int kind = packing(p.w, p.tokens);

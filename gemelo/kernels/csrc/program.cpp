@@ -23,22 +23,8 @@ void Program::run(Call& call) {
   for (auto& buffer : buffers_) buffer.data = buffer.room->room<float>(buffer.width * tokens);
   for (int kind = 0; kind < kKinds; kind++)
     turn_[kind] = turns_[kind].room<float>(2 * angles_[kind].size() * tokens);
-  size_t most = 0;
-  for (const Matrix& w : multiplied_)
-    if (const int packing = kernels.packing(w, tokens))
-      most = std::max(most, kernels.packed_bytes(packing, tokens, w.columns));
-  packed_.room<uint8_t>(most);
-  most = 0;
-  for (const auto& [layer, kind, heads] : attends_) {
-    Attend a{};
-    a.cache = call.caches[layer];
-    a.slots = call.used[kind];
-    a.tokens = tokens;
-    a.tokens_a_row = call.tokens_a_row;
-    a.heads = heads;
-    most = std::max(most, kernels.attend_bytes(a));
-  }
-  attend_.room<uint8_t>(most);
+  reserve(call, tokens, call.tokens_a_row);
+  if (call.keep > 0 && call.keep < tokens) reserve(call, call.keep, call.keep);  // after the cut
   State state{call, tokens, call.tokens_a_row, call.positions};
   // The steps change the state; each thread has its own, and they stay alike.
   parallel([&](Worker& worker) {
@@ -49,6 +35,25 @@ void Program::run(Call& call) {
       worker.barrier();
     }
   });
+}
+
+// Workspace for steps of so many tokens; it only grows.
+void Program::reserve(const Call& call, int64_t tokens, int64_t tokens_a_row) {
+  size_t packed = 0, attending = 0;
+  for (const Matrix& w : multiplied_)
+    if (const int packing = kernels.packing(w, tokens))
+      packed = std::max(packed, kernels.packed_bytes(packing, tokens, w.columns));
+  for (const auto& [layer, kind, heads] : attends_) {
+    Attend a{};
+    a.cache = call.caches[layer];
+    a.slots = call.used[kind];
+    a.tokens = tokens;
+    a.tokens_a_row = tokens_a_row;
+    a.heads = heads;
+    attending = std::max(attending, kernels.attend_bytes(a));
+  }
+  packed_.room<uint8_t>(packed);
+  attend_.room<uint8_t>(attending);
 }
 
 void Program::embed(Matrix table, float scale, int out) {

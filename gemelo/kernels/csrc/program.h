@@ -80,6 +80,7 @@ class Program {
   int64_t width(int buffer) const { return buffers_[buffer].width; }
   Activations activations(int buffer) { return {at(buffer), width(buffer), false}; }
   std::vector<float*> all(const std::vector<int>& list);
+  void reserve(const Call& call, int64_t tokens, int64_t tokens_a_row);
   void step(Step step) { steps_.push_back(std::move(step)); }
   // A product's matrix and the place of its result, (tokens, rows).
   struct To {

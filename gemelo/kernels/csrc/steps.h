@@ -1,4 +1,4 @@
-// What lies between the products of a decoder: norms, rotary angles, attention, gates.
+// What lies between the products of a decoder: norms, rotary angles, gates, and writing the cache.
 //
 // Each is run by all threads of a step and takes its share of the tokens, heads or columns. Widths
 // are multiples of sixteen (the program that calls checks that).
@@ -14,7 +14,6 @@
 
 namespace GEMELO_ISA {
 
-using gemelo::Attend;
 using gemelo::Cache;
 using gemelo::Norm;
 using gemelo::Worker;
@@ -107,68 +106,6 @@ static void keep(Worker& worker, const float* k, const float* v, const Cache& ca
     const int64_t at = t / tokens_a_row * cache.row_stride + slots[t] * width;
     std::memcpy(cache.k + at, k + t * width, width * sizeof(float));
     std::memcpy(cache.v + at, v + t * width, width * sizeof(float));
-  }
-}
-
-static inline bool sees(int64_t query, int64_t key, int64_t window) {
-  if (query < 0) return true;  // padding: unread, but finite
-  return key >= 0 && key <= query && (!window || key > query - window);
-}
-
-// One token's head over its row's slots: softmax(q k / scale) v. `scores` has room for all slots.
-static inline void attend_one(const float* q, const float* k, const float* v, int64_t stride,
-                              int64_t d, const int64_t* positions, int64_t slots, int64_t query,
-                              int64_t window, float scale, float* scores, int32_t* seen,
-                              float* out) {
-  int64_t count = 0;
-  for (int64_t s = 0; s < slots; s++)
-    if (sees(query, positions[s], window)) seen[count++] = (int32_t)s;
-  float most = -INFINITY, odd = 0;  // odd becomes NaN with any score that is not finite
-  for (int64_t i = 0; i < count; i++) {
-    const float* key = k + seen[i] * stride;
-    F a = set(0), b = set(0);
-    for (int64_t p = 0; p < d; p += 32) {
-      a = fma(load(q + p), load(key + p), a);
-      b = fma(load(q + p + 16), load(key + p + 16), b);
-    }
-    scores[i] = sum(a + b) * scale;
-    most = scores[i] > most ? scores[i] : most;
-    odd += scores[i] * 0;
-  }
-  F total = set(0);
-  for (int64_t i = count; i < (count + 15) / 16 * 16; i++)
-    scores[i] = most - 200;  // e^-87: nothing
-  for (int64_t i = 0; i < count; i += 16) {
-    const F e = exponential(load(scores + i) - set(most));
-    store(scores + i, e);
-    total = total + e;
-  }
-  const F inverse = set(1.0f / (sum(total) + odd));
-  for (int64_t p = 0; p < d; p += 64) {
-    F y[4];
-    each<4>([&](auto j) { y[j] = set(0); });
-    for (int64_t i = 0; i < count; i++) {
-      const float* value = v + seen[i] * stride + p;
-      const F weight = set(scores[i]);
-      each<4>([&](auto j) GEMELO_INLINE { y[j] = fma(weight, load(value + 16 * j), y[j]); });
-    }
-    each<4>([&](auto j) GEMELO_INLINE { store(out + p + 16 * j, y[j] * inverse); });
-  }
-}
-
-// Attention of (tokens, query heads * d) over the cache; d a multiple of 64.
-static void attend_each(Worker& worker, const Attend& a) {
-  static thread_local gemelo::Scratch score_room, seen_room;
-  float* scores = score_room.room<float>(a.slots + 16);
-  int32_t* seen = seen_room.room<int32_t>(a.slots);
-  const int64_t d = a.cache.d, group = a.heads / a.cache.heads, stride = a.cache.heads * d;
-  // Later tokens see more: dealt out in turn, everybody gets early and late ones.
-  for (int64_t i = worker.index; i < a.tokens * a.heads; i += worker.count) {
-    const int64_t token = i / a.heads, head = i % a.heads, row = token / a.tokens_a_row;
-    const int64_t at = row * a.cache.row_stride + head / group * d;
-    attend_one(a.q + i * d, a.cache.k + at, a.cache.v + at, stride, d,
-               a.key_positions + row * a.position_stride, a.slots, a.query_positions[token],
-               a.window, a.scale, scores, seen, a.out + i * d);
   }
 }
 

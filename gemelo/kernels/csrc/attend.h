@@ -1,0 +1,181 @@
+// Attention of few tokens, or without tiles: every key and value is read once for all the heads
+// that share it, some slots at a time.
+//
+// What a run of slots contributes to a head (a part) has sums of its own, and parts are put
+// together in the order of their slots. So a result depends neither on how slots were shared out
+// among threads nor on what other tokens there are.
+
+#pragma once
+
+#include <cmath>
+
+#include "curves.h"
+#include "kernels.h"
+#include "scratch.h"
+#include "unroll.h"
+
+namespace GEMELO_ISA {
+
+using gemelo::Attend;
+using gemelo::Worker;
+
+constexpr int kPartSlots = 64;                     // of a part
+constexpr int kSlotsAhead = 4;                     // whose keys are fetched beforehand
+constexpr int kHeadsAtOnce = kTokens > 4 ? 4 : 2;  // as registers allow
+
+// A part, behind the d sums of its weighted values. Weights are relative to the largest score; with
+// no slot to look at, `total` is 0.
+struct Part {
+  float most = -INFINITY, total = 0;
+};
+static inline int64_t part_floats(int64_t d) { return d + 16; }
+static inline Part& part_of(float* sums, int64_t d) { return *(Part*)(sums + d); }
+
+static inline bool sees(int64_t query, int64_t key, int64_t window) {
+  if (query < 0) return true;  // padding: unread, but finite
+  return key >= 0 && key <= query && (!window || key > query - window);
+}
+
+// Scores to weights, in place, filled up to sixteens: the part but for its values.
+static inline Part weigh(float* scores, int count) {
+  float most = -INFINITY, odd = 0;  // odd becomes NaN with any score that is not finite
+  for (int i = 0; i < count; i++) {
+    most = scores[i] > most ? scores[i] : most;
+    odd += scores[i] * 0;
+  }
+  for (int i = count; i % 16; i++) scores[i] = most - 200;  // e^-87: nothing
+  F total = set(0);
+  for (int i = 0; i < count; i += 16) {
+    const F e = exponential(load(scores + i) - set(most));
+    store(scores + i, e);
+    total = total + e;
+  }
+  return {most, sum(total) + odd};
+}
+
+// The parts of H heads, d apart in q, over the slots `seen`.
+template <int H>
+static inline void attend_slots(const float* q, const float* k, const float* v, int64_t stride,
+                                int64_t d, const int32_t* seen, int count, float scale,
+                                float* parts) {
+  float weights[H][kPartSlots];
+  for (int i = 0; i < count; i++) {
+    const float* key = k + seen[i] * stride;
+    const float* value = v + seen[i] * stride;
+    F sums[H];
+    each<H>([&](auto h) GEMELO_INLINE { sums[h] = set(0); });
+    for (int64_t p = 0; p < d; p += 16) {
+      const F x = load(key + p);
+      __builtin_prefetch(key + kSlotsAhead * stride + p);
+      __builtin_prefetch(value + p, 0, 2);
+      each<H>([&](auto h) GEMELO_INLINE { sums[h] = fma(load(q + h * d + p), x, sums[h]); });
+    }
+    each<H>([&](auto h) GEMELO_INLINE { weights[h][i] = sum(sums[h]) * scale; });
+  }
+  each<H>([&](auto h) GEMELO_INLINE {
+    part_of(parts + h * part_floats(d), d) = count ? weigh(weights[h], count) : Part{};
+  });
+  for (int64_t p = 0; p < d; p += 64) {
+    F y[H][4];
+    each<H>([&](auto h) GEMELO_INLINE { each<4>([&](auto j) { y[h][j] = set(0); }); });
+    for (int i = 0; i < count; i++) {
+      const float* value = v + seen[i] * stride + p;
+      each<4>([&](auto j) GEMELO_INLINE {
+        const F x = load(value + 16 * j);
+        each<H>([&](auto h) GEMELO_INLINE { y[h][j] = fma(set(weights[h][i]), x, y[h][j]); });
+      });
+    }
+    each<H>([&](auto h) GEMELO_INLINE {
+      each<4>([&](auto j)
+                  GEMELO_INLINE { store(parts + h * part_floats(d) + p + 16 * j, y[h][j]); });
+    });
+  }
+}
+
+// The parts that slots [begin, end) of a row contribute to a token's heads that share a key head.
+static inline void attend_group(const Attend& a, int64_t token, int64_t shared, int64_t begin,
+                                int64_t end, float* parts) {
+  const int64_t d = a.cache.d, stride = a.cache.heads * d, group = a.heads / a.cache.heads;
+  const int64_t row = token / a.tokens_a_row;
+  const int64_t* positions = a.key_positions + row * a.position_stride;
+  const float* q = a.q + (token * a.heads + shared * group) * d;
+  const float* k = a.cache.k + row * a.cache.row_stride + shared * d;
+  const float* v = a.cache.v + row * a.cache.row_stride + shared * d;
+  int32_t seen[kPartSlots];
+  int count = 0;
+  for (int64_t s = begin; s < end; s++)
+    if (sees(a.query_positions[token], positions[s], a.window)) seen[count++] = (int32_t)s;
+  int64_t head = 0;
+  const auto next = [&](auto heads) GEMELO_INLINE {
+    attend_slots<heads>(q + head * d, k, v, stride, d, seen, count, a.scale,
+                        parts + head * part_floats(d));
+    head += heads;
+  };
+  while (head + kHeadsAtOnce <= group) next(std::integral_constant<int, kHeadsAtOnce>{});
+  while (head + 2 <= group) next(std::integral_constant<int, 2>{});
+  if (head < group) next(std::integral_constant<int, 1>{});
+}
+
+// sum = sum and one part more.
+static inline void add_part(float* sum, float* part, int64_t d) {
+  Part &s = part_of(sum, d), &p = part_of(part, d);
+  if (p.total == 0) return;
+  const float most = p.most > s.most ? p.most : s.most;
+  const float old = s.total == 0 ? 0 : std::exp(s.most - most), more = std::exp(p.most - most);
+  for (int64_t i = 0; i < d; i += 16)
+    store(sum + i, load(sum + i) * set(old) + load(part + i) * set(more));
+  s = {most, s.total * old + p.total * more};
+}
+
+static inline void finish(const float* sum, float* out, int64_t d) {
+  const F inverse = set(1.0f / part_of((float*)sum, d).total);
+  for (int64_t i = 0; i < d; i += 16) store(out + i, load(sum + i) * inverse);
+}
+
+static inline int64_t parts_of(const Attend& a) { return (a.slots + kPartSlots - 1) / kPartSlots; }
+
+// Few tokens: parts are shared out, then put together.
+static size_t few_attend_bytes(const Attend& a) {
+  return sizeof(float) * a.tokens * a.heads * parts_of(a) * part_floats(a.cache.d);
+}
+static void attend_few(Worker& worker, const Attend& a, void* room) {
+  const int64_t d = a.cache.d, group = a.heads / a.cache.heads, parts = parts_of(a);
+  const int64_t floats = part_floats(d);  // parts lie by token, key head, run of slots, head
+  float* all = (float*)room;
+  // Dealt out in turn: what a window shows of a ring lies together.
+  for (int64_t i = worker.index; i < a.tokens * a.cache.heads * parts; i += worker.count) {
+    const int64_t slot = i % parts * kPartSlots, unit = i / parts;
+    attend_group(a, unit / a.cache.heads, unit % a.cache.heads, slot,
+                 slot + kPartSlots < a.slots ? slot + kPartSlots : a.slots,
+                 all + i * group * floats);
+  }
+  worker.barrier();
+  int64_t begin, end;
+  worker.share(a.tokens * a.heads, 1, begin, end);
+  for (int64_t i = begin; i < end; i++) {
+    float* first = all + (i / group * parts * group + i % group) * floats;
+    for (int64_t part = 1; part < parts; part++) add_part(first, first + part * group * floats, d);
+    finish(first, a.out + i * d, d);
+  }
+}
+
+// Many tokens: each thread has tokens of its own.
+[[maybe_unused]] static void attend_many(Worker& worker, const Attend& a) {
+  static thread_local gemelo::Scratch room;
+  const int64_t d = a.cache.d, group = a.heads / a.cache.heads, floats = part_floats(d);
+  float* sums = room.room<float>(2 * group * floats);
+  float* parts = sums + group * floats;
+  // Later tokens see more: dealt out in turn, everybody gets early and late ones.
+  for (int64_t i = worker.index; i < a.tokens * a.cache.heads; i += worker.count) {
+    for (int64_t slot = 0; slot < a.slots; slot += kPartSlots) {
+      const int64_t end = slot + kPartSlots < a.slots ? slot + kPartSlots : a.slots;
+      attend_group(a, i / a.cache.heads, i % a.cache.heads, slot, end, slot ? parts : sums);
+      for (int64_t head = 0; slot && head < group; head++)
+        add_part(sums + head * floats, parts + head * floats, d);
+    }
+    for (int64_t head = 0; head < group; head++)
+      finish(sums + head * floats, a.out + (i * group + head) * d, d);
+  }
+}
+
+}  // namespace GEMELO_ISA
