@@ -69,6 +69,13 @@ def test_shapes_are_known_without_numbers() -> None:
         assert rows.shape == (3, 1, 512) and rows.dtype == torch.bfloat16
 
 
+def test_memory_of_any_size_is_read_and_left_alone(isa: str) -> None:
+    memory = torch.arange(5000, dtype=torch.int32).view(torch.uint8)
+    for nbytes in (0, 4, 256, 20000):
+        cpu.read(memory[:nbytes])
+    assert torch.equal(memory.view(torch.int32), torch.arange(5000, dtype=torch.int32))
+
+
 # ---- which instruction set -----------------------------------------------------------------------
 
 

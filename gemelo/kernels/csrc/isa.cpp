@@ -1,5 +1,7 @@
 // All kernels for one instruction set: compiled once for each, with GEMELO_ISA its name.
 
+#include <atomic>
+
 #include "kernels.h"
 
 #if defined(GEMELO_AVX512)
@@ -229,6 +231,28 @@ static void gather(const Matrix& w, const int64_t* ids, int64_t count, const Act
               [&](auto kind) { gather_floats<typename decltype(kind)::type>(w, ids, count, y); });
 }
 
+static int64_t read(const uint8_t* p, int64_t bytes) {
+  std::atomic<int64_t> all{0};
+  gemelo::parallel([&](Worker& worker) {
+    int64_t begin, end;
+    worker.share(bytes / 256, 1, begin, end);
+    const B ones = where(~uint64_t{0}, 1);
+    I sums[4] = {zeros(), zeros(), zeros(), zeros()};
+    for (int64_t i = begin; i < end; i++)
+      each<4>([&](auto j) GEMELO_INLINE {
+        const uint8_t* line = p + 256 * i + 64 * j;
+        __builtin_prefetch(line + kPanelAhead);
+        sums[j] = dot(sums[j], load_bytes(line), ones);
+      });
+    for (const I& sum : sums) {
+      int32_t lanes[16];
+      store(lanes, sum);
+      all += lanes[0];
+    }
+  });
+  return all;
+}
+
 #define GEMELO_TEXT_(x) #x
 #define GEMELO_TEXT(x) GEMELO_TEXT_(x)
 
@@ -244,6 +268,7 @@ const Kernels kernels = {
     few,
     panel_bytes,
     interleave,
+    read,
     norm,
     add_norm,
     gate,

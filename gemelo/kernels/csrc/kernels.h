@@ -74,6 +74,9 @@ struct Kernels {
   size_t (*panel_bytes)(int format, int64_t columns);
   void (*interleave)(const Matrix& rows, uint8_t* out);
 
+  // Reads memory and does nothing with it: how fast a product could be. Returns some number.
+  int64_t (*read)(const uint8_t* p, int64_t bytes);
+
   void (*norm)(Worker& worker, const float* x, const Norm& n, int64_t tokens, int64_t width,
                float* out);
   void (*add_norm)(Worker& worker, float* x, const float* y, const Norm& n, const Norm* next,

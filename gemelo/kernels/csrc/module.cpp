@@ -95,6 +95,10 @@ NB_MODULE(_native, m) {
   });
   m.def("panel_bytes",
         [](int format, int64_t columns) { return chosen->panel_bytes(format, columns); });
+  m.def("read", [](uintptr_t p, int64_t bytes) {
+    nb::gil_scoped_release nogil;
+    return chosen->read(reinterpret_cast<const uint8_t*>(p), bytes);
+  });
   m.def("interleave", [](const Matrix& rows, uintptr_t out) {
     nb::gil_scoped_release nogil;
     chosen->interleave(rows, reinterpret_cast<uint8_t*>(out));
