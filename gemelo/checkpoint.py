@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from gemelo.config import ModelConfig
 from gemelo.errors import FileFormatError, GemeloError, InputError, UnsupportedError
+from gemelo.inputs.preprocessor import FILES, Preprocessor, read_preprocessor
 from gemelo.inputs.tokenizer import Tokenizer
 from gemelo.kernels import cpu
 from gemelo.kernels.formats import FORMATS, Packed, pack, unpack
@@ -38,7 +39,16 @@ from gemelo.models.gemma3n import Gemma3n
 from gemelo.models.layers import Embedding, Linear
 from gemelo.models.multimodal import Tree, tree_of
 from gemelo.models.siglip import Affine
-from gemelo.source import DECODER, TABLE, Source, Weight, listing, open_source, without_padding
+from gemelo.source import (
+    DECODER,
+    TABLE,
+    Source,
+    Weight,
+    listing,
+    open_source,
+    read_json,
+    without_padding,
+)
 from gemelo.weights.gguf import GGUFFile
 
 WeightFormat = Literal["native", "bf16", "f32", "q8_0", "q4_0"]
@@ -60,6 +70,7 @@ class Checkpoint:
     tokenizer: Tokenizer
     format: WeightFormat
     notices: tuple[str, ...] = ()
+    preprocessor: Preprocessor = Preprocessor()
 
     @property
     def decoder(self) -> Gemma3 | Gemma3n:
@@ -89,10 +100,12 @@ def read(
     opened = open_source(path)
     opened = with_companion(opened) if mmproj is None else with_mmproj(opened, mmproj)
     source = without_padding(opened)
+    preprocessor = preprocessor_of(source)
     tree = assemble(source, format, activation_dtype(source, format), device, progress)
     lost = cpu.what_is_lost() if is_quantised(tree) else None
-    notices = source.notices if lost is None else (*source.notices, lost)
-    return Checkpoint(path, source.config, tree, tokenizer_of(source), format, notices)
+    notices = (*source.notices, *preprocessor.notices, *(() if lost is None else (lost,)))
+    tokenizer = tokenizer_of(source)
+    return Checkpoint(path, source.config, tree, tokenizer, format, notices, preprocessor)
 
 
 def is_quantised(tree: nn.Module) -> bool:
@@ -129,6 +142,13 @@ def tokenizer_of(source: Source) -> Tokenizer:
     if source.facts is None:
         return Tokenizer.from_file(source.path)
     return Tokenizer.from_gguf(source.facts)
+
+
+def preprocessor_of(source: Source) -> Preprocessor:
+    """What a directory's files say of pictures and sound; a GGUF has no such files."""
+    files = [source.path / name for name in FILES if source.facts is None]
+    said = [(file, read_json(file)) for file in files if file.is_file()]
+    return read_preprocessor(said, source.config)
 
 
 def read_tokenizer(path: Path) -> Tokenizer:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import typer
 
-from gemelo.cli import elastic, options
+from gemelo.cli import elastic, media, options
 from gemelo.cli.answer import load_model
 from gemelo.cli.conversation import Conversation, prompt_for
 from gemelo.cli.terminal import checked_text, interactive, note
@@ -22,6 +22,12 @@ from gemelo.errors import InputError
 def chat(
     ctx: typer.Context,
     system: options.System = None,
+    fps: options.Fps = 1.0,
+    image_size: options.ImageSize = None,
+    pan_and_scan: options.PanAndScan = None,
+    min_crop_size: options.MinCropSize = None,
+    max_num_crops: options.MaxNumCrops = None,
+    min_ratio_to_activate: options.MinRatio = None,
     model: options.Model = None,
     submodel: options.Submodel = None,
     speculate: options.Speculate = None,
@@ -51,15 +57,20 @@ def chat(
     \b
     gemelo chat -m google/gemma-3-1b-it
     gemelo chat -m google/gemma-3-1b-it --system "Answer in one sentence."
+    gemelo chat -m google/gemma-3-4b-it --pan-and-scan
     printf 'Hi!\\n/save talk.json\\n' | gemelo chat -m google/gemma-3-1b-it
 
-    /help inside lists the commands. Ctrl-C stops an answer, Ctrl-D leaves.
+    /help inside lists the commands; /image, /audio and /video attach a file to what is said next.
+    Ctrl-C stops an answer, Ctrl-D leaves.
     """
     from gemelo.cli.repl import Repl, lines
 
     sampling = options.sampling(ctx.params)
+    _ = media.pan_scan(ctx.params)  # what is wrong with it is told before anything is loaded
     loaded = load_model(model, quiet=quiet, verbose=verbose, **options.loading(ctx.params))
     elastic.apply(loaded, submodel, speculate, policy, repair)
+    viewing = media.viewing(ctx.params, loaded)
+    _ = loaded.album(viewing)  # a side that the model cannot see is told before anything is said
     conversation = Conversation(prompt_for(loaded))
     template = loaded.tokenizer.chat_template is not None
     if system and not template:
@@ -70,4 +81,5 @@ def chat(
         note("note: this is a base model without a chat template; it continues what you type")
     if not quiet and interactive():
         note("/help lists the commands; Ctrl-D leaves")
-    Repl(loaded, conversation, sampling, quiet=quiet, verbose=verbose).run(lines(quiet))
+    repl = Repl(loaded, conversation, sampling, viewing, quiet=quiet, verbose=verbose)
+    repl.run(lines(quiet))

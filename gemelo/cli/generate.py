@@ -47,10 +47,10 @@ def generate(
     video: options.Video = None,
     fps: options.Fps = 1.0,
     image_size: options.ImageSize = None,
-    pan_and_scan: options.PanAndScan = False,
-    min_crop_size: options.MinCropSize = 256,
-    max_num_crops: options.MaxNumCrops = 4,
-    min_ratio_to_activate: options.MinRatio = 1.2,
+    pan_and_scan: options.PanAndScan = None,
+    min_crop_size: options.MinCropSize = None,
+    max_num_crops: options.MaxNumCrops = None,
+    min_ratio_to_activate: options.MinRatio = None,
     chat: Annotated[bool, typer.Option("--chat", help="Insist on the chat template.")] = False,
     raw: Annotated[bool, typer.Option("--raw", help="Complete the prompt as it is.")] = False,
     model: options.Model = None,
@@ -95,12 +95,14 @@ def generate(
     Exit codes: 0 done, 1 failed, 2 the input was wrong, 130 interrupted (the text so far is kept).
     """
     text = _prompt_text(prompt)
-    files, viewing = media.given(ctx), media.viewing(ctx.params)
+    files = media.given(ctx)
+    _ = media.pan_scan(ctx.params)  # what is wrong with it is told before anything is loaded
     sampling = options.sampling(ctx.params)
     if sampling.logprobs is not None and not json:
         raise InputError("--logprobs needs --json, which is where they are printed")
     loaded = load_model(model, quiet=quiet, verbose=verbose, **options.loading(ctx.params))
     elastic.apply(loaded, submodel, speculate, policy, repair)
+    viewing = media.viewing(ctx.params, loaded)
     if _in_turns(loaded, system, chat, raw, quiet):
         told = None if system is None else checked_text("--system", system)
         ready = media.asked(loaded, text, files, viewing, told)

@@ -9,6 +9,7 @@ the text; or where the text has the model's own placeholders for them.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,13 +18,16 @@ import typer
 
 from gemelo.cli import options
 from gemelo.cli.terminal import note, print_json, show
+from gemelo.errors import InputError
 from gemelo.inputs.media import KINDS, MediaPart, Part, TextPart
+from gemelo.inputs.panscan import DEFAULT, PanScan
 
 if TYPE_CHECKING:
     from gemelo.engine.model import Model
     from gemelo.inputs.album import Viewing
     from gemelo.inputs.chat import Prompt
-    from gemelo.inputs.panscan import PanScan
+
+_THRESHOLDS = ("min_crop_size", "max_num_crops", "min_ratio_to_activate")
 
 
 def given(ctx: typer.Context) -> list[MediaPart]:
@@ -37,20 +41,32 @@ def given(ctx: typer.Context) -> list[MediaPart]:
     return ordered
 
 
-def viewing(parameters: Mapping[str, Any]) -> Viewing:
-    """How media are looked at, by a command's options."""
+def viewing(parameters: Mapping[str, Any], model: Model) -> Viewing:
+    """How media are looked at, by a command's options, and by the model's files where they are
+    silent. Raises InputError for a threshold that nothing would ask about."""
     from gemelo.inputs.album import Viewing
 
-    thresholds = pan_scan(parameters) if parameters["pan_and_scan"] else None
-    return Viewing(thresholds, parameters["image_size"], parameters["fps"])
+    own, asked = model.checkpoint.preprocessor, parameters["pan_and_scan"]
+    given = thresholds(parameters)
+    is_on = own.do_pan_and_scan if asked is None else asked
+    if given and not is_on:
+        name, value = next(iter(given.items()))
+        raise InputError(
+            f"--{name.replace('_', '-')} {value} says nothing without --pan-and-scan: give both"
+        )
+    side = own.side if parameters["image_size"] is None else parameters["image_size"]
+    cropped = pan_scan(parameters, own.thresholds) if is_on else None
+    return Viewing(cropped, side, parameters["fps"])
 
 
-def pan_scan(parameters: Mapping[str, Any]) -> PanScan:
-    """Pan & Scan's thresholds among a command's options."""
-    from gemelo.inputs.panscan import PanScan
+def thresholds(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Pan & Scan's thresholds that a command's options give."""
+    return {name: parameters[name] for name in _THRESHOLDS if parameters[name] is not None}
 
-    names = ("min_crop_size", "max_num_crops", "min_ratio_to_activate")
-    return PanScan(*(parameters[name] for name in names))
+
+def pan_scan(parameters: Mapping[str, Any], own: PanScan = DEFAULT) -> PanScan:
+    """Pan & Scan as a command's options have it, the model's `own` where they are silent."""
+    return dataclasses.replace(own, **thresholds(parameters))
 
 
 def asked(
@@ -91,9 +107,9 @@ def show_crops(
     save: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write every view there as a PNG.")
     ] = None,
-    min_crop_size: options.MinCropSize = 256,
-    max_num_crops: options.MaxNumCrops = 4,
-    min_ratio_to_activate: options.MinRatio = 1.2,
+    min_crop_size: options.MinCropSize = None,
+    max_num_crops: options.MaxNumCrops = None,
+    min_ratio_to_activate: options.MinRatio = None,
     force: Annotated[bool, typer.Option("--force", help="Replace files of DIR.")] = False,
     json: options.Json = False,
 ) -> None:
@@ -108,9 +124,9 @@ def show_crops(
     from gemelo.inspection.crops import save_crops
     from gemelo.inspection.crops import show_crops as views_of
 
-    thresholds = pan_scan(ctx.params)
-    seen = views_of(image, thresholds)
-    paths = [] if save is None else save_crops(image, save, thresholds, overwrite=force)
+    cropped = pan_scan(ctx.params)
+    seen = views_of(image, cropped)
+    paths = [] if save is None else save_crops(image, save, cropped, overwrite=force)
     if json:
         print_json(seen.to_json() | {"saved": [str(path) for path in paths]})
         return

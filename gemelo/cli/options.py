@@ -219,20 +219,40 @@ ImageSize = Annotated[
     _of_media(
         metavar="256|512|768",
         help="Side of the square that Gemma 3n sees, in pixels.",
-        show_default="768",
+        show_default="what the model's files say, else 768",
     ),
 ]
 PanAndScan = Annotated[
-    bool, _of_media("--pan-and-scan", help="Show long pictures whole and in crops.")
+    bool | None,
+    _of_media(
+        "--pan-and-scan/--no-pan-and-scan",
+        help="Show long pictures whole and in crops, or whole alone.",
+        show_default="what the model's files say, else whole",
+    ),
 ]
-MinCropSize = Annotated[int, _of_media(metavar="N", help="Least side of a crop, in pixels.")]
-MaxNumCrops = Annotated[int, _of_media(metavar="N", help="Most crops of a picture.")]
+MinCropSize = Annotated[
+    int | None,
+    _of_media(
+        metavar="N",
+        help="Least side of a crop, in pixels.",
+        show_default="what the model's files say, else 256",
+    ),
+]
+MaxNumCrops = Annotated[
+    int | None,
+    _of_media(
+        metavar="N",
+        help="Most crops of a picture.",
+        show_default="what the model's files say, else 4",
+    ),
+]
 MinRatio = Annotated[
-    float,
+    float | None,
     _of_media(
         "--min-ratio-to-activate",
         metavar="X",
         help="Long side by short side from which a picture is cropped.",
+        show_default="what the model's files say, else 1.2",
     ),
 ]
 

@@ -14,7 +14,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from gemelo.cli import elastic
 from gemelo.cli.answer import answer, tell_end, tell_timings
@@ -22,7 +22,7 @@ from gemelo.cli.conversation import TEXT_ONLY, Conversation
 from gemelo.cli.terminal import decoded, interactive, note, show, size
 from gemelo.engine.sampling import Sampling
 from gemelo.errors import GemeloError, InputError
-from gemelo.inputs.media import MediaPart, opened
+from gemelo.inputs.media import Kind, MediaPart, opened
 from gemelo.inputs.slots import check_senses
 from gemelo.store import cache_folder
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from prompt_toolkit.history import History
 
     from gemelo.engine.model import Completion, Model
+    from gemelo.inputs.album import Viewing
 
 QUOTES = '"""'
 
@@ -51,11 +52,13 @@ class Repl:
         model: Model,
         conversation: Conversation,
         sampling: Sampling,
+        viewing: Viewing | None = None,
         *,
         quiet: bool,
         verbose: bool,
     ) -> None:
         self.model, self.conversation, self.sampling = model, conversation, sampling
+        self.viewing = viewing  # of what is attached; None as the model's files say
         self.quiet, self.verbose = quiet, verbose
         self.last: Completion | None = None
         self.over = False
@@ -69,6 +72,7 @@ class Repl:
             "/load": Command(self._load, "FILE", "read one, in place of this"),
             "/image": Command(self._image, "FILE", "show a picture with what you say next"),
             "/audio": Command(self._audio, "FILE", "play a recording with what you say next"),
+            "/video": Command(self._video, "FILE", "show and play a video with what you say next"),
             "/submodel": Command(self._submodel, "NAME", "change size; alone, list the names"),
             "/stats": Command(self._stats, "", "what the last answer took"),
             "/regen": Command(self._regen, "", "answer the last question again"),
@@ -107,7 +111,7 @@ class Repl:
     def _answer(self) -> None:
         said = ""
         try:
-            prompt = self.model.prompt(self.conversation.prompt())
+            prompt = self.model.prompt(self.conversation.prompt(), self.viewing)
             settings = dataclasses.asdict(self.sampling)
             self.last = answer(self.model, prompt, settings, show, self.quiet)
             said = self.last.text
@@ -177,7 +181,10 @@ class Repl:
     def _audio(self, rest: str) -> None:
         self._attach("audio", "/audio", rest)
 
-    def _attach(self, kind: Literal["image", "audio"], command: str, rest: str) -> None:
+    def _video(self, rest: str) -> None:
+        self._attach("video", "/video", rest)
+
+    def _attach(self, kind: Kind, command: str, rest: str) -> None:
         path = _path(command, rest)
         check_senses([MediaPart(kind, path)], self.model.perception.senses)
         if self.model.tokenizer.chat_template is None:

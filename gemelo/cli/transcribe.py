@@ -52,6 +52,8 @@ def transcribe(
     format: Annotated[Format, typer.Option(help="How it is written.")] = "text",
     model: options.Model = None,
     submodel: options.Submodel = None,
+    mmproj: options.Mmproj = None,
+    repack: options.Repack = True,
     weights: options.Weights = "native",
     threads: options.Threads = None,
     context: options.Context = None,
@@ -68,6 +70,7 @@ def transcribe(
     gemelo transcribe talk.mp3 -m google/gemma-3n-E2B-it
     gemelo transcribe lecture.m4a --segment --format srt -m google/gemma-3n-E2B-it
     gemelo transcribe - --language es --translate-to en --chain-of-thought < rede.ogg
+    gemelo transcribe talk.mp3 -m two.gguf --mmproj mmproj-two.gguf
     gemelo transcribe --microphone --stream --segment -m google/gemma-3n-E2B-it
 
     A recording of any length is heard as one; the model was trained on 30 s, which a note says.
@@ -86,6 +89,8 @@ def transcribe(
         quiet=quiet,
         verbose=verbose,
         submodel=submodel,
+        mmproj=mmproj,
+        repack=repack,
         format=weights,
         threads=threads,
         context=context,

@@ -207,7 +207,8 @@ class Model:
     def prompt(self, prompt: PromptLike, viewing: Viewing | None = None) -> Prompt:
         """A prompt ready to be read: text gets `<bos>`, messages the chat template, ids stay.
 
-        The media in messages are opened; viewing says how they are looked at. Raises
+        The media in messages are opened; viewing says how they are looked at, or else the model's
+        own files do. Raises
         UnsupportedError for media that this model has no sense for, InputError for broken ones.
         """
         if isinstance(prompt, Prompt):
@@ -232,19 +233,28 @@ class Model:
 
     # ---- eyes and ears ---------------------------------------------------------------------------
 
+    @property
+    def viewing(self) -> Viewing:
+        """How media are looked at if nobody says otherwise, as the model's own files have it."""
+        return self.checkpoint.preprocessor.viewing
+
     def album(self, viewing: Viewing | None = None) -> Album:
         """What opens the media of one prompt, as this model takes them."""
-        return Album(self.checkpoint.config, viewing)
+        return Album(self.checkpoint.config, self.viewing if viewing is None else viewing)
 
     def encode_image(self, picture: PictureSource, side: int | None = None) -> Tensor:
         """Soft tokens (J, D) of a picture: a path, bytes, an open file or a PIL image.
 
         side is 256, 512 or 768 pixels for Gemma 3n.
         """
-        return self.perception.see(read_image(picture), side_of(self.checkpoint.config, side))
+        asked = self.viewing.side if side is None else side
+        return self.perception.see(read_image(picture), side_of(self.checkpoint.config, asked))
 
     def encode_audio(self, samples: Any) -> Tensor:
-        """Soft tokens (J, D) of a recording, one for 160 ms: a file, or samples at 16 kHz."""
+        """Soft tokens (J, D) of a recording, one for 160 ms: a file, or samples at 16 kHz.
+
+        Raises InputError for one under 33 ms, which makes none.
+        """
         return self.perception.hear(samples_of(samples))
 
     def audio_stream(self) -> AudioStream:

@@ -27,6 +27,7 @@ from gemelo.inputs.album import num_places
 from gemelo.inputs.audio import Samples
 from gemelo.inputs.chat import Prompt
 from gemelo.inputs.image import Picture, pixels
+from gemelo.inputs.mel import check_span
 from gemelo.inputs.slots import Marks, senses_of
 from gemelo.models.multimodal import Gemma3nTree, Tree
 
@@ -66,8 +67,13 @@ class Perception:
         return self._seen(picture.squeezed(side))[1]
 
     def hear(self, samples: Samples) -> Tensor:
-        """Soft tokens (J, D) of a recording: its own, without what fills the places after it."""
-        return self.stream().whole(samples.values)
+        """Soft tokens (J, D) of a recording: its own, without what fills the places after it.
+
+        Raises InputError for one that is too short for a token.
+        """
+        stream = self.stream()
+        check_span(len(samples.values))
+        return stream.whole(samples.values)
 
     def stream(self) -> AudioStream:
         """An ear for a sound that is still going on. Raises UnsupportedError if there is none."""

@@ -31,7 +31,7 @@ from gemelo.inputs.album import TRAINED_S, num_places
 from gemelo.inputs.audio import RATE, Samples
 from gemelo.inputs.chat import complete
 from gemelo.inputs.media import MediaPart, Part, TextPart
-from gemelo.inputs.mel import SPAN
+from gemelo.inputs.mel import SPAN, check_span
 from gemelo.inputs.silence import Cutter, Stretch, without_repeated
 
 LANGUAGES = {
@@ -176,18 +176,20 @@ def transcribe(
 
     show gets the text as it is written, of an uncut sound alone; tell gets what a person should
     know. Sampling's fields follow; greedy unless they say otherwise. Raises UnsupportedError for a
-    model without an ear, ContextLengthError for an uncut sound longer than the context.
+    model without an ear, ContextLengthError for an uncut sound longer than the context, InputError
+    for one too short for a token.
     """
     instruction = (Task() if task is None else task).instruction
     settings = Sampling.of({"temperature": 0.0, "max_tokens": 4096} | sampling)
     session = model.session()
     parts = stretches(pieces, tell) if cut else whole(pieces, tell)
-    listening, text = Listening(model, session, instruction), ""
+    listening, text, longest = Listening(model, session, instruction), "", 0
     for part in parts:
         if len(part.values):
             listening.push(part.values)
         if not part.ends:
             continue
+        longest = max(longest, listening.num_samples)
         if listening.num_samples >= SPAN:
             heard = answered(listening, settings, None if cut else show, part.start_s)
             if part.overlaps:
@@ -195,6 +197,7 @@ def transcribe(
             text = heard.text
             yield heard
         listening = Listening(model, session, instruction)
+    check_span(longest)
 
 
 def answered(

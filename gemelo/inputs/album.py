@@ -31,7 +31,7 @@ from gemelo.inputs.media import (
     opened,
     video_parts,
 )
-from gemelo.inputs.mel import SPAN, num_frames
+from gemelo.inputs.mel import SPAN, check_span, num_frames
 from gemelo.inputs.panscan import PanScan, crops
 from gemelo.inputs.slots import AudioSlot, ImageSlot, Senses, Slot, senses_of
 from gemelo.inputs.video import read_video
@@ -91,6 +91,7 @@ class Album:
                 f"{TRAINED_S:.0f} s at a time: what comes later may be heard less well"
             )
             self._note(name, (told,))
+        check_span(len(samples.values), name)
         self.recordings.append(samples)
         return AudioSlot(num_places(self.config, len(samples.values)))
 
@@ -109,6 +110,9 @@ class Album:
             self._note(name, ("its sound is left out: the model has no ear",))
         frames = [(frame.timestamp, frame.picture) for frame in video.frames]
         sound = read_audio(source) if hears else None
+        if sound is not None and len(sound.values) < SPAN:
+            self._note(name, (f"its sound lasts {sound.duration_s:.4f} s: too short to be heard",))
+            sound = None
         unfolded: list[str | Slot] = []
         for part in video_parts(frames, sound):
             unfolded += (part.text,) if isinstance(part, TextPart) else self.unfold(part)
@@ -137,13 +141,8 @@ def num_places(config: ModelConfig, num_samples: int) -> int:
     ear = config.audio if isinstance(config, Gemma3nConfig) else None
     if ear is None or not isinstance(config, Gemma3nConfig):
         raise UnsupportedError("the model cannot take recordings: it has no tower for them")
-    frames = num_frames(num_samples)
-    if not frames:
-        least_s = SPAN / RATE
-        raise InputError(
-            f"the recording lasts {num_samples / RATE:.3f} s: give one of {least_s:.3f} s or more"
-        )
-    return max(config.audio_soft_tokens_per_image, ear.num_tokens(frames))
+    check_span(num_samples)
+    return max(config.audio_soft_tokens_per_image, ear.num_tokens(num_frames(num_samples)))
 
 
 def samples_of(source: Any) -> Samples:

@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gemelo.errors import InputError
 from gemelo.inputs.audio import RATE, Floats, as_mono
 
 NUM_MELS = 128
@@ -46,6 +47,15 @@ def num_frames(num_samples: int) -> int:
     """Frames of a whole clip of so many samples."""
     padded = num_samples + -num_samples % PAD
     return max(0, (padded - SPAN) // HOP + 1)
+
+
+def check_span(num_samples: int, name: str = "the recording") -> None:
+    """Raises InputError for a sound too short for a frame, and so for a soft token."""
+    if num_samples < SPAN:
+        raise InputError(
+            f"{name} lasts {num_samples / RATE:.4f} s, too short for a soft token: "
+            f"give one of {SPAN / RATE:.4f} s or more"
+        )
 
 
 class LogMel:

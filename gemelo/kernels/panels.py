@@ -24,6 +24,7 @@ from gemelo.kernels import cpu
 from gemelo.kernels.formats import Packed
 
 _LINE = 64  # bytes; matrices begin at whole cache lines
+_PIECE_BYTES = 16 << 20
 PANEL_ROWS = 16
 
 
@@ -44,7 +45,7 @@ class Panels:
     ) -> None:
         """Copy matrices, `interleaved` ones as panels and others row by row.
 
-        `moved` is called with each matrix's blocks when they have been read for the last time.
+        `moved` is called with the blocks of each piece that was read for the last time.
         """
         self._places: dict[int, _Place] = {}
         end = 0
@@ -55,8 +56,9 @@ class Panels:
                 end += -(-_count(weight, is_panel) * place.stride // _LINE) * _LINE
         self._room = large_pages(end)
         for weight in (*interleaved, *rows):
-            self._move(weight)
-            moved(weight.blocks)
+            for piece in _pieces(weight):
+                self._move(weight, piece)
+                moved(weight.blocks[piece])
 
     @property
     def nbytes(self) -> int:
@@ -76,14 +78,23 @@ class Panels:
             self._room.data_ptr() + start, stride, weight.format, weight.shape, index, interleaved
         )
 
-    def _move(self, weight: Packed) -> None:
-        place = self._places[weight.blocks.data_ptr()]
-        if place.interleaved:
-            native = cpu.native_module()
-            native.interleave(cpu.matrix(weight), self._room.data_ptr() + place.start)
+    def _move(self, weight: Packed, piece: slice) -> None:
+        """Copy some rows of a matrix, whole panels of them."""
+        start, stride, interleaved = self._places[weight.blocks.data_ptr()]
+        blocks = weight.blocks[piece]
+        if interleaved:
+            at = self._room.data_ptr() + start + piece.start // PANEL_ROWS * stride
+            cpu.native_module().interleave(cpu.matrix(Packed(blocks, weight.format)), at)
         else:
-            copy = self._room[place.start :][: len(weight.blocks) * place.stride]
-            copy.view(len(weight.blocks), place.stride)[:, : weight.blocks.shape[1]] = weight.blocks
+            copy = self._room[start + piece.start * stride :][: len(blocks) * stride]
+            copy.view(blocks.shape).copy_(blocks)
+
+
+def _pieces(weight: Packed) -> list[slice]:
+    """The rows of a matrix in pieces, so that little of it is there twice while it moves."""
+    rows = len(weight.blocks)
+    step = max(1, _PIECE_BYTES // max(1, weight.blocks.shape[1]) // PANEL_ROWS) * PANEL_ROWS
+    return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
 
 
 def can_interleave(weight: Packed) -> bool:

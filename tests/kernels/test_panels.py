@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gemelo.kernels import cpu, reference
+from gemelo.kernels import panels as panels_module
 from gemelo.kernels.formats import FORMATS, Format, Packed
 from gemelo.kernels.panels import Panels, can_interleave, large_pages
 from tests.kernels.matrices import FEW, FLOATS, assert_close, random_input, random_weight
@@ -133,6 +134,17 @@ def test_what_has_no_panels() -> None:
     assert not can_interleave(random_weight(FORMATS["q4_0"], 16, 96))
     weight = random_weight(FORMATS["q4_0"], 16, 128)
     assert not Panels([weight]).has(weight.prefix(16, 96))
+
+
+def test_large_matrices_move_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(panels_module, "_PIECE_BYTES", 5000)
+    weights = [random_weight(FORMATS[name], 150, 512) for name in ("q4_0", "q5_0", "bf16")]
+    read: list[int] = []
+    panels = Panels(weights[:2], weights[2:], lambda blocks: read.append(len(blocks)))
+    assert sum(read) == 450 and max(read) == 16
+    x = random_input(3, 512)
+    for weight in weights:
+        assert_close(product(x, panels, weight), x, weight, cpu.isa())
 
 
 def test_room_is_empty_and_writable() -> None:

@@ -17,6 +17,9 @@ namespace GEMELO_ISA {
 constexpr int64_t kChunk = 512;        // columns whose weights stay near for all tokens
 constexpr int64_t kPanelAhead = 2304;  // bytes that are fetched beforehand, of stored panels
 
+// One workspace a thread for all formats.
+static thread_local gemelo::Scratch pair_room, packed_room, panel_room, sum_room;
+
 // T tokens side by side, 32 columns of them.
 template <int T>
 struct TokenBlock {
@@ -109,7 +112,6 @@ static inline void multiply_units(const uint8_t* panel, int64_t units, int64_t a
 template <class P>
 static void pack_matrix(gemelo::Worker& worker, const Activations& x, int64_t tokens,
                         int64_t columns, void* packed) {
-  static thread_local gemelo::Scratch pair_room;
   const int64_t blocks = units_of<P>(columns) * P::kBlocks;
   int64_t begin, end;
   worker.share((tokens + kTokens - 1) / kTokens, 1, begin, end);
@@ -123,7 +125,6 @@ static void pack_matrix(gemelo::Worker& worker, const Activations& x, int64_t to
 template <class P, int T>
 static void multiply_packed(gemelo::Worker& worker, const TokenBlock<T>* packed, int64_t tokens,
                             const Matrix& w, const Activations& y) {
-  static thread_local gemelo::Scratch panel_room, sum_room;
   const int64_t units = units_of<P>(w.columns), tiles = (tokens + T - 1) / T;
   const int64_t chunk = w.panels && tiles == 1 ? units : kChunk / P::kWeights;
   const int64_t ahead = w.panels ? kPanelAhead : 0;
@@ -152,7 +153,6 @@ static void multiply_packed(gemelo::Worker& worker, const TokenBlock<T>* packed,
 template <class P>
 static void multiply_one(gemelo::Worker& worker, const Activations& x, const Matrix& w,
                          const Activations& y) {
-  static thread_local gemelo::Scratch pair_room, packed_room;
   const int64_t blocks = units_of<P>(w.columns) * P::kBlocks;
   auto* packed = packed_room.room<TokenBlock<1>>(blocks);
   pack_tokens<P>(x, 0, 1, w.columns, pair_room.room<Pair>((blocks + 1) / 2), packed);

@@ -10,7 +10,7 @@
 #pragma once
 
 #include "activations.h"
-#include "panels.h"
+#include "matrix.h"
 #include "pool.h"
 
 namespace GEMELO_ISA {
@@ -204,7 +204,6 @@ static void pack_tiles(gemelo::Worker& worker, const Activations& x, int64_t tok
 template <class Tiles>
 static void multiply_tiles(gemelo::Worker& worker, const void* tokens_packed, int64_t tokens,
                            const Matrix& w, const Activations& y) {
-  static thread_local gemelo::Scratch panel_room, sum_room;
   const auto* packed = (const Tile*)tokens_packed;
   const int64_t steps = (w.columns + 31) / 32, groups = (tokens + 31) / 32 * 2;
   int64_t begin, end;
