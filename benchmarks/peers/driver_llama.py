@@ -76,6 +76,21 @@ class Llama:
             tokens = self.best(context, list(range(rows)))
         return prefill_s, time.perf_counter() - started
 
+    def score(self, ids: list[int], at_once: int, file: str) -> None:
+        context, size = self.context_of(1), self.vocabulary_size
+        llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(context), True)
+        scores = np.lib.format.open_memmap(file, "w+", np.float32, (len(ids), size))
+        batch = Batch(at_once)
+        for begin in range(0, len(ids), at_once):
+            batch.clear()
+            part = range(begin, min(begin + at_once, len(ids)))
+            for position in part:
+                batch.add(ids[position], position, 0, scored=True)
+            batch.run(context)
+            for position in part:
+                row = llama_cpp.llama_get_logits_ith(context, position - begin)
+                scores[position] = np.ctypeslib.as_array(row, (size,))
+
     def best(self, context: object, places: list[int]) -> list[int]:
         """The likeliest token after each of these places of the last batch."""
         size = (self.vocabulary_size,)

@@ -59,6 +59,10 @@ class Process:
         request = {"do": "turn", "prompt": prompt, "new": new, "rows": rows, "seed": seed}
         return self._ask(request)
 
+    def score(self, ids: list[int], at_once: int, file: str) -> None:
+        """Write the scores of all next tokens to `file`, (T, V) in NumPy's format."""
+        self._ask({"do": "score", "ids": ids, "at_once": at_once, "file": file})
+
     def _ask(self, request: dict[str, object]) -> dict[str, Any]:
         line = json.dumps(request).encode() + b"\n"
         assert self._child.stdin is not None and self._child.stdout is not None

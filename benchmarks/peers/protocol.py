@@ -8,6 +8,7 @@ What a library prints goes to stderr, for stdout carries answers alone.
     {"do": "load", "file": "model.gguf", "threads": 2, "context": 4096}    -> {"seconds": 0.4}
     {"do": "turn", "prompt": 512, "new": 128, "rows": 1, "seed": 3}
                                        -> {"prefill_s": 0.7, "decode_s": 1.9, "peak_rss_bytes": ...}
+    {"do": "score", "ids": [2, 506], "at_once": 16, "file": "scores.npy"}  -> {}
 
     serve(Engine())                                      # at the end of a driver
 """
@@ -40,6 +41,13 @@ class Engine(Protocol):
         """
 
 
+class Scoring(Engine, Protocol):
+    """What a driver implements if its distributions are compared too."""
+
+    def score(self, ids: list[int], at_once: int, file: str) -> None:
+        """Write next-token scores (T, V), read `at_once` tokens a step, to a file of NumPy's."""
+
+
 def serve(engine: Engine) -> None:
     """Answer the parent until it closes our input."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -56,11 +64,14 @@ def serve(engine: Engine) -> None:
 def work(engine: Engine, request: dict[str, object]) -> dict[str, object]:
     """Do what one line asks; an exception of the engine is an answer too."""
     try:
-        if request.pop("do") == "load":
+        task = request.pop("do")
+        if task == "load":
             started = time.perf_counter()
             engine.load(**request)  # type: ignore[arg-type]
             seconds = time.perf_counter() - started
             return {"seconds": seconds, "version": engine.version}
+        if task == "score":
+            return score(engine, **request)  # type: ignore[arg-type]
         return turn(engine, **request)  # type: ignore[arg-type]
     except Exception as error:
         return {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
@@ -71,6 +82,12 @@ def turn(engine: Engine, prompt: int, new: int, rows: int, seed: int) -> dict[st
     ids = [prompt_ids(prompt, seed + row) for row in range(rows)]
     prefill_s, decode_s = engine.turn(ids, new)
     return {"prefill_s": prefill_s, "decode_s": decode_s, "peak_rss_bytes": peak_rss_bytes()}
+
+
+def score(engine: Scoring, ids: list[int], at_once: int, file: str) -> dict[str, object]:
+    """The scores of given tokens, in a file."""
+    engine.score(ids, at_once, file)
+    return {}
 
 
 def prompt_ids(count: int, seed: int) -> list[int]:

@@ -96,7 +96,7 @@ def set_threads(count: int) -> None:
 
 
 def read(memory: Tensor) -> None:
-    """Read a contiguous tensor with all threads, as fast as products read weights; for measuring."""
+    """Read a contiguous tensor with all threads, as products read weights; for measuring."""
     if native is None:
         memory.view(torch.float32).sum()
     else:

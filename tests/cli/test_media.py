@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import gemelo as library
 from gemelo.inputs.album import Viewing
 from gemelo.inputs.panscan import PanScan
 from tests.cli.conftest import Command
+from tests.inputs.test_video import write_video
 from tests.multimodal import photograph, recording, write_wave
 
 SHORT = ("--max-tokens", "4", "--temperature", "0", "--ignore-eos")
@@ -22,6 +24,7 @@ def files(tmp_path: Path) -> Path:
     photograph(90, 30).save(tmp_path / "a.png")
     photograph(20, 30, seed=1).save(tmp_path / "b.png")
     write_wave(tmp_path / "c.wav", recording(1.0))
+    write_video(tmp_path / "d.mp4", [0, 0.25, 0.5])
     return tmp_path
 
 
@@ -67,6 +70,47 @@ def test_pan_and_scan(gemelo: Command, eyed_directory: Path, files: Path) -> Non
     assert json.loads(ran.out)["prompt_token_ids"] == list(prompt.ids)
     wrong = gemelo(*words, "--pan-and-scan", "--max-num-crops", "1", "the")
     assert wrong.code == 2 and "max_num_crops is 1" in wrong.err
+    alone = gemelo(*words, "--max-num-crops", "3", "the")
+    assert alone.code == 2 and "--max-num-crops 3 says nothing without" in alone.err
+
+
+def test_pan_and_scan_as_the_models_files_have_it(
+    gemelo: Command, eyed_directory: Path, files: Path
+) -> None:
+    model = shutil.copytree(eyed_directory, files / "model")
+    own = {"do_pan_and_scan": True, "pan_and_scan_min_crop_size": 16}
+    (model / "preprocessor_config.json").write_text(json.dumps(own | {"do_flip": True}))
+    words = ("generate", "-m", str(model), "--image", str(files / "a.png"), *SHORT, "--json")
+    for options, pictures in (
+        ((), 4),
+        (("--max-num-crops", "2"), 3),
+        (("--no-pan-and-scan",), 1),
+        (("--pan-and-scan", "--min-crop-size", "256"), 1),
+    ):
+        ran = gemelo(*words, *options, "the")
+        assert json.loads(ran.out)["prompt_token_ids"].count(90) == pictures, options
+    assert "note: preprocessor_config.json has settings of no effect here: 'do_flip'" in ran.err
+    (model / "preprocessor_config.json").write_text('{"image_mean": [0.4, 0.4, 0.4]}')
+    ran = gemelo(*words, "-q", "the")
+    assert (ran.code, ran.out, len(ran.err.splitlines())) == (2, "", 1)
+    assert "image_mean = [0.4, 0.4, 0.4], and the model's towers were built for 0.5" in ran.err
+
+
+def test_a_recording_too_short_for_a_token(
+    gemelo: Command, awake_directory: Path, files: Path
+) -> None:
+    write_wave(files / "short.wav", recording(0.02))
+    told = "short.wav lasts 0.0200 s, too short for a soft token: give one of 0.0321 s or more"
+    for way in ("--chat", "--raw"):
+        words = ("-m", str(awake_directory), "--audio", str(files / "short.wav"), way, *SHORT)
+        ran = gemelo("generate", *words, "-q", "the")
+        assert (ran.code, ran.out, len(ran.err.splitlines())) == (2, "", 1)
+        assert told in ran.err
+    script = f"/audio {files / 'short.wav'}\nthe\nof\n"
+    words = ("-m", str(awake_directory), "--max-tokens", "3", "--temperature", "0")
+    ran = gemelo("chat", *words, stdin=script.encode())
+    assert ran.code == 0 and told in ran.err
+    assert ran.err.count("error:") == 1 and ran.out != "", "the talk goes on"
 
 
 def test_what_cannot_be_taken_is_one_line(
@@ -92,7 +136,9 @@ def test_notices_are_told(gemelo: Command, eyed_directory: Path, files: Path) ->
     assert gemelo(*words, "-q", "the").err == ""
 
 
-@pytest.mark.parametrize(("kind", "name"), [("image", "a.png"), ("audio", "c.wav")])
+@pytest.mark.parametrize(
+    ("kind", "name"), [("image", "a.png"), ("audio", "c.wav"), ("video", "d.mp4")]
+)
 def test_a_conversation_with_a_file(
     gemelo: Command,
     eyed_directory: Path,
@@ -114,12 +160,39 @@ def test_a_conversation_with_a_file(
     assert again.code == 0 and again.out.split("\n")[0] == ran.out.split("\n")[1]
 
 
+def test_a_conversation_looks_at_files_as_its_options_say(
+    gemelo: Command, eyed_directory: Path, awake_directory: Path, files: Path
+) -> None:
+    cropped = Viewing(PanScan(16, 3))
+    small = Viewing(side=256, fps=4.0)
+    for model, kind, name, options, viewing in (
+        (eyed_directory, "image", "a.png", ("--min-crop-size=16", "--max-num-crops=3"), cropped),
+        (awake_directory, "video", "d.mp4", ("--image-size=256", "--fps=4"), small),
+    ):
+        pan = ("--pan-and-scan",) if viewing is cropped else ()
+        words = ("chat", "-m", str(model), *pan, *options, "--max-tokens", "3")
+        script = f"/{kind} {files / name}\nthe\n/stats\n"
+        ran = gemelo(*words, "--temperature", "0", stdin=script.encode())
+        parts = [{"type": kind, "path": str(files / name)}, {"type": "text", "text": "the"}]
+        held = library.load(model)
+        prompt = held.prompt([{"role": "user", "content": parts}], viewing)
+        assert len(prompt.ids) != len(held.prompt([{"role": "user", "content": parts}]).ids)
+        assert f"prompt {len(prompt.ids)} tokens" in ran.err
+        wanted = held.generate(prompt, max_tokens=3, temperature=0)
+        assert ran.out == f"{wanted.text}\n"
+    wrong = gemelo("chat", "-m", str(eyed_directory), "--image-size", "256")
+    assert wrong.code == 2 and "a side of 256 pixels: this model sees pictures of" in wrong.err
+    wrong = gemelo("chat", "-m", str(eyed_directory), "--pan-and-scan", "--max-num-crops", "1")
+    assert wrong.code == 2 and "max_num_crops is 1" in wrong.err
+
+
 def test_files_that_a_conversation_cannot_take(
     gemelo: Command, eyed_directory: Path, files: Path
 ) -> None:
-    script = f"/audio {files / 'c.wav'}\n/image {files / 'no.png'}\n/image\n"
+    script = f"/audio {files / 'c.wav'}\n/image {files / 'no.png'}\n/image\n/video\n"
     told = gemelo("chat", "-m", str(eyed_directory), stdin=script.encode()).err
     assert "has no ear" in told and "no such file" in told and "/image needs a file's name" in told
+    assert "/video needs a file's name" in told
     base = gemelo("chat", stdin=f"/image {files / 'a.png'}\n".encode())
     assert "reads text only" in base.err
 

@@ -54,6 +54,20 @@ def test_json_has_times(gemelo: Command, ear: str, talk: Path) -> None:
     assert "the context of 60 is full" in full.err and "--max-tokens" not in full.err
 
 
+def test_the_towers_of_a_gguf(gemelo: Command, ear: str, talk: Path, tmp_path: Path) -> None:
+    text, towers = tmp_path / "text" / "two.gguf", tmp_path / "towers" / "ear.gguf"
+    for file, part in ((text, "--text-only"), (towers, "--mmproj")):
+        file.parent.mkdir()
+        assert gemelo("convert", ear, str(file), part).code == 0
+    words = ("transcribe", str(talk), "--max-tokens", "5", "-q", "-m")
+    wanted = gemelo(*words, ear)
+    for way in ("--repack", "--no-repack"):
+        ran = gemelo(*words, str(text), "--mmproj", str(towers), way)
+        assert ran.code == 0 and ran.out == wanted.out, ran.err
+    deaf = gemelo(*words, str(text))
+    assert deaf.code == 2 and "no ear" in deaf.err
+
+
 def test_segments(gemelo: Command, ear: str, tmp_path: Path) -> None:
     write_wave(tmp_path / "long.wav", recording(31.0))
     words = ("transcribe", str(tmp_path / "long.wav"), "-m", ear, "--max-tokens", "3")
@@ -77,6 +91,7 @@ def test_subtitles() -> None:
 
 def test_what_is_wrong_is_one_line(gemelo: Command, ear: str, talk: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.mp3").write_bytes(b"\0" * 100)
+    write_wave(tmp_path / "short.wav", recording(0.02))
     for words, reason in (
         ((), "give a file"),
         ((str(talk), "--microphone"), "one of them"),
@@ -86,6 +101,8 @@ def test_what_is_wrong_is_one_line(gemelo: Command, ear: str, talk: Path, tmp_pa
         ((str(talk),), "no ear"),
         ((str(tmp_path / "none.wav"), "-m", ear), "no such file"),
         ((str(tmp_path / "bad.mp3"), "-m", ear), "bad.mp3 cannot be read"),
+        ((str(tmp_path / "short.wav"), "-m", ear), "lasts 0.0200 s, too short for a soft token"),
+        ((str(tmp_path / "short.wav"), "-m", ear, "--segment"), "give one of 0.0321 s or more"),
     ):
         ran = gemelo("transcribe", *words, "-q")
         assert (ran.code, ran.out, len(ran.err.splitlines())) == (2, "", 1), ran.err

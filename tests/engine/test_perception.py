@@ -188,12 +188,22 @@ def test_bad_media_are_one_clear_line(hears: Model, tmp_path: Path) -> None:
         (image(str(tmp_path / "none.png")), "no such file"),
         (image(str(tmp_path / "broken.png")), "broken.png cannot be read as a picture"),
         (audio(np.zeros(0, np.float32)), "no sound"),
-        (audio(np.zeros(100, np.float32)), "lasts 0.006 s: give one of 0.032 s or more"),
+        (
+            audio(np.zeros(100, np.float32)),
+            "lasts 0.0063 s, too short for a soft token",
+        ),
         (audio(np.full(9000, np.nan, np.float32)), "sample nan at index 0"),
     ]
     for part, reason in bad:
         with pytest.raises(InputError, match=reason):
             hears.prompt(user(part, text("the")))
+
+
+def test_a_recording_is_long_enough_for_a_token_or_refused(hears: Model) -> None:
+    assert len(hears.encode_audio(np.zeros(513, np.float32))) == 1
+    for short in (512, 1):
+        with pytest.raises(InputError, match="too short for a soft token: give one of 0.0321 s"):
+            hears.encode_audio(np.zeros(short, np.float32))
 
 
 def test_more_than_the_context_holds(eyed_directory: Path) -> None:
