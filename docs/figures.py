@@ -57,5 +57,32 @@ def seconds() -> None:
     figure.savefig(ROOT / "elastic_decode.svg")
 
 
+def peers() -> None:
+    """How many times llama.cpp's speed, file by file: the last run that measured each."""
+    runs = json.loads((RESULTS / "cpu_peers.json").read_text())["runs"]
+    measures = {"prefill_512": "prompt of 512", "decode_32": "decode", "batch_8": "decode, 8 rows"}
+    ratios: dict[str, dict[str, float]] = {}
+    for run in runs:
+        for file, found in run["files"].items():
+            against = found["gemelo against"]["llama.cpp"]
+            ratios.setdefault(file, {}).update({m: against[m] for m in measures if m in against})
+    figure, axes = plt.subplots(figsize=(7, 3.2))
+    for place, measure in enumerate(measures):
+        for at, found in enumerate(ratios.values()):
+            if measure in found:
+                left = at + 0.27 * (place - 1)
+                label = measures[measure] if at == 0 else None
+                axes.bar(left, found[measure], width=0.25, color=f"C{place}", label=label)
+                axes.text(left, found[measure], f"{found[measure]:.2g}", ha="center", fontsize=7)
+    axes.axhline(1, color="black", lw=0.6)
+    axes.set_xticks(range(len(ratios)), list(ratios))
+    axes.set_ylabel("gemelo / llama.cpp")
+    axes.set_title(f"{runs[0]['cpu']}, {runs[0]['threads']} threads", fontsize=9)
+    axes.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(ROOT / "performance.svg")
+
+
 elastic()
 seconds()
+peers()
