@@ -105,8 +105,9 @@ def read_preprocessor(
         return Preprocessor()
     said = settings(files)
     wanted = built_for(config)
-    for name in wanted.keys() & said.keys():
-        _check(name, said[name], wanted[name])
+    for name, setting in said.items():
+        if name in wanted:
+            _check(name, setting, wanted[name])
     if isinstance(config, Gemma3Config):
         notices = _notices(said, {*_IDLE, _SWITCH, *_THRESHOLDS})
         return Preprocessor(_switch(said), _thresholds(said), None, notices)
@@ -121,7 +122,7 @@ def settings(files: Iterable[tuple[Path, Mapping[str, Any]]]) -> dict[str, Setti
     for where, raw in files:
         parts = [{name: value for name, value in raw.items() if name not in _PARTS}]
         for name in _PARTS:
-            part = raw.get(name) or {}
+            part = {} if raw.get(name) is None else raw[name]
             if not isinstance(part, Mapping):
                 raise FileFormatError(f"{where} has {name} = {part!r:.60}; expected an object")
             parts.append(dict(part))

@@ -149,12 +149,15 @@ def test_a_conversation_with_a_file(
 ) -> None:
     model, saved = eyed_directory if kind == "image" else awake_directory, files / "talk.json"
     script = f"/{kind} {files / name}\nthe\n/save {saved}\nof\n"
-    words = ("chat", "-m", str(model), "--max-tokens", "3", "--temperature", "0")
+    side = 256 if kind == "video" else None
+    small = () if side is None else ("--image-size", str(side))
+    words = ("chat", "-m", str(model), *small, "--max-tokens", "3", "--temperature", "0")
     ran = gemelo(*words, stdin=script.encode())
     assert ran.code == 0 and "goes with what you say next" in ran.err
     asked, answered = json.loads(saved.read_text())
     assert [part["type"] for part in asked["content"]] == [kind, "text"]
-    wanted = library.load(model).generate([asked], max_tokens=3, temperature=0)
+    told = library.load(model)
+    wanted = told.generate(told.prompt([asked], Viewing(side=side)), max_tokens=3, temperature=0)
     assert answered["content"] == wanted.text
     again = gemelo(*words, stdin=f"/load {saved}\nof\n".encode())
     assert again.code == 0 and again.out.split("\n")[0] == ran.out.split("\n")[1]

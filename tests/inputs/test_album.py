@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from gemelo.config import Gemma3nConfig
 from gemelo.errors import InputError
+from gemelo.inputs import album as opener
 from gemelo.inputs.album import Album, Viewing
+from gemelo.inputs.audio import Samples
 from gemelo.inputs.media import MediaPart
 from gemelo.inputs.slots import AudioSlot, ImageSlot
 from tests.inputs.test_audio import Pipe, film
@@ -28,3 +31,10 @@ def test_a_film_is_its_frames_and_its_sound_from_a_pipe_too() -> None:
         assert album.recordings[0].duration_s == pytest.approx(1, abs=0.06)
     with pytest.raises(InputError, match="the video has 0 bytes"):
         unfolded(Pipe(b""))
+
+
+def test_a_sound_track_too_short_for_a_token_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opener, "read_audio", lambda source: Samples(torch.zeros(512)))
+    album, places = unfolded(film())
+    assert places == ("00:00", ImageSlot()) and album.recordings == []
+    assert "its sound lasts 0.0320 s: too short to be heard" in album.notices[-1]
