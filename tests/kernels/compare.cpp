@@ -1,9 +1,8 @@
-// Every instruction set of this machine against the generic one, without Python: for processors that
-// are only there as an emulator, where .ci/cross runs it. tests/kernels/test_cpu.py asks far more.
+// Every instruction set of this machine against the generic one, without Python: for processors
+// that are only there as an emulator, where .ci/cross runs it. tests/kernels/test_cpu.py asks far
+// more.
 //
 // Prints one line for each instruction set and returns 1 if any differs.
-
-#include "kernels.h"
 
 #include <cmath>
 #include <cstdio>
@@ -12,6 +11,8 @@
 #include <random>
 #include <utility>
 #include <vector>
+
+#include "kernels.h"
 
 using namespace gemelo;
 
@@ -24,9 +25,9 @@ struct Kind {
 };
 
 const Kind kAll[] = {
-    {"f32", kF32, 1, 4, {}},          {"f16", kF16, 1, 2, {0}},
-    {"bf16", kBF16, 1, 2, {}},        {"q4_0", kQ4_0, 32, 18, {0}},
-    {"q5_0", kQ5_0, 32, 22, {0}},     {"q8_0", kQ8_0, 32, 34, {0}},
+    {"f32", kF32, 1, 4, {}},           {"f16", kF16, 1, 2, {0}},
+    {"bf16", kBF16, 1, 2, {}},         {"q4_0", kQ4_0, 32, 18, {0}},
+    {"q5_0", kQ5_0, 32, 22, {0}},      {"q8_0", kQ8_0, 32, 34, {0}},
     {"q4_k", kQ4_K, 256, 144, {0, 2}}, {"q5_k", kQ5_K, 256, 176, {0, 2}},
     {"q6_k", kQ6_K, 256, 210, {208}},
 };
@@ -86,29 +87,53 @@ std::vector<float> product(const Kernels& k, const Matrix& w, std::vector<float>
 // single output may be all that is left of terms that cancel.
 constexpr double kOther = 0.02, kSame = 5e-5;
 
+// Products and single rows of one matrix, however it lies.
+void compare(Judge& judge, const Kernels& fast, const Kernels& plain, const char* name,
+             const Matrix& w) {
+  std::vector<int64_t> ids(w.rows);
+  for (int64_t r = 0; r < w.rows; r++) ids[r] = w.rows - 1 - r;
+  std::vector<float> got(w.rows * w.columns), want(w.rows * w.columns);
+  fast.gather(w, ids.data(), w.rows, {got.data(), w.columns, false});
+  plain.gather(w, ids.data(), w.rows, {want.data(), w.columns, false});
+  judge.close(name, got, want, 0);
+  for (int64_t tokens : {1, 2, 3, 4, 7, 16, 17, 40}) {
+    auto x = numbers(tokens * w.columns);
+    const auto y = product(fast, w, x, tokens);
+    judge.close(name, y, product(plain, w, x, tokens), tokens > kFewTokens ? kOther : kSame);
+    if (tokens > kFewTokens) continue;
+    for (int64_t t = 0; t < tokens; t++) {
+      std::vector<float> one(x.begin() + t * w.columns, x.begin() + (t + 1) * w.columns);
+      judge.close("a token alone", product(fast, w, one, 1),
+                  {y.begin() + t * w.rows, y.begin() + (t + 1) * w.rows}, 0);
+    }
+  }
+}
+
 void products(Judge& judge, const Kernels& fast, const Kernels& plain, const Kind& kind) {
   for (int64_t rows : {1, 7, 33}) {
     const int64_t columns = kind.block == 1 ? 45 : kind.block * (kind.block == 32 ? 35 : 9);
     const auto bytes = blocks(kind, rows * columns / kind.block);
-    const Matrix w{bytes.data() + 1, columns / kind.block * kind.bytes, kind.format, rows, columns,
-                   nullptr};
-    std::vector<int64_t> ids(rows);
-    for (int64_t r = 0; r < rows; r++) ids[r] = rows - 1 - r;
-    std::vector<float> got(rows * columns), want(rows * columns);
-    fast.gather(w, ids.data(), rows, {got.data(), columns, false});
-    plain.gather(w, ids.data(), rows, {want.data(), columns, false});
-    judge.close(kind.name, got, want, 0);
-    for (int64_t tokens : {1, 2, 3, 4, 7, 16, 17, 40}) {
-      auto x = numbers(tokens * columns);
-      const auto y = product(fast, w, x, tokens);
-      judge.close(kind.name, y, product(plain, w, x, tokens), tokens > kFewTokens ? kOther : kSame);
-      if (tokens > kFewTokens) continue;
-      for (int64_t t = 0; t < tokens; t++) {
-        std::vector<float> one(x.begin() + t * columns, x.begin() + (t + 1) * columns);
-        judge.close("a token alone", product(fast, w, one, 1),
-                    {y.begin() + t * rows, y.begin() + (t + 1) * rows}, 0);
-      }
-    }
+    Matrix w{bytes.data() + 1,
+             columns / kind.block * kind.bytes,
+             kind.format,
+             rows,
+             columns,
+             nullptr,
+             false};
+    compare(judge, fast, plain, kind.name, w);
+    w.columns -= kind.block == 32 ? 32 : 0;  // panels have whole units
+    const auto stride = (int64_t)plain.panel_bytes(kind.format, w.columns);
+    if (!stride) continue;
+    std::vector<uint8_t> got((rows + 15) / 16 * stride + 64), want(got);
+    const auto lines = [](std::vector<uint8_t>& v) {
+      return (uint8_t*)(((uintptr_t)v.data() + 63) / 64 * 64);
+    };
+    fast.interleave(w, lines(got));
+    plain.interleave(w, lines(want));
+    judge.close("interleaved", {lines(got), lines(got) + (rows + 15) / 16 * stride},
+                {lines(want), lines(want) + (rows + 15) / 16 * stride}, 0);
+    compare(judge, fast, plain, kind.name,
+            {lines(want), stride, kind.format, rows, w.columns, nullptr, true});
   }
 }
 
@@ -125,30 +150,35 @@ void steps(Judge& judge, const Kernels& fast, const Kernels& plain) {
   for (int64_t t = 0; t < kTokens; t++) queries[t] = 8 * t + 1;
   const Norm norm{weight.data(), 1, 1e-6f};
   const std::pair<const char*, Step> all[] = {
-      {"norm", [&](const Kernels& k, Worker& w, std::vector<float>& y) {
+      {"norm",
+       [&](const Kernels& k, Worker& w, std::vector<float>& y) {
          k.norm(w, x.data(), norm, kTokens, kWidth, y.data());
        }},
-      {"add_norm", [&](const Kernels& k, Worker& w, std::vector<float>& y) {
+      {"add_norm",
+       [&](const Kernels& k, Worker& w, std::vector<float>& y) {
          auto sum = x;
          k.add_norm(w, sum.data(), other.data(), norm, &norm, kTokens, kWidth, y.data());
        }},
-      {"gate", [&](const Kernels& k, Worker&, std::vector<float>& y) {
+      {"gate",
+       [&](const Kernels& k, Worker&, std::vector<float>& y) {
          k.gate(y.data(), other.data(), kTokens, kWidth, 0, kWidth);
        }},
-      {"softcap", [&](const Kernels& k, Worker&, std::vector<float>& y) {
-         k.softcap(y.data(), 2.5f, 0, kTokens * kWidth);
-       }},
-      {"heads", [&](const Kernels& k, Worker& w, std::vector<float>& y) {
+      {"softcap", [&](const Kernels& k, Worker&,
+                      std::vector<float>& y) { k.softcap(y.data(), 2.5f, 0, kTokens * kWidth); }},
+      {"heads",
+       [&](const Kernels& k, Worker& w, std::vector<float>& y) {
          k.heads(w, y.data(), kTokens, kHeads, kHead, norm, other.data());
        }},
-      {"attend", [&](const Kernels& k, Worker& w, std::vector<float>& y) {
+      {"attend",
+       [&](const Kernels& k, Worker& w, std::vector<float>& y) {
          const Cache cache{keys.data(), values.data(), kSlots * kHead, 1, kHead};
-         const Attend a{x.data(), cache, slots.data(), kSlots, kSlots, queries.data(), kTokens,
-                        kTokens, kHeads, 16, 0.125f, y.data()};
+         const Attend a{x.data(), cache,   slots.data(), kSlots, kSlots, queries.data(),
+                        kTokens,  kTokens, kHeads,       16,     0.125f, y.data()};
          std::vector<uint8_t> room(k.attend_bytes(a));
          k.attend(w, a, room.data());
        }},
-      {"strongest", [&](const Kernels& k, Worker& w, std::vector<float>& y) {
+      {"strongest",
+       [&](const Kernels& k, Worker& w, std::vector<float>& y) {
          k.strongest(w, y.data(), kTokens, kWidth, 0.5f);
        }},
   };
