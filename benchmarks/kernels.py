@@ -4,8 +4,8 @@
 
 For every instruction set of this machine and every format: gigabytes of weights a second for 1 and
 8 tokens, over a matrix as large as the buffer of the read bandwidth, which is measured in the same
-run (a sum by torch, so that a product may read faster and show more than 100 %); and billions of
-operations a second for 512 tokens, beside torch's bfloat16 matmul. Medians of `--repeat` runs, the
+run (from large pages, where panels lie; rows lie in small ones, like a mapped file's); and
+billions of operations a second for 512 tokens, beside torch's bfloat16 matmul. Medians of runs, the
 sets in turn, so that a slow moment of the machine hits all. A slow set multiplies fewer rows, as
 many as take a tenth of a second. Weights are random blocks; speed does not depend on them.
 """
@@ -29,6 +29,7 @@ from rich.table import Table
 from gemelo.evals.machine import cpu_name, memory_bandwidth
 from gemelo.kernels import cpu
 from gemelo.kernels.formats import FORMATS, Format, Packed
+from gemelo.kernels.panels import Panels, can_interleave
 
 COLUMNS = 2560  # the width of Gemma 3 4B
 FEW, SEVERAL, MANY = 1, 8, 512  # tokens
@@ -42,6 +43,7 @@ class Speed:
 
     isa: str
     format: str
+    lies: str  # in rows or in panels
     one_gb_s: float
     eight_gb_s: float
     many_gflops: float
@@ -79,35 +81,45 @@ def medians(actions: Mapping[str, Callable[[], object]], repeat: int) -> dict[st
     return {name: statistics.median(times) for name, times in runs.items()}
 
 
-def product(isa: str, x: torch.Tensor, weight: Packed) -> None:
-    """x times weight on that instruction set."""
+def product(isa: str, x: torch.Tensor, weight: Packed, panels: Panels | None) -> None:
+    """x times weight on that instruction set, where it lies or from panels."""
     cpu.use(isa)
-    cpu.linear(x, weight)
+    if panels is None:
+        cpu.linear(x, weight)
+        return
+    out = torch.empty(len(x), len(weight.blocks))
+    cpu.native_module().product(
+        x.data_ptr(), COLUMNS, False, len(x), panels.matrix(weight),
+        out.data_ptr(), len(weight.blocks), False,
+    )  # fmt: skip
 
 
-def in_time(isa: str, x: torch.Tensor, weight: Packed, most_rows: int) -> Packed:
+def in_time(
+    isa: str, x: torch.Tensor, weight: Packed, panels: Panels | None, most_rows: int
+) -> Packed:
     """As many rows as that set multiplies with x in about RUN_S."""
     part = weight.prefix(rows=LEAST_ROWS)
-    product(isa, x, part)
-    rows = int(LEAST_ROWS * RUN_S / seconds(lambda: product(isa, x, part)))
+    product(isa, x, part, panels)
+    rows = int(LEAST_ROWS * RUN_S / seconds(lambda: product(isa, x, part, panels)))
     return weight.prefix(rows=min(max(LEAST_ROWS, rows // LEAST_ROWS * LEAST_ROWS), most_rows))
 
 
-def measure(format: Format, sets: list[str], size_bytes: int, repeat: int) -> list[Speed]:
-    """One format on every set."""
-    weight = random_weight(format, size_bytes)
+def measure(weight: Packed, panels: Panels | None, sets: list[str], repeat: int) -> list[Speed]:
+    """One matrix on every set."""
+    format = weight.format
     rates: dict[int, dict[str, float]] = {}  # rows a second
     for tokens in (FEW, SEVERAL, MANY):
         x = torch.randn(tokens, COLUMNS)
         most_rows = MOST_ROWS if tokens == MANY else weight.shape[0]
-        parts = {isa: in_time(isa, x, weight, most_rows) for isa in sets}
-        runs = medians({isa: partial(product, isa, x, parts[isa]) for isa in sets}, repeat)
+        parts = {isa: in_time(isa, x, weight, panels, most_rows) for isa in sets}
+        runs = medians({isa: partial(product, isa, x, parts[isa], panels) for isa in sets}, repeat)
         rates[tokens] = {isa: parts[isa].shape[0] / runs[isa] for isa in sets}
     row_gb = format.row_bytes(COLUMNS) / 1e9
     return [
         Speed(
             isa,
             format.name,
+            "rows" if panels is None else "panels",
             rates[FEW][isa] * row_gb,
             rates[SEVERAL][isa] * row_gb,
             rates[MANY][isa] * 2e-9 * MANY * COLUMNS,
@@ -131,14 +143,14 @@ def table(speeds: list[Speed], read_gb_s: float, matmul_gflops: float) -> Table:
         f"{matmul_gflops:.0f} GFLOPS",
         title_justify="left",
     )
-    for heading in ("format", "instructions"):
+    for heading in ("format", "in", "instructions"):
         shown.add_column(heading, no_wrap=True)
     for heading in (f"GB/s, {FEW} token", "of memory", f"GB/s, {SEVERAL} tokens",
                     f"GFLOPS, {MANY} tokens", "of torch"):  # fmt: skip
         shown.add_column(heading, justify="right")
     for speed in speeds:
         shown.add_row(
-            speed.format, speed.isa,
+            speed.format, speed.lies, speed.isa,
             f"{speed.one_gb_s:.1f}", f"{speed.one_gb_s / read_gb_s:.0%}",
             f"{speed.eight_gb_s:.1f}",
             f"{speed.many_gflops:.0f}", f"{speed.many_gflops / matmul_gflops:.0%}",
@@ -160,11 +172,12 @@ def main() -> None:
     torch.set_num_threads(asked.threads)
     cpu.set_threads(asked.threads)
     read_gb_s, matmul_gflops = memory_bandwidth() / 1e9, torch_gflops(asked.repeat)
-    speeds = [
-        speed
-        for name in asked.formats
-        for speed in measure(FORMATS[name], asked.isa, asked.megabytes << 20, asked.repeat)
-    ]
+    speeds: list[Speed] = []
+    for name in asked.formats:
+        weight = random_weight(FORMATS[name], asked.megabytes << 20)
+        speeds += measure(weight, None, asked.isa, asked.repeat)
+        if can_interleave(weight):
+            speeds += measure(weight, Panels([weight]), asked.isa, asked.repeat)
     Console().print(table(speeds, read_gb_s, matmul_gflops))
     if asked.json:
         results = {
