@@ -26,7 +26,7 @@ from gemelo.inputs.mel import NUM_MELS, LogMel
 from gemelo.models.conformer import ConformerState
 from gemelo.models.multimodal import Gemma3nTree, Tree
 
-TOKENS_AT_ONCE = 2  # at most one is late, and the weights are read half as often
+TOKENS_AT_ONCE = 4  # at most three are late, and the weights are read a quarter as often
 
 
 class AudioStream:
