@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from outline import lines
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -225,21 +226,6 @@ def main() -> None:
         print("\n".join(lines({name: found[name]})))
     if args.json:
         args.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-
-
-def lines(found: dict[str, Any], indent: str = "") -> list[str]:
-    """The same for people."""
-    out = []
-    for name, value in found.items():
-        if isinstance(value, dict) and "median" in value:
-            text = "  ".join(f"{key} {number:.3f}" for key, number in value.items())
-            out.append(f"{indent}{name:<{48 - len(indent)}} {text}")
-        elif isinstance(value, dict):
-            out += [f"{indent}{name}", *lines(value, indent + "  ")]
-        else:
-            text = f"{value:.3f}" if isinstance(value, float) else f"{value}"
-            out.append(f"{indent}{name:<{48 - len(indent)}} {text}")
-    return out
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from outline import lines
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for the declarations that timm needs
@@ -243,18 +244,6 @@ def main() -> None:
         for name in args.dtype or ["bf16"]:
             found[name] = speeds(DTYPES[name], args.only, args.repeat)
     print(json.dumps(found, indent=2) if args.json else "\n".join(lines(found)))
-
-
-def lines(found: dict[str, object], indent: str = "") -> list[str]:
-    """The same for people."""
-    out = []
-    for name, value in found.items():
-        if isinstance(value, dict):
-            out += [f"{indent}{name}", *lines(value, indent + "  ")]
-        else:
-            text = f"{value:.3f}" if isinstance(value, float) else f"{value}"
-            out.append(f"{indent}{name:<{48 - len(indent)}} {text}")
-    return out
 
 
 if __name__ == "__main__":

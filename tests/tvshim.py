@@ -13,7 +13,7 @@ import importlib
 import warnings
 from importlib.util import find_spec
 
-import torch
+from torch import library
 
 OPERATORS = ("nms", "qnms")
 
@@ -22,7 +22,7 @@ def declare() -> None:
     """The signatures, without anything behind them."""
     for name in OPERATORS:
         schema = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-        torch.library.define(f"torchvision::{name}", schema)
+        library.define(f"torchvision::{name}", schema)
 
 
 def load() -> None:

@@ -68,7 +68,7 @@ class Panels:
     def has(self, weight: Packed) -> bool:
         """Whether a matrix, or the one that it is a leading part of, was moved."""
         place = self._places.get(weight.blocks.data_ptr())
-        return place is not None and _fits(weight, place.interleaved)
+        return place is not None and (not place.interleaved or can_interleave(weight))
 
     def matrix(self, weight: Packed, index: Tensor | None = None) -> Any:
         """A matrix that `has` holds, as the kernels take it, or its rows at `index` (N,) int64."""
@@ -111,10 +111,6 @@ def large_pages(nbytes: int) -> Tensor:
     if hasattr(mmap, "MADV_HUGEPAGE"):
         room.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(room, dtype=torch.uint8)
-
-
-def _fits(weight: Packed, is_panel: bool) -> bool:
-    return not is_panel or can_interleave(weight)
 
 
 def _count(weight: Packed, is_panel: bool) -> int:
