@@ -31,8 +31,6 @@ using gemelo::Product;
 using gemelo::Scratch;
 using gemelo::Worker;
 
-constexpr int64_t kShare = 16;  // rows are shared out in sixteens
-
 template <class Q>
 static void few_blocks(Worker& worker, const Activations& x, int64_t tokens, const Matrix& w,
                        const Activations& y) {
@@ -41,9 +39,8 @@ static void few_blocks(Worker& worker, const Activations& x, int64_t tokens, con
   Pair* pairs = room.room<Pair>(span * tokens);
   for (int64_t t = 0; t < tokens; t++)
     quantise(x, t, w.columns, Q::kZero, Q::kMinima, pairs + t * span);
-  int64_t begin, end;
-  worker.share(w.rows, kShare, begin, end);
-  dot_rows<Q>(w, begin, end, pairs, tokens, y);
+  worker.deal(w.rows, gemelo::kShare,
+              [&](int64_t begin, int64_t end) { dot_rows<Q>(w, begin, end, pairs, tokens, y); });
 }
 
 template <class W>
@@ -53,9 +50,8 @@ static void few_floats(Worker& worker, const Activations& x, int64_t tokens, con
   const int64_t span = (w.columns + 15) / 16 * 16;
   float* inputs = room.room<float>(span * tokens);
   for (int64_t t = 0; t < tokens; t++) copy_row(x, t, w.columns, inputs + t * span);
-  int64_t begin, end;
-  worker.share(w.rows, kShare, begin, end);
-  float_rows<W>(w, begin, end, inputs, tokens, y);
+  worker.deal(w.rows, gemelo::kShare,
+              [&](int64_t begin, int64_t end) { float_rows<W>(w, begin, end, inputs, tokens, y); });
 }
 
 static void few(Worker& worker, const Activations& x, int64_t tokens, const Matrix& w,
@@ -241,7 +237,7 @@ static int64_t read(const uint8_t* p, int64_t bytes) {
     for (int64_t i = begin; i < end; i++)
       each<4>([&](auto j) GEMELO_INLINE {
         const uint8_t* line = p + 256 * i + 64 * j;
-        __builtin_prefetch(line + kPanelAhead);
+        fetch_ahead(line);
         sums[j] = dot(sums[j], load_bytes(line), ones);
       });
     for (const I& sum : sums) {

@@ -11,6 +11,7 @@
 namespace gemelo {
 
 constexpr int64_t kFewTokens = 16;  // up to here a product is a set of dot products
+constexpr int64_t kShare = 16;      // its rows are shared out in sixteens
 
 // y (tokens, rows) = x (tokens, columns) times w transposed.
 struct Product {

@@ -14,8 +14,8 @@
 
 namespace GEMELO_ISA {
 
-constexpr int64_t kChunk = 512;        // columns whose weights stay near for all tokens
-constexpr int64_t kPanelAhead = 2304;  // bytes that are fetched beforehand, of stored panels
+constexpr int64_t kChunk = 512;               // columns whose weights stay near for all tokens
+constexpr int64_t kNear = 1152, kFar = 4608;  // bytes that stored panels are fetched ahead
 
 // One workspace a thread for all formats.
 static thread_local gemelo::Scratch pair_room, packed_room, panel_room, sum_room;
@@ -59,17 +59,23 @@ static inline void pack_tokens(const Activations& x, int64_t token, int64_t toke
   }
 }
 
-// Part `part` of `parts` of some lines of memory, ahead of their use.
+// Lines ahead of the one that is used: early into the second cache, which has room for more that
+// are on their way, and then into the first.
+static inline GEMELO_INLINE void fetch_ahead(const uint8_t* line) {
+  __builtin_prefetch(line + kFar, 0, 2);
+  __builtin_prefetch(line + kNear);
+}
+
+// Part `part` of `parts` of the lines that `bytes` take.
 template <int part, int parts, int bytes>
 static inline GEMELO_INLINE void fetch_lines(const uint8_t* p) {
   constexpr int lines = (bytes + 63) / 64;
-  for (int i = part * lines / parts; i < (part + 1) * lines / parts; i++)
-    __builtin_prefetch(p + 64 * i);
+  for (int i = part * lines / parts; i < (part + 1) * lines / parts; i++) fetch_ahead(p + 64 * i);
 }
 
 // sums[t][row] += units of a panel times T tokens.
 template <class P, int T>
-static inline void multiply_units(const uint8_t* panel, int64_t units, int64_t ahead,
+static inline void multiply_units(const uint8_t* panel, int64_t units, bool ahead,
                                   const TokenBlock<T>* x, float (*sums)[kPanel]) {
   constexpr int kRuns = P::kBlocks / P::kRun, kSteps = P::kRun * P::kLevels;
   constexpr int kRunBytes = P::kUnit / kRuns;
@@ -87,8 +93,7 @@ static inline void multiply_units(const uint8_t* panel, int64_t units, int64_t a
         each<8 / P::kLevels>([&](auto i) GEMELO_INLINE {
           constexpr int four = half * (8 / P::kLevels) + i;
           // Line by line as they are used: many at once would wait for one another.
-          if (ahead)
-            fetch_lines<8 * block + four, 8 * P::kRun, kRunBytes>(panel + run * kRunBytes + ahead);
+          if (ahead) fetch_lines<8 * block + four, 8 * P::kRun, kRunBytes>(panel + run * kRunBytes);
           const B u = unit.quants(run, block, four);
           each<T>([&](auto t) GEMELO_INLINE {
             part[t] = dot(part[t], u, bytes_of(all(x[block].fours[four][t])));
@@ -127,26 +132,25 @@ static void multiply_packed(gemelo::Worker& worker, const TokenBlock<T>* packed,
                             const Matrix& w, const Activations& y) {
   const int64_t units = units_of<P>(w.columns), tiles = (tokens + T - 1) / T;
   const int64_t chunk = w.panels && tiles == 1 ? units : kChunk / P::kWeights;
-  const int64_t ahead = w.panels ? kPanelAhead : 0;
   auto* laid = panel_room.room<uint8_t>(w.panels ? 0 : chunk * P::kUnit);
   auto* sums = sum_room.room<float[kPanel]>(tiles * T);
-  int64_t begin, end;
-  worker.share(w.rows, kPanel, begin, end);
-  for (int64_t row = begin; row < end; row += kPanel) {
-    std::memset(sums, 0, sizeof(*sums) * tiles * T);
-    for (int64_t first = 0; first < units; first += chunk) {
-      const int64_t last = first + chunk < units ? first + chunk : units;
-      const uint8_t* panel = units_at<P>(w, row, first, last, laid);
-      for (int64_t i = 0; i < tiles; i++)
-        multiply_units<P, T>(panel, last - first, i ? 0 : ahead,
-                             packed + (i * units + first) * P::kBlocks, sums + i * T);
+  worker.deal(w.rows, kPanel, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; row += kPanel) {
+      std::memset(sums, 0, sizeof(*sums) * tiles * T);
+      for (int64_t first = 0; first < units; first += chunk) {
+        const int64_t last = first + chunk < units ? first + chunk : units;
+        const uint8_t* panel = units_at<P>(w, row, first, last, laid);
+        for (int64_t i = 0; i < tiles; i++)
+          multiply_units<P, T>(panel, last - first, w.panels && i == 0,
+                               packed + (i * units + first) * P::kBlocks, sums + i * T);
+      }
+      for (int64_t t = 0; t < tokens; t++) {
+        if (row + kPanel <= w.rows) store16(y, t, row, load(sums[t]));
+        else
+          for (int64_t r = row; r < w.rows; r++) put(y, t, r, sums[t][r - row]);
+      }
     }
-    for (int64_t t = 0; t < tokens; t++) {
-      if (row + kPanel <= w.rows) store16(y, t, row, load(sums[t]));
-      else
-        for (int64_t r = row; r < w.rows; r++) put(y, t, r, sums[t][r - row]);
-    }
-  }
+  });
 }
 
 // One token, which every thread packs for itself: cheaper than waiting for one another.

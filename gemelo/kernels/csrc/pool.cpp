@@ -106,6 +106,7 @@ void Pool::run(Job job, void* context) {
   job_ = job;
   context_ = context;
   busy_.store(threads_ - 1, std::memory_order_relaxed);
+  taken_.store(0, std::memory_order_relaxed);
   round_.fetch_add(1, std::memory_order_seq_cst);
   if (asleep_.load(std::memory_order_seq_cst)) {
     std::lock_guard<std::mutex> lock(sleep_);
@@ -132,15 +133,18 @@ void Pool::serve(int index, int hoped_for) {
   }
 }
 
-void Pool::barrier() {
-  if (threads_ == 1) return;
+void Pool::barrier(Worker& worker) {
   const uint64_t here = passed_.load(std::memory_order_acquire);
   if (arrived_.fetch_add(1, std::memory_order_acq_rel) == threads_ - 1) {
     arrived_.store(0, std::memory_order_relaxed);
+    taken_.store(0, std::memory_order_relaxed);
     passed_.fetch_add(1, std::memory_order_release);
-  } else {
-    spin_until([&] { return passed_.load(std::memory_order_acquire) != here; });
+    return;
   }
+  const auto passed = [&] { return passed_.load(std::memory_order_acquire) != here; };
+  for (; worker.soon_ < worker.soon_end_ && !passed(); worker.soon_ += 64)
+    __builtin_prefetch(worker.soon_, 0, 2);
+  spin_until(passed);
 }
 
 Pool& pool() {

@@ -7,13 +7,14 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <cstdint>
 #include <mutex>
 #include <thread>
 #include <vector>
 
 namespace gemelo {
 
-struct Worker;
+class Worker;
 
 class Pool {
  public:
@@ -26,9 +27,9 @@ class Pool {
   void run(Job job, void* context);
 
  private:
-  friend struct Worker;
+  friend class Worker;
   void serve(int index, int hoped_for);
-  void barrier();
+  void barrier(Worker& worker);
 
   int threads_;      // as many as the system gave; fixed before the first job
   std::mutex turn_;  // one job at a time
@@ -38,6 +39,7 @@ class Pool {
   alignas(64) std::atomic<int> busy_{0};         // workers that have not finished the job
   alignas(64) std::atomic<int> arrived_{0};      // threads at the barrier
   alignas(64) std::atomic<uint64_t> passed_{0};  // barriers passed
+  alignas(64) std::atomic<int64_t> taken_{0};    // pieces dealt since the last of them
   alignas(64) std::atomic<int> asleep_{0};
   std::mutex sleep_;
   std::condition_variable wake_;
@@ -45,21 +47,71 @@ class Pool {
 };
 
 // A thread as its job sees it.
-struct Worker {
+class Worker {
+ public:
+  Worker(Pool& pool, int index, int count) : pool(pool), index(index), count(count) {}
   Pool& pool;
   const int index, count;
 
-  // Wait until every thread of the job is here.
-  void barrier() { pool.barrier(); }
+  // Wait until every thread of the job is here, fetching meanwhile what will be read soon.
+  void barrier() {
+    if (count > 1) pool.barrier(*this);
+    dealt_ = 0;
+    taken_ = -1;
+  }
 
   // This thread's part of `units`, as [begin, end) in whole multiples of `step`.
   void share(int64_t units, int64_t step, int64_t& begin, int64_t& end) const {
-    const int64_t steps = (units + step - 1) / step;
-    begin = steps * index / count * step;
-    end = steps * (index + 1) / count * step;
+    share_steps(steps(units, step), step, begin, end);
     if (end > units) end = units;
     if (begin > units) begin = units;
   }
+
+  // The same for work that takes long: body(begin, end) for most of it as above, then for pieces of
+  // the rest, which go to whoever is done first. Every thread calls it with the same numbers.
+  template <class Body>
+  void deal(int64_t units, int64_t step, const Body& body) {
+    const int64_t all = steps(units, step), own = count > 1 ? all - all / kRest : all;
+    const int64_t rest = all - own, pieces = rest < kPieces * count ? rest : kPieces * count;
+    int64_t begin, end;
+    share_steps(own, step, begin, end);
+    const auto until = [&](int64_t end) { return end < units ? end : units; };
+    if (begin < until(end)) body(begin, until(end));
+    while (pieces) {
+      if (taken_ < 0) taken_ = pool.taken_.fetch_add(1, std::memory_order_relaxed);
+      const int64_t piece = taken_ - dealt_;
+      if (piece >= pieces) break;  // a piece of what is dealt next
+      taken_ = -1;
+      body((own + rest * piece / pieces) * step, until((own + rest * (piece + 1) / pieces) * step));
+    }
+    dealt_ += pieces;
+  }
+  // Where this thread begins.
+  int64_t first(int64_t units, int64_t step) const {
+    const int64_t all = steps(units, step);
+    int64_t begin, end;
+    share_steps(count > 1 ? all - all / kRest : all, step, begin, end);
+    return begin;
+  }
+
+  // These bytes will be read soon.
+  void expect(const uint8_t* bytes, int64_t count) {
+    soon_ = bytes;
+    soon_end_ = bytes + count;
+  }
+
+ private:
+  friend class Pool;
+  static constexpr int kRest = 8, kPieces = 8;
+  static int64_t steps(int64_t units, int64_t step) { return (units + step - 1) / step; }
+  void share_steps(int64_t steps, int64_t step, int64_t& begin, int64_t& end) const {
+    begin = steps * index / count * step;
+    end = steps * (index + 1) / count * step;
+  }
+
+  int64_t dealt_ = 0;   // pieces of what was dealt since the last barrier
+  int64_t taken_ = -1;  // the piece that is this thread's next, when there is one
+  const uint8_t *soon_ = nullptr, *soon_end_ = nullptr;
 };
 
 // The pool of this process with as many threads as were asked for, made on first use.

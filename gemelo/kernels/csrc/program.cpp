@@ -6,6 +6,8 @@
 
 namespace gemelo {
 
+constexpr int64_t kSoon = 1 << 17;  // bytes of a next matrix that a waiting thread fetches at most
+
 int Program::buffer(int64_t width) {
   buffers_.push_back({width, std::make_unique<Scratch>()});
   return (int)buffers_.size() - 1;
@@ -29,9 +31,14 @@ void Program::run(Call& call) {
   // The steps change the state; each thread has its own, and they stay alike.
   parallel([&](Worker& worker) {
     State own = state;
-    for (const Step& step : steps_) {
-      step(worker, own);
+    for (size_t i = 0; i < steps_.size(); i++) {
+      steps_[i](worker, own);
       if (own.done) break;
+      if (products_[i] && products_[i] < multiplied_.size()) {
+        const Matrix& w = multiplied_[products_[i]];
+        const int64_t first = worker.first(w.rows, kShare);
+        worker.expect(w.panels ? w.blocks + first / kShare * w.stride : w.row(first), kSoon);
+      }
       worker.barrier();
     }
   });
@@ -123,8 +130,7 @@ void Program::multiply(Worker& worker, int x, int64_t tokens, const std::vector<
 }
 
 void Program::product(int x, std::vector<Matrix> weights, std::vector<int> outs) {
-  multiplied_.insert(multiplied_.end(), weights.begin(), weights.end());
-  step([=](Worker& worker, State& s) {
+  product_step(weights, [=](Worker& worker, State& s) {
     std::vector<To> products;
     for (size_t i = 0; i < weights.size(); i++) products.push_back({weights[i], at(outs[i])});
     multiply(worker, x, s.tokens, products);
@@ -139,8 +145,7 @@ void Program::gate(Worker& worker, int64_t tokens, int64_t neurons, int gates, i
 }
 
 void Program::gated(int x, Matrix gate_proj, Matrix up_proj, int gates, int ups) {
-  multiplied_.insert(multiplied_.end(), {gate_proj, up_proj});
-  step([=](Worker& worker, State& s) {
+  product_step({gate_proj, up_proj}, [=](Worker& worker, State& s) {
     multiply(worker, x, s.tokens, {{gate_proj, at(gates)}, {up_proj, at(ups)}});
     worker.barrier();
     gate(worker, s.tokens, gate_proj.rows, gates, ups);
@@ -149,8 +154,7 @@ void Program::gated(int x, Matrix gate_proj, Matrix up_proj, int gates, int ups)
 
 void Program::sparse_gated(int x, Matrix gate_proj, Matrix up_proj, float cutoff, int gates,
                            int ups) {
-  multiplied_.insert(multiplied_.end(), {gate_proj, up_proj});
-  step([=](Worker& worker, State& s) {
+  product_step({gate_proj, up_proj}, [=](Worker& worker, State& s) {
     multiply(worker, x, s.tokens, {{gate_proj, at(gates)}});
     worker.barrier();
     kernels.strongest(worker, at(gates), s.tokens, gate_proj.rows, cutoff);
@@ -236,8 +240,7 @@ void Program::cut(std::vector<int> buffers) {
 }
 
 void Program::logits(int x, Matrix head, float cap) {
-  multiplied_.push_back(head);
-  step([=](Worker& worker, State& s) {
+  product_step({head}, [=](Worker& worker, State& s) {
     multiply(worker, x, s.tokens, {{head, s.call.out}});
     if (cap <= 0) return;
     worker.barrier();

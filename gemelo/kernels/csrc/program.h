@@ -81,7 +81,15 @@ class Program {
   Activations activations(int buffer) { return {at(buffer), width(buffer), false}; }
   std::vector<float*> all(const std::vector<int>& list);
   void reserve(const Call& call, int64_t tokens, int64_t tokens_a_row);
-  void step(Step step) { steps_.push_back(std::move(step)); }
+  void step(Step step) {
+    steps_.push_back(std::move(step));
+    products_.push_back(0);
+  }
+  void product_step(const std::vector<Matrix>& weights, Step step) {
+    this->step(std::move(step));
+    multiplied_.insert(multiplied_.end(), weights.begin(), weights.end());
+    products_.back() = multiplied_.size();
+  }
   // A product's matrix and the place of its result, (tokens, rows).
   struct To {
     Matrix w;
@@ -98,7 +106,8 @@ class Program {
   Scratch turns_[kKinds];              // cosines and sines of the step's tokens
   float* turn_[kKinds] = {};
   Scratch packed_, attend_;
-  std::vector<Matrix> multiplied_;  // by every product
+  std::vector<Matrix> multiplied_;  // by every product, one after the other
+  std::vector<size_t> products_;    // of the steps, how many had been after it; 0: no product
   struct Attending {
     int layer, kind;
     int64_t heads;

@@ -206,31 +206,31 @@ static void multiply_tiles(gemelo::Worker& worker, const void* tokens_packed, in
                            const Matrix& w, const Activations& y) {
   const auto* packed = (const Tile*)tokens_packed;
   const int64_t steps = (w.columns + 31) / 32, groups = (tokens + 31) / 32 * 2;
-  int64_t begin, end;
   _tile_loadconfig(&kTileConfig);
-  worker.share(w.rows, 32, begin, end);
   Tile* panel = panel_room.room<Tile>(kTileRows / 16 * (kTileColumns / 32));
   float* sums = sum_room.room<float>(kTileRows * groups * 16);
-  for (int64_t row = begin; row < end; row += kTileRows) {
-    const int64_t last = row + kTileRows < end ? row + kTileRows : end;
-    const int64_t strips = (last - row + 31) / 32;
-    for (int64_t first = 0; first < w.columns; first += kTileColumns) {
-      const int64_t until = first + kTileColumns < w.columns ? first + kTileColumns : w.columns;
-      const int64_t span = (until - first + 31) / 32;
-      for (int64_t i = 0; i < 2 * strips; i++)
-        Tiles::expand(w, row + 16 * i, first, until, panel + i * span);
-      for (int64_t group = 0; group < groups; group += 2) {
-        const Tile* x = packed + group * steps + first / 32;
-        for (int64_t strip = 0; strip < strips; strip++)
-          tile_block(x, steps, panel + 2 * strip * span, 1, span, span,
-                     sums + (group / 2 * strips + strip) * 1024, 32, first == 0);
+  worker.deal(w.rows, 32, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; row += kTileRows) {
+      const int64_t last = row + kTileRows < end ? row + kTileRows : end;
+      const int64_t strips = (last - row + 31) / 32;
+      for (int64_t first = 0; first < w.columns; first += kTileColumns) {
+        const int64_t until = first + kTileColumns < w.columns ? first + kTileColumns : w.columns;
+        const int64_t span = (until - first + 31) / 32;
+        for (int64_t i = 0; i < 2 * strips; i++)
+          Tiles::expand(w, row + 16 * i, first, until, panel + i * span);
+        for (int64_t group = 0; group < groups; group += 2) {
+          const Tile* x = packed + group * steps + first / 32;
+          for (int64_t strip = 0; strip < strips; strip++)
+            tile_block(x, steps, panel + 2 * strip * span, 1, span, span,
+                       sums + (group / 2 * strips + strip) * 1024, 32, first == 0);
+        }
       }
+      for (int64_t group = 0; group < groups; group += 2)
+        for (int64_t strip = 0; strip < strips; strip++)
+          write_block(sums + (group / 2 * strips + strip) * 1024, y, group * 16, tokens,
+                      row + 32 * strip, last);
     }
-    for (int64_t group = 0; group < groups; group += 2)
-      for (int64_t strip = 0; strip < strips; strip++)
-        write_block(sums + (group / 2 * strips + strip) * 1024, y, group * 16, tokens,
-                    row + 32 * strip, last);
-  }
+  });
   _tile_release();
 }
 
