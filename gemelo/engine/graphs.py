@@ -252,11 +252,10 @@ def _write_gemma3n(graph: Graph, decoder: Gemma3n) -> None:
 
     p.embed(table, width**0.5, streams[0])
     graph.angles()
-    every = torch.arange(told)
-    rows = torch.cat([layer * told + every for layer in decoder.kept])
-    p.product(
-        streams[0], [graph.matrix(decoder.per_layer_model_projection, index=rows)], [informed]
-    )
+    projection = decoder.per_layer_model_projection
+    every = torch.arange(packed(projection).shape[0]).view(-1, told)
+    rows = None if len(every) == len(decoder.kept) else every[list(decoder.kept)].flatten()
+    p.product(streams[0], [graph.matrix(projection, index=rows)], [informed])
     known = graph.norm(decoder.per_layer_projection_norm)
     p.combine(informed, len(decoder.kept), known, width**-0.5, told**0.5)
     for stream, project in zip(streams[1:], decoder.altup_projections, strict=True):

@@ -19,6 +19,7 @@ from gemelo.engine.pages import available_bytes, release
 from gemelo.kernels.formats import Packed
 from gemelo.kernels.linear import QuantLinear
 from gemelo.kernels.panels import Panels, can_interleave
+from gemelo.models.altup import NestedMLP
 from gemelo.models.gemma3n import Block, Gemma3n
 from gemelo.models.layers import Linear
 
@@ -27,28 +28,38 @@ _OVER = 1.05  # panels' six-bit scales are bytes
 
 
 def repacked(decoder: Decoder) -> Panels | None:
-    """The matrices of a decoder that has a program, moved; None if memory has no room for them.
-
-    Matrices of which rows are chosen stay in rows.
-    """
-    chosen = set(map(_address, _in_rows(decoder)))
+    """The matrices of a decoder that has a program, moved; None if memory has no room for them."""
     weights = {_address(weight): weight for weight in map(packed, _matrices(decoder))}
     if available_bytes() < _OVER * sum(w.nbytes for w in weights.values()) + SPARE_BYTES:
         return None
-    interleaved = {
-        at: weight for at, weight in weights.items() if at not in chosen and can_interleave(weight)
-    }
-    rows = [weight for at, weight in weights.items() if at not in interleaved]
-    return Panels(list(interleaved.values()), rows, release)
+    chosen, sparse = _in_rows(decoder), _in_strips(decoder)
+    panels: list[Packed] = []
+    rows: list[Packed] = []
+    strips: list[Packed] = []
+    for at, weight in weights.items():
+        if at in chosen or not can_interleave(weight):
+            rows.append(weight)
+        else:
+            (strips if at in sparse else panels).append(weight)
+    return Panels(panels, rows, strips, release)
 
 
-def _in_rows(decoder: Decoder) -> list[Packed]:
+def _in_rows(decoder: Decoder) -> set[int]:
     """Gemma 3n reads the layers that a sub-model runs, and the neurons that a token wakes."""
     if not isinstance(decoder, Gemma3n):
-        return []
+        return set()
+    chosen = (decoder.per_layer_model_projection, *(mlp.up_proj for mlp in _sparse(decoder)))
+    return {_address(packed(module)) for module in chosen}
+
+
+def _in_strips(decoder: Decoder) -> set[int]:
+    """What those neurons say, a column each."""
+    return {_address(packed(mlp.down_proj)) for mlp in _sparse(decoder)}
+
+
+def _sparse(decoder: Decoder) -> list[NestedMLP]:
     blocks = [block for block in decoder.layers if isinstance(block, Block)]
-    sparse = [block.mlp.up_proj for block in blocks if block.mlp.cutoff is not None]
-    return [packed(module) for module in (decoder.per_layer_model_projection, *sparse)]
+    return [block.mlp for block in blocks if block.mlp.cutoff is not None]
 
 
 def _matrices(decoder: Decoder) -> list[nn.Module]:

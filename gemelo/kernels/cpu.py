@@ -16,6 +16,7 @@ dispatcher, which costs more than a small product. Legend: R rows, C columns.
 from __future__ import annotations
 
 import os
+from enum import IntEnum
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -31,6 +32,12 @@ FORMATS = frozenset({"f32", "f16", "bf16", "q4_0", "q5_0", "q8_0", "q4_k", "q5_k
 DTYPES = (torch.float32, torch.bfloat16)
 MAX_THREADS = 1024
 REFERENCE = "reference"
+
+
+class Layout(IntEnum):
+    """How a matrix lies: as in the file, or as one of the copies of `kernels.panels`."""
+
+    ROWS, PANELS, STRIPS = range(3)
 
 
 def _extension() -> ModuleType | None:
@@ -201,11 +208,11 @@ def matrix_at(
     format: Format,
     shape: tuple[int, int],
     index: Tensor | None = None,
-    panels: bool = False,
+    layout: Layout = Layout.ROWS,
 ) -> Any:
-    """The same of blocks at an address, `stride` bytes from row to row or from panel to panel."""
+    """The same of blocks at an address, `stride` bytes from row to row, panel or strip."""
     rows, place = (shape[0], 0) if index is None else (len(index), index.data_ptr())
-    return native_module().Matrix(address, stride, format.ggml_id, rows, shape[1], place, panels)
+    return native_module().Matrix(address, stride, format.ggml_id, rows, shape[1], place, layout)
 
 
 def native_module() -> ModuleType:

@@ -5,9 +5,11 @@ large pages faster (by a third on the machines measured), and a product with few
 sums across lanes when sixteen rows are interleaved (kernels/csrc/panels.h). So where memory allows
 it, matrices move once, when a model is loaded, at the speed of a copy; the pages of the file are
 let go by whoever asked for that (`engine.pages.release`), so that one copy stays. What cannot be
-interleaved (plain floats, matrices of which single rows are read) moves as it is.
+interleaved (plain floats, matrices of which single rows are read) moves as it is. Matrices that
+mostly meet zeros lie in strips, the same line of all panels side by side, so that a few columns
+can be read and the rest left.
 
-    panels = Panels([packed, ...], rows=[up_proj, ...])
+    panels = Panels([packed, ...], rows=[up_proj, ...], strips=[down_proj, ...])
     panels.matrix(packed.prefix(8192))        # for the kernels: a leading part, wherever it lies
 """
 
@@ -21,6 +23,7 @@ import torch
 from torch import Tensor
 
 from gemelo.kernels import cpu
+from gemelo.kernels.cpu import Layout
 from gemelo.kernels.formats import Packed
 
 _LINE = 64  # bytes; matrices begin at whole cache lines
@@ -30,8 +33,8 @@ PANEL_ROWS = 16
 
 class _Place(NamedTuple):
     start: int  # in the room, bytes
-    stride: int  # from panel to panel, or from row to row
-    interleaved: bool
+    stride: int  # from row to row, panel to panel or strip to strip
+    layout: Layout
 
 
 class Panels:
@@ -39,23 +42,25 @@ class Panels:
 
     def __init__(
         self,
-        interleaved: Sequence[Packed],
+        panels: Sequence[Packed],
         rows: Sequence[Packed] = (),
+        strips: Sequence[Packed] = (),
         moved: Callable[[Tensor], object] = lambda blocks: None,
     ) -> None:
-        """Copy matrices, `interleaved` ones as panels and others row by row.
+        """Copy matrices as panels, row by row, or as strips.
 
         `moved` is called with the blocks of each piece that was read for the last time.
         """
         self._places: dict[int, _Place] = {}
         end = 0
-        for weights, is_panel in ((interleaved, True), (rows, False)):
+        for layout, weights in zip(Layout, (rows, panels, strips), strict=True):
             for weight in weights:
-                place = _Place(end, _stride(weight, is_panel), is_panel)
-                self._places[weight.blocks.data_ptr()] = place
-                end += -(-_count(weight, is_panel) * place.stride // _LINE) * _LINE
+                self._places[weight.blocks.data_ptr()] = _Place(
+                    end, _stride(weight, layout), layout
+                )
+                end += -(-_nbytes(weight, layout) // _LINE) * _LINE
         self._room = large_pages(end)
-        for weight in (*interleaved, *rows):
+        for weight in (*panels, *strips, *rows):
             for piece in _pieces(weight):
                 self._move(weight, piece)
                 moved(weight.blocks[piece])
@@ -68,26 +73,27 @@ class Panels:
     def has(self, weight: Packed) -> bool:
         """Whether a matrix, or the one that it is a leading part of, was moved."""
         place = self._places.get(weight.blocks.data_ptr())
-        return place is not None and (not place.interleaved or can_interleave(weight))
+        return place is not None and (place.layout is Layout.ROWS or can_interleave(weight))
 
     def matrix(self, weight: Packed, index: Tensor | None = None) -> Any:
         """A matrix that `has` holds, as the kernels take it, or its rows at `index` (N,) int64."""
-        start, stride, interleaved = self._places[weight.blocks.data_ptr()]
-        assert index is None or not interleaved
+        start, stride, layout = self._places[weight.blocks.data_ptr()]
+        assert index is None or layout is Layout.ROWS
         return cpu.matrix_at(
-            self._room.data_ptr() + start, stride, weight.format, weight.shape, index, interleaved
+            self._room.data_ptr() + start, stride, weight.format, weight.shape, index, layout
         )
 
     def _move(self, weight: Packed, piece: slice) -> None:
         """Copy some rows of a matrix, whole panels of them."""
-        start, stride, interleaved = self._places[weight.blocks.data_ptr()]
-        blocks = weight.blocks[piece]
-        if interleaved:
-            at = self._room.data_ptr() + start + piece.start // PANEL_ROWS * stride
-            cpu.native_module().interleave(cpu.matrix(Packed(blocks, weight.format)), at)
-        else:
+        start, stride, layout = self._places[weight.blocks.data_ptr()]
+        blocks, first = weight.blocks[piece], piece.start // PANEL_ROWS
+        if layout is Layout.ROWS:
             copy = self._room[start + piece.start * stride :][: len(blocks) * stride]
             copy.view(blocks.shape).copy_(blocks)
+            return
+        apart = stride if layout is Layout.STRIPS else 0
+        at = self._room.data_ptr() + start + first * (_LINE if apart else stride)
+        cpu.native_module().interleave(cpu.matrix(Packed(blocks, weight.format)), apart, at)
 
 
 def _pieces(weight: Packed) -> list[slice]:
@@ -99,8 +105,7 @@ def _pieces(weight: Packed) -> list[slice]:
 
 def can_interleave(weight: Packed) -> bool:
     """Whether a matrix has panels: its format has, and its columns fill whole units."""
-    format_id, (_, columns) = weight.format.ggml_id, weight.shape
-    return cpu.native_module().panel_bytes(format_id, columns) > 0 and columns % 64 == 0
+    return _panel_bytes(weight) > 0 and weight.shape[1] % 64 == 0
 
 
 def large_pages(nbytes: int) -> Tensor:
@@ -113,12 +118,21 @@ def large_pages(nbytes: int) -> Tensor:
     return torch.frombuffer(room, dtype=torch.uint8)
 
 
-def _count(weight: Packed, is_panel: bool) -> int:
-    """Panels or rows of a matrix."""
-    return -(-len(weight.blocks) // PANEL_ROWS) if is_panel else len(weight.blocks)
+def _stride(weight: Packed, layout: Layout) -> int:
+    rows, row_bytes = weight.blocks.shape
+    panels = -(-rows // PANEL_ROWS)
+    return {
+        Layout.ROWS: row_bytes,
+        Layout.PANELS: _panel_bytes(weight),
+        Layout.STRIPS: panels * _LINE,
+    }[layout]
 
 
-def _stride(weight: Packed, is_panel: bool) -> int:
-    if is_panel:
-        return int(cpu.native_module().panel_bytes(weight.format.ggml_id, weight.shape[1]))
-    return weight.blocks.shape[1]
+def _nbytes(weight: Packed, layout: Layout) -> int:
+    panels = -(-len(weight.blocks) // PANEL_ROWS)
+    return weight.nbytes if layout is Layout.ROWS else panels * _panel_bytes(weight)
+
+
+def _panel_bytes(weight: Packed) -> int:
+    """Bytes of sixteen rows, interleaved; 0 for a format that has no panels."""
+    return int(cpu.native_module().panel_bytes(weight.format.ggml_id, weight.shape[1]))

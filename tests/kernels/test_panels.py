@@ -69,10 +69,12 @@ def test_any_number_of_threads_gives_the_same_bits(isa: str, blocks: Format) -> 
     weight = random_weight(blocks, 100, columns_of(blocks, 3))
     panels, x = Panels([weight]), random_input(40, weight.shape[1])
     before = cpu.native_module().threads()
+    strips = Panels([], strips=[weight])
     found = []
     for threads in (1, 2, 3):
         cpu.set_threads(threads)
         found.append([product(x[:tokens], panels, weight) for tokens in (1, 7, 40)])
+        found[-1] += [product(x[:tokens], strips, weight) for tokens in (1, 7, 40)]
     cpu.set_threads(before)
     for other in found[1:]:
         assert all(map(torch.equal, other, found[0]))
@@ -81,7 +83,42 @@ def test_any_number_of_threads_gives_the_same_bits(isa: str, blocks: Format) -> 
 def test_gathered_rows_are_exact(isa: str, blocks: Format) -> None:
     weight = random_weight(blocks, 35, columns_of(blocks, 3))
     ids = torch.tensor([34, 0, 16, 15, 7])
-    assert torch.equal(gathered(ids, Panels([weight]), weight), reference.embedding(ids, weight))
+    for panels in (Panels([weight]), Panels([], strips=[weight])):
+        assert torch.equal(gathered(ids, panels, weight), reference.embedding(ids, weight))
+
+
+def sparse_input(tokens: int, columns: int) -> Tensor:
+    """Of which a few columns are not zero, other ones in every token."""
+    x = random_input(tokens, columns)
+    alive = torch.rand(x.shape, generator=torch.Generator().manual_seed(tokens)) < 0.05
+    return torch.where(alive, x, 0.0)
+
+
+def test_strips_give_the_bits_of_panels(isa: str, blocks: Format) -> None:
+    """And what no token meets is not read: NaN there does not show."""
+    weight = random_weight(blocks, 150, columns_of(blocks, 6))
+    panels, strips = Panels([weight]), Panels([], strips=[weight])
+    for part in (weight, weight.prefix(150, columns_of(blocks, 5)), weight.prefix(21, None)):
+        for tokens in (1, 2, 7, 16):
+            x = sparse_input(tokens, part.shape[1])
+            assert torch.equal(product(x, strips, part), product(x, panels, part))
+        for x in (random_input(3, part.shape[1]), sparse_input(40, part.shape[1])):
+            assert_close(product(x, strips, part), x, part, isa)
+    assert not product(torch.zeros(1, weight.shape[1]), strips, weight).any()
+    weight.blocks[:, :2] = torch.tensor([float("nan")]).half().view(torch.uint8)
+    strips = Panels([], strips=[weight])
+    x = random_input(1, weight.shape[1])
+    assert product(x, strips, weight).isnan().all() or blocks.name == "q6_k"
+    x[:, : max(blocks.block, 64)] = 0
+    assert product(x, strips, weight).isfinite().all()
+
+
+def test_a_broken_activation_shows_in_every_row_of_strips(isa: str, blocks: Format) -> None:
+    weight = random_weight(blocks, 40, columns_of(blocks, 3))
+    x = torch.zeros(2, weight.shape[1])
+    x[1, 70] = float("nan")
+    found = product(x, Panels([], strips=[weight]), weight).isnan()
+    assert found[1].all() and not found[0].any()
 
 
 def test_a_leading_part_is_a_view(isa: str, blocks: Format) -> None:
@@ -120,7 +157,7 @@ def test_rows_move_as_they_are(isa: str, format: Format) -> None:
 def test_several_matrices_share_one_room() -> None:
     weights = [random_weight(FORMATS[name], 35, 512, seed) for seed, name in enumerate(BLOCKS)]
     read: list[int] = []
-    panels = Panels(weights[:3], weights[3:], lambda blocks: read.append(blocks.data_ptr()))
+    panels = Panels(weights[:3], weights[3:], moved=lambda blocks: read.append(blocks.data_ptr()))
     assert read == [weight.blocks.data_ptr() for weight in weights]
     x = random_input(2, 512)
     for weight in weights:
@@ -140,7 +177,7 @@ def test_large_matrices_move_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(panels_module, "_PIECE_BYTES", 5000)
     weights = [random_weight(FORMATS[name], 150, 512) for name in ("q4_0", "q5_0", "bf16")]
     read: list[int] = []
-    panels = Panels(weights[:2], weights[2:], lambda blocks: read.append(len(blocks)))
+    panels = Panels(weights[:2], weights[2:], moved=lambda blocks: read.append(len(blocks)))
     assert sum(read) == 450 and max(read) == 16
     x = random_input(3, 512)
     for weight in weights:

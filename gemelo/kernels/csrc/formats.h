@@ -19,15 +19,18 @@ enum Format {
   kBF16 = 30,
 };
 
-// Rows of blocks somewhere in memory, usually a mapped file; `columns` may be a leading part. Or
-// panels of sixteen rows (panels.h).
+// Rows of blocks, usually in a mapped file; or panels of sixteen rows, or strips of their columns
+// (panels.h).
+enum Layout { kRows, kPanels, kStrips };
+
+// Weights somewhere in memory; `rows` and `columns` may be leading parts.
 struct Matrix {
   const uint8_t* blocks;
-  int64_t stride;  // bytes from row to row, or from panel to panel
+  int64_t stride;  // bytes from row to row, from panel to panel, or from strip to strip
   int format;
   int64_t rows, columns;
   const int64_t* index;  // where row r lies, if not at r; for rows only
-  bool panels;
+  Layout layout;
 
   const uint8_t* row(int64_t r) const { return blocks + (index ? index[r] : r) * stride; }
 };

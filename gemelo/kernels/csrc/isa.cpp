@@ -19,6 +19,7 @@
 #include "dot.h"
 #include "matrix.h"
 #include "steps.h"
+#include "strips.h"
 #ifdef GEMELO_AMX
 #include "attend_tiles.h"
 #include "tiles.h"
@@ -56,9 +57,12 @@ static void few_floats(Worker& worker, const Activations& x, int64_t tokens, con
 
 static void few(Worker& worker, const Activations& x, int64_t tokens, const Matrix& w,
                 const Activations& y) {
-  if (w.panels)
-    return with_panels(
-        w.format, [&](auto kind) { multiply_one<typename decltype(kind)::type>(worker, x, w, y); });
+  if (w.layout != gemelo::kRows)
+    return with_panels(w.format, [&](auto kind) {
+      using P = typename decltype(kind)::type;
+      if (w.layout == gemelo::kPanels) multiply_one<P>(worker, x, w, y);
+      else multiply_strips<P>(worker, x, tokens, w, y);
+    });
   with_blocks(w.format, [&](auto kind) {
     few_blocks<typename decltype(kind)::type>(worker, x, tokens, w, y);
   });
@@ -75,7 +79,7 @@ constexpr int kTiles = 1;
 
 static int packing(const Matrix& w, int64_t tokens) {
   const bool few = tokens <= gemelo::kFewTokens;
-  if (few && (!w.panels || tokens == 1)) return 0;
+  if (few && (w.layout != gemelo::kPanels || tokens == 1)) return 0;
 #ifdef GEMELO_AMX
   if (!few) return w.format == gemelo::kF32 ? 0 : kTiles;
 #endif
@@ -89,6 +93,14 @@ static int packing(const Matrix& w, int64_t tokens) {
   }
 }
 
+// How many tokens go side by side: a kernel for eight takes as long for two.
+template <class Body>
+static void with_tile_of(int64_t tokens, const Body& body) {
+  constexpr int kHalf = kTokens / 2;
+  if (tokens <= kHalf) body(std::integral_constant<int, kHalf>{});
+  else body(std::integral_constant<int, kTokens>{});
+}
+
 static size_t packed_bytes(int packing, int64_t tokens, int64_t columns) {
   size_t bytes = 0;
 #ifdef GEMELO_AMX
@@ -96,8 +108,10 @@ static size_t packed_bytes(int packing, int64_t tokens, int64_t columns) {
 #endif
   with_panels(packing, [&](auto kind) {
     using P = typename decltype(kind)::type;
-    const int64_t tiles = (tokens + kTokens - 1) / kTokens;
-    bytes = sizeof(TokenBlock<kTokens>) * tiles * units_of<P>(columns) * P::kBlocks;
+    with_tile_of(tokens, [&](auto T) {
+      const int64_t tiles = (tokens + T - 1) / T;
+      bytes = sizeof(TokenBlock<T>) * tiles * units_of<P>(columns) * P::kBlocks;
+    });
   });
   return bytes;
 }
@@ -108,7 +122,9 @@ static void pack(Worker& worker, const Activations& x, int64_t tokens, int64_t c
   if (packing == kTiles) return pack_tiles(worker, x, tokens, columns, packed);
 #endif
   with_panels(packing, [&](auto kind) {
-    pack_matrix<typename decltype(kind)::type>(worker, x, tokens, columns, packed);
+    with_tile_of(tokens, [&](auto T) {
+      pack_matrix<typename decltype(kind)::type, T>(worker, x, tokens, columns, packed);
+    });
   });
 }
 
@@ -126,8 +142,10 @@ static void multiply(Worker& worker, const void* packed, int64_t tokens, const M
   }
 #endif
   with_panels(w.format, [&](auto kind) {
-    using P = typename decltype(kind)::type;
-    multiply_packed<P>(worker, (const TokenBlock<kTokens>*)packed, tokens, w, y);
+    with_tile_of(tokens, [&](auto T) {
+      using P = typename decltype(kind)::type;
+      multiply_packed<P, T>(worker, (const TokenBlock<T>*)packed, tokens, w, y);
+    });
   });
 }
 
@@ -170,15 +188,12 @@ static size_t panel_bytes(int format, int64_t columns) {
   return bytes;
 }
 
-static void interleave(const Matrix& rows, uint8_t* out) {
-  const auto stride = (int64_t)panel_bytes(rows.format, rows.columns);
+static void interleave(const Matrix& rows, int64_t stride, uint8_t* out) {
   gemelo::parallel([&](Worker& worker) {
     int64_t begin, end;
     worker.share(rows.rows, kPanel, begin, end);
     with_panels(rows.format, [&](auto kind) {
-      using P = typename decltype(kind)::type;
-      for (int64_t row = begin; row < end; row += kPanel)
-        lay_rows<P>(rows, row, 0, units_of<P>(rows.columns), out + row / kPanel * stride);
+      interleave_rows<typename decltype(kind)::type>(rows, begin, end, stride, out);
     });
   });
 }
@@ -216,7 +231,7 @@ static void gather_floats(const Matrix& w, const int64_t* ids, int64_t count,
 }
 
 static void gather(const Matrix& w, const int64_t* ids, int64_t count, const Activations& y) {
-  if (w.panels)
+  if (w.layout != gemelo::kRows)
     return with_panels(w.format, [&](auto kind) {
       for (int64_t i = 0; i < count; i++)
         gather_row<typename decltype(kind)::type>(w, ids[i], y, i);

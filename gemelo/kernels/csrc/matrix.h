@@ -17,9 +17,6 @@ namespace GEMELO_ISA {
 constexpr int64_t kChunk = 512;               // columns whose weights stay near for all tokens
 constexpr int64_t kNear = 1152, kFar = 4608;  // bytes that stored panels are fetched ahead
 
-// One workspace a thread for all formats.
-static thread_local gemelo::Scratch pair_room, packed_room, panel_room, sum_room;
-
 // T tokens side by side, 32 columns of them.
 template <int T>
 struct TokenBlock {
@@ -82,7 +79,7 @@ static inline void multiply_units(const uint8_t* panel, int64_t units, bool ahea
   F total[T];
   each<T>([&](auto t) GEMELO_INLINE { total[t] = load(sums[t]); });
   for (const uint8_t* end = panel + units * P::kUnit; panel < end; panel += P::kUnit) {
-    const P unit{panel};
+    const InPanel unit{panel};
     for (int run = 0; run < kRuns; run++, x += P::kRun) {
       each<kSteps>([&](auto which) GEMELO_INLINE {
         constexpr int block = which / P::kLevels, half = which % P::kLevels;
@@ -94,17 +91,17 @@ static inline void multiply_units(const uint8_t* panel, int64_t units, bool ahea
           constexpr int four = half * (8 / P::kLevels) + i;
           // Line by line as they are used: many at once would wait for one another.
           if (ahead) fetch_lines<8 * block + four, 8 * P::kRun, kRunBytes>(panel + run * kRunBytes);
-          const B u = unit.quants(run, block, four);
+          const B u = P::quants(unit, run, block, four);
           each<T>([&](auto t) GEMELO_INLINE {
             part[t] = dot(part[t], u, bytes_of(all(x[block].fours[four][t])));
           });
         });
-        const F level = unit.levels(run, block, half);
+        const F level = P::levels(unit, run, block, half);
         each<T>([&](auto t) GEMELO_INLINE {
           total[t] = fma(floats(part[t]), level * set(x[block].scale[t]), total[t]);
         });
         if constexpr (P::kMinima) {
-          const F offset = unit.offsets(run, block);
+          const F offset = P::offsets(unit, run, block);
           each<T>([&](auto t)
                       GEMELO_INLINE { total[t] = fma(set(x[block].sums[t]), offset, total[t]); });
         }
@@ -114,16 +111,23 @@ static inline void multiply_units(const uint8_t* panel, int64_t units, bool ahea
   each<T>([&](auto t) GEMELO_INLINE { store(sums[t], total[t]); });
 }
 
-template <class P>
+template <class P, int T>
 static void pack_matrix(gemelo::Worker& worker, const Activations& x, int64_t tokens,
                         int64_t columns, void* packed) {
   const int64_t blocks = units_of<P>(columns) * P::kBlocks;
   int64_t begin, end;
-  worker.share((tokens + kTokens - 1) / kTokens, 1, begin, end);
+  worker.share((tokens + T - 1) / T, 1, begin, end);
   Pair* pairs = pair_room.room<Pair>((blocks + 1) / 2);
   for (int64_t i = begin; i < end; i++)
-    pack_tokens<P>(x, i * kTokens, tokens, columns, pairs,
-                   (TokenBlock<kTokens>*)packed + i * blocks);
+    pack_tokens<P>(x, i * T, tokens, columns, pairs, (TokenBlock<T>*)packed + i * blocks);
+}
+
+// A token's sums of the sixteen rows from `row` on, as far as there are rows.
+static inline void put_panel(const Activations& y, int64_t token, int64_t row, int64_t rows,
+                             const float* sums) {
+  if (row + kPanel <= rows) store16(y, token, row, load(sums));
+  else
+    for (int64_t r = row; r < rows; r++) put(y, token, r, sums[r - row]);
 }
 
 // Rows of w times tokens that lie packed, T in a tile.
@@ -131,8 +135,9 @@ template <class P, int T>
 static void multiply_packed(gemelo::Worker& worker, const TokenBlock<T>* packed, int64_t tokens,
                             const Matrix& w, const Activations& y) {
   const int64_t units = units_of<P>(w.columns), tiles = (tokens + T - 1) / T;
-  const int64_t chunk = w.panels && tiles == 1 ? units : kChunk / P::kWeights;
-  auto* laid = panel_room.room<uint8_t>(w.panels ? 0 : chunk * P::kUnit);
+  const bool stored = w.layout == gemelo::kPanels;
+  const int64_t chunk = stored && tiles == 1 ? units : kChunk / P::kWeights;
+  auto* laid = panel_room.room<uint8_t>(stored ? 0 : chunk * P::kUnit);
   auto* sums = sum_room.room<float[kPanel]>(tiles * T);
   worker.deal(w.rows, kPanel, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; row += kPanel) {
@@ -141,14 +146,10 @@ static void multiply_packed(gemelo::Worker& worker, const TokenBlock<T>* packed,
         const int64_t last = first + chunk < units ? first + chunk : units;
         const uint8_t* panel = units_at<P>(w, row, first, last, laid);
         for (int64_t i = 0; i < tiles; i++)
-          multiply_units<P, T>(panel, last - first, w.panels && i == 0,
+          multiply_units<P, T>(panel, last - first, stored && i == 0,
                                packed + (i * units + first) * P::kBlocks, sums + i * T);
       }
-      for (int64_t t = 0; t < tokens; t++) {
-        if (row + kPanel <= w.rows) store16(y, t, row, load(sums[t]));
-        else
-          for (int64_t r = row; r < w.rows; r++) put(y, t, r, sums[t][r - row]);
-      }
+      for (int64_t t = 0; t < tokens; t++) put_panel(y, t, row, w.rows, sums[t]);
     }
   });
 }

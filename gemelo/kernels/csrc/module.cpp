@@ -33,9 +33,9 @@ Activations activations(uintptr_t data, int64_t stride, bool bf16) {
 }
 
 Matrix matrix(uintptr_t blocks, int64_t stride, int format, int64_t rows, int64_t columns,
-              uintptr_t index = 0, bool panels = false) {
-  return {reinterpret_cast<const uint8_t*>(blocks), stride, format, rows, columns,
-          reinterpret_cast<const int64_t*>(index),  panels};
+              uintptr_t index, int layout) {
+  return {reinterpret_cast<const uint8_t*>(blocks), stride,        format, rows, columns,
+          reinterpret_cast<const int64_t*>(index),  (Layout)layout};
 }
 
 Norm norm_of(uintptr_t weight, float offset, float eps) {
@@ -99,15 +99,15 @@ NB_MODULE(_native, m) {
     nb::gil_scoped_release nogil;
     return chosen->read(reinterpret_cast<const uint8_t*>(p), bytes);
   });
-  m.def("interleave", [](const Matrix& rows, uintptr_t out) {
+  m.def("interleave", [](const Matrix& rows, int64_t stride, uintptr_t out) {
     nb::gil_scoped_release nogil;
-    chosen->interleave(rows, reinterpret_cast<uint8_t*>(out));
+    chosen->interleave(rows, stride, reinterpret_cast<uint8_t*>(out));
   });
 
   nb::class_<Matrix>(m, "Matrix")
       .def("__init__", [](Matrix* self, uintptr_t blocks, int64_t stride, int format, int64_t rows,
-                          int64_t columns, uintptr_t index, bool panels) {
-        new (self) Matrix(matrix(blocks, stride, format, rows, columns, index, panels));
+                          int64_t columns, uintptr_t index, int layout) {
+        new (self) Matrix(matrix(blocks, stride, format, rows, columns, index, layout));
       });
   nb::class_<Norm>(m, "Norm").def("__init__",
                                   [](Norm* self, uintptr_t weight, float offset, float eps) {

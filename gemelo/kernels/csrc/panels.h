@@ -11,6 +11,9 @@
 //   quants     columns 4 four to 4 four + 3 of a run's block, as unsigned bytes: row r in lane r
 //   levels     of a block's first or second sixteen columns; offsets of all 32
 //   lay        puts one row of a unit, blocks as in the file, into a panel
+//
+// A strip is the same line of all panels, one behind the other: a few columns of every row. Where
+// most columns meet nothing but zeros, the strips of the others are all that has to be read.
 
 #pragma once
 
@@ -23,6 +26,24 @@ namespace GEMELO_ISA {
 using gemelo::Matrix;
 
 constexpr int kPanel = 16;  // rows
+constexpr int kLine = 64;   // bytes
+
+// One workspace a thread for all formats.
+static thread_local gemelo::Scratch pair_room, packed_room, panel_room, sum_room;
+
+// Where the bytes of a unit lie that have an offset in its drawing: one behind the other, or every
+// line in a strip of its own.
+struct InPanel {
+  const uint8_t* p;
+  const uint8_t* operator()(int64_t offset) const { return p + offset; }
+};
+struct InStrips {
+  const uint8_t* p;
+  int64_t stride;
+  const uint8_t* operator()(int64_t offset) const {
+    return p + offset / kLine * stride + offset % kLine;
+  }
+};
 
 // Four bits a row, out of a mask for sixteen rows.
 static inline void lay_bits(uint8_t* mask, int r, uint64_t four) {
@@ -39,12 +60,14 @@ static inline B bits_at(const uint8_t* mask, uint8_t value) {
 static inline F halves_at(const uint8_t* p) { return load_half((const uint16_t*)p); }
 
 // A block's nibbles 0 to 15 low, 16 to 31 high; or those of one block low, of the next high.
-static inline B nibbles_of_block(const uint8_t* p, int block, int four) {
-  const B x = load_bytes(p + 64 * (4 * block + four % 4));
+template <class At>
+static inline B nibbles_of_block(const At& at, int first, int block, int four) {
+  const B x = load_bytes(at(first + 64 * (4 * block + four % 4)));
   return four < 4 ? low_nibbles(x) : high_nibbles(x);
 }
-static inline B nibbles_of_pair(const uint8_t* p, int block, int four) {
-  const B x = load_bytes(p + 64 * four);
+template <class At>
+static inline B nibbles_of_pair(const At& at, int first, int block, int four) {
+  const B x = load_bytes(at(first + 64 * four));
   return block ? high_nibbles(x) : low_nibbles(x);
 }
 // `count` fours of a row to every 64th byte.
@@ -55,8 +78,14 @@ static inline void lay_fours(const uint8_t* from, int count, int r, uint8_t* out
 // | 2 x 16 scales | 2 x 8 registers of bytes |
 struct Q8_0Panel : Q8_0 {
   static constexpr int kBlocks = 2, kRun = 2, kUnit = 1088;
-  B quants(int, int block, int four) const { return load_bytes(p + 64 * (1 + 8 * block + four)); }
-  F levels(int, int block, int) const { return halves_at(p + 32 * block); }
+  template <class At>
+  static B quants(const At& at, int, int block, int four) {
+    return load_bytes(at(64 * (1 + 8 * block + four)));
+  }
+  template <class At>
+  static F levels(const At& at, int, int block, int) {
+    return halves_at(at(32 * block));
+  }
 
   static void lay(const uint8_t* from, int r, uint8_t* out) {
     for (int block = 0; block < 2; block++, from += 34) {
@@ -74,8 +103,14 @@ struct Q8_0Panel : Q8_0 {
 // | 2 x 16 scales | 2 x 4 registers of nibbles |
 struct Q4_0Panel : Q4_0 {
   static constexpr int kBlocks = 2, kRun = 2, kUnit = 576;
-  B quants(int, int block, int four) const { return nibbles_of_block(p + 64, block, four); }
-  F levels(int, int block, int) const { return halves_at(p + 32 * block); }
+  template <class At>
+  static B quants(const At& at, int, int block, int four) {
+    return nibbles_of_block(at, 64, block, four);
+  }
+  template <class At>
+  static F levels(const At& at, int, int block, int) {
+    return halves_at(at(32 * block));
+  }
 
   static void lay(const uint8_t* from, int r, uint8_t* out) {
     for (int block = 0; block < 2; block++, from += 18) {
@@ -88,11 +123,15 @@ struct Q4_0Panel : Q4_0 {
 // | 2 x 16 scales | 2 x 8 masks of fifth bits | 2 x 4 registers of nibbles |
 struct Q5_0Panel : Q5_0 {
   static constexpr int kBlocks = 2, kRun = 2, kUnit = 704;
-  B quants(int, int block, int four) const {
-    const B fifth = bits_at(p + 64 + 8 * (8 * block + four), 16);
-    return either(nibbles_of_block(p + 192, block, four), fifth);
+  template <class At>
+  static B quants(const At& at, int, int block, int four) {
+    const B fifth = bits_at(at(64 + 8 * (8 * block + four)), 16);
+    return either(nibbles_of_block(at, 192, block, four), fifth);
   }
-  F levels(int, int block, int) const { return halves_at(p + 32 * block); }
+  template <class At>
+  static F levels(const At& at, int, int block, int) {
+    return halves_at(at(32 * block));
+  }
 
   static void lay(const uint8_t* from, int r, uint8_t* out) {
     for (int block = 0; block < 2; block++, from += 22) {
@@ -109,12 +148,14 @@ struct Q5_0Panel : Q5_0 {
 // whose runs are `bytes` long, their scales and minima as bytes.
 template <int bytes>
 struct Minima {
-  static const uint8_t* run(const uint8_t* p, int run) { return p + 64 + bytes * run; }
-  static F level(const uint8_t* p, int i, int block) {
-    return sixteen_bytes(run(p, i) + 16 * block) * halves_at(p);
+  static int run(int run) { return 64 + bytes * run; }
+  template <class At>
+  static F level(const At& at, int i, int block) {
+    return sixteen_bytes(at(run(i) + 16 * block)) * halves_at(at(0));
   }
-  static F offset(const uint8_t* p, int i, int block) {
-    return sixteen_bytes(run(p, i) + 32 + 16 * block) * halves_at(p + 32);
+  template <class At>
+  static F offset(const At& at, int i, int block) {
+    return sixteen_bytes(at(run(i) + 32 + 16 * block)) * halves_at(at(32));
   }
   static void lay(const uint8_t* from, int r, uint8_t* out) {
     const SixBits six(from);
@@ -134,12 +175,18 @@ struct Q4_KPanel {
   static constexpr int kBlocks = 8, kRun = 2, kUnit = 2368;
   static constexpr bool kMinima = true;
   using Six = Minima<576>;
-  const uint8_t* p;
-  B quants(int run, int block, int four) const {
-    return nibbles_of_pair(Six::run(p, run) + 64, block, four);
+  template <class At>
+  static B quants(const At& at, int run, int block, int four) {
+    return nibbles_of_pair(at, Six::run(run) + 64, block, four);
   }
-  F levels(int run, int block, int) const { return Six::level(p, run, block); }
-  F offsets(int run, int block) const { return Six::offset(p, run, block); }
+  template <class At>
+  static F levels(const At& at, int run, int block, int) {
+    return Six::level(at, run, block);
+  }
+  template <class At>
+  static F offsets(const At& at, int run, int block) {
+    return Six::offset(at, run, block);
+  }
 
   static void lay(const uint8_t* from, int r, uint8_t* out) {
     Six::lay(from, r, out);
@@ -153,13 +200,20 @@ struct Q5_KPanel {
   static constexpr int kBlocks = 8, kRun = 2, kUnit = 2880;
   static constexpr bool kMinima = true;
   using Six = Minima<704>;
-  const uint8_t* p;
-  B quants(int run, int block, int four) const {
-    const uint8_t* at = Six::run(p, run) + 64;
-    return either(nibbles_of_pair(at + 128, block, four), bits_at(at + 8 * (8 * block + four), 16));
+  template <class At>
+  static B quants(const At& at, int run, int block, int four) {
+    const int first = Six::run(run) + 64;
+    const B fifth = bits_at(at(first + 8 * (8 * block + four)), 16);
+    return either(nibbles_of_pair(at, first + 128, block, four), fifth);
   }
-  F levels(int run, int block, int) const { return Six::level(p, run, block); }
-  F offsets(int run, int block) const { return Six::offset(p, run, block); }
+  template <class At>
+  static F levels(const At& at, int run, int block, int) {
+    return Six::level(at, run, block);
+  }
+  template <class At>
+  static F offsets(const At& at, int run, int block) {
+    return Six::offset(at, run, block);
+  }
 
   static void lay(const uint8_t* from, int r, uint8_t* out) {
     Six::lay(from, r, out);
@@ -179,16 +233,17 @@ struct Q6_KPanel {
   static constexpr int kWeights = 256, kBytes = 210, kLevels = 2, kZero = 32;
   static constexpr int kBlocks = 8, kRun = 4, kUnit = 3392;
   static constexpr bool kMinima = false;
-  const uint8_t* p;
-  B quants(int run, int block, int four) const {
-    const uint8_t* at = p + 192 + 1664 * run + 64 * four;
-    const B x = load_bytes(at + 1024 * (block % 2));
+  template <class At>
+  static B quants(const At& at, int run, int block, int four) {
+    const int first = 192 + 1664 * run + 64 * four;
+    const B x = load_bytes(at(first + 1024 * (block % 2)));
     const B low = block < 2 ? low_nibbles(x) : high_nibbles(x);
-    return either(low, bits_4_and_5(load_bytes(at + 512), 4 - 2 * block));
+    return either(low, bits_4_and_5(load_bytes(at(first + 512)), 4 - 2 * block));
   }
-  F levels(int run, int block, int half) const {
-    const F d = halves_at(p);
-    return fma(sixteen_bytes(p + 64 + 1664 * run + 16 * (2 * block + half)), d, d * set(-128));
+  template <class At>
+  static F levels(const At& at, int run, int block, int half) {
+    const F d = halves_at(at(0));
+    return fma(sixteen_bytes(at(64 + 1664 * run + 16 * (2 * block + half))), d, d * set(-128));
   }
 
   static void lay(const uint8_t* from, int r, uint8_t* out) {
@@ -237,16 +292,41 @@ static inline void lay_rows(const Matrix& w, int64_t row, int64_t first, int64_t
   }
 }
 
+template <class P>
+static inline InStrips unit_in_strips(const Matrix& w, int64_t panel, int64_t unit) {
+  return {w.blocks + unit * (P::kUnit / kLine) * w.stride + panel * kLine, w.stride};
+}
+
+// Rows [begin, end) as panels, from the one that holds `begin` on; as strips, when `stride` bytes
+// lie between these.
+template <class P>
+static void interleave_rows(const Matrix& rows, int64_t begin, int64_t end, int64_t stride,
+                            uint8_t* out) {
+  const int64_t units = units_of<P>(rows.columns);
+  for (int64_t row = begin; row < end; row += kPanel) {
+    const int64_t panel = row / kPanel;
+    if (!stride) {
+      lay_rows<P>(rows, row, 0, units, out + panel * units * P::kUnit);
+      continue;
+    }
+    auto* laid = panel_room.room<uint8_t>(units * P::kUnit);
+    lay_rows<P>(rows, row, 0, units, laid);
+    for (int64_t line = 0; line < units * P::kUnit / kLine; line++)
+      std::memcpy(out + line * stride + panel * kLine, laid + line * kLine, kLine);
+  }
+}
+
 // The units from `first` on of the panel that row `row` begins: where they are stored, or laid into
 // `room` until `last`.
 template <class P>
 static inline const uint8_t* units_at(const Matrix& w, int64_t row, int64_t first, int64_t last,
                                       uint8_t* room) {
-  if (w.panels) {
-    const int64_t panel = (row < w.rows ? row : w.rows - 1) / kPanel;
-    return w.blocks + panel * w.stride + first * P::kUnit;
-  }
-  lay_rows<P>(w, row, first, last, room);
+  const int64_t panel = (row < w.rows ? row : w.rows - 1) / kPanel;
+  if (w.layout == gemelo::kPanels) return w.blocks + panel * w.stride + first * P::kUnit;
+  if (w.layout == gemelo::kRows) lay_rows<P>(w, row, first, last, room);
+  else
+    for (int64_t at = 0; at < (last - first) * P::kUnit; at += kLine)
+      std::memcpy(room + at, unit_in_strips<P>(w, panel, first)(at), kLine);
   return room;
 }
 
@@ -254,18 +334,19 @@ static inline const uint8_t* units_at(const Matrix& w, int64_t row, int64_t firs
 template <class P>
 static inline void gather_row(const Matrix& w, int64_t row, const Activations& y, int64_t place) {
   const int lane = row % kPanel;
-  const uint8_t* panel = w.blocks + row / kPanel * w.stride;
   for (int64_t at = 0; at < w.columns; at += 32) {
-    const P unit{panel + at / P::kWeights * P::kUnit};
+    alignas(64) uint8_t room[P::kUnit];
+    const int64_t number = at / P::kWeights;
+    const InPanel unit{units_at<P>(w, row, number, number + 1, room)};
     const int run = at % P::kWeights / 32 / P::kRun, block = at / 32 % P::kRun;
     float values[32];
     for (int four = 0; four < 8; four++) {
       uint8_t bytes[64];
       float levels[16], offsets[16];
-      store(bytes, unit.quants(run, block, four));
-      store(levels, unit.levels(run, block, four / 4));
-      if constexpr (P::kMinima) store(offsets, unit.offsets(run, block));
-      else store(offsets, set(P::kZero) * unit.levels(run, block, four / 4));
+      store(bytes, P::quants(unit, run, block, four));
+      store(levels, P::levels(unit, run, block, four / 4));
+      if constexpr (P::kMinima) store(offsets, P::offsets(unit, run, block));
+      else store(offsets, set(P::kZero) * P::levels(unit, run, block, four / 4));
       for (int i = 0; i < 4; i++)
         values[4 * four + i] = std::fma((float)bytes[4 * lane + i], levels[lane], -offsets[lane]);
     }

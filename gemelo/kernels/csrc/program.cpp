@@ -37,7 +37,8 @@ void Program::run(Call& call) {
       if (products_[i] && products_[i] < multiplied_.size()) {
         const Matrix& w = multiplied_[products_[i]];
         const int64_t first = worker.first(w.rows, kShare);
-        worker.expect(w.panels ? w.blocks + first / kShare * w.stride : w.row(first), kSoon);
+        if (w.layout == kRows) worker.expect(w.row(first), kSoon);
+        if (w.layout == kPanels) worker.expect(w.blocks + first / kShare * w.stride, kSoon);
       }
       worker.barrier();
     }

@@ -94,7 +94,7 @@ struct BlockTiles {
     alignas(64) uint8_t laid[P::kUnit];
     for (int64_t at = first; at < last; at += P::kWeights, out += P::kBlocks) {
       const int64_t unit = at / P::kWeights;
-      const P from{units_at<P>(w, row, unit, unit + 1, laid)};
+      const InPanel from{units_at<P>(w, row, unit, unit + 1, laid)};
       const int there = last - at < P::kWeights ? (int)(last - at) / 32 : P::kBlocks;
       for (int run = 0; run * P::kRun < there; run++)
         each<P::kRun>([&](auto block) GEMELO_INLINE {
@@ -103,17 +103,18 @@ struct BlockTiles {
         });
     }
   }
-  static inline GEMELO_INLINE void expand_block(const P& from, int run, int block, uint16_t* out) {
+  static inline GEMELO_INLINE void expand_block(const InPanel& from, int run, int block,
+                                                uint16_t* out) {
     // The words of two registers of sixteen, alternately.
     const __m512i alternate =
         _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
                          21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
     const __m512i byte = _mm512_set1_epi32(255);
     each<8>([&](auto four) GEMELO_INLINE {
-      const F level = from.levels(run, block, four / 4);
+      const F level = P::levels(from, run, block, four / 4);
       F offset = level * set(P::kZero);
-      if constexpr (P::kMinima) offset = from.offsets(run, block);
-      const __m512i u = from.quants(run, block, four);
+      if constexpr (P::kMinima) offset = P::offsets(from, run, block);
+      const __m512i u = P::quants(from, run, block, four);
       const auto weight = [&](__m512i q) GEMELO_INLINE {
         return _mm512_fmsub_ps(_mm512_cvtepi32_ps(q), level, offset);
       };
