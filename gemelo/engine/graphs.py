@@ -16,6 +16,7 @@ B rows, T tokens, S streams, D width, L layers, P width of a per-layer embedding
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -147,6 +148,10 @@ class Graph:
             frequencies = theta ** (-pairs / config.head_dim) / factor
             program.angles(frequencies.tolist(), KINDS[kind])
 
+    def product(self, x: int, to: Sequence[tuple[Any, int]]) -> None:
+        """A buffer times several matrices, each to a buffer of its own."""
+        self.program.product(x, [matrix for matrix, _ in to], [buffer for _, buffer in to])
+
     def attend(self, block: Gemma3Block | Gemma3nBlock, q: int, owner: int, out: int) -> None:
         attention, config = block.self_attn, self.config
         kind = attention.kind
@@ -217,12 +222,14 @@ def _write_gemma3(graph: Graph, decoder: Gemma3) -> None:
         attention, mlp = block.self_attn, block.mlp
         kind = KINDS[attention.kind]
         is_last = place == len(blocks) - 1
-        p.product(h, [graph.matrix(attention.k_proj), graph.matrix(attention.v_proj)], [k, v])
+        keys = [(graph.matrix(attention.k_proj), k), (graph.matrix(attention.v_proj), v)]
+        queries = [(graph.matrix(attention.q_proj), q)]
+        graph.product(h, keys if is_last else keys + queries)
         p.heads(k, d, graph.norm(attention.k_norm), kind)
         p.keep(k, v, place, kind)
         if is_last:
             p.cut([x, h])
-        p.product(h, [graph.matrix(attention.q_proj)], [q])
+            graph.product(h, queries)
         p.heads(q, d, graph.norm(attention.q_norm), kind)
         graph.attend(block, q, place, a)
         p.product(a, [graph.matrix(attention.o_proj)], [y])
@@ -270,16 +277,19 @@ def _write_gemma3n(graph: Graph, decoder: Gemma3n) -> None:
         coefficients = _altup(graph, block)
         p.predict(streams, predicted, coefficients)
         p.norm(predicted[0], graph.norm(block.input_layernorm), h)
+        laurel = block.laurel
+        queries = [(graph.matrix(attention.q_proj), q), (graph.matrix(laurel.linear_left), low)]
         if place <= last_owner:
             owners[attention.kind] = place
-            p.product(h, [graph.matrix(attention.k_proj), graph.matrix(attention.v_proj)], [k, v])
+            keys = [(graph.matrix(attention.k_proj), k), (graph.matrix(attention.v_proj), v)]
+            graph.product(h, keys if place == last_owner else keys + queries)
             p.heads(k, d, graph.norm(attention.k_norm), kind)
             p.heads(v, d, graph.norm(attention.v_norm), UNTURNED)
             p.keep(k, v, place, kind)
         if place == last_owner:
             p.cut([*predicted, h, informed])
-        laurel = block.laurel
-        p.product(h, [graph.matrix(attention.q_proj), graph.matrix(laurel.linear_left)], [q, low])
+        if place >= last_owner:
+            graph.product(h, queries)
         p.heads(q, d, graph.norm(attention.q_norm), kind)
         graph.attend(block, q, owners[attention.kind], a)
         p.product(a, [graph.matrix(attention.o_proj)], [y])
