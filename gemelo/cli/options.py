@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 WeightFormat = Literal["native", "bf16", "f32", "q8_0", "q4_0"]
 TargetFormat = Literal["native", "bf16", "f16", "f32", "q8_0", "q4_0"]
-KVFormat = Literal["plain", "int8"]
+KVFormat = Literal["plain", "bf16", "int8"]
 
 _of_model, _of_media, _of_sampling, _of_output = (
     partial(typer.Option, rich_help_panel=title)
@@ -188,7 +188,8 @@ Context = Annotated[
     ),
 ]
 KVCacheFormat = Annotated[
-    KVFormat, _of_model("--kv-format", help="KV cache; int8 takes half of bf16.")
+    KVFormat,
+    _of_model("--kv-format", help="KV cache; bf16 takes half of float32, int8 half of bf16."),
 ]
 Device = Annotated[
     str, _of_model(metavar="auto|cpu|cuda[:N]", help="auto is CUDA where there is one.")

@@ -5,8 +5,8 @@ much as the products when Python and torch go from one to the next. So a quantis
 CPU is written down, when it is loaded, as a program that all threads run together
 (kernels/csrc/program.h). `Graph.of` reads the modules and keeps their weights where they are; a
 view of a sub-model is a program over the leading rows and columns. The plain modules stay the
-oracle: tests compare the two, and everything that has no program (other dtypes, devices, cache
-formats) runs through them.
+oracle: tests compare the two, and everything that has no program (other dtypes, devices) runs
+through them.
 
     decoder.fused = Graph.of(decoder)
     scores = decoder.fused.scores(ids, positions, cache, keep=1)     # (B, 1, V)
@@ -36,6 +36,7 @@ from gemelo.models.gemma3n import Gemma3n, PlainNorm
 from gemelo.models.layers import Linear, RMSNorm
 
 Decoder = Gemma3 | Gemma3n
+STORED = (torch.float32, torch.bfloat16, torch.int8)  # as kernels.h numbers them
 KINDS: dict[LayerType, int] = {kind: number for number, kind in enumerate(LAYER_TYPES)}
 UNTURNED = -1
 ALL = -1
@@ -64,9 +65,8 @@ class Graph:
         return cls(decoder, panels) if is_native(decoder) else None
 
     def takes(self, cache: KVCache) -> bool:
-        """Whether it reads and writes this cache: plain float32."""
-        plain = cache.kv_format == "plain" and cache.dtype == torch.float32
-        return plain and cpu.native is not None
+        """Whether it reads and writes this cache."""
+        return cache.stored in STORED and cpu.native is not None
 
     def scores(self, ids: Tensor, positions: Tensor, cache: KVCache, keep: int | None) -> Tensor:
         """ids, positions (B, T) -> scores (B, T or keep, V) float32; writes the cache."""
@@ -93,7 +93,8 @@ class Graph:
             tokens,
             ALL if keep is None else keep,
             keys,
-            cache.pointers(),
+            cache.addresses(),
+            STORED.index(cache.stored),
             self.config.num_key_value_heads,
             self.config.head_dim,
             0 if looked_up is None else looked_up.data_ptr(),

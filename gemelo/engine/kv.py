@@ -16,7 +16,7 @@ B rows, T tokens of a step, S slots, K key/value heads, d head width.
 
 from __future__ import annotations
 
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -25,13 +25,23 @@ from gemelo.config import LAYER_TYPES, LayerType, ModelConfig, kv_slots
 from gemelo.errors import ContextLengthError, GemeloError, InputError
 from gemelo.models.layers import KV
 
-KVFormat = Literal["plain", "int8"]
+KVFormat = Literal["plain", "bf16", "int8"]
 Shape = tuple[int, int, int, int]  # (B, S, K, d)
 _GROWTH = 256  # slots; full layers grow by doubling, from here
 
 
 class RewindError(GemeloError):
     """The ring no longer holds the window before the place asked for; encode from the start."""
+
+
+class Addresses(NamedTuple):
+    """Where a layer's keys and values lie; scales are 0 where there are none."""
+
+    k: int
+    v: int
+    k_scales: int
+    v_scales: int
+    row_stride: int  # in numbers of k and v
 
 
 class KVCache:
@@ -47,7 +57,13 @@ class KVCache:
         device: torch.device | str = "cpu",
         kv_format: KVFormat = "plain",
     ) -> None:
-        """chunk is the most tokens one step may write; "int8" keeps 8 bits and a scale a head."""
+        """chunk is the most tokens one step may write, dtype the model's own.
+
+        kv_format "plain" keeps that dtype, "bf16" bfloat16, "int8" 8 bits and a scale a head.
+        """
+        if kv_format not in get_args(KVFormat):
+            known = ", ".join(get_args(KVFormat))
+            raise InputError(f"kv_format {kv_format!r} is not one of {known}")
         if not 0 < context <= config.max_position_embeddings:
             raise ContextLengthError(
                 f"a context of {context} tokens is outside 1 to {config.max_position_embeddings}, "
@@ -57,11 +73,16 @@ class KVCache:
         self.dtype, self.kv_format = dtype, kv_format
         empty = torch.empty(rows, 0, dtype=torch.long, device=device)
         self.positions = dict.fromkeys(LAYER_TYPES, empty)
-        store = Int8Slots if kv_format == "int8" else PlainSlots
+        self.stored = {"plain": dtype, "bf16": torch.bfloat16, "int8": torch.int8}[kv_format]
         shape = (rows, 0, config.num_key_value_heads, config.head_dim)
+
+        def store() -> Slots:
+            if kv_format == "int8":
+                return Int8Slots(shape, dtype, device)
+            return PlainSlots(shape, dtype, device, self.stored)
+
         self.stores: dict[int, tuple[Slots, Slots]] = {
-            layer: (store(shape, dtype, device), store(shape, dtype, device))
-            for layer in config.kv_layers
+            layer: (store(), store()) for layer in config.kv_layers
         }
         self._used = dict.fromkeys(LAYER_TYPES, 0)
         self._where: dict[LayerType, Where] = {}
@@ -97,13 +118,13 @@ class KVCache:
         v.put(self._where[kind], new.v)
         return KV(k.view(self._used[kind]), v.view(self._used[kind]))
 
-    def pointers(self) -> list[tuple[int, int, int]]:
-        """Addresses of every owning layer's keys and values, and floats from row to row."""
-        out = []
+    def addresses(self) -> list[Addresses]:
+        """Of every owning layer, numbers of dtype `stored`; good until the cache grows."""
+        found = []
         for k, v in self.stores.values():
-            assert isinstance(k, PlainSlots) and isinstance(v, PlainSlots)
-            out.append((k.x.data_ptr(), v.x.data_ptr(), k.x.stride(0)))
-        return out
+            (k_at, k_scales, row_stride), (v_at, v_scales, _) = k.address(), v.address()
+            found.append(Addresses(k_at, v_at, k_scales, v_scales, row_stride))
+        return found
 
     def reserve(self, length: int) -> None:
         """Make room for `length` tokens a row, doubling what has to grow."""
@@ -203,14 +224,23 @@ class Slots(Protocol):
     def view(self, used: int) -> Tensor: ...
     def grow(self, capacity: int) -> None: ...
     def copy_row(self, other: Any) -> None: ...
+    def address(self) -> tuple[int, int, int]: ...  # of numbers, of scales or 0; the row stride
 
 
 class PlainSlots:
-    """Slots in the model's own dtype, (B, S, K, d); a view of them costs nothing."""
+    """Slots as they are, (B, S, K, d); in the model's own dtype a view of them costs nothing."""
 
-    def __init__(self, shape: Shape, dtype: torch.dtype, device: torch.device | str) -> None:
+    def __init__(
+        self,
+        shape: Shape,
+        dtype: torch.dtype,
+        device: torch.device | str,
+        stored: torch.dtype | None = None,
+    ) -> None:
+        """stored is the dtype that is kept, if not the model's."""
+        self.dtype = dtype
         # Zeroed, not empty: a NaN in a masked slot would still poison the weighted sum.
-        self.x = torch.zeros(shape, dtype=dtype, device=device)
+        self.x = torch.zeros(shape, dtype=stored or dtype, device=device)
 
     @property
     def nbytes(self) -> int:
@@ -218,11 +248,11 @@ class PlainSlots:
 
     def put(self, where: Where, new: Tensor) -> None:
         """new (B, K, T, d)."""
-        where.put(self.x, new.transpose(1, 2))
+        where.put(self.x, new.transpose(1, 2).to(self.x.dtype))
 
     def view(self, used: int) -> Tensor:
-        """The first `used` slots, (B, K, S, d)."""
-        return self.x[:, :used].transpose(1, 2)
+        """The first `used` slots in the model's dtype, (B, K, S, d)."""
+        return self.x[:, :used].transpose(1, 2).to(self.dtype)
 
     def grow(self, capacity: int) -> None:
         old = self.x
@@ -232,6 +262,9 @@ class PlainSlots:
     def copy_row(self, other: PlainSlots) -> None:
         """Every row becomes row 0 of `other`."""
         self.x[:] = other.x[:1]
+
+    def address(self) -> tuple[int, int, int]:
+        return self.x.data_ptr(), 0, self.x.stride(0)
 
 
 class Int8Slots:
@@ -264,3 +297,6 @@ class Int8Slots:
         """Every row becomes row 0 of `other`."""
         self.levels.copy_row(other.levels)
         self.scales.copy_row(other.scales)
+
+    def address(self) -> tuple[int, int, int]:
+        return self.levels.x.data_ptr(), self.scales.x.data_ptr(), self.levels.x.stride(0)

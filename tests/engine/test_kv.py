@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+from typing import get_args
 
 import pytest
 import torch
 from torch import Tensor
 
 from gemelo.config import FULL, LAYER_TYPES, SLIDING, Gemma3Config, kv_bytes
-from gemelo.engine.kv import KVCache, RewindError
+from gemelo.engine.kv import KVCache, KVFormat, RewindError
 from gemelo.errors import ContextLengthError, InputError
 from gemelo.models.layers import KV, attend
 from gemelo.models.masks import visible
@@ -138,22 +139,42 @@ def test_int8_is_half_of_bfloat16_and_close() -> None:
     assert 0 < error < 0.05
 
 
-def test_rows_are_copies_that_go_their_own_ways() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_bf16_is_kept_in_half_of_float32_and_read_in_the_models_dtype(dtype: torch.dtype) -> None:
+    plain = KVCache(CONFIG, 64, dtype=torch.float32)
+    small = KVCache(CONFIG, 64, dtype=dtype, kv_format="bf16")
+    fresh = KV(heads(9, 1).to(dtype), heads(9, 2).to(dtype))
+    for cache in (plain, small):
+        cache.place(torch.arange(9)[None])
+    layer = CONFIG.layers_of(FULL)[0]
+    held = small.write(layer, fresh)
+    assert small.nbytes * 2 == plain.nbytes
+    for ours, given in zip(held, fresh, strict=True):
+        assert ours.dtype == dtype
+        assert torch.equal(ours, given.bfloat16().to(dtype))
+        assert not torch.equal(ours, given)
+
+
+@pytest.mark.parametrize("kv_format", get_args(KVFormat))
+def test_rows_are_copies_that_go_their_own_ways(kv_format: KVFormat) -> None:
     model = tiny_model(CONFIG)
     ids = torch.randint(3, 512, (1, 21), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        one = KVCache(CONFIG, 64)
+        one = KVCache(CONFIG, 64, kv_format=kv_format)
         model(ids, torch.arange(21)[None], one)
         three = one.repeat(3)
         assert three.nbytes == 3 * one.nbytes
         step = torch.tensor([[5], [6], [7]])
         together = model(step, torch.full((3, 1), 21), three)
         for row in range(3):
-            alone = model(torch.cat([ids, step[row : row + 1]], 1), torch.arange(22)[None])
+            other = KVCache(CONFIG, 64, kv_format=kv_format)
+            alone = model(torch.cat([ids, step[row : row + 1]], 1), torch.arange(22)[None], other)
             assert float((together[row, 0] - alone[0, -1]).abs().max()) < 1e-4
 
 
 def test_what_does_not_fit_is_said() -> None:
+    with pytest.raises(InputError, match="kv_format 'fp8' is not one of plain, bf16, int8"):
+        KVCache(CONFIG, 64, kv_format="fp8")  # type: ignore[arg-type]
     with pytest.raises(ContextLengthError, match="1 to 256"):
         KVCache(CONFIG, context=257)
     cache = KVCache(CONFIG, context=8, chunk=4)

@@ -145,13 +145,9 @@ void products(Judge& judge, const Kernels& fast, const Kernels& plain, const Kin
 using Step = std::function<void(const Kernels&, Worker&, std::vector<float>&)>;
 
 void steps(Judge& judge, const Kernels& fast, const Kernels& plain) {
-  constexpr int64_t kTokens = 5, kWidth = 192, kHeads = 3, kHead = 64, kSlots = 37;
+  constexpr int64_t kTokens = 5, kWidth = 192, kHeads = 3, kHead = 64;
   const auto x = numbers(kTokens * kWidth, 3), other = numbers(kTokens * kWidth, 3);
   const auto weight = numbers(kWidth);
-  auto keys = numbers(kSlots * kHead), values = numbers(kSlots * kHead);
-  std::vector<int64_t> slots(kSlots), queries(kTokens);
-  for (int64_t s = 0; s < kSlots; s++) slots[s] = s - 2;
-  for (int64_t t = 0; t < kTokens; t++) queries[t] = 8 * t + 1;
   const Norm norm{weight.data(), 1, 1e-6f};
   const std::pair<const char*, Step> all[] = {
       {"norm",
@@ -173,14 +169,6 @@ void steps(Judge& judge, const Kernels& fast, const Kernels& plain) {
        [&](const Kernels& k, Worker& w, std::vector<float>& y) {
          k.heads(w, y.data(), kTokens, kHeads, kHead, norm, other.data());
        }},
-      {"attend",
-       [&](const Kernels& k, Worker& w, std::vector<float>& y) {
-         const Cache cache{keys.data(), values.data(), kSlots * kHead, 1, kHead};
-         const Attend a{x.data(), cache,   slots.data(), kSlots, kSlots, queries.data(),
-                        kTokens,  kTokens, kHeads,       16,     0.125f, y.data()};
-         std::vector<uint8_t> room(k.attend_bytes(a));
-         k.attend(w, a, room.data());
-       }},
       {"strongest",
        [&](const Kernels& k, Worker& w, std::vector<float>& y) {
          k.strongest(w, y.data(), kTokens, kWidth, 0.5f);
@@ -194,6 +182,44 @@ void steps(Judge& judge, const Kernels& fast, const Kernels& plain) {
   }
 }
 
+// A cache of each format, filled, its bits compared, and attended to.
+void caches(Judge& judge, const Kernels& fast, const Kernels& plain) {
+  constexpr int64_t kTokens = 21, kHeads = 7, kHead = 64, kSlots = 90, kNumbers = kSlots * kHead;
+  const auto q = numbers(kTokens * kHeads * kHead, 3), k = numbers(kNumbers), v = numbers(kNumbers);
+  std::vector<int64_t> slots(kSlots), positions(kSlots), queries(kTokens);
+  for (int64_t s = 0; s < kSlots; s++) slots[s] = s, positions[s] = s - 2;
+  for (int64_t t = 0; t < kTokens; t++) queries[t] = 4 * t + 1;
+  for (CacheFormat format : {kFloats, kBfloats, kLevels}) {
+    // Keys, values and their scales, one behind the other.
+    const auto run = [&](const Kernels& kernels, int64_t tokens, std::vector<uint8_t>& held) {
+      held.resize(kNumbers * 8 + kSlots * 4);
+      auto* scales = (uint16_t*)(held.data() + kNumbers * 8);
+      const Cache cache{{held.data(), scales},
+                        {held.data() + kNumbers * 4, scales + kSlots},
+                        kNumbers,
+                        format,
+                        1,
+                        kHead};
+      std::vector<float> y(tokens * kHeads * kHead);
+      const Attend a{q.data(), cache,  positions.data(), kSlots, kSlots, queries.data(),
+                     tokens,   tokens, kHeads,           50,     0.125f, y.data()};
+      std::vector<uint8_t> room(kernels.attend_bytes(a));
+      parallel([&](Worker& worker) {
+        kernels.keep(worker, k.data(), v.data(), cache, slots.data(), kSlots, kSlots);
+        worker.barrier();
+        kernels.attend(worker, a, room.data());
+      });
+      return y;
+    };
+    for (int64_t tokens : {1, 5, 16, 21}) {
+      std::vector<uint8_t> got, want;
+      judge.close("attend", run(fast, tokens, got), run(plain, tokens, want),
+                  tokens > kFewTokens ? kOther : 2e-6);
+      judge.close("keep", {got.begin(), got.end()}, {want.begin(), want.end()}, 0);
+    }
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -204,6 +230,7 @@ int main() {
     set_threads(2);
     for (const Kind& kind : kAll)
       products(judge, *kernels_named(*name), *kernels_named("generic"), kind);
+    caches(judge, *kernels_named(*name), *kernels_named("generic"));
     set_threads(1);  // whole steps, one after the other
     steps(judge, *kernels_named(*name), *kernels_named("generic"));
     std::printf("%s: %d of %d comparisons agree\n", *name, judge.asked - judge.wrong, judge.asked);

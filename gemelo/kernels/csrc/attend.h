@@ -12,6 +12,7 @@
 #include "curves.h"
 #include "kernels.h"
 #include "scratch.h"
+#include "slots.h"
 #include "unroll.h"
 
 namespace GEMELO_ISA {
@@ -54,34 +55,42 @@ static inline Part weigh(float* scores, int count) {
 }
 
 // The parts of H heads, d apart in q, over the slots `seen`.
-template <int H>
-static inline void attend_slots(const float* q, const float* k, const float* v, int64_t stride,
+template <int H, class Number>
+static inline void attend_slots(const float* q, const Slots<Number> k, const Slots<Number> v,
                                 int64_t d, const int32_t* seen, int count, float scale,
                                 float* parts) {
+  constexpr int kLine = 64 / sizeof(Number);  // numbers that are fetched together
   float weights[H][kPartSlots];
   for (int i = 0; i < count; i++) {
-    const float* key = k + seen[i] * stride;
-    const float* value = v + seen[i] * stride;
+    const Number* key = k.at(seen[i]);
+    const Number* value = v.at(seen[i]);
     F sums[H];
     each<H>([&](auto h) GEMELO_INLINE { sums[h] = set(0); });
-    for (int64_t p = 0; p < d; p += 16) {
-      const F x = load(key + p);
-      __builtin_prefetch(key + kSlotsAhead * stride + p);
+    for (int64_t p = 0; p < d; p += kLine) {
+      __builtin_prefetch(key + kSlotsAhead * k.stride + p);
       __builtin_prefetch(value + p, 0, 2);
-      each<H>([&](auto h) GEMELO_INLINE { sums[h] = fma(load(q + h * d + p), x, sums[h]); });
+      each<kLine / 16>([&](auto j) GEMELO_INLINE {
+        const F x = sixteen(key + p + 16 * j);
+        each<H>([&](auto h)
+                    GEMELO_INLINE { sums[h] = fma(load(q + h * d + p + 16 * j), x, sums[h]); });
+      });
     }
-    each<H>([&](auto h) GEMELO_INLINE { weights[h][i] = sum(sums[h]) * scale; });
+    const float times = scale * k.scale(seen[i]);
+    each<H>([&](auto h) GEMELO_INLINE { weights[h][i] = sum(sums[h]) * times; });
   }
   each<H>([&](auto h) GEMELO_INLINE {
     part_of(parts + h * part_floats(d), d) = count ? weigh(weights[h], count) : Part{};
   });
+  if constexpr (Slots<Number>::kScaled)
+    for (int i = 0; i < count; i++)
+      each<H>([&](auto h) GEMELO_INLINE { weights[h][i] *= v.scale(seen[i]); });
   for (int64_t p = 0; p < d; p += 64) {
     F y[H][4];
     each<H>([&](auto h) GEMELO_INLINE { each<4>([&](auto j) { y[h][j] = set(0); }); });
     for (int i = 0; i < count; i++) {
-      const float* value = v + seen[i] * stride + p;
+      const Number* value = v.at(seen[i]) + p;
       each<4>([&](auto j) GEMELO_INLINE {
-        const F x = load(value + 16 * j);
+        const F x = sixteen(value + 16 * j);
         each<H>([&](auto h) GEMELO_INLINE { y[h][j] = fma(set(weights[h][i]), x, y[h][j]); });
       });
     }
@@ -95,25 +104,27 @@ static inline void attend_slots(const float* q, const float* k, const float* v, 
 // The parts that slots [begin, end) of a row contribute to a token's heads that share a key head.
 static inline void attend_group(const Attend& a, int64_t token, int64_t shared, int64_t begin,
                                 int64_t end, float* parts) {
-  const int64_t d = a.cache.d, stride = a.cache.heads * d, group = a.heads / a.cache.heads;
+  const int64_t d = a.cache.d, group = a.heads / a.cache.heads;
   const int64_t row = token / a.tokens_a_row;
   const int64_t* positions = a.key_positions + row * a.position_stride;
   const float* q = a.q + (token * a.heads + shared * group) * d;
-  const float* k = a.cache.k + row * a.cache.row_stride + shared * d;
-  const float* v = a.cache.v + row * a.cache.row_stride + shared * d;
   int32_t seen[kPartSlots];
   int count = 0;
   for (int64_t s = begin; s < end; s++)
     if (sees(a.query_positions[token], positions[s], a.window)) seen[count++] = (int32_t)s;
-  int64_t head = 0;
-  const auto next = [&](auto heads) GEMELO_INLINE {
-    attend_slots<heads>(q + head * d, k, v, stride, d, seen, count, a.scale,
-                        parts + head * part_floats(d));
-    head += heads;
-  };
-  while (head + kHeadsAtOnce <= group) next(std::integral_constant<int, kHeadsAtOnce>{});
-  while (head + 2 <= group) next(std::integral_constant<int, 2>{});
-  if (head < group) next(std::integral_constant<int, 1>{});
+  with_numbers(a.cache, [&](auto number) {
+    const Slots<decltype(number)> k(a.cache, a.cache.k, row, shared);
+    const Slots<decltype(number)> v(a.cache, a.cache.v, row, shared);
+    int64_t head = 0;
+    const auto next = [&](auto heads) GEMELO_INLINE {
+      attend_slots<heads>(q + head * d, k, v, d, seen, count, a.scale,
+                          parts + head * part_floats(d));
+      head += heads;
+    };
+    while (head + kHeadsAtOnce <= group) next(std::integral_constant<int, kHeadsAtOnce>{});
+    while (head + 2 <= group) next(std::integral_constant<int, 2>{});
+    if (head < group) next(std::integral_constant<int, 1>{});
+  });
 }
 
 // sum = sum and one part more.

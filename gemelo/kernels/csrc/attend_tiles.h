@@ -25,14 +25,34 @@ static size_t tile_attend_bytes(const Attend& a) {
   return sizeof(Tile) * 2 * rows * a.cache.heads * head_tiles(a.slots, a.cache.d);
 }
 
+// Sixteen of the numbers of a slot, times its scale; 0 where there is no such slot.
+template <class Number>
+static inline F numbers_of(const Slots<Number>& x, int64_t slot, int64_t slots, int64_t column) {
+  return slot < slots ? sixteen(x.at(slot) + column) * set(x.scale(slot)) : set(0);
+}
+
+// Keys of 16 slots as d / 32 tiles of 16 pairs of columns x 16 slots.
+template <class Number>
+static inline void pack_keys(const Slots<Number>& k, int64_t slot, int64_t slots, int64_t d,
+                             Tile* out) {
+  for (int64_t column = 0; column < d; column += 32, out++) {
+    __m512i lines[16];
+    for (int i = 0; i < 16; i++)
+      lines[i] = (__m512i)_mm512_cvtne2ps_pbh(numbers_of(k, slot + i, slots, column + 16),
+                                              numbers_of(k, slot + i, slots, column));
+    turn(lines);
+    for (int i = 0; i < 16; i++) _mm512_storeu_si512(*out + 32 * i, lines[i]);
+  }
+}
+
 // Values of 32 slots as d / 16 tiles of 16 pairs of slots x 16 columns.
-static inline void pack_values(const float* v, int64_t stride, int64_t there, int64_t d,
+template <class Number>
+static inline void pack_values(const Slots<Number>& v, int64_t slot, int64_t slots, int64_t d,
                                Tile* out) {
   for (int64_t column = 0; column < d; column += 16, out++) {
     for (int64_t p = 0; p < kBlock; p += 2) {
-      const F zero = set(0);
-      const F even = p < there ? load(v + p * stride + column) : zero;
-      const F odd = p + 1 < there ? load(v + (p + 1) * stride + column) : zero;
+      const F even = numbers_of(v, slot + p, slots, column);
+      const F odd = numbers_of(v, slot + p + 1, slots, column);
       const __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(even));
       const __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(odd));
       _mm512_storeu_si512(*out + 16 * p, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
@@ -42,21 +62,21 @@ static inline void pack_values(const float* v, int64_t stride, int64_t there, in
 
 // This worker's share of all keys and values: keys first, then values, head by head.
 static inline void pack_cache(Worker& worker, const Attend& a, Tile* packed) {
-  const int64_t d = a.cache.d, stride = a.cache.heads * d, tiles = head_tiles(a.slots, d);
+  const int64_t d = a.cache.d, heads = a.cache.heads, tiles = head_tiles(a.slots, d);
   const int64_t rows = a.tokens / a.tokens_a_row, blocks = (a.slots + kBlock - 1) / kBlock;
   int64_t begin, end;
-  worker.share(rows * a.cache.heads * blocks, 1, begin, end);
-  for (int64_t i = begin; i < end; i++) {
-    const int64_t head = i / blocks, slot = i % blocks * kBlock;  // head of a row
-    const int64_t at =
-        head / a.cache.heads * a.cache.row_stride + head % a.cache.heads * d + slot * stride;
-    const int64_t there = a.slots - slot < kBlock ? a.slots - slot : kBlock;
-    Tile* keys = packed + head * tiles + slot / kBlock * (d / 16);
-    const Activations k{a.cache.k + at, stride, false};
-    pack_turned_tokens(k, 0, there, d, keys);
-    pack_turned_tokens(k, 16, there, d, keys + d / 32);
-    pack_values(a.cache.v + at, stride, there, d, keys + rows * a.cache.heads * tiles);
-  }
+  worker.share(rows * heads * blocks, 1, begin, end);
+  with_numbers(a.cache, [&](auto number) {
+    for (int64_t i = begin; i < end; i++) {
+      const int64_t head = i / blocks, slot = i % blocks * kBlock;  // head of a row
+      const Slots<decltype(number)> k(a.cache, a.cache.k, head / heads, head % heads);
+      const Slots<decltype(number)> v(a.cache, a.cache.v, head / heads, head % heads);
+      Tile* keys = packed + head * tiles + slot / kBlock * (d / 16);
+      pack_keys(k, slot, a.slots, d, keys);
+      pack_keys(k, slot + 16, a.slots, d, keys + d / 32);
+      pack_values(v, slot, a.slots, d, keys + rows * heads * tiles);
+    }
+  });
 }
 
 // What a block of tokens keeps while it goes through the slots: the positions it may look at, the

@@ -26,10 +26,21 @@ struct Norm {
   float offset, eps;
 };
 
-// Keys and values of one layer: float (rows, slots, heads, d).
+// What the numbers of a cache are kept as (slots.h), in the order of gemelo/engine/graphs.py.
+enum CacheFormat { kFloats, kBfloats, kLevels };
+
+// A layer's keys, or values: (rows, slots, heads, d), and where those are levels their scales, half
+// precision (rows, slots, heads).
+struct Kept {
+  void* numbers;
+  uint16_t* scales;
+};
+
+// Keys and values of one layer.
 struct Cache {
-  float *k, *v;
-  int64_t row_stride;  // in floats, from row to row
+  Kept k, v;
+  int64_t row_stride;  // in numbers, from row to row
+  CacheFormat format;
   int64_t heads, d;
 };
 

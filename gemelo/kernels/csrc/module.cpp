@@ -42,15 +42,20 @@ Norm norm_of(uintptr_t weight, float offset, float eps) {
   return {reinterpret_cast<const float*>(weight), offset, eps};
 }
 
+Kept kept(uintptr_t numbers, uintptr_t scales) {
+  return {reinterpret_cast<void*>(numbers), reinterpret_cast<uint16_t*>(scales)};
+}
+
 const float* floats_at(uintptr_t p) { return reinterpret_cast<const float*>(p); }
 const int64_t* numbers_at(uintptr_t p) { return reinterpret_cast<const int64_t*>(p); }
 
 // One call of a program. `keys` has for each kind of layer: slots of the tokens, positions of the
-// slots, their stride, how many are used; `caches` k, v and the stride of a row for each layer.
+// slots, their stride, how many are used; `caches` for each layer k, v, the scales of both and the
+// stride of a row.
 void run(Program& program, uintptr_t ids, uintptr_t positions, int64_t rows, int64_t tokens_a_row,
          int64_t keep, const std::vector<std::tuple<uintptr_t, uintptr_t, int64_t, int64_t>>& keys,
-         const std::vector<std::tuple<uintptr_t, uintptr_t, int64_t>>& caches, int64_t heads,
-         int64_t d, uintptr_t looked_up, uintptr_t out) {
+         const std::vector<std::tuple<uintptr_t, uintptr_t, uintptr_t, uintptr_t, int64_t>>& caches,
+         int format, int64_t heads, int64_t d, uintptr_t looked_up, uintptr_t out) {
   Call call{};
   call.ids = numbers_at(ids);
   call.positions = numbers_at(positions);
@@ -64,9 +69,9 @@ void run(Program& program, uintptr_t ids, uintptr_t positions, int64_t rows, int
     call.key_stride[kind] = stride;
     call.used[kind] = used;
   }
-  for (const auto& [k, v, stride] : caches)
+  for (const auto& [k, v, k_scales, v_scales, stride] : caches)
     call.caches.push_back(
-        {reinterpret_cast<float*>(k), reinterpret_cast<float*>(v), stride, heads, d});
+        {kept(k, k_scales), kept(v, v_scales), stride, static_cast<CacheFormat>(format), heads, d});
   call.looked_up = floats_at(looked_up);
   call.out = reinterpret_cast<float*>(out);
   nb::gil_scoped_release nogil;

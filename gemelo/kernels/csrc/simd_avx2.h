@@ -57,6 +57,7 @@ static inline float largest(F x) {
 }
 static inline F pair(float a, float b) { return {_mm256_set1_ps(a), _mm256_set1_ps(b)}; }
 static inline float widen_half(uint16_t h) { return _cvtsh_ss(h); }
+static inline uint16_t narrow_half(float x) { return _cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT); }
 static inline F pair_of_halves(const void* a, const void* b) {
   uint16_t x, y;
   std::memcpy(&x, a, 2);
@@ -188,6 +189,11 @@ static inline __m256 eight_bytes(__m128i x) { return _mm256_cvtepi32_ps(_mm256_c
 static inline F sixteen_bytes(const uint8_t* p) {
   const __m128i x = _mm_loadu_si128((const __m128i*)p);
   return {eight_bytes(x), eight_bytes(_mm_srli_si128(x, 8))};
+}
+static inline F sixteen_levels(const int8_t* p) {
+  const __m128i x = _mm_loadu_si128((const __m128i*)p);
+  return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(x)),
+          _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(x, 8)))};
 }
 template <int quarter>
 static inline F widen(B x) {

@@ -59,6 +59,7 @@ static inline void store_bf16(uint16_t* p, F x) {
   _mm256_storeu_si256((__m256i*)p, (__m256i)_mm512_cvtneps_pbh(x));
 }
 static inline float widen_half(uint16_t h) { return _cvtsh_ss(h); }
+static inline uint16_t narrow_half(float x) { return _cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT); }
 
 // ---- integers -----------------------------------------------------------------------------------
 
@@ -125,6 +126,10 @@ static inline B bits_4_and_5(B x, int up) {
 // Sixteen unsigned bytes as floats.
 static inline F sixteen_bytes(const uint8_t* p) {
   return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p)));
+}
+// The same of signed ones.
+static inline F sixteen_levels(const int8_t* p) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)));
 }
 // Sixteen of the bytes as floats.
 template <int quarter>

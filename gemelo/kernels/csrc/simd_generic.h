@@ -66,6 +66,14 @@ static inline float widen_half(uint16_t h) {
   const float y = of_bits(rest << 13) * 0x1p112f;                      // subnormals too
   return of_bits(sign | bits_of(y));
 }
+// Round to nearest even; a NaN keeps a bit that says so.
+static inline uint16_t narrow_half(float x) {
+  const uint32_t rest = bits_of(x) & 0x7FFFFFFF, sign = bits_of(x) >> 16 & 0x8000;
+  if (rest >= 0x477FF000) return (uint16_t)(sign | (rest > 0x7F800000 ? 0x7E00 : 0x7C00));
+  if (rest < 0x38800000)  // subnormal there, in units of 2^-24
+    return (uint16_t)(sign | (uint32_t)std::nearbyintf(of_bits(rest) * 0x1p24f));
+  return (uint16_t)(sign | ((rest - 0x38000000 + 0xFFF + (rest >> 13 & 1)) >> 13));
+}
 static inline F pair_of_halves(const void* a, const void* b) {
   uint16_t x, y;
   std::memcpy(&x, a, 2);
@@ -166,6 +174,11 @@ static inline B where(uint64_t bits, uint8_t value) {
 }
 static inline B bits_4_and_5(B x, int up) { return (up < 0 ? x >> -up : x << up) & 0x30; }
 static inline F sixteen_bytes(const uint8_t* p) {
+  F y;
+  GEMELO_EACH(16) y[i] = p[i];
+  return y;
+}
+static inline F sixteen_levels(const int8_t* p) {
   F y;
   GEMELO_EACH(16) y[i] = p[i];
   return y;

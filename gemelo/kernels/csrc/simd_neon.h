@@ -74,6 +74,9 @@ static inline float largest(F x) {
 static inline float widen_half(uint16_t h) {
   return vgetq_lane_f32(vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(h))), 0);
 }
+static inline uint16_t narrow_half(float x) {
+  return vget_lane_u16(vreinterpret_u16_f16(vcvt_f16_f32(vdupq_n_f32(x))), 0);
+}
 static inline F pair_of_halves(const void* a, const void* b) {
   uint16_t x, y;
   std::memcpy(&x, a, 2);
@@ -214,6 +217,12 @@ static inline F sixteen_bytes(uint8x16_t q) {
           vcvtq_f32_u32(vmovl_u16(vget_low_u16(high))), vcvtq_f32_u32(vmovl_high_u16(high))};
 }
 static inline F sixteen_bytes(const uint8_t* p) { return sixteen_bytes(vld1q_u8(p)); }
+static inline F sixteen_levels(const int8_t* p) {
+  const int8x16_t q = vld1q_s8(p);
+  const int16x8_t low = vmovl_s8(vget_low_s8(q)), high = vmovl_high_s8(q);
+  return {vcvtq_f32_s32(vmovl_s16(vget_low_s16(low))), vcvtq_f32_s32(vmovl_high_s16(low)),
+          vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))), vcvtq_f32_s32(vmovl_high_s16(high))};
+}
 template <int quarter>
 static inline F widen(B x) {
   return sixteen_bytes(quarter == 0 ? x.a : quarter == 1 ? x.b : quarter == 2 ? x.c : x.d);

@@ -10,11 +10,11 @@
 #include "curves.h"
 #include "kernels.h"
 #include "scratch.h"
+#include "slots.h"
 #include "unroll.h"
 
 namespace GEMELO_ISA {
 
-using gemelo::Cache;
 using gemelo::Norm;
 using gemelo::Worker;
 
@@ -103,9 +103,13 @@ static void keep(Worker& worker, const float* k, const float* v, const Cache& ca
   const int64_t width = cache.heads * cache.d;
   for (int64_t t = begin; t < end; t++) {
     if (slots[t] < 0) continue;
-    const int64_t at = t / tokens_a_row * cache.row_stride + slots[t] * width;
-    std::memcpy(cache.k + at, k + t * width, width * sizeof(float));
-    std::memcpy(cache.v + at, v + t * width, width * sizeof(float));
+    with_numbers(cache, [&](auto number) {
+      for (int64_t head = 0; head < cache.heads; head++) {
+        const int64_t row = t / tokens_a_row, at = t * width + head * cache.d;
+        Slots<decltype(number)>(cache, cache.k, row, head).put(slots[t], k + at, cache.d);
+        Slots<decltype(number)>(cache, cache.v, row, head).put(slots[t], v + at, cache.d);
+      }
+    });
   }
 }
 

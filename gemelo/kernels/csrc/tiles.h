@@ -75,18 +75,6 @@ static inline void pack_tile_tokens(const Activations& x, int64_t token, int64_t
                                                             : _mm512_setzero_si512());
 }
 
-// The same turned: tiles of 16 pairs of columns x 16 tokens.
-static inline void pack_turned_tokens(const Activations& x, int64_t token, int64_t tokens,
-                                      int64_t columns, Tile* out) {
-  for (int64_t at = 0; at < columns; at += 32, out++) {
-    __m512i lines[16];
-    for (int i = 0; i < 16; i++)
-      lines[i] = token + i < tokens ? line_of(x, token + i, at, columns) : _mm512_setzero_si512();
-    turn(lines);
-    for (int i = 0; i < 16; i++) _mm512_storeu_si512(*out + 32 * i, lines[i]);
-  }
-}
-
 // Sixteen rows from `row` on, columns [first, last), as tiles of 16 pairs of columns x 16 rows.
 template <class P>
 struct BlockTiles {
