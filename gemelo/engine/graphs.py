@@ -9,7 +9,7 @@ oracle: tests compare the two, and everything that has no program (other dtypes,
 through them.
 
     decoder.fused = Graph.of(decoder)
-    scores = decoder.fused.scores(ids, positions, cache, keep=1)     # (B, 1, V)
+    scores, finite = decoder.fused.scores(ids, positions, cache, keep=1)     # (B, 1, V)
 
 B rows, T tokens, S streams, D width, L layers, P width of a per-layer embedding, V vocabulary.
 """
@@ -68,31 +68,24 @@ class Graph:
         """Whether it reads and writes this cache."""
         return cache.stored in STORED and cpu.native is not None
 
-    def scores(self, ids: Tensor, positions: Tensor, cache: KVCache, keep: int | None) -> Tensor:
-        """ids, positions (B, T) -> scores (B, T or keep, V) float32; writes the cache."""
+    def scores(
+        self, ids: Tensor, positions: Tensor, cache: KVCache, keep: int | None
+    ) -> tuple[Tensor, bool]:
+        """ids, positions (B, T) -> scores (B, T or keep, V) float32, and whether all are finite;
+        writes the cache."""
         rows, tokens = ids.shape
         out = torch.empty(rows, tokens if keep is None else keep, self.config.vocab_size)
         if not rows * tokens:
-            return out
-        views = cache.place(positions)
-        slots = {kind: _slots(positions, cache.positions[kind].shape[1]) for kind in LAYER_TYPES}
-        keys = [
-            (
-                slots[kind].data_ptr(),
-                cache.positions[kind].data_ptr(),
-                cache.positions[kind].stride(0),
-                views[kind].shape[1],
-            )
-            for kind in LAYER_TYPES
-        ]
+            return out, True
+        cache.make_room(positions)
         looked_up = self._looked_up(ids)
-        self.program.run(
+        finite = self.program.run(
             ids.contiguous().data_ptr(),
             positions.contiguous().data_ptr(),
             rows,
             tokens,
             ALL if keep is None else keep,
-            keys,
+            cache.tables(),
             cache.addresses(),
             STORED.index(cache.stored),
             self.config.num_key_value_heads,
@@ -100,7 +93,7 @@ class Graph:
             0 if looked_up is None else looked_up.data_ptr(),
             out.data_ptr(),
         )
-        return out
+        return out, finite
 
     def _looked_up(self, ids: Tensor) -> Tensor | None:
         """Gemma 3n's vectors of the tokens for every layer, (B, T, L, P)."""
@@ -194,11 +187,6 @@ def is_native(decoder: Decoder) -> bool:
     return all(packed(m).format.name in cpu.FORMATS for m in matrices) and all(
         isinstance(m.weight, Tensor) and m.weight.dtype == torch.float32 for m in plain
     )
-
-
-def _slots(positions: Tensor, capacity: int) -> Tensor:
-    """The slot of every token (B, T), -1 for padding."""
-    return torch.where(positions >= 0, positions % capacity, -1)
 
 
 # ---- the forwards --------------------------------------------------------------------------------

@@ -44,6 +44,15 @@ class Addresses(NamedTuple):
     row_stride: int  # in numbers of k and v
 
 
+class Table(NamedTuple):
+    """Where the positions in the slots of one kind of layer lie, for each row."""
+
+    positions: int  # address, int64
+    row_stride: int  # in positions
+    capacity: int
+    used: int
+
+
 class KVCache:
     """Keys and values for `rows` sequences of up to `context` tokens, in every owning layer."""
 
@@ -102,9 +111,7 @@ class KVCache:
         positions (B, T) are absolute, -1 for padding. Returns for each kind of layer the positions
         (B, S) of the keys its `write` will return. Mutates the position tables.
         """
-        if positions.shape[1] > self.chunk:
-            raise InputError(f"a step of {positions.shape[1]} tokens; the cache takes {self.chunk}")
-        self.reserve(int(positions.max()) + 1)
+        self.make_room(positions)
         for kind in LAYER_TYPES:
             self._where[kind] = where = Where(positions, self.positions[kind].shape[1])
             where.put(self.positions[kind], positions)
@@ -125,6 +132,19 @@ class KVCache:
             (k_at, k_scales, row_stride), (v_at, v_scales, _) = k.address(), v.address()
             found.append(Addresses(k_at, v_at, k_scales, v_scales, row_stride))
         return found
+
+    def make_room(self, positions: Tensor) -> None:
+        """What `place` does before it writes the tables, for whoever writes them itself."""
+        if positions.shape[1] > self.chunk:
+            raise InputError(f"a step of {positions.shape[1]} tokens; the cache takes {self.chunk}")
+        self.reserve(int(positions.max()) + 1)
+
+    def tables(self) -> list[Table]:
+        """Of every kind of layer, good until the cache grows."""
+        return [
+            Table(table.data_ptr(), table.stride(0), table.shape[1], self._used[kind])
+            for kind, table in self.positions.items()
+        ]
 
     def reserve(self, length: int) -> None:
         """Make room for `length` tokens a row, doubling what has to grow."""

@@ -51,7 +51,7 @@ def prefill(
         keep = int(end == len(ids))
         scores = _scores(decoder, *_span(decoder, ids, begin, end), cache, keep, soft)
         done(end)
-    return checked(decoder, scores[0, -1])
+    return scores[0, -1]
 
 
 @torch.inference_mode()
@@ -72,8 +72,7 @@ def verify(decoder: Decoder, cache: KVCache, tokens: Sequence[int], position: in
     """Write tokens of row 0 from `position` on and score after each: (T, V) float32."""
     device = decoder.norm.weight.device
     places = torch.arange(position, position + len(tokens), device=device)[None]
-    scores = _scores(decoder, torch.tensor(tokens, device=device)[None], places, cache)
-    return checked(decoder, scores[0])
+    return _scores(decoder, torch.tensor(tokens, device=device)[None], places, cache)[0]
 
 
 @torch.inference_mode()
@@ -84,7 +83,7 @@ def decode(
     device = decoder.norm.weight.device
     ids = torch.tensor(tokens, device=device)[:, None]
     places = torch.tensor(positions, device=device)[:, None]
-    return checked(decoder, _scores(decoder, ids, places, cache)[:, 0])
+    return _scores(decoder, ids, places, cache)[:, 0]
 
 
 @torch.inference_mode()
@@ -94,7 +93,7 @@ def score(decoder: Decoder, cache: KVCache, ids: Sequence[int]) -> Tensor:
     for begin in range(0, len(ids), cache.chunk):
         end = min(begin + cache.chunk, len(ids))
         parts.append(_scores(decoder, *_span(decoder, ids, begin, end), cache)[0])
-    return checked(decoder, torch.cat(parts))
+    return torch.cat(parts)
 
 
 def _scores(
@@ -108,13 +107,21 @@ def _scores(
     """ids, positions (B, T) -> scores of all or the last `keep` tokens, (B, T or keep, V).
 
     A decoder that was fused is one native call, for text; its modules are the same, one after the
-    other.
+    other. Scores that are not finite raise the name of the weight that spoilt them: looking here
+    costs a pass over the scores, looking at load would read the whole file.
     """
     beside = given(decoder, ids, positions, soft)
     if beside is None and decoder.fused is not None and decoder.fused.takes(cache):
-        return decoder.fused.scores(ids, positions, cache, keep)
-    hidden = decoder(ids, positions, cache, keep, beside)
-    return decoder.logits(hidden) if hidden.shape[1] else hidden
+        scores, finite = decoder.fused.scores(ids, positions, cache, keep)
+    else:
+        hidden = decoder(ids, positions, cache, keep, beside)
+        scores = decoder.logits(hidden) if hidden.shape[1] else hidden
+        finite = is_finite(scores)
+    if not finite:
+        name, kind = next(broken_weights(decoder), ("", ""))
+        cause = f"{name} holds {kind}" if name else "no weight is broken; the activations overflow"
+        raise FileFormatError(f"the model's scores are not finite: {cause}")
+    return scores
 
 
 def _span(decoder: Decoder, ids: Sequence[int], begin: int, end: int) -> tuple[Tensor, Tensor]:
@@ -122,18 +129,6 @@ def _span(decoder: Decoder, ids: Sequence[int], begin: int, end: int) -> tuple[T
     device = decoder.norm.weight.device
     tokens = torch.tensor(ids[begin:end], device=device)[None]
     return tokens, torch.arange(begin, end, device=device)[None]
-
-
-def checked(decoder: Decoder, scores: Tensor) -> Tensor:
-    """scores, or the name of the weight that spoilt them.
-
-    Looking here costs a pass over one row of scores; looking at load would read the whole file.
-    """
-    if not is_finite(scores):
-        name, kind = next(broken_weights(decoder), ("", ""))
-        cause = f"{name} holds {kind}" if name else "no weight is broken; the activations overflow"
-        raise FileFormatError(f"the model's scores are not finite: {cause}")
-    return scores
 
 
 def is_finite(scores: Tensor) -> bool:

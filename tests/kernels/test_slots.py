@@ -54,19 +54,10 @@ class Tables:
 
     def native(self, ids: Tensor, positions: Tensor, cache: KVCache) -> Tensor:
         """ids, positions (B, T) -> what every token sees, (B, T, H * d); writes the cache."""
-        seen = cache.place(positions)
-        tables = cache.positions
-        slots = [
-            torch.where(positions >= 0, positions % tables[kind].shape[1], -1)
-            for kind in LAYER_TYPES
-        ]
+        cache.make_room(positions)
         out = torch.empty(*ids.shape, self.q.shape[1])
-        keys = [
-            (place.data_ptr(), tables[kind].data_ptr(), tables[kind].stride(0), seen[kind].shape[1])
-            for place, kind in zip(slots, LAYER_TYPES, strict=True)
-        ]
         self.program.run(
-            ids.data_ptr(), positions.data_ptr(), *ids.shape, ALL, keys, cache.addresses(),
+            ids.data_ptr(), positions.data_ptr(), *ids.shape, ALL, cache.tables(), cache.addresses(),
             STORED.index(cache.stored), KV_HEADS, WIDTH, 0, out.data_ptr(),
         )  # fmt: skip
         return out

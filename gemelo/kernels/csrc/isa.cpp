@@ -284,6 +284,7 @@ const Kernels kernels = {
     add_norm,
     gate,
     softcap,
+    finite,
     heads,
     keep,
     attend_bytes,

@@ -49,11 +49,11 @@ Kept kept(uintptr_t numbers, uintptr_t scales) {
 const float* floats_at(uintptr_t p) { return reinterpret_cast<const float*>(p); }
 const int64_t* numbers_at(uintptr_t p) { return reinterpret_cast<const int64_t*>(p); }
 
-// One call of a program. `keys` has for each kind of layer: slots of the tokens, positions of the
-// slots, their stride, how many are used; `caches` for each layer k, v, the scales of both and the
-// stride of a row.
-void run(Program& program, uintptr_t ids, uintptr_t positions, int64_t rows, int64_t tokens_a_row,
-         int64_t keep, const std::vector<std::tuple<uintptr_t, uintptr_t, int64_t, int64_t>>& keys,
+// One call of a program: whether its scores are finite. `tables` has for each kind of layer the
+// positions of the slots, their stride from row to row, how many slots there are and how many are
+// used; `caches` for each layer k, v, the scales of both and the stride of a row.
+bool run(Program& program, uintptr_t ids, uintptr_t positions, int64_t rows, int64_t tokens_a_row,
+         int64_t keep, const std::vector<std::tuple<uintptr_t, int64_t, int64_t, int64_t>>& tables,
          const std::vector<std::tuple<uintptr_t, uintptr_t, uintptr_t, uintptr_t, int64_t>>& caches,
          int format, int64_t heads, int64_t d, uintptr_t looked_up, uintptr_t out) {
   Call call{};
@@ -63,11 +63,8 @@ void run(Program& program, uintptr_t ids, uintptr_t positions, int64_t rows, int
   call.tokens_a_row = tokens_a_row;
   call.keep = keep;
   for (int kind = 0; kind < kKinds; kind++) {
-    const auto& [slots, table, stride, used] = keys[kind];
-    call.slots[kind] = numbers_at(slots);
-    call.keys[kind] = numbers_at(table);
-    call.key_stride[kind] = stride;
-    call.used[kind] = used;
+    const auto& [table, stride, capacity, used] = tables[kind];
+    call.tables[kind] = {reinterpret_cast<int64_t*>(table), stride, capacity, used};
   }
   for (const auto& [k, v, k_scales, v_scales, stride] : caches)
     call.caches.push_back(
@@ -76,6 +73,7 @@ void run(Program& program, uintptr_t ids, uintptr_t positions, int64_t rows, int
   call.out = reinterpret_cast<float*>(out);
   nb::gil_scoped_release nogil;
   program.run(call);
+  return call.finite;
 }
 
 }  // namespace

@@ -27,6 +27,7 @@ void Program::run(Call& call) {
     turn_[kind] = turns_[kind].room<float>(2 * angles_[kind].size() * tokens);
   reserve(call, tokens, call.tokens_a_row);
   if (call.keep > 0 && call.keep < tokens) reserve(call, call.keep, call.keep);  // after the cut
+  place(call);
   State state{call, tokens, call.tokens_a_row, call.positions};
   // The steps change the state; each thread has its own, and they stay alike.
   parallel([&](Worker& worker) {
@@ -45,6 +46,20 @@ void Program::run(Call& call) {
   });
 }
 
+// Position p goes to slot p mod capacity, padding nowhere.
+void Program::place(const Call& call) {
+  for (int kind = 0; kind < kKinds; kind++) {
+    const Table& table = call.tables[kind];
+    slots_[kind].clear();
+    for (int64_t t = 0; t < call.rows * call.tokens_a_row; t++) {
+      const int64_t position = call.positions[t];
+      const int64_t slot = position < 0 ? -1 : position % table.capacity;
+      if (slot >= 0) table.positions[t / call.tokens_a_row * table.row_stride + slot] = position;
+      slots_[kind].push_back(slot);
+    }
+  }
+}
+
 // Workspace for steps of so many tokens; it only grows.
 void Program::reserve(const Call& call, int64_t tokens, int64_t tokens_a_row) {
   size_t packed = 0, attending = 0;
@@ -54,7 +69,7 @@ void Program::reserve(const Call& call, int64_t tokens, int64_t tokens_a_row) {
   for (const auto& [layer, kind, heads] : attends_) {
     Attend a{};
     a.cache = call.caches[layer];
-    a.slots = call.used[kind];
+    a.slots = call.tables[kind].used;
     a.tokens = tokens;
     a.tokens_a_row = tokens_a_row;
     a.heads = heads;
@@ -198,7 +213,7 @@ void Program::heads(int x, int64_t d, Norm n, int kind) {
 
 void Program::keep(int k, int v, int layer, int kind) {
   step([=](Worker& worker, State& s) {
-    kernels.keep(worker, at(k), at(v), s.call.caches[layer], s.call.slots[kind], s.tokens,
+    kernels.keep(worker, at(k), at(v), s.call.caches[layer], slots_[kind].data(), s.tokens,
                  s.tokens_a_row);
   });
 }
@@ -207,11 +222,11 @@ void Program::attend(int q, int layer, int kind, int64_t heads, int64_t window, 
                      int out) {
   attends_.push_back({layer, kind, heads});
   step([=](Worker& worker, State& s) {
-    kernels.attend(
-        worker,
-        {at(q), s.call.caches[layer], s.call.keys[kind], s.call.key_stride[kind], s.call.used[kind],
-         s.positions, s.tokens, s.tokens_a_row, heads, window, scale, at(out)},
-        attend_.room<uint8_t>(0));
+    const Table& table = s.call.tables[kind];
+    kernels.attend(worker,
+                   {at(q), s.call.caches[layer], table.positions, table.row_stride, table.used,
+                    s.positions, s.tokens, s.tokens_a_row, heads, window, scale, at(out)},
+                   attend_.room<uint8_t>(0));
   });
 }
 
@@ -243,11 +258,11 @@ void Program::cut(std::vector<int> buffers) {
 void Program::logits(int x, Matrix head, float cap) {
   product_step({head}, [=](Worker& worker, State& s) {
     multiply(worker, x, s.tokens, {{head, s.call.out}});
-    if (cap <= 0) return;
     worker.barrier();
     int64_t begin, end;
     worker.share(s.tokens * head.rows, 16, begin, end);
-    kernels.softcap(s.call.out, cap, begin, end);
+    if (cap > 0) kernels.softcap(s.call.out, cap, begin, end);
+    if (!kernels.finite(s.call.out, begin, end)) s.call.finite = false;
   });
 }
 

@@ -7,6 +7,7 @@
 
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <vector>
@@ -18,17 +19,22 @@ namespace gemelo {
 
 constexpr int kKinds = 2;  // of layers: sliding, full
 
+// The positions in the slots of one kind of layer, -1 where there is none: (rows, capacity).
+struct Table {
+  int64_t* positions;
+  int64_t row_stride, capacity, used;
+};
+
 // A call: rows * tokens_a_row tokens, where they lie, and what they may look at.
 struct Call {
   const int64_t *ids, *positions;
   int64_t rows, tokens_a_row;
-  int64_t keep;                  // tokens of a row that go on after the last keys; -1: all
-  const int64_t* slots[kKinds];  // where the tokens go, -1 nowhere
-  const int64_t* keys[kKinds];   // positions of the cache's slots
-  int64_t key_stride[kKinds], used[kKinds];
-  std::vector<Cache> caches;  // of the layers that own keys
-  const float* looked_up;     // Gemma 3n: (tokens, layers, P), else null
-  float* out;                 // scores
+  int64_t keep;  // tokens of a row that go on after the last keys; -1: all
+  Table tables[kKinds];
+  std::vector<Cache> caches;       // of the layers that own keys
+  const float* looked_up;          // Gemma 3n: (tokens, layers, P), else null
+  float* out;                      // scores
+  std::atomic<bool> finite{true};  // whether all of these are
 };
 
 class Program {
@@ -80,6 +86,7 @@ class Program {
   int64_t width(int buffer) const { return buffers_[buffer].width; }
   Activations activations(int buffer) { return {at(buffer), width(buffer), false}; }
   std::vector<float*> all(const std::vector<int>& list);
+  void place(const Call& call);
   void reserve(const Call& call, int64_t tokens, int64_t tokens_a_row);
   void step(Step step) {
     steps_.push_back(std::move(step));
@@ -102,8 +109,9 @@ class Program {
   const Kernels& kernels;
   std::vector<Buffer> buffers_;
   std::vector<Step> steps_;
-  std::vector<float> angles_[kKinds];  // frequencies
-  Scratch turns_[kKinds];              // cosines and sines of the step's tokens
+  std::vector<int64_t> slots_[kKinds];  // of the step's tokens, -1 for padding
+  std::vector<float> angles_[kKinds];   // frequencies
+  Scratch turns_[kKinds];               // cosines and sines of the step's tokens
   float* turn_[kKinds] = {};
   Scratch packed_, attend_;
   std::vector<Matrix> multiplied_;  // by every product, one after the other

@@ -74,6 +74,16 @@ static void softcap(float* x, float cap, int64_t begin, int64_t end) {
   for (; begin < end; begin++) x[begin] = cap * std::tanh(x[begin] / cap);
 }
 
+// Whether none of them is NaN or infinite.
+static bool finite(const float* x, int64_t begin, int64_t end) {
+  F odd[4] = {set(0), set(0), set(0), set(0)};  // NaN with anything else
+  for (; begin + 64 <= end; begin += 64)
+    each<4>([&](auto i) GEMELO_INLINE { odd[i] = fma(load(x + begin + 16 * i), set(0), odd[i]); });
+  float rest = sum((odd[0] + odd[1]) + (odd[2] + odd[3]));
+  for (; begin < end; begin++) rest += x[begin] * 0;
+  return rest == 0;
+}
+
 // Normalise heads of width d and turn their pairs (p, p + d/2) by the tokens' angles, in place.
 // `angles` holds d/2 cosines and d/2 sines a token; null leaves the heads unturned.
 static void heads(Worker& worker, float* x, int64_t tokens, int64_t count, int64_t d, const Norm& n,
