@@ -19,6 +19,7 @@ float32.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -88,12 +89,15 @@ def read(
     device: torch.device | str = "cpu",
     progress: Callable[[int, int], None] | None = None,
     mmproj: Path | None = None,
+    settle: Callable[[Gemma3 | Gemma3n], None] = lambda decoder: None,
 ) -> Checkpoint:
     """Load a GGUF file or a directory with config.json and safetensors.
 
     format "native" keeps every matrix as the file has it. Raises `GemeloError` for a file that is
     broken or is not a model that gemelo runs. `progress` gets tensors done and tensors in all.
-    mmproj has the towers of a GGUF; not given, one that lies beside it is taken.
+    mmproj has the towers of a GGUF; not given, one that lies beside it is taken. `settle` is what
+    else is to be done to the decoder; like all that concerns weights, it happens while the
+    tokenizer is made in a thread, which has ended when this returns or raises.
     """
     if format not in get_args(WeightFormat):
         raise InputError(f"format {format!r} is not one of {', '.join(get_args(WeightFormat))}")
@@ -101,11 +105,13 @@ def read(
     opened = with_companion(opened) if mmproj is None else with_mmproj(opened, mmproj)
     source = without_padding(opened)
     preprocessor = preprocessor_of(source)
-    tree = assemble(source, format, activation_dtype(source, format), device, progress)
+    with ThreadPoolExecutor(1, "tokenizer") as beside:
+        tokenizer = beside.submit(tokenizer_of, source)
+        tree = assemble(source, format, activation_dtype(source, format), device, progress)
+        settle(tree.language_model)
     lost = cpu.what_is_lost() if is_quantised(tree) else None
     notices = (*source.notices, *preprocessor.notices, *(() if lost is None else (lost,)))
-    tokenizer = tokenizer_of(source)
-    return Checkpoint(path, source.config, tree, tokenizer, format, notices, preprocessor)
+    return Checkpoint(path, source.config, tree, tokenizer.result(), format, notices, preprocessor)
 
 
 def is_quantised(tree: nn.Module) -> bool:

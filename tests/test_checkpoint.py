@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -185,3 +186,40 @@ def test_without_native_kernels_a_quantised_model_says_what_is_lost(
     assert not read(tiny_checkpoint, "f32").notices
     monkeypatch.setenv("GEMELO_ISA", "reference")
     assert not read(tiny_checkpoint, "q8_0").notices
+
+
+def test_the_decoder_is_settled_beside_the_tokenizer_and_no_thread_stays(
+    tiny_directory: Path,
+) -> None:
+    before, settled = threading.enumerate(), list[object]()
+    checkpoint = read(tiny_directory, settle=settled.append)
+    assert settled == [checkpoint.decoder]
+    assert checkpoint.tokenizer.encode("the")
+    assert threading.enumerate() == before
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, InputError])
+def test_what_ends_loading_leaves_no_thread(
+    tiny_directory: Path, error: type[BaseException]
+) -> None:
+    before = threading.enumerate()
+
+    def interrupted(decoder: object) -> None:
+        raise error("while weights move")
+
+    with pytest.raises(error, match="while weights move"):
+        read(tiny_directory, settle=interrupted)
+    assert threading.enumerate() == before
+
+
+def test_a_broken_tokenizer_beside_whole_weights_is_an_error(
+    tiny_directory: Path, tmp_path: Path
+) -> None:
+    broken = edited(tiny_directory, tmp_path / "broken")
+    for file in broken.glob("tokenizer*"):
+        file.unlink()
+    (broken / "tokenizer.model").write_bytes(b"no message")
+    before = threading.enumerate()
+    with pytest.raises(FileFormatError, match="tokenizer.model"):
+        load(broken)
+    assert threading.enumerate() == before

@@ -18,6 +18,7 @@ FLOORS = {
     "errors": 0,
     "config": 0,
     "kernels": 0,
+    "strings": 0,
     "models": 1,
     "weights": 1,
     "inputs": 1,

@@ -344,12 +344,14 @@ def load(
         cpu.set_threads(threads)
     path = resolve(None if model is None else str(model))
     eye = None if mmproj is None else Path(mmproj).expanduser()
-    checkpoint = read(path, format, place(device), progress, eye)
-    if isinstance(checkpoint.decoder, Gemma3n):
-        prepare(checkpoint.decoder, ple, place(device))
-    if is_native(checkpoint.decoder):
-        panels = repacked(checkpoint.decoder) if repack else None
-        checkpoint.decoder.fused = Graph(checkpoint.decoder, panels)
+
+    def settle(decoder: Decoder) -> None:
+        if isinstance(decoder, Gemma3n):
+            prepare(decoder, ple, place(device))
+        if is_native(decoder):
+            decoder.fused = Graph(decoder, repacked(decoder) if repack else None)
+
+    checkpoint = read(path, format, place(device), progress, eye, settle)
     engine = Engine(checkpoint.decoder, checkpoint.tokenizer, context, kv_format=kv_format)
     loaded = Model(checkpoint, engine, time.perf_counter() - started)
     return loaded if submodel is None else loaded.submodel(submodel)

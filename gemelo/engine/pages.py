@@ -99,11 +99,13 @@ def _whole_pages(tensor: Tensor) -> tuple[Pages, Flags]:
     nothing = np.empty(0, np.int64), np.empty(0, np.bool_)
     if tensor.device.type != "cpu" or not tensor.nbytes:
         return nothing
-    starts, nbytes = np.array([tensor.data_ptr()]), tensor.nbytes
-    if not tensor.is_contiguous():
-        assert tensor.dim() == 2 and tensor.stride(1) == 1
-        row, nbytes = tensor.stride(0) * tensor.element_size(), tensor[0].nbytes
-        starts = tensor.data_ptr() + row * np.arange(len(tensor))
+    if tensor.is_contiguous():
+        first_page = -(-tensor.data_ptr() // PAGE_BYTES)
+        pages = np.arange(first_page, (tensor.data_ptr() + tensor.nbytes) // PAGE_BYTES)
+        return pages, np.ones(len(pages), np.bool_)
+    assert tensor.dim() == 2 and tensor.stride(1) == 1
+    row, nbytes = tensor.stride(0) * tensor.element_size(), tensor[0].nbytes
+    starts = tensor.data_ptr() + row * np.arange(len(tensor))
     first, stop = -(-starts // PAGE_BYTES), (starts + nbytes) // PAGE_BYTES
     first, stop = first[stop > first], stop[stop > first]
     if not len(first):

@@ -28,6 +28,8 @@ _NAME, _CHARSMAP, _DUMMY_PREFIX, _TRIM_SPACES, _ESCAPE_SPACES = 1, 2, 3, 4, 5
 _BPE = 2
 
 _PIECE_TAG, _SCORE_TAG, _TYPE_TAG = 0x0A, 0x15, 0x18
+_TAIL = np.dtype([("score_tag", "u1"), ("score", "<f4"), ("type_tag", "u1"), ("type", "u1")])
+_TEXT_BYTES = 12  # at most one more than lie between two pieces' texts: a tail, two tags, two sizes
 
 
 def pack_model(vocabulary: Vocabulary) -> bytes:
@@ -58,31 +60,56 @@ def unpack_model(message: bytes) -> Vocabulary:
 
 def _pack_pieces(vocabulary: Vocabulary) -> bytes:
     """Every piece as 0A size (0A length text, 15 score, 18 type), written column by column."""
-    text = np.frombuffer(vocabulary.text, np.uint8)
     lengths = np.diff(vocabulary.ends, prepend=-1) - 1  # (V,)
-    sizes = 1 + _varint_width(lengths) + lengths + 5 + 2
+    sizes = 1 + _varint_width(lengths) + lengths + _TAIL.itemsize
     record_ends = np.cumsum(1 + _varint_width(sizes) + sizes)
-    message = np.empty(int(record_ends[-1]), np.uint8)
+    tails = record_ends - _TAIL.itemsize
+    message = np.empty(int(record_ends[-1]) + _TEXT_BYTES, np.uint8)
 
+    text = np.frombuffer(vocabulary.text + bytes(_TEXT_BYTES), np.uint8)
+    _copy_texts(text, vocabulary.ends - lengths, message, tails - lengths, lengths)
+    _windows(message, _TAIL.itemsize)[tails] = _tails(vocabulary)
     at = np.concatenate(([0], record_ends[:-1]))
     message[at] = _PIECE_TAG
     at = _put_varint(message, at + 1, sizes)
     message[at] = _PIECE_TAG
-    at = _put_varint(message, at + 1, lengths)
-    bodies = text[text != 0]
-    body_starts = np.cumsum(lengths) - lengths
-    message[np.arange(len(bodies)) + np.repeat(at - body_starts, lengths)] = bodies
-    at = at + lengths
-    message[at] = _SCORE_TAG
-    message[at[:, None] + np.arange(1, 5)] = (
-        vocabulary.scores.astype("<f4").view(np.uint8).reshape(-1, 4)
-    )
-    message[at + 5] = _TYPE_TAG
-    message[at + 6] = vocabulary.types
+    _put_varint(message, at + 1, lengths)
+    return message[: record_ends[-1]].tobytes()
+
+
+def _copy_texts(
+    text: NDArray[np.uint8],
+    starts: NDArray[np.int64],
+    message: NDArray[np.uint8],
+    bodies: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+) -> None:
+    """Copy pieces from `starts` to `bodies`, some bytes at a time of all pieces that have them.
+
+    What is copied beyond the end of a piece falls on tags and numbers, which are written later.
+    """
+    source, target = _windows(text, _TEXT_BYTES), _windows(message, _TEXT_BYTES)
+    for done in range(0, int(lengths.max()), _TEXT_BYTES):
+        if done:
+            longer = lengths > done
+            starts, bodies, lengths = starts[longer], bodies[longer], lengths[longer]
+        target[bodies + done] = source[starts + done]
+
+
+def _tails(vocabulary: Vocabulary) -> NDArray[np.void]:
+    """What follows the text of every piece, (V,)."""
+    tails = np.empty(len(vocabulary), _TAIL)
+    tails["score_tag"], tails["type_tag"] = _SCORE_TAG, _TYPE_TAG
+    tails["score"] = vocabulary.scores
     # The library insists on exactly one piece of type unknown; GGUF files call it control.
-    message[at[vocabulary.types == UNKNOWN] + 6] = CONTROL
-    message[at[vocabulary.unk_id] + 6] = UNKNOWN
-    return message.tobytes()
+    tails["type"] = np.where(vocabulary.types == UNKNOWN, CONTROL, vocabulary.types)
+    tails["type"][vocabulary.unk_id] = UNKNOWN
+    return tails.view(f"V{_TAIL.itemsize}")
+
+
+def _windows(memory: NDArray[np.uint8], width: int) -> NDArray[np.void]:
+    """The `width` bytes from every place of some memory on, as one value each: a view."""
+    return np.ndarray((len(memory) - width + 1,), f"V{width}", memory, strides=(1,))
 
 
 def _varint_width(values: NDArray[np.int64]) -> NDArray[np.int64]:

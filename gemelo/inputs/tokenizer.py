@@ -70,8 +70,8 @@ class Tokenizer:
     def from_gguf(cls, metadata: Mapping[str, Any]) -> Self:
         """The tokenizer among a GGUF file's key-values.
 
-        Pieces as a list of str or of bytes, scores and types as arrays. Raises FileFormatError and
-        UnsupportedError for a vocabulary that cannot be used.
+        Pieces as `Strings` or a list of str or of bytes, scores and types as arrays. Raises
+        FileFormatError and UnsupportedError for a vocabulary that cannot be used.
         """
         template = metadata.get("tokenizer.chat_template")
         if template is not None and not isinstance(template, str):

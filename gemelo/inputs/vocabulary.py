@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemelo.errors import FileFormatError, UnsupportedError
+from gemelo.strings import Strings
 
 # The kinds of piece, with the numbers that both GGUF and SentencePiece give them.
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
@@ -65,7 +66,7 @@ class Vocabulary:
         types: NDArray[Any],
         ids: Mapping[str, int] | None = None,
     ) -> Self:
-        """Check and hold `pieces`, all str or all bytes.
+        """Check and hold `pieces`: all str, all bytes, or `Strings`.
 
         `ids` says where "bos", "eos", "unk" and "pad" are when no piece has that name.
 
@@ -194,7 +195,10 @@ def _join(pieces: Sequence[Any]) -> bytes:
     if not isinstance(pieces, Sequence) or not 0 < len(pieces) <= MAX_PIECES:
         raise FileFormatError(f"the vocabulary is not a list of 1 to {MAX_PIECES} pieces")
     try:
-        if isinstance(pieces[0], bytes):
+        if isinstance(pieces, Strings):
+            text = pieces.text
+            text.decode()
+        elif isinstance(pieces[0], bytes):
             text = b"\0".join(pieces) + b"\0"
             text.decode()
         else:

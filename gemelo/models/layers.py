@@ -70,8 +70,10 @@ class Fused(Protocol):
     def takes(self, cache: Any) -> bool:
         """Whether it can read and write this cache."""
 
-    def scores(self, ids: Tensor, positions: Tensor, cache: Any, keep: int | None) -> Tensor:
-        """ids, positions (B, T) -> scores (B, T or the last `keep`, V) float32."""
+    def scores(
+        self, ids: Tensor, positions: Tensor, cache: Any, keep: int | None
+    ) -> tuple[Tensor, bool]:
+        """ids, positions (B, T) -> scores (B, T or the last `keep`, V) float32, all finite?"""
 
 
 class Linear(nn.Module):

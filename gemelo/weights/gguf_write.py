@@ -20,6 +20,7 @@ from torch import Tensor
 
 from gemelo.errors import InputError
 from gemelo.kernels.formats import Format, Packed, pack
+from gemelo.strings import Strings
 from gemelo.weights.files import byte_pieces, float_parts, replaced
 from gemelo.weights.gguf import (
     ARRAY,
@@ -46,11 +47,11 @@ def write_gguf(
 ) -> None:
     """Write a GGUF file, replacing `path` only when it is complete.
 
-    metadata: bool, int, float (stored as f32), str, bytes, lists of one kind of them, numpy scalars
-    and 1-D arrays (stored with their own type). tensors: (name, PyTorch-order shape, format,
-    maker); a maker gives a float Tensor, encoded on the way, or a Packed matrix. progress: called
-    with the bytes just written. Raises InputError for what GGUF cannot hold, UnavailableError when
-    the disk refuses.
+    metadata: bool, int, float (stored as f32), str, bytes, lists of one kind of them, `Strings`,
+    numpy scalars and 1-D arrays (stored with their own type). tensors: (name, PyTorch-order shape,
+    format, maker); a maker gives a float Tensor, encoded on the way, or a Packed matrix. progress:
+    called with the bytes just written. Raises InputError for what GGUF cannot hold,
+    UnavailableError when the disk refuses.
     """
     tensors = list(tensors)
     alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
@@ -102,7 +103,7 @@ def _value(key: str, value: Any) -> bytes:
     """A metadata value with its type in front."""
     if isinstance(value, str | bytes):
         return struct.pack("<I", STRING) + _string(value)
-    if isinstance(value, list | tuple) and value and isinstance(value[0], str | bytes):
+    if isinstance(value, list | tuple | Strings) and value and isinstance(value[0], str | bytes):
         if not all(isinstance(item, str | bytes) for item in value):
             raise InputError(f"GGUF metadata cannot hold {key!r}: not all of it is text")
         return struct.pack("<IIQ", ARRAY, STRING, len(value)) + b"".join(map(_string, value))

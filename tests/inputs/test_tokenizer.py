@@ -93,7 +93,7 @@ def test_real_vocabulary_written_as_gguf_is_what_was_read(
     for source in ("gguf", "model"):
         written = real(source).to_gguf()
         pieces = [piece.encode() for piece in written["tokenizer.ggml.tokens"]]
-        assert pieces == real_metadata["tokenizer.ggml.tokens"]
+        assert pieces == list(real_metadata["tokenizer.ggml.tokens"])
         scores = real_metadata["tokenizer.ggml.scores"]
         np.testing.assert_array_equal(written["tokenizer.ggml.scores"], scores)
         for key in ("bos", "eos", "unknown", "padding"):

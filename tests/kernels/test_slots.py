@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gemelo.config import FULL, LAYER_TYPES, SLIDING, LayerType
+from gemelo.config import FULL, SLIDING, LayerType
 from gemelo.engine.graphs import ALL, KINDS, STORED
 from gemelo.engine.kv import Int8Slots, KVCache, KVFormat, PlainSlots, Slots
 from gemelo.kernels import cpu
@@ -57,8 +57,8 @@ class Tables:
         cache.make_room(positions)
         out = torch.empty(*ids.shape, self.q.shape[1])
         self.program.run(
-            ids.data_ptr(), positions.data_ptr(), *ids.shape, ALL, cache.tables(), cache.addresses(),
-            STORED.index(cache.stored), KV_HEADS, WIDTH, 0, out.data_ptr(),
+            ids.data_ptr(), positions.data_ptr(), *ids.shape, ALL, cache.tables(),
+            cache.addresses(), STORED.index(cache.stored), KV_HEADS, WIDTH, 0, out.data_ptr(),
         )  # fmt: skip
         return out
 
@@ -95,8 +95,9 @@ def bits(store: Slots) -> list[Tensor]:
 
 
 def same(ours: KVCache, theirs: KVCache) -> bool:
-    """Whether two caches of which one layer was written hold the same bits."""
-    return all(
+    """Whether two caches of which one layer was written hold the same bits in the same places."""
+    placed = all(torch.equal(ours.positions[k], theirs.positions[k]) for k in (SLIDING, FULL))
+    return placed and all(
         torch.equal(a, b)
         for layer, pair in ours.stores.items()
         for store, other in zip(pair, theirs.stores[layer], strict=True)

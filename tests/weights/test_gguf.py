@@ -2,6 +2,7 @@
 
 import filecmp
 import os
+import struct
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,10 +12,13 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from gemelo.errors import FileFormatError, InputError, UnavailableError, UnsupportedError
 from gemelo.kernels.formats import FORMATS, Format, Packed, pack, unpack
+from gemelo.strings import Strings
 from gemelo.weights.gguf import GGUFFile
 from gemelo.weights.gguf_write import TensorToWrite, write_gguf
 
@@ -69,6 +73,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def plain(value: Any) -> Any:
+    if isinstance(value, Strings):
+        return list(value)
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
 
 
@@ -101,6 +107,49 @@ def test_metadata_comes_back(written: Path) -> None:
         assert plain(got[key]) == want, key
     assert got["gemma3.pattern"].dtype == np.bool_
     assert got["gemma3.types"].dtype == np.int32
+
+
+PIECE = b"\xe2\x96\x81the"
+ARRAYS = {
+    "short": [b"%d" % number for number in range(100_000)],  # more than are looked at together
+    "one": [b"x"],
+    "none": [],
+    "longest short ones": [b"x" * 255] * 3000,
+    "a long one": [PIECE] * 50_000 + [b"x" * 256] + [PIECE] * 9,
+    "long first": [b"x" * 70_000, PIECE],
+    "an empty one": [PIECE] * 50_000 + [b""] + [PIECE],
+    "empty ones": [b""] * 1000,
+    "zeros": [b"\0", b"a\0b", b"\0\0\0", b"a\0", PIECE],
+    "what looks like a length": [b"\5" + bytes(7) + b"ab", PIECE, bytes(7), bytes(8), PIECE] * 2000,
+}
+
+
+@pytest.mark.parametrize("strings", ARRAYS.values(), ids=ARRAYS.keys())
+def test_arrays_of_strings_are_what_was_written(strings: list[bytes], tmp_path: Path) -> None:
+    path, key, value = tmp_path / "strings.gguf", b"k", b"".join(map(counted, strings))
+    entry = counted(key) + struct.pack("<IIQ", 9, 8, len(strings)) + value
+    after = counted(b"after") + struct.pack("<II", 4, 7)
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 2) + entry + after)
+    file = GGUFFile(path)
+    assert list(file.metadata["k"]) == strings
+    assert file.metadata["after"] == 7
+
+
+def counted(string: bytes) -> bytes:
+    return struct.pack("<Q", len(string)) + string
+
+
+@given(strings=st.lists(st.binary(max_size=9) | st.sampled_from([bytes(7), PIECE]), max_size=30))
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+def test_any_array_of_strings_is_what_was_written(strings: list[bytes], tmp_path: Path) -> None:
+    test_arrays_of_strings_are_what_was_written(strings, tmp_path)
+
+
+def test_strings_full_of_lengths_take_no_longer(tmp_path: Path) -> None:
+    """What stops the quick way stops it once, not once a string."""
+    started = time.perf_counter()
+    test_arrays_of_strings_are_what_was_written([b"a" + bytes(7)] * 100_000, tmp_path)
+    assert time.perf_counter() - started < 5
 
 
 def test_the_gguf_package_reads_what_was_written(written: Path) -> None:
@@ -143,7 +192,7 @@ def test_reads_what_the_gguf_package_writes(tmp_path: Path) -> None:
     writer.close()
     file = GGUFFile(path)
     assert file.alignment == 64
-    assert file.metadata["tokens"] == [b"a", b"bc"]
+    assert list(file.metadata["tokens"]) == [b"a", b"bc"]
     assert file.metadata["big"] == 1 << 50
     assert torch.equal(stored(file.tensor("a")), torch.from_numpy(blocks))
     assert torch.equal(stored(file.tensor("b")), stored(torch.from_numpy(matrix[:3])))
