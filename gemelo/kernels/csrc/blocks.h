@@ -63,6 +63,8 @@ struct Q5_0 {
   float offset(int sixteenth) const { return kZero * level(sixteenth); }
 };
 
+using Rows = const uint8_t* const*;  // where each of some rows lies
+
 // The eight scales and minima of six bits in twelve bytes, which Q4_K and Q5_K share.
 struct SixBits {
   uint8_t scale[8], minimum[8];

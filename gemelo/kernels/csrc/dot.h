@@ -19,8 +19,6 @@ using gemelo::Matrix;
 // are fetched whole, one tile ahead, and nothing between them.
 constexpr int64_t kAhead = 2048;
 
-using Rows = const uint8_t* const*;
-
 static inline void fetch(const uint8_t* p, int64_t bytes) {
   for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(p + at, 0, 2);
 }

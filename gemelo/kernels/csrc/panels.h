@@ -10,7 +10,7 @@
 //   kBlocks    32 columns each, in a unit; kRun of them make a run
 //   quants     columns 4 four to 4 four + 3 of a run's block, as unsigned bytes: row r in lane r
 //   levels     of a block's first or second sixteen columns; offsets of all 32
-//   lay        puts one row of a unit, blocks as in the file, into a panel
+//   lay        makes a unit of what sixteen rows, blocks as in the file, have of it
 //
 // A strip is the same line of all panels, one behind the other: a few columns of every row. Where
 // most columns meet nothing but zeros, the strips of the others are all that has to be read.
@@ -45,13 +45,6 @@ struct InStrips {
   }
 };
 
-// Four bits a row, out of a mask for sixteen rows.
-static inline void lay_bits(uint8_t* mask, int r, uint64_t four) {
-  uint64_t bits;
-  std::memcpy(&bits, mask, 8);
-  bits = (bits & ~(uint64_t{15} << 4 * r)) | four << 4 * r;
-  std::memcpy(mask, &bits, 8);
-}
 static inline B bits_at(const uint8_t* mask, uint8_t value) {
   uint64_t bits;
   std::memcpy(&bits, mask, 8);
@@ -70,9 +63,32 @@ static inline B nibbles_of_pair(const At& at, int first, int block, int four) {
   const B x = load_bytes(at(first + 64 * four));
   return block ? high_nibbles(x) : low_nibbles(x);
 }
-// `count` fours of a row to every 64th byte.
-static inline void lay_fours(const uint8_t* from, int count, int r, uint8_t* out) {
-  for (int i = 0; i < count; i++) std::memcpy(out + 64 * i + 4 * r, from + 4 * i, 4);
+// Bytes `at` of sixteen rows, `count` fours of each, to as many lines.
+static inline void lay_fours(Rows from, int at, int count, uint8_t* out, uint32_t flipped = 0) {
+#ifdef GEMELO_AVX512
+  if (count >= 8) return lay_lines(from, at, count, out, flipped);
+#endif
+  for (int r = 0; r < kPanel; r++)
+    for (int i = 0; i < count; i++) {
+      uint32_t four;
+      std::memcpy(&four, from[r] + at + 4 * i, 4);
+      four ^= flipped;
+      std::memcpy(out + kLine * i + 4 * r, &four, 4);
+    }
+}
+// Two bytes of sixteen rows, side by side.
+static inline void lay_halves(Rows from, int at, uint8_t* out) {
+  for (int r = 0; r < kPanel; r++) std::memcpy(out + 2 * r, from[r] + at, 2);
+}
+// Eight masks, of four bits a row: body(r) has the bits of row r, four for each mask.
+template <class Body>
+static inline void lay_masks(uint8_t* out, const Body& body) {
+  uint64_t masks[8] = {};
+  for (int r = 0; r < kPanel; r++) {
+    const uint32_t bits = body(r);
+    for (int i = 0; i < 8; i++) masks[i] |= (uint64_t)(bits >> 4 * i & 15) << 4 * r;
+  }
+  std::memcpy(out, masks, sizeof masks);
 }
 
 // | 2 x 16 scales | 2 x 8 registers of bytes |
@@ -87,15 +103,10 @@ struct Q8_0Panel : Q8_0 {
     return halves_at(at(32 * block));
   }
 
-  static void lay(const uint8_t* from, int r, uint8_t* out) {
-    for (int block = 0; block < 2; block++, from += 34) {
-      std::memcpy(out + 32 * block + 2 * r, from, 2);
-      for (int i = 0; i < 8; i++) {
-        uint32_t four;
-        std::memcpy(&four, from + 2 + 4 * i, 4);
-        four ^= 0x80808080;
-        std::memcpy(out + 64 * (1 + 8 * block + i) + 4 * r, &four, 4);
-      }
+  static void lay(Rows from, uint8_t* out) {
+    for (int block = 0; block < 2; block++) {
+      lay_halves(from, 34 * block, out + 32 * block);
+      lay_fours(from, 34 * block + 2, 8, out + 64 * (1 + 8 * block), 0x80808080);
     }
   }
 };
@@ -112,10 +123,10 @@ struct Q4_0Panel : Q4_0 {
     return halves_at(at(32 * block));
   }
 
-  static void lay(const uint8_t* from, int r, uint8_t* out) {
-    for (int block = 0; block < 2; block++, from += 18) {
-      std::memcpy(out + 32 * block + 2 * r, from, 2);
-      lay_fours(from + 2, 4, r, out + 64 + 256 * block);
+  static void lay(Rows from, uint8_t* out) {
+    for (int block = 0; block < 2; block++) {
+      lay_halves(from, 18 * block, out + 32 * block);
+      lay_fours(from, 18 * block + 2, 4, out + 64 + 256 * block);
     }
   }
 };
@@ -133,13 +144,15 @@ struct Q5_0Panel : Q5_0 {
     return halves_at(at(32 * block));
   }
 
-  static void lay(const uint8_t* from, int r, uint8_t* out) {
-    for (int block = 0; block < 2; block++, from += 22) {
-      uint32_t high;
-      std::memcpy(out + 32 * block + 2 * r, from, 2);
-      std::memcpy(&high, from + 2, 4);
-      for (int i = 0; i < 8; i++) lay_bits(out + 64 + 8 * (8 * block + i), r, high >> 4 * i & 15);
-      lay_fours(from + 6, 4, r, out + 192 + 256 * block);
+  static void lay(Rows from, uint8_t* out) {
+    for (int block = 0; block < 2; block++) {
+      lay_halves(from, 22 * block, out + 32 * block);
+      lay_masks(out + 64 + 64 * block, [&](int r) {
+        uint32_t high;
+        std::memcpy(&high, from[r] + 22 * block + 2, 4);
+        return high;
+      });
+      lay_fours(from, 22 * block + 6, 4, out + 192 + 256 * block);
     }
   }
 };
@@ -157,14 +170,16 @@ struct Minima {
   static F offset(const At& at, int i, int block) {
     return sixteen_bytes(at(run(i) + 32 + 16 * block)) * halves_at(at(32));
   }
-  static void lay(const uint8_t* from, int r, uint8_t* out) {
-    const SixBits six(from);
-    std::memcpy(out + 2 * r, from, 2);
-    std::memcpy(out + 32 + 2 * r, from + 2, 2);
-    for (int i = 0; i < 8; i++) {
-      uint8_t* scales = out + 64 + bytes * (i / 2) + 16 * (i % 2) + r;
-      scales[0] = six.scale[i];
-      scales[32] = six.minimum[i];
+  static void lay(Rows from, uint8_t* out) {
+    lay_halves(from, 0, out);
+    lay_halves(from, 2, out + 32);
+    for (int r = 0; r < kPanel; r++) {
+      const SixBits six(from[r]);
+      for (int i = 0; i < 8; i++) {
+        uint8_t* scales = out + 64 + bytes * (i / 2) + 16 * (i % 2) + r;
+        scales[0] = six.scale[i];
+        scales[32] = six.minimum[i];
+      }
     }
   }
 };
@@ -188,9 +203,9 @@ struct Q4_KPanel {
     return Six::offset(at, run, block);
   }
 
-  static void lay(const uint8_t* from, int r, uint8_t* out) {
-    Six::lay(from, r, out);
-    for (int run = 0; run < 4; run++) lay_fours(from + 16 + 32 * run, 8, r, out + 128 + 576 * run);
+  static void lay(Rows from, uint8_t* out) {
+    Six::lay(from, out);
+    for (int run = 0; run < 4; run++) lay_fours(from, 16 + 32 * run, 8, out + 128 + 576 * run);
   }
 };
 
@@ -215,16 +230,20 @@ struct Q5_KPanel {
     return Six::offset(at, run, block);
   }
 
-  static void lay(const uint8_t* from, int r, uint8_t* out) {
-    Six::lay(from, r, out);
+  static void lay(Rows from, uint8_t* out) {
+    Six::lay(from, out);
     for (int block = 0; block < 8; block++)
-      for (int i = 0; i < 8; i++) {
-        const uint8_t* high = from + 16 + 4 * i;
-        uint64_t bits = 0;
-        for (int j = 0; j < 4; j++) bits |= (uint64_t)(high[j] >> block & 1) << j;
-        lay_bits(out + 128 + 704 * (block / 2) + 8 * (8 * (block % 2) + i), r, bits);
-      }
-    for (int run = 0; run < 4; run++) lay_fours(from + 48 + 32 * run, 8, r, out + 256 + 704 * run);
+      lay_masks(out + 128 + 704 * (block / 2) + 64 * (block % 2), [&](int r) {
+        uint32_t bits = 0;
+        for (int i = 0; i < 8; i++) {
+          uint32_t four;
+          std::memcpy(&four, from[r] + 16 + 4 * i, 4);
+          four = four >> block & 0x01010101;
+          bits |= (four * 0x01020408 >> 24 & 15) << 4 * i;  // one bit of each byte
+        }
+        return bits;
+      });
+    for (int run = 0; run < 4; run++) lay_fours(from, 48 + 32 * run, 8, out + 256 + 704 * run);
   }
 };
 
@@ -246,14 +265,15 @@ struct Q6_KPanel {
     return fma(sixteen_bytes(at(64 + 1664 * run + 16 * (2 * block + half))), d, d * set(-128));
   }
 
-  static void lay(const uint8_t* from, int r, uint8_t* out) {
-    std::memcpy(out + 2 * r, from + 208, 2);
+  static void lay(Rows from, uint8_t* out) {
+    lay_halves(from, 208, out);
     for (int run = 0; run < 2; run++) {
       uint8_t* at = out + 64 + 1664 * run;
-      for (int i = 0; i < 8; i++) at[16 * i + r] = from[192 + 8 * run + i] ^ 0x80;
-      lay_fours(from + 64 * run, 8, r, at + 128);
-      lay_fours(from + 128 + 32 * run, 8, r, at + 640);
-      lay_fours(from + 64 * run + 32, 8, r, at + 1152);
+      for (int i = 0; i < 8; i++)
+        for (int r = 0; r < kPanel; r++) at[16 * i + r] = from[r][192 + 8 * run + i] ^ 0x80;
+      lay_fours(from, 64 * run, 8, at + 128);
+      lay_fours(from, 128 + 32 * run, 8, at + 640);
+      lay_fours(from, 64 * run + 32, 8, at + 1152);
     }
   }
 };
@@ -280,15 +300,21 @@ static inline int64_t units_of(int64_t columns) {
 template <class P>
 static inline void lay_rows(const Matrix& w, int64_t row, int64_t first, int64_t last,
                             uint8_t* out) {
-  for (int r = 0; r < kPanel; r++) {
-    const uint8_t* p = w.row(row + r < w.rows ? row + r : w.rows - 1);
-    for (int64_t unit = first; unit < last; unit++) {
-      const int64_t there = w.columns - unit * P::kWeights;
-      const uint8_t* from = p + unit * P::kBytes;
-      uint8_t* to = out + (unit - first) * P::kUnit;
-      if (there >= P::kWeights) P::lay(from, r, to);
-      else P::lay(Tail<P>(from, (int)there).bytes, r, to);
+  for (int64_t unit = first; unit < last; unit++, out += P::kUnit) {
+    const int64_t there = w.columns - unit * P::kWeights;
+    const uint8_t* from[kPanel];
+    for (int r = 0; r < kPanel; r++)
+      from[r] = w.row(row + r < w.rows ? row + r : w.rows - 1) + unit * P::kBytes;
+    if (there >= P::kWeights) {
+      P::lay(from, out);
+      continue;
     }
+    uint8_t whole[kPanel][P::kBytes] = {};
+    for (int r = 0; r < kPanel; r++) {
+      std::memcpy(whole[r], from[r], (size_t)P::kBytes * there / P::kWeights);
+      from[r] = whole[r];
+    }
+    P::lay(from, out);
   }
 }
 

@@ -137,4 +137,42 @@ static inline F widen(B x) {
   return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm512_extracti32x4_epi32(x, quarter)));
 }
 
+// 16 x 16 words: out[j][i] = in[i][j].
+static inline void turn(__m512i x[16]) {
+  __m512i y[16];
+  for (int i = 0; i < 16; i += 2) {
+    y[i] = _mm512_unpacklo_epi32(x[i], x[i + 1]);
+    y[i + 1] = _mm512_unpackhi_epi32(x[i], x[i + 1]);
+  }
+  for (int i = 0; i < 16; i += 4) {
+    x[i] = _mm512_unpacklo_epi64(y[i], y[i + 2]);
+    x[i + 1] = _mm512_unpackhi_epi64(y[i], y[i + 2]);
+    x[i + 2] = _mm512_unpacklo_epi64(y[i + 1], y[i + 3]);
+    x[i + 3] = _mm512_unpackhi_epi64(y[i + 1], y[i + 3]);
+  }
+  for (int i = 0; i < 4; i++) {
+    y[i] = _mm512_shuffle_i32x4(x[i], x[i + 4], 0x88);
+    y[i + 4] = _mm512_shuffle_i32x4(x[i], x[i + 4], 0xDD);
+    y[i + 8] = _mm512_shuffle_i32x4(x[i + 8], x[i + 12], 0x88);
+    y[i + 12] = _mm512_shuffle_i32x4(x[i + 8], x[i + 12], 0xDD);
+  }
+  for (int i = 0; i < 4; i++) {
+    x[i] = _mm512_shuffle_i32x4(y[i], y[i + 8], 0x88);
+    x[i + 4] = _mm512_shuffle_i32x4(y[i + 4], y[i + 12], 0x88);
+    x[i + 8] = _mm512_shuffle_i32x4(y[i], y[i + 8], 0xDD);
+    x[i + 12] = _mm512_shuffle_i32x4(y[i + 4], y[i + 12], 0xDD);
+  }
+}
+
+// Bytes `at` of sixteen rows, `count` words of each, as lines of one word a row.
+static inline void lay_lines(const uint8_t* const* from, int at, int count, uint8_t* out,
+                             uint32_t flipped) {
+  __m512i x[16];
+  const auto there = (__mmask16)((1 << count) - 1);
+  for (int r = 0; r < 16; r++) x[r] = _mm512_maskz_loadu_epi32(there, from[r] + at);
+  turn(x);
+  const __m512i flip = _mm512_set1_epi32((int)flipped);
+  for (int i = 0; i < count; i++) _mm512_storeu_si512(out + 64 * i, _mm512_xor_si512(x[i], flip));
+}
+
 }  // namespace GEMELO_ISA
