@@ -54,39 +54,16 @@ static inline Part weigh(float* scores, int count) {
   return {most, sum(total) + odd};
 }
 
-// What a token's heads make of a run of slots. Key heads lie side by side in a slot, and are read
-// in that order: slot by slot, memory is one stream.
-template <class Number>
-struct PartOf {
-  const Attend& a;
-  const float* q;       // of the token's first head
-  int64_t row, first;   // the key heads from this one on
-  const int32_t* seen;  // slots
-  int count;
-  float (*weights)[kPartSlots];  // of a head in every slot
-  float* parts;                  // of a head after the other
-
-  int64_t group() const { return a.heads / a.cache.heads; }
-  Slots<Number> keys(int64_t shared) const { return {a.cache, a.cache.k, row, shared}; }
-  Slots<Number> values(int64_t shared) const { return {a.cache, a.cache.v, row, shared}; }
-
-  // body(H, head) for all heads that share a key head, H at once.
-  template <class Body>
-  void by_heads(int64_t shared, const Body& body) const {
-    int64_t head = shared * group();
-    const int64_t last = head + group();
-    for (; head + kHeadsAtOnce <= last; head += kHeadsAtOnce)
-      body(std::integral_constant<int, kHeadsAtOnce>{}, head);
-    for (; head + 2 <= last; head += 2) body(std::integral_constant<int, 2>{}, head);
-    if (head < last) body(std::integral_constant<int, 1>{}, head);
-  }
-
-  // Scores of H heads in one slot.
-  template <int H>
-  void score(int i, const Slots<Number>& k, const Slots<Number>& v, int64_t head) const {
-    constexpr int kLine = 64 / sizeof(Number);  // numbers that are fetched together
-    const int64_t d = a.cache.d;
-    const Number *key = k.at(seen[i]), *value = v.at(seen[i]);
+// The parts of H heads, d apart in q, over the slots `seen`.
+template <int H, class Number>
+static inline void attend_slots(const float* q, const Slots<Number> k, const Slots<Number> v,
+                                int64_t d, const int32_t* seen, int count, float scale,
+                                float* parts) {
+  constexpr int kLine = 64 / sizeof(Number);  // numbers that are fetched together
+  float weights[H][kPartSlots];
+  for (int i = 0; i < count; i++) {
+    const Number* key = k.at(seen[i]);
+    const Number* value = v.at(seen[i]);
     F sums[H];
     each<H>([&](auto h) GEMELO_INLINE { sums[h] = set(0); });
     for (int64_t p = 0; p < d; p += kLine) {
@@ -94,71 +71,59 @@ struct PartOf {
       __builtin_prefetch(value + p, 0, 2);
       each<kLine / 16>([&](auto j) GEMELO_INLINE {
         const F x = sixteen(key + p + 16 * j);
-        const float* at = q + head * d + p + 16 * j;
-        each<H>([&](auto h) GEMELO_INLINE { sums[h] = fma(load(at + h * d), x, sums[h]); });
+        each<H>([&](auto h)
+                    GEMELO_INLINE { sums[h] = fma(load(q + h * d + p + 16 * j), x, sums[h]); });
       });
     }
-    const float times = a.scale * k.scale(seen[i]);
-    each<H>([&](auto h) GEMELO_INLINE { weights[head + h][i] = sum(sums[h]) * times; });
+    const float times = scale * k.scale(seen[i]);
+    each<H>([&](auto h) GEMELO_INLINE { weights[h][i] = sum(sums[h]) * times; });
   }
-
-  // The sums of H heads' weighted values.
-  template <int H>
-  void add_values(const Slots<Number>& v, int64_t head) const {
-    const int64_t d = a.cache.d;
-    float* to = parts + (head - first * group()) * part_floats(d);
-    for (int64_t p = 0; p < d; p += 64) {
-      F y[H][4];
-      each<H>([&](auto h) GEMELO_INLINE { each<4>([&](auto j) { y[h][j] = set(0); }); });
-      for (int i = 0; i < count; i++) {
-        const Number* value = v.at(seen[i]) + p;
-        each<4>([&](auto j) GEMELO_INLINE {
-          const F x = sixteen(value + 16 * j);
-          each<H>([&](auto h)
-                      GEMELO_INLINE { y[h][j] = fma(set(weights[head + h][i]), x, y[h][j]); });
-        });
-      }
-      each<H>([&](auto h) GEMELO_INLINE {
-        each<4>([&](auto j)
-                    GEMELO_INLINE { store(to + h * part_floats(d) + p + 16 * j, y[h][j]); });
-      });
-    }
-  }
-
-  void run(int64_t last) const {
+  each<H>([&](auto h) GEMELO_INLINE {
+    part_of(parts + h * part_floats(d), d) = count ? weigh(weights[h], count) : Part{};
+  });
+  if constexpr (Slots<Number>::kScaled)
     for (int i = 0; i < count; i++)
-      for (int64_t shared = first; shared < last; shared++) {
-        const Slots<Number> k = keys(shared), v = values(shared);
-        by_heads(shared, [&](auto heads, int64_t head) { score<heads>(i, k, v, head); });
-      }
-    for (int64_t shared = first; shared < last; shared++) {
-      const Slots<Number> v = values(shared);
-      for (int64_t head = shared * group(); head < (shared + 1) * group(); head++) {
-        float* part = parts + (head - first * group()) * part_floats(a.cache.d);
-        part_of(part, a.cache.d) = count ? weigh(weights[head], count) : Part{};
-        if constexpr (Slots<Number>::kScaled)
-          for (int i = 0; i < count; i++) weights[head][i] *= v.scale(seen[i]);
-      }
-      by_heads(shared, [&](auto heads, int64_t head) { add_values<heads>(v, head); });
+      each<H>([&](auto h) GEMELO_INLINE { weights[h][i] *= v.scale(seen[i]); });
+  for (int64_t p = 0; p < d; p += 64) {
+    F y[H][4];
+    each<H>([&](auto h) GEMELO_INLINE { each<4>([&](auto j) { y[h][j] = set(0); }); });
+    for (int i = 0; i < count; i++) {
+      const Number* value = v.at(seen[i]) + p;
+      each<4>([&](auto j) GEMELO_INLINE {
+        const F x = sixteen(value + 16 * j);
+        each<H>([&](auto h) GEMELO_INLINE { y[h][j] = fma(set(weights[h][i]), x, y[h][j]); });
+      });
     }
+    each<H>([&](auto h) GEMELO_INLINE {
+      each<4>([&](auto j)
+                  GEMELO_INLINE { store(parts + h * part_floats(d) + p + 16 * j, y[h][j]); });
+    });
   }
-};
+}
 
-// The parts that slots [begin, end) of a row contribute to a token's heads, of those that share the
-// key heads [first, last).
-static inline void attend_part(const Attend& a, int64_t token, int64_t first, int64_t last,
-                               int64_t begin, int64_t end, float* parts) {
-  static thread_local gemelo::Scratch room;
+// The parts that slots [begin, end) of a row contribute to a token's heads that share a key head.
+static inline void attend_group(const Attend& a, int64_t token, int64_t shared, int64_t begin,
+                                int64_t end, float* parts) {
+  const int64_t d = a.cache.d, group = a.heads / a.cache.heads;
   const int64_t row = token / a.tokens_a_row;
   const int64_t* positions = a.key_positions + row * a.position_stride;
+  const float* q = a.q + (token * a.heads + shared * group) * d;
   int32_t seen[kPartSlots];
   int count = 0;
   for (int64_t s = begin; s < end; s++)
     if (sees(a.query_positions[token], positions[s], a.window)) seen[count++] = (int32_t)s;
   with_numbers(a.cache, [&](auto number) {
-    PartOf<decltype(number)>{a,     a.q + token * a.heads * a.cache.d,     row,  first, seen,
-                             count, room.room<float[kPartSlots]>(a.heads), parts}
-        .run(last);
+    const Slots<decltype(number)> k(a.cache, a.cache.k, row, shared);
+    const Slots<decltype(number)> v(a.cache, a.cache.v, row, shared);
+    int64_t head = 0;
+    const auto next = [&](auto heads) GEMELO_INLINE {
+      attend_slots<heads>(q + head * d, k, v, d, seen, count, a.scale,
+                          parts + head * part_floats(d));
+      head += heads;
+    };
+    while (head + kHeadsAtOnce <= group) next(std::integral_constant<int, kHeadsAtOnce>{});
+    while (head + 2 <= group) next(std::integral_constant<int, 2>{});
+    if (head < group) next(std::integral_constant<int, 1>{});
   });
 }
 
@@ -186,24 +151,21 @@ static size_t few_attend_bytes(const Attend& a) {
 }
 static void attend_few(Worker& worker, const Attend& a, void* room) {
   const int64_t d = a.cache.d, group = a.heads / a.cache.heads, parts = parts_of(a);
-  const int64_t floats = part_floats(d);  // parts lie by token, run of slots, head
+  const int64_t floats = part_floats(d);  // parts lie by token, key head, run of slots, head
   float* all = (float*)room;
-  // Dealt out in turn: what a window shows of a ring lies together. Few runs are dealt out by
-  // heads.
-  const int64_t runs = a.tokens * parts, heads = runs < 2 * worker.count ? 1 : a.cache.heads;
-  for (int64_t i = worker.index; i < runs * a.cache.heads / heads; i += worker.count) {
-    const int64_t run = i % runs, first = i / runs * heads, slot = run % parts * kPartSlots;
-    attend_part(a, run / parts, first, first + heads, slot,
-                slot + kPartSlots < a.slots ? slot + kPartSlots : a.slots,
-                all + (run * a.heads + first * group) * floats);
+  // Dealt out in turn: what a window shows of a ring lies together.
+  for (int64_t i = worker.index; i < a.tokens * a.cache.heads * parts; i += worker.count) {
+    const int64_t slot = i % parts * kPartSlots, unit = i / parts;
+    attend_group(a, unit / a.cache.heads, unit % a.cache.heads, slot,
+                 slot + kPartSlots < a.slots ? slot + kPartSlots : a.slots,
+                 all + i * group * floats);
   }
   worker.barrier();
   int64_t begin, end;
   worker.share(a.tokens * a.heads, 1, begin, end);
   for (int64_t i = begin; i < end; i++) {
-    float* first = all + (i / a.heads * parts * a.heads + i % a.heads) * floats;
-    for (int64_t part = 1; part < parts; part++)
-      add_part(first, first + part * a.heads * floats, d);
+    float* first = all + (i / group * parts * group + i % group) * floats;
+    for (int64_t part = 1; part < parts; part++) add_part(first, first + part * group * floats, d);
     finish(first, a.out + i * d, d);
   }
 }
@@ -218,8 +180,7 @@ static void attend_few(Worker& worker, const Attend& a, void* room) {
   for (int64_t i = worker.index; i < a.tokens * a.cache.heads; i += worker.count) {
     for (int64_t slot = 0; slot < a.slots; slot += kPartSlots) {
       const int64_t end = slot + kPartSlots < a.slots ? slot + kPartSlots : a.slots;
-      const int64_t shared = i % a.cache.heads;
-      attend_part(a, i / a.cache.heads, shared, shared + 1, slot, end, slot ? parts : sums);
+      attend_group(a, i / a.cache.heads, i % a.cache.heads, slot, end, slot ? parts : sums);
       for (int64_t head = 0; slot && head < group; head++)
         add_part(sums + head * floats, parts + head * floats, d);
     }
