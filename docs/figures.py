@@ -64,7 +64,7 @@ def peers() -> None:
     ratios: dict[str, dict[str, float]] = {}
     for run in runs:
         for file, found in run["files"].items():
-            against = found["gemelo against"]["llama.cpp"]
+            against = found["gemelo against"].get("llama.cpp", {})
             ratios.setdefault(file, {}).update({m: against[m] for m in measures if m in against})
     figure, axes = plt.subplots(figsize=(7, 3.2))
     for place, measure in enumerate(measures):
