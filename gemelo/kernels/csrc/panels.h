@@ -161,16 +161,19 @@ struct Q5_0Panel : Q5_0 {
 // whose runs are `bytes` long, their scales and minima as bytes.
 template <int bytes>
 struct Minima {
-  static int run(int run) { return 64 + bytes * run; }
+  static constexpr int kWeights = 256, kLevels = 1, kZero = 0, kBlocks = 8, kRun = 2;
+  static constexpr bool kMinima = true;
+  static int first(int run) { return 64 + bytes * run; }
   template <class At>
-  static F level(const At& at, int i, int block) {
-    return sixteen_bytes(at(run(i) + 16 * block)) * halves_at(at(0));
+  static F levels(const At& at, int run, int block, int) {
+    return sixteen_bytes(at(first(run) + 16 * block)) * halves_at(at(0));
   }
   template <class At>
-  static F offset(const At& at, int i, int block) {
-    return sixteen_bytes(at(run(i) + 32 + 16 * block)) * halves_at(at(32));
+  static F offsets(const At& at, int run, int block) {
+    return sixteen_bytes(at(first(run) + 32 + 16 * block)) * halves_at(at(32));
   }
-  static void lay(Rows from, uint8_t* out) {
+
+  static void lay_scales(Rows from, uint8_t* out) {
     lay_halves(from, 0, out);
     lay_halves(from, 2, out + 32);
     for (int r = 0; r < kPanel; r++) {
@@ -185,53 +188,30 @@ struct Minima {
 };
 
 // | 16 d | 16 dmin | and four times | 2 x 16 scales | 2 x 16 minima | 8 registers of nibbles |
-struct Q4_KPanel {
-  static constexpr int kWeights = 256, kBytes = 144, kLevels = 1, kZero = 0;
-  static constexpr int kBlocks = 8, kRun = 2, kUnit = 2368;
-  static constexpr bool kMinima = true;
-  using Six = Minima<576>;
+struct Q4_KPanel : Minima<576> {
+  static constexpr int kBytes = 144, kUnit = 2368;
   template <class At>
   static B quants(const At& at, int run, int block, int four) {
-    return nibbles_of_pair(at, Six::run(run) + 64, block, four);
-  }
-  template <class At>
-  static F levels(const At& at, int run, int block, int) {
-    return Six::level(at, run, block);
-  }
-  template <class At>
-  static F offsets(const At& at, int run, int block) {
-    return Six::offset(at, run, block);
+    return nibbles_of_pair(at, first(run) + 64, block, four);
   }
 
   static void lay(Rows from, uint8_t* out) {
-    Six::lay(from, out);
+    lay_scales(from, out);
     for (int run = 0; run < 4; run++) lay_fours(from, 16 + 32 * run, 8, out + 128 + 576 * run);
   }
 };
 
 // The same with 2 x 8 masks of fifth bits before the nibbles.
-struct Q5_KPanel {
-  static constexpr int kWeights = 256, kBytes = 176, kLevels = 1, kZero = 0;
-  static constexpr int kBlocks = 8, kRun = 2, kUnit = 2880;
-  static constexpr bool kMinima = true;
-  using Six = Minima<704>;
+struct Q5_KPanel : Minima<704> {
+  static constexpr int kBytes = 176, kUnit = 2880;
   template <class At>
   static B quants(const At& at, int run, int block, int four) {
-    const int first = Six::run(run) + 64;
-    const B fifth = bits_at(at(first + 8 * (8 * block + four)), 16);
-    return either(nibbles_of_pair(at, first + 128, block, four), fifth);
-  }
-  template <class At>
-  static F levels(const At& at, int run, int block, int) {
-    return Six::level(at, run, block);
-  }
-  template <class At>
-  static F offsets(const At& at, int run, int block) {
-    return Six::offset(at, run, block);
+    const B fifth = bits_at(at(first(run) + 64 + 8 * (8 * block + four)), 16);
+    return either(nibbles_of_pair(at, first(run) + 192, block, four), fifth);
   }
 
   static void lay(Rows from, uint8_t* out) {
-    Six::lay(from, out);
+    lay_scales(from, out);
     for (int block = 0; block < 8; block++)
       lay_masks(out + 128 + 704 * (block / 2) + 64 * (block % 2), [&](int r) {
         uint32_t bits = 0;

@@ -71,7 +71,7 @@ class Worker {
   // the rest, which go to whoever is done first. Every thread calls it with the same numbers.
   template <class Body>
   void deal(int64_t units, int64_t step, const Body& body) {
-    const int64_t all = steps(units, step), own = count > 1 ? all - all / kRest : all;
+    const int64_t all = steps(units, step), own = dealt_evenly(all);
     const int64_t rest = all - own, pieces = rest < kPieces * count ? rest : kPieces * count;
     int64_t begin, end;
     share_steps(own, step, begin, end);
@@ -88,9 +88,8 @@ class Worker {
   }
   // Where this thread begins.
   int64_t first(int64_t units, int64_t step) const {
-    const int64_t all = steps(units, step);
     int64_t begin, end;
-    share_steps(count > 1 ? all - all / kRest : all, step, begin, end);
+    share_steps(dealt_evenly(steps(units, step)), step, begin, end);
     return begin;
   }
 
@@ -104,6 +103,7 @@ class Worker {
   friend class Pool;
   static constexpr int kRest = 8, kPieces = 8;
   static int64_t steps(int64_t units, int64_t step) { return (units + step - 1) / step; }
+  int64_t dealt_evenly(int64_t steps) const { return count > 1 ? steps - steps / kRest : steps; }
   void share_steps(int64_t steps, int64_t step, int64_t& begin, int64_t& end) const {
     begin = steps * index / count * step;
     end = steps * (index + 1) / count * step;
