@@ -33,7 +33,7 @@ from gemelo.models.gemma3 import Block as Gemma3Block
 from gemelo.models.gemma3 import Gemma3
 from gemelo.models.gemma3n import Block as Gemma3nBlock
 from gemelo.models.gemma3n import Gemma3n, PlainNorm
-from gemelo.models.layers import Linear, RMSNorm
+from gemelo.models.layers import Given, Linear, RMSNorm
 
 Decoder = Gemma3 | Gemma3n
 STORED = (torch.float32, torch.bfloat16, torch.int8)  # as kernels.h numbers them
@@ -69,19 +69,30 @@ class Graph:
         return cache.stored in STORED and cpu.native is not None
 
     def scores(
-        self, ids: Tensor, positions: Tensor, cache: KVCache, keep: int | None
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        cache: KVCache,
+        keep: int | None,
+        given: Given | None = None,
     ) -> tuple[Tensor, bool]:
         """ids, positions (B, T) -> scores (B, T or keep, V) float32, and whether all are finite;
-        writes the cache."""
+        writes the cache. `given` stands for the embeddings where soft tokens are among the ids."""
         rows, tokens = ids.shape
         out = torch.empty(rows, tokens if keep is None else keep, self.config.vocab_size)
         if not rows * tokens:
             return out, True
         cache.make_room(positions)
         looked_up = self._looked_up(ids)
+        ids, positions = ids.contiguous(), positions.contiguous()
+        embeds = None if given is None else given.embeds.float().contiguous()
+        seen = None if given is None else given.reach
+        reach = positions if seen is None else seen.contiguous()
         finite = self.program.run(
-            ids.contiguous().data_ptr(),
-            positions.contiguous().data_ptr(),
+            ids.data_ptr(),
+            positions.data_ptr(),
+            reach.data_ptr(),
+            0 if embeds is None else embeds.data_ptr(),
             rows,
             tokens,
             ALL if keep is None else keep,

@@ -106,13 +106,13 @@ def _scores(
 ) -> Tensor:
     """ids, positions (B, T) -> scores of all or the last `keep` tokens, (B, T or keep, V).
 
-    A decoder that was fused is one native call, for text; its modules are the same, one after the
-    other. Scores that are not finite raise the name of the weight that spoilt them: looking here
-    costs a pass over the scores, looking at load would read the whole file.
+    A decoder that was fused is one native call; its modules are the same, one after the other.
+    Scores that are not finite raise the name of the weight that spoilt them: looking here costs a
+    pass over the scores, looking at load would read the whole file.
     """
     beside = given(decoder, ids, positions, soft)
-    if beside is None and decoder.fused is not None and decoder.fused.takes(cache):
-        scores, finite = decoder.fused.scores(ids, positions, cache, keep)
+    if decoder.fused is not None and decoder.fused.takes(cache):
+        scores, finite = decoder.fused.scores(ids, positions, cache, keep, beside)
     else:
         hidden = decoder(ids, positions, cache, keep, beside)
         scores = decoder.logits(hidden) if hidden.shape[1] else hidden

@@ -71,7 +71,12 @@ class Fused(Protocol):
         """Whether it can read and write this cache."""
 
     def scores(
-        self, ids: Tensor, positions: Tensor, cache: Any, keep: int | None
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        cache: Any,
+        keep: int | None,
+        given: Given | None = None,
     ) -> tuple[Tensor, bool]:
         """ids, positions (B, T) -> scores (B, T or the last `keep`, V) float32, all finite?"""
 

@@ -13,6 +13,7 @@ from gemelo.config import Gemma3Config, Gemma3nConfig, Submodel
 from gemelo.engine import step
 from gemelo.engine.graphs import Graph, is_native
 from gemelo.engine.kv import KVCache, KVFormat
+from gemelo.engine.soft import Soft
 from gemelo.kernels import cpu
 from gemelo.kernels.formats import FORMATS, Packed, pack
 from gemelo.kernels.linear import QuantEmbedding, QuantLinear
@@ -122,6 +123,37 @@ def test_prefill_and_decode_are_the_modules(
         return torch.stack(out)
 
     close(run(graph), run(None), isa, kv_format)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("chunk", [12, 60])
+@pytest.mark.parametrize("is_block", [True, False])
+def test_soft_tokens_are_the_modules(
+    decoder: Gemma3 | Gemma3n, isa: str, chunk: int, is_block: bool
+) -> None:
+    """Pictures that see themselves both ways, the last of them before the answer; and sounds."""
+    generator = torch.Generator().manual_seed(4)
+    width = decoder.config.hidden_size
+
+    def runs(louder: float = 1.0) -> list[Soft]:
+        generator.manual_seed(4)
+        made = [(begin, torch.randn(count, width, generator=generator) * louder)
+                for begin, count in ((3, 10), (17, 2), (48, 12))]  # fmt: skip
+        return [Soft(begin, embeds, b"picture", is_block) for begin, embeds in made]
+
+    def run(with_graph: Graph | None, soft: list[Soft]) -> Tensor:
+        decoder.fused = with_graph
+        cache = cache_of(decoder, 1, chunk)
+        out = [step.prefill(decoder, cache, IDS, 0, soft=soft)]
+        out.append(step.decode(decoder, cache, [5], [len(IDS)])[0])
+        decoder.fused = None
+        return torch.stack(out)
+
+    graph = fused(decoder, isa)
+    found, expected = run(graph, runs()), run(None, runs())
+    close(found, expected, isa)
+    for other in ([], runs(2.0)):  # what is seen counts
+        assert float((run(graph, other) - found).abs().max()) > 0.1 * float(expected.abs().max())
 
 
 @torch.inference_mode()

@@ -186,9 +186,9 @@ void steps(Judge& judge, const Kernels& fast, const Kernels& plain) {
 void caches(Judge& judge, const Kernels& fast, const Kernels& plain) {
   constexpr int64_t kTokens = 21, kHeads = 7, kHead = 64, kSlots = 90, kNumbers = kSlots * kHead;
   const auto q = numbers(kTokens * kHeads * kHead, 3), k = numbers(kNumbers), v = numbers(kNumbers);
-  std::vector<int64_t> slots(kSlots), positions(kSlots), queries(kTokens);
+  std::vector<int64_t> slots(kSlots), positions(kSlots), queries(kTokens), reach(kTokens);
   for (int64_t s = 0; s < kSlots; s++) slots[s] = s, positions[s] = s - 2;
-  for (int64_t t = 0; t < kTokens; t++) queries[t] = 4 * t + 1;
+  for (int64_t t = 0; t < kTokens; t++) queries[t] = 4 * t + 1, reach[t] = 4 * t + 1 + t % 3 * 7;
   for (CacheFormat format : {kFloats, kBfloats, kLevels}) {
     // Keys, values and their scales, one behind the other.
     const auto run = [&](const Kernels& kernels, int64_t tokens, std::vector<uint8_t>& held) {
@@ -201,8 +201,9 @@ void caches(Judge& judge, const Kernels& fast, const Kernels& plain) {
                         1,
                         kHead};
       std::vector<float> y(tokens * kHeads * kHead);
-      const Attend a{q.data(), cache,  positions.data(), kSlots, kSlots, queries.data(),
-                     tokens,   tokens, kHeads,           50,     0.125f, y.data()};
+      const Attend a{q.data(),     cache,  positions.data(), kSlots, kSlots, queries.data(),
+                     reach.data(), tokens, tokens,           kHeads, 50,     0.125f,
+                     y.data()};
       std::vector<uint8_t> room(kernels.attend_bytes(a));
       parallel([&](Worker& worker) {
         kernels.keep(worker, k.data(), v.data(), cache, slots.data(), kSlots, kSlots);

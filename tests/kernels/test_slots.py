@@ -52,23 +52,29 @@ class Tables:
         p.attend(buffers[2], owner, KINDS[kind], HEADS, window, SCALE, buffers[3])
         p.logits(buffers[3], matrix(self.identity), 0.0)
 
-    def native(self, ids: Tensor, positions: Tensor, cache: KVCache) -> Tensor:
+    def native(
+        self, ids: Tensor, positions: Tensor, cache: KVCache, reach: Tensor | None = None
+    ) -> Tensor:
         """ids, positions (B, T) -> what every token sees, (B, T, H * d); writes the cache."""
+        reach = positions if reach is None else reach
         cache.make_room(positions)
         out = torch.empty(*ids.shape, self.q.shape[1])
         self.program.run(
-            ids.data_ptr(), positions.data_ptr(), *ids.shape, ALL, cache.tables(),
-            cache.addresses(), STORED.index(cache.stored), KV_HEADS, WIDTH, 0, out.data_ptr(),
+            ids.data_ptr(), positions.data_ptr(), reach.data_ptr(), 0, *ids.shape, ALL,
+            cache.tables(), cache.addresses(), STORED.index(cache.stored), KV_HEADS, WIDTH, 0,
+            out.data_ptr(),
         )  # fmt: skip
         return out
 
-    def torch(self, ids: Tensor, positions: Tensor, cache: KVCache) -> Tensor:
+    def torch(
+        self, ids: Tensor, positions: Tensor, cache: KVCache, reach: Tensor | None = None
+    ) -> Tensor:
         seen = cache.place(positions)[self.kind]
         k, v, q = (
             x[ids].unflatten(-1, (-1, WIDTH)).transpose(1, 2) for x in (self.k, self.v, self.q)
         )
         held = cache.write(CONFIG.layers_of(self.kind)[0], KV(k, v))
-        mask = visible(positions, seen, CONFIG.window(self.kind))
+        mask = visible(positions, seen, CONFIG.window(self.kind), reach)
         return attend(q, held, mask, SCALE)
 
 
@@ -135,6 +141,30 @@ def test_writes_and_reads_are_the_caches(isa: str, kv_format: KVFormat, kind: La
         got, expected = made.native(ids, alone, ours)[0], made.torch(ids, alone, theirs)[0]
         assert same(ours, theirs)
         assert float((got - expected).abs().max()) <= 1e-5 * float(expected.abs().max())
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("kind", [SLIDING, FULL])
+@pytest.mark.parametrize("tokens", [9, 38])
+def test_blocks_see_each_other_both_ways(isa: str, kind: LayerType, tokens: int) -> None:
+    """A picture within a step, longer than the window or not, in two rows at two places."""
+    made = tables(150, kind)
+    ours, theirs = (KVCache(CONFIG, 256, 2, CHUNK) for _ in range(2))
+    places = torch.arange(30)
+    for ids in (places, torch.arange(30, 30 + tokens)):
+        positions = torch.stack([ids, torch.where(ids >= 5, ids - 5, -1)])
+        reach = positions.clone()
+        reach[0, 2:7], reach[1, 6:] = reach[0, 6], reach[1, -1]
+        rows = torch.stack([ids, 149 - ids])
+        got = made.native(rows, positions, ours, reach)
+        expected = made.torch(rows, positions, theirs, reach)
+    causal = made.native(rows, positions, ours)
+    tolerance = 0.01 if isa == "amx" and rows.numel() > 16 else 1e-5
+    size = float(expected.abs().max())
+    assert float((got - expected).abs().max()) <= tolerance * size
+    ahead = reach > positions
+    assert float((got - causal)[ahead].abs().amax(-1).min()) > 0.03 * size
+    assert torch.equal(got[~ahead], causal[~ahead])
 
 
 @torch.inference_mode()

@@ -32,9 +32,10 @@ struct Part {
 static inline int64_t part_floats(int64_t d) { return d + 16; }
 static inline Part& part_of(float* sums, int64_t d) { return *(Part*)(sums + d); }
 
-static inline bool sees(int64_t query, int64_t key, int64_t window) {
+// Whether the token at `query`, which looks ahead as far as `reach`, sees a key.
+static inline bool sees(int64_t query, int64_t reach, int64_t key, int64_t window) {
   if (query < 0) return true;  // padding: unread, but finite
-  return key >= 0 && key <= query && (!window || key > query - window);
+  return key >= 0 && key <= reach && (!window || key > query - window);
 }
 
 // Scores to weights, in place, filled up to sixteens: the part but for its values.
@@ -108,10 +109,11 @@ static inline void attend_group(const Attend& a, int64_t token, int64_t shared, 
   const int64_t row = token / a.tokens_a_row;
   const int64_t* positions = a.key_positions + row * a.position_stride;
   const float* q = a.q + (token * a.heads + shared * group) * d;
+  const int64_t query = a.query_positions[token], reach = a.reach[token];
   int32_t seen[kPartSlots];
   int count = 0;
   for (int64_t s = begin; s < end; s++)
-    if (sees(a.query_positions[token], positions[s], a.window)) seen[count++] = (int32_t)s;
+    if (sees(query, reach, positions[s], a.window)) seen[count++] = (int32_t)s;
   with_numbers(a.cache, [&](auto number) {
     const Slots<decltype(number)> k(a.cache, a.cache.k, row, shared);
     const Slots<decltype(number)> v(a.cache, a.cache.v, row, shared);

@@ -139,6 +139,7 @@ static inline void attend_block(const Attend& a, const Tile* keys, const Tile* v
   auto* positions = (int32_t*)(weights + 2 * wide / 32);
   auto* slots = positions + all_blocks * kBlock;  // blocks of slots that somebody sees
   const int64_t* queries = a.query_positions + row * a.tokens_a_row + first;
+  const int64_t* reach = a.reach + row * a.tokens_a_row + first;
 
   for (int64_t t = 0; t < kBlock; t++) {
     const float* x = a.q + ((row * a.tokens_a_row + first + t) * a.heads + head) * d;
@@ -154,11 +155,11 @@ static inline void attend_block(const Attend& a, const Tile* keys, const Tile* v
     const int64_t query = t < there ? queries[t] : -1;  // padding sees everything, and is not read
     const int64_t first_seen = a.window && query >= a.window ? query - a.window + 1 : 0;
     state.low[t] = query < 0 ? INT32_MIN : (int32_t)first_seen;
-    state.high[t] = query < 0 ? INT32_MAX : (int32_t)query;
+    state.high[t] = query < 0 ? INT32_MAX : (int32_t)reach[t];
     state.most[t] = -1e30f;
     state.total[t] = 0;
     if (query >= 0 && state.low[t] < least) least = state.low[t];
-    if (query > last) last = (int32_t)query;
+    if (query >= 0 && state.high[t] > last) last = state.high[t];
   }
   const int64_t* table = a.key_positions + row * a.position_stride;
   int64_t count = 0;

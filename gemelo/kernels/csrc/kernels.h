@@ -58,7 +58,7 @@ struct Attend {
   Cache cache;
   const int64_t* key_positions;  // (rows, slots), position_stride from row to row
   int64_t position_stride, slots;
-  const int64_t* query_positions;               // (tokens)
+  const int64_t *query_positions, *reach;       // (tokens): where each is, and the last it sees
   int64_t tokens, tokens_a_row, heads, window;  // window 0: all
   float scale;
   float* out;

@@ -49,16 +49,20 @@ Kept kept(uintptr_t numbers, uintptr_t scales) {
 const float* floats_at(uintptr_t p) { return reinterpret_cast<const float*>(p); }
 const int64_t* numbers_at(uintptr_t p) { return reinterpret_cast<const int64_t*>(p); }
 
-// One call of a program: whether its scores are finite. `tables` has for each kind of layer the
-// positions of the slots, their stride from row to row, how many slots there are and how many are
-// used; `caches` for each layer k, v, the scales of both and the stride of a row.
-bool run(Program& program, uintptr_t ids, uintptr_t positions, int64_t rows, int64_t tokens_a_row,
-         int64_t keep, const std::vector<std::tuple<uintptr_t, int64_t, int64_t, int64_t>>& tables,
+// One call of a program: whether its scores are finite. `embeds` stand for those of the ids (0: they
+// do not). `tables` has for each kind of layer the positions of the slots, their stride from row to
+// row, how many slots there are and how many are used; `caches` for each layer k, v, the scales of
+// both and the stride of a row.
+bool run(Program& program, uintptr_t ids, uintptr_t positions, uintptr_t reach, uintptr_t embeds,
+         int64_t rows, int64_t tokens_a_row, int64_t keep,
+         const std::vector<std::tuple<uintptr_t, int64_t, int64_t, int64_t>>& tables,
          const std::vector<std::tuple<uintptr_t, uintptr_t, uintptr_t, uintptr_t, int64_t>>& caches,
          int format, int64_t heads, int64_t d, uintptr_t looked_up, uintptr_t out) {
   Call call{};
   call.ids = numbers_at(ids);
   call.positions = numbers_at(positions);
+  call.reach = numbers_at(reach);
+  call.embeds = embeds ? floats_at(embeds) : nullptr;
   call.rows = rows;
   call.tokens_a_row = tokens_a_row;
   call.keep = keep;

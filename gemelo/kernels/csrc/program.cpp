@@ -28,7 +28,7 @@ void Program::run(Call& call) {
   reserve(call, tokens, call.tokens_a_row);
   if (call.keep > 0 && call.keep < tokens) reserve(call, call.keep, call.keep);  // after the cut
   place(call);
-  State state{call, tokens, call.tokens_a_row, call.positions};
+  State state{call, tokens, call.tokens_a_row, call.positions, call.reach};
   // The steps change the state; each thread has its own, and they stay alike.
   parallel([&](Worker& worker) {
     State own = state;
@@ -85,6 +85,11 @@ void Program::embed(Matrix table, float scale, int out) {
     worker.share(s.tokens, 1, begin, end);
     if (begin == end) return;
     float* x = at(out) + begin * width(out);
+    if (s.call.embeds) {
+      std::memcpy(x, s.call.embeds + begin * width(out),
+                  sizeof(float) * (end - begin) * width(out));
+      return;
+    }
     kernels.gather(table, s.call.ids + begin, end - begin, {x, width(out), false});
     for (int64_t i = 0; i < (end - begin) * width(out); i++) x[i] *= scale;
   });
@@ -225,7 +230,7 @@ void Program::attend(int q, int layer, int kind, int64_t heads, int64_t window, 
     const Table& table = s.call.tables[kind];
     kernels.attend(worker,
                    {at(q), s.call.caches[layer], table.positions, table.row_stride, table.used,
-                    s.positions, s.tokens, s.tokens_a_row, heads, window, scale, at(out)},
+                    s.positions, s.reach, s.tokens, s.tokens_a_row, heads, window, scale, at(out)},
                    attend_.room<uint8_t>(0));
   });
 }
@@ -251,6 +256,7 @@ void Program::cut(std::vector<int> buffers) {
       }
     }
     s.positions += gone;
+    s.reach += gone;
     s.tokens = s.tokens_a_row = keep;
   });
 }

@@ -28,6 +28,8 @@ struct Table {
 // A call: rows * tokens_a_row tokens, where they lie, and what they may look at.
 struct Call {
   const int64_t *ids, *positions;
+  const int64_t* reach;  // the last position that each token sees
+  const float* embeds;   // (tokens, width) that stand for those of the ids, or null
   int64_t rows, tokens_a_row;
   int64_t keep;  // tokens of a row that go on after the last keys; -1: all
   Table tables[kKinds];
@@ -48,7 +50,7 @@ class Program {
     Call& call;
     int64_t tokens;  // that still go on
     int64_t tokens_a_row;
-    const int64_t* positions;
+    const int64_t *positions, *reach;
     bool done = false;
   };
   using Step = std::function<void(Worker&, State&)>;
