@@ -95,6 +95,7 @@ class KVCache:
         }
         self._used = dict.fromkeys(LAYER_TYPES, 0)
         self._where: dict[LayerType, Where] = {}
+        self._addresses: list[Addresses] = []  # empty when they have to be asked for again
 
     def slots(self, kind: LayerType, length: int) -> int:
         """Capacity of one kind of layer for sequences of `length` tokens."""
@@ -127,11 +128,11 @@ class KVCache:
 
     def addresses(self) -> list[Addresses]:
         """Of every owning layer, numbers of dtype `stored`; good until the cache grows."""
-        found = []
-        for k, v in self.stores.values():
-            (k_at, k_scales, row_stride), (v_at, v_scales, _) = k.address(), v.address()
-            found.append(Addresses(k_at, v_at, k_scales, v_scales, row_stride))
-        return found
+        if not self._addresses:
+            for k, v in self.stores.values():
+                (k_at, k_scales, row_stride), (v_at, v_scales, _) = k.address(), v.address()
+                self._addresses.append(Addresses(k_at, v_at, k_scales, v_scales, row_stride))
+        return self._addresses
 
     def make_room(self, positions: Tensor) -> None:
         """What `place` does before it writes the tables, for whoever writes them itself."""
@@ -162,7 +163,7 @@ class KVCache:
 
     def _grow(self, kind: LayerType, capacity: int) -> None:
         """A ring that has not wrapped yet lies in order, so growing keeps every slot's place."""
-        table = self.positions[kind]
+        table, self._addresses = self.positions[kind], []
         self.positions[kind] = table.new_full((self.rows, capacity), -1)
         self.positions[kind][:, : table.shape[1]] = table
         for layer, stores in self.stores.items():

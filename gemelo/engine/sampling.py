@@ -30,6 +30,7 @@ from torch import Tensor
 from gemelo.errors import InputError
 
 _MAX_TOP_LOGPROBS = 20
+_BLOCK = 64  # scores that are looked at together
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ class Sampler:
             probabilities, ids = candidates(adjusted, self.sampling)
             return Guess(self._draw(probabilities, ids), _dense(probabilities, ids, len(scores)))
 
-    def _judge(self, guess: Guess, probabilities: Tensor, ids: Tensor) -> int:
+    def _judge(self, guess: Guess, probabilities: Tensor, ids: Tensor | None) -> int:
         """Keep a guess with probability p / q; else draw from what p has more of than q."""
         q = guess.chances
         assert q is not None, "a sampled guess brings its chances"
@@ -172,20 +173,23 @@ class Sampler:
         kept = float(torch.rand(1, generator=self.generator)) * float(q[guess.id])
         if kept < float(p[guess.id]):
             return guess.id
-        more = (p - q).clamp(min=0)
-        return int(torch.multinomial(more, 1, generator=self.generator))
+        return self._draw((p - q).clamp(min=0))
 
-    def _draw(self, probabilities: Tensor, ids: Tensor) -> int:
-        return int(ids[torch.multinomial(probabilities, 1, generator=self.generator)])
+    def _draw(self, weights: Tensor, ids: Tensor | None = None) -> int:
+        """One of ids (N,), or of the numbers from 0, each as often as it weighs."""
+        sums = weights.double().cumsum(-1)
+        point = 1 - torch.rand(1, generator=self.generator, dtype=torch.float64)  # above 0, up to 1
+        place = torch.searchsorted(sums, point * sums[-1])
+        return int(place if ids is None else ids[place])
 
     def _report(self, scores: Tensor, token: int) -> Token:
         count = self.sampling.logprobs
         if count is None:
             return Token(token)
-        logprobs = scores.log_softmax(-1)
-        values, ids = logprobs.topk(count)
-        top = tuple(zip(ids.tolist(), values.tolist(), strict=True))
-        return Token(token, float(logprobs[token]), top)
+        total = scores.logsumexp(-1)
+        values, ids = likeliest(scores, count)
+        top = tuple(zip(ids.tolist(), (values - total).tolist(), strict=True))
+        return Token(token, float(scores[token] - total), top)
 
 
 def adjust(
@@ -216,27 +220,59 @@ def adjust(
     return adjusted
 
 
-def candidates(scores: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+def candidates(scores: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor | None]:
     """The tokens left by temperature, top-k, top-p and min-p: probabilities and ids, on the CPU.
 
-    Sorted with the likeliest first, which is never filtered away. top-p keeps the fewest tokens
-    whose probabilities reach it (arXiv 1904.09751).
+    Without ids it is every token, in order. The likeliest is never filtered away.
     """
-    count = min(sampling.top_k or scores.shape[0], scores.shape[0])
-    values, ids = scores.topk(count)
-    probabilities = (values / sampling.temperature).softmax(-1).cpu()
-    keep = torch.ones_like(probabilities, dtype=torch.bool)
+    ids = None
+    if 0 < sampling.top_k < len(scores):
+        scores, ids = likeliest(scores, sampling.top_k)
+    probabilities = (scores / sampling.temperature).softmax(-1).cpu()
+    ids = None if ids is None else ids.cpu()
     if sampling.top_p < 1:
-        keep = probabilities.cumsum(-1) - probabilities < sampling.top_p
+        probabilities, order = nucleus(probabilities, sampling.top_p)
+        ids = order if ids is None else ids[order]
     if sampling.min_p > 0:
-        left = probabilities * keep
-        keep &= left >= sampling.min_p * left[0]
-    return probabilities[keep], ids.cpu()[keep]
+        keep = (probabilities >= sampling.min_p * probabilities.max()).nonzero()[:, 0]
+        probabilities, ids = probabilities[keep], keep if ids is None else ids[keep]
+    return probabilities, ids
 
 
-def _dense(probabilities: Tensor, ids: Tensor, size: int) -> Tensor:
-    """Chances of a few tokens as a vector over all, summing to one."""
-    return torch.zeros(size).index_copy(0, ids, probabilities / probabilities.sum())
+def nucleus(probabilities: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """The fewest probabilities whose sum reaches `share` of one, and where they are; the largest
+    first (top-p, arXiv 1904.09751)."""
+    count, most = min(256, len(probabilities)), len(probabilities)
+    while True:  # a few hundred nearly always do
+        first, order = likeliest(probabilities, count)
+        before = first.cumsum(-1) - first
+        if count == most or float(before[-1] + first[-1]) >= share:
+            return first[before < share], order[before < share]
+        count = min(16 * count, most)
+
+
+def likeliest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` largest of scores (V,), the largest first, and where they are.
+
+    They lie in those `count` blocks that have the largest maxima, so that of most of a vocabulary
+    only maxima are looked at: a few in a quarter of the time of `topk`.
+    """
+    whole = len(scores) // _BLOCK * _BLOCK
+    blocks, rest = scores[:whole].view(-1, _BLOCK), scores[whole:]
+    if count == len(scores) or count * 8 > len(blocks):
+        values, where = scores.topk(count)
+        return values, where
+    chosen = blocks.amax(-1).topk(count).indices
+    values, places = torch.cat([blocks[chosen].flatten(), rest]).topk(count)
+    block, offset = places // _BLOCK, places % _BLOCK
+    inside = chosen[block.clamp(max=count - 1)] * _BLOCK + offset
+    return values, torch.where(block < count, inside, places - count * _BLOCK + whole)
+
+
+def _dense(probabilities: Tensor, ids: Tensor | None, size: int) -> Tensor:
+    """Chances of some tokens as a vector over all, summing to one."""
+    chances = probabilities / probabilities.sum()
+    return chances if ids is None else torch.zeros(size).index_copy(0, ids, chances)
 
 
 def _add(scores: Tensor, ids: list[int], values: list[float]) -> Tensor:

@@ -71,8 +71,9 @@ def write(
 def verify(decoder: Decoder, cache: KVCache, tokens: Sequence[int], position: int) -> Tensor:
     """Write tokens of row 0 from `position` on and score after each: (T, V) float32."""
     device = decoder.norm.weight.device
-    places = torch.arange(position, position + len(tokens), device=device)[None]
-    return _scores(decoder, torch.tensor(tokens, device=device)[None], places, cache)[0]
+    ids = torch.tensor([list(tokens)], device=device)
+    places = torch.tensor([list(range(position, position + len(tokens)))], device=device)
+    return _scores(decoder, ids, places, cache)[0]
 
 
 @torch.inference_mode()

@@ -123,6 +123,22 @@ def test_it_grows_with_use_and_keeps_what_it_held() -> None:
     assert first < wide.nbytes < kv_bytes(TABLE_3, 4096, 16, 4)
 
 
+@pytest.mark.parametrize("kv_format", get_args(KVFormat))
+def test_addresses_follow_what_grows(kv_format: KVFormat) -> None:
+    """Sliding layers stop growing long before full ones; nothing that moved is left behind."""
+    cache = KVCache(TABLE_3, context=2000, chunk=300, kv_format=kv_format)
+    seen = set()
+    for at in range(0, 1800, 300):
+        cache.make_room(torch.arange(at, at + 300)[None])
+        found = cache.addresses()
+        assert found == cache.addresses()
+        for (k, v), where in zip(cache.stores.values(), found, strict=True):
+            assert (where.k, where.k_scales, where.row_stride) == k.address()
+            assert (where.v, where.v_scales) == v.address()[:2]
+        seen.add(tuple(found))
+    assert len(seen) > 2
+
+
 def test_int8_is_half_of_bfloat16_and_close() -> None:
     plain = KVCache(TABLE_3, 4096, dtype=torch.bfloat16)
     small = KVCache(TABLE_3, 4096, dtype=torch.bfloat16, kv_format="int8")

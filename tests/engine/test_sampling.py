@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from gemelo.engine.sampling import Sampler, Sampling, adjust, candidates
+from gemelo.engine.sampling import Sampler, Sampling, adjust, candidates, likeliest
 from gemelo.errors import InputError
 
 SCORES = torch.tensor([0.1, 3.0, 2.0, 1.0, -1.0])
@@ -51,8 +51,40 @@ def test_an_unseeded_sampler_tells_its_seed() -> None:
     ],
 )
 def test_filters(settings: dict[str, Any], kept: set[int]) -> None:
-    _, ids = candidates(SCORES, Sampling(**settings))
+    probabilities, ids = candidates(SCORES, Sampling(**settings))
+    ids = torch.arange(len(SCORES)) if ids is None else ids
     assert set(ids.tolist()) == kept
+    chances = (SCORES[ids] / settings.get("temperature", 1.0)).exp()
+    torch.testing.assert_close(probabilities / probabilities.sum(), chances / chances.sum())
+
+
+@pytest.mark.parametrize("size", [5, 64, 700, 6400, 262_145])
+@pytest.mark.parametrize("count", [1, 5, 64, 200])
+def test_the_likeliest_are_those_of_topk(size: int, count: int) -> None:
+    """Whether a vocabulary fills its blocks or not, the largest at its end or not."""
+    generator = torch.Generator().manual_seed(size)
+    scores = torch.randn(size, generator=generator)
+    for _ in range(3):
+        values, where = likeliest(scores, min(count, size))
+        assert torch.equal(values, scores.topk(min(count, size)).values)
+        assert torch.equal(scores[where], values) and len(where.unique()) == len(where)
+        scores[-3:] += 5
+
+
+def test_a_nucleus_is_the_fewest_that_reach_the_share() -> None:
+    """Of a flat vocabulary thousands, of a steep one a few."""
+    for steepness in (0.0, 1.0, 5.0):
+        generator = torch.Generator().manual_seed(1)
+        scores = torch.randn(20_000, generator=generator) * steepness
+        probabilities, ids = candidates(scores, Sampling(top_k=0, top_p=0.9))
+        everything = scores.double().softmax(-1)
+        assert ids is not None and len(ids.unique()) == len(ids)
+        assert float(everything[ids].sum()) >= 0.9 - 1e-4
+        assert float(everything[ids].sum() - everything[ids].min()) < 0.9 + 1e-4
+        torch.testing.assert_close(probabilities.double(), everything[ids], rtol=1e-4, atol=0)
+        left = torch.ones(len(scores), dtype=torch.bool)
+        left[ids] = False
+        assert float(everything[left].max()) <= float(everything[ids].min())
 
 
 def test_the_distribution_is_the_softmax() -> None:

@@ -49,10 +49,10 @@ Kept kept(uintptr_t numbers, uintptr_t scales) {
 const float* floats_at(uintptr_t p) { return reinterpret_cast<const float*>(p); }
 const int64_t* numbers_at(uintptr_t p) { return reinterpret_cast<const int64_t*>(p); }
 
-// One call of a program: whether its scores are finite. `embeds` stand for those of the ids (0: they
-// do not). `tables` has for each kind of layer the positions of the slots, their stride from row to
-// row, how many slots there are and how many are used; `caches` for each layer k, v, the scales of
-// both and the stride of a row.
+// One call of a program: whether its scores are finite. `embeds` stand for those of the ids (0:
+// they do not). `tables` has for each kind of layer the positions of the slots, their stride from
+// row to row, how many slots there are and how many are used; `caches` for each layer k, v, the
+// scales of both and the stride of a row.
 bool run(Program& program, uintptr_t ids, uintptr_t positions, uintptr_t reach, uintptr_t embeds,
          int64_t rows, int64_t tokens_a_row, int64_t keep,
          const std::vector<std::tuple<uintptr_t, int64_t, int64_t, int64_t>>& tables,
@@ -83,6 +83,7 @@ bool run(Program& program, uintptr_t ids, uintptr_t positions, uintptr_t reach, 
 }  // namespace
 
 NB_MODULE(_native, m) {
+  nb::set_leak_warnings(false);  // a model that lives until the interpreter ends is no mistake
   use(runnable()[0]);
   m.def("names", names);
   m.def("name", [] { return std::string(chosen->name); });
