@@ -17,6 +17,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -27,8 +28,9 @@ from torch import Tensor
 
 from gemelo.checkpoint import tokenizer_of
 from gemelo.config import Gemma3nConfig, Submodel
-from gemelo.errors import InputError, UnsupportedError
+from gemelo.errors import InputError, UnavailableError, UnsupportedError
 from gemelo.inputs.tokenizer import Tokenizer
+from gemelo.kernels.formats import Packed
 from gemelo.mmproj import mmproj_names, mmproj_values
 from gemelo.nested import cut
 from gemelo.source import (
@@ -50,6 +52,7 @@ from gemelo.targets import (
 )
 from gemelo.weights import metadata, names
 from gemelo.weights.gguf_write import write_gguf
+from gemelo.weights.mapped import behind, check
 from gemelo.weights.metadata_gemma3n import built_in
 from gemelo.weights.safetensors import write_safetensors
 
@@ -109,23 +112,24 @@ def convert(
     if target.exists() and target.resolve() == source.resolve():
         raise InputError(f"{target} is the source; choose another name")
     opened = open_source(source)
-    if submodel is not None:
-        opened = cut(opened, chosen_part(opened, submodel))
-    if text_only:
-        opened = without_towers(opened)
-    if mmproj:
-        return _convert_towers(opened, target, format, progress)
-    to_gguf = target.suffix == ".gguf"
-    opened = for_gguf(opened, mixed_widths) if to_gguf else without_padding(opened)
-    targets = list(gguf_targets(opened, format) if to_gguf else hf_targets(opened, format))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write = _write_gguf if to_gguf else _write_directory
-    write(opened, target, targets, format, progress)
-    return Converted(target, len(targets), sum(t.nbytes for t in targets), opened.notices)
+    with _while_whole(opened, progress) as more:
+        if submodel is not None:
+            opened = cut(opened, chosen_part(opened, submodel))
+        if text_only:
+            opened = without_towers(opened)
+        if mmproj:
+            return _convert_towers(opened, target, format, more)
+        to_gguf = target.suffix == ".gguf"
+        opened = for_gguf(opened, mixed_widths) if to_gguf else without_padding(opened)
+        targets = list(gguf_targets(opened, format) if to_gguf else hf_targets(opened, format))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write = _write_gguf if to_gguf else _write_directory
+        write(opened, target, targets, format, more)
+        return Converted(target, len(targets), sum(t.nbytes for t in targets), opened.notices)
 
 
 def _convert_towers(
-    source: Source, target: Path, format: TargetFormat, progress: Progress | None
+    source: Source, target: Path, format: TargetFormat, progress: Progress
 ) -> Converted:
     values, kind = mmproj_values(source), mmproj_names(source)
     if target.suffix != ".gguf":
@@ -200,7 +204,7 @@ def _write_gguf(
     path: Path,
     targets: list[Target],
     format: TargetFormat,
-    progress: Progress | None,
+    progress: Progress,
 ) -> None:
     values = _gguf_values(source, targets)
     total = sum(target.nbytes for target in targets)
@@ -256,7 +260,7 @@ def _write_directory(
     path: Path,
     targets: list[Target],
     format: TargetFormat,
-    progress: Progress | None,
+    progress: Progress,
 ) -> None:
     layout = "multimodal" if source.config.is_multimodal else "text"
     if source.config.model_type == "gemma3n":
@@ -313,10 +317,26 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _bytes_done(progress: Progress | None, total: int) -> Callable[[int], None] | None:
+@contextmanager
+def _while_whole(source: Source, progress: Progress | None) -> Iterator[Progress]:
+    """Work that ends when the source's files are not what they were, and its progress."""
+    weights = (source.tensor(name) for name in source.shapes)
+    files = behind(w.blocks if isinstance(w, Packed) else w for w in weights)
+
+    def more(done: int, total: int) -> None:
+        check(files)
+        if progress is not None:
+            progress(done, total)
+
+    try:
+        yield more
+    except UnavailableError:  # nor can what is gone be written
+        check(files)
+        raise
+
+
+def _bytes_done(progress: Progress, total: int) -> Callable[[int], None]:
     """The writers tell how much they have just written; people want to know how far it is."""
-    if progress is None:
-        return None
     written = 0
 
     def more(count: int) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,8 @@ from transformers import AutoModelForCausalLM
 from gemelo.checkpoint import open_source, read_tokenizer
 from gemelo.convert import convert
 from gemelo.engine.model import load
-from gemelo.errors import GemeloError, InputError, UnsupportedError
+from gemelo.errors import FileFormatError, GemeloError, InputError, UnsupportedError
+from gemelo.kernels.cpu import extension
 from gemelo.kernels.formats import Packed
 from gemelo.models.multimodal import Gemma3Tree
 from gemelo.weights import names
@@ -33,6 +36,24 @@ def same_weights(a: Path, b: Path) -> bool:
         elif not torch.equal(left, right):  # type: ignore[arg-type]
             return False
     return set(one.shapes) == set(two.shapes) and one.config == two.config
+
+
+@pytest.mark.skipif(extension is None, reason="the native kernels were not built")
+@pytest.mark.parametrize("target", ["out.gguf", "out"])
+def test_a_source_that_is_cut_short_meanwhile(
+    tiny_directory: Path, tmp_path: Path, target: str
+) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(tiny_directory, source)
+
+    def cut(done: int, total: int) -> None:
+        os.truncate(source / "model.safetensors", 20_000)
+
+    with pytest.raises(FileFormatError, match=r"model.safetensors was cut short while it was in"):
+        convert(source, tmp_path / target, progress=cut)
+    assert not [
+        path for path in tmp_path.rglob("*") if path.is_file() and source not in path.parents
+    ]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

@@ -16,6 +16,7 @@ first one's place.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 
@@ -28,6 +29,7 @@ from gemelo.engine.soft import Soft
 from gemelo.engine.step import Decoder
 from gemelo.errors import InputError
 from gemelo.models.gemma3n import Gemma3n
+from gemelo.weights.mapped import Mapped, behind
 
 
 class Sizes:
@@ -37,6 +39,11 @@ class Sizes:
         """name is what the whole is called in statistics, where it is itself a sub-model."""
         self.whole, self.name = whole, name
         self._views: dict[Submodel, Gemma3n] = {}
+
+    @cached_property
+    def files(self) -> list[Mapped]:
+        """The maps that its weights came from, and some of them still lie in."""
+        return behind((*self.whole.parameters(), *self.whole.buffers()))
 
     def named(self, choice: str | Submodel) -> Submodel:
         """A sub-model that may run on the whole's cache; else `InputError` with the reason."""

@@ -19,6 +19,7 @@ from gemelo.engine.kv import KVCache, KVFormat
 from gemelo.engine.session import Session, check
 from gemelo.engine.step import Decoder
 from gemelo.inputs.tokenizer import Tokenizer
+from gemelo.weights.mapped import check as check_files
 
 
 class Engine:
@@ -60,6 +61,7 @@ class Engine:
     def score(self, ids: Sequence[int]) -> Tensor:
         """Next-token scores at every position, (T, V) float32."""
         check(ids, self.decoder.config, self.context)
+        check_files(self.sizes.files)
         return step.score(self.decoder, self.cache(), ids)
 
 

@@ -177,10 +177,12 @@ class Sampler:
 
     def _draw(self, weights: Tensor, ids: Tensor | None = None) -> int:
         """One of ids (N,), or of the numbers from 0, each as often as it weighs."""
+        if ids is not None:
+            return int(ids[torch.multinomial(weights, 1, generator=self.generator)])
+        # Of a whole vocabulary by one random number, where `multinomial` takes one for each.
         sums = weights.double().cumsum(-1)
         point = 1 - torch.rand(1, generator=self.generator, dtype=torch.float64)  # above 0, up to 1
-        place = torch.searchsorted(sums, point * sums[-1])
-        return int(place if ids is None else ids[place])
+        return int(torch.searchsorted(sums, point * sums[-1]))
 
     def _report(self, scores: Tensor, token: int) -> Token:
         count = self.sampling.logprobs

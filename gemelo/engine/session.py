@@ -33,6 +33,7 @@ from gemelo.engine.step import Decoder
 from gemelo.engine.timings import Stats, Timings
 from gemelo.errors import ContextLengthError, InputError
 from gemelo.inputs.tokenizer import Tokenizer
+from gemelo.weights.mapped import check as check_files
 
 Progress = Callable[[int, int], None]  # tokens read, tokens in all
 RepairMode = Literal["off", "lazy", "now"]
@@ -184,6 +185,7 @@ class Session:
 
     def _share(self, ids: Sequence[int], soft: Sequence[Soft], most: int) -> int:
         """Forget what is held beyond the common prefix with ids, and how long that is."""
+        check_files(self.sizes.files)
         keep = min(common_prefix(self.ids, ids), shared(self.soft, soft), most)
         self._forget(before_block(keep, soft))
         self.soft = soft

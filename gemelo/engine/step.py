@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from gemelo.engine.kv import KVCache
+from gemelo.engine.pages import lost_weights
 from gemelo.engine.soft import Soft, chunks, given
 from gemelo.errors import FileFormatError
 from gemelo.kernels.formats import Packed, unpacked_chunks
@@ -26,6 +27,7 @@ from gemelo.kernels.linear import QuantEmbedding, QuantLinear
 from gemelo.models.gemma3 import Gemma3
 from gemelo.models.gemma3n import Gemma3n
 from gemelo.models.layers import Embedding, Linear, RMSNorm, TransposedLinear
+from gemelo.weights.mapped import lost
 
 Decoder = Gemma3 | Gemma3n
 
@@ -118,6 +120,12 @@ def _scores(
         hidden = decoder(ids, positions, cache, keep, beside)
         scores = decoder.logits(hidden) if hidden.shape[1] else hidden
         finite = is_finite(scores)
+    if lost() and (missing := list(lost_weights(decoder))):
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise FileFormatError(
+            f"the model's file was cut short while it was in use: {missing[0]}{more} cannot be "
+            "read any longer; load it again"
+        )
     if not finite:
         name, kind = next(broken_weights(decoder), ("", ""))
         cause = f"{name} holds {kind}" if name else "no weight is broken; the activations overflow"

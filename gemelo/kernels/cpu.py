@@ -41,29 +41,34 @@ class Layout(IntEnum):
 
 
 def _extension() -> ModuleType | None:
+    try:
+        return import_module("gemelo.kernels._native")
+    except ImportError:
+        return None
+
+
+def _chosen(module: ModuleType | None) -> ModuleType | None:
     """The compiled module, set to the instruction set that the environment asks for."""
     asked = os.environ.get("GEMELO_ISA", "")
+    if not asked:
+        return module
     if asked == REFERENCE:
         return None
-    try:
-        module = import_module("gemelo.kernels._native")
-    except ImportError:
-        if asked:
-            raise InputError(
-                f"GEMELO_ISA={asked}, but the native kernels were not built: install a C++ "
-                "compiler and install gemelo again"
-            ) from None
-        return None
-    if asked:
-        if asked not in module.names():
-            raise InputError(
-                f"GEMELO_ISA={asked}; this machine has {', '.join(module.names())}, {REFERENCE}"
-            )
-        module.use(asked)
+    if module is None:
+        raise InputError(
+            f"GEMELO_ISA={asked}, but the native kernels were not built: install a C++ "
+            "compiler and install gemelo again"
+        )
+    if asked not in module.names():
+        raise InputError(
+            f"GEMELO_ISA={asked}; this machine has {', '.join(module.names())}, {REFERENCE}"
+        )
+    module.use(asked)
     return module
 
 
-native = _extension()
+extension = _extension()  # None where it was not built
+native = _chosen(extension)  # None where nothing is to be computed by it, either
 
 
 def isa() -> str:

@@ -1,19 +1,11 @@
-"""Files on disk: mapped in without a copy, streamed out and put in place whole.
+"""Files written: streamed out, and put in place whole.
 
-Weights are read through a private, copy-on-write memory map: pages come from the page cache when
-they are touched, several processes share them, and a stray write never reaches the file. The map
-reserves no memory, so a file larger than RAM opens too, which the maps of `torch.from_file` (and so
-`safe_open`) refuse on Linux. Files are written beside their target and renamed, so that an
-interrupted write leaves the old one.
+A file is written beside its target and renamed, so that an interrupted write leaves the old one.
 
-    source = map_file("model.gguf")
     with replaced("out.gguf") as target: target.write(b"...")
 """
 
-import mmap
 import os
-import stat
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,39 +14,11 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-from gemelo.errors import FileFormatError, InputError, UnavailableError
+from gemelo.errors import InputError, UnavailableError
 from gemelo.kernels.formats import Packed, unpacked_chunks
 
 PIECE_BYTES = 16 << 20
-MAP_NORESERVE = 0x4000  # Linux; the mmap module names it only from Python 3.13 on
 WRONG_PLACE = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
-
-
-def map_file(path: Path) -> mmap.mmap:
-    """A private map of a file; InputError if it cannot be opened, FileFormatError if empty."""
-    try:
-        regular = stat.S_ISREG(path.stat().st_mode)
-    except ValueError as error:  # a zero byte in the name
-        raise InputError(f"cannot open {str(path)!r}: {error}") from error
-    except OSError as error:
-        raise InputError(f"cannot open {path}: {error.strerror}") from error
-    if not regular:  # opening a pipe would wait for its other end
-        raise InputError(f"cannot open {path}: it is not a file")
-    try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size:
-                return _map_privately(file.fileno(), size)
-    except OSError as error:
-        raise InputError(f"cannot open {path}: {error.strerror}") from error
-    raise FileFormatError(f"{path} is empty")
-
-
-def _map_privately(descriptor: int, size: int) -> mmap.mmap:
-    if sys.platform != "linux":
-        return mmap.mmap(descriptor, size, access=mmap.ACCESS_COPY)
-    flags = mmap.MAP_PRIVATE | MAP_NORESERVE
-    return mmap.mmap(descriptor, size, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from torch import Tensor
 from gemelo.errors import FileFormatError, UnsupportedError
 from gemelo.kernels.formats import FORMATS, FORMATS_BY_ID, Format, Packed
 from gemelo.strings import Strings
-from gemelo.weights.files import map_file
+from gemelo.weights.mapped import map_file
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)

@@ -24,7 +24,8 @@ from torch import Tensor
 
 from gemelo.errors import FileFormatError, InputError, UnsupportedError
 from gemelo.kernels.formats import FORMATS, Format, Packed
-from gemelo.weights.files import byte_pieces, map_file, replaced
+from gemelo.weights.files import byte_pieces, replaced
+from gemelo.weights.mapped import map_file
 
 SINGLE_NAME, INDEX_NAME = "model.safetensors", "model.safetensors.index.json"
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,8 @@ import pytest
 from gemelo.checkpoint import read
 from gemelo.engine.engine import Engine
 from gemelo.engine.model import Model, load
-from gemelo.errors import InputError, UnsupportedError
+from gemelo.errors import FileFormatError, InputError, UnsupportedError
+from gemelo.kernels import cpu
 from tests.engine.test_elastic import CONFIG, PROMPT, SMALL, UPPER
 from tests.models.test_gemma3n import tiny_gemma3n
 
@@ -48,6 +51,32 @@ def test_stream_is_generate_in_pieces(model: Model) -> None:
     assert "".join(piece.text for piece in pieces) == whole.text
     assert [token for piece in pieces for token in piece.token_ids] == list(whole.token_ids)
     assert pieces[-1].finish_reason == whole.finish_reason == "length"
+
+
+@pytest.mark.skipif(cpu.extension is None, reason="the native kernels were not built")
+@pytest.mark.parametrize("kind", ["gguf", "directory"])
+def test_a_file_that_is_cut_short_is_an_error(
+    tiny_directory: Path, tiny_checkpoint: Path, tmp_path: Path, kind: str
+) -> None:
+    """In the middle of a turn, and before the next."""
+    path = tmp_path / "model"
+    if kind == "gguf":
+        shutil.copy(tiny_checkpoint, path)
+        file = path
+    else:
+        shutil.copytree(tiny_directory, path)
+        file = path / "model.safetensors"
+    model = load(path)
+    stream = model.stream("the capital", **GREEDY)
+    next(stream)
+    os.truncate(file, file.stat().st_size // 2)
+    with pytest.raises(FileFormatError, match=r"cut short while it was in use: .*\.weight"):
+        list(stream)
+    with pytest.raises(FileFormatError, match=rf"{file} was cut short .* load it again"):
+        model.generate("the", **GREEDY)
+    with pytest.raises(FileFormatError, match=rf"{file} was cut short"):
+        model.logits(model.tokenizer.encode("the"))
+    assert load(tiny_checkpoint).generate("the", **GREEDY).text  # others go on
 
 
 def test_choices_seed_and_logprobs(model: Model) -> None:

@@ -37,7 +37,7 @@ from gemelo.kernels import reference
 from gemelo.kernels.formats import FORMATS, Packed, pack
 from gemelo.models.altup import NestedMLP
 from gemelo.models.gemma3n import Gemma3n
-from gemelo.weights.files import map_file
+from gemelo.weights.mapped import map_file
 from tests.conftest import TINY, tiny_model
 from tests.gemma3n import IDS, SOFT_3N, scores, tiny_3n, write_3n
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from gemelo.engine import pages
 from gemelo.engine.pages import PAGE_BYTES, ask, backing, present_bytes, process_bytes, release
 from gemelo.errors import FileFormatError, UnavailableError
-from gemelo.weights.files import map_file
+from gemelo.weights.mapped import map_file
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of pages")
 

@@ -83,14 +83,14 @@ def test_memory_of_any_size_is_read_and_left_alone(isa: str) -> None:
 def test_the_environment_chooses(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = cpu.isa()
     monkeypatch.setenv("GEMELO_ISA", name)
-    module = cpu._extension()
+    module = cpu._chosen(cpu.extension)
     assert module is not None and module.name() == name
     cpu.use(before)
 
 
 def test_the_environment_may_ask_for_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GEMELO_ISA", "reference")
-    assert cpu._extension() is None
+    assert cpu._chosen(cpu.extension) is None
 
 
 def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -2,11 +2,13 @@
 // gemelo/kernels/cpu.py, which is the only caller.
 
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include "kernels.h"
+#include "maps.h"
 #include "program.h"
 
 namespace nb = nanobind;
@@ -107,6 +109,9 @@ NB_MODULE(_native, m) {
     nb::gil_scoped_release nogil;
     return chosen->read(reinterpret_cast<const uint8_t*>(p), bytes);
   });
+  m.def("watch", watch);
+  m.def("unwatch", unwatch);
+  m.def("lost", lost);
   m.def("interleave", [](const Matrix& rows, int64_t stride, uintptr_t out) {
     nb::gil_scoped_release nogil;
     chosen->interleave(rows, stride, reinterpret_cast<uint8_t*>(out));

@@ -1,0 +1,103 @@
+"""Files that are written to, cut short, replaced or removed while they are mapped."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from gemelo.errors import FileFormatError
+from gemelo.kernels.cpu import extension
+from gemelo.weights.mapped import Mapped, behind, check, lost, map_file
+
+PAGE = os.sysconf("SC_PAGESIZE")
+guarded = pytest.mark.skipif(
+    extension is None or not sys.platform.startswith(("linux", "darwin")),
+    reason="the native kernels were not built, or the system has no such signal",
+)
+
+
+@pytest.fixture
+def mapped(tmp_path: Path) -> Mapped:
+    path = tmp_path / "weights"
+    path.write_bytes(b"\1" * (20 * PAGE))
+    return map_file(path)
+
+
+def test_a_file_as_it_was_is_fine(mapped: Mapped) -> None:
+    check([mapped])
+    assert len(mapped) == 20 * PAGE and lost() == []
+
+
+def test_written_over(mapped: Mapped) -> None:
+    with open(mapped.path, "r+b") as file:
+        file.seek(PAGE)
+        file.write(b"\2")
+    os.utime(mapped.path, ns=(0, mapped.identity.written + 1_000_000_000))
+    with pytest.raises(FileFormatError, match=r"weights was written to while it was in use"):
+        check([mapped])
+
+
+def test_another_file_of_its_name_is_no_trouble(mapped: Mapped, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_bytes(b"\2")
+    other.replace(mapped.path)
+    check([mapped])
+    assert mapped[-1] == 1
+    os.unlink(mapped.path)
+    check([mapped])
+    assert mapped[-1] == 1
+
+
+def test_what_lies_in_a_map(mapped: Mapped) -> None:
+    inside = torch.frombuffer(mapped, dtype=torch.uint8)[3 * PAGE :]
+    assert behind([torch.zeros(3), inside]) == [mapped]
+    assert behind([torch.zeros(3)]) == []
+
+
+@guarded
+def test_cut_short(mapped: Mapped) -> None:
+    """What is gone reads as zeros, which is remembered until the map is given up."""
+    data = torch.frombuffer(mapped, dtype=torch.uint8)
+    os.truncate(mapped.path, 12 * PAGE + 5)
+    with pytest.raises(FileFormatError, match=rf"cut short while .* to {12 * PAGE + 5} bytes"):
+        check([mapped])
+    assert int(data[: 12 * PAGE].sum()) == 12 * PAGE and lost() == []
+    touched = 15 * PAGE + 7
+    assert int(data[touched]) == 0
+    assert lost() == [(data.data_ptr() + touched, data.data_ptr() + 20 * PAGE)]
+    assert int(data.sum()) == 12 * PAGE + 5  # the end of a file's last page is zeros anyway
+    del data, mapped
+
+
+@guarded
+def test_nothing_is_remembered_of_a_map_that_is_gone(tmp_path: Path) -> None:
+    path = tmp_path / "short"
+    path.write_bytes(b"\1" * (4 * PAGE))
+    source = map_file(path)
+    os.truncate(path, 0)
+    assert source[2 * PAGE] == 0 and len(lost()) == 1
+    del source
+    assert lost() == []
+
+
+@guarded
+def test_other_maps_end_a_process_as_ever(tmp_path: Path) -> None:
+    """And so does the signal, sent by somebody."""
+    path = tmp_path / "theirs"
+    path.write_bytes(b"\1" * (4 * PAGE))
+    touch = (
+        "import mmap, os; from gemelo.weights.mapped import map_file; from pathlib import Path\n"
+        f"ours = map_file(Path({str(path)!r})); file = open({str(path)!r}, 'rb')\n"
+        "theirs = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)\n"
+        f"os.truncate({str(path)!r}, 0); print(ours[-1], flush=True); {{}}\n"
+    )
+    for last in ("theirs[-1]", "os.kill(os.getpid(), 7)"):
+        path.write_bytes(b"\1" * (4 * PAGE))
+        done = subprocess.run([sys.executable, "-c", touch.format(last)], capture_output=True)
+        assert done.stdout.split() == [b"0"]
+        assert done.returncode == -7, done.stderr
