@@ -170,8 +170,8 @@ void steps(Judge& judge, const Kernels& fast, const Kernels& plain) {
          k.heads(w, y.data(), kTokens, kHeads, kHead, norm, other.data());
        }},
       {"strongest",
-       [&](const Kernels& k, Worker& w, std::vector<float>& y) {
-         k.strongest(w, y.data(), kTokens, kWidth, 0.5f);
+       [&](const Kernels& k, Worker&, std::vector<float>& y) {
+         k.strongest(y.data(), k.threshold(y.data(), kWidth, 0.5f), 0, kWidth);
        }},
   };
   for (const auto& [name, step] : all) {

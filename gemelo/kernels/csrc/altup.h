@@ -96,8 +96,8 @@ static void meet(Worker& worker, const float* active, const float* attended, con
   }
 }
 
-// How far a token's gates lie above mean + cutoff * std, and zero below.
-static inline void strongest_row(float* gates, int64_t width, float cutoff) {
+// What a token's gates have to pass: mean + cutoff * std.
+static float threshold(const float* gates, int64_t width, float cutoff) {
   F total = set(0), squares = set(0);
   for (int64_t i = 0; i < width; i += 16) total = total + load(gates + i);
   const F mean = set(sum(total) / (float)width);
@@ -105,14 +105,13 @@ static inline void strongest_row(float* gates, int64_t width, float cutoff) {
     const F off = load(gates + i) - mean;
     squares = fma(off, off, squares);
   }
-  const F least = mean + set(std::sqrt(sum(squares) / (float)width) * cutoff);
-  for (int64_t i = 0; i < width; i += 16) store(gates + i, larger(load(gates + i) - least, set(0)));
+  return sum(total) / (float)width + std::sqrt(sum(squares) / (float)width) * cutoff;
 }
 
-static void strongest(Worker& worker, float* gates, int64_t tokens, int64_t width, float cutoff) {
-  int64_t begin, end;
-  worker.share(tokens, 1, begin, end);
-  for (int64_t t = begin; t < end; t++) strongest_row(gates + t * width, width, cutoff);
+// How far gates [begin, end) lie above it, and zero below.
+static void strongest(float* gates, float least, int64_t begin, int64_t end) {
+  for (int64_t i = begin; i < end; i += 16)
+    store(gates + i, larger(load(gates + i) - set(least), set(0)));
 }
 
 // gates = gelu(gates) * informed, whose tokens lie `stride` apart.

@@ -16,8 +16,8 @@ namespace GEMELO_ISA {
 using gemelo::Matrix;
 
 // Bytes that rows lying together are fetched ahead of their use, into the second cache; rows apart
-// are fetched whole, one tile ahead, and nothing between them.
-constexpr int64_t kAhead = 2048;
+// are fetched whole, some tiles ahead, and nothing between them.
+constexpr int64_t kAhead = 2048, kTilesAhead = 4;
 
 static inline void fetch(const uint8_t* p, int64_t bytes) {
   for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(p + at, 0, 2);
@@ -96,7 +96,8 @@ static inline void tiles(const Matrix& w, int64_t row_bytes, int64_t begin, int6
     const uint8_t* rows[R];
     for (int i = 0; i < R; i++) rows[i] = w.row(r + i < end ? r + i : end - 1);
     if (apart)
-      for (int64_t i = r + R; i < r + 2 * R && i < end; i++) fetch(w.row(i), row_bytes);
+      for (int64_t i = r + kTilesAhead * R; i < r + (kTilesAhead + 1) * R && i < end; i++)
+        fetch(w.row(i), row_bytes);
     float out[T][R];
     tile(rows, apart ? 0 : kAhead, out);
     for (int t = 0; t < T; t++)

@@ -292,6 +292,7 @@ const Kernels kernels = {
     predict,
     correct,
     meet,
+    threshold,
     strongest,
     inform,
     add_to_others,

@@ -115,7 +115,8 @@ struct Kernels {
   void (*meet)(Worker& worker, const float* active, const float* attended, const Norm& n,
                const float* x, const float* detour, const Norm& m, const Norm& next, int64_t tokens,
                int64_t width, float* out, float* normed);
-  void (*strongest)(Worker& worker, float* gates, int64_t tokens, int64_t width, float cutoff);
+  float (*threshold)(const float* gates, int64_t width, float cutoff);
+  void (*strongest)(float* gates, float least, int64_t begin, int64_t end);
   void (*inform)(Worker& worker, float* gates, const float* informed, int64_t stride,
                  int64_t tokens, int64_t width);
   void (*add_to_others)(Worker& worker, float* const* streams, const float* y, const Norm& n,

@@ -176,38 +176,48 @@ void Program::gated(int x, Matrix gate_proj, Matrix up_proj, int gates, int ups)
 void Program::sparse_gated(int x, Matrix gate_proj, Matrix up_proj, float cutoff, int gates,
                            int ups) {
   product_step({gate_proj, up_proj}, [=](Worker& worker, State& s) {
+    const int64_t neurons = gate_proj.rows;
     multiply(worker, x, s.tokens, {{gate_proj, at(gates)}});
     worker.barrier();
-    kernels.strongest(worker, at(gates), s.tokens, gate_proj.rows, cutoff);
+    if (s.tokens == 1) return gate_live(worker, x, up_proj, cutoff, at(gates), at(ups));
+    int64_t begin, end;
+    worker.share(s.tokens, 1, begin, end);
+    for (int64_t t = begin; t < end; t++) {
+      float* row = at(gates) + t * neurons;
+      kernels.strongest(row, kernels.threshold(row, neurons, cutoff), 0, neurons);
+    }
     worker.barrier();
-    if (s.tokens > 1) multiply(worker, x, s.tokens, {{up_proj, at(ups)}});
-    else multiply_live(worker, x, up_proj, at(gates), at(ups));
+    multiply(worker, x, s.tokens, {{up_proj, at(ups)}});
     worker.barrier();
-    gate(worker, s.tokens, gate_proj.rows, gates, ups);
+    gate(worker, s.tokens, neurons, gates, ups);
   });
 }
 
-// One token's product with the rows whose gates are alive; what the dead ones meet is zero anyway.
-void Program::multiply_live(Worker& worker, int x, const Matrix& w, const float* gates,
-                            float* out) {
+// One token: a thread goes on with its own neurons, and reads the rows of those that are alive;
+// what the others would meet is zero anyway.
+void Program::gate_live(Worker& worker, int x, const Matrix& up_proj, float cutoff, float* gates,
+                        float* ups) {
   static thread_local std::vector<int64_t> live;
   static thread_local Scratch room;
-  live.clear();
-  for (int64_t i = 0; i < w.rows; i++)
-    if (gates[i] != 0) live.push_back(i);  // NaN is alive
+  const float least = kernels.threshold(gates, up_proj.rows, cutoff);  // everybody for himself
+  worker.barrier();                                                    // all have read all
   int64_t begin, end;
-  worker.share(w.rows, 16, begin, end);
-  std::memset(out + begin, 0, sizeof(float) * (end - begin));
-  worker.barrier();
-  worker.share((int64_t)live.size(), 1, begin, end);
-  if (begin == end) return;
-  Matrix mine = w;
-  mine.index = live.data() + begin;
-  mine.rows = end - begin;
-  float* found = room.room<float>(mine.rows);
-  Worker alone{worker.pool, 0, 1};
-  kernels.few(alone, activations(x), 1, mine, {found, mine.rows, false});
-  for (int64_t i = 0; i < mine.rows; i++) out[mine.index[i]] = found[i];
+  worker.share(up_proj.rows, 16, begin, end);
+  kernels.strongest(gates, least, begin, end);
+  live.clear();
+  for (int64_t i = begin; i < end; i++)
+    if (gates[i] != 0) live.push_back(i);  // NaN is alive
+  std::memset(ups + begin, 0, sizeof(float) * (end - begin));
+  if (!live.empty()) {
+    Matrix mine = up_proj;
+    mine.index = live.data();
+    mine.rows = (int64_t)live.size();
+    float* found = room.room<float>(mine.rows);
+    Worker alone{worker.pool, 0, 1};
+    kernels.few(alone, activations(x), 1, mine, {found, mine.rows, false});
+    for (int64_t i = 0; i < mine.rows; i++) ups[live[i]] = found[i];
+  }
+  kernels.gate(gates, ups, 1, up_proj.rows, begin, end);
 }
 
 void Program::heads(int x, int64_t d, Norm n, int kind) {
