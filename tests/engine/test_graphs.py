@@ -156,6 +156,35 @@ def test_soft_tokens_are_the_modules(
         assert float((run(graph, other) - found).abs().max()) > 0.1 * float(expected.abs().max())
 
 
+class Markers:
+    """Ids from 480 on have their embeddings with a tower."""
+
+    def among(self, ids: Tensor) -> bool:
+        return int(ids.max()) >= 480
+
+    def put(self, x: Tensor, ids: Tensor) -> Tensor:
+        return torch.where(ids[..., None] >= 480, ids[..., None] / 100 - x, x)
+
+
+@torch.inference_mode()
+def test_ids_of_a_tower_are_the_modules(isa: str) -> None:
+    decoder = made(GEMMA3N)
+    assert isinstance(decoder, Gemma3n)
+    text = [id for id in IDS if id < 480]
+    ids = [*text[:20], 490, *text[20:30]]
+
+    def run(with_graph: Graph | None, hard: Markers | None = None) -> Tensor:
+        decoder.fused, decoder.hard = with_graph, hard
+        cache = cache_of(decoder)
+        read = step.prefill(decoder, cache, ids, 0)
+        return torch.stack([read, step.decode(decoder, cache, [485], [len(ids)])[0]])
+
+    graph = fused(decoder, isa)
+    expected = run(None, Markers())
+    close(run(graph, Markers()), expected, isa)
+    assert float((run(graph) - expected).abs().amax(-1).min()) > 0.1 * float(expected.abs().max())
+
+
 @torch.inference_mode()
 def test_scores_of_every_position(decoder: Gemma3 | Gemma3n, isa: str) -> None:
     graph = fused(decoder, isa)
