@@ -82,7 +82,7 @@ def lost_weights(module: nn.Module) -> Iterator[str]:
     for name, weight in weights if ranges else ():
         begin, end = weight.data_ptr(), weight.data_ptr() + weight.nbytes
         if any(begin < stop and first < end for first, stop in ranges):
-            yield name.removesuffix(".blocks").removesuffix(".weight") + ".weight"
+            yield f"{name.removesuffix('.blocks')}.weight" if name.endswith(".blocks") else name
 
 
 def process_bytes() -> int:

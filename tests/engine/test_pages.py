@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import sys
 from pathlib import Path
 
@@ -10,11 +11,22 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from gemelo.engine import pages
-from gemelo.engine.pages import PAGE_BYTES, ask, backing, present_bytes, process_bytes, release
+from gemelo.engine.pages import (
+    PAGE_BYTES,
+    ask,
+    backing,
+    lost_weights,
+    present_bytes,
+    process_bytes,
+    release,
+)
 from gemelo.errors import FileFormatError, UnavailableError
+from gemelo.kernels.cpu import extension
+from gemelo.kernels.formats import FORMATS, Packed
+from gemelo.kernels.linear import QuantLinear
 from gemelo.weights.mapped import map_file
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of pages")
@@ -50,6 +62,21 @@ def test_pages_of_a_file_go_and_come_back(weight: Tensor) -> None:
     assert release(weight) == 0  # nothing left to let go
     ask(weight)
     assert torch.equal(weight, content)
+
+
+@pytest.mark.skipif(extension is None, reason="the native kernels were not built")
+def test_weights_of_a_cut_file_have_their_modules_names(tmp_path: Path) -> None:
+    first, second, third, _ = mapped(tmp_path / "cut.bin").split(PAGES // 4 * PAGE_BYTES)
+    model = nn.ModuleDict({"whole": nn.Module(), "plain": nn.Module()})
+    model["whole"].register_buffer("blocks", first)
+    model["plain"].scale = nn.Parameter(third, requires_grad=False)
+    model["quantised"] = QuantLinear(Packed(second[:34].view(1, 34), FORMATS["q8_0"]))
+    assert list(lost_weights(model)) == []
+    os.truncate(tmp_path / "cut.bin", PAGE_BYTES)
+    assert int(second[0]) == 0
+    assert list(lost_weights(model)) == ["plain.scale", "quantised.weight"]
+    assert int(first[-1]) == 0
+    assert list(lost_weights(model)) == ["plain.scale", "quantised.weight", "whole.weight"]
 
 
 def test_part_of_a_page_stays(weight: Tensor) -> None:

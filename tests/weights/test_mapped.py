@@ -67,9 +67,10 @@ def test_cut_short(mapped: Mapped) -> None:
     with pytest.raises(FileFormatError, match=rf"cut short while .* to {12 * PAGE + 5} bytes"):
         check([mapped])
     assert int(data[: 12 * PAGE].sum()) == 12 * PAGE and lost() == []
-    touched = 15 * PAGE + 7
-    assert int(data[touched]) == 0
-    assert lost() == [(data.data_ptr() + touched, data.data_ptr() + 20 * PAGE)]
+    for touched in (15, 17, 14):  # a later touch may be of an earlier page
+        assert int(data[touched * PAGE + 7]) == 0
+        begin = data.data_ptr() + min(touched, 15) * PAGE
+        assert lost() == [(begin, data.data_ptr() + 20 * PAGE)]
     assert int(data.sum()) == 12 * PAGE + 5  # the end of a file's last page is zeros anyway
     del data, mapped
 

@@ -22,7 +22,7 @@ constexpr int kZeros = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED;
 
 // A handler may read nothing that a lock protects, so this is a table and not a list.
 struct Map {
-  std::atomic<uintptr_t> begin{0}, end{0}, lost{0};  // begin 0: free
+  std::atomic<uintptr_t> begin{0}, end{0}, lost{0};  // begin 0: free; lost: to the end, or 0
 };
 constexpr int kMost = 1024;
 Map maps[kMost];
@@ -38,8 +38,8 @@ bool replace(uintptr_t address) {
     if (!begin || address < begin || address >= end) continue;
     if (mmap((void*)page, end - page, PROT_READ | PROT_WRITE, kZeros, -1, 0) == MAP_FAILED)
       return false;
-    uintptr_t none = 0;
-    map.lost.compare_exchange_strong(none, address);
+    uintptr_t known = map.lost;  // a later touch may be of an earlier page
+    while ((!known || page < known) && !map.lost.compare_exchange_weak(known, page)) continue;
     return true;
   }
   return false;
@@ -85,8 +85,8 @@ bool watch(uintptr_t begin, uint64_t bytes) {
 
 void unwatch(uintptr_t begin) {
   std::lock_guard<std::mutex> lock(changes);
-  for (Map& map : maps)
-    if (map.begin == begin) map.begin = 0;
+  for (int i = 0; i < used; i++)
+    if (maps[i].begin == begin) maps[i].begin = 0;
 }
 
 std::vector<std::pair<uintptr_t, uintptr_t>> lost() {

@@ -15,7 +15,7 @@ namespace gemelo {
 bool watch(uintptr_t begin, uint64_t bytes);
 void unwatch(uintptr_t begin);
 
-// The first address that was missed in each watched map, and that map's end.
+// Of each watched map that misses something, where its zeros begin, and its end.
 std::vector<std::pair<uintptr_t, uintptr_t>> lost();
 
 }  // namespace gemelo
