@@ -113,8 +113,8 @@ def behind(tensors: Iterable[Tensor]) -> list[Mapped]:
 def check(maps: Iterable[Mapped]) -> None:
     """Raise `FileFormatError` if a file is not what was mapped."""
     for mapped in maps:
-        if mapped.change is not None:
-            raise FileFormatError(f"{mapped.path} {mapped.change}; load it again")
+        if (change := mapped.change) is not None:
+            raise FileFormatError(f"{mapped.path} {change}; load it again")
 
 
 def lost() -> list[tuple[int, int]]:

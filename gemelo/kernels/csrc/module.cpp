@@ -1,5 +1,5 @@
-// The door to Python: addresses and sizes in, nothing out. Everything is checked in
-// gemelo/kernels/cpu.py, which is the only caller.
+// The door to Python: addresses and sizes in, next to nothing out. Everything is checked by the
+// callers: gemelo/kernels/cpu.py and panels.py, engine/graphs.py, weights/mapped.py.
 
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/pair.h>
