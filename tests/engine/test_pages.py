@@ -76,7 +76,7 @@ def test_weights_of_a_cut_file_have_their_modules_names(tmp_path: Path) -> None:
     assert int(second[0]) == 0
     assert list(lost_weights(model)) == ["plain.scale", "quantised.weight"]
     assert int(first[-1]) == 0
-    assert list(lost_weights(model)) == ["plain.scale", "quantised.weight", "whole.weight"]
+    assert list(lost_weights(model)) == ["plain.scale", "whole.weight", "quantised.weight"]
 
 
 def test_part_of_a_page_stays(weight: Tensor) -> None:
