@@ -27,7 +27,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from pydoc_data.topics import topics
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -38,6 +38,7 @@ from torch import Tensor
 from gemelo import __version__
 from gemelo.cli.terminal import note
 from gemelo.engine import step
+from gemelo.engine.kv import KVFormat
 from gemelo.engine.model import Model, load
 from gemelo.errors import GemeloError, InputError
 from gemelo.evals.machine import cpu_name, peak_rss_bytes
@@ -48,6 +49,7 @@ from gemelo.store import resolve
 CHUNK = 512  # tokens, `<bos>` among them
 AT_ONCE = (512, 16)  # tokens a step; up to 16 go through the kernels that decode
 ROWS = 32  # distributions that are compared at once, in float64
+KV_FORMATS: tuple[KVFormat, ...] = ("bf16", "plain")  # of keys and values; the first by itself
 REFERENCE = "reference, f32"
 
 Scorer = Callable[[list[int]], Tensor]  # ids (T) -> scores (T, V)
@@ -165,9 +167,14 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Every engine over every chunk."""
     path = resolve(options.model)
     exact = load(path, format="f32", device="cpu", threads=options.threads, context=CHUNK)
-    native = load(path, device="cpu", threads=options.threads, context=CHUNK)
-    engines = {title("gemelo", n): scorer(native, n) for n in options.at_once}
-    parts = list(chunks(native.tokenizer, options.tokens))
+    engines = {}
+    for kv_format in options.kv_format:
+        native = load(
+            path, device="cpu", threads=options.threads, context=CHUNK, kv_format=kv_format
+        )
+        engine = "gemelo" if kv_format == KV_FORMATS[0] else f"gemelo, {kv_format} KV"
+        engines |= {title(engine, n): scorer(native, n) for n in options.at_once}
+    parts = list(chunks(exact.tokenizer, options.tokens))
     versions = {"gemelo": f"gemelo {__version__}, kernels {cpu.isa()}, torch {torch.__version__}"}
     peer, missing = None, {}
     try:
@@ -246,6 +253,13 @@ def parsed() -> argparse.Namespace:
         default=AT_ONCE,
         metavar="N",
         help=f"tokens a step, 1 to {CHUNK}; default: {steps}",
+    )
+    parser.add_argument(
+        "--kv-format",
+        nargs="+",
+        choices=get_args(KVFormat),
+        default=KV_FORMATS,
+        help=f"what gemelo keeps keys and values as; default: {' '.join(KV_FORMATS)}",
     )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, help="where to write every figure")

@@ -76,7 +76,7 @@ def main() -> None:
     decoder = model.engine.decoder
     assert isinstance(decoder, Gemma3n)
     weights = resident_bytes(decoder, "disk")
-    kv = kv_bytes(decoder.config, CONTEXT, model.engine.chunk, 4)
+    kv = kv_bytes(decoder.config, CONTEXT, model.engine.chunk, model.engine.cache().stored.itemsize)
     table = path.stat().st_size - weights
     held = process_bytes() - before
     e2b = model.submodel(Submodel.named("E2B", decoder.config)).engine.decoder

@@ -39,7 +39,7 @@ def wide(real_gguf: Path) -> Model:
 
 @pytest.fixture(scope="module")
 def native(real_gguf: Path) -> Model:
-    return load(real_gguf)
+    return load(real_gguf, kv_format="plain")
 
 
 def test_greedy_text_is_the_references(wide: Model) -> None:

@@ -34,7 +34,7 @@ def bench(
     repeat: Annotated[int, typer.Option(metavar="N", help="Measurements of each.")] = 5,
     format: options.Format = "native",
     threads: options.Threads = None,
-    kv_format: options.KVCacheFormat = "plain",
+    kv_format: options.KVCacheFormat = None,
     device: options.Device = "auto",
     json: options.Json = False,
     quiet: options.Quiet = False,

@@ -39,7 +39,7 @@ def chat(
     format: options.Format = "native",
     threads: options.Threads = None,
     context: options.Context = None,
-    kv_format: options.KVCacheFormat = "plain",
+    kv_format: options.KVCacheFormat = None,
     device: options.Device = "auto",
     max_tokens: options.MaxTokens = 2048,
     temperature: options.Temperature = 1.0,

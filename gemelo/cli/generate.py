@@ -64,7 +64,7 @@ def generate(
     format: options.Format = "native",
     threads: options.Threads = None,
     context: options.Context = None,
-    kv_format: options.KVCacheFormat = "plain",
+    kv_format: options.KVCacheFormat = None,
     device: options.Device = "auto",
     max_tokens: options.MaxTokens = 256,
     temperature: options.Temperature = 1.0,

@@ -188,8 +188,12 @@ Context = Annotated[
     ),
 ]
 KVCacheFormat = Annotated[
-    KVFormat,
-    _of_model("--kv-format", help="KV cache; bf16 takes half of float32, int8 half of bf16."),
+    KVFormat | None,
+    _of_model(
+        "--kv-format",
+        help="KV cache; plain is the model's own, bf16 16 bits, int8 half of that.",
+        show_default="bf16 where the native kernels run, else plain",
+    ),
 ]
 Device = Annotated[
     str, _of_model(metavar="auto|cpu|cuda[:N]", help="auto is CUDA where there is one.")

@@ -15,6 +15,7 @@ from gemelo.config import Gemma3Config, ModelConfig
 from gemelo.config.submodel import WHOLE
 from gemelo.engine import step
 from gemelo.engine.elastic import Sizes
+from gemelo.engine.graphs import is_native
 from gemelo.engine.kv import KVCache, KVFormat
 from gemelo.engine.session import Session, check
 from gemelo.engine.step import Decoder
@@ -31,19 +32,22 @@ class Engine:
         tokenizer: Tokenizer,
         context: int | None = None,
         chunk: int = 512,
-        kv_format: KVFormat = "plain",
+        kv_format: KVFormat | None = None,
         name: str = WHOLE,
     ) -> None:
         """context None is all that the model was trained for; the cache grows as it is used.
 
-        name is what the decoder's size is called in statistics.
+        kv_format None is bfloat16 where the native kernels run and the decoder's own dtype
+        elsewhere. name is what the decoder's size is called in statistics.
         """
         self.decoder, self.tokenizer = decoder, tokenizer
         most = decoder.config.max_position_embeddings
         self.context = most if context is None else context
         # A picture of Gemma 3 goes through in one step.
         block = tokens_at_once(decoder.config)
-        self.chunk, self.kv_format = max(chunk, block), kv_format
+        self.chunk = max(chunk, block)
+        # Beside activations of 8 bits, what 16 round off of keys is not to be seen (benchmarks/).
+        self.kv_format = kv_format or ("bf16" if is_native(decoder) else "plain")
         self.sizes = Sizes(decoder, name)
 
     def cache(self) -> KVCache:

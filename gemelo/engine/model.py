@@ -318,7 +318,7 @@ def load(
     device: str = "auto",
     threads: int | None = None,
     context: int | None = None,
-    kv_format: KVFormat = "plain",
+    kv_format: KVFormat | None = None,
     ple: Where | None = None,
     mmproj: str | Path | None = None,
     repack: bool = True,
@@ -329,12 +329,13 @@ def load(
     submodel runs a part of a Gemma 3n: a published name, a file, or a `Submodel`. format "native"
     keeps weights as the file has them; "bf16" and "f32" widen them at load, "q8_0" and "q4_0"
     quantise them. device "auto" is CUDA where there is one. threads is for the whole process, as
-    torch's are. context limits the tokens a session may hold, kv_format "bf16" or "int8" keeps
-    them in 16 or 8 bits instead of the model's dtype. ple is where Gemma 3n's per-layer embeddings
-    lie: the file, RAM, the device. mmproj is the eye and ear of a GGUF, if they do not lie beside
-    it. repack moves quantised weights out of the file's pages into an order that the native kernels
-    read faster, where memory has room for it; without it they stay mapped. Raises `GemeloError` for
-    what cannot be loaded, with the cure.
+    torch's are. context limits the tokens a session may hold; kv_format "plain" keeps their keys
+    and values in the model's dtype, "bf16" and "int8" in 16 and 8 bits, and None is "bf16" where
+    the native kernels run, else "plain". ple is where Gemma 3n's per-layer embeddings lie: the
+    file, RAM, the device. mmproj is the eye and ear of a GGUF, if they do not lie beside it. repack
+    moves quantised weights out of the file's pages into an order that the native kernels read
+    faster, where memory has room for it; without it they stay mapped. Raises `GemeloError` for what
+    cannot be loaded, with the cure.
     """
     started = time.perf_counter()
     if threads is not None:

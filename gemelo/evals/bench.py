@@ -96,7 +96,7 @@ def bench(
     repeat: int = 5,
     threads: int | None = None,
     format: WeightFormat = "native",
-    kv_format: KVFormat = "plain",
+    kv_format: KVFormat | None = None,
     device: str = "auto",
     seed: int = 0,
     progress: Progress | None = None,

@@ -178,7 +178,7 @@ def _weights(module: nn.Module) -> dict[str, Weight]:
 def _kv_bytes(checkpoint: Checkpoint) -> dict[int, int]:
     """What the cache of one session will take, by context, as the engine's defaults make it."""
     engine = Engine(checkpoint.decoder, checkpoint.tokenizer)
-    item = checkpoint.decoder.embed_tokens.dtype.itemsize
+    item = engine.cache().stored.itemsize
     lengths = {min(tokens, engine.context) for tokens in (*CONTEXTS, engine.context)}
     return {
         tokens: kv_bytes(checkpoint.config, tokens, engine.chunk, item)

@@ -55,11 +55,13 @@ static inline Part weigh(float* scores, int count) {
   return {most, sum(total) + odd};
 }
 
-// The parts of H heads, d apart in q, over the slots `seen`.
+// The parts of H heads, d apart in q, over the slots `seen`. Memory is never idle: values are
+// fetched while their keys are scored, and while they are added up the keys that come next, which
+// lie `onwards` numbers from these.
 template <int H, class Number>
 static inline void attend_slots(const float* q, const Slots<Number> k, const Slots<Number> v,
-                                int64_t d, const int32_t* seen, int count, float scale,
-                                float* parts) {
+                                int64_t d, const int32_t* seen, int count, int64_t onwards,
+                                float scale, float* parts) {
   constexpr int kLine = 64 / sizeof(Number);  // numbers that are fetched together
   float weights[H][kPartSlots];
   for (int i = 0; i < count; i++) {
@@ -90,6 +92,8 @@ static inline void attend_slots(const float* q, const Slots<Number> k, const Slo
     each<H>([&](auto h) GEMELO_INLINE { each<4>([&](auto j) { y[h][j] = set(0); }); });
     for (int i = 0; i < count; i++) {
       const Number* value = v.at(seen[i]) + p;
+      const Number* next = k.at(seen[i]) + onwards + p;
+      each<64 / kLine>([&](auto j) GEMELO_INLINE { __builtin_prefetch(next + kLine * j, 0, 2); });
       each<4>([&](auto j) GEMELO_INLINE {
         const F x = sixteen(value + 16 * j);
         each<H>([&](auto h) GEMELO_INLINE { y[h][j] = fma(set(weights[h][i]), x, y[h][j]); });
@@ -102,30 +106,36 @@ static inline void attend_slots(const float* q, const Slots<Number> k, const Slo
   }
 }
 
-// The parts that slots [begin, end) of a row contribute to a token's heads that share a key head.
-static inline void attend_group(const Attend& a, int64_t token, int64_t shared, int64_t begin,
-                                int64_t end, float* parts) {
+// Slots [begin, end) for the heads of a token that share key head `shared`.
+struct Run {
+  int64_t token, shared, begin, end;
+};
+
+// The parts that a run contributes to its heads; `next` is what this thread reads after it.
+static inline void attend_run(const Attend& a, const Run& run, const Run& next, float* parts) {
   const int64_t d = a.cache.d, group = a.heads / a.cache.heads;
-  const int64_t row = token / a.tokens_a_row;
+  const int64_t row = run.token / a.tokens_a_row, next_row = next.token / a.tokens_a_row;
   const int64_t* positions = a.key_positions + row * a.position_stride;
-  const float* q = a.q + (token * a.heads + shared * group) * d;
-  const int64_t query = a.query_positions[token], reach = a.reach[token];
+  const float* q = a.q + (run.token * a.heads + run.shared * group) * d;
+  const int64_t query = a.query_positions[run.token], reach = a.reach[run.token];
   int32_t seen[kPartSlots];
   int count = 0;
-  for (int64_t s = begin; s < end; s++)
+  for (int64_t s = run.begin; s < run.end; s++)
     if (sees(query, reach, positions[s], a.window)) seen[count++] = (int32_t)s;
   with_numbers(a.cache, [&](auto number) {
-    const Slots<decltype(number)> k(a.cache, a.cache.k, row, shared);
-    const Slots<decltype(number)> v(a.cache, a.cache.v, row, shared);
+    using Of = Slots<decltype(number)>;
+    const Of k(a.cache, a.cache.k, row, run.shared), v(a.cache, a.cache.v, row, run.shared);
+    const Of then(a.cache, a.cache.k, next_row, next.shared);
+    const int64_t onwards = then.at(next.begin) - k.at(run.begin);
     int64_t head = 0;
-    const auto next = [&](auto heads) GEMELO_INLINE {
-      attend_slots<heads>(q + head * d, k, v, d, seen, count, a.scale,
+    const auto some = [&](auto heads) GEMELO_INLINE {
+      attend_slots<heads>(q + head * d, k, v, d, seen, count, onwards, a.scale,
                           parts + head * part_floats(d));
       head += heads;
     };
-    while (head + kHeadsAtOnce <= group) next(std::integral_constant<int, kHeadsAtOnce>{});
-    while (head + 2 <= group) next(std::integral_constant<int, 2>{});
-    if (head < group) next(std::integral_constant<int, 1>{});
+    while (head + kHeadsAtOnce <= group) some(std::integral_constant<int, kHeadsAtOnce>{});
+    while (head + 2 <= group) some(std::integral_constant<int, 2>{});
+    if (head < group) some(std::integral_constant<int, 1>{});
   });
 }
 
@@ -147,20 +157,25 @@ static inline void finish(const float* sum, float* out, int64_t d) {
 
 static inline int64_t parts_of(const Attend& a) { return (a.slots + kPartSlots - 1) / kPartSlots; }
 
+// Runs by token, key head and slots.
+static inline Run run_of(const Attend& a, int64_t number) {
+  const int64_t parts = parts_of(a), unit = number / parts, slot = number % parts * kPartSlots;
+  const int64_t end = slot + kPartSlots < a.slots ? slot + kPartSlots : a.slots;
+  return {unit / a.cache.heads, unit % a.cache.heads, slot, end};
+}
+
 // Few tokens: parts are shared out, then put together.
 static size_t few_attend_bytes(const Attend& a) {
   return sizeof(float) * a.tokens * a.heads * parts_of(a) * part_floats(a.cache.d);
 }
 static void attend_few(Worker& worker, const Attend& a, void* room) {
   const int64_t d = a.cache.d, group = a.heads / a.cache.heads, parts = parts_of(a);
-  const int64_t floats = part_floats(d);  // parts lie by token, key head, run of slots, head
-  float* all = (float*)room;
+  const int64_t floats = part_floats(d), runs = a.tokens * a.cache.heads * parts;
+  float* all = (float*)room;  // by run, then by head
   // Dealt out in turn: what a window shows of a ring lies together.
-  for (int64_t i = worker.index; i < a.tokens * a.cache.heads * parts; i += worker.count) {
-    const int64_t slot = i % parts * kPartSlots, unit = i / parts;
-    attend_group(a, unit / a.cache.heads, unit % a.cache.heads, slot,
-                 slot + kPartSlots < a.slots ? slot + kPartSlots : a.slots,
-                 all + i * group * floats);
+  for (int64_t i = worker.index; i < runs; i += worker.count) {
+    const int64_t next = i + worker.count < runs ? i + worker.count : i;
+    attend_run(a, run_of(a, i), run_of(a, next), all + i * group * floats);
   }
   worker.barrier();
   int64_t begin, end;
@@ -177,14 +192,15 @@ static void attend_few(Worker& worker, const Attend& a, void* room) {
   static thread_local gemelo::Scratch room;
   const int64_t d = a.cache.d, group = a.heads / a.cache.heads, floats = part_floats(d);
   float* sums = room.room<float>(2 * group * floats);
-  float* parts = sums + group * floats;
+  float* more = sums + group * floats;
   // Later tokens see more: dealt out in turn, everybody gets early and late ones.
   for (int64_t i = worker.index; i < a.tokens * a.cache.heads; i += worker.count) {
-    for (int64_t slot = 0; slot < a.slots; slot += kPartSlots) {
-      const int64_t end = slot + kPartSlots < a.slots ? slot + kPartSlots : a.slots;
-      attend_group(a, i / a.cache.heads, i % a.cache.heads, slot, end, slot ? parts : sums);
-      for (int64_t head = 0; slot && head < group; head++)
-        add_part(sums + head * floats, parts + head * floats, d);
+    const int64_t parts = parts_of(a);
+    for (int64_t part = 0; part < parts; part++) {
+      const Run run = run_of(a, i * parts + part);
+      attend_run(a, run, run_of(a, i * parts + (part + 1) % parts), part ? more : sums);
+      for (int64_t head = 0; part && head < group; head++)
+        add_part(sums + head * floats, more + head * floats, d);
     }
     for (int64_t head = 0; head < group; head++)
       finish(sums + head * floats, a.out + (i * group + head) * d, d);
