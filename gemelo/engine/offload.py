@@ -26,7 +26,8 @@ from gemelo.checkpoint import as_blocks, module_bytes
 from gemelo.config import Submodel
 from gemelo.engine.pages import Backing, ask, backing, release
 from gemelo.errors import InputError, UnavailableError
-from gemelo.kernels.formats import Format, Packed, unpack
+from gemelo.kernels.cpu import embedding
+from gemelo.kernels.formats import Format, Packed
 from gemelo.kernels.linear import QuantEmbedding, QuantLinear
 from gemelo.models.altup import NestedMLP
 from gemelo.models.gemma3n import Block, Gemma3n
@@ -124,7 +125,8 @@ class Layout(NamedTuple):
         """
         stored = _FLOATS.get(self.format.name)
         if stored is None:
-            values = unpack(Packed(found, self.format), self.dtype)
+            every = torch.arange(len(found), device=found.device)
+            values = embedding(every, Packed(found, self.format), self.dtype)
         else:
             values = found.view(stored).to(self.dtype)
         if self.parts > 1:

@@ -255,3 +255,15 @@ def test_broken_weights_are_not_rounded_away() -> None:
         torch.tensor([IDS]), torch.arange(60)[None], cache_of(decoder, chunk=60), 1
     )
     assert not torch.isfinite(scores).all() and not finite
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("tokens", [1, 60])
+def test_broken_gates_do_not_sleep(isa: str, tokens: int) -> None:
+    """A sparse layer puts most of its gates to zero; what is no number is not among them."""
+    decoder = made(GEMMA3N, "q8_0")
+    blocks = decoder.layers[0].mlp.gate_proj.blocks
+    blocks[0, :2] = torch.tensor([float("nan")], dtype=torch.float16).view(torch.uint8)
+    ids, positions = torch.tensor([IDS[:tokens]]), torch.arange(tokens)[None]
+    _, finite = fused(decoder, isa).scores(ids, positions, cache_of(decoder, chunk=60), 1)
+    assert not finite

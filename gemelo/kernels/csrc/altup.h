@@ -108,10 +108,10 @@ static float threshold(const float* gates, int64_t width, float cutoff) {
   return sum(total) / (float)width + std::sqrt(sum(squares) / (float)width) * cutoff;
 }
 
-// How far gates [begin, end) lie above it, and zero below.
+// How far gates [begin, end) lie above it, and zero below. The larger of zero and NaN is NaN.
 static void strongest(float* gates, float least, int64_t begin, int64_t end) {
   for (int64_t i = begin; i < end; i += 16)
-    store(gates + i, larger(load(gates + i) - set(least), set(0)));
+    store(gates + i, larger(set(0), load(gates + i) - set(least)));
 }
 
 // gates = gelu(gates) * informed, whose tokens lie `stride` apart.

@@ -157,11 +157,12 @@ static inline void finish(const float* sum, float* out, int64_t d) {
 
 static inline int64_t parts_of(const Attend& a) { return (a.slots + kPartSlots - 1) / kPartSlots; }
 
-// Runs by token, key head and slots.
+// Runs by token, slots and key head: the heads of a slot lie side by side, and so are they read.
 static inline Run run_of(const Attend& a, int64_t number) {
-  const int64_t parts = parts_of(a), unit = number / parts, slot = number % parts * kPartSlots;
+  const int64_t parts = parts_of(a), unit = number / a.cache.heads;
+  const int64_t slot = unit % parts * kPartSlots;
   const int64_t end = slot + kPartSlots < a.slots ? slot + kPartSlots : a.slots;
-  return {unit / a.cache.heads, unit % a.cache.heads, slot, end};
+  return {unit / parts, number % a.cache.heads, slot, end};
 }
 
 // Few tokens: parts are shared out, then put together.
@@ -181,8 +182,9 @@ static void attend_few(Worker& worker, const Attend& a, void* room) {
   int64_t begin, end;
   worker.share(a.tokens * a.heads, 1, begin, end);
   for (int64_t i = begin; i < end; i++) {
-    float* first = all + (i / group * parts * group + i % group) * floats;
-    for (int64_t part = 1; part < parts; part++) add_part(first, first + part * group * floats, d);
+    float* first = all + (i / a.heads * parts * a.heads + i % a.heads) * floats;
+    for (int64_t part = 1; part < parts; part++)
+      add_part(first, first + part * a.heads * floats, d);
     finish(first, a.out + i * d, d);
   }
 }
@@ -190,15 +192,17 @@ static void attend_few(Worker& worker, const Attend& a, void* room) {
 // Many tokens: each thread has tokens of its own.
 [[maybe_unused]] static void attend_many(Worker& worker, const Attend& a) {
   static thread_local gemelo::Scratch room;
-  const int64_t d = a.cache.d, group = a.heads / a.cache.heads, floats = part_floats(d);
+  const int64_t d = a.cache.d, group = a.heads / a.cache.heads;
+  const int64_t floats = part_floats(d), parts = parts_of(a);
   float* sums = room.room<float>(2 * group * floats);
   float* more = sums + group * floats;
   // Later tokens see more: dealt out in turn, everybody gets early and late ones.
   for (int64_t i = worker.index; i < a.tokens * a.cache.heads; i += worker.count) {
-    const int64_t parts = parts_of(a);
+    const int64_t first = i / a.cache.heads * parts * a.cache.heads + i % a.cache.heads;
     for (int64_t part = 0; part < parts; part++) {
-      const Run run = run_of(a, i * parts + part);
-      attend_run(a, run, run_of(a, i * parts + (part + 1) % parts), part ? more : sums);
+      const Run run = run_of(a, first + part * a.cache.heads);
+      const Run next = run_of(a, first + (part + 1) % parts * a.cache.heads);
+      attend_run(a, run, next, part ? more : sums);
       for (int64_t head = 0; part && head < group; head++)
         add_part(sums + head * floats, more + head * floats, d);
     }

@@ -8,6 +8,7 @@
 
 #include "activations.h"
 #include "blocks.h"
+#include "fetch.h"
 #include "scratch.h"
 #include "unroll.h"
 
@@ -15,18 +16,14 @@ namespace GEMELO_ISA {
 
 using gemelo::Matrix;
 
-// Bytes that rows lying together are fetched ahead of their use, into the second cache; rows apart
-// are fetched whole, some tiles ahead, and nothing between them.
-constexpr int64_t kAhead = 2048, kTilesAhead = 4;
+constexpr int64_t kTilesAhead = 4;            // whose rows are fetched whole, where they lie apart
+constexpr int kChains = kTokens > 4 ? 4 : 2;  // sums of a row of floats, as registers allow
 
-static inline void fetch(const uint8_t* p, int64_t bytes) {
-  for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(p + at, 0, 2);
-}
-
-// y[t][r] for R rows and T tokens. `pairs` holds the tokens, `span` pairs apart.
+// y[t][r] for R rows and T tokens. `pairs` holds the tokens, `span` pairs apart. `apart` are rows
+// with something between them that is not read.
 template <class Q, int R, int T>
-static inline void dot_tile(Rows rows, int64_t ahead, int64_t columns, const Pair* pairs,
-                            int64_t span, float (*y)[R]) {
+static inline void dot_tile(Rows rows, bool apart, int64_t columns, const Pair* pairs, int64_t span,
+                            float (*y)[R]) {
   F sums[R][T];
   each<R>([&](auto r) { each<T>([&](auto t) { sums[r][t] = set(0); }); });
   const auto run = [&](auto r, const Q& w, const Pair* x) GEMELO_INLINE {
@@ -45,7 +42,7 @@ static inline void dot_tile(Rows rows, int64_t ahead, int64_t columns, const Pai
   for (int64_t i = 0; i < whole; i++) {
     each<R>([&](auto r) GEMELO_INLINE {
       const uint8_t* p = rows[r] + i * Q::kBytes;
-      fetch(p + ahead, Q::kBytes);
+      if (!apart) fetch_ahead<0, 1, Q::kBytes>(p);
       run(r, Q{p}, pairs + i * Q::kPairs);
     });
   }
@@ -58,32 +55,37 @@ static inline void dot_tile(Rows rows, int64_t ahead, int64_t columns, const Pai
   each<R>([&](auto r) { each<T>([&](auto t) { y[t][r] = sum(sums[r][t]); }); });
 }
 
-// The same over plain floats, with the activations as they are.
-template <class W, int R, int T>
-static inline void float_tile(Rows rows, int64_t ahead, int64_t columns, const float* x,
-                              int64_t span, float (*y)[R]) {
-  F sums[R][T];
-  each<R>([&](auto r) { each<T>([&](auto t) { sums[r][t] = set(0); }); });
-  const auto add = [&](auto r, F w, int64_t at) GEMELO_INLINE {
+// A row of plain floats and T tokens as they are, x `span` apart. Every fourth sixteen columns have
+// sums of their own, as one waits for its last addition.
+template <class W, int T>
+static inline void float_tile(const uint8_t* row, bool apart, int64_t columns, const float* x,
+                              int64_t span, float (*y)[1]) {
+  constexpr int kLine = 64 / W::kBytes;  // columns that are fetched together
+  F sums[kChains][T];
+  each<kChains>([&](auto c) { each<T>([&](auto t) { sums[c][t] = set(0); }); });
+  const auto add = [&](auto c, F w, int64_t at) GEMELO_INLINE {
     each<T>([&](auto t)
-                GEMELO_INLINE { sums[r][t] = fma(w, load(x + t * span + at), sums[r][t]); });
+                GEMELO_INLINE { sums[c][t] = fma(w, load(x + t * span + at), sums[c][t]); });
   };
-  const int64_t whole = columns / 16 * 16;
-  for (int64_t at = 0; at < whole; at += 16) {
-    each<R>([&](auto r) GEMELO_INLINE {
-      const uint8_t* p = rows[r] + at * W::kBytes;
-      __builtin_prefetch(p + ahead, 0, 2);
-      add(r, W::at(p), at);
+  int64_t at = 0;
+  for (; at + 16 * kChains <= columns; at += 16 * kChains)
+    each<kChains>([&](auto c) GEMELO_INLINE {
+      const uint8_t* p = row + (at + 16 * c) * W::kBytes;
+      if (!apart && 16 * c % kLine == 0) fetch_ahead(p);
+      add(c, W::at(p), at + 16 * c);
     });
+  const std::integral_constant<int, 0> first;
+  for (; at + 16 <= columns; at += 16) add(first, W::at(row + at * W::kBytes), at);
+  if (const auto rest = (size_t)(columns - at)) {
+    alignas(64) uint8_t bytes[64] = {};
+    std::memcpy(bytes, row + at * W::kBytes, rest * W::kBytes);
+    add(first, W::at(bytes), at);
   }
-  if (const int rest = (int)(columns - whole)) {
-    each<R>([&](auto r) GEMELO_INLINE {
-      alignas(64) uint8_t bytes[64] = {};
-      std::memcpy(bytes, rows[r] + whole * W::kBytes, (size_t)rest * W::kBytes);
-      add(r, W::at(bytes), whole);
-    });
-  }
-  each<R>([&](auto r) { each<T>([&](auto t) { y[t][r] = sum(sums[r][t]); }); });
+  each<T>([&](auto t) {
+    F all = sums[0][t];
+    for (int c = 1; c < kChains; c++) all = all + sums[c][t];
+    y[t][0] = sum(all);
+  });
 }
 
 // Rows [begin, end) for all tokens, by tiles of R x T of the one kind or the other.
@@ -99,7 +101,7 @@ static inline void tiles(const Matrix& w, int64_t row_bytes, int64_t begin, int6
       for (int64_t i = r + kTilesAhead * R; i < r + (kTilesAhead + 1) * R && i < end; i++)
         fetch(w.row(i), row_bytes);
     float out[T][R];
-    tile(rows, apart ? 0 : kAhead, out);
+    tile(rows, apart, out);
     for (int t = 0; t < T; t++)
       for (int i = 0; i < R && r + i < end; i++) put(y, token + t, r + i, out[t][i]);
   }
@@ -111,16 +113,16 @@ static void dot_rows(const Matrix& w, int64_t begin, int64_t end, const Pair* x,
   const int64_t span = (w.columns + 63) / 64, bytes = w.columns * Q::kBytes / Q::kWeights;
   int64_t t = 0;
   for (; t + 4 <= tokens; t += 4)
-    tiles<2, 4>(w, bytes, begin, end, y, t, [&](Rows rows, int64_t ahead, float (*out)[2]) {
-      dot_tile<Q, 2, 4>(rows, ahead, w.columns, x + t * span, span, out);
+    tiles<2, 4>(w, bytes, begin, end, y, t, [&](Rows rows, bool apart, float (*out)[2]) {
+      dot_tile<Q, 2, 4>(rows, apart, w.columns, x + t * span, span, out);
     });
   for (; t + 2 <= tokens; t += 2)
-    tiles<2, 2>(w, bytes, begin, end, y, t, [&](Rows rows, int64_t ahead, float (*out)[2]) {
-      dot_tile<Q, 2, 2>(rows, ahead, w.columns, x + t * span, span, out);
+    tiles<2, 2>(w, bytes, begin, end, y, t, [&](Rows rows, bool apart, float (*out)[2]) {
+      dot_tile<Q, 2, 2>(rows, apart, w.columns, x + t * span, span, out);
     });
   if (t < tokens)
-    tiles<1, 1>(w, bytes, begin, end, y, t, [&](Rows rows, int64_t ahead, float (*out)[1]) {
-      dot_tile<Q, 1, 1>(rows, ahead, w.columns, x + t * span, span, out);
+    tiles<1, 1>(w, bytes, begin, end, y, t, [&](Rows rows, bool apart, float (*out)[1]) {
+      dot_tile<Q, 1, 1>(rows, apart, w.columns, x + t * span, span, out);
     });
 }
 
@@ -128,15 +130,14 @@ template <class W>
 static void float_rows(const Matrix& w, int64_t begin, int64_t end, const float* x, int64_t tokens,
                        const Activations& y) {
   const int64_t span = (w.columns + 15) / 16 * 16, bytes = w.columns * W::kBytes;
+  const auto some = [&](auto T, int64_t t) GEMELO_INLINE {
+    tiles<1, T>(w, bytes, begin, end, y, t, [&](Rows rows, bool apart, float (*out)[1]) {
+      float_tile<W, T>(rows[0], apart, w.columns, x + t * span, span, out);
+    });
+  };
   int64_t t = 0;
-  for (; t + 4 <= tokens; t += 4)
-    tiles<2, 4>(w, bytes, begin, end, y, t, [&](Rows rows, int64_t ahead, float (*out)[2]) {
-      float_tile<W, 2, 4>(rows, ahead, w.columns, x + t * span, span, out);
-    });
-  for (; t < tokens; t++)
-    tiles<1, 1>(w, bytes, begin, end, y, t, [&](Rows rows, int64_t ahead, float (*out)[1]) {
-      float_tile<W, 1, 1>(rows, ahead, w.columns, x + t * span, span, out);
-    });
+  for (; t + 4 <= tokens; t += 4) some(std::integral_constant<int, 4>{}, t);
+  for (; t < tokens; t++) some(std::integral_constant<int, 1>{}, t);
 }
 
 }  // namespace GEMELO_ISA

@@ -9,13 +9,13 @@
 #pragma once
 
 #include "activations.h"
+#include "fetch.h"
 #include "panels.h"
 #include "pool.h"
 
 namespace GEMELO_ISA {
 
-constexpr int64_t kChunk = 512;               // columns whose weights stay near for all tokens
-constexpr int64_t kNear = 1152, kFar = 4608;  // bytes that stored panels are fetched ahead
+constexpr int64_t kChunk = 512;  // columns whose weights stay near for all tokens
 
 // T tokens side by side, 32 columns of them.
 template <int T>
@@ -56,20 +56,6 @@ static inline void pack_tokens(const Activations& x, int64_t token, int64_t toke
   }
 }
 
-// Lines ahead of the one that is used: early into the second cache, which has room for more that
-// are on their way, and then into the first.
-static inline GEMELO_INLINE void fetch_ahead(const uint8_t* line) {
-  __builtin_prefetch(line + kFar, 0, 2);
-  __builtin_prefetch(line + kNear);
-}
-
-// Part `part` of `parts` of the lines that `bytes` take.
-template <int part, int parts, int bytes>
-static inline GEMELO_INLINE void fetch_lines(const uint8_t* p) {
-  constexpr int lines = (bytes + 63) / 64;
-  for (int i = part * lines / parts; i < (part + 1) * lines / parts; i++) fetch_ahead(p + 64 * i);
-}
-
 // sums[t][row] += units of a panel times T tokens.
 template <class P, int T>
 static inline void multiply_units(const uint8_t* panel, int64_t units, bool ahead,
@@ -90,7 +76,7 @@ static inline void multiply_units(const uint8_t* panel, int64_t units, bool ahea
         each<8 / P::kLevels>([&](auto i) GEMELO_INLINE {
           constexpr int four = half * (8 / P::kLevels) + i;
           // Line by line as they are used: many at once would wait for one another.
-          if (ahead) fetch_lines<8 * block + four, 8 * P::kRun, kRunBytes>(panel + run * kRunBytes);
+          if (ahead) fetch_ahead<8 * block + four, 8 * P::kRun, kRunBytes>(panel + run * kRunBytes);
           const B u = P::quants(unit, run, block, four);
           each<T>([&](auto t) GEMELO_INLINE {
             part[t] = dot(part[t], u, bytes_of(all(x[block].fours[four][t])));

@@ -179,7 +179,7 @@ void Program::sparse_gated(int x, Matrix gate_proj, Matrix up_proj, float cutoff
     const int64_t neurons = gate_proj.rows;
     multiply(worker, x, s.tokens, {{gate_proj, at(gates)}});
     worker.barrier();
-    if (s.tokens == 1) return gate_live(worker, x, up_proj, cutoff, at(gates), at(ups));
+    if (s.tokens == 1) return gate_live(worker, x, up_proj, cutoff, at(gates));
     int64_t begin, end;
     worker.share(s.tokens, 1, begin, end);
     for (int64_t t = begin; t < end; t++) {
@@ -193,31 +193,33 @@ void Program::sparse_gated(int x, Matrix gate_proj, Matrix up_proj, float cutoff
   });
 }
 
-// One token: a thread goes on with its own neurons, and reads the rows of those that are alive;
-// what the others would meet is zero anyway.
-void Program::gate_live(Worker& worker, int x, const Matrix& up_proj, float cutoff, float* gates,
-                        float* ups) {
+// One token: a thread goes on with its own neurons, and reads the rows of those that are alive.
+void Program::gate_live(Worker& worker, int x, const Matrix& up_proj, float cutoff, float* gates) {
   static thread_local std::vector<int64_t> live;
   static thread_local Scratch room;
   const float least = kernels.threshold(gates, up_proj.rows, cutoff);  // everybody for himself
   worker.barrier();                                                    // all have read all
-  int64_t begin, end;
+  int64_t begin, end, count = 0;
   worker.share(up_proj.rows, 16, begin, end);
   kernels.strongest(gates, least, begin, end);
-  live.clear();
-  for (int64_t i = begin; i < end; i++)
-    if (gates[i] != 0) live.push_back(i);  // NaN is alive
-  std::memset(ups + begin, 0, sizeof(float) * (end - begin));
-  if (!live.empty()) {
-    Matrix mine = up_proj;
-    mine.index = live.data();
-    mine.rows = (int64_t)live.size();
-    float* found = room.room<float>(mine.rows);
-    Worker alone{worker.pool, 0, 1};
-    kernels.few(alone, activations(x), 1, mine, {found, mine.rows, false});
-    for (int64_t i = 0; i < mine.rows; i++) ups[live[i]] = found[i];
+  live.resize(end - begin + 1);
+  for (int64_t i = begin; i < end; i++) {
+    live[count] = i;
+    count += gates[i] != 0;  // NaN is alive
   }
-  kernels.gate(gates, ups, 1, up_proj.rows, begin, end);
+  if (!count) return;
+  const int64_t width = (count + 15) / 16 * 16;
+  float* strong = room.room<float>(2 * width);
+  float* up = strong + width;
+  std::fill_n(strong, 2 * width, 0.0f);
+  for (int64_t i = 0; i < count; i++) strong[i] = gates[live[i]];
+  Matrix mine = up_proj;
+  mine.index = live.data();
+  mine.rows = count;
+  Worker alone{worker.pool, 0, 1};
+  kernels.few(alone, activations(x), 1, mine, {up, count, false});
+  kernels.gate(strong, up, 1, width, 0, width);
+  for (int64_t i = 0; i < count; i++) gates[live[i]] = strong[i];
 }
 
 void Program::heads(int x, int64_t d, Norm n, int kind) {

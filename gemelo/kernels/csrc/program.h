@@ -105,8 +105,7 @@ class Program {
     float* out;
   };
   void multiply(Worker& worker, int x, int64_t tokens, const std::vector<To>& products);
-  void gate_live(Worker& worker, int x, const Matrix& up_proj, float cutoff, float* gates,
-                 float* ups);
+  void gate_live(Worker& worker, int x, const Matrix& up_proj, float cutoff, float* gates);
   void gate(Worker& worker, int64_t tokens, int64_t neurons, int gates, int ups);
 
   const Kernels& kernels;

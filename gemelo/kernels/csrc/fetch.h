@@ -1,0 +1,34 @@
+// Memory that is asked for before its use.
+//
+// A core has more lines on their way to its second cache than to its first. So what is read from
+// end to end is fetched twice: early into the second, and then into the first.
+
+#pragma once
+
+#include <cstdint>
+
+#include "unroll.h"
+
+namespace GEMELO_ISA {
+
+constexpr int64_t kNear = 1152, kFar = 4608;  // bytes ahead of their use
+
+// What lies ahead of a line that is used now.
+static inline GEMELO_INLINE void fetch_ahead(const uint8_t* line) {
+  __builtin_prefetch(line + kFar, 0, 2);
+  __builtin_prefetch(line + kNear);
+}
+
+// Part `part` of `parts` of the lines that lie ahead of `bytes`.
+template <int part, int parts, int bytes>
+static inline GEMELO_INLINE void fetch_ahead(const uint8_t* p) {
+  constexpr int lines = (bytes + 63) / 64;
+  for (int i = part * lines / parts; i < (part + 1) * lines / parts; i++) fetch_ahead(p + 64 * i);
+}
+
+// These bytes, whole.
+static inline void fetch(const uint8_t* p, int64_t bytes) {
+  for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(p + at, 0, 2);
+}
+
+}  // namespace GEMELO_ISA
