@@ -3,11 +3,12 @@
     python benchmarks/cpu_peers.py --build-llama ~/peers/llama --build-openvino ~/peers/openvino \\
         --json benchmarks/results/cpu_peers.json
 
-Every engine runs in a process of its own and keeps its model loaded, and they take turns: each
-figure is the median of the rounds, each ratio the median of the ratios within a round. Loading and
-peak memory come from fresh processes, one a round: load, first token of 8, a prompt of 512, 32
-tokens. Prompts are seeded random tokens, decoding is greedy, and the argmax is in the time.
-Without --build-*, GEMELO_BENCH_LLAMA_PYTHON, GEMELO_BENCH_OPENVINO_PYTHON and
+Every engine runs in a process of its own and keeps its model loaded for a round, and they take
+turns: each figure is the median of the rounds, each ratio the median of the ratios within a round.
+Every round has new processes, as the place that a process is given in memory may cost or gain a
+fifth. Loading and peak memory come from others that do nothing else: load, first token of 8, a
+prompt of 512, 32 tokens. Prompts are seeded random tokens, decoding is greedy, and the argmax is in
+the time. Without --build-*, GEMELO_BENCH_LLAMA_PYTHON, GEMELO_BENCH_OPENVINO_PYTHON and
 GEMELO_BENCH_TRANSFORMERS_PYTHON name the peers' interpreters. What an engine cannot do is a line
 under the table and stops nothing. The larger files are random weights (see random_weights.py).
 """
@@ -99,6 +100,7 @@ class Comparison:
         for engine, turn in jobs:
             if engine in self.live:
                 self._attempt(engine, lambda e=engine, t=turn: self._turn(e, t, number))
+        self.close()
 
     def _attempt(self, engine: str, job: object) -> None:
         """Do something with an engine; its failure is noted and ends its part."""
@@ -135,7 +137,8 @@ class Comparison:
         self.rounds[engine][-1].update(turn.measures(answer))
 
     def _running_process(self, engine: str) -> Process:
-        """The engine's process, its model loaded and warm; alone where memory is short."""
+        """The engine's process of this round, its model loaded and warm; alone where memory is
+        short."""
         if engine not in self._running:
             if not self._fit_together():
                 self.close()

@@ -120,7 +120,14 @@ def _scores(
         hidden = decoder(ids, positions, cache, keep, beside)
         scores = decoder.logits(hidden) if hidden.shape[1] else hidden
         finite = is_finite(scores)
-    if lost() and (missing := list(lost_weights(decoder))):
+    if lost() or not finite:
+        _accuse(decoder, finite)
+    return scores
+
+
+def _accuse(decoder: Decoder, finite: bool) -> None:
+    """Raise the names of weights that are gone, or of the first that spoilt the scores."""
+    if missing := list(lost_weights(decoder)):
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise FileFormatError(
             f"the model's file was cut short while it was in use: {missing[0]}{more} cannot be "
@@ -130,7 +137,6 @@ def _scores(
         name, kind = next(broken_weights(decoder), ("", ""))
         cause = f"{name} holds {kind}" if name else "no weight is broken; the activations overflow"
         raise FileFormatError(f"the model's scores are not finite: {cause}")
-    return scores
 
 
 def _span(decoder: Decoder, ids: Sequence[int], begin: int, end: int) -> tuple[Tensor, Tensor]:

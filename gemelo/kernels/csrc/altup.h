@@ -100,12 +100,12 @@ static void meet(Worker& worker, const float* active, const float* attended, con
 static float threshold(const float* gates, int64_t width, float cutoff) {
   F total = set(0), squares = set(0);
   for (int64_t i = 0; i < width; i += 16) total = total + load(gates + i);
-  const F mean = set(sum(total) / (float)width);
+  const float mean = sum(total) / (float)width;
   for (int64_t i = 0; i < width; i += 16) {
-    const F off = load(gates + i) - mean;
+    const F off = load(gates + i) - set(mean);
     squares = fma(off, off, squares);
   }
-  return sum(total) / (float)width + std::sqrt(sum(squares) / (float)width) * cutoff;
+  return mean + std::sqrt(sum(squares) / (float)width) * cutoff;
 }
 
 // How far gates [begin, end) lie above it, and zero below. The larger of zero and NaN is NaN.
