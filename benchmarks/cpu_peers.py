@@ -133,8 +133,10 @@ class Comparison:
     def _turn(self, engine: str, turn: Turn, number: int) -> None:
         """One turn in the process that keeps the model; the seed is another each time."""
         seed = 1000 * (number + 1) + turn.prompt + turn.rows
-        answer = self._running_process(engine).turn(turn.prompt, turn.new, turn.rows, seed)
-        self.rounds[engine][-1].update(turn.measures(answer))
+        process, figures = self._running_process(engine), self.rounds[engine][-1]
+        figures |= turn.measures(process.turn(turn.prompt, turn.new, turn.rows, seed))
+        if engine == GEMELO and turn.decode == "decode_32" and (speed := process.read()):
+            figures["own_read_bytes_per_s"] = speed
 
     def _running_process(self, engine: str) -> Process:
         """The engine's process of this round, its model loaded and warm; alone where memory is

@@ -6,14 +6,19 @@ step.prefill fills a cache of one row, KVCache.repeat makes rows of it, step.dec
 from __future__ import annotations
 
 import time
+from statistics import median
 
 import torch
 from protocol import serve
 
 from gemelo import __version__
 from gemelo.engine import step
+from gemelo.engine.graphs import Graph
 from gemelo.engine.kv import KVCache
 from gemelo.engine.model import load
+from gemelo.kernels import cpu
+
+READINGS = 5
 
 
 class Gemelo:
@@ -37,6 +42,19 @@ class Gemelo:
             scores = step.decode(decoder, cache, tokens, [position] * rows)
             tokens = scores.numpy().argmax(-1).tolist()
         return prefill_s, time.perf_counter() - started
+
+    def read(self) -> float:
+        fused = self.engine.decoder.fused
+        if not isinstance(fused, Graph) or fused.panels is None:
+            return 0.0
+        room = fused.panels.room
+        whole = room[: len(room) // 256 * 256]
+        speeds = []
+        for _ in range(READINGS):
+            started = time.perf_counter()
+            cpu.read(whole)
+            speeds.append(len(whole) / (time.perf_counter() - started))
+        return median(speeds)
 
 
 def widened(cache: KVCache, rows: int) -> KVCache:

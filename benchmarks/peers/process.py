@@ -59,6 +59,10 @@ class Process:
         request = {"do": "turn", "prompt": prompt, "new": new, "rows": rows, "seed": seed}
         return self._ask(request)
 
+    def read(self) -> float:
+        """Bytes a second that the engine's own weights can be read with, where they lie."""
+        return float(self._ask({"do": "read"})["bytes_per_s"])
+
     def score(self, ids: list[int], at_once: int, file: str) -> None:
         """Write the scores of all next tokens to `file`, (T, V) in NumPy's format."""
         self._ask({"do": "score", "ids": ids, "at_once": at_once, "file": file})

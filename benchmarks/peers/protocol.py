@@ -8,6 +8,7 @@ What a library prints goes to stderr, for stdout carries answers alone.
     {"do": "load", "file": "model.gguf", "threads": 2, "context": 4096}    -> {"seconds": 0.4}
     {"do": "turn", "prompt": 512, "new": 128, "rows": 1, "seed": 3}
                                        -> {"prefill_s": 0.7, "decode_s": 1.9, "peak_rss_bytes": ...}
+    {"do": "read"}                                                      -> {"bytes_per_s": 3.3e10}
     {"do": "score", "ids": [2, 506], "at_once": 16, "file": "scores.npy"}  -> {}
 
     serve(Engine())                                      # at the end of a driver
@@ -41,6 +42,13 @@ class Engine(Protocol):
         """
 
 
+class Reading(Engine, Protocol):
+    """What a driver implements if it knows where its weights lie."""
+
+    def read(self) -> float:
+        """Bytes a second of reading them and doing nothing else; 0 if they lie in no one place."""
+
+
 class Scoring(Engine, Protocol):
     """What a driver implements if its distributions are compared too."""
 
@@ -70,6 +78,8 @@ def work(engine: Engine, request: dict[str, object]) -> dict[str, object]:
             engine.load(**request)  # type: ignore[arg-type]
             seconds = time.perf_counter() - started
             return {"seconds": seconds, "version": engine.version}
+        if task == "read":
+            return {"bytes_per_s": engine.read()}  # type: ignore[attr-defined]
         if task == "score":
             return score(engine, **request)  # type: ignore[arg-type]
         return turn(engine, **request)  # type: ignore[arg-type]

@@ -41,6 +41,7 @@ MEASURES: dict[str, Measure] = {
     "prefill_2048": Measure("prefill 2048, tokens/s", "prefill"),
     "decode_32": Measure("decode after 32, tokens/s", "decode"),
     "decode_2048": Measure("decode after 2048, tokens/s", "decode"),
+    "own_read_bytes_per_s": Measure("  its weights, only read, GB/s", "decode", 1e-9),
     "batch_4": Measure("decode, 4 rows, tokens/s", "batch"),
     "batch_8": Measure("decode, 8 rows, tokens/s", "batch"),
     "peak_rss_bytes": Measure("peak memory, MB", "memory", 1e-6, less_is_better=True),

@@ -49,7 +49,8 @@ class Panels:
     ) -> None:
         """Copy matrices as panels, row by row, or as strips.
 
-        `moved` is called with the blocks of each piece that was read for the last time.
+        `moved` is called with the blocks of each piece that was read for the last time. `room`
+        (bytes) uint8 is where all copies lie.
         """
         self._places: dict[int, _Place] = {}
         end = 0
@@ -59,7 +60,7 @@ class Panels:
                     end, _stride(weight, layout), layout
                 )
                 end += -(-_nbytes(weight, layout) // _LINE) * _LINE
-        self._room = large_pages(end)
+        self.room = large_pages(end)
         for weight in (*panels, *strips, *rows):
             for piece in _pieces(weight):
                 self._move(weight, piece)
@@ -68,7 +69,7 @@ class Panels:
     @property
     def nbytes(self) -> int:
         """Bytes of all copies."""
-        return self._room.nbytes
+        return self.room.nbytes
 
     def has(self, weight: Packed) -> bool:
         """Whether a matrix, or the one that it is a leading part of, was moved."""
@@ -80,7 +81,7 @@ class Panels:
         start, stride, layout = self._places[weight.blocks.data_ptr()]
         assert index is None or layout is Layout.ROWS
         return cpu.matrix_at(
-            self._room.data_ptr() + start, stride, weight.format, weight.shape, index, layout
+            self.room.data_ptr() + start, stride, weight.format, weight.shape, index, layout
         )
 
     def _move(self, weight: Packed, piece: slice) -> None:
@@ -88,11 +89,11 @@ class Panels:
         start, stride, layout = self._places[weight.blocks.data_ptr()]
         blocks, first = weight.blocks[piece], piece.start // PANEL_ROWS
         if layout is Layout.ROWS:
-            copy = self._room[start + piece.start * stride :][: len(blocks) * stride]
+            copy = self.room[start + piece.start * stride :][: len(blocks) * stride]
             copy.view(blocks.shape).copy_(blocks)
             return
         apart = stride if layout is Layout.STRIPS else 0
-        at = self._room.data_ptr() + start + first * (_LINE if apart else stride)
+        at = self.room.data_ptr() + start + first * (_LINE if apart else stride)
         cpu.native_module().interleave(cpu.matrix(Packed(blocks, weight.format)), apart, at)
 
 
