@@ -275,11 +275,11 @@ def lines(found: dict[str, Any]) -> list[str]:
     """The table for people."""
     out = [f"{found['file']}, {found['tokens']} tokens of {found['text']}"]
     columns = ("mean KL", "99th pct", "top token", "perplexity")
-    out.append(f"{'':<26}" + "".join(f"{column:>12}" for column in columns))
+    out.append(f"{'':<32}" + "".join(f"{column:>12}" for column in columns))
     for name, figures in found["engines"].items():
         kl = f"{figures['kl_mean']:>12.6f}{figures['kl_p99']:>12.6f}"
         same = f"{figures['top_token_agreement']:>12.2%}"
-        out.append(f"{name:<26}{kl}{same}{figures['perplexity']:>12.4f}")
+        out.append(f"{name:<32}{kl}{same}{figures['perplexity']:>12.4f}")
     return out + [f"{name}: {text}" for name, text in found["failures"].items()]
 
 
