@@ -16,9 +16,7 @@ from gemelo.engine import step
 from gemelo.engine.graphs import Graph
 from gemelo.engine.kv import KVCache
 from gemelo.engine.model import load
-from gemelo.kernels import cpu
-
-READINGS = 5
+from gemelo.evals.machine import read_speeds
 
 
 class Gemelo:
@@ -48,13 +46,7 @@ class Gemelo:
         if not isinstance(fused, Graph) or fused.panels is None:
             return 0.0
         room = fused.panels.room
-        whole = room[: len(room) // 256 * 256]
-        speeds = []
-        for _ in range(READINGS):
-            started = time.perf_counter()
-            cpu.read(whole)
-            speeds.append(len(whole) / (time.perf_counter() - started))
-        return median(speeds)
+        return median(read_speeds(room[: len(room) // 256 * 256]))
 
 
 def widened(cache: KVCache, rows: int) -> KVCache:

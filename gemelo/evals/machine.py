@@ -13,6 +13,10 @@ import platform
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _LEAST_BUFFER_BYTES, _MOST_BUFFER_BYTES = 256 << 20, 1 << 30
 _CACHES = 4  # the buffer is this many times the largest cache
@@ -57,16 +61,22 @@ def memory_bandwidth(buffer_bytes: int | None = None) -> float:
     The buffer is by default four times the largest cache, within 256 MiB to 1 GiB and a quarter of
     the memory that is free; in large pages where there are any, which are read fastest.
     """
-    from gemelo.kernels import cpu
     from gemelo.kernels.panels import large_pages
 
     buffer = large_pages((buffer_bytes or _buffer_bytes()) // 256 * 256).fill_(1)
-    best_s = float("inf")
+    return max(read_speeds(buffer))
+
+
+def read_speeds(memory: Tensor) -> list[float]:
+    """Bytes a second of a few readings of memory (bytes) uint8, a multiple of 256."""
+    from gemelo.kernels import cpu
+
+    speeds = []
     for _ in range(_ROUNDS):
         started = time.perf_counter()
-        cpu.read(buffer)
-        best_s = min(best_s, time.perf_counter() - started)
-    return buffer.nbytes / best_s
+        cpu.read(memory)
+        speeds.append(memory.nbytes / (time.perf_counter() - started))
+    return speeds
 
 
 def _buffer_bytes() -> int:

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from gemelo.config import Gemma3Config, Gemma3nConfig, Submodel
 from gemelo.engine import step
+from gemelo.engine.engine import Engine
 from gemelo.engine.graphs import Graph, is_native
 from gemelo.engine.kv import KVCache, KVFormat
 from gemelo.engine.soft import Soft
+from gemelo.inputs.tokenizer import Tokenizer
 from gemelo.kernels import cpu
 from gemelo.kernels.formats import FORMATS, Packed, pack
 from gemelo.kernels.linear import QuantEmbedding, QuantLinear
@@ -244,6 +246,13 @@ def test_what_has_no_program() -> None:
     graph = fused(made(GEMMA3), cpu.isa())
     assert not graph.takes(KVCache(GEMMA3, 64, dtype=torch.float16))
     assert graph.takes(KVCache(GEMMA3, 64, dtype=torch.float16, kv_format="bf16"))
+
+
+def test_keys_take_16_bits_where_there_is_a_program(tiny_tokenizer: Tokenizer) -> None:
+    assert Engine(made(GEMMA3, "q8_0"), tiny_tokenizer).cache().stored == torch.bfloat16
+    assert Engine(Gemma3(GEMMA3), tiny_tokenizer).cache().stored == torch.float32
+    plain = Engine(made(GEMMA3, "q8_0"), tiny_tokenizer, kv_format="plain")
+    assert plain.cache().stored == torch.float32
 
 
 @torch.inference_mode()

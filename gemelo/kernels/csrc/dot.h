@@ -55,8 +55,8 @@ static inline void dot_tile(Rows rows, bool apart, int64_t columns, const Pair* 
   each<R>([&](auto r) { each<T>([&](auto t) { y[t][r] = sum(sums[r][t]); }); });
 }
 
-// A row of plain floats and T tokens as they are, x `span` apart. Every fourth sixteen columns have
-// sums of their own, as one waits for its last addition.
+// A row of plain floats and T tokens as they are, x `span` apart. Sixteens of columns are added in
+// turn to one of kChains sums, as a sum waits for its last addition.
 template <class W, int T>
 static inline void float_tile(const uint8_t* row, bool apart, int64_t columns, const float* x,
                               int64_t span, float (*y)[1]) {
