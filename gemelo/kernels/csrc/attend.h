@@ -7,9 +7,11 @@
 
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 
 #include "curves.h"
+#include "fetch.h"
 #include "kernels.h"
 #include "scratch.h"
 #include "slots.h"
@@ -40,11 +42,13 @@ static inline bool sees(int64_t query, int64_t reach, int64_t key, int64_t windo
 
 // Scores to weights, in place, filled up to sixteens: the part but for its values.
 static inline Part weigh(float* scores, int count) {
-  float most = -INFINITY, odd = 0;  // odd becomes NaN with any score that is not finite
-  for (int i = 0; i < count; i++) {
-    most = scores[i] > most ? scores[i] : most;
-    odd += scores[i] * 0;
+  for (int i = count; i % 16; i++) scores[i] = scores[count - 1];
+  F top = load(scores), odd = set(0);  // odd becomes NaN with any score that is not finite
+  for (int i = 0; i < count; i += 16) {
+    top = larger(top, load(scores + i));
+    odd = fma(load(scores + i), set(0), odd);
   }
+  const float most = largest(top);
   for (int i = count; i % 16; i++) scores[i] = most - 200;  // e^-87: nothing
   F total = set(0);
   for (int i = 0; i < count; i += 16) {
@@ -52,26 +56,23 @@ static inline Part weigh(float* scores, int count) {
     store(scores + i, e);
     total = total + e;
   }
-  return {most, sum(total) + odd};
+  return {most, sum(total) + sum(odd)};
 }
 
-// The parts of H heads, d apart in q, over the slots `seen`. Memory is never idle: values are
-// fetched while their keys are scored, and while they are added up the keys that come next, which
-// lie `onwards` numbers from these.
+// The scores of H heads, d apart in q, over the slots `seen`, to rows of kPartSlots. The values
+// that will be looked at are fetched meanwhile.
 template <int H, class Number>
-static inline void attend_slots(const float* q, const Slots<Number> k, const Slots<Number> v,
-                                int64_t d, const int32_t* seen, int count, int64_t onwards,
-                                float scale, float* parts) {
+static inline void score_slots(const float* q, const Slots<Number> k, int64_t d,
+                               const int32_t* seen, int count, float scale, Ahead& values,
+                               float* scores) {
   constexpr int kLine = 64 / sizeof(Number);  // numbers that are fetched together
-  float weights[H][kPartSlots];
   for (int i = 0; i < count; i++) {
     const Number* key = k.at(seen[i]);
-    const Number* value = v.at(seen[i]);
     F sums[H];
     each<H>([&](auto h) GEMELO_INLINE { sums[h] = set(0); });
     for (int64_t p = 0; p < d; p += kLine) {
       __builtin_prefetch(key + kSlotsAhead * k.stride + p);
-      __builtin_prefetch(value + p, 0, 2);
+      values.line();
       each<kLine / 16>([&](auto j) GEMELO_INLINE {
         const F x = sixteen(key + p + 16 * j);
         each<H>([&](auto h)
@@ -79,24 +80,26 @@ static inline void attend_slots(const float* q, const Slots<Number> k, const Slo
       });
     }
     const float times = scale * k.scale(seen[i]);
-    each<H>([&](auto h) GEMELO_INLINE { weights[h][i] = sum(sums[h]) * times; });
+    each<H>([&](auto h) GEMELO_INLINE { scores[h * kPartSlots + i] = sum(sums[h]) * times; });
   }
-  each<H>([&](auto h) GEMELO_INLINE {
-    part_of(parts + h * part_floats(d), d) = count ? weigh(weights[h], count) : Part{};
-  });
-  if constexpr (Slots<Number>::kScaled)
-    for (int i = 0; i < count; i++)
-      each<H>([&](auto h) GEMELO_INLINE { weights[h][i] *= v.scale(seen[i]); });
+}
+
+// The values of the slots `seen`, times the weights of H heads, and these summed up. The keys that
+// come next are fetched meanwhile.
+template <int H, class Number>
+static inline void sum_values(const float* weights, const Slots<Number> v, int64_t d,
+                              const int32_t* seen, int count, Ahead& keys, float* parts) {
+  constexpr int kLine = 64 / sizeof(Number);
   for (int64_t p = 0; p < d; p += 64) {
     F y[H][4];
     each<H>([&](auto h) GEMELO_INLINE { each<4>([&](auto j) { y[h][j] = set(0); }); });
     for (int i = 0; i < count; i++) {
       const Number* value = v.at(seen[i]) + p;
-      const Number* next = k.at(seen[i]) + onwards + p;
-      each<64 / kLine>([&](auto j) GEMELO_INLINE { __builtin_prefetch(next + kLine * j, 0, 2); });
+      each<64 / kLine>([&](auto) GEMELO_INLINE { keys.line(); });
       each<4>([&](auto j) GEMELO_INLINE {
         const F x = sixteen(value + 16 * j);
-        each<H>([&](auto h) GEMELO_INLINE { y[h][j] = fma(set(weights[h][i]), x, y[h][j]); });
+        each<H>([&](auto h)
+                    GEMELO_INLINE { y[h][j] = fma(set(weights[h * kPartSlots + i]), x, y[h][j]); });
       });
     }
     each<H>([&](auto h) GEMELO_INLINE {
@@ -106,36 +109,78 @@ static inline void attend_slots(const float* q, const Slots<Number> k, const Slo
   }
 }
 
-// Slots [begin, end) for the heads of a token that share key head `shared`.
+// Body(number of heads, first of them): a group of heads, as many at once as registers allow.
+template <class Body>
+static inline void by_heads(int64_t group, const Body& body) {
+  int64_t head = 0;
+  for (; head + kHeadsAtOnce <= group; head += kHeadsAtOnce)
+    body(std::integral_constant<int, kHeadsAtOnce>{}, head);
+  for (; head + 2 <= group; head += 2) body(std::integral_constant<int, 2>{}, head);
+  if (head < group) body(std::integral_constant<int, 1>{}, head);
+}
+
+// The slots of a part, for the heads of a token that share the `count` key heads from `shared` on.
 struct Run {
-  int64_t token, shared, begin, end;
+  int64_t token, shared, count, begin, end;
 };
 
-// The parts that a run contributes to its heads; `next` is what this thread reads after it.
+static inline int64_t parts_of(const Attend& a) { return (a.slots + kPartSlots - 1) / kPartSlots; }
+
+static inline Run run_of(const Attend& a, int64_t token, int64_t part, int64_t shared,
+                         int64_t count) {
+  const int64_t begin = part * kPartSlots;
+  return {token, shared, count, begin, std::min(begin + kPartSlots, a.slots)};
+}
+
+// The slots [first, last) of the key heads of a run, which lie side by side.
+template <class Number>
+static inline Ahead ahead(const Slots<Number>& of, const Run& run, int64_t first, int64_t last,
+                          int64_t d) {
+  const auto* at = (const uint8_t*)of.at(first);
+  const int64_t row = of.stride * sizeof(Number), bytes = run.count * d * sizeof(Number);
+  return {at, at + (last - first) * row, bytes / 64, row - bytes};
+}
+
+// The parts that a run contributes to its heads; `next` is what this thread reads after it. Keys of
+// all heads go before values of all heads, so that memory is read as it lies; and it is never idle,
+// as values are fetched while keys are scored, and the next keys while values are added up.
 static inline void attend_run(const Attend& a, const Run& run, const Run& next, float* parts) {
-  const int64_t d = a.cache.d, group = a.heads / a.cache.heads;
+  static thread_local gemelo::Scratch room;
+  const int64_t d = a.cache.d, group = a.heads / a.cache.heads, heads = run.count * group;
   const int64_t row = run.token / a.tokens_a_row, next_row = next.token / a.tokens_a_row;
   const int64_t* positions = a.key_positions + row * a.position_stride;
   const float* q = a.q + (run.token * a.heads + run.shared * group) * d;
   const int64_t query = a.query_positions[run.token], reach = a.reach[run.token];
-  int32_t seen[kPartSlots];
+  float* weights = room.room<float>(heads * kPartSlots);
+  int32_t seen[kPartSlots] = {(int32_t)run.begin};
   int count = 0;
   for (int64_t s = run.begin; s < run.end; s++)
     if (sees(query, reach, positions[s], a.window)) seen[count++] = (int32_t)s;
   with_numbers(a.cache, [&](auto number) {
     using Of = Slots<decltype(number)>;
-    const Of k(a.cache, a.cache.k, row, run.shared), v(a.cache, a.cache.v, row, run.shared);
-    const Of then(a.cache, a.cache.k, next_row, next.shared);
-    const int64_t onwards = then.at(next.begin) - k.at(run.begin);
-    int64_t head = 0;
-    const auto some = [&](auto heads) GEMELO_INLINE {
-      attend_slots<heads>(q + head * d, k, v, d, seen, count, onwards, a.scale,
-                          parts + head * part_floats(d));
-      head += heads;
-    };
-    while (head + kHeadsAtOnce <= group) some(std::integral_constant<int, kHeadsAtOnce>{});
-    while (head + 2 <= group) some(std::integral_constant<int, 2>{});
-    if (head < group) some(std::integral_constant<int, 1>{});
+    const Of keys(a.cache, a.cache.k, next_row, next.shared);
+    const Of values(a.cache, a.cache.v, row, run.shared);
+    Ahead next_keys = ahead(keys, next, next.begin, next.end, d);
+    Ahead then = ahead(values, run, seen[0], count ? seen[count - 1] + 1 : run.begin, d);
+    for (int64_t i = 0; i < run.count; i++)
+      by_heads(group, [&](auto H, int64_t head) GEMELO_INLINE {
+        const Of k(a.cache, a.cache.k, row, run.shared + i);
+        score_slots<H>(q + (i * group + head) * d, k, d, seen, count, a.scale, then,
+                       weights + (i * group + head) * kPartSlots);
+      });
+    for (int64_t i = 0; i < run.count; i++) {
+      const Of v(a.cache, a.cache.v, row, run.shared + i);
+      for (int64_t head = i * group; head < (i + 1) * group; head++) {
+        float* own = weights + head * kPartSlots;
+        part_of(parts + head * part_floats(d), d) = count ? weigh(own, count) : Part{};
+        if constexpr (Of::kScaled)
+          for (int s = 0; s < count; s++) own[s] *= v.scale(seen[s]);
+      }
+      by_heads(group, [&](auto H, int64_t head) GEMELO_INLINE {
+        sum_values<H>(weights + (i * group + head) * kPartSlots, v, d, seen, count, next_keys,
+                      parts + (i * group + head) * part_floats(d));
+      });
+    }
   });
 }
 
@@ -155,28 +200,24 @@ static inline void finish(const float* sum, float* out, int64_t d) {
   for (int64_t i = 0; i < d; i += 16) store(out + i, load(sum + i) * inverse);
 }
 
-static inline int64_t parts_of(const Attend& a) { return (a.slots + kPartSlots - 1) / kPartSlots; }
-
-// Runs by token, slots and key head: the heads of a slot lie side by side, and so are they read.
-static inline Run run_of(const Attend& a, int64_t number) {
-  const int64_t parts = parts_of(a), unit = number / a.cache.heads;
-  const int64_t slot = unit % parts * kPartSlots;
-  const int64_t end = slot + kPartSlots < a.slots ? slot + kPartSlots : a.slots;
-  return {unit / parts, number % a.cache.heads, slot, end};
-}
-
 // Few tokens: parts are shared out, then put together.
 static size_t few_attend_bytes(const Attend& a) {
   return sizeof(float) * a.tokens * a.heads * parts_of(a) * part_floats(a.cache.d);
 }
 static void attend_few(Worker& worker, const Attend& a, void* room) {
   const int64_t d = a.cache.d, group = a.heads / a.cache.heads, parts = parts_of(a);
-  const int64_t floats = part_floats(d), runs = a.tokens * a.cache.heads * parts;
-  float* all = (float*)room;  // by run, then by head
+  const int64_t floats = part_floats(d), all_parts = a.tokens * parts;
+  float* all = (float*)room;  // by token, part and head
+  // All heads go together, unless that leaves too little for every thread.
+  const int64_t cuts = all_parts >= 4 * worker.count ? 1 : a.cache.heads;
+  const int64_t runs = all_parts * cuts, shared = a.cache.heads / cuts;
+  const auto run = [&](int64_t i) {
+    return run_of(a, i / cuts / parts, i / cuts % parts, i % cuts * shared, shared);
+  };
   // Dealt out in turn: what a window shows of a ring lies together.
   for (int64_t i = worker.index; i < runs; i += worker.count) {
     const int64_t next = i + worker.count < runs ? i + worker.count : i;
-    attend_run(a, run_of(a, i), run_of(a, next), all + i * group * floats);
+    attend_run(a, run(i), run(next), all + i * shared * group * floats);
   }
   worker.barrier();
   int64_t begin, end;
@@ -192,22 +233,20 @@ static void attend_few(Worker& worker, const Attend& a, void* room) {
 // Many tokens: each thread has tokens of its own.
 [[maybe_unused]] static void attend_many(Worker& worker, const Attend& a) {
   static thread_local gemelo::Scratch room;
-  const int64_t d = a.cache.d, group = a.heads / a.cache.heads;
-  const int64_t floats = part_floats(d), parts = parts_of(a);
-  float* sums = room.room<float>(2 * group * floats);
-  float* more = sums + group * floats;
+  const int64_t d = a.cache.d, floats = part_floats(d), parts = parts_of(a);
+  float* sums = room.room<float>(2 * a.heads * floats);
+  float* more = sums + a.heads * floats;
   // Later tokens see more: dealt out in turn, everybody gets early and late ones.
-  for (int64_t i = worker.index; i < a.tokens * a.cache.heads; i += worker.count) {
-    const int64_t first = i / a.cache.heads * parts * a.cache.heads + i % a.cache.heads;
+  for (int64_t i = worker.index; i < a.tokens; i += worker.count) {
     for (int64_t part = 0; part < parts; part++) {
-      const Run run = run_of(a, first + part * a.cache.heads);
-      const Run next = run_of(a, first + (part + 1) % parts * a.cache.heads);
+      const Run run = run_of(a, i, part, 0, a.cache.heads);
+      const Run next = run_of(a, i, (part + 1) % parts, 0, a.cache.heads);
       attend_run(a, run, next, part ? more : sums);
-      for (int64_t head = 0; part && head < group; head++)
+      for (int64_t head = 0; part && head < a.heads; head++)
         add_part(sums + head * floats, more + head * floats, d);
     }
-    for (int64_t head = 0; head < group; head++)
-      finish(sums + head * floats, a.out + (i * group + head) * d, d);
+    for (int64_t head = 0; head < a.heads; head++)
+      finish(sums + head * floats, a.out + (i * a.heads + head) * d, d);
   }
 }
 

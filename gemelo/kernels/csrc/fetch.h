@@ -26,6 +26,20 @@ static inline GEMELO_INLINE void fetch_ahead(const uint8_t* p) {
   for (int i = part * lines / parts; i < (part + 1) * lines / parts; i++) fetch_ahead(p + 64 * i);
 }
 
+// What lies between two addresses, asked for line by line: rows of `lines` lines, with something
+// to skip behind each.
+struct Ahead {
+  const uint8_t *at, *end;
+  int64_t lines, skip, left = lines;
+
+  GEMELO_INLINE void line() {
+    if (at >= end) return;
+    __builtin_prefetch(at, 0, 2);
+    at += 64;
+    if (!--left) at += skip, left = lines;
+  }
+};
+
 // These bytes, whole.
 static inline void fetch(const uint8_t* p, int64_t bytes) {
   for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(p + at, 0, 2);
