@@ -196,6 +196,9 @@ def transcribe(
                 heard = replace(heard, text=without_repeated(text, heard.text))
             text = heard.text
             yield heard
+        elif longest >= SPAN and listening.num_samples:
+            spare_s = listening.num_samples / RATE
+            tell(f"the last {spare_s:.4f} s are a segment too short to be heard: left out")
         listening = Listening(model, session, instruction)
     check_span(longest)
 

@@ -13,7 +13,8 @@ from gemelo.engine.model import Model, load
 from gemelo.engine.sampling import Sampling
 from gemelo.engine.transcription import Listening, Task, prompt_ids, transcribe
 from gemelo.errors import ContextLengthError, InputError, UnsupportedError
-from gemelo.inputs.audio import Samples
+from gemelo.inputs.audio import RATE, Samples
+from gemelo.inputs.silence import EARLIEST_S, Cutter
 from tests.multimodal import recording
 
 GREEDY = {"max_tokens": 5, "ignore_eos": True}
@@ -69,6 +70,16 @@ def test_segments_are_short_and_timed(model: Model) -> None:
     found = [*transcribe(model, in_pieces(sound, 50000), cut=True, tell=told.append, **GREEDY)]
     assert [(heard.start_s, heard.end_s) for heard in found] == [(0.0, 30.0), (29.0, 31.0)]
     assert told == []
+
+
+def test_a_last_segment_too_short_is_told(model: Model) -> None:
+    sound = np.concatenate([recording(EARLIEST_S), np.zeros(2 * RATE, np.float32)])
+    first = sum(len(part.values) for part in Cutter().push(sound) if part.start_s == 0.0)
+    told: list[str] = []
+    pieces = in_pieces(sound[: first + 400], 50000)
+    (heard,) = transcribe(model, pieces, cut=True, tell=told.append, **GREEDY)
+    assert heard.end_s == first / RATE
+    assert told == ["the last 0.0250 s are a segment too short to be heard: left out"]
 
 
 def test_a_sound_longer_than_the_context(awake_directory: Path) -> None:
