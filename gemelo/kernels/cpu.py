@@ -215,7 +215,7 @@ def matrix_at(
     index: Tensor | None = None,
     layout: Layout = Layout.ROWS,
 ) -> Any:
-    """The same of blocks at an address, `stride` bytes from row to row, panel or strip."""
+    """The same of blocks at an address; `stride` bytes as in kernels/csrc/formats.h."""
     rows, place = (shape[0], 0) if index is None else (len(index), index.data_ptr())
     return native_module().Matrix(address, stride, format.ggml_id, rows, shape[1], place, layout)
 

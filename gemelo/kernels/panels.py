@@ -6,8 +6,8 @@ sums across lanes when sixteen rows are interleaved (kernels/csrc/panels.h). So 
 it, matrices move once, when a model is loaded, at the speed of a copy; the pages of the file are
 let go by whoever asked for that (`engine.pages.release`), so that one copy stays. What cannot be
 interleaved (plain floats, matrices of which single rows are read) moves as it is. Matrices that
-mostly meet zeros lie in strips, the same line of all panels side by side, so that a few columns
-can be read and the rest left.
+mostly meet zeros lie in strips, a column or two of all rows each, so that a few columns can be read
+and the rest left.
 
     panels = Panels([packed, ...], rows=[up_proj, ...], strips=[down_proj, ...])
     panels.matrix(packed.prefix(8192))        # for the kernels: a leading part, wherever it lies
@@ -29,11 +29,12 @@ from gemelo.kernels.formats import Packed
 _LINE = 64  # bytes; matrices begin at whole cache lines
 _PIECE_BYTES = 16 << 20
 PANEL_ROWS = 16
+_TOGETHER = 4  # panels whose strips are interleaved
 
 
 class _Place(NamedTuple):
     start: int  # in the room, bytes
-    stride: int  # from row to row, panel to panel or strip to strip
+    stride: int  # from row to row or panel to panel; of strips, of a line of all panels
     layout: Layout
 
 
@@ -93,14 +94,15 @@ class Panels:
             copy.view(blocks.shape).copy_(blocks)
             return
         apart = stride if layout is Layout.STRIPS else 0
-        at = self.room.data_ptr() + start + first * (_LINE if apart else stride)
-        cpu.native_module().interleave(cpu.matrix(Packed(blocks, weight.format)), apart, at)
+        at = self.room.data_ptr() + start
+        cpu.native_module().interleave(cpu.matrix(Packed(blocks, weight.format)), first, apart, at)
 
 
 def _pieces(weight: Packed) -> list[slice]:
     """The rows of a matrix in pieces, so that little of it is there twice while it moves."""
     rows = len(weight.blocks)
-    step = max(1, _PIECE_BYTES // max(1, weight.blocks.shape[1]) // PANEL_ROWS) * PANEL_ROWS
+    unit = _TOGETHER * PANEL_ROWS
+    step = max(1, _PIECE_BYTES // max(1, weight.blocks.shape[1]) // unit) * unit
     return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
 
 
@@ -120,18 +122,23 @@ def large_pages(nbytes: int) -> Tensor:
 
 
 def _stride(weight: Packed, layout: Layout) -> int:
-    rows, row_bytes = weight.blocks.shape
-    panels = -(-rows // PANEL_ROWS)
     return {
-        Layout.ROWS: row_bytes,
+        Layout.ROWS: weight.blocks.shape[1],
         Layout.PANELS: _panel_bytes(weight),
-        Layout.STRIPS: panels * _LINE,
+        Layout.STRIPS: _panels(weight, layout) * _LINE,
     }[layout]
 
 
 def _nbytes(weight: Packed, layout: Layout) -> int:
-    panels = -(-len(weight.blocks) // PANEL_ROWS)
-    return weight.nbytes if layout is Layout.ROWS else panels * _panel_bytes(weight)
+    if layout is Layout.ROWS:
+        return weight.nbytes
+    return _panels(weight, layout) * _panel_bytes(weight)
+
+
+def _panels(weight: Packed, layout: Layout) -> int:
+    """How many panels a matrix has; strips have whole fours of them."""
+    together = _TOGETHER if layout is Layout.STRIPS else 1
+    return -(-len(weight.blocks) // (together * PANEL_ROWS)) * together
 
 
 def _panel_bytes(weight: Packed) -> int:

@@ -124,18 +124,18 @@ void products(Judge& judge, const Kernels& fast, const Kernels& plain, const Kin
     w.columns -= kind.block == 32 ? 32 : 0;  // panels have whole units
     const auto stride = (int64_t)plain.panel_bytes(kind.format, w.columns);
     if (!stride) continue;
-    std::vector<uint8_t> got((rows + 15) / 16 * stride + 64), want(got);
+    std::vector<uint8_t> got((rows + 63) / 64 * 4 * stride + 64), want(got);
     const auto lines = [](std::vector<uint8_t>& v) {
       return (uint8_t*)(((uintptr_t)v.data() + 63) / 64 * 64);
     };
-    fast.interleave(w, 0, lines(got));
-    plain.interleave(w, 0, lines(want));
+    fast.interleave(w, 0, 0, lines(got));
+    plain.interleave(w, 0, 0, lines(want));
     judge.close("interleaved", {lines(got), lines(got) + (rows + 15) / 16 * stride},
                 {lines(want), lines(want) + (rows + 15) / 16 * stride}, 0);
     compare(judge, fast, plain, kind.name,
             {lines(want), stride, kind.format, rows, w.columns, nullptr, kPanels});
-    const int64_t apart = (rows + 15) / 16 * 64;
-    plain.interleave(w, apart, lines(want));
+    const int64_t apart = (rows + 63) / 64 * 256;
+    plain.interleave(w, 0, apart, lines(want));
     compare(judge, fast, plain, kind.name,
             {lines(want), apart, kind.format, rows, w.columns, nullptr, kStrips});
   }

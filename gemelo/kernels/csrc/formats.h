@@ -26,7 +26,7 @@ enum Layout { kRows, kPanels, kStrips };
 // Weights somewhere in memory; `rows` and `columns` may be leading parts.
 struct Matrix {
   const uint8_t* blocks;
-  int64_t stride;  // bytes from row to row, from panel to panel, or from strip to strip
+  int64_t stride;  // bytes from row to row, from panel to panel, or of a line of all panels
   int format;
   int64_t rows, columns;
   const int64_t* index;  // where row r lies, if not at r; for rows only

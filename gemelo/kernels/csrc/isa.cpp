@@ -188,12 +188,12 @@ static size_t panel_bytes(int format, int64_t columns) {
   return bytes;
 }
 
-static void interleave(const Matrix& rows, int64_t stride, uint8_t* out) {
+static void interleave(const Matrix& rows, int64_t first, int64_t stride, uint8_t* out) {
   gemelo::parallel([&](Worker& worker) {
     int64_t begin, end;
-    worker.share(rows.rows, kPanel, begin, end);
+    worker.share(rows.rows, stride ? kTogether * kPanel : kPanel, begin, end);
     with_panels(rows.format, [&](auto kind) {
-      interleave_rows<typename decltype(kind)::type>(rows, begin, end, stride, out);
+      interleave_rows<typename decltype(kind)::type>(rows, begin, end, first, stride, out);
     });
   });
 }

@@ -82,10 +82,10 @@ struct Kernels {
   void (*few)(Worker& worker, const Activations& x, int64_t tokens, const Matrix& w,
               const Activations& y);
 
-  // Bytes of a panel of sixteen rows, 0 for formats that have none; and rows made into panels, or
-  // into strips `stride` bytes apart.
+  // Bytes of a panel of sixteen rows, 0 for formats that have none; and rows made into panels, the
+  // `first` of a matrix and those behind it, or into strips, `stride` bytes for a line of all.
   size_t (*panel_bytes)(int format, int64_t columns);
-  void (*interleave)(const Matrix& rows, int64_t stride, uint8_t* out);
+  void (*interleave)(const Matrix& rows, int64_t first, int64_t stride, uint8_t* out);
 
   // Reads memory and does nothing with it: how fast a product could be. Returns some number.
   int64_t (*read)(const uint8_t* p, int64_t bytes);

@@ -112,9 +112,9 @@ NB_MODULE(_native, m) {
   m.def("watch", watch);
   m.def("unwatch", unwatch);
   m.def("lost", lost);
-  m.def("interleave", [](const Matrix& rows, int64_t stride, uintptr_t out) {
+  m.def("interleave", [](const Matrix& rows, int64_t first, int64_t stride, uintptr_t out) {
     nb::gil_scoped_release nogil;
-    chosen->interleave(rows, stride, reinterpret_cast<uint8_t*>(out));
+    chosen->interleave(rows, first, stride, reinterpret_cast<uint8_t*>(out));
   });
 
   nb::class_<Matrix>(m, "Matrix")

@@ -1,119 +1,152 @@
 // Products of few tokens with strips: only those columns are read that meet anything but zeros.
 //
 // Gemma 3n's sparse layers wake one neuron in twenty, so that a token needs a twentieth of the
-// columns of what follows. A line of a panel holds four or eight of them; as strips, the same line
-// of all panels lies together, thousands of bytes that are worth going to. A product is a list of
-// passes over the panels, each along one strip. Its sums are those of panels to the bit, since what
-// is left out would add zeros.
+// columns of what follows. As strips a column lies together with at most one other (panels.h),
+// thousands of bytes that are worth going to. A token's plan lists its live columns, block by
+// block, and the strips that hold them. Its sums are those of panels to the bit, since what is left
+// out would add zeros.
 
 #pragma once
+
+#include <algorithm>
 
 #include "matrix.h"
 
 namespace GEMELO_ISA {
 
-constexpr int kStripsAhead = 8;      // that are fetched beforehand
-constexpr int64_t kUnitsAtOnce = 8;  // whose strips stay near for all tokens
-constexpr int kScaling = 8;
+constexpr int64_t kBlocksAhead = 12;          // whose strips are fetched beforehand
+constexpr int64_t kUnitsAtOnce = 8;           // whose strips stay near for all tokens
+constexpr int kGroups = kTokens > 4 ? 4 : 1;  // of panels whose sums registers hold
 
-static thread_local gemelo::Scratch pass_room, strip_room, part_room;
+static thread_local gemelo::Scratch block_room, column_room, strip_room;
 
-// A four of a block times a token's four; or, behind a block's fours, what they come to times the
-// levels of the block or of its half.
-struct Pass {
-  int32_t unit, block_of_all;
-  uint8_t run, block, half, four;  // kScaling instead of a four: the levels
-  int32_t strips;                  // that all passes up to this one read
+// A block by its number, how many columns of it are alive, and how many lines of memory are to be
+// read up to its last.
+struct LiveBlock {
+  int32_t block, columns, lines;
 };
 
-// The passes that a token needs, and the strips that they read, each once and by its number.
+// A part of the strips that a thread reads.
+struct Stretch {
+  const uint8_t* begin;
+  int32_t lines;
+};
+
+// The blocks of which a token meets something, and what has to be read for them, each once.
 struct Plan {
-  Pass *next, *last;
-  int32_t *strips, *fetched, *last_strip;
+  LiveBlock *next, *last;
+  uint8_t *column, *last_column;  // of the next block: which of its 32 are alive
+  Stretch *fetched, *last_stretch;
+  int32_t lines = 0, fetched_lines = 0;
+
+  // Asks for lines until so many have been asked for, `most` of them now.
+  void fetch(int32_t until, int32_t most) {
+    for (most = std::min(most, until - fetched_lines); most > 0;) {
+      const int32_t lines = std::min(most, fetched->lines);
+      const uint8_t* p = fetched->begin;
+      for (const uint8_t* end = p + lines * kLine; p < end; p += kLine) __builtin_prefetch(p, 0, 2);
+      fetched->begin = p;
+      fetched_lines += lines;
+      most -= lines;
+      if (!(fetched->lines -= lines)) fetched++;
+    }
+  }
 };
 
-// Notes the lines of a unit instead of reading them.
+// Notes the strips of a unit instead of reading them, each once.
 struct Noted {
-  uint64_t* lines;
-  const uint8_t* operator()(int64_t offset) const {
+  const InStrips& unit;
+  int64_t panels;
+  uint8_t* known;  // of every line: two bits for its halves, four for its quarters
+  Plan& plan;
+
+  const uint8_t* note(int64_t line, int bit, const uint8_t* strip, int64_t bytes) const {
     alignas(kLine) static const uint8_t nothing[kLine] = {};
-    *lines |= uint64_t{1} << offset / kLine;
+    if (known[line] >> bit & 1) return nothing;
+    known[line] |= 1 << bit;
+    const auto lines = (int32_t)((bytes + (uintptr_t)strip % kLine + kLine - 1) / kLine);
+    *plan.last_stretch++ = {strip, lines};
+    plan.lines += lines;
     return nothing;
   }
-};
-template <class P>
-static inline uint64_t lines_of(const Pass& pass) {
-  static_assert(P::kUnit <= 64 * kLine);
-  uint64_t lines = 0;
-  if (pass.four < kScaling) (void)P::quants(Noted{&lines}, pass.run, pass.block, pass.four);
-  else {
-    (void)P::levels(Noted{&lines}, pass.run, pass.block, pass.half);
-    if constexpr (P::kMinima) (void)P::offsets(Noted{&lines}, pass.run, pass.block);
+  const uint8_t* operator()(int64_t offset) const {
+    return note(offset / kLine, offset % kLine / kHalf, unit.half(offset), panels * kHalf);
   }
-  return lines;
-}
+  const uint8_t* mask(int64_t offset) const { return (*this)(offset); }
+  const uint8_t* fours(int64_t offset) const {
+    return note(offset / kLine, 2 + unit.byte, unit.fours(offset), panels * kQuarter);
+  }
+};
 
-// Makes the plan of a packed token. A broken scale counts, so that it shows.
+// Makes the plan of a packed token for `panels` panels from `panel` on. A broken scale counts, so
+// that it shows.
 template <class P>
-static void plan(const TokenBlock<1>* packed, int64_t blocks, Plan& out) {
-  uint64_t known = 0;  // lines of the unit that are planned
-  const auto add = [&](Pass pass) {
-    for (uint64_t more = lines_of<P>(pass) & ~known; more; more &= more - 1) {
-      known |= more & -more;
-      *out.last_strip++ = pass.unit * (P::kUnit / kLine) + __builtin_ctzll(more);
-    }
-    pass.strips = (int32_t)(out.last_strip - out.strips);
-    *out.last++ = pass;
-  };
+static void plan(const TokenBlock<1>* packed, const Matrix& w, int64_t panel, int64_t panels,
+                 Plan& out) {
+  const int64_t blocks = units_of<P>(w.columns) * P::kBlocks;
+  uint8_t known[P::kUnit / kLine];
   for (int64_t b = 0; b < blocks; b++) {
     const TokenBlock<1>& x = packed[b];
-    if (b % P::kBlocks == 0) known = 0;
-    Pass pass{};
-    pass.unit = (int32_t)(b / P::kBlocks);
-    pass.block_of_all = (int32_t)b;
-    pass.run = (uint8_t)(b % P::kBlocks / P::kRun);
-    pass.block = (uint8_t)(b % P::kRun);
-    for (int half = 0; half < P::kLevels; half++) {
-      const Pass* first = out.last;
-      pass.half = (uint8_t)half;
-      for (int i = 0; i < 8 / P::kLevels; i++) {
-        pass.four = (uint8_t)(half * 8 / P::kLevels + i);
-        if (x.fours[pass.four][0]) add(pass);
+    const int64_t unit = b / P::kBlocks;
+    const int run = b % P::kBlocks / P::kRun, block = b % P::kRun;
+    if (b % P::kBlocks == 0) std::memset(known, 0, sizeof known);
+    InStrips from = unit_in_strips<P>(w, panel, unit);
+    const Noted noted{from, panels, known, out};
+    const uint8_t* first = out.last_column;
+    for (int at = 0; at < 32; at += 8) {
+      uint64_t alive;
+      std::memcpy(&alive, (const uint8_t*)x.fours + at, 8);
+      for (; alive; alive &= ~(uint64_t{255} << __builtin_ctzll(alive) / 8 * 8)) {
+        const int column = at + __builtin_ctzll(alive) / 8;
+        *out.last_column++ = (uint8_t)column;
+        from.byte = column % 4;
+        (void)P::quants(noted, run, block, column / 4);
       }
-      pass.four = kScaling;
-      if (out.last > first || !std::isfinite(x.scale[0])) add(pass);
     }
+    if (out.last_column == first && std::isfinite(x.scale[0])) continue;
+    for (int half = 0; half < P::kLevels; half++) (void)P::levels(noted, run, block, half);
+    if constexpr (P::kMinima) (void)P::offsets(noted, run, block);
+    *out.last++ = {(int32_t)b, (int32_t)(out.last_column - first), out.lines};
   }
 }
 
-// parts[panel][row] += a four of every row; or, behind them, sums += levels * parts. `unit` is that
-// of the first panel, and `later` a strip that is fetched meanwhile.
-template <class P>
-static inline void run_pass(const InStrips unit, const uint8_t* later, const Pass pass,
-                            const TokenBlock<1>& x, int64_t panels, int32_t (*parts)[kPanel],
-                            float (*sums)[kPanel]) {
-  const auto panel = [&](int64_t i)
-                         GEMELO_INLINE { return InStrips{unit.p + i * kLine, unit.stride}; };
-  if (pass.four != kScaling) {
-    const B four = bytes_of(all(x.fours[pass.four][0]));
-    for (int64_t i = 0; i < panels; i++) {
-      __builtin_prefetch(later + i * kLine, 0, 2);
-      const B u = P::quants(panel(i), pass.run, pass.block, pass.four);
-      store(parts[i], dot(load(parts[i]), u, four));
-    }
-    return;
-  }
+// sums[panel][row] += the live columns of a block, for N groups of panels from that of `at` on.
+template <class P, int N>
+static inline void add_columns(InStrips at, int run, int block, const uint8_t* column,
+                               const uint8_t* last, const TokenBlock<1>& x, float (*sums)[kPanel]) {
+  constexpr int kPanels = N * kTogether;
+  const auto panel = [at](int i, int byte)
+                         GEMELO_INLINE { return InStrips{at.p, at.stride, at.panel + i, byte}; };
   const F scale = set(x.scale[0]);
-  for (int64_t i = 0; i < panels; i++) {
-    __builtin_prefetch(later + i * kLine, 0, 2);
-    const InStrips from = panel(i);
-    F part = floats(load(parts[i])), total = load(sums[i]);
-    if constexpr (!P::kMinima) part = part + set((float)x.bias[pass.half][0]);  // exact
-    total = fma(part, P::levels(from, pass.run, pass.block, pass.half) * scale, total);
-    if constexpr (P::kMinima)
-      total = fma(set(x.sums[0]), P::offsets(from, pass.run, pass.block), total);
-    store(sums[i], total);
-    store(parts[i], zeros());
+  for (int half = 0; half < P::kLevels; half++) {
+    I part[kPanels];
+    each<kPanels>([&](auto i)
+                      GEMELO_INLINE { part[i] = P::kMinima ? zeros() : all(x.bias[half][0]); });
+    const uint8_t* end = last;
+    while (half + 1 < P::kLevels && end > column && end[-1] >= 16) end--;
+    for (; column < end; column++) {
+      const uint32_t alone = ((const uint8_t*)x.fours)[*column];
+      const int byte = *column % 4, four = *column / 4;
+      B only[kTogether];  // one panel's row of every lane
+      each<kTogether>([&](auto k)
+                          GEMELO_INLINE { only[k] = bytes_of(all((int32_t)(alone << 8 * k))); });
+      const auto add = [&](int four) GEMELO_INLINE {
+        each<N>([&](auto i) GEMELO_INLINE {
+          const B u = P::quants(panel(i * kTogether, byte), run, block, four);
+          each<kTogether>([&](auto k) GEMELO_INLINE {
+            part[i * kTogether + k] = dot(part[i * kTogether + k], u, only[k]);
+          });
+        });
+      };
+      four < 4 ? add(four) : add(four);  // each of them knows which
+    }
+    each<kPanels>([&](auto i) GEMELO_INLINE {
+      const F level = P::levels(panel(i, 0), run, block, half) * scale;
+      F total = fma(floats(part[i]), level, load(sums[i]));
+      if constexpr (P::kMinima)
+        total = fma(set(x.sums[0]), P::offsets(panel(i, 0), run, block), total);
+      store(sums[i], total);
+    });
   }
 }
 
@@ -121,41 +154,56 @@ template <class P>
 static void multiply_strips(gemelo::Worker& worker, const Activations& x, int64_t tokens,
                             const Matrix& w, const Activations& y) {
   const int64_t units = units_of<P>(w.columns), blocks = units * P::kBlocks;
-  const int64_t most = blocks * (8 + P::kLevels), lines = units * (P::kUnit / kLine);
+  const int64_t strips = units * (P::kUnit / kLine) * 4;
+  int64_t begin, end;
+  worker.share(w.rows, kTogether * kPanel, begin, end);
+  const int64_t first = begin / kPanel,
+                groups = (end - begin + kTogether * kPanel - 1) / (kTogether * kPanel);
+  const int64_t panels = groups * kTogether;
   auto* packed = packed_room.room<TokenBlock<1>>(tokens * blocks);
-  auto* passes = pass_room.room<Pass>(tokens * most);
-  auto* strips = strip_room.room<int32_t>(tokens * lines);
+  auto* live = block_room.room<LiveBlock>(tokens * blocks);
+  auto* columns = column_room.room<uint8_t>(tokens * blocks * 32);
+  auto* stretches = strip_room.room<Stretch>(tokens * strips);
   Plan plans[gemelo::kFewTokens];
   for (int64_t t = 0; t < tokens; t++) {
     pack_tokens<P, 1>(x, t, tokens, w.columns, pair_room.room<Pair>((blocks + 1) / 2),
                       packed + t * blocks);
-    Pass* first = passes + t * most;
-    int32_t* strip = strips + t * lines;
-    plans[t] = {first, first, strip, strip, strip};
-    plan<P>(packed + t * blocks, blocks, plans[t]);
+    LiveBlock* block = live + t * blocks;
+    uint8_t* column = columns + t * blocks * 32;
+    Stretch* stretch = stretches + t * strips;
+    plans[t] = {block, block, column, column, stretch, stretch};
+    if (panels) plan<P>(packed + t * blocks, w, first, panels, plans[t]);
   }
-  int64_t begin, end;
-  worker.share(w.rows, kPanel, begin, end);
-  const int64_t panels = (end - begin + kPanel - 1) / kPanel;
-  auto* parts = part_room.room<int32_t[kPanel]>(panels);
   auto* sums = sum_room.room<float[kPanel]>(tokens * panels);
-  std::memset(parts, 0, sizeof(*parts) * panels);
   std::memset(sums, 0, sizeof(*sums) * tokens * panels);
-  const uint8_t* mine = w.blocks + begin / kPanel * kLine;  // of every strip
   for (int64_t unit = 0; unit < units; unit += kUnitsAtOnce)
     for (int64_t t = 0; t < tokens; t++) {
       Plan& p = plans[t];
-      for (; p.next < p.last && p.next->unit < unit + kUnitsAtOnce; p.next++) {
-        const int32_t* until = p.strips + p.next->strips + kStripsAhead;
-        if (until > p.last_strip) until = p.last_strip;
-        while (until - p.fetched > 1) fetch(mine + *p.fetched++ * w.stride, panels * kLine);
-        const uint8_t* later = mine + *(p.fetched < until ? p.fetched++ : until - 1) * w.stride;
-        run_pass<P>(unit_in_strips<P>(w, begin / kPanel, p.next->unit), later, *p.next,
-                    packed[t * blocks + p.next->block_of_all], panels, parts, sums + t * panels);
+      for (; p.next < p.last && p.next->block < (unit + kUnitsAtOnce) * P::kBlocks; p.next++) {
+        const LiveBlock here = *p.next;
+        const LiveBlock* ahead =
+            p.next + kBlocksAhead < p.last ? p.next + kBlocksAhead : p.last - 1;
+        const uint8_t* column = p.column;
+        p.column += here.columns;
+        p.fetch(here.lines, here.lines);
+        const auto at_once = (int32_t)((ahead->lines - p.fetched_lines) * kGroups / groups + 1);
+        const TokenBlock<1>& token = packed[t * blocks + here.block];
+        InStrips at = unit_in_strips<P>(w, first, here.block / P::kBlocks);
+        const int run = here.block % P::kBlocks / P::kRun, block = here.block % P::kRun;
+        float (*to)[kPanel] = sums + t * panels;
+        const auto add = [&](auto N) {
+          p.fetch(ahead->lines, at_once);
+          add_columns<P, N>(at, run, block, column, p.column, token, to);
+          at.panel += N * kTogether;
+          to += N * kTogether;
+        };
+        int64_t i = 0;
+        for (; i + kGroups <= groups; i += kGroups) add(std::integral_constant<int, kGroups>{});
+        for (; i < groups; i++) add(std::integral_constant<int, 1>{});
       }
     }
   for (int64_t t = 0; t < tokens; t++)
-    for (int64_t i = 0; i < panels; i++)
+    for (int64_t i = 0; begin + i * kPanel < end; i++)
       put_panel(y, t, begin + i * kPanel, end, sums[t * panels + i]);
 }
 
