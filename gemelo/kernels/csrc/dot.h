@@ -16,13 +16,14 @@ namespace GEMELO_ISA {
 
 using gemelo::Matrix;
 
-constexpr int64_t kTilesAhead = 4;            // whose rows are fetched whole, where they lie apart
+constexpr int64_t kTilesAhead = 4;            // whose rows are fetched, where they lie apart
 constexpr int kChains = kTokens > 4 ? 4 : 2;  // sums of a row of floats, as registers allow
 
-// y[t][r] for R rows and T tokens. `pairs` holds the tokens, `span` pairs apart. `apart` are rows
-// with something between them that is not read.
+// y[t][r] for R rows and T tokens. `pairs` holds the tokens, `span` pairs apart. `later` are rows
+// to fetch meanwhile, where those behind one another have something between them that is not read;
+// null where not.
 template <class Q, int R, int T>
-static inline void dot_tile(Rows rows, bool apart, int64_t columns, const Pair* pairs, int64_t span,
+static inline void dot_tile(Rows rows, Rows later, int64_t columns, const Pair* pairs, int64_t span,
                             float (*y)[R]) {
   F sums[R][T];
   each<R>([&](auto r) { each<T>([&](auto t) { sums[r][t] = set(0); }); });
@@ -42,7 +43,8 @@ static inline void dot_tile(Rows rows, bool apart, int64_t columns, const Pair* 
   for (int64_t i = 0; i < whole; i++) {
     each<R>([&](auto r) GEMELO_INLINE {
       const uint8_t* p = rows[r] + i * Q::kBytes;
-      if (!apart) fetch_ahead<0, 1, Q::kBytes>(p);
+      if (later) fetch(later[r] + i * Q::kBytes, Q::kBytes);
+      else fetch_ahead<0, 1, Q::kBytes>(p);
       run(r, Q{p}, pairs + i * Q::kPairs);
     });
   }
@@ -58,8 +60,8 @@ static inline void dot_tile(Rows rows, bool apart, int64_t columns, const Pair* 
 // A row of plain floats and T tokens as they are, x `span` apart. Sixteens of columns are added in
 // turn to one of kChains sums, as a sum waits for its last addition.
 template <class W, int T>
-static inline void float_tile(const uint8_t* row, bool apart, int64_t columns, const float* x,
-                              int64_t span, float (*y)[1]) {
+static inline void float_tile(const uint8_t* row, const uint8_t* later, int64_t columns,
+                              const float* x, int64_t span, float (*y)[1]) {
   constexpr int kLine = 64 / W::kBytes;  // columns that are fetched together
   F sums[kChains][T];
   each<kChains>([&](auto c) { each<T>([&](auto t) { sums[c][t] = set(0); }); });
@@ -71,7 +73,10 @@ static inline void float_tile(const uint8_t* row, bool apart, int64_t columns, c
   for (; at + 16 * kChains <= columns; at += 16 * kChains)
     each<kChains>([&](auto c) GEMELO_INLINE {
       const uint8_t* p = row + (at + 16 * c) * W::kBytes;
-      if (!apart && 16 * c % kLine == 0) fetch_ahead(p);
+      if (16 * c % kLine == 0) {
+        if (later) __builtin_prefetch(later + (p - row), 0, 2);
+        else fetch_ahead(p);
+      }
       add(c, W::at(p), at + 16 * c);
     });
   const std::integral_constant<int, 0> first;
@@ -92,16 +97,17 @@ static inline void float_tile(const uint8_t* row, bool apart, int64_t columns, c
 template <int R, int T, class Tile>
 static inline void tiles(const Matrix& w, int64_t row_bytes, int64_t begin, int64_t end,
                          const Activations& y, int64_t token, const Tile& tile) {
-  const bool apart =
-      w.index || w.stride > row_bytes;  // chosen rows, or rows of which a part is used
+  // Chosen rows, or rows of which a part is used.
+  const bool apart = w.index || w.stride > row_bytes;
+  const auto row = [&](int64_t r) { return w.row(r < end ? r : end - 1); };
+  if (apart)
+    for (int64_t r = begin; r < begin + kTilesAhead * R && r < end; r++) fetch(row(r), row_bytes);
   for (int64_t r = begin; r < end; r += R) {
-    const uint8_t* rows[R];
-    for (int i = 0; i < R; i++) rows[i] = w.row(r + i < end ? r + i : end - 1);
-    if (apart)
-      for (int64_t i = r + kTilesAhead * R; i < r + (kTilesAhead + 1) * R && i < end; i++)
-        fetch(w.row(i), row_bytes);
+    const uint8_t *rows[R], *later[R];
+    for (int i = 0; i < R; i++) rows[i] = row(r + i);
+    for (int i = 0; i < R && apart; i++) later[i] = row(r + kTilesAhead * R + i);
     float out[T][R];
-    tile(rows, apart, out);
+    tile(rows, apart ? later : nullptr, out);
     for (int t = 0; t < T; t++)
       for (int i = 0; i < R && r + i < end; i++) put(y, token + t, r + i, out[t][i]);
   }
@@ -113,16 +119,16 @@ static void dot_rows(const Matrix& w, int64_t begin, int64_t end, const Pair* x,
   const int64_t span = (w.columns + 63) / 64, bytes = w.columns * Q::kBytes / Q::kWeights;
   int64_t t = 0;
   for (; t + 4 <= tokens; t += 4)
-    tiles<2, 4>(w, bytes, begin, end, y, t, [&](Rows rows, bool apart, float (*out)[2]) {
-      dot_tile<Q, 2, 4>(rows, apart, w.columns, x + t * span, span, out);
+    tiles<2, 4>(w, bytes, begin, end, y, t, [&](Rows rows, Rows later, float (*out)[2]) {
+      dot_tile<Q, 2, 4>(rows, later, w.columns, x + t * span, span, out);
     });
   for (; t + 2 <= tokens; t += 2)
-    tiles<2, 2>(w, bytes, begin, end, y, t, [&](Rows rows, bool apart, float (*out)[2]) {
-      dot_tile<Q, 2, 2>(rows, apart, w.columns, x + t * span, span, out);
+    tiles<2, 2>(w, bytes, begin, end, y, t, [&](Rows rows, Rows later, float (*out)[2]) {
+      dot_tile<Q, 2, 2>(rows, later, w.columns, x + t * span, span, out);
     });
   if (t < tokens)
-    tiles<1, 1>(w, bytes, begin, end, y, t, [&](Rows rows, bool apart, float (*out)[1]) {
-      dot_tile<Q, 1, 1>(rows, apart, w.columns, x + t * span, span, out);
+    tiles<1, 1>(w, bytes, begin, end, y, t, [&](Rows rows, Rows later, float (*out)[1]) {
+      dot_tile<Q, 1, 1>(rows, later, w.columns, x + t * span, span, out);
     });
 }
 
@@ -131,8 +137,8 @@ static void float_rows(const Matrix& w, int64_t begin, int64_t end, const float*
                        const Activations& y) {
   const int64_t span = (w.columns + 15) / 16 * 16, bytes = w.columns * W::kBytes;
   const auto some = [&](auto T, int64_t t) GEMELO_INLINE {
-    tiles<1, T>(w, bytes, begin, end, y, t, [&](Rows rows, bool apart, float (*out)[1]) {
-      float_tile<W, T>(rows[0], apart, w.columns, x + t * span, span, out);
+    tiles<1, T>(w, bytes, begin, end, y, t, [&](Rows rows, Rows later, float (*out)[1]) {
+      float_tile<W, T>(rows[0], later ? later[0] : nullptr, w.columns, x + t * span, span, out);
     });
   };
   int64_t t = 0;
