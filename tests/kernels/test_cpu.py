@@ -269,3 +269,15 @@ def test_bad_input_is_an_input_error() -> None:
             cpu.set_threads(threads)
     with pytest.raises(InputError, match="generic"):
         cpu.use("sse9")
+
+
+@pytest.mark.parametrize("size", [1, 15, 64, 1025, 5000, 262_145])
+def test_the_largest_is_the_first_of_its_kind(isa: str, size: int) -> None:
+    scores = torch.randn(size, generator=torch.Generator().manual_seed(size))
+    for place in {0, size // 2, size - 1}:
+        scores[place] = 9.0
+        assert cpu.largest(scores) == int(scores.numpy().argmax())
+        scores[place:] -= 20
+    assert cpu.largest(torch.full((size,), -torch.inf)) == 0
+    assert cpu.largest(torch.full((size,), torch.nan)) < size
+    assert cpu.largest(scores[::2]) == int(scores[::2].argmax())

@@ -285,6 +285,7 @@ const Kernels kernels = {
     gate,
     softcap,
     finite,
+    largest_at,
     heads,
     keep,
     attend_bytes,

@@ -98,6 +98,7 @@ struct Kernels {
                int64_t end);
   void (*softcap)(float* x, float cap, int64_t begin, int64_t end);
   bool (*finite)(const float* x, int64_t begin, int64_t end);
+  int64_t (*largest_at)(const float* x, int64_t begin, int64_t end);
   void (*heads)(Worker& worker, float* x, int64_t tokens, int64_t count, int64_t d, const Norm& n,
                 const float* angles);
   void (*keep)(Worker& worker, const float* k, const float* v, const Cache& cache,

@@ -82,6 +82,20 @@ bool run(Program& program, uintptr_t ids, uintptr_t positions, uintptr_t reach, 
   return call.finite;
 }
 
+// Every thread looks where it wrote when these were scores.
+int64_t largest_at(const float* x, int64_t count) {
+  std::vector<int64_t> found(pool().threads());
+  parallel([&](Worker& worker) {
+    int64_t begin, end;
+    worker.share(count, kShare, begin, end);
+    found[worker.index] = chosen->largest_at(x, begin, end);
+  });
+  int64_t best = 0;
+  for (int64_t at : found)
+    if (at < count && x[at] > x[best]) best = at;
+  return best;
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -108,6 +122,10 @@ NB_MODULE(_native, m) {
   m.def("read", [](uintptr_t p, int64_t bytes) {
     nb::gil_scoped_release nogil;
     return chosen->read(reinterpret_cast<const uint8_t*>(p), bytes);
+  });
+  m.def("largest_at", [](uintptr_t x, int64_t count) {
+    nb::gil_scoped_release nogil;
+    return largest_at(floats_at(x), count);
   });
   m.def("watch", watch);
   m.def("unwatch", unwatch);

@@ -84,6 +84,26 @@ static bool finite(const float* x, int64_t begin, int64_t end) {
   return rest == 0;
 }
 
+// Where the largest of [begin, end) is, the first if there are several: the best run, and in it.
+static int64_t largest_at(const float* x, int64_t begin, int64_t end) {
+  constexpr int64_t kRun = 1024;
+  float best = -INFINITY;
+  int64_t at = begin;
+  for (int64_t run = begin; run < end; run += kRun) {
+    const int64_t last = run + kRun < end ? run + kRun : end;
+    F tops[4] = {set(best), set(best), set(best), set(best)};
+    int64_t i = run;
+    for (; i + 64 <= last; i += 64)
+      each<4>([&](auto j) GEMELO_INLINE { tops[j] = larger(tops[j], load(x + i + 16 * j)); });
+    float top = largest(larger(larger(tops[0], tops[1]), larger(tops[2], tops[3])));
+    for (; i < last; i++) top = x[i] > top ? x[i] : top;
+    if (top > best) best = top, at = run;
+  }
+  for (int64_t i = at; i < end; i++)
+    if (x[i] == best) return i;
+  return at;
+}
+
 // Normalise heads of width d and turn their pairs (p, p + d/2) by the tokens' angles, in place.
 // `angles` holds d/2 cosines and d/2 sines a token; null leaves the heads unturned.
 static void heads(Worker& worker, float* x, int64_t tokens, int64_t count, int64_t d, const Norm& n,
