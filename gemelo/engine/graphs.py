@@ -9,19 +9,22 @@ oracle: tests compare the two, and everything that has no program (other dtypes,
 through them.
 
     decoder.fused = Graph.of(decoder)
-    scores, finite = decoder.fused.scores(ids, positions, cache, keep=1)     # (B, 1, V)
+    scores, finite = decoder.fused.scores([ids], [positions], cache, keep=1)     # (1, V)
 
 B rows, T tokens, S streams, D width, L layers, P width of a per-layer embedding, V vocabulary.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gemelo.checkpoint import as_blocks
 from gemelo.config import FULL, LAYER_TYPES, SLIDING, LayerType
 from gemelo.engine.kv import KVCache
 from gemelo.kernels import cpu
@@ -36,6 +39,7 @@ from gemelo.models.gemma3n import Gemma3n, PlainNorm
 from gemelo.models.layers import Given, Linear, RMSNorm
 
 Decoder = Gemma3 | Gemma3n
+Rows = Sequence[Sequence[int]]  # of ids or positions, as many in each
 STORED = (torch.float32, torch.bfloat16, torch.int8)  # as kernels.h numbers them
 KINDS: dict[LayerType, int] = {kind: number for number, kind in enumerate(LAYER_TYPES)}
 UNTURNED = -1
@@ -70,28 +74,27 @@ class Graph:
 
     def scores(
         self,
-        ids: Tensor,
-        positions: Tensor,
+        ids: Rows,
+        positions: Rows,
         cache: KVCache,
         keep: int | None,
         given: Given | None = None,
     ) -> tuple[Tensor, bool]:
-        """ids, positions (B, T) -> scores (B, T or keep, V) float32, and whether all are finite;
+        """ids, positions (B, T) -> scores (B * (T or keep), V) float32, and whether all are finite;
         writes the cache. `given` stands for the embeddings where soft tokens are among the ids."""
-        rows, tokens = ids.shape
-        out = torch.empty(rows, tokens if keep is None else keep, self.config.vocab_size)
+        rows, tokens = len(ids), len(ids[0]) if ids else 0
+        out = torch.empty(rows * (tokens if keep is None else keep), self.config.vocab_size)
         if not rows * tokens:
             return out, True
-        cache.make_room(positions)
-        looked_up = self._looked_up(ids)
-        ids, positions = ids.contiguous(), positions.contiguous()
+        cache.make_room(tokens, max(map(max, positions)) + 1)
+        told = self._told(ids)
+        all_ids, places = _flat(ids), _flat(positions)
         embeds = None if given is None else given.embeds.float().contiguous()
-        seen = None if given is None else given.reach
-        reach = positions if seen is None else seen.contiguous()
+        seen = None if given is None or given.reach is None else given.reach.contiguous()
         finite = self.program.run(
-            ids.data_ptr(),
-            positions.data_ptr(),
-            reach.data_ptr(),
+            all_ids.buffer_info()[0],
+            places.buffer_info()[0],
+            places.buffer_info()[0] if seen is None else seen.data_ptr(),
             0 if embeds is None else embeds.data_ptr(),
             rows,
             tokens,
@@ -101,17 +104,21 @@ class Graph:
             STORED.index(cache.stored),
             self.config.num_key_value_heads,
             self.config.head_dim,
-            0 if looked_up is None else looked_up.data_ptr(),
+            None if told is None else cpu.matrix(told),
             out.data_ptr(),
         )
         return out, finite
 
-    def _looked_up(self, ids: Tensor) -> Tensor | None:
-        """Gemma 3n's vectors of the tokens for every layer, (B, T, L, P)."""
-        if not isinstance(self.decoder, Gemma3n):
+    def _told(self, ids: Rows) -> Packed | None:
+        """Gemma 3n's vectors of the tokens for every layer, (B * T * L, P), as they are stored."""
+        decoder = self.decoder
+        if not isinstance(decoder, Gemma3n):
             return None
-        known = torch.where(ids < self.decoder.config.vocab_size_per_layer_input, ids, 0)
-        return self.decoder.looked_up(known).float().contiguous()
+        known = decoder.in_table([id for row in ids for id in row])
+        if decoder.table is not None:
+            return decoder.table.packed(known, decoder.kept)
+        vectors = decoder.looked_up(torch.tensor([known]))
+        return as_blocks(vectors.float().flatten(0, 2).contiguous())
 
     # ---- what the program refers to --------------------------------------------------------------
 
@@ -169,6 +176,11 @@ class Graph:
             attention.scale,
             out,
         )
+
+
+def _flat(rows: Rows) -> array[int]:
+    """Rows one behind the other, as the program reads them: int64."""
+    return array("q", chain.from_iterable(rows))
 
 
 def packed(module: nn.Module) -> Packed:

@@ -112,7 +112,7 @@ class KVCache:
         positions (B, T) are absolute, -1 for padding. Returns for each kind of layer the positions
         (B, S) of the keys its `write` will return. Mutates the position tables.
         """
-        self.make_room(positions)
+        self.make_room(positions.shape[1], int(positions.max()) + 1)
         for kind in LAYER_TYPES:
             self._where[kind] = where = Where(positions, self.positions[kind].shape[1])
             where.put(self.positions[kind], positions)
@@ -134,11 +134,12 @@ class KVCache:
                 self._addresses.append(Addresses(k_at, v_at, k_scales, v_scales, row_stride))
         return self._addresses
 
-    def make_room(self, positions: Tensor) -> None:
-        """What `place` does before it writes the tables, for whoever writes them itself."""
-        if positions.shape[1] > self.chunk:
-            raise InputError(f"a step of {positions.shape[1]} tokens; the cache takes {self.chunk}")
-        self.reserve(int(positions.max()) + 1)
+    def make_room(self, tokens: int, length: int) -> None:
+        """For a step of so many tokens a row that ends at `length`: what `place` does before it
+        writes the tables, for whoever writes them itself."""
+        if tokens > self.chunk:
+            raise InputError(f"a step of {tokens} tokens; the cache takes {self.chunk}")
+        self.reserve(length)
 
     def tables(self) -> list[Table]:
         """Of every kind of layer, good until the cache grows."""

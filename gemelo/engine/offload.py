@@ -50,11 +50,19 @@ class HeldTable:
 
     def rows(self, ids: Tensor, kept: Sequence[int]) -> Tensor:
         """ids (B, T) on any device -> vectors of the layers `kept`, (B, T, len(kept), P) there."""
+        found = self._found(ids, kept).to(ids.device)
+        return self.layout.widened(found, kept).view(*ids.shape, len(kept), -1)
+
+    def packed(self, ids: Sequence[int], kept: Sequence[int]) -> Packed:
+        """The same of N ids as they are stored, (N * len(kept), P) on the CPU."""
+        return self.layout.packed(self._found(torch.tensor(ids), kept).cpu(), kept)
+
+    def _found(self, ids: Tensor, kept: Sequence[int]) -> Tensor:
+        """Parts of rows as bytes, one in a line, where the table is."""
         places = ids.reshape(-1, 1).to(self.parts.device)  # (N, 1)
         if self.layout.parts > 1:
             places = places * self.layout.parts + torch.tensor(kept, device=places.device)
-        found = self.parts.index_select(0, places.view(-1))
-        return self.layout.widened(found.to(ids.device), kept).view(*ids.shape, len(kept), -1)
+        return self.parts.index_select(0, places.view(-1))
 
     def prefetch(self, ids: Sequence[int]) -> None:
         """Nothing: it is all there."""
@@ -73,17 +81,26 @@ class FileTable:
 
     def rows(self, ids: Tensor, kept: Sequence[int]) -> Tensor:
         """ids (B, T) on any device -> vectors of the layers `kept`, (B, T, len(kept), P) there."""
-        places = ids.reshape(-1).tolist()
-        runs = [(0, self.row_bytes)] if self.layout.parts == 1 else self._runs(kept)
-        self.prefetch(places)  # all at once: reading waits for one after another
-        found = torch.empty(len(places), sum(nbytes for _, nbytes in runs), dtype=torch.uint8)
-        buffer, filled = found.view(-1).numpy().data, 0
-        for place in places:
+        found = self._found(ids.reshape(-1).tolist(), kept)
+        found = found.to(ids.device)  # narrow, and widened there
+        return self.layout.widened(found, kept).view(*ids.shape, len(kept), -1)
+
+    def packed(self, ids: Sequence[int], kept: Sequence[int]) -> Packed:
+        """The same of N ids as they are stored, (N * len(kept), P) on the CPU."""
+        return self.layout.packed(self._found(ids, kept), kept)
+
+    def _found(self, ids: Sequence[int], kept: Sequence[int]) -> Tensor:
+        """Parts of rows as bytes, one in a line."""
+        every = self.layout.parts == 1 or len(kept) == self.layout.parts
+        runs = [(0, self.row_bytes)] if every else self._runs(kept)
+        self.prefetch(ids)  # all at once: reading waits for one after another
+        found = bytearray(len(ids) * sum(nbytes for _, nbytes in runs))
+        buffer, filled = memoryview(found), 0
+        for place in ids:
             for start, nbytes in runs:
                 self.file.read(place * self.row_bytes + start, buffer[filled : filled + nbytes])
                 filled += nbytes
-        found = found.view(-1, self.layout.part_bytes).to(ids.device)  # narrow, and widened there
-        return self.layout.widened(found, kept).view(*ids.shape, len(kept), -1)
+        return torch.frombuffer(found, dtype=torch.uint8).view(-1, self.layout.part_bytes)
 
     def prefetch(self, ids: Sequence[int]) -> None:
         """Have the rows of ids read from disk soon; `InputError` for an id that has none."""
@@ -117,6 +134,12 @@ class Layout(NamedTuple):
         """Of a table (V, L * P) whose numbers are wanted in `dtype`."""
         parts = table.shape[1] // width if width % table.format.block == 0 else 1
         return cls(table.format, width, parts, table.blocks.shape[1] // parts, dtype)
+
+    def packed(self, found: Tensor, kept: Sequence[int]) -> Packed:
+        """Parts of N rows as bytes, one in a line -> a matrix (N * len(kept), P) of them."""
+        if self.parts > 1:
+            return Packed(found, self.format)
+        return as_blocks(self.widened(found, kept).float().flatten(0, 1))
 
     def widened(self, found: Tensor, kept: Sequence[int]) -> Tensor:
         """Parts of N rows as bytes, one in a line -> the vectors of `kept`, (N, len(kept), P).

@@ -52,14 +52,14 @@ class Row:
 
     def guess(self, scores: Tensor, ahead: Sequence[int]) -> Guess:
         """A draft's next token, after this row's and those guessed `ahead`; the row stays."""
-        return self.sampler.guess(scores[: self._known], self.prompt, [*self.ids, *ahead])
+        return self.sampler.guess(self._of_known(scores), self.prompt, [*self.ids, *ahead])
 
     def choose(self, scores: Tensor, last: bool = False, guess: Guess | None = None) -> Piece:
         """Sample from scores (V,), or judge a guess by them, and move on.
 
         `last`: there is no room for another token.
         """
-        token = self.sampler(scores[: self._known], self.prompt, self.ids, guess)
+        token = self.sampler(self._of_known(scores), self.prompt, self.ids, guess)
         if token.id in self._stop_ids:
             self.finish_reason = "stop"
             return self._piece(token, self._held + self._stream.flush(), ())
@@ -70,6 +70,9 @@ class Row:
             self.finish_reason = "length"
             text += self._held + self._stream.flush()
         return self._piece(token, text, (token.id,))
+
+    def _of_known(self, scores: Tensor) -> Tensor:
+        return scores if len(scores) == self._known else scores[: self._known]
 
     def _release(self) -> str:
         """Text that is certain to stay; finishes the row at the first stop text."""

@@ -1,8 +1,9 @@
 """The two regimes of a decoder: prefill reads a prompt in chunks, decode adds a token to every row.
 
-Both take Python integers and give scores; this is where lists become tensors. `score` is the third
-way through the same forward, for evaluation: every position's scores. The plain forward without a
-cache stays their oracle in the tests.
+Both take Python integers and give scores. A decoder's program takes them as they are, since after a
+step nothing of torch is in the caches and its first operator costs a tenth of a millisecond; for
+modules they become tensors here. `score` is the third way through the same forward, for evaluation:
+every position's scores. The plain forward without a cache stays their oracle in the tests.
 
     scores = prefill(decoder, cache, ids, start=0)              # (V,)
     scores = decode(decoder, cache, tokens=[506], positions=[6])  # (B, V)
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gemelo.engine.graphs import Rows
 from gemelo.engine.kv import KVCache
 from gemelo.engine.pages import lost_weights
 from gemelo.engine.soft import Soft, chunks, given
@@ -51,9 +53,9 @@ def prefill(
         decoder.prefetch(ids[end : end + cache.chunk])  # while this chunk is computed
         # Only the prompt's last token is asked for; the others stop at the last keys written.
         keep = int(end == len(ids))
-        scores = _scores(decoder, *_span(decoder, ids, begin, end), cache, keep, soft)
+        scores = _scores(decoder, *_span(ids, begin, end), cache, keep, soft)
         done(end)
-    return scores[0, -1]
+    return scores[-1]
 
 
 @torch.inference_mode()
@@ -66,16 +68,14 @@ def write(
     soft: Sequence[Soft] = (),
 ) -> None:
     """Write ids[begin:end] of row 0 to the cache and score nothing."""
-    _scores(decoder, *_span(decoder, ids, begin, end), cache, 0, soft)
+    _scores(decoder, *_span(ids, begin, end), cache, 0, soft)
 
 
 @torch.inference_mode()
 def verify(decoder: Decoder, cache: KVCache, tokens: Sequence[int], position: int) -> Tensor:
     """Write tokens of row 0 from `position` on and score after each: (T, V) float32."""
-    device = decoder.norm.weight.device
-    ids = torch.tensor([list(tokens)], device=device)
-    places = torch.tensor([list(range(position, position + len(tokens)))], device=device)
-    return _scores(decoder, ids, places, cache)[0]
+    places = range(position, position + len(tokens))
+    return _scores(decoder, [tokens], [places], cache)
 
 
 @torch.inference_mode()
@@ -83,10 +83,8 @@ def decode(
     decoder: Decoder, cache: KVCache, tokens: Sequence[int], positions: Sequence[int]
 ) -> Tensor:
     """One token in every row, at its position (-1 leaves the row alone): scores (B, V) float32."""
-    device = decoder.norm.weight.device
-    ids = torch.tensor(tokens, device=device)[:, None]
-    places = torch.tensor(positions, device=device)[:, None]
-    return _scores(decoder, ids, places, cache)[:, 0]
+    ids, places = [[token] for token in tokens], [[position] for position in positions]
+    return _scores(decoder, ids, places, cache)
 
 
 @torch.inference_mode()
@@ -95,34 +93,42 @@ def score(decoder: Decoder, cache: KVCache, ids: Sequence[int]) -> Tensor:
     parts = []
     for begin in range(0, len(ids), cache.chunk):
         end = min(begin + cache.chunk, len(ids))
-        parts.append(_scores(decoder, *_span(decoder, ids, begin, end), cache)[0])
+        parts.append(_scores(decoder, *_span(ids, begin, end), cache))
     return torch.cat(parts)
 
 
 def _scores(
     decoder: Decoder,
-    ids: Tensor,
-    positions: Tensor,
+    ids: Rows,
+    positions: Rows,
     cache: KVCache,
     keep: int | None = None,
     soft: Sequence[Soft] = (),
 ) -> Tensor:
-    """ids, positions (B, T) -> scores of all or the last `keep` tokens, (B, T or keep, V).
+    """ids, positions (B, T) -> scores of all or the last `keep` tokens, (B * (T or keep), V).
 
     A decoder that was fused is one native call; its modules are the same, one after the other.
     Scores that are not finite raise the name of the weight that spoilt them: looking here costs a
     pass over the scores, looking at load would read the whole file.
     """
-    beside = given(decoder, ids, positions, soft)
+    beside = None
+    if soft or (isinstance(decoder, Gemma3n) and decoder.hard is not None):
+        beside = given(decoder, _tensor(decoder, ids), _tensor(decoder, positions), soft)
     if decoder.fused is not None and decoder.fused.takes(cache):
         scores, finite = decoder.fused.scores(ids, positions, cache, keep, beside)
     else:
-        hidden = decoder(ids, positions, cache, keep, beside)
-        scores = decoder.logits(hidden) if hidden.shape[1] else hidden
+        tokens, places = _tensor(decoder, ids), _tensor(decoder, positions)
+        hidden = decoder(tokens, places, cache, keep, beside).flatten(0, 1)
+        scores = decoder.logits(hidden) if len(hidden) else hidden
         finite = is_finite(scores)
     if lost() or not finite:
         _accuse(decoder, finite)
     return scores
+
+
+def _tensor(decoder: Decoder, rows: Rows) -> Tensor:
+    """Numbers (B, T) where the decoder is."""
+    return torch.tensor([list(row) for row in rows], device=decoder.norm.weight.device)
 
 
 def _accuse(decoder: Decoder, finite: bool) -> None:
@@ -139,11 +145,9 @@ def _accuse(decoder: Decoder, finite: bool) -> None:
         raise FileFormatError(f"the model's scores are not finite: {cause}")
 
 
-def _span(decoder: Decoder, ids: Sequence[int], begin: int, end: int) -> tuple[Tensor, Tensor]:
+def _span(ids: Sequence[int], begin: int, end: int) -> tuple[Rows, Rows]:
     """Tokens begin to end as ids and positions, both (1, T)."""
-    device = decoder.norm.weight.device
-    tokens = torch.tensor(ids[begin:end], device=device)[None]
-    return tokens, torch.arange(begin, end, device=device)[None]
+    return [ids[begin:end]], [range(begin, end)]
 
 
 def is_finite(scores: Tensor) -> bool:

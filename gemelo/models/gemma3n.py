@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gemelo.config import Gemma3nConfig, LayerType
+from gemelo.kernels.formats import Packed
 from gemelo.models.altup import NORM_OFFSET, AltUp, Laurel, NestedMLP, rescaled
 from gemelo.models.layers import (
     KV,
@@ -110,6 +111,9 @@ class Table(Protocol):
 
     def rows(self, ids: Tensor, kept: Sequence[int]) -> Tensor:
         """ids (B, T) -> their vectors for the layers `kept` of the whole model, (B, T, L, P)."""
+
+    def packed(self, ids: Sequence[int], kept: Sequence[int]) -> Packed:
+        """The same of N ids as they are stored, (N * L, P)."""
 
     def prefetch(self, ids: Sequence[int]) -> None:
         """Begin to read the rows of ids, which will be asked for soon."""
@@ -222,8 +226,12 @@ class Gemma3n(nn.Module):
     def prefetch(self, ids: Sequence[int]) -> None:
         """Have what a step will look up for ids read ahead, if it lies out of the way."""
         if self.table is not None:
-            rows = self.config.vocab_size_per_layer_input
-            self.table.prefetch([id if id < rows else 0 for id in ids])
+            self.table.prefetch(self.in_table(ids))
+
+    def in_table(self, ids: Sequence[int]) -> list[int]:
+        """Where the table has what is looked up for ids: those outside take its row 0."""
+        rows = self.config.vocab_size_per_layer_input
+        return [id if id < rows else 0 for id in ids]
 
     def blocks(self, columns: Tensor) -> Tensor:
         """Columns of all layers of the whole model -> this model's layers, (B, T, L, P)."""

@@ -16,6 +16,7 @@ width, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -72,13 +73,13 @@ class Fused(Protocol):
 
     def scores(
         self,
-        ids: Tensor,
-        positions: Tensor,
+        ids: Sequence[Sequence[int]],
+        positions: Sequence[Sequence[int]],
         cache: Any,
         keep: int | None,
         given: Given | None = None,
     ) -> tuple[Tensor, bool]:
-        """ids, positions (B, T) -> scores (B, T or the last `keep`, V) float32, all finite?"""
+        """ids, positions (B, T) -> scores (B * (T or the last `keep`), V) float32, all finite?"""
 
 
 class Linear(nn.Module):

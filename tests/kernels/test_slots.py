@@ -57,11 +57,11 @@ class Tables:
     ) -> Tensor:
         """ids, positions (B, T) -> what every token sees, (B, T, H * d); writes the cache."""
         reach = positions if reach is None else reach
-        cache.make_room(positions)
+        cache.make_room(positions.shape[1], int(positions.max()) + 1)
         out = torch.empty(*ids.shape, self.q.shape[1])
         self.program.run(
             ids.data_ptr(), positions.data_ptr(), reach.data_ptr(), 0, *ids.shape, ALL,
-            cache.tables(), cache.addresses(), STORED.index(cache.stored), KV_HEADS, WIDTH, 0,
+            cache.tables(), cache.addresses(), STORED.index(cache.stored), KV_HEADS, WIDTH, None,
             out.data_ptr(),
         )  # fmt: skip
         return out

@@ -163,13 +163,11 @@ static void rescale(Worker& worker, const float* x, const float* like, int64_t t
   }
 }
 
-// The vectors that every layer is told: (norm(projected / sqrt D) + looked_up * sqrt P) / sqrt 2,
-// layer by layer of width P.
-static void combine(Worker& worker, float* projected, const float* looked_up, const Norm& n,
-                    float projected_scale, float table_scale, int64_t count, int64_t width) {
-  int64_t begin, end;
-  worker.share(count, 1, begin, end);
-  for (int64_t t = begin; t < end; t++) {
+// The vectors that layers are told, each P wide: (norm(projected / sqrt D) + looked_up * sqrt P) /
+// sqrt 2.
+static void combine(float* projected, const float* looked_up, const Norm& n, float projected_scale,
+                    float table_scale, int64_t count, int64_t width) {
+  for (int64_t t = 0; t < count; t++) {
     float* p = projected + t * width;
     const float* table = looked_up + t * width;
     for (int64_t i = 0; i < width; i += 16) store(p + i, load(p + i) * set(projected_scale));

@@ -124,8 +124,8 @@ struct Kernels {
                         int64_t tokens, int64_t width);
   void (*rescale)(Worker& worker, const float* x, const float* like, int64_t tokens, int64_t width,
                   float share, bool add, float* out);
-  void (*combine)(Worker& worker, float* projected, const float* looked_up, const Norm& n,
-                  float projected_scale, float table_scale, int64_t count, int64_t width);
+  void (*combine)(float* projected, const float* looked_up, const Norm& n, float projected_scale,
+                  float table_scale, int64_t count, int64_t width);
 };
 
 // By name ("generic", "avx2", "avx2_vnni", "avx512", "amx", "neon"), or null if this machine

@@ -59,7 +59,7 @@ bool run(Program& program, uintptr_t ids, uintptr_t positions, uintptr_t reach, 
          int64_t rows, int64_t tokens_a_row, int64_t keep,
          const std::vector<std::tuple<uintptr_t, int64_t, int64_t, int64_t>>& tables,
          const std::vector<std::tuple<uintptr_t, uintptr_t, uintptr_t, uintptr_t, int64_t>>& caches,
-         int format, int64_t heads, int64_t d, uintptr_t looked_up, uintptr_t out) {
+         int format, int64_t heads, int64_t d, const Matrix* told, uintptr_t out) {
   Call call{};
   call.ids = numbers_at(ids);
   call.positions = numbers_at(positions);
@@ -75,7 +75,7 @@ bool run(Program& program, uintptr_t ids, uintptr_t positions, uintptr_t reach, 
   for (const auto& [k, v, k_scales, v_scales, stride] : caches)
     call.caches.push_back(
         {kept(k, k_scales), kept(v, v_scales), stride, static_cast<CacheFormat>(format), heads, d});
-  call.looked_up = floats_at(looked_up);
+  call.told = told;
   call.out = reinterpret_cast<float*>(out);
   nb::gil_scoped_release nogil;
   program.run(call);
@@ -172,5 +172,6 @@ NB_MODULE(_native, m) {
       .def("add_to_others", &Program::add_to_others)
       .def("rescale", &Program::rescale)
       .def("combine", &Program::combine)
-      .def("run", run);
+      .def("run", run, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
+           nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg());
 }

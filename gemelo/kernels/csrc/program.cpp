@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 
 namespace gemelo {
 
@@ -333,8 +334,18 @@ void Program::rescale(int x, int like, float share, bool add, int out) {
 void Program::combine(int projected, int64_t layers, Norm n, float projected_scale,
                       float table_scale) {
   step([=](Worker& worker, State& s) {
-    kernels.combine(worker, at(projected), s.call.looked_up, n, projected_scale, table_scale,
-                    s.tokens * layers, width(projected) / layers);
+    static thread_local Scratch id_room, row_room;
+    const int64_t p = width(projected) / layers;
+    int64_t begin, end;
+    worker.share(s.tokens * layers, 1, begin, end);
+    auto* ids = id_room.room<int64_t>(layers);
+    auto* rows = row_room.room<float>(layers * p);
+    for (int64_t i = begin; i < end; i += layers) {
+      const int64_t count = std::min(layers, end - i);
+      std::iota(ids, ids + count, i);
+      kernels.gather(*s.call.told, ids, count, {rows, p, false});
+      kernels.combine(at(projected) + i * p, rows, n, projected_scale, table_scale, count, p);
+    }
   });
 }
 

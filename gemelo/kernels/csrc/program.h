@@ -34,7 +34,7 @@ struct Call {
   int64_t keep;  // tokens of a row that go on after the last keys; -1: all
   Table tables[kKinds];
   std::vector<Cache> caches;       // of the layers that own keys
-  const float* looked_up;          // Gemma 3n: (tokens, layers, P), else null
+  const Matrix* told;              // Gemma 3n: what is looked up, (tokens * layers, P)
   float* out;                      // scores
   std::atomic<bool> finite{true};  // whether all of these are
 };
