@@ -15,7 +15,7 @@
 namespace GEMELO_ISA {
 
 constexpr int64_t kBlocksAhead = 12;          // whose strips are fetched beforehand
-constexpr int64_t kUnitsAtOnce = 8;           // whose strips stay near for all tokens
+constexpr int64_t kBlocksAtOnce = 16;         // whose strips stay near for all tokens
 constexpr int kGroups = kTokens > 4 ? 4 : 1;  // of panels whose sums registers hold
 
 static thread_local gemelo::Scratch block_room, column_room, strip_room;
@@ -38,6 +38,15 @@ struct Plan {
   uint8_t *column, *last_column;  // of the next block: which of its 32 are alive
   Stretch *fetched, *last_stretch;
   int32_t lines = 0, fetched_lines = 0;
+
+  Plan() = default;
+  Plan(LiveBlock* blocks, uint8_t* columns, Stretch* stretches)
+      : next(blocks),
+        last(blocks),
+        column(columns),
+        last_column(columns),
+        fetched(stretches),
+        last_stretch(stretches) {}
 
   // Asks for lines until so many have been asked for, `most` of them now.
   void fetch(int32_t until, int32_t most) {
@@ -150,58 +159,58 @@ static inline void add_columns(InStrips at, int run, int block, const uint8_t* c
   }
 }
 
+// The next block of a plan, for all of a thread's groups of panels from `first` on, while strips of
+// later blocks are fetched.
+template <class P>
+static inline void add_block(const Matrix& w, int64_t first, int64_t groups,
+                             const TokenBlock<1>* packed, Plan& plan, float (*sums)[kPanel]) {
+  const LiveBlock here = *plan.next++;
+  const uint8_t* column = plan.column;
+  plan.column += here.columns;
+  const int32_t ahead = plan.next[std::min<int64_t>(kBlocksAhead, plan.last - plan.next) - 1].lines;
+  plan.fetch(here.lines, here.lines);
+  const auto at_once = (int32_t)((ahead - plan.fetched_lines) * kGroups / groups + 1);
+  InStrips at = unit_in_strips<P>(w, first, here.block / P::kBlocks);
+  const int run = here.block % P::kBlocks / P::kRun, block = here.block % P::kRun;
+  const auto add = [&](auto N) {
+    plan.fetch(ahead, at_once);
+    add_columns<P, N>(at, run, block, column, plan.column, packed[here.block], sums);
+    at.panel += N * kTogether;
+    sums += N * kTogether;
+  };
+  int64_t i = 0;
+  for (; i + kGroups <= groups; i += kGroups) add(std::integral_constant<int, kGroups>{});
+  for (; i < groups; i++) add(std::integral_constant<int, 1>{});
+}
+
 template <class P>
 static void multiply_strips(gemelo::Worker& worker, const Activations& x, int64_t tokens,
                             const Matrix& w, const Activations& y) {
+  constexpr int64_t kGroup = kTogether * kPanel;  // rows
+  int64_t begin, end;
+  worker.share(w.rows, kGroup, begin, end);
+  const int64_t first = begin / kPanel, groups = (end - begin + kGroup - 1) / kGroup;
+  const int64_t panels = groups * kTogether;
+  if (!groups) return;
   const int64_t units = units_of<P>(w.columns), blocks = units * P::kBlocks;
   const int64_t strips = units * (P::kUnit / kLine) * 4;
-  int64_t begin, end;
-  worker.share(w.rows, kTogether * kPanel, begin, end);
-  const int64_t first = begin / kPanel,
-                groups = (end - begin + kTogether * kPanel - 1) / (kTogether * kPanel);
-  const int64_t panels = groups * kTogether;
   auto* packed = packed_room.room<TokenBlock<1>>(tokens * blocks);
   auto* live = block_room.room<LiveBlock>(tokens * blocks);
   auto* columns = column_room.room<uint8_t>(tokens * blocks * 32);
   auto* stretches = strip_room.room<Stretch>(tokens * strips);
+  auto* pairs = pair_room.room<Pair>((blocks + 1) / 2);
   Plan plans[gemelo::kFewTokens];
   for (int64_t t = 0; t < tokens; t++) {
-    pack_tokens<P, 1>(x, t, tokens, w.columns, pair_room.room<Pair>((blocks + 1) / 2),
-                      packed + t * blocks);
-    LiveBlock* block = live + t * blocks;
-    uint8_t* column = columns + t * blocks * 32;
-    Stretch* stretch = stretches + t * strips;
-    plans[t] = {block, block, column, column, stretch, stretch};
-    if (panels) plan<P>(packed + t * blocks, w, first, panels, plans[t]);
+    pack_tokens<P, 1>(x, t, tokens, w.columns, pairs, packed + t * blocks);
+    plans[t] = Plan(live + t * blocks, columns + t * blocks * 32, stretches + t * strips);
+    plan<P>(packed + t * blocks, w, first, panels, plans[t]);
   }
   auto* sums = sum_room.room<float[kPanel]>(tokens * panels);
   std::memset(sums, 0, sizeof(*sums) * tokens * panels);
-  for (int64_t unit = 0; unit < units; unit += kUnitsAtOnce)
-    for (int64_t t = 0; t < tokens; t++) {
-      Plan& p = plans[t];
-      for (; p.next < p.last && p.next->block < (unit + kUnitsAtOnce) * P::kBlocks; p.next++) {
-        const LiveBlock here = *p.next;
-        const LiveBlock* ahead =
-            p.next + kBlocksAhead < p.last ? p.next + kBlocksAhead : p.last - 1;
-        const uint8_t* column = p.column;
-        p.column += here.columns;
-        p.fetch(here.lines, here.lines);
-        const auto at_once = (int32_t)((ahead->lines - p.fetched_lines) * kGroups / groups + 1);
-        const TokenBlock<1>& token = packed[t * blocks + here.block];
-        InStrips at = unit_in_strips<P>(w, first, here.block / P::kBlocks);
-        const int run = here.block % P::kBlocks / P::kRun, block = here.block % P::kRun;
-        float (*to)[kPanel] = sums + t * panels;
-        const auto add = [&](auto N) {
-          p.fetch(ahead->lines, at_once);
-          add_columns<P, N>(at, run, block, column, p.column, token, to);
-          at.panel += N * kTogether;
-          to += N * kTogether;
-        };
-        int64_t i = 0;
-        for (; i + kGroups <= groups; i += kGroups) add(std::integral_constant<int, kGroups>{});
-        for (; i < groups; i++) add(std::integral_constant<int, 1>{});
-      }
-    }
+  for (int64_t until = kBlocksAtOnce; until < blocks + kBlocksAtOnce; until += kBlocksAtOnce)
+    for (int64_t t = 0; t < tokens; t++)
+      while (plans[t].next < plans[t].last && plans[t].next->block < until)
+        add_block<P>(w, first, groups, packed + t * blocks, plans[t], sums + t * panels);
   for (int64_t t = 0; t < tokens; t++)
     for (int64_t i = 0; begin + i * kPanel < end; i++)
       put_panel(y, t, begin + i * kPanel, end, sums[t * panels + i]);
