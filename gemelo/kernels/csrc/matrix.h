@@ -10,7 +10,7 @@
 
 #include "activations.h"
 #include "fetch.h"
-#include "panels.h"
+#include "interleave.h"
 #include "pool.h"
 
 namespace GEMELO_ISA {
