@@ -87,8 +87,8 @@ class Graph:
         if not rows * tokens:
             return out, True
         cache.make_room(tokens, max(map(max, positions)) + 1)
-        told = self._told(ids)
         all_ids, places = _flat(ids), _flat(positions)
+        told = self._told(all_ids)
         embeds = None if given is None else given.embeds.float().contiguous()
         seen = None if given is None or given.reach is None else given.reach.contiguous()
         finite = self.program.run(
@@ -109,12 +109,12 @@ class Graph:
         )
         return out, finite
 
-    def _told(self, ids: Rows) -> Packed | None:
-        """Gemma 3n's vectors of the tokens for every layer, (B * T * L, P), as they are stored."""
+    def _told(self, ids: Sequence[int]) -> Packed | None:
+        """Gemma 3n's vectors of N tokens for every layer, (N * L, P), as they are stored."""
         decoder = self.decoder
         if not isinstance(decoder, Gemma3n):
             return None
-        known = decoder.in_table([id for row in ids for id in row])
+        known = decoder.in_table(ids)
         if decoder.table is not None:
             return decoder.table.packed(known, decoder.kept)
         vectors = decoder.looked_up(torch.tensor([known]))

@@ -91,8 +91,7 @@ class FileTable:
 
     def _found(self, ids: Sequence[int], kept: Sequence[int]) -> Tensor:
         """Parts of rows as bytes, one in a line."""
-        every = self.layout.parts == 1 or len(kept) == self.layout.parts
-        runs = [(0, self.row_bytes)] if every else self._runs(kept)
+        runs = [(0, self.row_bytes)] if self.layout.parts == 1 else self._runs(kept)
         self.prefetch(ids)  # all at once: reading waits for one after another
         found = bytearray(len(ids) * sum(nbytes for _, nbytes in runs))
         buffer, filled = memoryview(found), 0

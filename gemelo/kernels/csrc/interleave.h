@@ -47,26 +47,21 @@ static inline InStrips unit_in_strips(const Matrix& w, int64_t panel, int64_t un
 // What a line of fours or masks holds, of each of four: eight words.
 using Words8 = uint64_t[8];
 
-// 4 x 4 fields of so many bits, all over the words: out[j] has in i what in[i] has in j.
+// The k-th fields, of so many bits, of four side by side; all over the words.
 template <int bits>
-static inline void turn_fields(Words8 x[4]) {
-  constexpr uint64_t ones = ~uint64_t{0} / ((1 << bits) + 1);  // every other field
-  constexpr uint64_t twos = ~uint64_t{0} / ((1 << 2 * bits) + 1);
-  const auto swap = [x](int i, int j, int by, uint64_t low) {
-    for (int w = 0; w < 8; w++) {
-      const uint64_t a = x[i][w], b = x[j][w];
-      x[i][w] = (a & low) | (b & low) << by;
-      x[j][w] = (a >> by & low) | (b & ~low);
-    }
-  };
-  swap(0, 2, 2 * bits, twos);
-  swap(1, 3, 2 * bits, twos);
-  swap(0, 1, bits, ones);
-  swap(2, 3, bits, ones);
+static inline void fields(const Words8 x[4], int k, uint64_t* out) {
+  constexpr uint64_t field = ~uint64_t{0} / ((uint64_t{1} << 4 * bits) - 1) * ((1 << bits) - 1);
+  for (int w = 0; w < 8; w++) {
+    uint64_t all = 0;
+    for (int i = 0; i < 4; i++) all |= (x[i][w] >> k * bits & field) << i * bits;
+    out[w] = all;
+  }
 }
-static inline void turn(Kind kind, Words8 x[4]) {
-  if (kind == kFours) turn_fields<8>(x);
-  else turn_fields<1>(x);
+// What a line of fours or masks becomes: of four panels the k-th strip, of four strips the k-th
+// panel.
+static inline void turned(Kind kind, const Words8 x[4], int k, uint64_t* out) {
+  if (kind == kFours) fields<8>(x, k, out);
+  else fields<1>(x, k, out);
 }
 // body(byte, i, where, bytes): where a line's words lie in strips, from the i-th on as many as lie
 // together, for every byte of its fours.
@@ -93,20 +88,11 @@ static inline void put_in_strips(const uint8_t* laid, int64_t apart, const InStr
     }
     Words8 x[4];
     for (int i = 0; i < 4; i++) std::memcpy(x[i], laid + i * apart, kLine);
-    turn(kind, x);
+    Words8 out[4];
+    for (int byte = 0; byte < 4; byte++) turned(kind, x, byte, out[byte]);
     words_in_strips(strips, kind, at, [&](int byte, int i, const uint8_t* p, int bytes) {
-      std::memcpy((uint8_t*)p, x[byte] + i, bytes);
+      std::memcpy((uint8_t*)p, out[byte] + i, bytes);
     });
-  }
-}
-// What `turn` gives for the k-th alone.
-template <int bits>
-static inline void take_fields(const Words8 x[4], int k, uint64_t* out) {
-  constexpr uint64_t field = ~uint64_t{0} / ((uint64_t{1} << 4 * bits) - 1) * ((1 << bits) - 1);
-  for (int w = 0; w < 8; w++) {
-    uint64_t all = 0;
-    for (int i = 0; i < 4; i++) all |= (x[i][w] >> k * bits & field) << i * bits;
-    out[w] = all;
   }
 }
 // A unit of one panel out of strips.
@@ -124,8 +110,7 @@ static inline void take_from_strips(const InStrips& strips, uint8_t* laid) {
     words_in_strips(strips, kind, at, [&](int byte, int i, const uint8_t* p, int bytes) {
       std::memcpy(x[byte] + i, p, bytes);
     });
-    if (kind == kFours) take_fields<8>(x, which, out);
-    else take_fields<1>(x, which, out);
+    turned(kind, x, which, out);
     std::memcpy(laid, out, kLine);
   }
 }
