@@ -15,6 +15,7 @@ from gemelo.convert import convert
 from gemelo.engine.engine import Engine
 from gemelo.engine.model import load
 from gemelo.errors import FileFormatError, GemeloError, InputError, UnsupportedError
+from gemelo.kernels import cpu
 from gemelo.kernels.formats import Packed
 from gemelo.weights.safetensors import Safetensors, write_safetensors
 from tests.conftest import TINY, tiny_model, write_checkpoint
@@ -46,6 +47,7 @@ def test_gguf_and_directory_agree(tiny_directory: Path, tmp_path: Path) -> None:
     assert close(scores(tmp_path / "wide.gguf"), scores(tiny_directory), 1e-5)
 
 
+@pytest.mark.usefixtures("exact")
 @pytest.mark.parametrize(("format", "share"), [("bf16", 0.05), ("q8_0", 0.05), ("q4_0", 0.6)])
 def test_formats_differ_as_much_as_they_should(
     tiny_directory: Path, format: WeightFormat, share: float
@@ -53,6 +55,18 @@ def test_formats_differ_as_much_as_they_should(
     exact, rounded = scores(tiny_directory), scores(tiny_directory, format)
     assert not torch.equal(exact, rounded)
     assert close(rounded, exact, share)
+
+
+@pytest.mark.skipif(cpu.native is None, reason="the native kernels were not built")
+@pytest.mark.parametrize("format", ["native", "q4_0"])
+def test_kernels_differ_by_activations_of_a_byte(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, format: WeightFormat
+) -> None:
+    rounded = scores(tiny_checkpoint, format)
+    monkeypatch.setattr(cpu, "native", None)
+    exact = scores(tiny_checkpoint, format)
+    assert not torch.equal(exact, rounded)
+    assert close(rounded, exact, 0.05)
 
 
 @pytest.mark.usefixtures("exact")

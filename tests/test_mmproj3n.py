@@ -79,7 +79,9 @@ def test_what_it_sees_and_hears_is_the_same(pair: tuple[Path, Path], hub: Path) 
     wanted = directory.generate(prompt, **settings)
     assert beside.generate(prompt, **settings).token_ids == wanted.token_ids
     sound = recording(0.5)
-    assert torch.equal(beside.encode_audio(sound), directory.encode_audio(sound))
+    # Not to the bit: a product's sums may depend on where in memory its weights begin.
+    heard, expected = beside.encode_audio(sound), directory.encode_audio(sound)
+    assert float((heard - expected).abs().max()) <= 1e-5 * float(expected.abs().max())
 
 
 def test_the_published_size_has_a_name_and_a_shape_for_everything() -> None:

@@ -41,11 +41,17 @@ def scores(decoder: Decoder, graph: Graph | None, given: int = 20) -> Tensor:
     return torch.stack([row.reshape(-1) for row in found])
 
 
+def distances(found: Tensor, expected: Tensor) -> Tensor:
+    """Of every token's scores, as shares of their length."""
+    return (found - expected).norm(dim=-1) / expected.norm(dim=-1)
+
+
 def assert_alike(found: Tensor, expected: Tensor) -> None:
     """Sums in another order now and then round an activation to another byte, or another neuron
-    out of a sparse layer, of which such a small decoder has few."""
+    out of a sparse layer, of which such a small decoder has few: a whole token's scores move then,
+    and those of all after it, elsewhere on every instruction set."""
     assert float((found - expected).abs().max()) <= 0.05 * float(expected.abs().max())
-    assert float((found - expected).norm()) <= 0.02 * float(expected.norm())
+    assert float(distances(found, expected).max()) <= 0.05
 
 
 @torch.inference_mode()
@@ -59,6 +65,8 @@ def test_a_moved_decoder_computes_the_same(config: object, name: str) -> None:
         expected = scores(whole, Graph.of(whole), given)
         found = scores(whole, Graph.of(whole, panels), given)
         assert_alike(found, expected)
+        # Of few tokens some meet no such rounding, and then only the sums' last bits differ.
+        assert given > 16 or float(distances(found, expected).min()) <= 1e-5
 
 
 @torch.inference_mode()

@@ -120,7 +120,7 @@ sys.modules["gemelo.kernels._native"] = None  # as if it had not been built: imp
 import torch
 from gemelo.errors import InputError
 from gemelo.kernels import cpu, reference
-from gemelo.kernels.formats import FORMATS, pack
+from gemelo.kernels.formats import FORMATS, Packed, pack
 from gemelo.kernels.linear import QuantEmbedding, QuantLinear
 
 weight = pack(torch.randn(6, 64), FORMATS["q8_0"])
@@ -128,7 +128,8 @@ x, ids = torch.randn(2, 64), torch.tensor([5, 0])
 assert cpu.isa() == "reference" and cpu.instruction_sets() == []
 assert torch.equal(cpu.linear(x, weight), reference.linear(x, weight))
 assert torch.equal(QuantLinear(weight)(x, rows=3), reference.linear(x, weight.prefix(3)))
-assert torch.equal(QuantLinear(weight).rows_at(x, ids), reference.linear(x, weight)[:, ids])
+picked = Packed(weight.blocks[ids], weight.format)
+assert torch.equal(QuantLinear(weight).rows_at(x, ids), reference.linear(x, picked))
 assert torch.equal(QuantEmbedding(weight, torch.float32)(ids), reference.embedding(ids, weight))
 cpu.set_threads(2)
 for wrong in (lambda: cpu.use("generic"), lambda: cpu.set_threads(0),
