@@ -24,6 +24,7 @@ from gemelo.models.gemma3n import Gemma3n
 from gemelo.models.layers import Embedding, Linear
 from tests.conftest import TINY, randomise
 from tests.gemma3n import TINY_3N
+from tests.kernels.matrices import TILES
 
 pytestmark = pytest.mark.skipif(cpu.native is None, reason="the native kernels were not built")
 
@@ -94,13 +95,13 @@ def cache_of(
 
 
 def close(a: Tensor, b: Tensor, isa: str, kv_format: KVFormat = "plain") -> None:
-    """Many tokens on AMX go through bfloat16; everything else is float32 in another order.
+    """Many tokens go through bfloat16 on TILES; everything else is float32 in another order.
 
     So keys and values differ in their last bits, and where a cache rounds them, some of them fall
     on different sides of a tie; layers later that shows. (test_slots.py compares bits.)
     """
     few, tiles = (2e-4, 0.03) if kv_format == "plain" else (0.01, 0.1)
-    tolerance = tiles if isa == "amx" else few
+    tolerance = tiles if isa in TILES else few
     assert float((a - b).abs().max()) <= tolerance * float(b.abs().max())
 
 

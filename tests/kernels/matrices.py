@@ -11,6 +11,8 @@ from gemelo.kernels.formats import Format, Packed, unpack
 FLOATS = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 MINIMA = ("q4_k", "q5_k")
 FEW = 16  # up to here a token's result does not depend on the others
+# Where many tokens' attention, and products with plain floats, go through bfloat16.
+TILES = ("amx", "avx512")
 
 
 def half_bytes(x: Tensor) -> Tensor:
@@ -55,13 +57,14 @@ def allowed(x: Tensor, weight: Packed, isa: str) -> Tensor:
     """How far each output (T, R) may lie from the exact one, from how its path rounds.
 
     Few tokens of block formats: a byte for every activation, in steps of the largest of 32 / 127,
-    so each is off by half a step at most; the weights are exact. Many tokens with AMX: weights and
-    activations each rounded to bfloat16, off by 2^-8 of their size. Else plain float sums.
+    so each is off by half a step at most; the weights are exact. Many tokens with AMX, and of plain
+    floats with AVX-512: weights and activations each rounded to bfloat16, off by 2^-8 of their
+    size. Else plain float sums.
     """
     w, x = unpack(weight).abs(), x.float()
     bound = 2e-6 * x.abs() @ w.T
     many = x.shape[0] > FEW and weight.format.name != "f32"
-    if many and isa == "amx":
+    if many and (isa == "amx" or (isa in TILES and weight.format.block == 1)):
         return bound + 2**-6.9 * x.abs() @ w.T
     if weight.format.block > 1:
         tops = x.abs().view(x.shape[0], -1, 32).amax(dim=2)

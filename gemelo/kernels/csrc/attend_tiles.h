@@ -1,4 +1,4 @@
-// Attention of many tokens on the tile unit: keys and values are turned to bfloat16 tiles once for
+// Attention of many tokens in tiles: keys and values are turned to bfloat16 tiles once for
 // all heads' tokens, blocks of 32 tokens look at blocks of 32 slots, and blocks that nobody may
 // look at are skipped, which is all that a window or the future costs.
 //
@@ -207,7 +207,7 @@ static void attend_tiles(Worker& worker, const Attend& a, void* room) {
   auto* packed = (Tile*)room;
   pack_cache(worker, a, packed);
   worker.barrier();
-  _tile_loadconfig(&kTileConfig);
+  begin_tiles();
   const int64_t d = a.cache.d, tiles = head_tiles(a.slots, d), rows = a.tokens / a.tokens_a_row;
   const int64_t blocks = (a.tokens_a_row + kBlock - 1) / kBlock, group = a.heads / a.cache.heads;
   float* scratch = own.room<float>(kBlock * kSlots + kBlock * d + 512 * (d / 32) +
@@ -218,7 +218,7 @@ static void attend_tiles(Worker& worker, const Attend& a, void* room) {
     const Tile* keys = packed + (row * a.cache.heads + head / group) * tiles;
     attend_block(a, keys, keys + rows * a.cache.heads * tiles, row, head, block * kBlock, scratch);
   }
-  _tile_release();
+  end_tiles();
 }
 
 }  // namespace GEMELO_ISA

@@ -20,7 +20,7 @@
 #include "matrix.h"
 #include "steps.h"
 #include "strips.h"
-#ifdef GEMELO_AMX
+#ifdef GEMELO_AVX512
 #include "attend_tiles.h"
 #include "tiles.h"
 #endif
@@ -80,8 +80,8 @@ constexpr int kTiles = 1;
 static int packing(const Matrix& w, int64_t tokens) {
   const bool few = tokens <= gemelo::kFewTokens;
   if (few && (w.layout != gemelo::kPanels || tokens == 1)) return 0;
-#ifdef GEMELO_AMX
-  if (!few) return w.format == gemelo::kF32 ? 0 : kTiles;
+#ifdef GEMELO_AVX512
+  if (!few && in_tiles(w.format)) return kTiles;
 #endif
   switch (w.format) {
     case gemelo::kF32:
@@ -103,7 +103,7 @@ static void with_tile_of(int64_t tokens, const Body& body) {
 
 static size_t packed_bytes(int packing, int64_t tokens, int64_t columns) {
   size_t bytes = 0;
-#ifdef GEMELO_AMX
+#ifdef GEMELO_AVX512
   if (packing == kTiles) bytes = sizeof(Tile) * ((tokens + 31) / 32 * 2) * ((columns + 31) / 32);
 #endif
   with_panels(packing, [&](auto kind) {
@@ -118,7 +118,7 @@ static size_t packed_bytes(int packing, int64_t tokens, int64_t columns) {
 
 static void pack(Worker& worker, const Activations& x, int64_t tokens, int64_t columns, int packing,
                  void* packed) {
-#ifdef GEMELO_AMX
+#ifdef GEMELO_AVX512
   if (packing == kTiles) return pack_tiles(worker, x, tokens, columns, packed);
 #endif
   with_panels(packing, [&](auto kind) {
@@ -130,11 +130,13 @@ static void pack(Worker& worker, const Activations& x, int64_t tokens, int64_t c
 
 static void multiply(Worker& worker, const void* packed, int64_t tokens, const Matrix& w,
                      const Activations& y) {
-#ifdef GEMELO_AMX
+#ifdef GEMELO_AVX512
   if (packing(w, tokens) == kTiles) {
+#ifdef GEMELO_AMX
     with_panels(w.format, [&](auto kind) {
       multiply_tiles<BlockTiles<typename decltype(kind)::type>>(worker, packed, tokens, w, y);
     });
+#endif
     with_floats(w.format, [&](auto kind) {
       multiply_tiles<FloatTiles<typename decltype(kind)::type>>(worker, packed, tokens, w, y);
     });
@@ -151,7 +153,7 @@ static void multiply(Worker& worker, const void* packed, int64_t tokens, const M
 
 static size_t attend_bytes(const Attend& a) {
   if (a.tokens <= gemelo::kFewTokens) return few_attend_bytes(a);
-#ifdef GEMELO_AMX
+#ifdef GEMELO_AVX512
   return tile_attend_bytes(a);
 #else
   return 0;
@@ -160,7 +162,7 @@ static size_t attend_bytes(const Attend& a) {
 
 static void attend(Worker& worker, const Attend& a, void* room) {
   if (a.tokens <= gemelo::kFewTokens) return attend_few(worker, a, room);
-#ifdef GEMELO_AMX
+#ifdef GEMELO_AVX512
   attend_tiles(worker, a, room);
 #else
   attend_many(worker, a);

@@ -8,6 +8,8 @@
 
 #pragma once
 
+#include <algorithm>
+
 #include "activations.h"
 #include "fetch.h"
 #include "interleave.h"
@@ -16,6 +18,7 @@
 namespace GEMELO_ISA {
 
 constexpr int64_t kChunk = 512;  // columns whose weights stay near for all tokens
+constexpr int64_t kAbreast = 8;  // panels of them
 
 // T tokens side by side, 32 columns of them.
 template <int T>
@@ -116,26 +119,35 @@ static inline void put_panel(const Activations& y, int64_t token, int64_t row, i
     for (int64_t r = row; r < rows; r++) put(y, token, r, sums[r - row]);
 }
 
-// Rows of w times tokens that lie packed, T in a tile.
+// Rows of w times tokens that lie packed, T in a tile. Of many tiles each meets some panels before
+// the next one does: tokens are read from farther away than a chunk of panels.
 template <class P, int T>
 static void multiply_packed(gemelo::Worker& worker, const TokenBlock<T>* packed, int64_t tokens,
                             const Matrix& w, const Activations& y) {
   const int64_t units = units_of<P>(w.columns), tiles = (tokens + T - 1) / T;
   const bool stored = w.layout == gemelo::kPanels;
   const int64_t chunk = stored && tiles == 1 ? units : kChunk / P::kWeights;
-  auto* laid = panel_room.room<uint8_t>(stored ? 0 : chunk * P::kUnit);
-  auto* sums = sum_room.room<float[kPanel]>(tiles * T);
+  const int64_t abreast = tiles == 1 ? 1 : kAbreast;
+  auto* laid = panel_room.room<uint8_t>(stored ? 0 : abreast * chunk * P::kUnit);
+  auto* sums = sum_room.room<float[kPanel]>(abreast * tiles * T);
   worker.deal(w.rows, kPanel, [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; row += kPanel) {
-      std::memset(sums, 0, sizeof(*sums) * tiles * T);
+    for (int64_t row = begin; row < end; row += abreast * kPanel) {
+      const int64_t panels = std::min(abreast, (end - row + kPanel - 1) / kPanel);
+      std::memset(sums, 0, sizeof(*sums) * panels * tiles * T);
       for (int64_t first = 0; first < units; first += chunk) {
         const int64_t last = first + chunk < units ? first + chunk : units;
-        const uint8_t* panel = units_at<P>(w, row, first, last, laid);
-        for (int64_t i = 0; i < tiles; i++)
-          multiply_units<P, T>(panel, last - first, stored && i == 0,
-                               packed + (i * units + first) * P::kBlocks, sums + i * T);
+        const uint8_t* panel[kAbreast];
+        for (int64_t i = 0; i < panels; i++)
+          panel[i] = units_at<P>(w, row + i * kPanel, first, last, laid + i * chunk * P::kUnit);
+        for (int64_t tile = 0; tile < tiles; tile++)
+          for (int64_t i = 0; i < panels; i++)
+            multiply_units<P, T>(panel[i], last - first, stored && tile == 0,
+                                 packed + (tile * units + first) * P::kBlocks,
+                                 sums + (i * tiles + tile) * T);
       }
-      for (int64_t t = 0; t < tokens; t++) put_panel(y, t, row, w.rows, sums[t]);
+      for (int64_t i = 0; i < panels; i++)
+        for (int64_t t = 0; t < tokens; t++)
+          put_panel(y, t, row + i * kPanel, w.rows, sums[i * tiles * T + t]);
     }
   });
 }

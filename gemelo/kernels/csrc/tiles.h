@@ -1,11 +1,12 @@
-// Many tokens, on a machine with AMX: bfloat16 products on the tile unit, summed in float.
+// Many tokens in bfloat16, summed in float: on AMX's tile unit, or with AVX-512's dot products.
 //
-// A tile register is 16 rows of 64 bytes; one instruction multiplies 16 tokens of 32 columns with
-// pairs of columns of 16 rows, which is how panels have them: weights of any format are expanded to
-// bfloat16 out of panels, and nothing but plain floats has to be turned. There are no scales left
-// to apply in between, which is why this beats the byte products by more than the peaks say.
-// Rounding weights and activations to eight bits of mantissa costs less than rounding activations
-// to bytes.
+// A tile is 16 rows of 64 bytes; AMX multiplies 16 tokens of 32 columns with pairs of columns of 16
+// rows, which is how panels have them: weights of any format are expanded to bfloat16 out of
+// panels, and nothing but plain floats has to be turned. There are no scales left to apply in
+// between, which is why this beats the byte products by more than the peaks say. Without AMX the
+// same tiles go through dot products of pairs, twice as fast as floats and half as fast as bytes:
+// plain floats and attention take them. Rounding weights and activations to eight bits of mantissa
+// costs less than rounding activations to bytes.
 
 #pragma once
 
@@ -19,6 +20,16 @@ constexpr int64_t kTileRows = 128;      // rows of a panel
 constexpr int64_t kTileColumns = 2048;  // and its columns: half a megabyte of the second cache
 using Tile = uint16_t[512];             // sixteen rows of 32 bfloat16, or 16 x 16 floats in two
 
+// Whether the products of many tokens with a format take tiles.
+static inline bool in_tiles(int format) {
+#ifdef GEMELO_AMX
+  return format != gemelo::kF32;
+#else
+  return format == gemelo::kF16 || format == gemelo::kBF16;
+#endif
+}
+
+#ifdef GEMELO_AMX
 struct TileConfig {
   uint8_t palette = 1, start = 0, reserved[14] = {};
   uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
@@ -28,6 +39,13 @@ struct TileConfig {
 // A constant, not a local: GCC 12 takes the instruction to read eight bytes of it, and would drop
 // the stores of the others.
 static const TileConfig kTileConfig;
+
+static inline void begin_tiles() { _tile_loadconfig(&kTileConfig); }
+static inline void end_tiles() { _tile_release(); }
+#else
+static inline void begin_tiles() {}
+static inline void end_tiles() {}
+#endif
 
 // Columns [at, at + 32) of one token or row of floats as bfloat16, zeros past the last.
 static inline __m512i line_of(const Activations& x, int64_t token, int64_t at, int64_t columns) {
@@ -114,6 +132,7 @@ struct FloatTiles {
 };
 
 // C (32 x 32, row stride 4 * `stride` bytes) = or += A (two rows of tiles) times B (two columns).
+#ifdef GEMELO_AMX
 static inline void tile_block(const Tile* a, int64_t a_span, const Tile* b, int64_t b_step,
                               int64_t b_span, int64_t steps, float* c, int64_t stride, bool fresh) {
   if (fresh) {
@@ -142,6 +161,38 @@ static inline void tile_block(const Tile* a, int64_t a_span, const Tile* b, int6
   _tile_stored(2, c + 16 * stride, 4 * stride);
   _tile_stored(3, c + 16 * stride + 16, 4 * stride);
 }
+#else
+static inline void tile_block(const Tile* a, int64_t a_span, const Tile* b, int64_t b_step,
+                              int64_t b_span, int64_t steps, float* c, int64_t stride, bool fresh) {
+  constexpr int kRows = 8;  // of C, that registers hold
+  for (int row = 0; row < 32; row += kRows, c += kRows * stride) {
+    F left[kRows], right[kRows];
+    each<kRows>([&](auto i) GEMELO_INLINE {
+      left[i] = fresh ? set(0) : load(c + i * stride);
+      right[i] = fresh ? set(0) : load(c + i * stride + 16);
+    });
+    for (int64_t k = 0; k < steps; k++) {
+      const uint16_t* x = a[k + row / 16 * a_span] + row % 16 * 32;
+      const uint16_t *y = b[k * b_step], *z = b[k * b_step + b_span];
+      for (int pair = 0; pair < 32; pair += 2) {
+        const auto of_left = (__m512bh)_mm512_loadu_si512(y + 16 * pair);
+        const auto of_right = (__m512bh)_mm512_loadu_si512(z + 16 * pair);
+        each<kRows>([&](auto i) GEMELO_INLINE {
+          int32_t both;
+          std::memcpy(&both, x + 32 * i + pair, sizeof both);
+          const auto of_row = (__m512bh)_mm512_set1_epi32(both);
+          left[i] = _mm512_dpbf16_ps(left[i], of_left, of_row);
+          right[i] = _mm512_dpbf16_ps(right[i], of_right, of_row);
+        });
+      }
+    }
+    each<kRows>([&](auto i) GEMELO_INLINE {
+      store(c + i * stride, left[i]);
+      store(c + i * stride + 16, right[i]);
+    });
+  }
+}
+#endif
 
 // 32 x 32 sums, tokens and rows, to their place in y.
 static inline void write_block(const float* sums, const Activations& y, int64_t token,
@@ -168,7 +219,7 @@ static void multiply_tiles(gemelo::Worker& worker, const void* tokens_packed, in
                            const Matrix& w, const Activations& y) {
   const auto* packed = (const Tile*)tokens_packed;
   const int64_t steps = (w.columns + 31) / 32, groups = (tokens + 31) / 32 * 2;
-  _tile_loadconfig(&kTileConfig);
+  begin_tiles();
   Tile* panel = panel_room.room<Tile>(kTileRows / 16 * (kTileColumns / 32));
   float* sums = sum_room.room<float>(kTileRows * groups * 16);
   worker.deal(w.rows, 32, [&](int64_t begin, int64_t end) {
@@ -193,7 +244,7 @@ static void multiply_tiles(gemelo::Worker& worker, const void* tokens_packed, in
                       row + 32 * strip, last);
     }
   });
-  _tile_release();
+  end_tiles();
 }
 
 }  // namespace GEMELO_ISA
