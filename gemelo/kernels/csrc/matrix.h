@@ -65,11 +65,13 @@ static inline void multiply_units(const uint8_t* panel, int64_t units, bool ahea
                                   const TokenBlock<T>* x, float (*sums)[kPanel]) {
   constexpr int kRuns = P::kBlocks / P::kRun, kSteps = P::kRun * P::kLevels;
   constexpr int kRunBytes = P::kUnit / kRuns;
+  constexpr int64_t kNearRun = P::kRun > 2 ? kUnordered : kNear;
   F total[T];
   each<T>([&](auto t) GEMELO_INLINE { total[t] = load(sums[t]); });
   for (const uint8_t* end = panel + units * P::kUnit; panel < end; panel += P::kUnit) {
     const InPanel unit{panel};
     for (int run = 0; run < kRuns; run++, x += P::kRun) {
+      const uint8_t* lines = panel + run * kRunBytes;
       each<kSteps>([&](auto which) GEMELO_INLINE {
         constexpr int block = which / P::kLevels, half = which % P::kLevels;
         I part[T];
@@ -79,7 +81,7 @@ static inline void multiply_units(const uint8_t* panel, int64_t units, bool ahea
         each<8 / P::kLevels>([&](auto i) GEMELO_INLINE {
           constexpr int four = half * (8 / P::kLevels) + i;
           // Line by line as they are used: many at once would wait for one another.
-          if (ahead) fetch_ahead<8 * block + four, 8 * P::kRun, kRunBytes>(panel + run * kRunBytes);
+          if (ahead) fetch_ahead<8 * block + four, 8 * P::kRun, kRunBytes, kNearRun>(lines);
           const B u = P::quants(unit, run, block, four);
           each<T>([&](auto t) GEMELO_INLINE {
             part[t] = dot(part[t], u, bytes_of(all(x[block].fours[four][t])));
