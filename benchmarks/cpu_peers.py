@@ -8,7 +8,8 @@ turns: each figure is the median of the rounds, each ratio the median of the rat
 Every round has new processes, as the place that a process is given in memory may cost or gain a
 fifth. Loading and peak memory come from others that do nothing else: load, first token of 8, a
 prompt of 512, 32 tokens. Prompts are seeded random tokens, decoding is greedy, and the argmax is in
-the time. Without --build-*, GEMELO_BENCH_LLAMA_PYTHON, GEMELO_BENCH_OPENVINO_PYTHON and
+the time. How fast memory is changes by the minute on shared machines, so it is read after each
+engine has decoded. Without --build-*, GEMELO_BENCH_LLAMA_PYTHON, GEMELO_BENCH_OPENVINO_PYTHON and
 GEMELO_BENCH_TRANSFORMERS_PYTHON name the peers' interpreters. What an engine cannot do is a line
 under the table and stops nothing. The larger files are random weights (see random_weights.py).
 """
@@ -27,17 +28,18 @@ from pathlib import Path
 from peers import limits
 from peers.engines import ENGINES, GEMELO, build, interpreters
 from peers.process import EngineFailure, Process
-from peers.report import KINDS, Found, Rounds, limits_table, table
+from peers.report import KINDS, MEMORY_AFTER, Found, Rounds, limits_table, table
 from peers.subjects import SUBJECTS, Subject, Turn, Work, turns, work
 from rich.console import Console
 
 from gemelo.cli.terminal import note
 from gemelo.errors import GemeloError
-from gemelo.evals.machine import cpu_name
+from gemelo.evals.machine import cpu_name, memory_bandwidth
 
 CONTEXT = 4096
 FIRST_PROMPT = 8  # tokens of the prompt whose first token ends "load to first token"
 MEMORY_TURN = Turn(512, 32)  # what a fresh process has done when its peak memory is read
+READ_BYTES = 256 << 20  # of memory, to see how fast it is
 HELD_PER_BYTE = 2.5  # of a file, at most, by an engine that repacks it
 
 
@@ -135,6 +137,8 @@ class Comparison:
         seed = 1000 * (number + 1) + turn.prompt + turn.rows
         process, figures = self._running_process(engine), self.rounds[engine][-1]
         figures |= turn.measures(process.turn(turn.prompt, turn.new, turn.rows, seed))
+        if (memory := MEMORY_AFTER.get(turn.decode)) is not None:
+            figures[memory] = memory_bandwidth(READ_BYTES)
         if engine == GEMELO and turn.decode == "decode_32" and (speed := process.read()):
             figures["own_read_bytes_per_s"] = speed
 

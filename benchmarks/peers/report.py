@@ -40,7 +40,9 @@ MEASURES: dict[str, Measure] = {
     "prefill_512": Measure("prefill 512, tokens/s", "prefill"),
     "prefill_2048": Measure("prefill 2048, tokens/s", "prefill"),
     "decode_32": Measure("decode after 32, tokens/s", "decode"),
+    "memory_32": Measure("  memory then, GB/s", "decode", 1e-9),
     "decode_2048": Measure("decode after 2048, tokens/s", "decode"),
+    "memory_2048": Measure("  memory then, GB/s", "decode", 1e-9),
     "own_read_bytes_per_s": Measure("  its weights, only read, GB/s", "decode", 1e-9),
     "batch_4": Measure("decode, 4 rows, tokens/s", "batch"),
     "batch_8": Measure("decode, 8 rows, tokens/s", "batch"),
@@ -48,7 +50,8 @@ MEASURES: dict[str, Measure] = {
 }
 KINDS = tuple(dict.fromkeys(measure.kind for measure in MEASURES.values()))
 
-_DECODE = ("decode_32", "decode_2048")
+MEMORY_AFTER = {"decode_32": "memory_32", "decode_2048": "memory_2048"}
+_DECODE = tuple(MEMORY_AFTER)
 # (subject, measure, peer) -> the ratio we hold ourselves to
 TARGETS: dict[tuple[str, str, str], float] = {
     **{("270m", name, LLAMA): 1.5 for name in _DECODE},
