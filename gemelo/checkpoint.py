@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from gemelo.config import ModelConfig
+from gemelo.documents import read_object
 from gemelo.errors import FileFormatError, GemeloError, InputError, UnsupportedError
 from gemelo.inputs.preprocessor import FILES, Preprocessor, read_preprocessor
 from gemelo.inputs.tokenizer import Tokenizer
@@ -47,7 +48,6 @@ from gemelo.source import (
     Weight,
     listing,
     open_source,
-    read_json,
     without_padding,
 )
 from gemelo.weights.gguf import GGUFFile
@@ -153,7 +153,7 @@ def tokenizer_of(source: Source) -> Tokenizer:
 def preprocessor_of(source: Source) -> Preprocessor:
     """What a directory's files say of pictures and sound; a GGUF has no such files."""
     files = [source.path / name for name in FILES if source.facts is None]
-    said = [(file, read_json(file)) for file in files if file.is_file()]
+    said = [(file, read_object(file)) for file in files if file.is_file()]
     return read_preprocessor(said, source.config)
 
 

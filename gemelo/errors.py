@@ -3,13 +3,44 @@
 Every error a caller can cause or cure is a `GemeloError`: its text names the value, the limit and
 the cure. Anything else that escapes is a bug of ours and keeps its traceback. The command line
 prints the text and leaves with `exit_code`; a server turns it into a 4xx body.
+
+Much of such a text comes from a file: names of tensors, values of a config, what a template raised.
+So an error makes one line of what it is given, of a length that can be read, and shows what a
+terminal would obey.
 """
+
+import unicodedata
+
+MAX_CHARS = 500  # of an error's text
+# Control, format (they turn the direction of writing, or are not seen), surrogate, line, paragraph.
+_UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+
+
+def one_line(text: str, most: int = MAX_CHARS) -> str:
+    """The text with every character shown that would move a cursor, and its middle left out where
+    it is longer than `most` characters: its beginning says what is wrong, its end how to cure it."""
+    if len(text) > most:
+        ending = (most - 5) // 3
+        text = f"{text[: most - 5 - ending]} ... {text[len(text) - ending :]}"
+    if text.isascii() and text.isprintable():
+        return text
+    shown = "".join(_shown(character) for character in text)
+    return shown if len(shown) <= most else one_line(shown, most)
+
+
+def _shown(character: str) -> str:
+    if unicodedata.category(character) not in _UNSEEN:
+        return character
+    return character.encode("unicode_escape").decode("ascii")
 
 
 class GemeloError(Exception):
     """Base of all errors that a user can cause or cure."""
 
     exit_code = 2
+
+    def __init__(self, text: object = "") -> None:
+        super().__init__(one_line(str(text)))
 
 
 class InputError(GemeloError, ValueError):
@@ -26,6 +57,10 @@ class UnsupportedError(GemeloError):
 
 class ContextLengthError(InputError):
     """A prompt does not fit the model's context."""
+
+
+class SessionBusyError(InputError):
+    """A session is in the middle of a turn, or has gone on from where a stream stood."""
 
 
 class UnavailableError(GemeloError):

@@ -11,7 +11,6 @@ and of no use is left out, and `notices` says so, a sentence each, for a person 
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from gemelo.config import Gemma3Config, Gemma3nConfig, ModelConfig, read_config
 from gemelo.config.gemma3n import spare_layer_types
+from gemelo.documents import read_object
 from gemelo.errors import FileFormatError, GemeloError, InputError, UnsupportedError
 from gemelo.kernels.formats import Packed
 from gemelo.weights import metadata, names
@@ -92,7 +92,7 @@ def _open_directory(path: Path) -> Source:
     config_file = path / "config.json"
     if not config_file.is_file():
         raise InputError(f"{path}: a model directory needs a config.json and safetensors files")
-    raw = read_json(config_file)
+    raw = read_object(config_file)
     config = read_config(raw)
     spare = spare_layer_types(raw) if isinstance(config, Gemma3nConfig) else 0
     layers = config.num_hidden_layers
@@ -102,17 +102,6 @@ def _open_directory(path: Path) -> Source:
     )
     shapes, tensor = _tied(path, config, *canonical(Safetensors(path)))
     return Source(path, config, shapes, tensor, (notice,) if spare else ())
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file, or one clear line."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise FileFormatError(f"{path}: not readable as JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise FileFormatError(f"{path}: expected a JSON object")
-    return value
 
 
 Named = tuple[dict[str, tuple[int, ...]], Callable[[str], Weight]]

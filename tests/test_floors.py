@@ -19,6 +19,7 @@ FLOORS = {
     "config": 0,
     "kernels": 0,
     "strings": 0,
+    "documents": 0,
     "models": 1,
     "weights": 1,
     "inputs": 1,

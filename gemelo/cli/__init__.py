@@ -84,7 +84,7 @@ def root(
     HF_HUB_OFFLINE   1 keeps off the network
     """
     if ctx.invoked_subcommand is None:
-        terminal.note(ctx.get_help())
+        terminal.page(ctx.get_help())
         raise typer.Exit(_WRONG)
 
 
@@ -133,7 +133,7 @@ def _told(error: Exception, words: Sequence[str]) -> int:
             terminal.note("error: out of memory; try --format native, or a smaller --context")
             return _FAILED
     if {"-v", "--verbose"} & set(words):
-        terminal.note("".join(traceback.format_exception(error)).rstrip())
+        terminal.page("".join(traceback.format_exception(error)).rstrip())
         return _FAILED
     first = next(iter(str(error).splitlines()), "")
     terminal.note(

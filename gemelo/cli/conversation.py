@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gemelo.documents import parse_json, read_text
 from gemelo.errors import GemeloError, InputError
 
 if TYPE_CHECKING:
@@ -112,14 +113,7 @@ class Conversation:
 
 
 def _read(path: Path) -> Sequence[Any]:
-    try:
-        if path.stat().st_size > _MAX_FILE_BYTES:
-            raise InputError(f"{path} is larger than {_MAX_FILE_BYTES} bytes; no conversation is")
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON: {error}") from None
+    value = parse_json(read_text(path, _MAX_FILE_BYTES), str(path))
     messages = value.get("messages") if isinstance(value, dict) else value
     if not isinstance(messages, list):
         raise InputError(f"{path} holds no list of messages")

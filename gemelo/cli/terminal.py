@@ -20,12 +20,13 @@ from collections.abc import Mapping, Sequence
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from gemelo.errors import InputError
+from gemelo.errors import InputError, one_line
 
 if TYPE_CHECKING:
     from rich.progress import Progress
     from rich.table import Table
 
+MOST_NOTED = 2000  # characters of a line for people
 _PATIENCE_S = 0.5  # work shorter than this gets no bar
 _CONTROLS = dict.fromkeys((*range(32), *range(127, 160)), "\N{REPLACEMENT CHARACTER}")
 _CONTROLS |= {ord(kept): kept for kept in "\n\t"}
@@ -40,9 +41,14 @@ def prepare() -> None:
 
 
 def note(text: str) -> None:
-    """One line for people, on stderr."""
+    """One line for people, on stderr. What a file or a model put into it is shown, not obeyed."""
+    page(one_line(text, MOST_NOTED))
+
+
+def page(text: str) -> None:
+    """Several lines of our own for people, on stderr: help, a table, a traceback."""
     if sys.stderr is not None:  # `2>&-` closes it, and print would then use stdout
-        print(text, file=sys.stderr, flush=True)
+        print(text.translate(_CONTROLS), file=sys.stderr, flush=True)
 
 
 def show(text: str) -> None:

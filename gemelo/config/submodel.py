@@ -12,16 +12,16 @@ that gives its keys to others cannot be skipped, a width must be whole quantisat
 from __future__ import annotations
 
 import dataclasses
-import json
-import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from gemelo.config.gemma3n import Gemma3nConfig
+from gemelo.documents import read_object
 from gemelo.errors import FileFormatError, InputError
 
+_MAX_BYTES = 1 << 20
 GROUP = 32  # neurons: the smallest block of the quantised formats, so that a prefix cuts none
 
 # Gemma 3n's published mixes (slicing table of the model card): layers of full width; the others
@@ -109,12 +109,8 @@ class Submodel:
     @classmethod
     def read(cls, path: Path, config: Gemma3nConfig) -> Self:
         """From a TOML or JSON file: `ffn_widths` (a number or a list), `skipped_layers`, `name`."""
-        try:
-            text = path.read_text(encoding="utf-8")
-            raw = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-        except (OSError, ValueError, RecursionError) as error:
-            raise FileFormatError(f"{path}: not readable as {path.suffix[1:]}: {error}") from None
-        if not isinstance(raw, dict) or set(raw) - {"ffn_widths", "skipped_layers", "name"}:
+        raw = read_object(path, _MAX_BYTES)
+        if set(raw) - {"ffn_widths", "skipped_layers", "name"}:
             raise FileFormatError(f"{path}: expected ffn_widths, skipped_layers and name")
         skipped = _whole_numbers(path, "skipped_layers", raw.get("skipped_layers", []))
         widths = raw.get("ffn_widths")

@@ -10,7 +10,6 @@ message can end its own turn. A soft token (`<image_soft_token>`) is never read 
     tokenizer.decode(ids)                                  # "The capital of France is"
 """
 
-import json
 import operator
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,6 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, SupportsIndex
 
+from gemelo.documents import read_bytes, read_object, read_text
 from gemelo.errors import FileFormatError, InputError
 from gemelo.inputs.sentencepiece_model import pack_model, unpack_model
 from gemelo.inputs.spelling import IdStream, LibrarySpeller, PieceSpeller, Speller
@@ -57,13 +57,13 @@ class Tokenizer:
         path = _find(Path(path))
         settings = _read_settings(path.parent)
         if path.suffix == ".json":
-            source = TokenizerJson.parse(_read_text(path, MAX_FILE_BYTES))
+            source = TokenizerJson.parse(read_text(path, MAX_FILE_BYTES))
             if not source.is_gemma:
                 speller = LibrarySpeller(source)
                 return cls._from_speller(speller, source.controls, settings)
             vocabulary = source.vocabulary()
         else:
-            vocabulary = unpack_model(_read(path, MAX_FILE_BYTES))
+            vocabulary = unpack_model(read_bytes(path, MAX_FILE_BYTES))
         return cls._from_vocabulary(vocabulary, settings)
 
     @classmethod
@@ -274,41 +274,16 @@ def _find(path: Path) -> Path:
     )
 
 
-def _read(path: Path, limit_bytes: int) -> bytes:
-    try:
-        size = path.stat().st_size
-        if size > limit_bytes:
-            raise FileFormatError(f"{path} has {size} bytes: the limit is {limit_bytes}")
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
-
-
-def _read_text(path: Path, limit_bytes: int) -> str:
-    try:
-        return _read(path, limit_bytes).decode()
-    except UnicodeDecodeError as error:
-        raise FileFormatError(f"{path} is not UTF-8 at byte {error.start}") from None
-
-
 def _read_json(path: Path) -> dict[str, Any]:
     """The object in a file, or {} where there is no such file."""
-    if not path.is_file():
-        return {}
-    try:
-        read = json.loads(_read_text(path, MAX_FILE_BYTES))
-    except (ValueError, RecursionError) as error:
-        raise FileFormatError(f"{path} is not JSON: {error}") from None
-    if not isinstance(read, dict):
-        raise FileFormatError(f"{path} holds no JSON object")
-    return read
+    return read_object(path, MAX_FILE_BYTES) if path.is_file() else {}
 
 
 def _read_settings(folder: Path) -> _Settings:
     config = _read_json(folder / "tokenizer_config.json")
     written = folder / "chat_template.jinja"
     if written.is_file():
-        template: Any = _read_text(written, MAX_TEMPLATE_BYTES)
+        template: Any = read_text(written, MAX_TEMPLATE_BYTES)
     else:
         template = _read_json(folder / "chat_template.json").get("chat_template")
         template = config.get("chat_template") if template is None else template
