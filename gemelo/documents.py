@@ -25,7 +25,8 @@ MAX_OBJECT_BYTES = 4 << 20  # honest config files have kilobytes
 def read_bytes(path: Path, most_bytes: int) -> bytes:
     """The content of a regular file of at most `most_bytes`.
 
-    Raises `InputError` for what cannot be read or is no file, `FileFormatError` for too large a one.
+    Raises `InputError` for what is no file or cannot be read, `FileFormatError` for one that is
+    too large.
     """
     try:
         content = _beginning(path, most_bytes + 1)

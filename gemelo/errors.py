@@ -17,8 +17,8 @@ _UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
 def one_line(text: str, most: int = MAX_CHARS) -> str:
-    """The text with every character shown that would move a cursor, and its middle left out where
-    it is longer than `most` characters: its beginning says what is wrong, its end how to cure it."""
+    """The text with every character shown that would move a cursor; of a text longer than `most`
+    characters the middle is left out: its beginning says what is wrong, its end how to cure it."""
     if len(text) > most:
         ending = (most - 5) // 3
         text = f"{text[: most - 5 - ending]} ... {text[len(text) - ending :]}"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gemelo.documents import parse_json, read_text
-from gemelo.errors import GemeloError, InputError
+from gemelo.errors import FileFormatError, GemeloError, InputError
 
 if TYPE_CHECKING:
     from gemelo.engine.model import Model, PromptLike
@@ -113,7 +113,10 @@ class Conversation:
 
 
 def _read(path: Path) -> Sequence[Any]:
-    value = parse_json(read_text(path, _MAX_FILE_BYTES), str(path))
+    try:
+        value = parse_json(read_text(path, _MAX_FILE_BYTES), str(path))
+    except FileFormatError as error:
+        raise InputError(str(error)) from None
     messages = value.get("messages") if isinstance(value, dict) else value
     if not isinstance(messages, list):
         raise InputError(f"{path} holds no list of messages")

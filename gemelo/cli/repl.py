@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from gemelo.cli import elastic
 from gemelo.cli.answer import answer, tell_end, tell_timings
 from gemelo.cli.conversation import TEXT_ONLY, Conversation
-from gemelo.cli.terminal import decoded, interactive, note, show, size
+from gemelo.cli.terminal import decoded, interactive, note, page, show, size
 from gemelo.engine.sampling import Sampling
 from gemelo.errors import GemeloError, InputError
 from gemelo.inputs.media import Kind, MediaPart, opened
@@ -141,7 +141,7 @@ class Repl:
             raise InputError("a base model takes no instructions; it continues the text")
         if rest:
             self.conversation.system = unquoted(rest)
-        note(f"instructions: {self.conversation.system or 'none'}")
+        page(f"instructions: {self.conversation.system or 'none'}")
 
     def _set(self, rest: str) -> None:
         name, _, value = rest.partition(" ")
