@@ -1,0 +1,1 @@
+"""Mutated files and what gemelo makes of them: seeds, mutations, readers, workers, a table."""
