@@ -20,21 +20,13 @@ from torch import Tensor
 
 from gemelo.errors import InputError
 from gemelo.kernels.formats import Format, Packed, pack
-from gemelo.strings import Strings
 from gemelo.weights.files import byte_pieces, float_parts, replaced
-from gemelo.weights.gguf import (
-    ARRAY,
-    DEFAULT_ALIGNMENT,
-    MAGIC,
-    MAX_DIMENSIONS,
-    NUMBER_TYPES,
-    STRING,
-    TORCH_DTYPES,
-)
+from gemelo.weights.gguf import TORCH_DTYPES
+from gemelo.weights.gguf_header import DEFAULT_ALIGNMENT, LENGTH_BYTES, MAGIC, MAX_DIMENSIONS
+from gemelo.weights.gguf_values import MAX_KEY_BYTES, KeyValues, encoded, string
 
 VERSION = 3
 MAX_WRITTEN_NAME_BYTES = 63  # what llama.cpp accepts
-NUMBER_CODES = {dtype: code for code, dtype in NUMBER_TYPES.items()}
 
 TensorToWrite = tuple[str, tuple[int, ...], Format, Callable[[], Tensor | Packed]]
 
@@ -47,7 +39,8 @@ def write_gguf(
 ) -> None:
     """Write a GGUF file, replacing `path` only when it is complete.
 
-    metadata: bool, int, float (stored as f32), str, bytes, lists of one kind of them, `Strings`,
+    metadata: `KeyValues` (entries stored as they were), or a mapping of bool, int, float (stored as
+    f32 where that can hold it), str, bytes, lists of one kind of them, lists of lists, `Strings`,
     numpy scalars and 1-D arrays (stored with their own type). tensors: (name, PyTorch-order shape,
     format, maker); a maker gives a float Tensor, encoded on the way, or a Packed matrix. progress:
     called with the bytes just written. Raises InputError for what GGUF cannot hold,
@@ -70,73 +63,43 @@ def write_gguf(
 
 def _header(metadata: Mapping[str, Any], tensors: list[TensorToWrite], alignment: int) -> bytes:
     parts = [MAGIC, struct.pack("<IQQ", VERSION, len(tensors), len(metadata))]
-    for key, value in metadata.items():
-        parts += [_string(key), _value(key, value)]
+    for key in metadata:
+        parts += [_name(key, MAX_KEY_BYTES), _entry(metadata, key)]
     offset, seen = 0, set[str]()
     for name, shape, format, _ in tensors:
         if name in seen:
             raise InputError(f"tensor {name!r} is given twice")
         seen.add(name)
-        if len(name.encode()) > MAX_WRITTEN_NAME_BYTES or len(shape) > MAX_DIMENSIONS or 0 in shape:
+        if len(shape) > MAX_DIMENSIONS or 0 in shape:
             raise InputError(
-                f"GGUF cannot hold tensor {name!r} of shape {shape}: names have at most "
-                f"{MAX_WRITTEN_NAME_BYTES} bytes, shapes 0 to {MAX_DIMENSIONS} sizes above zero"
+                f"GGUF cannot hold tensor {name!r} of shape {shape}: shapes have 0 to "
+                f"{MAX_DIMENSIONS} sizes above zero"
             )
         sizes = struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape))
-        parts += [_string(name), sizes, struct.pack("<IQ", format.ggml_id, offset)]
+        parts += [
+            _name(name, MAX_WRITTEN_NAME_BYTES),
+            sizes,
+            struct.pack("<IQ", format.ggml_id, offset),
+        ]
         offset += -(-_nbytes(shape, format) // alignment) * alignment
     header = b"".join(parts)
     return header + bytes(-len(header) % alignment)
 
 
+def _name(name: str, most: int) -> bytes:
+    raw = string(name.encode("utf-8", "surrogatepass"))
+    if len(raw) - LENGTH_BYTES > most:
+        raise InputError(f"GGUF cannot hold the name {name!r:.80}: it has more than {most} bytes")
+    return raw
+
+
+def _entry(metadata: Mapping[str, Any], key: str) -> bytes:
+    return metadata.encoded(key) if isinstance(metadata, KeyValues) else encoded(key, metadata[key])
+
+
 def _nbytes(shape: tuple[int, ...], format: Format) -> int:
     columns = shape[-1] if shape else 1
     return format.row_bytes(columns) * int(np.prod(shape[:-1], dtype=np.int64))
-
-
-def _string(text: str | bytes) -> bytes:
-    raw = text.encode() if isinstance(text, str) else text
-    return struct.pack("<Q", len(raw)) + raw
-
-
-def _value(key: str, value: Any) -> bytes:
-    """A metadata value with its type in front."""
-    if isinstance(value, str | bytes):
-        return struct.pack("<I", STRING) + _string(value)
-    if isinstance(value, list | tuple | Strings) and value and isinstance(value[0], str | bytes):
-        if not all(isinstance(item, str | bytes) for item in value):
-            raise InputError(f"GGUF metadata cannot hold {key!r}: not all of it is text")
-        return struct.pack("<IIQ", ARRAY, STRING, len(value)) + b"".join(map(_string, value))
-    array = _numbers(key, value)
-    code = NUMBER_CODES.get(array.dtype.newbyteorder("<"))
-    if code is None or array.ndim > 1:
-        raise InputError(
-            f"GGUF metadata cannot hold {key!r}: {array.ndim}-dimensional {array.dtype}"
-        )
-    raw = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
-    if array.ndim == 0:
-        return struct.pack("<I", code) + raw
-    return struct.pack("<IIQ", ARRAY, code, len(array)) + raw
-
-
-def _numbers(key: str, value: Any) -> np.ndarray[Any, Any]:
-    """Numbers as readers expect them: numpy keeps its type; an int is u32, a list i32 if it can."""
-    if isinstance(value, np.generic | np.ndarray):
-        return np.asarray(value)
-    try:
-        array = np.asarray(value)
-    except (ValueError, OverflowError) as error:
-        raise InputError(f"GGUF metadata cannot hold {key!r}: {error}") from error
-    if array.dtype.kind == "f":
-        return array.astype(np.float32)
-    if array.dtype.kind != "i":
-        return array
-    smallest, largest = int(array.min(initial=0)), int(array.max(initial=0))
-    lists, scalars = (np.int32, np.int64), (np.uint32, np.int32, np.uint64, np.int64)
-    choices = scalars if array.ndim == 0 else lists
-    return array.astype(
-        next(t for t in choices if np.iinfo(t).min <= smallest and largest <= np.iinfo(t).max)
-    )
 
 
 def _encoded(
