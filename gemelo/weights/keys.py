@@ -29,6 +29,7 @@ INTEGERS: Integers = (
     ("attention.sliding_window", "sliding_window", 1 << 31),
 )
 FFN, MAX_FFN = "feed_forward_length", 1 << 22
+PER_LAYER = (FFN, "attention.head_count", "attention.head_count_kv")
 MAX_VOCABULARY = 1 << 24
 # (GGUF key, config field, value where the file is silent)
 TOKEN_IDS = (
@@ -39,15 +40,24 @@ TOKEN_IDS = (
 EPS = "attention.layer_norm_rms_epsilon"
 LOCAL_THETA, GLOBAL_THETA = 10_000.0, 1_000_000.0
 GLOBAL_BASE, LOCAL_BASE = "rope.freq_base", "rope.freq_base_swa"
+SCALING_TYPE, SCALING_FACTOR = "rope.scaling.type", "rope.scaling.factor"
+OLD_SCALING_FACTOR = "rope.scale_linear"
+# What some converters call a key that others write; the usual one counts where both are there.
+SPELLINGS = {"attention.key_length": "head_dim", LOCAL_BASE: "rope.freq_base_local"}
 PATTERN = "attention.sliding_window_pattern"
 SOFTCAP = "final_logit_softcapping"
 
 
 class Keys:
-    """Typed access to the key-values, with errors that name the key."""
+    """Typed access to the key-values, with errors that name the key.
+
+    `read` has the short keys that somebody has asked for.
+    """
+
+    read: set[str]
 
     def __init__(self, metadata: Mapping[str, Any]) -> None:
-        self.metadata = metadata
+        self.metadata, self.read = metadata, set()
         architecture = metadata.get("general.architecture")
         if not isinstance(architecture, str):
             raise FileFormatError("the file does not name its general.architecture")
@@ -59,15 +69,26 @@ class Keys:
         self.architecture, self.prefix = architecture, f"{architecture}."
 
     def has(self, key: str) -> bool:
+        self.read.add(key)
         return self.prefix + key in self.metadata
 
     def get(self, key: str, default: Any = None) -> Any:
-        """Whatever stands under a short key."""
+        """Whatever stands under a short key, or under its other spelling."""
+        if not self.has(key) and key in SPELLINGS:
+            return self.get(SPELLINGS[key], default)
         return self.metadata.get(self.prefix + key, default)
 
     def integer(self, key: str, smallest: int, largest: int, default: int | None = None) -> int:
-        """A whole number under its full key."""
-        return self.whole(key, self.metadata.get(key, default), smallest, largest)
+        """A whole number under its short key; of a list with one for each layer, all are one."""
+        value = self.get(key, default)
+        if isinstance(value, np.ndarray) and value.dtype.kind in "iu" and len(set(value)) == 1:
+            layers = self.get("block_count")
+            value = value[0].item() if len(value) == layers and key in PER_LAYER else value
+        return self.whole(self.prefix + key, value, smallest, largest)
+
+    def token(self, key: str, default: int) -> int:
+        """A token's id under its full key."""
+        return self.whole(key, self.metadata.get(key, default), 0, MAX_VOCABULARY)
 
     def whole(self, key: str, value: Any, smallest: int, largest: int) -> int:
         """A value found under a full key, if it is a whole number in the range."""
@@ -98,18 +119,18 @@ def shared_config(keys: Keys) -> dict[str, Any]:
     """The config fields that every family's files store in the same way."""
     config: dict[str, Any] = {"vocab_size": _vocabulary(keys)}
     for key, field, largest in INTEGERS:
-        config[field] = keys.integer(keys.prefix + key, 1, largest)
+        config[field] = keys.integer(key, 1, largest)
     config["rms_norm_eps"] = keys.positive(EPS, 1e-6)
     for key, field, default in TOKEN_IDS:
-        config[field] = keys.integer(key, 0, MAX_VOCABULARY, default)
+        config[field] = keys.token(key, default)
     config["tie_word_embeddings"] = True
     if config["num_attention_heads"] % config["num_key_value_heads"]:
         raise FileFormatError(
             f"{config['num_attention_heads']} heads cannot share "
             f"{config['num_key_value_heads']} key/value heads evenly"
         )
-    length = keys.prefix + "attention.value_length"
-    if keys.integer(length, 1, 1 << 14, config["head_dim"]) != config["head_dim"]:
+    length = keys.integer("attention.value_length", 1, 1 << 14, config["head_dim"])
+    if length != config["head_dim"]:
         raise FileFormatError("attention.value_length differs from attention.key_length")
     return config
 
@@ -118,13 +139,13 @@ def _vocabulary(keys: Keys) -> int:
     tokens = keys.metadata.get("tokenizer.ggml.tokens")
     if isinstance(tokens, Sequence) and tokens:
         return len(tokens)
-    return keys.integer(keys.prefix + "vocab_size", 1, MAX_VOCABULARY)
+    return keys.integer("vocab_size", 1, MAX_VOCABULARY)
 
 
 def layer_types(keys: Keys, layers: int, period: int) -> list[str]:
     """From a period, a list of bools (true slides), or the family's own period."""
     pattern = keys.get(PATTERN, period)
-    if isinstance(pattern, np.ndarray) and pattern.dtype == np.bool_ and len(pattern) == layers:
+    if isinstance(pattern, np.ndarray) and len(pattern) == layers and _are_flags(pattern):
         return [_layer_type(bool(sliding)) for sliding in pattern]
     if type(pattern) is not int or pattern < 1:
         raise FileFormatError(
@@ -132,6 +153,11 @@ def layer_types(keys: Keys, layers: int, period: int) -> list[str]:
             f"or a bool for each of the {layers} layers"
         )
     return [_layer_type((layer + 1) % pattern != 0) for layer in range(layers)]
+
+
+def _are_flags(values: np.ndarray[Any, Any]) -> bool:
+    """Whether an array is of bools, or of the integers that stand for them."""
+    return values.dtype.kind == "b" or values.dtype.kind in "iu" and set(values.tolist()) <= {0, 1}
 
 
 def _layer_type(sliding: bool) -> str:

@@ -19,29 +19,46 @@ from typing import Any
 import numpy as np
 
 from gemelo.errors import UnsupportedError
+from gemelo.weights import hyperparameters, metadata_gemma3n
 from gemelo.weights import keys as shared
-from gemelo.weights import metadata_gemma3n
-from gemelo.weights.keys import FFN, GLOBAL_BASE, LOCAL_BASE, PATTERN, SOFTCAP, Keys
+from gemelo.weights.keys import (
+    FFN,
+    GLOBAL_BASE,
+    LOCAL_BASE,
+    PATTERN,
+    SCALING_FACTOR,
+    SCALING_TYPE,
+    SOFTCAP,
+    Keys,
+)
 
 DEFAULT_PATTERN = 6  # five sliding layers, then a full one
 LONG_CONTEXT_BLOCKS = (34, 48, 62)  # 4B, 12B and 27B stretch their global rope
 LONG_CONTEXT_FACTOR = 8.0
 WIDE_QUERY_BLOCKS = 62  # 27B scales queries by hidden_size / heads instead of head_dim
 OLD_GLOBAL_BASE, OLD_LOCAL_BASE = "rope.global.freq_base", "rope.local.freq_base"
-SCALING_TYPE, SCALING_FACTOR = "rope.scaling.type", "rope.scaling.factor"
+OLD_ATTENTION_CAP = "attn_logit_softcapping"
+
+
+def read_facts(metadata: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """A text config from the metadata of a GGUF file, and a notice where settings have no effect.
+
+    Gemma 3n's lacks `laurel_rank` and `vocab_size_per_layer_input`, which the tensors' shapes tell.
+    Raises UnsupportedError for an architecture that is neither family's and for settings that make
+    another model of it, FileFormatError for values that are missing, of the wrong type or absurd.
+    """
+    keys = Keys(metadata)
+    read = metadata_gemma3n.read_config if keys.architecture == "gemma3n" else _gemma3_config
+    config = read(keys)
+    leftovers = {OLD_ATTENTION_CAP} if _has_leftovers(keys) else set()
+    hyperparameters.check(keys, config, leftovers)
+    notice = hyperparameters.unread(keys)
+    return config, () if notice is None else (notice,)
 
 
 def config_from_gguf(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """A text config from the metadata of a GGUF file.
-
-    Gemma 3n's lacks `laurel_rank` and `vocab_size_per_layer_input`, which the tensors' shapes tell.
-    Raises UnsupportedError for an architecture that is neither family's, FileFormatError for values
-    that are missing, of the wrong type or absurd.
-    """
-    keys = Keys(metadata)
-    if keys.architecture == "gemma3n":
-        return metadata_gemma3n.read_config(keys)
-    return _gemma3_config(keys)
+    """The config alone."""
+    return read_facts(metadata)[0]
 
 
 def config_to_gguf(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -60,16 +77,20 @@ def config_to_gguf(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _gemma3_config(keys: Keys) -> dict[str, Any]:
     config = {"model_type": "gemma3_text"} | shared.shared_config(keys)
-    config["intermediate_size"] = keys.integer(keys.prefix + FFN, 1, shared.MAX_FFN)
+    config["intermediate_size"] = keys.integer(FFN, 1, shared.MAX_FFN)
     config["query_pre_attn_scalar"] = _query_scalar(config)
     layers = config["num_hidden_layers"]
     config["layer_types"] = shared.layer_types(keys, layers, DEFAULT_PATTERN)
     config["rope_parameters"] = _rope_parameters(keys, layers)
-    # One converter wrote Gemma 2's cap of 30 into Gemma 3 files, beside its own rope keys: not a
-    # fact.
-    if keys.has(SOFTCAP) and not keys.has(OLD_GLOBAL_BASE):
+    if keys.get(SOFTCAP) and not _has_leftovers(keys):  # 0 is no cap
         config[SOFTCAP] = keys.positive(SOFTCAP)
     return config
+
+
+def _has_leftovers(keys: Keys) -> bool:
+    """Whether the converter is the one that wrote Gemma 2's caps into Gemma 3 files, beside its own
+    rope keys: no facts."""
+    return keys.has(OLD_GLOBAL_BASE)
 
 
 def _query_scalar(config: Mapping[str, Any]) -> int | float:
@@ -94,15 +115,15 @@ def _rope_parameters(keys: Keys, layers: int) -> dict[str, dict[str, Any]]:
 def _rope_factor(keys: Keys, layers: int) -> float:
     kind = keys.get(SCALING_TYPE, "linear")
     if kind == "none":
+        keys.read |= {SCALING_FACTOR, shared.OLD_SCALING_FACTOR}
         return 1.0
     if kind != "linear":
         raise UnsupportedError(
             f"{keys.prefix}{SCALING_TYPE} is {shared.short(kind)}; Gemma 3 uses 'linear' or 'none'"
         )
     # Early converters dropped the factor, and the long-context sizes read nonsense without it.
-    return keys.positive(
-        SCALING_FACTOR, LONG_CONTEXT_FACTOR if layers in LONG_CONTEXT_BLOCKS else 1.0
-    )
+    usual = LONG_CONTEXT_FACTOR if layers in LONG_CONTEXT_BLOCKS else 1.0
+    return keys.positive(SCALING_FACTOR, keys.positive(shared.OLD_SCALING_FACTOR, usual))
 
 
 # ---- writing Gemma 3 -----------------------------------------------------------------------------

@@ -21,7 +21,17 @@ import numpy as np
 
 from gemelo.errors import FileFormatError, UnsupportedError
 from gemelo.weights import keys as shared
-from gemelo.weights.keys import FFN, GLOBAL_BASE, LOCAL_BASE, MAX_FFN, PATTERN, SOFTCAP, Keys
+from gemelo.weights.keys import (
+    FFN,
+    GLOBAL_BASE,
+    LOCAL_BASE,
+    MAX_FFN,
+    PATTERN,
+    SCALING_FACTOR,
+    SCALING_TYPE,
+    SOFTCAP,
+    Keys,
+)
 
 DEFAULT_PATTERN = 5  # four sliding layers, then a full one
 SHARED = "attention.shared_kv_layers"
@@ -51,17 +61,28 @@ def read_config(keys: Keys) -> dict[str, Any]:
     found = {"model_type": "gemma3n_text"} | shared.shared_config(keys)
     layers = found["num_hidden_layers"]
     for key, field, smallest, largest in OWN_INTEGERS:
-        found[field] = keys.integer(keys.prefix + key, smallest, largest)
+        found[field] = keys.integer(key, smallest, largest)
     found["intermediate_size"] = _widths(keys, layers)
     found["num_kv_shared_layers"] = _shared_layers(keys, layers)
     found["layer_types"] = shared.layer_types(keys, layers, DEFAULT_PATTERN)
     full = {"rope_theta": keys.positive(GLOBAL_BASE, shared.GLOBAL_THETA)}
     local = keys.positive(LOCAL_BASE, shared.LOCAL_THETA)
+    _refuse_scaling(keys)
     found["rope_parameters"] = shared.rope_parameters(full, local)
     found[SOFTCAP] = keys.positive(SOFTCAP, DEFAULT_SOFTCAP)
     if keys.has(SPARSITY):
         found["activation_sparsity_pattern"] = _sparsity(keys, layers)
     return found
+
+
+def _refuse_scaling(keys: Keys) -> None:
+    """No Gemma 3n stretches its rotary embedding, and one that did would stretch sliding layers."""
+    kind = keys.get(SCALING_TYPE, "linear")
+    factors = [keys.positive(key, 1.0) for key in (SCALING_FACTOR, shared.OLD_SCALING_FACTOR)]
+    if kind == "none" or (kind == "linear" and factors == [1.0, 1.0]):
+        return
+    what = f"{SCALING_TYPE} is {shared.short(kind)}, by a factor of {max(factors):g}"
+    raise UnsupportedError(f"{keys.prefix}{what}; Gemma 3n has no rope scaling")
 
 
 def _widths(keys: Keys, layers: int) -> list[int]:
