@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,7 +30,8 @@ from gemelo.config import Gemma3nConfig, Submodel
 from gemelo.errors import InputError, UnavailableError, UnsupportedError
 from gemelo.inputs.tokenizer import Tokenizer
 from gemelo.kernels.formats import Packed
-from gemelo.mmproj import mmproj_names, mmproj_values
+from gemelo.keyvalues import gguf_values, with_losses_told
+from gemelo.mmproj import mmproj_names, mmproj_values, with_own_towers
 from gemelo.nested import cut
 from gemelo.source import (
     EMBEDDING,
@@ -50,14 +50,13 @@ from gemelo.targets import (
     hf_targets,
     tower_targets,
 )
-from gemelo.weights import metadata, names
+from gemelo.weights import names
 from gemelo.weights.gguf_write import write_gguf
 from gemelo.weights.mapped import behind, check
 from gemelo.weights.metadata_gemma3n import built_in
 from gemelo.weights.safetensors import write_safetensors
 
 Progress = Callable[[int, int], None]  # bytes written, bytes in all
-_FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7, "bf16": 32}
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -70,7 +69,6 @@ _TOKENIZER_FILES = (
     "preprocessor_config.json",
     "processor_config.json",
 )
-_UNUSED = 5  # GGUF's type of a token that no text has
 _MAPS = ".msfa.ffn.pw_exp.conv.weight"  # one of the eye's convolutions; all have one format
 
 
@@ -111,7 +109,7 @@ def convert(
         raise InputError(f"{target} exists; choose another name, or --force to replace it")
     if target.exists() and target.resolve() == source.resolve():
         raise InputError(f"{target} is the source; choose another name")
-    opened = open_source(source)
+    opened = with_own_towers(open_source(source))
     with _while_whole(opened, progress) as more:
         if submodel is not None:
             opened = cut(opened, chosen_part(opened, submodel))
@@ -120,7 +118,7 @@ def convert(
         if mmproj:
             return _convert_towers(opened, target, format, more)
         to_gguf = target.suffix == ".gguf"
-        opened = for_gguf(opened, mixed_widths) if to_gguf else without_padding(opened)
+        opened = for_gguf(opened, mixed_widths) if to_gguf else for_directory(opened)
         targets = list(gguf_targets(opened, format) if to_gguf else hf_targets(opened, format))
         target.parent.mkdir(parents=True, exist_ok=True)
         write = _write_gguf if to_gguf else _write_directory
@@ -206,53 +204,19 @@ def _write_gguf(
     format: TargetFormat,
     progress: Progress,
 ) -> None:
-    values = _gguf_values(source, targets)
+    values = gguf_values(source, targets)
     total = sum(target.nbytes for target in targets)
     kind = architecture(source.config)
     tensors = ((names.to_gguf(t.name, kind), t.shape, t.format, t.weight) for t in targets)
     write_gguf(path, values, tensors, _bytes_done(progress, total))
 
 
-def _gguf_values(source: Source, targets: list[Target]) -> dict[str, Any]:
-    """The source's own key-values where it is a GGUF; else written from config and tokenizer."""
-    if source.facts is not None:
-        values = dict(source.facts)
-        values.pop("general.file_type", None)
-        if not source.whole:
-            values |= metadata.config_to_gguf(source.config.to_hf())
-    else:
-        values = {
-            "general.architecture": architecture(source.config),
-            "general.type": "model",
-            "general.name": source.path.resolve().name,
-            "general.quantization_version": 2,
-        }
-        values |= metadata.config_to_gguf(source.config.to_hf())
-        values |= _tokens(tokenizer_of(source), source.config.vocab_size)
-    kinds = [target.format.name for target in targets if len(target.shape) == 2]
-    common = max(set(kinds), key=kinds.count)
-    if common in _FILE_TYPES:
-        values["general.file_type"] = _FILE_TYPES[common]
-    return values
-
-
-def _tokens(tokenizer: Tokenizer, rows: int) -> dict[str, Any]:
-    """The tokenizer's key-values, one token a row of the embedding, as llama.cpp insists."""
-    values = tokenizer.to_gguf()
-    spare = rows - len(values["tokenizer.ggml.tokens"])
-    padding = {
-        "tokens": [f"[PAD{id}]" for id in range(rows - spare, rows)],
-        "scores": np.zeros(max(0, spare), np.float32),
-        "token_type": np.full(max(0, spare), _UNUSED, np.int32),
-    }
-    for leaf, more in padding.items():
-        held = values[f"tokenizer.ggml.{leaf}"][:rows]
-        joined = [*held, *more] if isinstance(more, list) else np.concatenate([held, more])
-        values[f"tokenizer.ggml.{leaf}"] = joined
-    return values
-
-
 # ---- a Hugging Face directory --------------------------------------------------------------------
+
+
+def for_directory(source: Source) -> Source:
+    """The source as a directory holds it."""
+    return with_losses_told(without_padding(source))
 
 
 def _write_directory(

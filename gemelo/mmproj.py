@@ -12,6 +12,7 @@ the model's vocabulary. Writing one is the other half of a conversion to GGUF. T
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from gemelo.errors import FileFormatError, GemeloError, InputError, UnsupportedE
 from gemelo.source import Source, Weight, canonical
 from gemelo.weights import names
 from gemelo.weights.gguf import GGUFFile
+from gemelo.weights.keys import ARCHITECTURES
 
 ARCHITECTURE = "clip"
 PROJECTOR = "gemma3"
@@ -55,15 +57,22 @@ def companion(path: Path) -> Path | None:
 
 
 def with_companion(source: Source) -> Source:
-    """The source with the towers that lie beside its file; itself where none do, or none fit."""
-    found = companion(source.path)
+    """The source with the towers that are in its file or lie beside it; itself where none do, or
+    none fit."""
+    found = companion(source.path) if source.towers is None else source.path
     if found is None or source.facts is None:
         return source
     try:
-        return with_mmproj(source, found)
+        return with_own_towers(source) if source.towers else with_mmproj(source, found)
     except GemeloError as error:
-        notice = f"{error}; it lies beside the model and is left out"
-        return dataclasses.replace(source, notices=(*source.notices, notice))
+        what = "its towers are" if source.towers else "it lies beside the model and is"
+        return dataclasses.replace(source, notices=(*source.notices, f"{error}; {what} left out"))
+
+
+def with_own_towers(source: Source) -> Source:
+    """The source with the towers that its GGUF file holds itself, as Ollama keeps them; itself
+    where there are none. Raises as `with_mmproj`."""
+    return source if source.towers is None else _with(source, source.towers)
 
 
 def with_mmproj(source: Source, path: Path) -> Source:
@@ -73,10 +82,21 @@ def with_mmproj(source: Source, path: Path) -> Source:
     model, InputError for those of a model of another width.
     """
     file = GGUFFile(path)
-    kinds = _kinds(path, file.metadata)
-    if kinds <= {mmproj3n.EYE, mmproj3n.EAR}:
-        return mmproj3n.with_towers(source, file)
-    return _with_eye(source, file)
+    towers = file.only(filter(names.is_of_a_tower, file))
+    if not towers.names():
+        raise UnsupportedError(f"{path} is no mmproj file: there are no weights of towers in it")
+    if len(towers.names()) == len(file.names()):
+        _kinds(path, file.metadata)
+    return _with(source, towers)
+
+
+def _with(source: Source, towers: GGUFFile) -> Source:
+    facts = towers.metadata
+    if facts.get("general.architecture") in ARCHITECTURES:
+        three_n = facts["general.architecture"] == "gemma3n"
+    else:
+        three_n = _kinds(towers.path, facts) <= {mmproj3n.EYE, mmproj3n.EAR}
+    return mmproj3n.with_towers(source, towers) if three_n else _with_eye(source, towers)
 
 
 def mmproj_values(source: Source) -> dict[str, Any]:
@@ -101,14 +121,14 @@ def mmproj_names(source: Source) -> str:
 
 
 def _with_eye(source: Source, file: GGUFFile) -> Source:
-    config, path, facts = source.config, file.path, file.metadata
+    config, path, facts = source.config, file.path, _eye_facts(file.path, file.metadata)
     if not isinstance(config, Gemma3Config) or config.vision is not None:
         raise UnsupportedError(
             f"{path} gives an eye to a text model of Gemma 3, and "
             f"{source.path.name} is {config.model_type}{', with towers' * config.is_multimodal}"
         )
     vision = _vision(path, facts)
-    shapes, tensor = canonical(file)
+    shapes, tensor = canonical(file, ARCHITECTURE)
     swapped = _are_swapped(shapes, vision)
 
     def unshifted(name: str) -> Weight:
@@ -172,6 +192,29 @@ def _kinds(path: Path, facts: Mapping[str, Any]) -> set[str]:
     return set(kinds)
 
 
+def _eye_facts(path: Path, facts: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Key-values of an eye as mmproj files have them, also where a model's file has its own."""
+    own, tokens = "gemma3.vision.", facts.get("gemma3.mm.tokens_per_image")
+    if any(key.startswith(VISION) for key in facts):
+        return facts
+    found = {VISION + key.removeprefix(own): facts[key] for key in facts if key.startswith(own)}
+    if not found:
+        raise FileFormatError(f"{path}: it holds weights of an eye, and no {own}* that tell of it")
+    if tokens is None:
+        return found
+    sizes = [found.get(f"{VISION}image_size"), found.get(f"{VISION}patch_size"), tokens]
+    image, patch, count = (x if type(x) is int and 0 < x < 1 << 16 else 0 for x in sizes)
+    if not image * patch * count:
+        raise FileFormatError(f"{path}: its {own}* sizes are no whole numbers above zero")
+    side, pooled = image // patch, math.isqrt(count)
+    if pooled**2 != count or side % pooled:
+        raise FileFormatError(
+            f"{path}: gemma3.mm.tokens_per_image is {tokens}, which {side} by {side} patches "
+            "cannot become"
+        )
+    return found | {f"{VISION}projector.scale_factor": side // pooled}
+
+
 def _vision(path: Path, facts: Mapping[str, Any]) -> VisionConfig:
     raw = {field: facts[VISION + key] for key, field in FIELDS if VISION + key in facts}
     eps = raw.get("layer_norm_eps", VisionConfig.layer_norm_eps)
@@ -197,7 +240,7 @@ def _with_vision(
     pool = facts.get(f"{VISION}projector.scale_factor", POOLED)
     if not isinstance(pool, int) or not 0 < pool <= side:
         raise FileFormatError(f"{VISION}projector.scale_factor is {pool!r}; expected 1 to {side}")
-    ids = _marker_ids(vocabulary or {})
+    ids = _marker_ids(vocabulary or {}, config.vocab_size)
     # Rows past the text's may be missing; the embedding under a picture is never used.
     last_row = config.vocab_size - 1
     return dataclasses.replace(
@@ -210,11 +253,12 @@ def _with_vision(
     )
 
 
-def _marker_ids(facts: Mapping[str, Any]) -> dict[str, int]:
-    """Ids of the markers that a vocabulary has."""
+def _marker_ids(facts: Mapping[str, Any], rows: int) -> dict[str, int]:
+    """Ids of the markers that a vocabulary has, and the embedding too."""
     pieces = list(facts.get("tokenizer.ggml.tokens", ()))
     spelt = {key: text.encode() for key, text in MARKERS.items()}
-    return {key: pieces.index(piece) for key, piece in spelt.items() if piece in pieces}
+    found = {key: pieces.index(piece) for key, piece in spelt.items() if piece in pieces}
+    return {key: id for key, id in found.items() if id < rows}
 
 
 def _are_swapped(shapes: Mapping[str, tuple[int, ...]], vision: VisionConfig) -> bool:

@@ -26,6 +26,7 @@ from gemelo.errors import FileFormatError, GemeloError, InputError, UnsupportedE
 from gemelo.kernels.formats import Packed
 from gemelo.weights import metadata, names
 from gemelo.weights.gguf import GGUFFile
+from gemelo.weights.gguf_kinds import refuse_other_kinds
 from gemelo.weights.safetensors import Safetensors
 
 Weight = Tensor | Packed
@@ -37,6 +38,7 @@ _LAUREL = "language_model.layers.0.laurel.linear_left.weight"
 _EYE = {"vision_tower", "embed_vision", "multi_modal_projector"}
 _EAR = {"audio_tower", "embed_audio"}
 _MOST_IN_A_STACK = 15
+_ROPE_HINT = "; factors of the rotary embedding are of models that gemelo does not run"
 _LISTED = 8  # names in an error message before "and n more"
 
 
@@ -44,8 +46,9 @@ _LISTED = 8  # names in an error message before "and n more"
 class Source:
     """An open file, its names made canonical: what to build, and a way to each tensor.
 
-    facts are a GGUF file's key-values, which its tokenizer is among. whole is False once a part was
-    cut out: the file's own facts about the model no longer hold.
+    facts are a GGUF file's key-values, which its tokenizer is among, towers what it holds besides
+    the decoder, files all that it is made of. whole is False once a part was cut out: the file's
+    own facts about the model no longer hold.
     """
 
     path: Path
@@ -55,6 +58,8 @@ class Source:
     notices: tuple[str, ...] = ()
     facts: Mapping[str, Any] | None = None
     whole: bool = True
+    towers: GGUFFile | None = None
+    files: tuple[Path, ...] = ()
 
 
 def open_source(path: Path) -> Source:
@@ -129,11 +134,16 @@ def _tied(
 
 
 def _open_gguf(file: GGUFFile) -> Source:
+    refuse_other_kinds(file.metadata, file.path)
     try:
-        raw = metadata.config_from_gguf(file.metadata)
+        raw, notices = metadata.read_facts(file.metadata)
     except GemeloError as error:
         raise type(error)(f"{file.path}: {error}") from None
-    shapes, tensor = canonical(file)
+    beside = [name for name in file if names.is_of_a_tower(name)]
+    text = file.only(name for name in file if not names.is_of_a_tower(name))
+    if not text.names():
+        raise FileFormatError(f"{file.path} holds no weights of a decoder; load the model itself")
+    shapes, tensor = canonical(text)
     embedding = shapes.get(EMBEDDING)
     if embedding is not None and embedding[0] != raw["vocab_size"] and len(embedding) == 2:
         raw["vocab_size"] = embedding[0]  # rows may be padded past the tokenizer's last id
@@ -147,7 +157,16 @@ def _open_gguf(file: GGUFFile) -> Source:
             return weight.float() - shift  # GGUF stores 1 + w
         return weight
 
-    return Source(file.path, config, shapes, unshifted, facts=file.metadata)
+    return Source(
+        file.path,
+        config,
+        shapes,
+        unshifted,
+        (*file.notices, *notices),
+        facts=file.metadata,
+        towers=file.only(beside) if beside else None,
+        files=file.paths,
+    )
 
 
 def _gemma3n_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
@@ -185,7 +204,8 @@ def canonical(file: GGUFFile | Safetensors, kind: str | None = None) -> Named:
                 )
             places[part], shapes[part] = (name, index), shape
     if unknown:
-        raise FileFormatError(f"{file.path}: {listing('unknown', unknown)}")
+        hint = _ROPE_HINT if any(name.startswith("rope_") for name in unknown) else ""
+        raise FileFormatError(f"{file.path}: {listing('unknown', unknown)}{hint}")
 
     def tensor(canonical: str) -> Weight:
         name, index = places[canonical]

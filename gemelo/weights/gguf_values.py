@@ -66,27 +66,30 @@ class KeyValues(Mapping[str, Any]):
         values = {key: value for key, value in self._values.items() if key not in gone}
         entries = {key: entry for key, entry in self._entries.items() if key not in gone}
         for key, value in changes.items():
-            values[key] = value
             entry = entries.pop(key, None)
             if entry is not None:
-                entries[key] = _as_before(key, value, entry)
+                entries[key] = _as_before(key, value, values[key], entry)
+            values[key] = value
         return KeyValues(values, entries)
 
 
-def _as_before(key: str, value: Any, entry: bytes) -> bytes:
-    """A new number in the type of the old one if that holds it; else in the one it asks for."""
-    dtype = NUMBER_TYPES.get(int.from_bytes(entry[:4], "little"))
-    if dtype is None or not isinstance(value, int | float):
-        return encoded(key, value)
-    if (dtype == np.bool_) != isinstance(value, bool):
-        return encoded(key, value)
+def _as_before(key: str, value: Any, old: Any, entry: bytes) -> bytes:
+    """A new value in the type of the old one if that holds it; else in the one it asks for."""
+    kind, inner = (int.from_bytes(entry[at : at + 4], "little") for at in (0, 4))
+    dtype = NUMBER_TYPES.get(inner if kind == ARRAY else kind)
     try:
-        with np.errstate(over="ignore"):
-            kept = np.asarray(value).astype(dtype) if dtype.kind == "f" else np.array(value, dtype)
-    except (OverflowError, ValueError):
-        return encoded(key, value)
-    exact = dtype.kind == "f" or kept.item() == value
-    return encoded(key, kept[()]) if exact and np.isfinite(kept) else encoded(key, value)
+        new = np.asarray(value)
+        if dtype is None or (new.ndim == 1) != (kind == ARRAY):
+            return entry if value == old else encoded(key, value)
+        if (dtype == np.bool_) == (new.dtype == np.bool_) and new.dtype.kind in "biuf":
+            with np.errstate(over="ignore", invalid="ignore"):
+                kept = new.astype(dtype)
+            wide = kept.astype(np.float64 if dtype.kind == "f" else new.dtype)
+            if np.allclose(wide, new, rtol=1e-6) if dtype.kind == "f" else (wide == new).all():
+                return encoded(key, kept[()])
+    except (OverflowError, ValueError, TypeError):
+        pass
+    return encoded(key, value)
 
 
 def encoded(key: str, value: Any) -> bytes:

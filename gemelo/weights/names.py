@@ -80,6 +80,20 @@ PROJECTOR = (
     ("mm_input_projection_weight", "mm.input_projection.weight"),
     ("mm_soft_emb_norm.weight", "mm.soft_emb_norm.weight"),
 )
+# What Ollama's files call parts of the eye, which they hold beside the decoder; and llama.cpp.
+OLLAMA = {
+    "v.patch_embedding": "v.patch_embd",
+    "v.position_embedding": "v.position_embd",
+    "v.post_layernorm": "v.post_ln",
+    "v.blk.{n}.layer_norm1": "v.blk.{n}.ln1",
+    "v.blk.{n}.layer_norm2": "v.blk.{n}.ln2",
+    "v.blk.{n}.attn_output": "v.blk.{n}.attn_out",
+    "v.blk.{n}.mlp.fc1": "v.blk.{n}.ffn_up",
+    "v.blk.{n}.mlp.fc2": "v.blk.{n}.ffn_down",
+    "mm.mm_input_projection": "mm.input_projection",
+    "mm.mm_soft_emb_norm": "mm.soft_emb_norm",
+}
+OF_TOWERS = ("v.", "a.", "mm.")  # in GGUF
 # Gemma 3n's towers, by their names in checkpoints.
 MOBILENET = (
     *("conv_stem.conv.weight", "conv_stem.conv.bias", "conv_stem.bn.weight"),
@@ -264,6 +278,9 @@ def from_gguf(name: str, architecture: str) -> str:
     unknown there."""
     pattern, numbers = _pattern(name)
     rows = _rows(architecture)
+    if architecture == "clip":
+        stem, dot, leaf = pattern.rpartition(".")
+        pattern = OLLAMA.get(stem, stem) + dot + leaf
     canonical = rows.get(pattern) or rows.get(name if pattern else "")  # "conv_0" has no {n}
     if canonical is None:
         raise UnsupportedError(
@@ -280,6 +297,11 @@ def to_gguf(name: str, architecture: str) -> str:
     if gguf is None or _rows(architecture).get(gguf) != pattern:
         raise UnsupportedError(f"GGUF files of {architecture} have no place for tensor {name!r}")
     return _filled(gguf, numbers)
+
+
+def is_of_a_tower(name: str) -> bool:
+    """Whether a name in a GGUF file is that of a tower's weight, and not of the decoder's."""
+    return name.startswith(OF_TOWERS)
 
 
 def stack_of(name: str) -> str | None:
