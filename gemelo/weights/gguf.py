@@ -14,7 +14,6 @@ import copy
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,19 +21,11 @@ from torch import Tensor
 from gemelo.errors import FileFormatError, UnsupportedError
 from gemelo.kernels.formats import Format, Packed
 from gemelo.weights.gguf_header import Header, Place, read_header
-from gemelo.weights.gguf_split import joined, paths_of
+from gemelo.weights.gguf_split import Join, paths_of
 from gemelo.weights.gguf_values import KeyValues
 from gemelo.weights.mapped import map_file
 
 TORCH_DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
-
-
-class _Part(NamedTuple):
-    """One file of a model."""
-
-    path: Path
-    header: Header
-    data: Tensor
 
 
 class GGUFFile:
@@ -53,21 +44,22 @@ class GGUFFile:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        given = _open(self.path)
-        others = paths_of(self.path, given.header.values)
-        parts = [given if other == self.path else _open(other) for other in others]
-        headers = [part.header for part in parts]
-        self.paths = tuple(others)
-        self.metadata = given.header.values if len(parts) == 1 else joined(headers, others)
-        self.alignment = headers[0].alignment
-        self.notices = tuple(
-            f"{part.path.name} holds {part.header.unclaimed:,} bytes that belong to no tensor"
-            for part in parts
-            if part.header.unclaimed
-        )
-        self._places: dict[str, tuple[Place, Tensor]] = {
-            name: (place, part.data) for part in parts for name, place in part.header.places.items()
-        }
+        header, data = _open(self.path)
+        self.alignment = header.alignment
+        self.paths = tuple(paths_of(self.path, header.values))
+        join, notices = Join(self.paths), list[str]()
+        self._places: dict[str, tuple[Place, Tensor]] = {}
+        for part in self.paths:
+            found, mapped = (header, data) if part == self.path else _open(part)
+            if len(self.paths) > 1:
+                join.add(found)
+            self._places |= {name: (place, mapped) for name, place in found.places.items()}
+            if found.unclaimed:
+                notices.append(
+                    f"{part.name} holds {found.unclaimed:,} bytes that belong to no tensor"
+                )
+        self.metadata = join.whole() if len(self.paths) > 1 else header.values
+        self.notices = tuple(notices)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
@@ -122,7 +114,7 @@ class GGUFFile:
         return place
 
 
-def _open(path: Path) -> _Part:
+def _open(path: Path) -> tuple[Header, Tensor]:
+    """The header of one file, and all its bytes."""
     mapped = map_file(path)
-    header = read_header(mapped, path)
-    return _Part(path, header, torch.frombuffer(mapped, dtype=torch.uint8))
+    return read_header(mapped, path), torch.frombuffer(mapped, dtype=torch.uint8)

@@ -35,12 +35,13 @@ MAX_DIMENSIONS = 4
 # Of any header. A Gemma's has 8 MiB, 262,144 strings, and up to 1,600 tensors with all towers.
 MAX_HEADER_BYTES = 32 << 20
 MAX_STRINGS = 1 << 20
-MAX_ARRAYS = 1 << 14  # inside of arrays
+MAX_ARRAYS = 1 << 12  # inside of arrays
 MAX_DEPTH = 4  # of arrays in arrays
-MAX_COUNTS = {"metadata entries": 1 << 16, "tensors": 1 << 16}
+MAX_COUNTS = {"metadata entries": 1 << 14, "tensors": 1 << 14}
 MIN_ENTRY_BYTES = {"metadata entries": 8 + 4 + 1, "tensors": 8 + 4 + 4 + 8}
 LENGTH_BYTES = 8
 MAX_SHORT_BYTES = LENGTH_BYTES + 255  # a string with its length, of which one byte says all
+FEW_STRINGS = 256  # are not worth a look at a window
 WINDOW_BYTES = 1 << 18  # looked at as a whole; it and what is made of it stay in cache
 
 
@@ -193,24 +194,27 @@ class _Cursor:
         if self.strings_left < 0:
             self.fail(f"{what} has {count} strings; at most {MAX_STRINGS} are read")
         texts, lengths, done = list[bytes](), list[NDArray[np.int64]](), 0
-        while done < count and len(found := self.short_strings(count - done, texts)):
+        while count - done > FEW_STRINGS and len(found := self.short_strings(count - done, texts)):
             lengths.append(found)
             done += len(found)
-        places = range(done, count)  # from near the first one on that is empty or long
-        rest = [self.string(what, place, count) for place in places]
+        rest = self.any_strings(what, done, count)  # from near one on that is empty or long
         texts += [b"\0" + string for string in rest]
         lengths.append(np.array([len(string) for string in rest], np.int64))
         return Strings(b"".join([*texts, b"\0"])[1:], np.cumsum(np.concatenate(lengths) + 1) - 1)
 
-    def string(self, what: str, place: int, count: int) -> bytes:
-        start = self.position + LENGTH_BYTES
-        length = int.from_bytes(self.source[self.position : start], "little")
-        if start > self.size or length > self.size - start:
-            self.fail(f"{what}, string {place} of {count}, runs past the end of the file")
-        if start + length > MAX_HEADER_BYTES:
-            self.fail(f"{what} ends past {MAX_HEADER_BYTES} bytes, the limit of a header")
-        self.position = start + length
-        return self.source[start : self.position]
+    def any_strings(self, what: str, first: int, count: int) -> list[bytes]:
+        """The strings from the `first` to the last of `count`, one after the other."""
+        source, end, position = self.source, min(self.size, MAX_HEADER_BYTES), self.position
+        found = list[bytes]()
+        for place in range(first, count):
+            start = position + LENGTH_BYTES
+            position = start + int.from_bytes(source[position:start], "little")
+            if position > end:
+                past = "the end of the file" if end == self.size else f"{end} bytes of header"
+                self.fail(f"{what}, string {place} of {count}, runs past {past}")
+            found.append(source[start:position])
+        self.position = position
+        return found
 
     def short_strings(self, most: int, texts: list[bytes]) -> NDArray[np.int64]:
         """Lengths of the strings from here on, as many as a window of the file shows; none if one

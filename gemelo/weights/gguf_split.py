@@ -7,7 +7,7 @@ one another, so any part leads to all; and since a part of another model, or yes
 as good as any, what they say is compared.
 
     paths_of(Path("m-00002-of-00003.gguf"), header.values)      # three paths, in order
-    values = joined([header, second, third], paths)
+    join = Join(paths);  join.add(header);  ...;  join.whole()["gemma3.block_count"]
 """
 
 from __future__ import annotations
@@ -61,52 +61,68 @@ def paths_of(path: Path, values: Mapping[str, Any]) -> list[Path]:
     return paths
 
 
-def joined(headers: Sequence[Header], paths: Sequence[Path]) -> KeyValues:
-    """The key-values of a model in parts, without those of the split.
+class Join:
+    """Parts put together, one after the other, in order: their key-values, and no tensor twice."""
 
-    Raises `FileFormatError` for parts that are not of one model.
-    """
-    first, whole = headers[0].values, dict[str, Any]()
-    entries, total = dict[str, bytes](), 0
-    seen: dict[str, Path] = {}
-    for number, (header, path) in enumerate(zip(headers, paths, strict=True)):
-        values = header.values
-        if _number(path, values, NO) != number or _number(path, values, COUNT) != len(paths):
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths, self._added, self._num_entries = paths, 0, 0
+        self._first: KeyValues | None = None
+        self._values, self._entries = dict[str, Any](), dict[str, bytes]()
+        self._owners = dict[str, Path]()
+
+    def add(self, header: Header) -> None:
+        """The next part. Raises `FileFormatError` unless it is that, of the same model."""
+        path, values = self._paths[self._added], header.values
+        number, count = _number(path, values, NO), _number(path, values, COUNT)
+        if (number, count) != (self._added, len(self._paths)):
             raise FileFormatError(
-                f"{path} is part {_number(path, values, NO) + 1} of {_number(path, values, COUNT)} "
-                f"by its key-values, and not part {number + 1} of {len(paths)}; fetch it again"
+                f"{path} is part {number + 1} of {count} by its key-values, and not part "
+                f"{self._added + 1} of {len(self._paths)}; fetch it again"
             )
-        _compare(values, path, first, paths[0])
+        self._first = self._first or values
+        self._compare(path, values)
         for name in header.places:
-            if name in seen:
-                raise FileFormatError(f"tensor {name[:80]!r} is in {seen[name]} and in {path}")
-            seen[name] = path
-        more = [key for key in values if key not in whole and key not in KEYS]
-        whole |= {key: values[key] for key in more}
-        entries |= {key: values.encoded(key) for key in more}
-        total += len(header.places)
-    _check_total(first, paths[0], total)
-    return KeyValues(whole, entries)
+            if name in self._owners:
+                raise FileFormatError(
+                    f"tensor {name[:80]!r} is in {self._owners[name]} and in {path}"
+                )
+            self._owners[name] = path
+        more = [key for key in values if key not in self._values and key not in KEYS]
+        self._values |= {key: values[key] for key in more}
+        self._entries |= {key: values.encoded(key) for key in more}
+        self._bound(path, len(values))
+        self._added += 1
 
-
-def _compare(values: KeyValues, path: Path, first: KeyValues, first_path: Path) -> None:
-    """Raise unless two parts agree wherever both speak."""
-    for key in values:
-        if key != NO and key in first and values.encoded(key) != first.encoded(key):
+    def whole(self) -> KeyValues:
+        """The key-values of all, without those of the split."""
+        total = len(self._owners)
+        expected = _number(self._paths[0], self._first or {}, TENSORS, total)
+        if expected != total:
             raise FileFormatError(
-                f"{path} is a part of another model than {first_path}: they differ in "
-                f"{key[:80]}; fetch all parts from one place"
+                f"{self._paths[0]}: {TENSORS} is {expected}, and its parts hold {total}; fetch "
+                "them again"
             )
+        return KeyValues(self._values, self._entries)
 
+    def _compare(self, path: Path, values: KeyValues) -> None:
+        """Raise unless a part and the first agree wherever both speak."""
+        first = self._first or values
+        for key in values:
+            if key != NO and key in first and values.encoded(key) != first.encoded(key):
+                raise FileFormatError(
+                    f"{path} is a part of another model than {self._paths[0]}: they differ in "
+                    f"{key[:80]}; fetch all parts from one place"
+                )
 
-def _check_total(first: KeyValues, path: Path, total: int) -> None:
-    if total > MAX_COUNTS["tensors"]:
-        raise FileFormatError(f"{path}: its parts hold {total} tensors (at most {1 << 16})")
-    expected = _number(path, first, TENSORS, total)
-    if expected != total:
-        raise FileFormatError(
-            f"{path}: {TENSORS} is {expected}, and its parts hold {total}; fetch them again"
-        )
+    def _bound(self, path: Path, num_entries: int) -> None:
+        self._num_entries += num_entries
+        counts = {"metadata entries": self._num_entries, "tensors": len(self._owners)}
+        for what, most in MAX_COUNTS.items():
+            if counts[what] > most:
+                raise FileFormatError(
+                    f"{path}: it and the parts before it hold {counts[what]} {what} (at most "
+                    f"{most})"
+                )
 
 
 def _number(path: Path, values: Mapping[str, Any], key: str, default: int | None = None) -> int:

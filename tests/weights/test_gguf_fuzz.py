@@ -159,7 +159,7 @@ REFUSED = {
     "string not UTF-8": (with_entry(b"k", 8, text(b"\xc3")), "'k' is not UTF-8"),
     "array length": (with_entry(b"k", 9, struct.pack("<IQ", 6, 1 << 62)), "'k' needs 18446744"),
     "strings count": (with_entry(b"k", 9, struct.pack("<IQ", 8, HUGE)), "at most 1048576"),
-    "array of arrays": (with_entry(b"k", 9, struct.pack("<IQ", 9, HUGE)), "at most 16384"),
+    "array of arrays": (with_entry(b"k", 9, struct.pack("<IQ", 9, HUGE)), "at most 4096"),
     "array type": (with_entry(b"k", 9, struct.pack("<IQ", 99, 1)), "unknown type 99"),
     "alignment zero": (with_entry(b"general.alignment", 4, bytes(4)), "power of two"),
     "alignment 33": (with_entry(b"general.alignment", 4, b"!\0\0\0"), "power of two"),
