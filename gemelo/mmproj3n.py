@@ -171,7 +171,8 @@ def _vision_config(
 
 def _eps(facts: Mapping[str, Any]) -> Any:
     eps = facts.get(VISION + _EPS, Vision3nConfig.rms_norm_eps)
-    return float(str(np.float32(eps))) if isinstance(eps, float) else eps  # 1e-06, not a bit more
+    with np.errstate(over="ignore"):
+        return float(str(np.float32(eps))) if isinstance(eps, float) else eps  # 1e-06, no bit more
 
 
 def _audio_config(

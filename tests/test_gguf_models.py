@@ -13,7 +13,7 @@ import torch
 
 import gemelo
 from gemelo.checkpoint import read, read_tokenizer
-from gemelo.config import Gemma3Config
+from gemelo.config import Gemma3Config, Submodel
 from gemelo.convert import convert
 from gemelo.errors import FileFormatError, GemeloError, UnsupportedError
 from gemelo.kernels.formats import FORMATS
@@ -22,7 +22,7 @@ from gemelo.weights.gguf import GGUFFile
 from gemelo.weights.gguf_write import write_gguf
 from gemelo.weights.mapped import behind
 from tests.gguf_files import ollama, rewritten, split, tensors_of
-from tests.multimodal import EYED, photograph
+from tests.multimodal import AWAKE, EYED, photograph, write
 
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 4, "ignore_eos": True}
 
@@ -285,6 +285,31 @@ def test_key_values_keep_type_and_value(tiny_checkpoint: Path, tmp_path: Path, f
     kind, _ = before.pop("general.file_type"), after.pop("general.file_type")
     assert kind[0] == ["INT16"] and before == after
     assert types(tmp_path / "b.gguf")["general.file_type"][0] == ["INT16"]
+
+
+def test_a_slice_keeps_the_types_of_what_it_changes(tmp_path: Path) -> None:
+    directory = write(tmp_path / "awake", AWAKE)
+    convert(directory, tmp_path / "a.gguf", text_only=True)
+    file = GGUFFile(tmp_path / "a.gguf")
+    # As other tools have them: wider, narrower, and a float that was always a whole number.
+    changes = {
+        "gemma3n.block_count": np.uint64(12),
+        "gemma3n.context_length": np.int64(1024),
+        "gemma3n.feed_forward_length": np.full(12, AWAKE.ffn_widths[0], np.uint16),
+        "gemma3n.rope.freq_base": np.float64(1e6),
+        "general.size_label": "1B",
+        "general.license": "gemma",
+    }
+    part = Submodel((64,) * 5 + (32,) * 5, (0, 2))
+    facts = file.metadata.changed({}, changes).changed(changes)
+    write_gguf(tmp_path / "b.gguf", facts, tensors_of(file))
+    convert(tmp_path / "b.gguf", tmp_path / "c.gguf", submodel=part, mixed_widths=True)
+    before, after = types(tmp_path / "b.gguf"), types(tmp_path / "c.gguf")
+    assert before.keys() - after.keys() == {"general.size_label"}
+    assert {key: kind for key, (kind, _) in after.items()}.items() <= {
+        key: kind for key, (kind, _) in before.items()
+    }.items()
+    assert GGUFFile(tmp_path / "c.gguf").metadata["gemma3n.block_count"] == 10
 
 
 def test_what_a_directory_cannot_hold_is_told(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -68,7 +68,8 @@ def refuse_other_kinds(facts: Mapping[str, Any], path: object) -> None:
         what = _TYPES["imatrix"]
     if any(key.startswith("adapter.") for key in facts):
         what = _TYPES["adapter"]
-    if isinstance(kind, str) and kind != "model":
-        what = _TYPES.get(kind, f"a {one_line(kind, 40)!r} by its general.type, and not a model")
+    if not isinstance(kind, str) or kind != "model":
+        said = one_line(kind, 40) if isinstance(kind, str) else type(kind).__name__
+        what = _TYPES.get(said, f"a {said!r} by its general.type, and not a model")
     if what is not None:
         raise UnsupportedError(f"{path} is {what}")

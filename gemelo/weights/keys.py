@@ -83,7 +83,8 @@ class Keys:
         value = self.get(key, default)
         if isinstance(value, np.ndarray) and value.dtype.kind in "iu" and len(set(value)) == 1:
             layers = self.get("block_count")
-            value = value[0].item() if len(value) == layers and key in PER_LAYER else value
+            if key in PER_LAYER and type(layers) is int and len(value) == layers:
+                value = value[0].item()
         return self.whole(self.prefix + key, value, smallest, largest)
 
     def token(self, key: str, default: int) -> int:
@@ -103,11 +104,20 @@ class Keys:
     def positive(self, key: str, default: float | None = None) -> float:
         """A positive number under its short key, as the decimal that was rounded to float32."""
         value = self.get(key, default)
-        if type(value) not in (int, float) or not (0 < value < math.inf):
+        with np.errstate(over="ignore", under="ignore"):
+            narrow = np.float32(value) if type(value) in (int, float) else np.float32(0)
+        if not 0 < narrow < math.inf:
             raise FileFormatError(
                 f"{self.prefix}{key} is {short(value)}; it must be a positive number"
             )
-        return float(str(np.float32(value)))
+        return float(str(narrow))
+
+    def word(self, key: str, default: str) -> str:
+        """A string under its short key."""
+        value = self.get(key, default)
+        if not isinstance(value, str):
+            raise FileFormatError(f"{self.prefix}{key} is {short(value)}; it must be a string")
+        return value
 
 
 def short(value: Any) -> str:

@@ -82,7 +82,9 @@ def _gemma3_config(keys: Keys) -> dict[str, Any]:
     layers = config["num_hidden_layers"]
     config["layer_types"] = shared.layer_types(keys, layers, DEFAULT_PATTERN)
     config["rope_parameters"] = _rope_parameters(keys, layers)
-    if keys.get(SOFTCAP) and not _has_leftovers(keys):  # 0 is no cap
+    cap = keys.get(SOFTCAP)
+    is_off = cap is None or (isinstance(cap, int | float) and cap == 0)
+    if not is_off and not _has_leftovers(keys):
         config[SOFTCAP] = keys.positive(SOFTCAP)
     return config
 
@@ -113,7 +115,7 @@ def _rope_parameters(keys: Keys, layers: int) -> dict[str, dict[str, Any]]:
 
 
 def _rope_factor(keys: Keys, layers: int) -> float:
-    kind = keys.get(SCALING_TYPE, "linear")
+    kind = keys.word(SCALING_TYPE, "linear")
     if kind == "none":
         keys.read |= {SCALING_FACTOR, shared.OLD_SCALING_FACTOR}
         return 1.0

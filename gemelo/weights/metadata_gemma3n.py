@@ -77,7 +77,7 @@ def read_config(keys: Keys) -> dict[str, Any]:
 
 def _refuse_scaling(keys: Keys) -> None:
     """No Gemma 3n stretches its rotary embedding, and one that did would stretch sliding layers."""
-    kind = keys.get(SCALING_TYPE, "linear")
+    kind = keys.word(SCALING_TYPE, "linear")
     factors = [keys.positive(key, 1.0) for key in (SCALING_FACTOR, shared.OLD_SCALING_FACTOR)]
     if kind == "none" or (kind == "linear" and factors == [1.0, 1.0]):
         return

@@ -3,12 +3,15 @@ listed."""
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
 import pytest
 
 from gemelo.errors import GemeloError
+from gemelo.strings import Strings
+from gemelo.weights.gguf_kinds import refuse_other_kinds
 from gemelo.weights.metadata import config_from_gguf, config_to_gguf, read_facts
 from tests.weights import test_metadata_gemma3n as gemma3n
 from tests.weights.test_metadata import bare, published
@@ -131,6 +134,29 @@ def test_unknown_settings_are_one_notice() -> None:
     others = {"general.x": 1, "tokenizer.ggml.x": 1, "quantize.imatrix.file": "f", "llama.x": 2}
     _, (notice,) = read_facts(bare("270m") | many | others)
     assert notice.startswith("12 settings") and notice.endswith("gemma3.new.7 and 4 more")
+
+
+ODD: list[Any] = [
+    *(0, -1, 1 << 40, (1 << 64) - 1, True, 2.5, 1e-60, 1e300, float("nan"), float("inf"), "x", ""),
+    *(np.zeros(0, np.int32), np.full(18, 3, np.int32), np.full(30, np.nan, np.float32)),
+    *(np.array([True] * 18), Strings(b"a\0", np.array([1])), (np.ones(1), np.ones(1))),
+]
+
+
+@pytest.mark.parametrize("family", ["gemma3", "gemma3n"])
+def test_whatever_a_setting_holds_ends_in_a_config_or_in_a_line(family: str) -> None:
+    facts = bare("270m") if family == "gemma3" else entries()
+    facts["tokenizer.ggml.tokens"] = [b"x"] * 99
+    short = {key.removeprefix(f"{family}.") for key in facts if key.startswith(family)}
+    short |= {*HARMLESS, *(key for key, _ in REFUSED), "head_dim", "altup.correct_scale"}
+    full = [f"{family}.{key}" for key in sorted(short)]
+    full += ["general.type", "tokenizer.ggml.bos_token_id", "tokenizer.ggml.tokens"]
+    for key, value in itertools.product(full, ODD):
+        try:
+            refuse_other_kinds(facts | {key: value}, "file")
+            config_from_gguf(facts | {key: value})
+        except GemeloError as error:
+            assert "\n" not in str(error) and len(str(error)) <= 500
 
 
 # ---- Gemma 3n ------------------------------------------------------------------------------------
