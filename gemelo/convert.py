@@ -109,7 +109,9 @@ def convert(
         raise InputError(f"{target} exists; choose another name, or --force to replace it")
     if target.exists() and target.resolve() == source.resolve():
         raise InputError(f"{target} is the source; choose another name")
-    opened = with_own_towers(open_source(source))
+    opened = open_source(source) if text_only else with_own_towers(open_source(source))
+    if target.resolve() in [file.resolve() for file in opened.files]:
+        raise InputError(f"{target} is a part of the source; choose another name")
     with _while_whole(opened, progress) as more:
         if submodel is not None:
             opened = cut(opened, chosen_part(opened, submodel))

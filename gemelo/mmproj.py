@@ -41,6 +41,13 @@ FIELDS = (
     ("attention.head_count", "num_attention_heads"),
     ("attention.layer_norm_epsilon", "layer_norm_eps"),
 )
+# Settings that other eyes have, and the one value at which they say what this one does.
+FIXED: dict[str, float | bool] = {
+    f"{VISION}image_mean": 0.5,
+    f"{VISION}image_std": 0.5,
+    "clip.use_gelu": True,
+    "clip.use_silu": False,
+}
 POOLED = 4  # patches of a side that become one soft token, where a file does not say
 MARKERS = {
     "boi_token_index": "<start_of_image>",
@@ -87,7 +94,8 @@ def with_mmproj(source: Source, path: Path) -> Source:
         raise UnsupportedError(f"{path} is no mmproj file: there are no weights of towers in it")
     if len(towers.names()) == len(file.names()):
         _kinds(path, file.metadata)
-    return _with(source, towers)
+    opened = _with(source, towers)
+    return dataclasses.replace(opened, notices=(*opened.notices, *towers.notices))
 
 
 def _with(source: Source, towers: GGUFFile) -> Source:
@@ -127,6 +135,7 @@ def _with_eye(source: Source, file: GGUFFile) -> Source:
             f"{path} gives an eye to a text model of Gemma 3, and "
             f"{source.path.name} is {config.model_type}{', with towers' * config.is_multimodal}"
         )
+    _refuse_other_eyes(path, facts)
     vision = _vision(path, facts)
     shapes, tensor = canonical(file, ARCHITECTURE)
     swapped = _are_swapped(shapes, vision)
@@ -213,6 +222,16 @@ def _eye_facts(path: Path, facts: Mapping[str, Any]) -> Mapping[str, Any]:
             "cannot become"
         )
     return found | {f"{VISION}projector.scale_factor": side // pooled}
+
+
+def _refuse_other_eyes(path: Path, facts: Mapping[str, Any]) -> None:
+    """Raise `UnsupportedError` for settings that the network or the pictures do not follow."""
+    for key, wanted in FIXED.items():
+        value = facts.get(key, wanted)
+        values = value.tolist() if isinstance(value, np.ndarray) else [value]
+        right = [type(x) is type(wanted) and math.isclose(x, wanted, rel_tol=1e-5) for x in values]
+        if not all(right):
+            raise UnsupportedError(f"{path}: {key} is {values!r:.60}; Gemma 3's eye has {wanted}")
 
 
 def _vision(path: Path, facts: Mapping[str, Any]) -> VisionConfig:

@@ -15,7 +15,7 @@ import gemelo
 from gemelo.checkpoint import read, read_tokenizer
 from gemelo.config import Gemma3Config, Submodel
 from gemelo.convert import convert
-from gemelo.errors import FileFormatError, GemeloError, UnsupportedError
+from gemelo.errors import FileFormatError, GemeloError, InputError, UnsupportedError
 from gemelo.kernels.formats import FORMATS
 from gemelo.source import open_source
 from gemelo.weights.gguf import GGUFFile
@@ -75,6 +75,9 @@ def test_converting_makes_one_file(tiny_checkpoint: Path, tmp_path: Path) -> Non
     assert not any(key.startswith("split.") for key in joined.metadata)
     assert dict(joined.metadata).keys() == dict(GGUFFile(tiny_checkpoint).metadata).keys()
     assert same_weights(tmp_path / "joined.gguf", tiny_checkpoint)
+    with pytest.raises(InputError, match="part of the source"):
+        convert(parts[1], parts[0], overwrite=True)
+    assert all(part.is_file() for part in parts)
     convert(parts[0], tmp_path / "folder")
     convert(tiny_checkpoint, tmp_path / "other")
     assert same_weights(tmp_path / "folder", tmp_path / "other")
@@ -153,6 +156,7 @@ def test_an_eye_that_cannot_be_built_is_told(
     bad = rewritten(blob, tmp_path / "bad", changes)
     with pytest.raises(GemeloError, match=words):
         convert(bad, tmp_path / "folder")
+    convert(bad, tmp_path / "text", text_only=True)
     with pytest.raises(GemeloError, match=words):
         checkpoint = read(bad)  # a whole eye that does not fit is left out, and said
         raise UnsupportedError(" ".join(checkpoint.notices))

@@ -139,6 +139,10 @@ def test_swapped_names_of_early_converters(pair: tuple[Path, Path], tmp_path: Pa
     [
         ({"general__architecture": "gemma3"}, "is no mmproj file"),
         ({"clip__projector_type": "pixtral"}, "a projector 'pixtral'"),
+        ({"clip__vision__image_mean": np.full(3, 0.48, np.float32)}, "image_mean is .0.47999"),
+        ({"clip__vision__image_std": 1.0}, "image_std is .1.0"),
+        ({"clip__use_silu": True}, "use_silu is .True"),
+        ({"clip__use_gelu": False}, "use_gelu is .False"),
         ({"clip__vision__block_count": 3}, "weights missing"),
         ({"clip__vision__block_count": 0}, "num_hidden_layers = 0"),
         ({"clip__vision__block_count": "x"}, "num_hidden_layers = 'x'"),
@@ -180,3 +184,10 @@ def test_one_file_beside_a_model_is_its_eye(pair: tuple[Path, Path]) -> None:
     assert companion(pair[0]) is None
     assert companion(pair[0].parent) is None
     assert eye_values(EYED, "x")["clip.vision.image_size"] == 32
+
+
+def test_bytes_behind_an_eye_are_told(pair: tuple[Path, Path]) -> None:
+    with pair[1].open("ab") as file:
+        file.write(b"rubbish!")
+    (notice,) = read(pair[0], mmproj=pair[1]).notices
+    assert "mmproj-tiny.gguf holds" in notice and "belong to no tensor" in notice
