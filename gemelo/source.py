@@ -144,6 +144,7 @@ def _open_gguf(file: GGUFFile) -> Source:
     if not text.names():
         raise FileFormatError(f"{file.path} holds no weights of a decoder; load the model itself")
     shapes, tensor = canonical(text)
+    _check_depth(file, raw["num_hidden_layers"], shapes)
     embedding = shapes.get(EMBEDDING)
     if embedding is not None and embedding[0] != raw["vocab_size"] and len(embedding) == 2:
         raw["vocab_size"] = embedding[0]  # rows may be padded past the tokenizer's last id
@@ -167,6 +168,18 @@ def _open_gguf(file: GGUFFile) -> Source:
         towers=file.only(beside) if beside else None,
         files=file.paths,
     )
+
+
+def _check_depth(file: GGUFFile, layers: int, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise for more layers than there are tensors of, before a network of that depth is built."""
+    prefix = f"{DECODER}layers."
+    found = {name.split(".")[2] for name in shapes if name.startswith(prefix)}
+    if layers > len(found):
+        kind = file.metadata["general.architecture"]
+        raise FileFormatError(
+            f"{file.path}: {kind}.block_count is {layers}, and there are weights missing: it holds "
+            f"those of {len(found)} layers; fetch it again"
+        )
 
 
 def _gemma3n_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:

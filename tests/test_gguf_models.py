@@ -220,6 +220,14 @@ def test_other_tensors_are_listed(tiny_checkpoint: Path, tmp_path: Path) -> None
             read(tmp_path / "x.gguf")
 
 
+def test_more_layers_than_there_are_weights_of(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    for count in (8, 1024):
+        changes = {"gemma3.block_count": count}
+        path = rewritten(tiny_checkpoint, tmp_path / "x.gguf", changes)
+        with pytest.raises(FileFormatError, match=f"block_count is {count}, .* of 7 layers"):
+            open_source(path)
+
+
 def test_bytes_behind_the_tensors_are_told(tiny_checkpoint: Path, tmp_path: Path) -> None:
     path = tmp_path / "x.gguf"
     shutil.copy(tiny_checkpoint, path)
