@@ -80,7 +80,7 @@ def _take_source(content: bytes, folder: Path) -> None:
     path.write_bytes(content)
     source = open_source(path)
     _use(source)
-    Tokenizer.frombroken_gguf(source.facts or {}).encode(TEXT)
+    Tokenizer.from_gguf(source.facts or {}).encode(TEXT)
 
 
 def _shard(rng: Random, folder: Path) -> bytes:
