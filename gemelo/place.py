@@ -17,7 +17,7 @@ from gemelo.errors import InputError
 from gemelo.kernels.formats import Packed
 from gemelo.mmproj import companion
 from gemelo.source import Source
-from gemelo.weights.folder import check_replaceable, recovered
+from gemelo.weights.folder import check_replaceable, is_own, recovered
 from gemelo.weights.mapped import behind
 from gemelo.weights.unfinished import real_path, said_plainly
 
@@ -64,9 +64,10 @@ def _check_apart(target: Path, source: Path, files: Iterable[Path]) -> None:
 
 
 def _files_in(source: Path) -> Iterator[Path]:
+    """The source, and what belongs to it in its folder."""
     yield source
     if source.is_dir():
-        yield from source.iterdir()
+        yield from (file for file in source.iterdir() if is_own(file.name))
 
 
 def _same(one: Path, other: Path) -> bool:
