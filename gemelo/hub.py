@@ -15,12 +15,14 @@ import os
 import re
 import socket
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from gemelo.errors import GemeloError, InputError, UnavailableError
 
+CONFIG = "config.json"
 _FILES = ("*.json", "*.safetensors", "tokenizer.model", "*.jinja")
 _COMMIT = re.compile(r"[0-9a-f]{5,64}")
 _PART = re.compile(r"(.*-)(\d{5})-of-(\d{5})(\.gguf)", re.IGNORECASE)
@@ -64,20 +66,43 @@ def pull(name: str, revision: str | None = None) -> Path:
             "lie in a folder"
         )
     _check_cache()
-    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub import hf_hub_download
 
     try:
-        if file:
-            paths = [hf_hub_download(repository, one, revision=revision) for one in parts_of(file)]
-            return Path(paths[0])
-        path = snapshot_download(repository, revision=revision, allow_patterns=list(_FILES))
-        return _with_config(repository, revision, Path(path))
+        if not file:
+            return _pull_directory(repository, revision)
+        paths = [hf_hub_download(repository, one, revision=revision) for one in parts_of(file)]
+        return Path(paths[0])
     except GemeloError:
         raise
-    except Exception as error:  # the hub's library raises its own, httpx's and the system's
-        if (here := _whole_enough(error)) is not None:
-            return here
+    except Exception as error:  # the hub's library raises its own, its client's and the system's
         raise _refusal(repository, file, revision, error) from None
+
+
+def _pull_directory(repository: str, revision: str | None) -> Path:
+    """The snapshot of a repository, its files fetched one after the other.
+
+    The library's own way fetches several in threads, which an interrupt has to wait for.
+    """
+    from huggingface_hub import HfApi, errors, hf_hub_download
+
+    try:
+        there = HfApi().list_repo_files(repository, revision=revision)
+    except errors.RevisionNotFoundError:
+        raise
+    except Exception:
+        if (here := _whole_snapshot(repository, revision)) is not None:
+            return here
+        raise
+    if CONFIG not in there:
+        files = _listed(_ggufs(there))
+        cure = f"it has {files}; ask for {repository}:FILE" if files else "it is no model that runs"
+        raise InputError(f"{repository} has no {CONFIG}: {cure}")
+    snapshot = Path(hf_hub_download(repository, CONFIG, revision=revision)).parent
+    for file in there:
+        if "/" not in file and any(fnmatchcase(file, pattern) for pattern in _FILES):
+            hf_hub_download(repository, file, revision=snapshot.name)
+    return snapshot
 
 
 def cached() -> Iterator[tuple[str, Path]]:
@@ -121,9 +146,10 @@ def _is_file_name(file: str) -> bool:
 
 
 def _snapshot(repository: Path, revision: str) -> Path | None:
-    """Where a repository's folder has a revision; None if it has not."""
+    """Where a repository's folder has a branch, tag or commit; None if it has not."""
     with suppress(OSError, ValueError):
-        commit = (repository / "refs" / revision).read_text(encoding="utf-8").strip()
+        reference = repository / "refs" / revision
+        commit = reference.read_text("utf-8").strip() if reference.is_file() else revision
         path = repository / "snapshots" / commit
         if _COMMIT.fullmatch(commit) and path.is_dir():
             return path
@@ -139,27 +165,28 @@ def _check_cache() -> None:
         )
 
 
-def _with_config(repository: str, revision: str | None, snapshot: Path) -> Path:
-    """The snapshot, if it is a model; a repository of GGUF files is asked for by file."""
-    if (snapshot / "config.json").is_file():
-        return snapshot
-    files = _listed(_gguf_there(repository, revision))
-    cure = f"it has {files}; ask for {repository}:FILE" if files else "it is no model that runs"
-    raise InputError(f"{repository} has no config.json: {cure}")
-
-
-def _whole_enough(error: Exception) -> Path | None:
-    """A snapshot that lacks some file of its repository and is a model all the same."""
+def _whole_snapshot(repository: str, revision: str | None) -> Path | None:
+    """A directory of the cache, if it has all that a model needs."""
     from gemelo.source import open_source
 
-    snapshot = getattr(error, "snapshot_path", None)
-    if snapshot is None:
-        return None
+    snapshot = _snapshot(_folder(repository), revision or "main")
     try:
-        open_source(Path(snapshot))
+        if snapshot is not None and (snapshot / CONFIG).is_file():
+            open_source(snapshot)
+            return snapshot
     except GemeloError:
-        return None
-    return Path(snapshot)
+        pass
+    return None
+
+
+def _folder(repository: str) -> Path:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return Path(HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
+
+
+def _ggufs(files: Iterable[str]) -> list[str]:
+    return sorted(file for file in files if file.lower().endswith(".gguf"))
 
 
 # ---- why not -------------------------------------------------------------------------------------
@@ -243,7 +270,12 @@ def _unreachable(
     offline = isinstance(reason, errors.OfflineModeIsEnabled) or constants.HF_HUB_OFFLINE
     why = "HF_HUB_OFFLINE is set" if offline else f"the hub cannot be reached: {_line(reason)}"
     here = _here(repository, revision)
-    if file and here:
+    if not file and here:
+        return InputError(
+            f"{repository} has no {CONFIG} on this machine, but {_listed(here)}; ask for "
+            f"{repository}:FILE"
+        )
+    if here:
         return UnavailableError(
             f"{repository} has no file {file!r} on this machine, but {_listed(here)}, and {why}"
         )
@@ -274,10 +306,7 @@ def _disk_code(error: BaseException) -> int | None:
 
 def _here(repository: str, revision: str | None) -> list[str]:
     """GGUF files of a repository that are on this machine."""
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    folder = Path(HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
-    snapshot = _snapshot(folder, revision or "main")
+    snapshot = _snapshot(_folder(repository), revision or "main")
     return [] if snapshot is None else gguf_files(snapshot)
 
 
@@ -286,8 +315,7 @@ def _gguf_there(repository: str, revision: str | None) -> list[str]:
     from huggingface_hub import HfApi
 
     with suppress(Exception):  # it only makes an error message better
-        files = HfApi().list_repo_files(repository, revision=revision)
-        return sorted(file for file in files if file.lower().endswith(".gguf"))
+        return _ggufs(HfApi().list_repo_files(repository, revision=revision))
     return _here(repository, revision)
 
 

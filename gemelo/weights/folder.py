@@ -168,10 +168,11 @@ def _put_back(around: Path, real: Path) -> bool:
         names = os.listdir(around)
         asides = [name for name in names if name.startswith(_OLD)]
         if asides and _NEW in names and not os.path.lexists(real):
-            latest = max(asides, key=lambda name: (len(name), name))
-            os.rename(around / latest, real)
-            sync_folder(real.parent)
-            return True
+            latest = around / max(asides, key=lambda name: (len(name), name))
+            if not latest.is_symlink():
+                os.rename(latest, real)
+                sync_folder(real.parent)
+                return True
     return False
 
 

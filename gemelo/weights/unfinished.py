@@ -66,7 +66,9 @@ def real_path(path: Path) -> Path:
     try:
         real = Path(os.path.realpath(path))
         circular = real.is_symlink()
-    except (OSError, ValueError) as error:  # a NUL in the name, a name too long
+    except OSError as error:  # a name too long
+        raise refusal(path, error) from None
+    except ValueError as error:  # a NUL in the name
         raise InputError(f"cannot use {str(path)!r} as a path: {error}") from None
     if circular:
         raise InputError(f"{path} is a link that leads round in circles; choose another name")
