@@ -27,6 +27,7 @@ from gemelo.weights.unfinished import (
     MARK,
     leftovers,
     real_path,
+    refusal,
     said_plainly,
     unfinished_folder,
 )
@@ -64,7 +65,7 @@ def replaced_folder(path: Path, overwrite: bool = True) -> Iterator[Path]:
         real = real_path(path)
         check_replaceable(path, overwrite)
         remove_folders_left(real)
-        with unfinished_folder(real) as around:
+        with unfinished_folder(real) as around, _by_its_name(path, around):
             try:
                 new = around / _NEW
                 os.mkdir(new)
@@ -77,6 +78,17 @@ def replaced_folder(path: Path, overwrite: bool = True) -> Iterator[Path]:
             finally:
                 _put_back(around, real)
                 _removed(around)
+
+
+@contextmanager
+def _by_its_name(path: Path, around: Path) -> Iterator[None]:
+    """A refused write of a file in the unfinished folder is one of the folder it will be."""
+    try:
+        yield
+    except GemeloError as error:
+        if isinstance(error.__cause__, OSError) and around.name in str(error):
+            raise refusal(path, error.__cause__) from error.__cause__
+        raise
 
 
 def check_replaceable(path: Path, overwrite: bool) -> None:
