@@ -20,22 +20,19 @@ from gemelo.source import open_source
 LONGEST_S = 0.15  # more than a conversion of so small a model takes
 
 
-@pytest.mark.parametrize("name", ["model.gguf", "model"])
-def test_a_dozen_kills(name: str, tiny_directory: Path, tmp_path: Path) -> None:
-    check(name, tiny_directory, tmp_path, kills=6)
+def test_a_dozen_kills(tiny_directory: Path, tmp_path: Path) -> None:
+    check(tiny_directory, tmp_path, kills=6)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["model.gguf", "model"])
-def test_three_hundred_kills(name: str, tiny_directory: Path, tmp_path: Path) -> None:
-    check(name, tiny_directory, tmp_path, kills=150)
+def test_three_hundred_kills(tiny_directory: Path, tmp_path: Path) -> None:
+    check(tiny_directory, tmp_path, kills=150)
 
 
-def check(name: str, source: Path, folder: Path, kills: int) -> None:
-    """In a process of its own, which forks and so must have no threads."""
-    words = [name, str(source), str(folder), str(kills)]
+def check(source: Path, folder: Path, kills: int) -> None:
+    """So many for a file and for a folder, in a process that forks and so must have no threads."""
     ran = subprocess.run(
-        [sys.executable, "-m", "tests.test_killed", *words],
+        [sys.executable, "-m", "tests.test_killed", str(source), str(folder), str(kills)],
         capture_output=True,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -81,8 +78,9 @@ def two_sources(source: Path, folder: Path) -> list[Path]:
 
 
 if __name__ == "__main__":
-    name, source, folder, kills = sys.argv[1:]
+    source, folder, kills = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     torch.set_num_threads(1)
-    (Path(folder) / "out").mkdir()
-    both = two_sources(Path(source), Path(folder))
-    kill_often(Path(folder) / "out" / name, both, int(kills))
+    both = two_sources(source, folder)
+    for name in ("model.gguf", "model"):
+        (folder / f"with-{name}").mkdir()
+        kill_often(folder / f"with-{name}" / name, both, kills)
