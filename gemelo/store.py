@@ -58,7 +58,7 @@ def cache_folder() -> Path:
 def resolve(name: str | None = None) -> Path:
     """The file or directory of a model; fetches a hub repository that is not there yet."""
     name = name or default_name()
-    path = _expanded(name)
+    path = expanded(name)
     if _is_there(path):
         return path
     if name == DEMO:
@@ -71,7 +71,8 @@ def resolve(name: str | None = None) -> Path:
     )
 
 
-def _expanded(name: str) -> Path:
+def expanded(name: str) -> Path:
+    """The path with the home directory for a ~ in front."""
     try:
         return Path(name).expanduser()
     except RuntimeError:

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -98,7 +99,7 @@ def server(
 ) -> Iterator[type[Hub]]:
     """The hub answers, and its only repository is a tiny model."""
     here = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=here.serve_forever, daemon=True).start()
+    threading.Thread(target=here.serve_forever, args=(0.01,), daemon=True).start()
     address = f"http://127.0.0.1:{here.server_port}"
     monkeypatch.setattr(constants, "ENDPOINT", address)
     monkeypatch.setattr(
@@ -169,7 +170,7 @@ def test_a_file_in_a_folder_by_the_same_name_everywhere(
 
 def test_every_part_of_a_split_file(server: type[Hub], monkeypatch: pytest.MonkeyPatch) -> None:
     names = [f"BF16/m-{at:05}-of-00003.gguf" for at in (1, 2, 3)]
-    monkeypatch.setattr(server, "files", {name: b"GGUF" for name in names})
+    monkeypatch.setattr(server, "files", dict.fromkeys(names, b"GGUF"))
     path = pull(f"acme/x:{names[1]}")
     assert path.name == "m-00002-of-00003.gguf" and len(list(path.parent.iterdir())) == 3
     assert hub.parts_of("m-00001-of-99999.gguf") == ["m-00001-of-99999.gguf"]
@@ -322,8 +323,6 @@ def test_offline_is_read_as_the_library_reads_it(value: str, offline: bool, tmp_
         "e = ConnectionError('down'); "
         "print(constants.HF_HUB_OFFLINE, hub._refusal('a/b', 'c.gguf', None, e))"
     )
-    import subprocess
-
     said = subprocess.run(
         [sys.executable, "-c", code],
         env=os.environ | environment,
