@@ -110,18 +110,19 @@ def cached() -> Iterator[tuple[str, Path]]:
     from huggingface_hub.constants import HF_HUB_CACHE
 
     cache = Path(HF_HUB_CACHE)
-    if cache.exists() and not cache.is_dir():
-        raise UnavailableError(f"the hub's cache {cache} is a file; set HF_HUB_CACHE to a folder")
     try:
-        folders = sorted(cache.glob("models--*--*"))
+        folders = sorted(os.listdir(cache))
+    except FileNotFoundError:
+        return
     except OSError as error:
+        what = "is a file" if cache.is_file() else f"cannot be read: {error.strerror}"
         raise UnavailableError(
-            f"cannot read the hub's cache {cache}: {error.strerror}; set HF_HUB_CACHE to another"
+            f"the hub's cache {cache} {what}; set HF_HUB_CACHE to a folder"
         ) from None
     for folder in folders:
-        name = folder.name.removeprefix("models--").replace("--", "/")
-        snapshot = _snapshot(folder, "main")
-        if is_hub_name(name) and snapshot is not None:
+        name = folder.removeprefix("models--").replace("--", "/")
+        snapshot = _snapshot(cache / folder, "main")
+        if folder.startswith("models--") and is_hub_name(name) and snapshot is not None:
             yield name, snapshot
 
 

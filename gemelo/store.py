@@ -63,12 +63,17 @@ def resolve(name: str | None = None) -> Path:
         return path
     if name == DEMO:
         return demo()
-    if hub.is_hub_name(name):
+    if hub.is_hub_name(name) and not _is_of_a_file(name, path):
         return pull(name)
     raise InputError(
         f"{name}: no such file or directory, and not a hub id of the form owner/name; "
         "`gemelo list` shows the models on this machine"
     )
+
+
+def _is_of_a_file(name: str, path: Path) -> bool:
+    """Whether folder/file.gguf is meant, and not owner/name: the folder is here."""
+    return path.suffix == ".gguf" and ":" not in name and path.parent.is_dir()
 
 
 def expanded(name: str) -> Path:
@@ -205,14 +210,19 @@ def _stored_demo() -> Iterator[Stored]:
 
 
 def _runs(path: Path) -> bool:
-    """Whether a file or directory is a model that gemelo runs, as far as its headers tell."""
+    """Whether a file or directory is a model that gemelo runs, without reading its matrices."""
+    from torch import Tensor
+
     from gemelo.checkpoint import build
     from gemelo.source import open_source, without_padding
 
     try:
         source = without_padding(open_source(path))
         build(source)
+        weights = [source.tensor(name) for name in source.shapes]
     except GemeloError:
+        return False
+    if any(isinstance(weight, Tensor) and not weight.is_floating_point() for weight in weights):
         return False
     if source.facts is not None:
         return "tokenizer.ggml.tokens" in source.facts

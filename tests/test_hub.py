@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from huggingface_hub import constants
 
 from gemelo import hub, store
 from gemelo.errors import GemeloError, InputError, UnavailableError
 from gemelo.hub import pull
+from gemelo.weights.safetensors import Safetensors, write_safetensors
 from tests.cli.conftest import start
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -371,6 +373,8 @@ def test_only_what_runs_is_listed(
     keep(cache, "models--acme--llama", ("config.json", llama))
     keep(cache, "models--acme--branch", *whole, branch="v2")
     keep(cache, "models--acme--half", ("half.gguf", half))
+    keep(cache, "models--acme--int8", *[f for f in whole if f[0] != "model.safetensors"])
+    write_as_integers(tiny_directory, cache / "models--acme--int8" / "snapshots" / COMMIT)
     keep(cache, "models--acme--no-words", *[f for f in whole if f[0] != "tokenizer.model"])
     keep(cache, "models--acme--no-weights", *[f for f in whole if f[0] != "model.safetensors"])
     keep(cache, "models--nobody", *whole)
@@ -384,6 +388,22 @@ def test_only_what_runs_is_listed(
         assert store.resolve(name) == one.path
     assert names["acme/both:q/b.gguf"].size_bytes == tiny_checkpoint.stat().st_size
     assert names["acme/both"].size_bytes == sum(p.stat().st_size for _, p in whole)
+
+
+def write_as_integers(source: Path, target: Path) -> None:
+    file = Safetensors(source)
+    write_safetensors(
+        target, [(n, file.shape(n), torch.int8, lambda n=n: file.tensor(n).char()) for n in file]
+    )
+
+
+def test_a_cache_that_cannot_be_read(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, "listdir", fail)
+    with pytest.raises(UnavailableError, match="cannot be read: Permission denied; set HF_HUB"):
+        list(hub.cached())
 
 
 def test_a_cache_that_is_a_file(

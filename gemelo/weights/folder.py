@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from gemelo.errors import GemeloError, InputError
+from gemelo.errors import GemeloError, InputError, UnavailableError
 from gemelo.weights.files import sync_folder
 from gemelo.weights.unfinished import (
     MARK,
@@ -77,7 +77,7 @@ def replaced_folder(path: Path, overwrite: bool = True) -> Iterator[Path]:
                 sync_folder(real.parent)
             finally:
                 _put_back(around, real)
-                _removed(around)
+                _remove_unless_waiting(around, real)
 
 
 @contextmanager
@@ -100,6 +100,8 @@ def check_replaceable(path: Path, overwrite: bool) -> None:
         raise InputError(f"{path} exists; choose another name, or --force to replace it")
     if not real.is_dir():
         raise InputError(f"{path} exists and is not a folder; choose another name")
+    if not os.access(real, os.W_OK | os.X_OK):
+        raise InputError(f"{path} may not be written to; choose another folder")
     if os.path.ismount(real):
         raise InputError(f"{path} is where a disk is mounted; choose a folder in it")
     if (reason := _no_checkpoint(real)) is not None:
@@ -171,21 +173,36 @@ def exchanged(one: Path, other: Path) -> bool:
 def _set_aside(real: Path, around: Path, aside: Path) -> None:
     """The second way; an error or interrupt in it is followed by `_put_back`."""
     os.rename(real, aside)
-    os.rename(around / _NEW, real)
+    try:
+        os.rename(around / _NEW, real)
+    except OSError as error:
+        if error.errno in _CHANGED_MEANWHILE or _put_back(around, real):
+            raise
+        raise UnavailableError(
+            f"cannot write {real}: {error.strerror}; what was there is whole in {aside}, and takes "
+            "its name again when gemelo looks for it"
+        ) from None
 
 
 def _put_back(around: Path, real: Path) -> bool:
     """What was set aside gets its name back, where the new one has not taken it; whether it did."""
     with suppress(OSError):
-        names = os.listdir(around)
-        asides = [name for name in names if name.startswith(_OLD)]
-        if asides and _NEW in names and not os.path.lexists(real):
-            latest = around / max(asides, key=lambda name: (len(name), name))
-            if not latest.is_symlink():
-                os.rename(latest, real)
-                sync_folder(real.parent)
-                return True
+        aside = _waiting(around, real)
+        if aside is not None:
+            os.rename(aside, real)
+            sync_folder(real.parent)
+            return True
     return False
+
+
+def _waiting(around: Path, real: Path) -> Path | None:
+    """What was set aside and has no successor: the new one is still beside it."""
+    names = os.listdir(around)
+    asides = [name for name in names if name.startswith(_OLD)]
+    if not asides or _NEW not in names or os.path.lexists(real):
+        return None
+    latest = around / max(asides, key=lambda name: (len(name), name))
+    return None if latest.is_symlink() else latest
 
 
 # ---- what killed writers left --------------------------------------------------------------------
@@ -205,14 +222,15 @@ def remove_folders_left(target: Path) -> None:
     """Remove unfinished folders of dead writers of `target`, once the old one has its name."""
     for around in leftovers(target):
         _put_back(around, target)
-        _removed(around)
+        _remove_unless_waiting(around, target)
 
 
-def _removed(around: Path) -> None:
-    """An unfinished folder and its files, as far as a checkpoint's writer has made them."""
+def _remove_unless_waiting(around: Path, real: Path) -> None:
+    """Remove an unfinished folder, as far as a checkpoint's writer has made what is in it; not
+    while the only whole checkpoint is there because it could not be put back."""
     with suppress(OSError):
         inner = set(os.listdir(around))
-        if inner and MARK not in inner:
+        if (inner and MARK not in inner) or _waiting(around, real) is not None:
             return
         for name in inner - {MARK}:
             _remove_checkpoint(around / name)

@@ -297,6 +297,34 @@ def test_a_disk_that_is_full_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert value_of(tmp_path / "model") == 1.0 and os.listdir(tmp_path) == ["model"]
 
 
+def test_what_cannot_be_put_back_at_once_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folders, "exchanged", lambda one, other: False)
+    target, rename = tmp_path / "model", os.rename
+    write(target, 1.0)
+
+    def once(one: Path, other: Path) -> None:
+        if Path(other) == target:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        rename(one, other)
+
+    monkeypatch.setattr(os, "rename", once)
+    with pytest.raises(UnavailableError, match=r"what was there is whole in .*\.part/old-0"):
+        write(target, 2.0)
+    monkeypatch.setattr(os, "rename", rename)
+    assert recovered(target) and value_of(target) == 1.0
+
+
+def test_a_folder_that_may_not_be_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "model", 1.0)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(InputError, match="may not be written to"):
+        write(tmp_path / "model", 2.0)
+
+
 # ---- files ---------------------------------------------------------------------------------------
 
 
