@@ -87,13 +87,15 @@ def _pull_directory(repository: str, revision: str | None) -> Path:
     from huggingface_hub import HfApi, errors, hf_hub_download
 
     try:
-        there = HfApi().list_repo_files(repository, revision=revision)
+        info = HfApi().model_info(repository, revision=revision)  # asks once, and waits for nobody
     except errors.RevisionNotFoundError:
         raise
     except Exception:
         if (here := _whole_snapshot(repository, revision)) is not None:
             return here
         raise
+    there = [file.rfilename for file in info.siblings or ()]
+    there = there or HfApi().list_repo_files(repository, revision=info.sha)
     if CONFIG not in there:
         files = _listed(_ggufs(there))
         cure = f"it has {files}; ask for {repository}:FILE" if files else "it is no model that runs"
