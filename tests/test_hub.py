@@ -358,6 +358,20 @@ def test_an_interrupt_ends_a_pull_at_once(
     assert [one.name for one in store.stored() if one.name != "demo"] == []
 
 
+def test_what_is_here_does_not_wait_for_a_hub_that_is_down(
+    cache: Path, tiny_directory: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    template = "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("it waits to try again"))
+    snapshot = keep(
+        cache, "models--acme--x", *files_of(tiny_directory), ("m.gguf", tiny_checkpoint)
+    )
+    assert pull("acme/x") == snapshot and pull("acme/x:m.gguf") == snapshot / "m.gguf"
+
+
 # ---- what is here --------------------------------------------------------------------------------
 
 
