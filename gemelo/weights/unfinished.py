@@ -150,7 +150,7 @@ def _new_file(path: Path) -> int:
 
 
 def _new_folder(path: Path) -> int:
-    os.mkdir(path)
+    os.mkdir(path, 0o700)  # nobody else's until it has its name
     return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 

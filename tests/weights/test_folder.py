@@ -268,6 +268,7 @@ def test_only_what_is_certainly_ours_is_removed(tmp_path: Path) -> None:
     """Names that look like leftovers, with things in them that do not."""
     kept = [
         ".model.0123456789abcdef.part/thesis.txt",  # no mark in it
+        ".model.0123456789abcdef.part/new/config.json",
         ".model.0123456789abcdee.part/unfinished-by-gemelo",
         ".model.0123456789abcdee.part/new/thesis.txt",
         ".model.0123456789ABCDEF.part",
