@@ -15,6 +15,7 @@ import os
 import re
 import socket
 import ssl
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from fnmatch import fnmatchcase
@@ -66,17 +67,23 @@ def pull(name: str, revision: str | None = None) -> Path:
             "lie in a folder"
         )
     _check_cache()
-    from huggingface_hub import hf_hub_download
-
     try:
-        if not file:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Not enough free disk space")  # we say it ourselves
+            if file:
+                return _pull_file(repository, file, revision)
             return _pull_directory(repository, revision)
-        paths = [hf_hub_download(repository, one, revision=revision) for one in parts_of(file)]
-        return Path(paths[0])
     except GemeloError:
         raise
     except Exception as error:  # the hub's library raises its own, its client's and the system's
         raise _refusal(repository, file, revision, error) from None
+
+
+def _pull_file(repository: str, file: str, revision: str | None) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    paths = [hf_hub_download(repository, one, revision=revision) for one in parts_of(file)]
+    return Path(paths[0])
 
 
 def _pull_directory(repository: str, revision: str | None) -> Path:
