@@ -4,7 +4,7 @@ Tensors stream from the source's memory map to the target one at a time, so the 
 all the memory this takes. "native" is exact: what the file has is what is written, block formats
 and all; only where the target cannot hold a block format (safetensors) do matrices become
 float32. Norms change their convention (GGUF stores 1 + w) and nothing else does. A target is
-written beside its name and renamed when it is whole.
+written beside its name, which it takes when it is whole; place.py says what may be replaced.
 
     convert(Path("gemma-3-1b-it"), Path("gemma-3-1b-it-q8_0.gguf"), "q8_0")
 """
@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +31,7 @@ from gemelo.kernels.formats import Packed
 from gemelo.keyvalues import gguf_values, with_losses_told
 from gemelo.mmproj import mmproj_names, mmproj_values, with_own_towers
 from gemelo.nested import cut
+from gemelo.place import check_apart, check_place
 from gemelo.source import (
     EMBEDDING,
     Source,
@@ -51,24 +50,14 @@ from gemelo.targets import (
     tower_targets,
 )
 from gemelo.weights import names
+from gemelo.weights.folder import TOKENIZER_FILES, replaced_folder
 from gemelo.weights.gguf_write import write_gguf
 from gemelo.weights.mapped import behind, check
 from gemelo.weights.metadata_gemma3n import built_in
 from gemelo.weights.safetensors import write_safetensors
+from gemelo.weights.unfinished import said_plainly
 
 Progress = Callable[[int, int], None]  # bytes written, bytes in all
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "generation_config.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-)
 _MAPS = ".msfa.ffn.pw_exp.conv.weight"  # one of the eye's convolutions; all have one format
 
 
@@ -101,48 +90,50 @@ def convert(
     writes the towers alone, as the GGUF that goes beside one of the text model.
     mixed_widths writes a GGUF of feed-forwards of several widths, which llama.cpp does not read.
     Raises `InputError` for a target that exists, unless `overwrite`: then it is replaced when the
-    new one is whole. `progress` gets bytes written and in all.
+    new one is whole; a folder only if it holds a checkpoint and nothing else, and neither the
+    source. `progress` gets bytes written and in all.
     """
     if format not in get_args(TargetFormat):
         raise InputError(f"format {format!r} is not one of {', '.join(get_args(TargetFormat))}")
-    if target.exists() and not overwrite:
-        raise InputError(f"{target} exists; choose another name, or --force to replace it")
-    if target.exists() and target.resolve() == source.resolve():
-        raise InputError(f"{target} is the source; choose another name")
+    check_place(target, source, overwrite)
     opened = open_source(source) if text_only else with_own_towers(open_source(source))
-    if target.resolve() in [file.resolve() for file in opened.files]:
-        raise InputError(f"{target} is a part of the source; choose another name")
+    check_apart(target, opened, towers_only=mmproj)
     with _while_whole(opened, progress) as more:
         if submodel is not None:
             opened = cut(opened, chosen_part(opened, submodel))
         if text_only:
             opened = without_towers(opened)
         if mmproj:
-            return _convert_towers(opened, target, format, more)
+            return _convert_towers(opened, target, format, overwrite, more)
         to_gguf = target.suffix == ".gguf"
         opened = for_gguf(opened, mixed_widths) if to_gguf else for_directory(opened)
         targets = list(gguf_targets(opened, format) if to_gguf else hf_targets(opened, format))
-        target.parent.mkdir(parents=True, exist_ok=True)
+        _make_parents(target)
         write = _write_gguf if to_gguf else _write_directory
-        write(opened, target, targets, format, more)
+        write(opened, target, targets, overwrite, more)
         return Converted(target, len(targets), sum(t.nbytes for t in targets), opened.notices)
 
 
 def _convert_towers(
-    source: Source, target: Path, format: TargetFormat, progress: Progress
+    source: Source, target: Path, format: TargetFormat, overwrite: bool, progress: Progress
 ) -> Converted:
     values, kind = mmproj_values(source), mmproj_names(source)
     if target.suffix != ".gguf":
         raise InputError(f"{target}: an mmproj file is a GGUF; give a name that ends in .gguf")
     targets = list(tower_targets(source, format))
-    target.parent.mkdir(parents=True, exist_ok=True)
+    _make_parents(target)
     total = sum(one.nbytes for one in targets)
     tensors = ((names.to_gguf(t.name, kind), t.shape, t.format, t.weight) for t in targets)
-    write_gguf(target, values, tensors, _bytes_done(progress, total))
+    write_gguf(target, values, tensors, _bytes_done(progress, total), overwrite)
     maps = {t.format.name for t in targets if t.name.endswith(_MAPS)}
     unread = f"llama.cpp aborts at convolutions in {', '.join(maps)}; --format f16 is what it runs"
     notices = (unread,) if maps - {"f16"} else ()
     return Converted(target, len(targets), total, (*source.notices, *notices))
+
+
+def _make_parents(target: Path) -> None:
+    with said_plainly(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
 
 
 def chosen_part(source: Source, submodel: str | Submodel) -> Submodel:
@@ -203,14 +194,14 @@ def _write_gguf(
     source: Source,
     path: Path,
     targets: list[Target],
-    format: TargetFormat,
+    overwrite: bool,
     progress: Progress,
 ) -> None:
     values = gguf_values(source, targets)
     total = sum(target.nbytes for target in targets)
     kind = architecture(source.config)
     tensors = ((names.to_gguf(t.name, kind), t.shape, t.format, t.weight) for t in targets)
-    write_gguf(path, values, tensors, _bytes_done(progress, total))
+    write_gguf(path, values, tensors, _bytes_done(progress, total), overwrite)
 
 
 # ---- a Hugging Face directory --------------------------------------------------------------------
@@ -225,29 +216,24 @@ def _write_directory(
     source: Source,
     path: Path,
     targets: list[Target],
-    format: TargetFormat,
+    overwrite: bool,
     progress: Progress,
 ) -> None:
     layout = "multimodal" if source.config.is_multimodal else "text"
     if source.config.model_type == "gemma3n":
         layout = "multimodal-3n"
     total = sum(target.nbytes for target in targets)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-        staging = Path(folder) / path.name
-        staging.mkdir()
 
-        def tensors() -> Iterator[tuple[str, tuple[int, ...], torch.dtype, Callable[[], Tensor]]]:
-            for target in targets:
-                dtype = DTYPES[target.format.name]
-                yield names.to_hf(target.name, layout), target.shape, dtype, target.weight  # type: ignore[misc]
+    def tensors() -> Iterator[tuple[str, tuple[int, ...], torch.dtype, Callable[[], Tensor]]]:
+        for target in targets:
+            dtype = DTYPES[target.format.name]
+            yield names.to_hf(target.name, layout), target.shape, dtype, target.weight  # type: ignore[misc]
 
-        write_safetensors(staging, tensors(), progress=_bytes_done(progress, total))
+    with replaced_folder(path, overwrite) as folder:
+        write_safetensors(folder, tensors(), progress=_bytes_done(progress, total))
         config = source.config.to_hf() | {"torch_dtype": _main_dtype(targets)}
-        _write_json(staging / "config.json", config)
-        _write_tokenizer(source, staging)
-        if path.exists():
-            os.replace(path, Path(folder) / "replaced")
-        os.replace(staging, path)
+        _write_json(folder / "config.json", config)
+        _write_tokenizer(source, folder)
 
 
 def _main_dtype(targets: list[Target]) -> str:
@@ -259,7 +245,7 @@ def _main_dtype(targets: list[Target]) -> str:
 def _write_tokenizer(source: Source, folder: Path) -> None:
     """The source's own files where it has them; else a tokenizer.model from the vocabulary."""
     if source.path.is_dir():
-        for name in _TOKENIZER_FILES:
+        for name in TOKENIZER_FILES:
             if (source.path / name).is_file():
                 shutil.copyfile(source.path / name, folder / name)
         return

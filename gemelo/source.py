@@ -25,6 +25,7 @@ from gemelo.documents import read_object
 from gemelo.errors import FileFormatError, GemeloError, InputError, UnsupportedError
 from gemelo.kernels.formats import Packed
 from gemelo.weights import metadata, names
+from gemelo.weights.folder import recovered
 from gemelo.weights.gguf import GGUFFile
 from gemelo.weights.gguf_kinds import refuse_other_kinds
 from gemelo.weights.safetensors import Safetensors
@@ -68,7 +69,7 @@ def open_source(path: Path) -> Source:
     Weights that the model never uses are left out: a head that only repeats the embedding, and keys
     and values of layers that borrow those of others.
     """
-    if not path.exists():
+    if not path.exists() and not recovered(path):
         raise InputError(f"{path}: no such file or directory")
     if path.is_dir():
         return without_dead_keys(without_absent_towers(_open_directory(path)))

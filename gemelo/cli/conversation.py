@@ -97,12 +97,15 @@ class Conversation:
         self.messages = [message for message in self.messages if message["role"] == "system"]
 
     def save(self, path: Path) -> None:
-        """Write the messages as JSON; an interrupted write leaves the old file."""
+        """Write the messages as JSON; an interrupted write leaves the old file.
+
+        Raises `InputError` for a file that holds anything but a conversation: it stays.
+        """
         from gemelo.weights.files import replaced
 
-        text = json.dumps(self.messages, indent=2, ensure_ascii=False)
+        _check_replaceable(path)
         with replaced(path) as file:
-            file.write(f"{text}\n".encode())
+            file.write(_packed(self.messages))
 
     def load(self, path: Path) -> None:
         """Take the messages of a file that `save` wrote, or one {"messages": [...]}.
@@ -110,6 +113,25 @@ class Conversation:
         Raises `InputError`, changing nothing, for a file that holds anything else.
         """
         self.messages = [_checked(path, number, one) for number, one in enumerate(_read(path))]
+
+
+def _packed(messages: Sequence[Message]) -> bytes:
+    try:
+        return f"{json.dumps(messages, indent=2, ensure_ascii=False)}\n".encode()
+    except UnicodeEncodeError:  # half a surrogate pair, which JSON can hold and UTF-8 cannot
+        return f"{json.dumps(messages, indent=2)}\n".encode()
+
+
+def _check_replaceable(path: Path) -> None:
+    try:
+        if path.is_file() and path.stat().st_size > 0:
+            _read(path)
+    except OSError:
+        return  # the writer says why
+    except InputError:
+        raise InputError(
+            f"{path} is there already and holds no conversation; choose another name"
+        ) from None
 
 
 def _read(path: Path) -> Sequence[Any]:

@@ -32,7 +32,8 @@ def pull(
 ) -> None:
     """Fetch a model from the Hugging Face hub.
 
-    What is here already is not fetched again; prints where the model is.
+    What is here already is not fetched again; prints where the model is. FILE is a GGUF, with its
+    folder if it lies in one.
 
     \b
     gemelo pull google/gemma-3-1b-it
@@ -51,7 +52,7 @@ def pull(
 
 
 def list_models(json: options.Json = False) -> None:
-    """List the models that run without a network.
+    """List the models that run without a network, by names that run.
 
     \b
     gemelo list
@@ -62,7 +63,10 @@ def list_models(json: options.Json = False) -> None:
     found = list(store.stored())
     if json:
         print_json(
-            [{"name": m.name, "path": str(m.path), "size_bytes": m.size_bytes} for m in found]
+            [
+                {"name": m.name, "path": m.path and str(m.path), "size_bytes": m.size_bytes}
+                for m in found
+            ]
         )
         return
     if not found:
@@ -72,7 +76,8 @@ def list_models(json: options.Json = False) -> None:
 
     table = Table("model", "size", "path")
     for one in found:
-        table.add_row(one.name, size(one.size_bytes), str(one.path))
+        path = "joined from its package at the first use" if one.path is None else str(one.path)
+        table.add_row(one.name, size(one.size_bytes), path)
     print_table(table)
 
 
@@ -102,7 +107,8 @@ def convert(
     gemelo convert google/gemma-3-4b-it mmproj-4b.gguf --mmproj --format f16
     gemelo convert google/gemma-3n-E2B-it mmproj-e2b.gguf --mmproj --format f16
 
-    TARGET is a GGUF file if it ends in .gguf. One that exists is left alone, without --force.
+    TARGET is a GGUF file if it ends in .gguf. One that exists is left alone, without --force; a
+    directory is replaced only if it holds a model and nothing else, and not the source.
     Directories hold bf16, f16 and f32.
     """
     choices = {"text_only": text_only, "mixed_widths": mixed_widths, "overwrite": force}

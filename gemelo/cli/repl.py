@@ -13,6 +13,7 @@ import dataclasses
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,10 +22,10 @@ from gemelo.cli.answer import answer, tell_end, tell_timings
 from gemelo.cli.conversation import TEXT_ONLY, Conversation
 from gemelo.cli.terminal import decoded, interactive, note, page, show, size
 from gemelo.engine.sampling import Sampling
-from gemelo.errors import GemeloError, InputError
+from gemelo.errors import GemeloError, InputError, UnavailableError
 from gemelo.inputs.media import Kind, MediaPart, opened
 from gemelo.inputs.slots import check_senses
-from gemelo.store import cache_folder
+from gemelo.store import cache_folder, expanded
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
@@ -233,7 +234,7 @@ def with_setting(sampling: Sampling, name: str, value: str) -> Sampling:
 def _path(command: str, rest: str) -> Path:
     if not rest:
         raise InputError(f"{command} needs a file's name")
-    return Path(rest).expanduser()
+    return expanded(rest)
 
 
 # ---- where lines come from -----------------------------------------------------------------------
@@ -299,13 +300,18 @@ def history() -> History:
     """What was typed before, kept in the cache folder; in memory where that cannot be written."""
     from prompt_toolkit.history import FileHistory, InMemoryHistory
 
-    path = cache_folder() / "chat_history"
+    class Kept(FileHistory):
+        def store_string(self, string: str) -> None:
+            with suppress(OSError):  # a disk that is full by now ends no chat
+                super().store_string(string)
+
     try:
+        path = cache_folder() / "chat_history"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600)
-    except OSError:
+    except (OSError, UnavailableError):
         return InMemoryHistory()
-    return FileHistory(str(path))
+    return Kept(str(path)) if path.is_file() else InMemoryHistory()
 
 
 def unclosed(text: str) -> bool:

@@ -49,7 +49,7 @@ from gemelo.kernels import cpu
 from gemelo.models.gemma3n import Block, Gemma3n
 from gemelo.nested import cut
 from gemelo.source import open_source, without_padding, without_towers
-from gemelo.store import resolve
+from gemelo.store import expanded, resolve
 
 Message = Mapping[str, Any]
 PromptLike = str | Sequence[Message] | Sequence[int] | Prompt
@@ -344,7 +344,7 @@ def load(
         torch.set_num_threads(threads)
         cpu.set_threads(threads)
     path = resolve(None if model is None else str(model))
-    eye = None if mmproj is None else Path(mmproj).expanduser()
+    eye = None if mmproj is None else expanded(str(mmproj))
 
     def settle(decoder: Decoder) -> None:
         if isinstance(decoder, Gemma3n):

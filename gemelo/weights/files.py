@@ -1,11 +1,14 @@
 """Files written: streamed out, and put in place whole.
 
 A file is written beside its target and renamed, so that an interrupted write leaves the old one.
+The target may be a link, which stays one: what it leads to is replaced.
 
     with replaced("out.gguf") as target: target.write(b"...")
 """
 
+import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,30 +17,77 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-from gemelo.errors import InputError, UnavailableError
+from gemelo.errors import InputError
 from gemelo.kernels.formats import Packed, unpacked_chunks
+from gemelo.weights.unfinished import (
+    real_path,
+    remove_files_left,
+    said_plainly,
+    unfinished_file,
+)
 
 PIECE_BYTES = 16 << 20
-WRONG_PLACE = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EACCES)
 
 
 @contextmanager
-def replaced(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that becomes `path` when the block ends, and vanishes when it fails."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with unfinished.open("wb") as file:
+def replaced(path: Path, overwrite: bool = True) -> Iterator[BinaryIO]:
+    """A file to write that becomes `path` when the block ends, and vanishes when it fails.
+
+    Raises `InputError` for a path where no file can be, `UnavailableError` when the disk refuses.
+    Without `overwrite` a file that has taken the name meanwhile is left alone.
+    """
+    with said_plainly(path):
+        real = real_path(path)
+        mode = _mode_of_old(path, real)
+        remove_files_left(real)
+        with unfinished_file(real) as (file, unfinished):
+            if mode is not None:
+                os.fchmod(file.fileno(), mode)
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    except BaseException as error:  # an interrupt too must not leave half a file
-        with suppress(OSError):
-            unfinished.unlink()
-        if isinstance(error, OSError):
-            kind = InputError if isinstance(error, WRONG_PLACE) else UnavailableError
-            raise kind(f"cannot write {path}: {error.strerror or error}") from error
-        raise
+            if overwrite:
+                os.replace(unfinished, real)
+            else:
+                _put_where_nothing_is(unfinished, real)
+        sync_folder(real.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Names in the folder reach the disk, where its file system can do that for folders."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _mode_of_old(path: Path, real: Path) -> int | None:
+    """The permissions of the file that is replaced. What is no file is never replaced."""
+    try:
+        mode = os.stat(real).st_mode
+    except FileNotFoundError:
+        return None
+    if stat.S_ISDIR(mode):
+        raise InputError(f"cannot write {path}: it is a folder; choose the name of a file")
+    if not stat.S_ISREG(mode):
+        raise InputError(f"cannot write {path}: it is a device or a pipe; choose another name")
+    return stat.S_IMODE(mode)
+
+
+def _put_where_nothing_is(unfinished: Path, real: Path) -> None:
+    try:
+        os.link(unfinished, real)
+    except FileExistsError:
+        raise InputError(f"{real} exists by now, and is left as it is") from None
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if os.path.lexists(real):
+            raise InputError(f"{real} exists by now, and is left as it is") from None
+        os.replace(unfinished, real)
 
 
 def byte_pieces(tensor: Tensor | Packed, dtype: torch.dtype) -> Iterator[memoryview]:

@@ -36,6 +36,7 @@ def write_gguf(
     metadata: Mapping[str, Any],
     tensors: Iterable[TensorToWrite],
     progress: Callable[[int], None] | None = None,
+    overwrite: bool = True,
 ) -> None:
     """Write a GGUF file, replacing `path` only when it is complete.
 
@@ -43,15 +44,15 @@ def write_gguf(
     f32 where that can hold it), str, bytes, lists of one kind of them, lists of lists, `Strings`,
     numpy scalars and 1-D arrays (stored with their own type). tensors: (name, PyTorch-order shape,
     format, maker); a maker gives a float Tensor, encoded on the way, or a Packed matrix. progress:
-    called with the bytes just written. Raises InputError for what GGUF cannot hold,
-    UnavailableError when the disk refuses.
+    called with the bytes just written. Raises InputError for what GGUF cannot hold and, without
+    overwrite, for a file that is there by the end; UnavailableError when the disk refuses.
     """
     tensors = list(tensors)
     alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
     if type(alignment) is not int or alignment < 8 or alignment & (alignment - 1):
         raise InputError(f"general.alignment {alignment!r} must be a power of two, at least 8")
     header = _header(metadata, tensors, alignment)
-    with replaced(Path(path)) as target:
+    with replaced(Path(path), overwrite) as target:
         target.write(header)
         for name, shape, format, make in tensors:
             for piece in _encoded(name, make(), shape, format):

@@ -83,6 +83,45 @@ def test_clear_keeps_the_instructions(repl: Repl) -> None:
     assert repl.conversation.system == "be long"
 
 
+def test_what_is_no_conversation_is_not_saved_over(repl: Repl, tmp_path: Path) -> None:
+    thesis, empty, talk = (tmp_path / name for name in ("thesis.txt", "empty", "talk.json"))
+    thesis.write_text("mine")
+    empty.touch()
+    (tmp_path / "link").symlink_to(thesis)
+    for path in (thesis, tmp_path / "link"):
+        with pytest.raises(InputError, match="holds no conversation"):
+            repl.conversation.save(path)
+    with pytest.raises(InputError, match="is a folder"):
+        repl.conversation.save(tmp_path)
+    assert thesis.read_text() == "mine"
+    for path in (empty, talk, talk):
+        repl.conversation.save(path)
+        assert json.loads(path.read_text()) == repl.conversation.messages
+
+
+def test_half_a_character_is_saved_too(repl: Repl, tmp_path: Path) -> None:
+    repl.conversation.ask("\ud83d")
+    repl.conversation.save(tmp_path / "talk.json")
+    repl.conversation.clear()
+    repl.conversation.load(tmp_path / "talk.json")
+    assert repl.conversation.messages[-1]["content"] == "\ud83d"
+
+
+def test_typed_lines_where_nothing_can_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    from prompt_toolkit.history import InMemoryHistory
+
+    from gemelo.cli.repl import history
+
+    for variable in ("GEMELO_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(Path, "home", classmethod(no_home))
+    assert isinstance(history(), InMemoryHistory)
+
+
+def no_home(cls: type[Path]) -> Path:
+    raise RuntimeError("Could not determine home directory.")
+
+
 def test_what_was_saved_loads(repl: Repl, tmp_path: Path) -> None:
     file = tmp_path / "t.json"
     repl.run(["the", f"/save {file}"])

@@ -25,6 +25,14 @@ def test_list(gemelo: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "demo" in table and "3.0 MiB" in table and "/here/demo.gguf" in table
 
 
+def test_list_says_what_is_not_there_yet(gemelo: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "stored", lambda: iter([store.Stored("demo", None, 3 << 20)]))
+    assert json.loads(gemelo("list", "--json").out) == [
+        {"name": "demo", "path": None, "size_bytes": 3 << 20}
+    ]
+    assert "joined from its package" in gemelo("list").out
+
+
 def test_list_of_nothing(gemelo: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "stored", lambda: iter(()))
     assert gemelo("list", "--json").out == "[]\n"
