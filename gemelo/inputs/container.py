@@ -2,9 +2,11 @@
 
 Some formats are lists of other files or of addresses (playlists, concatenations, session
 descriptions), and a decoding library follows them. Handed a file by a stranger, it would read the
-machine's other files or call out. So those formats are not on the list, and the library may use no
-protocol to open anything by itself; all it has is one open file. A pipe that cannot be sought is
-read as it comes, by `open_live`, so that what was said can be heard before the speaker is done.
+machine's other files or call out. So there is a list of the formats that people have, those are not
+on it, and the library may use no protocol to open anything by itself; all it has is one open file.
+The decoders of sound are a list, too. A pipe that cannot be sought is read as it comes, by
+`open_live`, so that what was said can be heard before the speaker is done. What takes much time
+and gives little sound is given up.
 
     with open_container("talk.m4a", "audio") as container:
         stream = container.streams.best("audio")
@@ -13,10 +15,10 @@ read as it comes, by `open_live`, so that what was said can be heard before the 
 from __future__ import annotations
 
 import io
+import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from gemelo.errors import GemeloError, InputError
@@ -28,29 +30,105 @@ if TYPE_CHECKING:
 
 Amiss = Literal["packet", "end"]
 
-# Formats whose content is somewhere else, or that read any text as a picture.
-ELSEWHERE = frozenset(
-    "concat dash hls image2 lavfi rtp rtsp sap sdp tty vobsub webm_dash_manifest".split()
+# What people have: sound, pictures that move, and what holds both. None leads to another file.
+FORMATS = frozenset(
+    "aac ac3 aiff amr amrnb amrwb apng asf au av1 avi caf dts dtshd dv eac3 flac flv gif gsm h261 "
+    "h263 h264 hevc ilbc ircam ivf loas m4v matroska mjpeg mlp mov mp3 mpeg mpegts mpegvideo mxf "
+    "nistsphere nut obu ogg sox truehd tta vc1 voc w64 wav webm wtv wv yuv4mpegpipe".split()
 )
+SOUND_DECODERS = frozenset(
+    "aac aac_latm ac3 adpcm_ima_qt adpcm_ima_wav adpcm_ms adpcm_swf adpcm_yamaha alac amrnb amrwb "
+    "dca eac3 flac g722 g726 g726le gsm gsm_ms ilbc libopencore_amrnb libopencore_amrwb libopus "
+    "libspeex libvorbis mlp mp1 mp1float mp2 mp2float mp3 mp3float nellymoser opus pcm_alaw "
+    "pcm_bluray pcm_dvd pcm_f16le pcm_f24le pcm_f32be pcm_f32le pcm_f64be pcm_f64le pcm_mulaw "
+    "pcm_s16be pcm_s16be_planar pcm_s16le pcm_s16le_planar pcm_s24be pcm_s24le pcm_s24le_planar "
+    "pcm_s32be pcm_s32le pcm_s32le_planar pcm_s64be pcm_s64le pcm_s8 pcm_s8_planar pcm_u16be "
+    "pcm_u16le pcm_u24be pcm_u24le pcm_u32be pcm_u32le pcm_u8 pcm_vidc s302m speex truehd tta "
+    "vorbis wavpack wmalossless wmapro wmav1 wmav2 wmavoice".split()
+)
+PATIENCE_S = 2.0  # of computing before there is any sound
+MOST_TRACKS = 64
+
+
+class Patience:
+    """Time that a container may take: some, and then as much as the sound lasts that it gave.
+
+    What counts is computing inside the library: neither waiting for a pipe nor what is done with
+    the sound. The library comes by whenever it reads on.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.left_s = PATIENCE_S
+        self.since_s: float | None = None
+
+    @contextmanager
+    def runs(self) -> Iterator[None]:
+        """Time is counted. Raises InputError where none is left."""
+        self.check()
+        self.since_s = time.thread_time()
+        try:
+            yield
+        finally:
+            self.left_s -= time.thread_time() - self.since_s
+            self.since_s = None
+
+    def earn(self, sound_s: float) -> None:
+        """There was some sound."""
+        self.left_s += sound_s
+
+    def check(self) -> None:
+        """Raise InputError when it is used up."""
+        spent_s = 0.0 if self.since_s is None else time.thread_time() - self.since_s
+        if spent_s > self.left_s:
+            raise InputError(
+                f"{self.name} takes too long to read for the little that is in it: it is broken, "
+                "or made to keep readers busy; convert it to WAV with another program"
+            )
+
+
+class Watched:
+    """A file that loses patience with whoever reads it."""
+
+    def __init__(self, file: BinaryIO | Pipe, patience: Patience) -> None:
+        self.file, self.patience = file, patience
+        self.name = str(getattr(file, "name", ""))  # some formats are known by how it ends
+        if isinstance(file, Pipe):
+            return
+        self.seek, self.tell = self._seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        """What the file reads."""
+        self.patience.check()
+        return self.file.read(size)
+
+    def _seek(self, offset: int, whence: int = 0) -> int:
+        assert not isinstance(self.file, Pipe)
+        self.patience.check()
+        return self.file.seek(offset, whence)
 
 
 @contextmanager
-def open_container(source: Source, kind: Kind) -> Iterator[InputContainer]:
+def open_container(
+    source: Source, kind: Kind, patience: Patience | None = None
+) -> Iterator[InputContainer]:
     """A container in a path, bytes or an open file, which can be sought; a pipe is read whole.
 
     Raises InputError for what is no container, and for whatever fails in it while it is open.
     """
-    with opened(source, kind) as file, fenced(file, kind, name_of(source, kind)) as container:
+    name = name_of(source, kind)
+    patience = Patience(name) if patience is None else patience
+    with opened(source, kind) as file, fenced(file, kind, name, patience) as container:
         yield container
 
 
 @contextmanager
-def open_live(pipe: Readable, kind: Kind) -> Iterator[InputContainer]:
+def open_live(pipe: Readable, kind: Kind, patience: Patience) -> Iterator[InputContainer]:
     """A container that is still being written, read no further than it is asked for.
 
     Raises InputError as `open_container` does. Formats with their index at the end fail here.
     """
-    with fenced(Pipe(pipe), kind, name_of(pipe, kind)) as container:
+    with fenced(Pipe(pipe), kind, name_of(pipe, kind), patience) as container:
         yield container
 
 
@@ -68,13 +146,25 @@ class Pipe:
 
 
 @contextmanager
-def fenced(file: BinaryIO | Pipe, kind: Kind, name: str) -> Iterator[InputContainer]:
+def fenced(
+    file: BinaryIO | Pipe, kind: Kind, name: str, patience: Patience
+) -> Iterator[InputContainer]:
     """The container in an open file; errors are told about `name`."""
     import av
 
-    fences = {"protocol_whitelist": "none", "format_whitelist": self_contained()}
+    fences = {
+        "protocol_whitelist": "none",
+        "format_whitelist": ",".join(sorted(FORMATS)),
+        "max_streams": str(MOST_TRACKS),
+    }
+    if kind == "audio":
+        fences["codec_whitelist"] = ",".join(sorted(SOUND_DECODERS))
     try:
-        with av.open(file, "r", container_options=fences, metadata_errors="replace") as container:
+        with patience.runs():
+            container = av.open(
+                Watched(file, patience), "r", container_options=fences, metadata_errors="replace"
+            )
+        with container:
             yield container
     except GemeloError:
         raise
@@ -90,31 +180,40 @@ def fenced(file: BinaryIO | Pipe, kind: Kind, name: str) -> Iterator[InputContai
 
 
 def decoded(
-    container: InputContainer, stream: AudioStream | VideoStream, amiss: Counter[Amiss]
+    container: InputContainer,
+    stream: AudioStream | VideoStream,
+    amiss: Counter[Amiss],
+    patience: Patience | None = None,
 ) -> Iterator[Any]:
-    """Every frame of a stream in the order it is played; `amiss` counts what is none."""
-    from av.error import FFmpegError
+    """Every frame of a stream in the order it is played; `amiss` counts what is none.
 
+    The other streams are passed over. Raises InputError once patience is used up.
+    """
+    from av.error import FFmpegError
+    from av.stream import Discard
+
+    for other in container.streams:
+        if other is not stream:
+            other.discard = Discard.all
     packets = container.demux(stream)
     while True:
         try:
-            packet = next(packets)
+            with counted(patience):
+                packet = next(packets)
         except StopIteration:
             return
         except (FFmpegError, IndexError):  # it ends inside a packet, or has a new stream there
             amiss["end"] += 1
             return
         try:
-            frames = packet.decode()
+            with counted(patience):
+                frames = packet.decode()
         except FFmpegError:
             amiss["packet"] += 1
             continue
         yield from frames
 
 
-@cache
-def self_contained() -> str:
-    """Names of all formats that hold what they play, as the library wants its list."""
-    import av
-
-    return ",".join(sorted(av.formats_available - ELSEWHERE))
+def counted(patience: Patience | None) -> AbstractContextManager[None]:
+    """Time that is counted, if somebody counts it."""
+    return nullcontext() if patience is None else patience.runs()

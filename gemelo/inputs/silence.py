@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from gemelo.inputs.audio import RATE, Floats, as_mono
+from gemelo.inputs.audio import RATE
+from gemelo.inputs.channels import Floats, as_mono
 
 LONGEST_S = 30.0
 EARLIEST_S = 15.0

@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gemelo.errors import GemeloError, InputError
-from gemelo.inputs.audio import RATE, Floats, Samples, read_audio, resample, stream_audio
+from gemelo.inputs.audio import RATE, Samples, read_audio, resample, stream_audio
+from gemelo.inputs.channels import Floats
 from tests.inputs.test_video import write_video
 
 LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1"}
