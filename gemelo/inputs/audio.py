@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from av.container import InputContainer
 
 RATE = 16_000  # samples a second that the encoder was trained on
-LIMIT_S = 5_400.0  # what is read into memory at once: 0.35 GB, and more than a context holds
+LIMIT_S = 3_600.0  # what is read into memory at once, unless asked for more: 0.23 GB
 BLOCK = 1 << 20  # samples resampled at a time
 
 
@@ -56,23 +56,20 @@ def read_audio(source: Source, limit_s: float = LIMIT_S) -> Samples:
     """All the sound in a path, bytes or an open file: its best sound track, from start to end.
 
     Raises InputError for a file that is broken, silent by having no sound track or no samples,
-    longer than limit_s (told as soon as so much is decoded), or holding a sample that is no number.
+    longer than limit_s (told as soon as that is known), or holding a sample that is no number.
     """
     values, notices = np.zeros(0, np.float32), list[str]()
-    for piece in stream_audio(source, piece_s=10.0):
+    for piece in stream_audio(source, 10.0, limit_s):
         notices += piece.notices
-        held, total = len(values), len(values) + len(piece.values)
-        if total > limit_s * RATE:
-            raise InputError(
-                f"{name_of(source, 'audio')} is longer than {limit_s:g} s, more than is heard at "
-                "once: give a part of it, or stream it (gemelo transcribe --segment)"
-            )
-        values.resize(total, refcheck=False)  # in place: two copies would be twice the memory
+        held = len(values)
+        values.resize(held + len(piece.values), refcheck=False)  # in place: a copy is twice as much
         values[held:] = piece.values.numpy()
     return Samples(torch.from_numpy(values), tuple(notices))
 
 
-def stream_audio(source: Source, piece_s: float = 1.0) -> Iterator[Samples]:
+def stream_audio(
+    source: Source, piece_s: float = 1.0, limit_s: float = math.inf
+) -> Iterator[Samples]:
     """The same in pieces of piece_s, each as soon as it is decoded, and of any total length.
 
     A pipe is read no further than the piece needs. The last piece is shorter; notices, if there
@@ -84,8 +81,10 @@ def stream_audio(source: Source, piece_s: float = 1.0) -> Iterator[Samples]:
     patience = Patience(name)
     with _open(source, patience) as container:
         track = Track(name, container, patience)
-        blocks = nonempty(name, resampled(track.blocks()))
-        for piece in pieces(blocks, round(piece_s * RATE)):
+        check_length(name, track.told_s, limit_s)
+        blocks = nonempty(name, resampled(track.blocks(min(1.0, piece_s))))
+        for number, piece in enumerate(pieces(blocks, round(piece_s * RATE))):
+            check_length(name, number * piece_s + len(piece) / RATE, limit_s)
             yield Samples(torch.from_numpy(piece))
         notices = track.notices(is_whole=not _is_live(source))
     if notices:
@@ -117,6 +116,15 @@ def nonempty(name: str, blocks: Iterable[Floats]) -> Iterator[Floats]:
         yield values
     if not total:
         raise InputError(f"{name} holds no sound: it has 0 samples that can be decoded")
+
+
+def check_length(name: str, length_s: float, limit_s: float) -> None:
+    """Raise InputError for a recording that lasts length_s or more, if that is too long."""
+    if length_s > limit_s + 1 / RATE:
+        raise InputError(
+            f"{name} lasts {length_s:.0f} s or more, longer than the {limit_s:g} s that are heard "
+            "at once: give a part of it, or let it be heard in pieces (gemelo transcribe --segment)"
+        )
 
 
 def resampled(blocks: Iterable[tuple[Floats, int]]) -> Iterator[Floats]:

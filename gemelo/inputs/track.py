@@ -6,8 +6,8 @@ share their memory with the frame when they are of the container's own making (r
 both free it. So such a layout is replaced by a plain count before anything is decoded, and a
 decoder that makes one by itself is refused.
 
-    track = Track("talk.mkv", container)
-    for mono, rate in track.blocks(): ...       # (N,), each at least a tenth of a second
+    track = Track("talk.mkv", container, Patience("talk.mkv"))
+    for mono, rate in track.blocks(0.1): ...       # (N,), a tenth of a second or more each
     track.notices(is_whole=True)
 
 N samples, C channels.
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 
 MIN_RATE, MAX_RATE = 1_000, 768_000  # below, a small file would swell; above, there is nothing
 MOST_CHANNELS = 64  # of a mixing desk; what claims more is damaged
+ABSURD_S = 1e6  # no header that says more is right
 MISSING_S = 1.0  # a recording that ends this much before its header says has lost its end
 GUESSED = ("aac", "mp3")  # formats without a length, whose header's is an estimate
-BLOCKS_PER_S = 10
 MOST_FRAMES = 1024  # held until they make a block
 TYPES = {"u8": "u1", "s16": "i2", "s32": "i4", "s64": "i8", "flt": "f4", "dbl": "f8"}
 
@@ -49,33 +49,58 @@ class Track:
         self.name, self.container, self.patience = name, container, patience
         self.stream = _sound_track(name, container)
         _plain_layout(self.stream)
-        self.stream.thread_count = 1  # sound is decoded faster than threads are made
+        self.stream.codec_context.thread_count = 1  # sound is decoded faster than threads are made
         begins = None if container.start_time is None else container.start_time / 1e6
         self.timeline, self.levels = Timeline(name, begins), Levels()
         self.num_samples = 0
         self.amiss: Counter[Amiss] = Counter()
 
-    def blocks(self) -> Iterator[tuple[Floats, int]]:
-        """Mono samples and their rate: some frames at a time, and the silence between them.
+    def blocks(self, block_s: float) -> Iterator[tuple[Floats, int]]:
+        """Mono samples of block_s or more and their rate; a change or the end comes earlier.
 
-        Raises InputError for a sample that is no number and for what is not averaged.
+        Raises InputError for a sample that is no number, for what is not averaged, and for what
+        takes too long.
         """
+        blocks = self._blocks(block_s)
+        while True:
+            self.patience.begin()
+            block = next(blocks, None)
+            self.patience.end()
+            if block is None:
+                return
+            yield block
+
+    def _blocks(self, block_s: float) -> Iterator[tuple[Floats, int]]:
         batch: list[NDArray[Any]] = []
-        rate = 0
+        rate = length = 0
         for silence_s, frame in self._placed():
             samples = planes(self.name, frame)
             like = not batch or (batch[0].dtype, len(batch[0])) == (samples.dtype, len(samples))
             if batch and (silence_s or rate != frame.sample_rate or not like):
                 yield self._block(batch), rate
-                batch = []
+                batch, length = [], 0
             rate = frame.sample_rate
             yield from ((quiet, rate) for quiet in silences(round(silence_s * rate)))
             batch.append(samples)
-            if len(batch) >= MOST_FRAMES or _length(batch) * BLOCKS_PER_S >= rate:
+            length += frame.samples
+            if len(batch) >= MOST_FRAMES or length >= block_s * rate:
                 yield self._block(batch), rate
-                batch = []
+                batch, length = [], 0
         if batch:
             yield self._block(batch), rate
+
+    @property
+    def told_s(self) -> float:
+        """How long the header says it is, if that can be and costs less than to decode it; else 0.
+
+        Uncompressed sound often has no right size in its header, and is soon read.
+        """
+        if self.stream.codec_context.name.startswith(("pcm_", "adpcm_")) or not self._is_exact():
+            return 0.0
+        own_s = seconds(self.stream.duration, self.stream.time_base)
+        if own_s is None and len(self.container.streams) == 1:
+            own_s = (self.container.duration or 0) / 1e6
+        return own_s if own_s is not None and own_s < ABSURD_S else 0.0
 
     def notices(self, is_whole: bool) -> tuple[str, ...]:
         """What was amiss, after the last frame; a stream that is not whole promised no length."""
@@ -86,12 +111,14 @@ class Track:
         if num_broken := self.amiss.total():
             notices.append(f"it has broken packets, which were left out: {num_broken}")
         told_s = seconds(self.stream.duration, self.stream.time_base) or 0.0
-        exact = is_whole and not set(self.container.format.name.split(",")) & set(GUESSED)
-        if exact and told_s - self.timeline.time_s > MISSING_S:
+        if is_whole and self._is_exact() and told_s - self.timeline.time_s > MISSING_S:
             notices.append(
                 f"it ends after {self.timeline.time_s:.1f} s, though its header says {told_s:.1f} s"
             )
         return (*notices, *self.timeline.notices(), *self.levels.notices())
+
+    def _is_exact(self) -> bool:
+        return not set(self.container.format.name.split(",")) & set(GUESSED)
 
     def _placed(self) -> Iterator[tuple[float, AudioFrame]]:
         """Every frame that has samples, and the seconds of silence before it."""
@@ -114,17 +141,22 @@ class Track:
 
 def planes(name: str, frame: AudioFrame) -> NDArray[Any]:
     """A frame's samples (C, N) of the type they have, by the channels that it says."""
-    from av.audio.plane import AudioPlane
-
     num_channels, kind = _num_channels(name, frame.layout), frame.format.name
     if kind.removesuffix("p") not in TYPES:
         raise UnsupportedError(f"{name} has samples of the type {kind}: convert it to WAV")
     dtype = np.dtype(TYPES[kind.removesuffix("p")])
-    if frame.format.is_planar:
-        held = [AudioPlane(frame, index) for index in range(num_channels)]
-        return np.stack([np.frombuffer(plane, dtype, frame.samples) for plane in held])
-    packed = np.frombuffer(AudioPlane(frame, 0), dtype, frame.samples * num_channels)
-    return packed.reshape(frame.samples, num_channels).T
+    if not frame.format.is_planar:
+        packed = _samples(frame, 0, dtype, frame.samples * num_channels)
+        return packed.reshape(frame.samples, num_channels).T
+    held = [_samples(frame, index, dtype, frame.samples) for index in range(num_channels)]
+    return np.stack(held) if len(held) > 1 else held[0][None]
+
+
+def _samples(frame: AudioFrame, plane: int, dtype: np.dtype[Any], count: int) -> NDArray[Any]:
+    from av.audio.plane import AudioPlane
+
+    held: Any = AudioPlane(frame, plane)
+    return np.frombuffer(held, dtype, count)
 
 
 def silences(num_samples: int) -> Iterator[Floats]:
@@ -139,10 +171,6 @@ def check_rate(name: str, rate: Any) -> None:
         raise InputError(
             f"{name} has {rate!r} samples a second: give {MIN_RATE:,} to {MAX_RATE:,}, whole"
         )
-
-
-def _length(batch: list[NDArray[Any]]) -> int:
-    return sum(samples.shape[1] for samples in batch)
 
 
 def _sound_track(name: str, container: InputContainer) -> AudioStream:

@@ -266,7 +266,7 @@ def test_a_rate_that_would_swell_is_refused() -> None:
 
 def test_too_long_to_hold_at_once() -> None:
     held = recording([tone(440, RATE, 3)], RATE)
-    with pytest.raises(InputError, match="longer than 2 s"):
+    with pytest.raises(InputError, match="longer than the 2 s"):
         read_audio(held, limit_s=2)
     assert read_audio(held, limit_s=3).duration_s == 3
 
