@@ -101,7 +101,7 @@ def averaged(channels: Floats, levels: Levels | None = None) -> Floats:
 def full_scale(array: NDArray[Any]) -> Floats:
     """Whole numbers divided by the range of their type; floats as they are, in float32."""
     if array.dtype.kind == "f":
-        with np.errstate(over="ignore"):  # an infinity is told about later
+        with np.errstate(over="ignore", invalid="ignore"):  # no number: told about later
             return array.astype(np.float32, copy=False)
     half = np.float32(2.0 ** (8 * array.dtype.itemsize - 1))
     zero = half if array.dtype.kind == "u" else np.float32(0)

@@ -54,6 +54,11 @@ class Timeline:
         self.first_hole_s = self.first_broken_s = 0.0
         self.held: Stamped | None = None  # its stamp jumps: the next one's tells if it is right
 
+    @property
+    def sound_s(self) -> float:
+        """From the first frame on."""
+        return self.time_s - self.late_s
+
     def place(
         self, frame: Any, stamp_s: float | None, length_s: float
     ) -> Iterator[tuple[float, Any]]:
@@ -81,13 +86,14 @@ class Timeline:
         if self.late_s:
             said.append(f"its sound begins {self.late_s:.2f} s after its start: silence until then")
         if self.num_holes:
+            what = "a hole" if self.num_holes == 1 else f"{self.num_holes} holes"
             said.append(
-                f"it has {self.num_holes} holes of {self.hole_s:.2f} s in all, the first at "
+                f"it has {what} of {self.hole_s:.2f} s in all, the first at "
                 f"{self.first_hole_s:.2f} s: silence stands in for what is missing"
             )
         if self.num_broken:
             said.append(
-                f"its time stamps jump {self.num_broken} times, first at "
+                f"its time stamps are broken, {self.num_broken} times, first at "
                 f"{self.first_broken_s:.2f} s: the samples were joined there"
             )
         return tuple(said)

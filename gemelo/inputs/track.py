@@ -38,6 +38,7 @@ MOST_CHANNELS = 64  # of a mixing desk; what claims more is damaged
 ABSURD_S = 1e6  # no header that says more is right
 MISSING_S = 1.0  # a recording that ends this much before its header says has lost its end
 GUESSED = ("aac", "mp3")  # formats without a length, whose header's is an estimate
+ENDS = ("matroska,webm", "nut", "ogg")  # formats that say when it ends, not how long it lasts
 MOST_FRAMES = 1024  # held until they make a block
 TYPES = {"u8": "u1", "s16": "i2", "s32": "i4", "s64": "i8", "flt": "f4", "dbl": "f8"}
 
@@ -97,10 +98,10 @@ class Track:
         """
         if self.stream.codec_context.name.startswith(("pcm_", "adpcm_")) or not self._is_exact():
             return 0.0
-        own_s = seconds(self.stream.duration, self.stream.time_base)
-        if own_s is None and len(self.container.streams) == 1:
-            own_s = (self.container.duration or 0) / 1e6
-        return own_s if own_s is not None and own_s < ABSURD_S else 0.0
+        told_s = self._header_s()
+        if told_s is None and len(self.container.streams) == 1:
+            told_s = (self.container.duration or 0) / 1e6
+        return told_s if told_s is not None and told_s < ABSURD_S else 0.0
 
     def notices(self, is_whole: bool) -> tuple[str, ...]:
         """What was amiss, after the last frame; a stream that is not whole promised no length."""
@@ -110,12 +111,17 @@ class Track:
             notices.append(f"it has {num_tracks} sound tracks: number {number} is heard")
         if num_broken := self.amiss.total():
             notices.append(f"it has broken packets, which were left out: {num_broken}")
-        told_s = seconds(self.stream.duration, self.stream.time_base) or 0.0
-        if is_whole and self._is_exact() and told_s - self.timeline.time_s > MISSING_S:
-            notices.append(
-                f"it ends after {self.timeline.time_s:.1f} s, though its header says {told_s:.1f} s"
-            )
+        told_s, lasts_s = self._header_s() or 0.0, self.timeline.sound_s
+        if is_whole and self._is_exact() and told_s - lasts_s > MISSING_S:
+            notices.append(f"it ends after {lasts_s:.1f} s, though its header says {told_s:.1f} s")
         return (*notices, *self.timeline.notices(), *self.levels.notices())
+
+    def _header_s(self) -> float | None:
+        """From its first sample to its last, as the header has it."""
+        told_s = seconds(self.stream.duration, self.stream.time_base)
+        if told_s is not None and self.container.format.name in ENDS:
+            return told_s - (seconds(self.stream.start_time, self.stream.time_base) or 0.0)
+        return told_s
 
     def _is_exact(self) -> bool:
         return not set(self.container.format.name.split(",")) & set(GUESSED)
