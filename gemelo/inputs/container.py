@@ -14,15 +14,18 @@ and gives little sound is given up.
 
 from __future__ import annotations
 
+import ctypes
 import io
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from gemelo.errors import GemeloError, InputError
-from gemelo.inputs.media import Kind, Readable, Source, name_of, opened
+from gemelo.inputs.boxes import check_boxes, is_boxes
+from gemelo.inputs.media import MAX_STREAM_BYTES, Kind, Readable, Source, name_of, opened
 
 if TYPE_CHECKING:
     from av import AudioStream, VideoStream
@@ -49,6 +52,7 @@ SOUND_DECODERS = frozenset(
 PATIENCE_S = 2.0  # of computing before there is any sound
 CHECKS = 16  # one in so many looks at the clock
 MOST_TRACKS = 64
+MOST_ALLOCATED = 200 << 20  # a frame of 8K in 16 bits
 
 
 class Patience:
@@ -121,17 +125,29 @@ def open_container(
     """
     name = name_of(source, kind)
     patience = Patience(name) if patience is None else patience
-    with opened(source, kind) as file, fenced(file, kind, name, patience) as container:
-        yield container
+    with opened(source, kind) as file:
+        with told(name, kind):
+            check_boxes(name, file)
+        with fenced(file, kind, name, patience) as container:
+            yield container
 
 
 @contextmanager
-def open_live(pipe: Readable, kind: Kind, patience: Patience) -> Iterator[InputContainer]:
+def open_live(file: Readable, kind: Kind, patience: Patience) -> Iterator[InputContainer]:
     """A container that is still being written, read no further than it is asked for.
 
-    Raises InputError as `open_container` does. Formats with their index at the end fail here.
+    Raises InputError as `open_container` does. A format with its index at the end, or anywhere
+    (MP4), is read whole first.
     """
-    with fenced(Pipe(pipe), kind, name_of(pipe, kind), patience) as container:
+    pipe = Pipe(file)
+    name = name_of(file, kind)
+    with told(name, kind):
+        whole = pipe.rest(name) if is_boxes(pipe.peek(8)) else b""
+    with (
+        open_container(whole, kind, patience)
+        if whole
+        else fenced(pipe, kind, name, patience) as container
+    ):
         yield container
 
 
@@ -140,12 +156,37 @@ class Pipe:
 
     def __init__(self, file: Readable) -> None:
         self.file = file
+        self.held = b""  # was looked at, and is still to be read
 
     def read(self, size: int) -> bytes:
         """Up to `size` bytes, as soon as there are some; none at the end."""
+        if self.held:
+            held, self.held = self.held[:size], self.held[size:]
+            return held
         if isinstance(self.file, io.BufferedReader):  # whose read would wait for all of them
             return self.file.read1(size)
         return self.file.read(size)[:size]  # the library copies whatever it gets
+
+    def peek(self, size: int) -> bytes:
+        """The next `size` bytes, which are still to be read; fewer at the end."""
+        seen = b""
+        while len(seen) < size and (piece := self.read(size - len(seen))):
+            seen += piece
+        self.held = seen
+        return seen
+
+    def rest(self, name: str) -> bytes:
+        """All there is. Raises InputError for more than is read from a pipe."""
+        pieces, size = [], 0
+        while piece := self.read(1 << 20):
+            pieces.append(piece)
+            size += len(piece)
+            if size > MAX_STREAM_BYTES:
+                raise InputError(
+                    f"{name} has more than {MAX_STREAM_BYTES:,} bytes, which is what is read of a "
+                    "pipe when the format needs all of it: give the file itself"
+                )
+        return b"".join(pieces)
 
 
 @contextmanager
@@ -162,7 +203,8 @@ def fenced(
     }
     if kind == "audio":
         fences["codec_whitelist"] = ",".join(sorted(SOUND_DECODERS))
-    try:
+    bound_allocations()
+    with told(name, kind):
         patience.begin()
         container = av.open(
             Watched(file, patience), "r", container_options=fences, metadata_errors="replace"
@@ -170,6 +212,30 @@ def fenced(
         patience.end()
         with container:
             yield container
+
+
+@cache
+def bound_allocations() -> None:
+    """Let the library take at most MOST_ALLOCATED bytes at once, in the whole process.
+
+    It makes room for what a header claims, gigabytes even, before it looks for it.
+    """
+    from av import _core
+
+    try:
+        library = ctypes.CDLL(_core.__file__)
+        library.av_max_alloc(ctypes.c_size_t(MOST_ALLOCATED))
+    except (OSError, AttributeError):  # where a module does not hand on what it is linked with
+        return
+
+
+@contextmanager
+def told(name: str, kind: Kind) -> Iterator[None]:
+    """Whatever fails in a file, as one line about `name`."""
+    import av
+
+    try:
+        yield
     except GemeloError:
         raise
     except MemoryError:
@@ -177,6 +243,8 @@ def fenced(
     except Exception as error:  # av's own errors, and what a damaged index makes of numbers
         told = error.strerror if isinstance(error, OSError | av.FFmpegError) else str(error)
         said = str(told).partition(":")[0] or type(error).__name__
+        if said == "Invalid argument":  # what the library says of a format that is not on its list
+            said = "its format is not one of those that are read here"
         raise InputError(
             f"{name} cannot be read ({said}): it is broken, no {kind} file, "
             "or a list of other files"
