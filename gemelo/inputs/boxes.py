@@ -20,7 +20,8 @@ FIRST = frozenset(b"ftyp moov mdat free skip wide moof styp sidx pnot uuid".spli
 HOLDERS = frozenset(
     b"moov trak mdia minf stbl edts mvex moof traf udta meta wave dinf tref free skip hoov".split()
 )
-COUNTED = frozenset(b"stsz stz2 trun elst cmov".split())
+COUNTED = frozenset(b"stsz stz2 trun elst cmov tkhd tfhd".split())
+MOST_TRACK_ID = (1 << 31) - 1  # beyond, the library looks for it among all numbers
 MOST_DEPTH = 16
 MOST_BYTES = 128 << 20  # of all that is described: a film of a day has a tenth
 MOST_INDEX = 50_000_000  # entries of an index that edits repeat
@@ -42,6 +43,11 @@ class Counts:
         """Count what a box says. Raises InputError for what cannot be."""
         if kind == b"trak":
             self.track_samples = self.track_edits = 0
+        elif kind in (b"tkhd", b"tfhd"):
+            at = 4 if kind == b"tfhd" else 20 if held[:1] == b"\1" else 12
+            number = int.from_bytes(held[at : at + 4], "big")
+            if number > MOST_TRACK_ID:
+                raise InputError(f"{self.name} has a track of the number {number}: it is broken")
         elif kind == b"cmov":
             raise InputError(f"{self.name} has a compressed header: convert it to WAV first")
         elif kind == b"elst":
