@@ -24,7 +24,7 @@ COUNTED = frozenset(b"stsz stz2 trun elst cmov tkhd tfhd".split())
 MOST_TRACK_ID = (1 << 31) - 1  # beyond, the library looks for it among all numbers
 MOST_DEPTH = 16
 MOST_BYTES = 128 << 20  # of all that is described: a film of a day has a tenth
-MOST_INDEX = 50_000_000  # entries of an index that edits repeat
+MOST_INDEX = 8_000_000  # entries of an index that edits repeat
 SOME_SAMPLES = 4096  # that any file may have
 PACKED = 32  # samples in a byte, where a table counts those of a compressed sound one by one
 
