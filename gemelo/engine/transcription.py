@@ -32,7 +32,7 @@ from gemelo.inputs.audio import RATE, Samples
 from gemelo.inputs.chat import complete
 from gemelo.inputs.media import MediaPart, Part, TextPart
 from gemelo.inputs.mel import SPAN, check_span
-from gemelo.inputs.silence import Cutter, Stretch, without_repeated
+from gemelo.inputs.silence import Cutter, Onset, Stretch, without_repeated
 
 LANGUAGES = {
     "ar": "Arabic",
@@ -101,7 +101,8 @@ def language_name(language: str | None) -> str | None:
 
 @dataclass(frozen=True)
 class Heard:
-    """What was said from start_s to end_s."""
+    """What was said from start_s to end_s, in seconds from where a player begins; the silence
+    before the first sound is left out."""
 
     start_s: float
     end_s: float
@@ -191,7 +192,7 @@ def transcribe(
             continue
         longest = max(longest, listening.num_samples)
         if listening.num_samples >= SPAN:
-            heard = answered(listening, settings, None if cut else show, part.start_s)
+            heard = answered(listening, settings, None if cut else show, part)
             if part.overlaps:
                 heard = replace(heard, text=without_repeated(text, heard.text))
             text = heard.text
@@ -204,17 +205,17 @@ def transcribe(
 
 
 def answered(
-    listening: Listening, sampling: Sampling, show: Callable[[str], None] | None, start_s: float
+    listening: Listening, sampling: Sampling, show: Callable[[str], None] | None, last: Stretch
 ) -> Heard:
-    """The answer to a sound that is over."""
+    """The answer to a sound that is over with its last part."""
     pieces = []
     for piece in listening.finish(sampling):
         pieces.append(piece)
         if show is not None:
             show(piece.text)
     return Heard(
-        start_s,
-        start_s + listening.num_samples / RATE,
+        last.heard_s,
+        last.start_s + listening.num_samples / RATE,
         "".join(piece.text for piece in pieces).strip(),
         tuple(token for piece in pieces for token in piece.token_ids),
         pieces[-1].finish_reason or "cancelled",
@@ -223,7 +224,7 @@ def answered(
 
 def whole(pieces: Iterable[Samples], tell: Callable[[str], None]) -> Iterator[Stretch]:
     """A sound as one stretch of any length."""
-    total, told = 0, False
+    total, told, onset = 0, False, Onset()
     for piece in pieces:
         _tell_all(piece, tell)
         total += len(piece.values)
@@ -233,8 +234,10 @@ def whole(pieces: Iterable[Samples], tell: Callable[[str], None]) -> Iterator[St
                 f"the sound is longer than the {TRAINED_S:.0f} s that the model was trained on at "
                 "a time: what comes later may be heard less well; cut it into segments"
             )
-        yield Stretch(piece.values.numpy(), 0.0, ends=False, overlaps=False)
-    yield Stretch(torch.zeros(0).numpy(), 0.0, ends=True, overlaps=False)
+        values = piece.values.numpy()
+        onset.hear(values)
+        yield Stretch(values, 0.0, False, False, onset.time_s)
+    yield Stretch(torch.zeros(0).numpy(), 0.0, True, False, onset.time_s)
 
 
 def stretches(pieces: Iterable[Samples], tell: Callable[[str], None]) -> Iterator[Stretch]:

@@ -20,7 +20,7 @@ from typing import Any
 
 from gemelo.config import Gemma3Config, Gemma3nConfig, ModelConfig
 from gemelo.errors import InputError, UnsupportedError
-from gemelo.inputs.audio import RATE, Samples, read_audio, resample
+from gemelo.inputs.audio import LIMIT_S, RATE, Samples, read_audio, resample
 from gemelo.inputs.image import Picture, read_image, views
 from gemelo.inputs.media import (
     MediaPart,
@@ -31,7 +31,7 @@ from gemelo.inputs.media import (
     opened,
     video_parts,
 )
-from gemelo.inputs.mel import SPAN, check_span, num_frames
+from gemelo.inputs.mel import HOP, SPAN, check_span, num_frames
 from gemelo.inputs.panscan import PanScan, crops
 from gemelo.inputs.slots import AudioSlot, ImageSlot, Senses, Slot, senses_of
 from gemelo.inputs.video import read_video
@@ -83,7 +83,7 @@ class Album:
 
     def _recording(self, source: Any) -> AudioSlot:
         name = name_of(source, "audio")
-        samples = samples_of(source)
+        samples = samples_of(source, longest_s(self.config))
         self._note(name, samples.notices)
         if samples.duration_s > TRAINED_S:
             told = (
@@ -109,7 +109,7 @@ class Album:
         if video.has_sound and not hears:
             self._note(name, ("its sound is left out: the model has no ear",))
         frames = [(frame.timestamp, frame.picture) for frame in video.frames]
-        sound = read_audio(source) if hears else None
+        sound = read_audio(source, longest_s(self.config)) if hears else None
         if sound is not None and len(sound.values) < SPAN:
             self._note(name, (f"its sound lasts {sound.duration_s:.4f} s: too short to be heard",))
             sound = None
@@ -145,12 +145,20 @@ def num_places(config: ModelConfig, num_samples: int) -> int:
     return max(config.audio_soft_tokens_per_image, ear.num_tokens(num_frames(num_samples)))
 
 
-def samples_of(source: Any) -> Samples:
+def longest_s(config: ModelConfig) -> float:
+    """The longest recording that a context of the model can hold, in seconds."""
+    ear = config.audio if isinstance(config, Gemma3nConfig) else None
+    if ear is None or not isinstance(config, Gemma3nConfig):
+        return LIMIT_S
+    return config.max_position_embeddings * ear.frames_per_token * HOP / RATE
+
+
+def samples_of(source: Any, limit_s: float = LIMIT_S) -> Samples:
     """A recording as the ear hears it: a file, or samples at 16 kHz in an array or a tensor."""
     if isinstance(source, Samples):
         return source
     if isinstance(source, str | Path | bytes | bytearray | memoryview | Readable):
-        return read_audio(source)
+        return read_audio(source, limit_s)
     return resample(source, RATE)
 
 

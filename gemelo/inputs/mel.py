@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gemelo.errors import InputError
-from gemelo.inputs.audio import RATE, Floats, as_mono
+from gemelo.inputs.audio import RATE
+from gemelo.inputs.channels import Floats, as_mono
 
 NUM_MELS = 128
 FRAME = 512  # samples in a window

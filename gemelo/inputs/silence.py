@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from gemelo.inputs.audio import RATE, Floats, as_mono
+from gemelo.inputs.audio import RATE
+from gemelo.inputs.channels import Floats, as_mono
 
 LONGEST_S = 30.0
 EARLIEST_S = 15.0
@@ -36,13 +37,34 @@ SILENT = 1e-3  # of full scale: quiet whatever else there is
 class Stretch:
     """Samples (N,) at 16 kHz of a stretch that began at start_s; ends: it is over with them.
 
-    overlaps: the stretch began before the last one was over.
+    overlaps: the stretch began before the last one was over. heard_s: when there was first a sound
+    in it, to a tenth of a second; start_s while there is none.
     """
 
     values: Floats
     start_s: float
     ends: bool
     overlaps: bool
+    heard_s: float
+
+
+class Onset:
+    """When a sound that comes in pieces begins to be one, to a tenth of a second."""
+
+    def __init__(self) -> None:
+        self._num_samples, self._at = 0, -1
+
+    @property
+    def time_s(self) -> float:
+        """Seconds of silence at its beginning; 0 while there is nothing else."""
+        return max(0, self._at) // BLOCK * BLOCK / RATE
+
+    def hear(self, values: Floats) -> None:
+        """The samples (N,) that follow."""
+        loud = np.abs(values) > SILENT if self._at < 0 else np.zeros(0, bool)
+        if loud.any():
+            self._at = self._num_samples + int(loud.argmax())
+        self._num_samples += len(values)
 
 
 class Cutter:
@@ -63,6 +85,7 @@ class Cutter:
         self._pause = 0  # quiet blocks in a row
         self._overlaps = overlap is not None
         self._recent: Floats = np.zeros(0, np.float32)
+        self._onset = Onset()
 
     def push(self, samples: Any) -> Iterator[Stretch]:
         """Samples (N,) at 16 kHz -> the parts of stretches that they make, in order."""
@@ -108,7 +131,9 @@ class Cutter:
         self._begin(self._recent)
 
     def _part(self, blocks: list[Floats], ends: bool) -> Stretch:
-        return Stretch(np.concatenate(blocks), self._first / RATE, ends, self._overlaps)
+        values, start_s = np.concatenate(blocks), self._first / RATE
+        self._onset.hear(values)
+        return Stretch(values, start_s, ends, self._overlaps, start_s + self._onset.time_s)
 
 
 def without_repeated(before: str, after: str, most: int = 12) -> str:

@@ -34,7 +34,7 @@ def test_a_film_is_its_frames_and_its_sound_from_a_pipe_too() -> None:
 
 
 def test_a_sound_track_too_short_for_a_token_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(opener, "read_audio", lambda source: Samples(torch.zeros(512)))
+    monkeypatch.setattr(opener, "read_audio", lambda source, limit_s: Samples(torch.zeros(512)))
     album, places = unfolded(film())
     assert places == ("00:00", ImageSlot()) and album.recordings == []
     assert "its sound lasts 0.0320 s: too short to be heard" in album.notices[-1]

@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gemelo.errors import GemeloError, InputError
-from gemelo.inputs.audio import RATE, Floats, Samples, read_audio, resample, stream_audio
+from gemelo.inputs.audio import RATE, Samples, read_audio, resample, stream_audio
+from gemelo.inputs.channels import Floats
 from tests.inputs.test_video import write_video
 
 LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1"}
@@ -265,7 +266,7 @@ def test_a_rate_that_would_swell_is_refused() -> None:
 
 def test_too_long_to_hold_at_once() -> None:
     held = recording([tone(440, RATE, 3)], RATE)
-    with pytest.raises(InputError, match="longer than 2 s"):
+    with pytest.raises(InputError, match="longer than the 2 s"):
         read_audio(held, limit_s=2)
     assert read_audio(held, limit_s=3).duration_s == 3
 

@@ -10,7 +10,8 @@ import torch
 from transformers import Gemma3nAudioFeatureExtractor
 
 from gemelo.errors import InputError
-from gemelo.inputs.mel import FLOOR, Floats, LogMel, hann, log_mel, mel_bank, num_frames
+from gemelo.inputs.channels import Floats
+from gemelo.inputs.mel import FLOOR, LogMel, hann, log_mel, mel_bank, num_frames
 
 LENGTHS = [513, 514, 600, 640, 641, 8000, 16000, 16001, 40000, 48319]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gemelo.inputs.audio import RATE, Floats
+from gemelo.inputs.audio import RATE
+from gemelo.inputs.channels import Floats
 from gemelo.inputs.silence import Cutter, Stretch, without_repeated
 
 
