@@ -15,7 +15,7 @@ import time
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 
 from gemelo.errors import InputError, UnsupportedError
-from gemelo.inputs.colours import FULL_PIXELS, shrunk
+from gemelo.inputs.colours import FULL_BYTES, shrunk, stored_bytes
 from gemelo.inputs.headers import (
     MAX_SCANS,
     check_icons,
@@ -27,24 +27,24 @@ from gemelo.inputs.headers import (
 )
 
 if TYPE_CHECKING:
-    from PIL import Image
+    from PIL import Image, ImageFile
 
 MAX_PIXELS = 120_000_000  # a phone's 108-megapixel photograph fits
-WORK_BYTES = 340_000_000  # what decoding one picture may take
+WORK_BYTES = 320_000_000  # what decoding one picture may take
 HEADER_BYTES = 64 << 20  # what is read before the size is known: profiles, tags, notes of a camera
 SPARE_BYTES = 64 << 20  # what may be read beside the pixels
 CLOCKED_READS = 5000
-MAX_READ_S = 1.5  # of the processor's time, for files in very many small pieces
-MAX_SCAN_PIXELS = 2_000_000_000  # scans times pixels of a progressive JPEG
+MAX_READ_S = 1.0  # of the processor's time, for files in very many small pieces
+MAX_SCAN_PIXELS = 1_100_000_000  # scans times pixels of a progressive JPEG
 MAX_SLOW_PIXELS = 1_000_000  # of decoders that are written in Python
 MAX_WAVELET_PIXELS = 4_000_000  # of JPEG 2000, the slowest of all: beyond, its coarser levels
 # Bytes a pixel beside the picture's own, as measured: canvases and planes inside the libraries.
-BESIDE = {"WEBP": 12.7, "AVIF": 14.0, "JPEG2000": 16.0}
+BESIDE = {"WEBP": 12.8, "AVIF": 12.0, "JPEG2000": 16.0}
+HOLDERS = ("WEBP", "AVIF")  # their decoders live on beside the picture
 
 FORMATS = tuple("AVIF BMP DIB GIF ICO JPEG JPEG2000 PCX PNG PPM QOI SGI TGA TIFF WEBP".split())
 PROGRAMS = ("EPS",)  # Pillow hands these to an interpreter to run
 ALBUMS = ("MPO",)  # one photograph, and what a camera keeps beside it
-_BYTES = {"1": 1, "L": 1, "P": 1}  # Pillow's bytes a pixel; four where nothing is said
 
 
 class Decoded(NamedTuple):
@@ -61,7 +61,7 @@ def decode(name: str, file: BinaryIO) -> Decoded:
     that is not read; a decoder's own exceptions pass through.
     """
     metered = _Metered(name, file)
-    image = _open(name, metered)
+    image: Image.Image = _open(name, metered)
     check_size(name, image.size)
     notices: tuple[str, ...] = ()
     if image.format not in ALBUMS and getattr(image, "is_animated", False):
@@ -72,6 +72,8 @@ def decode(name: str, file: BinaryIO) -> Decoded:
     image.load()
     if full not in (image.size, image.size[::-1]):  # TIFF turns itself
         notices += (shrunk(full, image.size),)
+    if image.format in HOLDERS:
+        image = image.copy()
     return Decoded(image, notices)
 
 
@@ -128,8 +130,11 @@ class _Metered:
     def tell(self) -> int:
         return self.file.tell()
 
+    def close(self) -> None:
+        """The file is borrowed."""
 
-def _open(name: str, file: _Metered) -> Image.Image:
+
+def _open(name: str, file: _Metered) -> ImageFile.ImageFile:
     """A picture of which only the header has been read."""
     from PIL import Image, UnidentifiedImageError
 
@@ -180,16 +185,10 @@ def _prepare(name: str, image: Any, file: BinaryIO) -> None:
     needed = stored_bytes(image.mode, *image.size) + beside_bytes
     if needed > WORK_BYTES:
         raise InputError(
-            f"{name} cannot be read as a picture: {full[0]} x {full[1]} pixels in {image.format} of "
-            f"this kind take {needed / 1e6:,.0f} MB, and the limit is {WORK_BYTES / 1e6:,.0f} MB; "
-            "make it smaller"
+            f"{name} cannot be read as a picture: {full[0]} x {full[1]} pixels in this kind of "
+            f"{image.format} take {needed / 1e6:,.0f} MB, and the limit is "
+            f"{WORK_BYTES / 1e6:,.0f} MB; make it smaller"
         )
-
-
-def stored_bytes(mode: str, width: int, height: int) -> int:
-    """What Pillow takes to hold a picture: rows of whole words, and where each of them is."""
-    pixel = 2 if mode.startswith("I;16") else _BYTES.get(mode, 4)
-    return height * (8 + (width * pixel + 3) // 4 * 4)
 
 
 def _check_slow(name: str, image: Any) -> None:
@@ -215,7 +214,8 @@ def _shrink_jpeg(name: str, image: Any, file: BinaryIO) -> float:
             f"{name} goes over its {width * height:,} pixels in {count:,} scans: the limit is "
             f"{MAX_SCANS:,}, and {MAX_SCAN_PIXELS:,} pixels in all of them; convert it to PNG"
         )
-    scale = next((s for s in (1, 2, 4) if width * height <= FULL_PIXELS * s * s), 8)
+    full = stored_bytes(image.mode, width, height)
+    scale = next((s for s in (1, 2, 4) if full <= FULL_BYTES * s * s), 8)
     if 1 < scale <= min(width, height):
         image.draft(None, (width // scale, height // scale))
     if not kept:

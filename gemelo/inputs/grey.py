@@ -7,7 +7,7 @@ Sixteen bits that hold 8 or 12 (of a medical picture or a camera in a factory) a
 hold. Every guess is said.
 
     read, notices = grey_reader(image, bands)
-    read(band)     # RGB
+    read(band)     # L
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def is_deep(image: Image.Image) -> bool:
 def grey_reader(
     image: Image.Image, bands: Iterable[Image.Image]
 ) -> tuple[Callable[[Image.Image], Image.Image], tuple[str, ...]]:
-    """What makes RGB of a band of a deep grey picture, and what there is to say about it."""
+    """What makes 8 bits of a band of a deep grey picture, and what there is to say about it."""
     numbers = _range(bands)
     sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format in DECLARED)
     declared = image.mode == "I" and image.format == "PPM"  # Pillow has scaled them to 16 bits
@@ -70,7 +70,7 @@ def grey_reader(
         notices += (f"{numbers.num_broken:,} of its values are NaN or infinite",)
 
     def read(band: Image.Image) -> Image.Image:
-        return _in_8_bits(np.asarray(band), reading, unseen).convert("RGB")
+        return _in_8_bits(np.asarray(band), reading, unseen)
 
     return read, notices
 
@@ -80,12 +80,16 @@ def _range(bands: Iterable[Image.Image]) -> Range:
     num_values = num_strays = num_broken = 0
     for band in bands:
         values = np.asarray(band)
-        finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values
         num_values += values.size
-        num_broken += values.size - finite.size
-        if finite.size:
-            low, high = min(low, float(finite.min())), max(high, float(finite.max()))
-            num_strays += int(((finite < 0) | (finite > MOST_8_BITS)).sum())
+        if not np.isfinite(values.min() + values.max()):  # of one NaN both are made
+            finite = values[np.isfinite(values)]
+            num_broken += values.size - finite.size
+            values = finite
+        if values.size:
+            least, most = float(values.min()), float(values.max())
+            low, high = min(low, least), max(high, most)
+            if least < 0 or most > MOST_8_BITS:
+                num_strays += int(np.count_nonzero((values < 0) | (values > MOST_8_BITS)))
     if num_broken == num_values:
         low = high = 0.0
     return Range(low, high, num_values, num_strays, num_broken)
@@ -131,13 +135,23 @@ def _strays(numbers: Range) -> bool:
 def _in_8_bits(values: NDArray[Any], reading: Reading, unseen: int | None) -> Image.Image:
     from PIL import Image
 
-    span = (reading.white - reading.black) or 1.0
-    with np.errstate(invalid="ignore"):
-        scaled = (values.astype(np.float64) - reading.black) * (MOST_8_BITS / span)
-    scaled = np.nan_to_num(np.clip(scaled, 0, MOST_8_BITS), nan=0.0)
-    # Numbers that are levels already lose their fractions, as in Pillow.
-    as_they_are = (reading.black, reading.white) == (0, MOST_8_BITS)
-    grey = (scaled if as_they_are else np.rint(scaled)).astype(np.uint8)
+    if values.dtype.itemsize == 2:  # a table is quicker than sums
+        grey = _levels(np.arange(1 << 16), reading)[values]
+    else:
+        grey = _levels(values, reading)
     if unseen is not None:
         grey[values == unseen] = MOST_8_BITS
     return Image.fromarray(grey)
+
+
+def _levels(values: NDArray[Any], reading: Reading) -> NDArray[np.uint8]:
+    """From numbers to 0 to 255."""
+    span = (reading.white - reading.black) or 1.0
+    with np.errstate(invalid="ignore"):
+        scaled = (values.astype(np.float64) - reading.black) * (MOST_8_BITS / span)
+    np.nan_to_num(scaled, copy=False, nan=0.0)
+    np.clip(scaled, 0, MOST_8_BITS, out=scaled)
+    # Numbers that are levels already lose their fractions, as in Pillow.
+    if (reading.black, reading.white) != (0, MOST_8_BITS):
+        np.rint(scaled, out=scaled)
+    return scaled.astype(np.uint8)

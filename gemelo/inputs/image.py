@@ -1,9 +1,9 @@
-"""Pictures: any file that Pillow reads, upright and in RGB, and the tensor a tower sees.
+"""Pictures: upright and in RGB, and the tensor a tower sees.
 
-A picture is turned as its EXIF says, transparent parts are laid on white (as the reference
-processor does), deep greys are scaled to 8 bits instead of clipped, and of an animation the first
-frame is used. What a person should know about it is said in `notices`; nothing is printed. Only
-the bytes given are read, and nothing is decoded before the header's size has been checked.
+A picture is decoded inside bounds (`gemelo.inputs.decoding`), made RGB (`gemelo.inputs.colours`:
+transparent parts are laid on white, deep greys read by their range) and turned as its EXIF says; of
+an animation the first frame is used. What a person should know about it is said in `notices`;
+nothing is printed. Only the bytes given are read.
 
     picture = read_image("cat.jpg")
     pixels(picture, 896, mean=0.5, std=0.5)    # Gemma 3: (3, 896, 896) float32 in [-1, 1]
@@ -85,12 +85,14 @@ def read_image(source: PictureSource) -> Picture:
     with _as_input_errors(name), _collected_warnings() as said:
         if isinstance(source, Image.Image):
             check_size(name, source.size)
-            picture = _upright(source)
+            picture = _upright(*to_rgb(source), *_turn(source))
         else:
             with opened(source, "image") as file:
-                decoded = decode(name, file)
-                picture = _upright(decoded.image)
-                picture = replace(picture, notices=(*decoded.notices, *picture.notices))
+                image, told = decode(name, file)
+            rgb, notices = to_rgb(image)
+            turn = _turn(image)
+            image.close()  # it may be large, and turning makes another
+            picture = _upright(rgb, (*told, *notices), *turn)
     return replace(picture, notices=(*picture.notices, *said))
 
 
@@ -167,8 +169,8 @@ class _Listener(logging.Handler):
         self.heard.append(record.getMessage())
 
 
-def _upright(image: Image.Image) -> Picture:
-    """In RGB, turned and mirrored as the EXIF says."""
+def _turn(image: Image.Image) -> tuple[Image.Transpose | None, tuple[str, ...]]:
+    """How the EXIF says it was held, and what there is to say about that."""
     from PIL.Image import Transpose
 
     turns = {
@@ -180,11 +182,16 @@ def _upright(image: Image.Image) -> Picture:
         7: Transpose.TRANSVERSE,
         8: Transpose.ROTATE_90,
     }
-    picture = Picture(*to_rgb(image))
     try:
-        turn = turns.get(image.getexif().get(ORIENTATION, 1))
+        return turns.get(image.getexif().get(ORIENTATION, 1)), ()
     except Exception:  # a parser of a camera's tags, on whatever a file holds
-        return replace(
-            picture, notices=(*picture.notices, "its EXIF is broken: it may lie on a side")
-        )
-    return picture if turn is None else replace(picture, image=picture.image.transpose(turn))
+        return None, ("its EXIF is broken: it may lie on a side",)
+
+
+def _upright(
+    image: Image.Image,
+    notices: tuple[str, ...],
+    turn: Image.Transpose | None,
+    more: tuple[str, ...],
+) -> Picture:
+    return Picture(image if turn is None else image.transpose(turn), (*notices, *more))
