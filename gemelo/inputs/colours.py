@@ -14,6 +14,8 @@ import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 from gemelo.inputs.grey import grey_reader, is_deep
 
 if TYPE_CHECKING:
@@ -43,10 +45,14 @@ def to_rgb(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
     painted = _painted(image, painter, across, down)
     if (across, down) != (1, 1):
         notices += (shrunk(image.size, painted.size),)
-    brightest = max(high for _, high in painted.getextrema())
-    if brightest < NEARLY_BLACK:
-        notices += (f"it is nearly black: its brightest value is {brightest} of 255",)
+    if (most := brightest(painted)) < NEARLY_BLACK:
+        notices += (f"it is nearly black: its brightest value is {most} of 255",)
     return painted, notices
+
+
+def brightest(image: Image.Image) -> int:
+    """The greatest value of a picture in RGB, of 255."""
+    return int(np.asarray(image.getextrema()).max())
 
 
 def stored_bytes(mode: str, width: int, height: int) -> int:

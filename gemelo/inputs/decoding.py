@@ -222,7 +222,7 @@ def _shrink_jpeg(name: str, image: Any, file: BinaryIO) -> float:
         return 0.0
     sampling = [(across, down) for _, across, down, _ in image.layer]
     whole = max(a for a, _ in sampling) * max(d for _, d in sampling)
-    return 2.0 * width * height * sum(a * d for a, d in sampling) / whole
+    return float(2 * width * height * sum(a * d for a, d in sampling) / whole)
 
 
 def _coarsen(name: str, image: Any, file: BinaryIO) -> float:
@@ -237,4 +237,4 @@ def _coarsen(name: str, image: Any, file: BinaryIO) -> float:
     while (width * height) >> (2 * levels) > MAX_WAVELET_PIXELS:
         levels += 1
     image.reduce = levels
-    return BESIDE["JPEG2000"] * ((width * height) >> (2 * levels))
+    return float(BESIDE["JPEG2000"] * ((width * height) >> (2 * levels)))

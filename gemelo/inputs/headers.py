@@ -50,7 +50,7 @@ class Bytes(Protocol):
 class Scans(NamedTuple):
     """How often a JPEG goes over its picture, and whether it is kept as coefficients meanwhile."""
 
-    count: int
+    num_scans: int
     kept: bool
 
 

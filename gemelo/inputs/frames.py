@@ -1,0 +1,127 @@
+"""Frames of a video: when each is seen, which way up, and as a picture of a bounded size.
+
+A container may count from anywhere, count again from the beginning, or not at all; its matrix may
+turn and mirror; its pixels need not be square. What comes out is what a player shows.
+
+    clock = Clock(rate=25)
+    clock.time_s(frame)                     # seconds from the first
+    picture(frame, Look(side=768))
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from gemelo.inputs.image import Picture
+
+if TYPE_CHECKING:
+    from av import VideoFrame
+    from PIL import Image
+
+BACK_S = 1.0  # a time stamp that goes back further counts from elsewhere
+WORK_PIXELS = 2_100_000  # of a frame before it is squeezed: 1080p fits
+MOST_OBLONG = 8  # pixels are no longer than this times their other side
+STRAIGHT = 0.02  # of a matrix's numbers, where a right angle has 0
+
+
+@dataclass
+class Clock:
+    """Seconds from the first frame, for frames as they come; num_restarts: how often the container
+    began to count anew. end_s is when the last one so far is over."""
+
+    rate: float
+    num_restarts: int = 0
+    end_s: float = 0.0
+    _last_s: float | None = field(default=None, repr=False)
+    _zero_s: float | None = field(default=None, repr=False)
+
+    def time_s(self, frame: VideoFrame) -> float:
+        """When a frame is seen; one without a time stamp follows the one before it."""
+        stamp_s = None if frame.pts is None else frame.time
+        next_s = 0.0 if self._last_s is None else self._last_s + 1 / self.rate
+        if stamp_s is None:
+            time_s = next_s
+        else:
+            self._zero_s = stamp_s - next_s if self._zero_s is None else self._zero_s
+            time_s = stamp_s - self._zero_s
+            if self._last_s is not None and time_s < self._last_s - BACK_S:
+                self.num_restarts += 1
+                self._zero_s, time_s = stamp_s - next_s, next_s
+        self._last_s = max(time_s, self._last_s or 0.0)
+        self.end_s = self._last_s + 1 / self.rate
+        return max(0.0, time_s)
+
+
+@dataclass(frozen=True)
+class Look:
+    """How frames become pictures: squeezed into a square of `side`, or in the shape that a player
+    shows; most_pixels: what a frame is shrunk to before that."""
+
+    side: int | None = None
+    most_pixels: int = WORK_PIXELS
+    aspect: Fraction | None = None
+
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height of a frame as it is converted."""
+        shape = float(self.aspect or 1)
+        if self.side is None and 1 / MOST_OBLONG <= shape <= MOST_OBLONG:
+            width = max(1, round(width * shape))
+        scale = math.sqrt(self.most_pixels / (width * height))
+        if scale >= 1:
+            return width, height
+        return max(1, int(width * scale)), max(1, int(height * scale))
+
+
+def picture(frame: VideoFrame, look: Look) -> Picture:
+    """A frame in RGB, turned and mirrored as the container says."""
+    from PIL import Image
+
+    turn = _turn(_matrix(frame))
+    width, height = look.size(frame.width, frame.height)
+    if (width, height) != (frame.width, frame.height):
+        finer = width < frame.width or height < frame.height
+        frame = frame.reformat(width, height, "rgb24", interpolation="AREA" if finer else "BICUBIC")
+    image = Image.fromarray(frame.to_ndarray(format="rgb24"))
+    seen = Picture(image if turn is None else image.transpose(turn))
+    return seen if look.side is None else seen.squeezed(look.side)
+
+
+def is_askew(frame: VideoFrame) -> bool:
+    """Whether a frame is to be turned by something else than right angles."""
+    a, b, c, d = (abs(number) for number in _matrix(frame))
+    return min(a + d, b + c) > STRAIGHT * max(a + d, b + c)
+
+
+def _matrix(frame: VideoFrame) -> tuple[int, int, int, int]:
+    """a, b, c, d of (x, y) -> (a x + c y, b x + d y), down being positive."""
+    from av.sidedata.sidedata import Type
+
+    held = frame.side_data.get(Type.DISPLAYMATRIX)
+    if held is None or held.buffer_size != 36:
+        return 1, 0, 0, 1
+    a, b, _, c, d, *_ = struct.unpack("9i", held)
+    return a, b, c, d
+
+
+def _turn(matrix: tuple[int, int, int, int]) -> Image.Transpose | None:
+    """The nearest of the eight ways up."""
+    from PIL.Image import Transpose
+
+    a, b, c, d = matrix
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return {
+            (False, False): None,
+            (True, False): Transpose.FLIP_LEFT_RIGHT,
+            (False, True): Transpose.FLIP_TOP_BOTTOM,
+            (True, True): Transpose.ROTATE_180,
+        }[a < 0, d < 0]
+    return {
+        (False, False): Transpose.TRANSPOSE,
+        (False, True): Transpose.ROTATE_270,
+        (True, False): Transpose.ROTATE_90,
+        (True, True): Transpose.TRANSVERSE,
+    }[b < 0, c < 0]
