@@ -14,7 +14,7 @@ import math
 import struct
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from gemelo.inputs.image import Picture
 
@@ -73,7 +73,8 @@ class Look:
         scale = math.sqrt(self.most_pixels / (width * height))
         if scale >= 1:
             return width, height
-        return max(1, int(width * scale)), max(1, int(height * scale))
+        width, height = max(1, int(width * scale)), max(1, int(height * scale))
+        return min(width, self.most_pixels), min(height, self.most_pixels // width)
 
 
 def picture(frame: VideoFrame, look: Look) -> Picture:
@@ -100,7 +101,7 @@ def _matrix(frame: VideoFrame) -> tuple[int, int, int, int]:
     """a, b, c, d of (x, y) -> (a x + c y, b x + d y), down being positive."""
     from av.sidedata.sidedata import Type
 
-    held = frame.side_data.get(Type.DISPLAYMATRIX)
+    held = cast(Any, frame.side_data).get(Type.DISPLAYMATRIX)  # which is typed as one of strings
     if held is None or held.buffer_size != 36:
         return 1, 0, 0, 1
     a, b, _, c, d, *_ = struct.unpack("9i", held)
