@@ -72,6 +72,8 @@ def decode(name: str, file: BinaryIO) -> Decoded:
     image.load()
     if full not in (image.size, image.size[::-1]):  # TIFF turns itself
         notices += (shrunk(full, image.size),)
+    if image.format == "TIFF":
+        notices += _cut_short(image)
     if image.format in HOLDERS:
         image = image.copy()
     return Decoded(image, notices)
@@ -87,6 +89,16 @@ def check_size(name: str, size: tuple[int, int]) -> None:
             f"{name} is {width} x {height} = {width * height:,} pixels: the limit is "
             f"{MAX_PIXELS:,}; make it smaller"
         )
+
+
+def _cut_short(image: Image.Image) -> tuple[str, ...]:
+    """Faxes and JPEGs within a TIFF may end before their strip does, and no decoder says so."""
+    height = image.size[1]
+    box = image.getbbox(alpha_only=False)
+    empty = height - (0 if box is None else box[3])
+    if box is None or empty * 2 < height or height < 8:
+        return ()
+    return (f"its last {empty:,} of {height:,} rows are empty: it may have been cut short",)
 
 
 # ---- opening -------------------------------------------------------------------------------------

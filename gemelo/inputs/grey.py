@@ -81,7 +81,7 @@ def _range(bands: Iterable[Image.Image]) -> Range:
     for band in bands:
         values = np.asarray(band)
         num_values += values.size
-        if not np.isfinite(values.min() + values.max()):  # of one NaN both are made
+        if not np.isfinite(float(values.min()) + float(values.max())):  # of one NaN both are made
             finite = values[np.isfinite(values)]
             num_broken += values.size - finite.size
             values = finite
