@@ -5,7 +5,7 @@ turn and mirror; its pixels need not be square. What comes out is what a player 
 
     clock = Clock(rate=25)
     clock.time_s(frame)                     # seconds from the first
-    picture(frame, Look(side=768))
+    picture(frame, Mount().matrix(frame), Look(side=768))
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 BACK_S = 1.0  # a time stamp that goes back further counts from elsewhere
 WORK_PIXELS = 2_100_000  # of a frame before it is squeezed: 1080p fits
+Matrix = tuple[int, int, int, int]
+
 MOST_OBLONG = 8  # pixels are no longer than this times their other side
 STRAIGHT = 0.02  # of a matrix's numbers, where a right angle has 0
 
@@ -59,7 +61,7 @@ class Clock:
 @dataclass(frozen=True)
 class Look:
     """How frames become pictures: squeezed into a square of `side`, or in the shape that a player
-    shows; most_pixels: what a frame is shrunk to before that."""
+    shows; most_pixels: above them a frame is shrunk as its colours are converted."""
 
     side: int | None = None
     most_pixels: int = WORK_PIXELS
@@ -73,32 +75,51 @@ class Look:
         scale = math.sqrt(self.most_pixels / (width * height))
         if scale >= 1:
             return width, height
+        if self.side is not None:
+            return min(width, self.side), min(height, self.side)
         width, height = max(1, int(width * scale)), max(1, int(height * scale))
         return min(width, self.most_pixels), min(height, self.most_pixels // width)
 
 
-def picture(frame: VideoFrame, look: Look) -> Picture:
-    """A frame in RGB, turned and mirrored as the container says."""
+def picture(frame: VideoFrame, matrix: Matrix, look: Look) -> Picture:
+    """A frame in RGB, turned and mirrored as its matrix says."""
     from PIL import Image
 
-    turn = _turn(_matrix(frame))
     width, height = look.size(frame.width, frame.height)
     if (width, height) != (frame.width, frame.height):
         finer = width < frame.width or height < frame.height
         frame = frame.reformat(width, height, "rgb24", interpolation="AREA" if finer else "BICUBIC")
     image = Image.fromarray(frame.to_ndarray(format="rgb24"))
+    turn = _turn(matrix)
     seen = Picture(image if turn is None else image.transpose(turn))
     return seen if look.side is None else seen.squeezed(look.side)
 
 
-def is_askew(frame: VideoFrame) -> bool:
+def is_askew(matrix: Matrix) -> bool:
     """Whether a frame is to be turned by something else than right angles."""
-    a, b, c, d = (abs(number) for number in _matrix(frame))
+    a, b, c, d = (abs(number) for number in matrix)
     return min(a + d, b + c) > STRAIGHT * max(a + d, b + c)
 
 
-def _matrix(frame: VideoFrame) -> tuple[int, int, int, int]:
-    """a, b, c, d of (x, y) -> (a x + c y, b x + d y), down being positive."""
+class Mount:
+    """How frames are mounted: a, b, c, d of (x, y) -> (a x + c y, b x + d y), down being positive.
+
+    The matrix is looked up anew when the angle changes. Looking at what comes beside a frame keeps
+    the frame until the garbage is collected, and a frame may be large.
+    """
+
+    def __init__(self) -> None:
+        self._angle: int | None = None
+        self._matrix: Matrix = (1, 0, 0, 1)
+
+    def matrix(self, frame: VideoFrame) -> Matrix:
+        """The matrix of a frame."""
+        if frame.rotation != self._angle:
+            self._angle, self._matrix = frame.rotation, _matrix(frame)
+        return self._matrix
+
+
+def _matrix(frame: VideoFrame) -> Matrix:
     from av.sidedata.sidedata import Type
 
     held = cast(Any, frame.side_data).get(Type.DISPLAYMATRIX)  # which is typed as one of strings
@@ -108,7 +129,7 @@ def _matrix(frame: VideoFrame) -> tuple[int, int, int, int]:
     return a, b, c, d
 
 
-def _turn(matrix: tuple[int, int, int, int]) -> Image.Transpose | None:
+def _turn(matrix: Matrix) -> Image.Transpose | None:
     """The nearest of the eight ways up."""
     from PIL.Image import Transpose
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from gemelo.errors import InputError
 from gemelo.inputs.colours import NEARLY_BLACK, brightest
 from gemelo.inputs.container import Amiss, decoded, open_container
-from gemelo.inputs.frames import Clock, Look, is_askew, picture
+from gemelo.inputs.frames import Clock, Look, Mount, is_askew, picture
 from gemelo.inputs.image import Picture
 from gemelo.inputs.media import Source, name_of
 
@@ -205,7 +205,7 @@ class _Taken:
 
     def __init__(self, name: str, look: Look, fps: float, max_frames: int) -> None:
         self.name, self.look, self.fps, self.max_frames = name, look, fps, max_frames
-        self.frames: list[Frame] = []
+        self.mount, self.frames = Mount(), list[Frame]()
         self.num_bytes, self.brightest = 0, 0
         self.askew = False
         self.full: tuple[int, int] | None = None
@@ -215,7 +215,8 @@ class _Taken:
         if len(self.frames) == self.max_frames:
             what = f"goes on at {timestamp(time_s, 1)}"
             raise _too_many(self.name, what, self.fps, self.max_frames)
-        seen = picture(frame, self.look)
+        matrix = self.mount.matrix(frame)
+        seen = picture(frame, matrix, self.look)
         self.num_bytes += 4 * seen.size[0] * seen.size[1]
         if self.look.side is None and self.num_bytes > 2 * KEPT_BYTES:
             raise InputError(
@@ -224,7 +225,7 @@ class _Taken:
             )
         self.frames.append(Frame(time_s, timestamp(time_s, self.fps), seen))
         self.brightest = max(self.brightest, brightest(seen.image))
-        self.askew = self.askew or is_askew(frame)
+        self.askew = self.askew or is_askew(matrix)
         if frame.width * frame.height > self.look.most_pixels and self.look.side is None:
             self.full = (frame.width, frame.height)
 
@@ -254,13 +255,15 @@ def _bounded(
     most = min(MAX_DECODED, STILL_DECODED + PIXELS_A_BYTE * max(0, container.size))
     codec = stream.codec_context
     seconds_s = _duration_s(container, stream)
-    total = seconds_s * float(stream.average_rate or 0) * codec.width * codec.height
+    total = (
+        seconds_s * float(stream.average_rate or 0) * (codec.width * codec.height + FRAME_PIXELS)
+    )
     if total > most:
         raise _too_long(name, total, most)
     total = 0
     for frame in decoded(container, stream, amiss):
         area = frame.width * frame.height
-        total += area
+        total += area + FRAME_PIXELS
         if area > MAX_PIXELS:
             raise InputError(f"{name} has a frame of {frame.width} x {frame.height} pixels")
         if total > most:

@@ -200,7 +200,9 @@ def test_pixels_that_are_not_square() -> None:
 
 def test_large_frames_are_shrunk_before_they_are_squeezed() -> None:
     assert Look(side=768).size(1920, 1080) == (1920, 1080)
-    width, height = Look(side=768).size(7680, 4320)
+    assert Look(side=768).size(7680, 4320) == (768, 768)
+    assert Look(side=768).size(700, 4320) == (700, 768)
+    width, height = Look(None, 2_100_000).size(7680, 4320)
     assert width * height <= 2_100_000 and width / height == pytest.approx(16 / 9, abs=0.01)
     assert Look(None, 10_000).size(1, 36_000_000) == (1, 10_000)
 
@@ -218,6 +220,7 @@ def test_more_pixels_than_a_file_of_its_length_are_not_decoded(
 ) -> None:
     monkeypatch.setattr(module, "STILL_DECODED", 19 * 64 * 48)
     monkeypatch.setattr(module, "PIXELS_A_BYTE", 0)
+    monkeypatch.setattr(module, "FRAME_PIXELS", 0)
     for format, codec in (("mp4", "mpeg4"), ("m4v", "mpeg4")):  # the second has no header
         with pytest.raises(InputError, match="of a file of its length: give a part of it"):
             read_video(film(steady(), format=format, codec=codec))
