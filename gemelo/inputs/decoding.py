@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from PIL import Image, ImageFile
 
 MAX_PIXELS = 120_000_000  # a phone's 108-megapixel photograph fits
-WORK_BYTES = 320_000_000  # what decoding one picture may take
+HELD_BYTES = 290_000_000  # a picture as it was decoded, beside which its RGB is made
+WORK_BYTES = 340_000_000  # the same with what its decoder takes
 HEADER_BYTES = 64 << 20  # what is read before the size is known: profiles, tags, notes of a camera
 SPARE_BYTES = 64 << 20  # what may be read beside the pixels
 CLOCKED_READS = 5000
@@ -194,13 +195,14 @@ def _prepare(name: str, image: Any, file: BinaryIO) -> None:
         beside_bytes = piece_bytes(image.tag_v2)
     else:
         beside_bytes = BESIDE.get(image.format, 0.0) * full[0] * full[1]
-    needed = stored_bytes(image.mode, *image.size) + beside_bytes
-    if needed > WORK_BYTES:
-        raise InputError(
-            f"{name} cannot be read as a picture: {full[0]} x {full[1]} pixels in this kind of "
-            f"{image.format} take {needed / 1e6:,.0f} MB, and the limit is "
-            f"{WORK_BYTES / 1e6:,.0f} MB; make it smaller"
-        )
+    held_bytes = stored_bytes(image.mode, *image.size)
+    for needed, limit in ((held_bytes, HELD_BYTES), (held_bytes + beside_bytes, WORK_BYTES)):
+        if needed > limit:
+            raise InputError(
+                f"{name} cannot be read as a picture: {full[0]} x {full[1]} pixels in this kind of "
+                f"{image.format} take {needed / 1e6:,.0f} MB, and the limit is "
+                f"{limit / 1e6:,.0f} MB; make it smaller"
+            )
 
 
 def _check_slow(name: str, image: Any) -> None:

@@ -34,10 +34,8 @@ MAX_PIXELS = 36_000_000  # of a frame: 8K fits
 THREADED_PIXELS = 16_000_000  # of the frames that threads decode at once
 KEPT_BYTES = 192_000_000  # of all frames, where they are not squeezed
 MAX_DECODED = 32_000_000_000  # pixels of all frames: two minutes of 4K
-STILL_DECODED, PIXELS_A_BYTE = (
-    8_000_000_000,
-    4000,
-)  # of a short file; in two minutes of 1080p are 7.5
+STILL_DECODED, PIXELS_A_BYTE = 5_000_000_000, 4000  # of an empty file, and for each byte
+FRAME_PIXELS = 100_000  # what a frame takes beside its own
 LATE_S = 1e-3  # how far a frame may come before its turn: containers round times to milliseconds
 MISSING_S = 2.0  # a video that ends this much before its header says has lost its end
 
