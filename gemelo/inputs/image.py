@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -33,12 +33,13 @@ from gemelo.inputs.media import Source, name_of, opened
 from gemelo.inputs.panscan import Box
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from PIL import Image
 
 ORIENTATION = 0x0112  # EXIF's tag
 WIDE_BYTES = 64_000_000  # of rows squeezed to their width, before they are squeezed in height
 
-PictureSource: TypeAlias = "Source | Image.Image | Picture"
+PictureSource: TypeAlias = "Source | Image.Image | Picture | NDArray[Any]"
 
 # Python's warning filters and loggers belong to the whole process: one reader at a time.
 _WARNINGS = threading.Lock()
@@ -72,7 +73,8 @@ class Picture:
 
 
 def read_image(source: PictureSource) -> Picture:
-    """Decode a picture from a path, a data: URL, bytes, an open file or a PIL image.
+    """Decode a picture from a path, a data: URL, bytes, an open file, a PIL image or an array of
+    (H, W) or (H, W, 3).
 
     Raises InputError for what is missing, broken or larger than MAX_PIXELS, UnsupportedError for a
     remote URL.
@@ -83,6 +85,8 @@ def read_image(source: PictureSource) -> Picture:
 
     name = name_of(source, "image")
     with _as_input_errors(name), _collected_warnings() as said:
+        if isinstance(source, np.ndarray):
+            source = Image.fromarray(source)
         if isinstance(source, Image.Image):
             check_size(name, source.size)
             picture = _upright(*to_rgb(source), *_turn(source))

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from gemelo.errors import InputError
 from gemelo.inputs.image import pixels, read_image
 from tests.inputs.bombs import encoded
 from tests.inputs.reference import gemma3_pixels
@@ -36,10 +37,11 @@ def of_mode(mode: str, values: list[int]) -> Image.Image:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "int16", "uint32"])
-@pytest.mark.parametrize("kind", ["array", "TIFF"])
+@pytest.mark.parametrize("kind", ["array", "image", "TIFF"])
 def test_0_to_255_is_8_bits_as_in_the_reference(dtype: str, kind: str) -> None:
     image = Image.fromarray(RAMP.astype(dtype))
-    picture = read_image(image if kind == "array" else encoded(image, kind))
+    sources = {"array": RAMP.astype(dtype), "image": image}
+    picture = read_image(sources[kind] if kind in sources else encoded(image, kind))
     assert np.array_equal(np.asarray(picture.image), np.asarray(image.convert("RGB")))
     assert picture.notices == ()
     wanted = gemma3_pixels(64)(Image.fromarray(RAMP.astype(dtype)))["pixel_values"][0]
@@ -68,6 +70,14 @@ def test_a_few_numbers_that_resampling_pushed_out_are_clipped() -> None:
     assert shown(image) == np.asarray(image.convert("RGB"))[0, :, 0].tolist()
     (notice,) = read_image(image).notices
     assert notice == "2 of its greys, from -4.5 to 259, are cut to 0 to 255"
+
+
+def test_arrays_that_are_no_picture_are_refused_in_one_line() -> None:
+    colours = np.full((4, 4, 3), 90, np.uint8)
+    assert np.array_equal(np.asarray(read_image(colours).image), colours)
+    for array in (colours / 255, RAMP.astype(np.complex64), np.zeros((2, 2, 2, 2)), np.array(3)):
+        with pytest.raises(InputError, match="cannot be read as a picture|needs one at least"):
+            read_image(array)
 
 
 # ---- 12, 16 and any ------------------------------------------------------------------------------
