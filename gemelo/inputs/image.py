@@ -1,9 +1,9 @@
-"""Pictures: any file that Pillow reads, upright and in RGB, and the tensor a tower sees.
+"""Pictures: upright and in RGB, and the tensor a tower sees.
 
-A picture is turned as its EXIF says, transparent parts are laid on white (as the reference
-processor does), deep greys are scaled to 8 bits instead of clipped, and of an animation the first
-frame is used. What a person should know about it is said in `notices`; nothing is printed. Only
-the bytes given are read, and nothing is decoded before the header's size has been checked.
+A picture is decoded inside bounds (`gemelo.inputs.decoding`), made RGB (`gemelo.inputs.colours`:
+transparent parts are laid on white, deep greys read by their range) and turned as its EXIF says; of
+an animation the first frame is used. What a person should know about it is said in `notices`;
+nothing is printed. Only the bytes given are read.
 
     picture = read_image("cat.jpg")
     pixels(picture, 896, mean=0.5, std=0.5)    # Gemma 3: (3, 896, 896) float32 in [-1, 1]
@@ -20,25 +20,26 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gemelo.errors import GemeloError, InputError, UnsupportedError
+from gemelo.errors import GemeloError, InputError
+from gemelo.inputs.colours import to_rgb
+from gemelo.inputs.decoding import MAX_PIXELS, check_size, decode
 from gemelo.inputs.media import Source, name_of, opened
 from gemelo.inputs.panscan import Box
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from PIL import Image
 
-MAX_PIXELS = 120_000_000  # a phone's 108-megapixel photograph fits
 ORIENTATION = 0x0112  # EXIF's tag
-PROGRAMS = ("EPS",)  # Pillow hands these to an interpreter to run
-ALBUMS = ("MPO",)  # one photograph, and what a camera keeps beside it
+WIDE_BYTES = 64_000_000  # of rows squeezed to their width, before they are squeezed in height
 
-PictureSource: TypeAlias = "Source | Image.Image | Picture"
+PictureSource: TypeAlias = "Source | Image.Image | Picture | NDArray[Any]"
 
 # Python's warning filters and loggers belong to the whole process: one reader at a time.
 _WARNINGS = threading.Lock()
@@ -64,12 +65,16 @@ class Picture:
         """The picture in a square of S pixels, whatever its shape: what a tower sees of it."""
         from PIL import Image
 
-        image = self.image.resize((side, side), Image.Resampling.BILINEAR)
+        image, bilinear = self.image, Image.Resampling.BILINEAR
+        if 4 * side * image.height > WIDE_BYTES:  # a tower of pixels, as high as it is thin
+            image = image.resize((image.width, side), bilinear)
+        image = image.resize((side, side), bilinear)
         return replace(self, image=image)
 
 
 def read_image(source: PictureSource) -> Picture:
-    """Decode a picture from a path, a data: URL, bytes, an open file or a PIL image.
+    """Decode a picture from a path, a data: URL, bytes, an open file, a PIL image or an array of
+    (H, W) or (H, W, 3).
 
     Raises InputError for what is missing, broken or larger than MAX_PIXELS, UnsupportedError for a
     remote URL.
@@ -80,12 +85,18 @@ def read_image(source: PictureSource) -> Picture:
 
     name = name_of(source, "image")
     with _as_input_errors(name), _collected_warnings() as said:
+        if isinstance(source, np.ndarray):
+            source = Image.fromarray(source)
         if isinstance(source, Image.Image):
-            _check_size(name, source.size)
-            picture = _upright(source)
+            check_size(name, source.size)
+            picture = _upright(*to_rgb(source), *_turn(source))
         else:
             with opened(source, "image") as file:
-                picture = _decode(name, Image.open(file))
+                image, told = decode(name, file)
+            rgb, notices = to_rgb(image)
+            turn = _turn(image)
+            image.close()  # it may be large, and turning makes another
+            picture = _upright(rgb, (*told, *notices), *turn)
     return replace(picture, notices=(*picture.notices, *said))
 
 
@@ -162,41 +173,8 @@ class _Listener(logging.Handler):
         self.heard.append(record.getMessage())
 
 
-def _decode(name: str, image: Image.Image) -> Picture:
-    """The first frame, from a file of which only the header has been read."""
-    _check_size(name, image.size)
-    if image.format in PROGRAMS:
-        raise UnsupportedError(f"{name} is PostScript, a program: convert it to PNG first")
-    image.load()
-    picture = _upright(image)
-    if image.format not in ALBUMS and _has_second_frame(image):
-        picture = replace(
-            picture, notices=("it has several frames: the first is used", *picture.notices)
-        )
-    return picture
-
-
-def _check_size(name: str, size: tuple[int, int]) -> None:
-    width, height = size
-    if width < 1 or height < 1:
-        raise InputError(f"{name} is {width} x {height} pixels: a picture needs one at least")
-    if width * height > MAX_PIXELS:
-        raise InputError(
-            f"{name} is {width} x {height} = {width * height:,} pixels: the limit is "
-            f"{MAX_PIXELS:,}; make it smaller"
-        )
-
-
-def _has_second_frame(image: Image.Image) -> bool:
-    try:
-        image.seek(1)
-    except Exception:  # none, or none that can be read: the first was, and is all that is used
-        return False
-    return True
-
-
-def _upright(image: Image.Image) -> Picture:
-    """In RGB, turned and mirrored as the EXIF says."""
+def _turn(image: Image.Image) -> tuple[Image.Transpose | None, tuple[str, ...]]:
+    """How the EXIF says it was held, and what there is to say about that."""
     from PIL.Image import Transpose
 
     turns = {
@@ -208,57 +186,16 @@ def _upright(image: Image.Image) -> Picture:
         7: Transpose.TRANSVERSE,
         8: Transpose.ROTATE_90,
     }
-    picture = _to_rgb(image)
     try:
-        turn = turns.get(image.getexif().get(ORIENTATION, 1))
+        return turns.get(image.getexif().get(ORIENTATION, 1)), ()
     except Exception:  # a parser of a camera's tags, on whatever a file holds
-        return replace(
-            picture, notices=(*picture.notices, "its EXIF is broken: it may lie on a side")
-        )
-    return picture if turn is None else replace(picture, image=picture.image.transpose(turn))
+        return None, ("its EXIF is broken: it may lie on a side",)
 
 
-# ---- colours -------------------------------------------------------------------------------------
-
-
-def _to_rgb(image: Image.Image) -> Picture:
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return _from_deep_grey(image)
-    if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
-        return _on_white(image)
-    return Picture(image.convert("RGB"))
-
-
-def _on_white(image: Image.Image) -> Picture:
-    from PIL import Image
-
-    layer = image.convert("RGBA")
-    if layer.getchannel("A").getextrema() == (255, 255):
-        return Picture(layer.convert("RGB"))
-    white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
-    laid = Image.alpha_composite(white, layer).convert("RGB")
-    return Picture(laid, ("its transparent parts are shown as white",))
-
-
-def _from_deep_grey(image: Image.Image) -> Picture:
-    """Greys of more than 8 bits, black to white in 8; Pillow itself would clip them at 255.
-
-    Sixteen bits are scaled by their range. 32-bit numbers have no range of their own: they are
-    taken for 16 bits, or for 0 to 1, where they fit, and else stretched from least to most.
-    """
-    from PIL import Image
-
-    samples = np.nan_to_num(np.asarray(image).astype(np.float64), posinf=0.0, neginf=0.0)
-    low, high = float(samples.min()), float(samples.max())
-    notices: tuple[str, ...] = ()
-    if image.mode == "F" and 0 <= low and high <= 1:
-        low, high = 0.0, 1.0
-    elif 0 <= low and high <= 65535:
-        low, high = 0.0, 65535.0
-    else:
-        notices = (f"its greys from {low:g} to {high:g} are stretched from black to white",)
-    grey = np.rint((samples - low) * (255 / ((high - low) or 1))).astype(np.uint8)
-    transparent = image.info.get("transparency")
-    if isinstance(transparent, int):
-        grey[samples == transparent] = 255
-    return Picture(Image.fromarray(grey).convert("RGB"), notices)
+def _upright(
+    image: Image.Image,
+    notices: tuple[str, ...],
+    turn: Image.Transpose | None,
+    more: tuple[str, ...],
+) -> Picture:
+    return Picture(image if turn is None else image.transpose(turn), (*notices, *more))

@@ -19,7 +19,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol, cast, get_args, runtime_checkable
-from urllib.parse import unquote_to_bytes
+
+import numpy as np
+from numpy.typing import NDArray
 
 from gemelo.errors import InputError, UnsupportedError
 
@@ -32,6 +34,11 @@ MAX_STREAM_BYTES = 1 << 30  # what is read from a pipe, which cannot be sought
 REMOTE = ("http:", "https:", "ftp:", "ftps:", "s3:", "gs:", "hf:", "file:", "blob:")
 SHOWN_CHARS = 60  # of a value in a message
 PATH_CHARS = 200  # of a path
+PIECE_BYTES = 1 << 20  # of an escaped text at a time
+SPACES = b" \t\n\r\f\v"  # which base64 is folded with
+
+# The value of each byte as a hexadecimal digit; below 0 for those that are none.
+_HEX = np.array([b"0123456789abcdef".find(bytes([byte]).lower()) for byte in range(256)], np.int16)
 
 
 @runtime_checkable
@@ -204,7 +211,32 @@ def _decode_data_url(where: str, url: str) -> bytes:
     if head.lower().endswith(";base64"):
         return _decode_base64(where, body)
     _check_inline(where, len(body))
-    return unquote_to_bytes(body)
+    return _unescaped(body.encode("utf-8", "surrogatepass"))
+
+
+def _unescaped(text: bytes) -> bytes:
+    """Every %XX as its byte, piece by piece: a table of all of them would be a hundred times as
+    large as the text."""
+    content = bytearray()
+    at = 0
+    while at < len(text):
+        piece = text[at : at + PIECE_BYTES]
+        cut = piece.rfind(b"%", len(piece) - 2) if at + len(piece) < len(text) else -1
+        piece = piece[:cut] if cut > 0 else piece
+        content += _unescaped_piece(np.frombuffer(piece, np.uint8))
+        at += len(piece)
+    return bytes(content)
+
+
+def _unescaped_piece(text: NDArray[np.uint8]) -> bytes:
+    escapes = np.flatnonzero(text[:-2] == ord("%"))
+    high, low = _HEX[text[escapes + 1]], _HEX[text[escapes + 2]]
+    right = (high >= 0) & (low >= 0)
+    escapes = escapes[right]
+    text, stays = text.copy(), np.ones(len(text), bool)
+    text[escapes] = high[right] * 16 + low[right]
+    stays[escapes + 1] = stays[escapes + 2] = False
+    return text[stays].tobytes()
 
 
 def _decode_base64(where: str, text: Any) -> bytes:
@@ -212,7 +244,7 @@ def _decode_base64(where: str, text: Any) -> bytes:
         raise InputError(f"{where} has {_shown(text)} where base64 text is expected")
     _check_inline(where, len(text) // 4 * 3)
     try:
-        return base64.b64decode("".join(text.split()), validate=True)
+        return base64.b64decode(text.encode("ascii").translate(None, SPACES), validate=True)
     except (binascii.Error, ValueError):
         raise InputError(f"{where} has content that is not base64: {_cut(text)}") from None
 
@@ -258,7 +290,9 @@ def _sought(file: Readable, kind: Kind) -> BinaryIO:
 
 
 def _shown(value: Any) -> str:
-    return _cut(repr(value) if isinstance(value, str | int | float | None) else _kind_of(value))
+    if isinstance(value, str):
+        return _cut(repr(value[: 4 * SHOWN_CHARS]))
+    return _cut(repr(value) if isinstance(value, int | float | None) else _kind_of(value))
 
 
 def _kind_of(value: Any) -> str:
@@ -267,5 +301,6 @@ def _kind_of(value: Any) -> str:
 
 def _cut(text: str, limit: int = SHOWN_CHARS) -> str:
     """One line of a length that fits into one."""
-    line = " ".join(text.split())
-    return line if len(line) <= limit else f"{line[:limit]}..."
+    start = text[: 4 * limit]  # of a text of any length
+    line = " ".join(start.split())
+    return line if len(line) <= limit and start == text else f"{line[:limit]}..."

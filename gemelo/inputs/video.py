@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gemelo.errors import InputError
+from gemelo.inputs.colours import NEARLY_BLACK, brightest
 from gemelo.inputs.container import Amiss, decoded, open_container
+from gemelo.inputs.frames import Clock, Look, Mount, is_askew, picture
 from gemelo.inputs.image import Picture
 from gemelo.inputs.media import Source, name_of
 
@@ -29,6 +31,11 @@ if TYPE_CHECKING:
 MAX_FRAMES = 120  # two minutes at one a second; with 256 tokens each, nearly all of 32,768
 MAX_FPS = 60.0
 MAX_PIXELS = 36_000_000  # of a frame: 8K fits
+THREADED_PIXELS = 16_000_000  # of the frames that threads decode at once
+KEPT_BYTES = 192_000_000  # of all frames, where they are not squeezed
+MAX_DECODED = 32_000_000_000  # pixels of all frames: two minutes of 4K
+STILL_DECODED, PIXELS_A_BYTE = 5_000_000_000, 4000  # of an empty file, and for each byte
+FRAME_PIXELS = 100_000  # what a frame takes beside its own
 LATE_S = 1e-3  # how far a frame may come before its turn: containers round times to milliseconds
 MISSING_S = 2.0  # a video that ends this much before its header says has lost its end
 
@@ -61,26 +68,30 @@ def read_video(
     """The first frame and then `fps` frames a second of a video, in a path, bytes or open file.
 
     side: squeeze each frame into a square of so many pixels as it comes, which is how the towers
-    see it; without it they keep their size, and memory holds all of them at 4 bytes a pixel.
-    Raises InputError for a file without moving pictures, a broken one, or one of more than
-    max_frames at this rate; UnsupportedError for a remote URL.
+    see it; without it they keep their size and the shape of their pixels, as far as KEPT_BYTES
+    reach for all of them. Raises InputError for a file without moving pictures, a broken one, one
+    of more than max_frames at this rate, or of more pixels than are decoded for a file of its
+    length; UnsupportedError for a remote URL.
     """
     _check_rate(fps, max_frames)
     name = name_of(source, "video")
     with open_container(source, "video") as container:
         stream = _moving_pictures(name, container)
-        duration_s = _duration_s(container, stream)
-        _check_count(name, duration_s, fps, max_frames)
+        declared_s = _duration_s(container, stream)
+        _check_count(name, declared_s, fps, max_frames)
+        expected = min(max_frames, int(declared_s * fps) + 1) if declared_s else max_frames
+        look = _look(stream, side, expected)
+        clock = Clock(float(stream.average_rate or 25))
         amiss: Counter[Amiss] = Counter()
-        frames: list[Frame] = []
-        for time_s, frame in _sampled(container, stream, fps, amiss):
-            if len(frames) == max_frames:
-                raise _too_many(name, f"goes on at {timestamp(time_s, 1)}", fps, max_frames)
-            frames.append(Frame(time_s, timestamp(time_s, fps), _picture(name, frame, side)))
-        if not frames:
+        taken = _Taken(name, look, fps, max_frames)
+        for time_s, frame in _sampled(_bounded(name, container, stream, amiss), clock, fps):
+            taken.add(time_s, frame)
+        if not taken.frames:
             raise InputError(f"{name} has no frame that can be decoded: it is broken or empty")
-        notices = _notices(amiss, frames[-1].time_s, duration_s, fps)
-        return Video(tuple(frames), duration_s, bool(container.streams.audio), notices)
+        duration_s = max(declared_s, clock.end_s) if declared_s else 0.0
+        notices = _notices(amiss, taken.frames[-1].time_s, duration_s, fps)
+        notices += (*_of_times(clock), *taken.notices())
+        return Video(tuple(taken.frames), duration_s, bool(container.streams.audio), notices)
 
 
 def timestamp(time_s: float, fps: float) -> str:
@@ -133,17 +144,33 @@ def _moving_pictures(name: str, container: InputContainer) -> VideoStream:
             )
         # Frames may grow later on; the decoder keeps to the limit by itself.
         stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
-        stream.thread_type = "AUTO"
+        stream.thread_type = "AUTO"  # every thread holds frames of its own
+        stream.codec_context.thread_count = max(1, min(8, THREADED_PIXELS // (width * height or 1)))
         return stream
     kind = "only sound" if container.streams.audio else "no video stream"
     raise InputError(f"{name} has {kind}: give a video, or pass it as a recording")
 
 
 def _duration_s(container: InputContainer, stream: VideoStream) -> float:
-    """What the header says, 0 where it says nothing."""
-    if stream.duration is not None and stream.time_base is not None:
-        return max(0.0, float(stream.duration * stream.time_base))
-    return max(0.0, (container.duration or 0) / 1e6)
+    """What the header says, from the first frame on; 0 where it says nothing.
+
+    A stream's own duration is its length. A container's is the time at its end, which in Matroska
+    counts from 0, wherever the frames begin; `read_video` takes a longer one if frames go on.
+    """
+    base = stream.time_base
+    if stream.duration is not None and base is not None:
+        return max(0.0, float(stream.duration * base))
+    end_s = (container.duration or 0) / 1e6
+    begin_s = (container.start_time or 0) / 1e6
+    if stream.start_time is not None and base is not None:
+        begin_s = float(stream.start_time * base)
+    return end_s - begin_s if 0 < begin_s < end_s else max(0.0, end_s)
+
+
+def _look(stream: VideoStream, side: int | None, expected: int) -> Look:
+    if side is not None:
+        return Look(side)
+    return Look(None, KEPT_BYTES // (4 * expected), stream.sample_aspect_ratio)
 
 
 def _notices(
@@ -162,33 +189,101 @@ def _notices(
     return tuple(notices)
 
 
+def _of_times(clock: Clock) -> tuple[str, ...]:
+    if not clock.num_restarts:
+        return ()
+    return (f"its times go back {clock.num_restarts} times: they are counted on from there",)
+
+
 # ---- frames --------------------------------------------------------------------------------------
 
 
+class _Taken:
+    """The frames that are kept, within their number and their bytes."""
+
+    def __init__(self, name: str, look: Look, fps: float, max_frames: int) -> None:
+        self.name, self.look, self.fps, self.max_frames = name, look, fps, max_frames
+        self.mount, self.frames = Mount(), list[Frame]()
+        self.num_bytes, self.brightest = 0, 0
+        self.askew = False
+        self.full: tuple[int, int] | None = None
+
+    def add(self, time_s: float, frame: VideoFrame) -> None:
+        """Keep a frame. Raises InputError for one too many."""
+        if len(self.frames) == self.max_frames:
+            what = f"goes on at {timestamp(time_s, 1)}"
+            raise _too_many(self.name, what, self.fps, self.max_frames)
+        matrix = self.mount.matrix(frame)
+        seen = picture(frame, matrix, self.look)
+        self.num_bytes += 4 * seen.size[0] * seen.size[1]
+        if self.look.side is None and self.num_bytes > 2 * KEPT_BYTES:
+            raise InputError(
+                f"{self.name} has more frames than its header says, and they fill "
+                f"{self.num_bytes / 1e6:,.0f} MB: give a side to squeeze them to, or a lower fps"
+            )
+        self.frames.append(Frame(time_s, timestamp(time_s, self.fps), seen))
+        self.brightest = max(self.brightest, brightest(seen.image))
+        self.askew = self.askew or is_askew(matrix)
+        if frame.width * frame.height > self.look.most_pixels and self.look.side is None:
+            self.full = (frame.width, frame.height)
+
+    def notices(self) -> list[str]:
+        """What there is to say about them."""
+        said = []
+        if self.full is not None:
+            width, height = self.frames[0].picture.size
+            said.append(
+                f"its frames of {self.full[0]} x {self.full[1]} pixels are kept as "
+                f"{width} x {height}, so that all of them fit"
+            )
+        if self.askew:
+            said.append("it is to be turned by less than a right angle: the nearest one is shown")
+        if self.brightest < NEARLY_BLACK:
+            said.append(f"it is nearly black: its brightest value is {self.brightest} of 255")
+        return said
+
+
+def _bounded(
+    name: str, container: InputContainer, stream: VideoStream, amiss: Counter[Amiss]
+) -> Iterator[VideoFrame]:
+    """Every frame, until more pixels are decoded than a file of its length is given.
+
+    What a camera films takes bytes; a still that is repeated takes none, and as many pixels.
+    """
+    most = min(MAX_DECODED, STILL_DECODED + PIXELS_A_BYTE * max(0, container.size))
+    codec = stream.codec_context
+    seconds_s = _duration_s(container, stream)
+    total = (
+        seconds_s * float(stream.average_rate or 0) * (codec.width * codec.height + FRAME_PIXELS)
+    )
+    if total > most:
+        raise _too_long(name, total, most)
+    total = 0
+    for frame in decoded(container, stream, amiss):
+        area = frame.width * frame.height
+        total += area + FRAME_PIXELS
+        if area > MAX_PIXELS:
+            raise InputError(f"{name} has a frame of {frame.width} x {frame.height} pixels")
+        if total > most:
+            raise _too_long(name, total, most)
+        yield frame
+
+
+def _too_long(name: str, total: float, most: float) -> InputError:
+    return InputError(
+        f"{name} has {total / 1e9:,.1f} thousand million pixels in all its frames, and at most "
+        f"{most / 1e9:,.1f} are decoded of a file of its length: give a part of it, a smaller "
+        "picture or fewer frames a second"
+    )
+
+
 def _sampled(
-    container: InputContainer, stream: VideoStream, fps: float, amiss: Counter[Amiss]
+    frames: Iterable[VideoFrame], clock: Clock, fps: float
 ) -> Iterator[tuple[float, VideoFrame]]:
     """The first frame, and of each 1/fps seconds after it the first that there is."""
-    first_s: float | None = None
     due = 0  # frames so far, had there been one each time
-    for count, frame in enumerate(decoded(container, stream, amiss)):
-        at_s = frame.time if frame.pts is not None else count / float(stream.average_rate or 25)
-        first_s = at_s if first_s is None else first_s
-        time_s = at_s - first_s
+    for frame in frames:
+        time_s = clock.time_s(frame)
         if (time_s + LATE_S) * fps >= due:
-            yield max(0.0, time_s), frame
+            yield time_s, frame
             due = math.floor((time_s + LATE_S) * fps) + 1
-
-
-def _picture(name: str, frame: VideoFrame, side: int | None) -> Picture:
-    """In RGB, turned as the container says."""
-    from PIL import Image
-    from PIL.Image import Transpose
-
-    if frame.width * frame.height > MAX_PIXELS:
-        raise InputError(f"{name} has a frame of {frame.width} x {frame.height} pixels")
-    image = Image.fromarray(frame.to_ndarray(format="rgb24"))
-    turns = {90: Transpose.ROTATE_90, 180: Transpose.ROTATE_180, 270: Transpose.ROTATE_270}
-    turn = turns.get(round(frame.rotation / 90) * 90 % 360)
-    picture = Picture(image if turn is None else image.transpose(turn))
-    return picture if side is None else picture.squeezed(side)

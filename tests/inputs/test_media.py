@@ -5,8 +5,11 @@ from __future__ import annotations
 import base64
 import io
 import os
+import tracemalloc
 from pathlib import Path
+from random import Random
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 import pytest
 
@@ -181,3 +184,25 @@ def test_a_video_is_its_frames_after_their_times_and_then_its_sound() -> None:
         MediaPart("audio", "sound"),
     )
     assert video_parts([("00:00", "first")]) == parts[:2]
+
+
+@pytest.mark.parametrize("piece_bytes", [3, 7, 1 << 20])
+def test_escapes_of_a_data_url_are_those_of_the_standard_library(
+    piece_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = Random(5)
+    monkeypatch.setattr(media, "PIECE_BYTES", piece_bytes)
+    for _ in range(300):
+        body = "".join(random.choice("%%%%4aAfg1é") for _ in range(random.randrange(1, 40)))
+        with opened(f"data:,{body}", "image") as file:
+            assert file.read() == unquote_to_bytes(body)
+
+
+def test_long_data_urls_take_memory_in_proportion() -> None:
+    for url in ("data:,x" + "%41" * 1_000_000, "data:;base64," + "A " * 1_000_000):
+        tracemalloc.start()
+        with opened(url, "image") as file:
+            assert len(file.read()) in (1_000_001, 750_000)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak_bytes < 40_000_000
