@@ -20,6 +20,7 @@ from gemelo.inputs.templates.values import (
     Stream,
     Undefined,
     View,
+    kind,
 )
 from gemelo.inputs.templates.written import text_of
 
@@ -28,8 +29,10 @@ SEQUENCES = (str, list, tuple, dict, range, Undefined)
 
 def meets(budget: Budget, name: str, value: Any, arguments: tuple[Any, ...] = ()) -> bool:
     """Whether `value` is `name`, as in {% if value is name(*arguments) %}."""
-    if not isinstance(name, str) or name not in CONDITIONS:
-        raise Fault(f"No test named {name!r}.")
+    if not isinstance(name, str):
+        raise Fault(f"a test is named by a text, not {kind(name)}")
+    if name not in CONDITIONS:
+        raise Fault(f"No test named {name[:80]!r}.")
     return bool(CONDITIONS[name](budget, value, *arguments))
 
 

@@ -12,7 +12,7 @@ from gemelo.inputs.templates.budget import Budget, Fault
 from gemelo.inputs.templates.conditions import CONDITIONS, meets
 from gemelo.inputs.templates.list_filters import LIST_FILTERS, getter
 from gemelo.inputs.templates.text_filters import TEXT_FILTERS
-from gemelo.inputs.templates.values import Stream, iterate
+from gemelo.inputs.templates.values import Stream, iterate, kind
 
 NOT_SUPPORTED = frozenset(["filesizeformat", "random", "urlize", "wordwrap", "xmlattr"])
 
@@ -22,9 +22,15 @@ def apply(
 ) -> Any:
     """value | name(*arguments, **named)"""
     if not isinstance(name, str) or name not in FILTERS:
-        known = "is not supported" if name in NOT_SUPPORTED else "is none of Jinja's"
-        raise Fault(f"No filter named {name!r}: it {known}")
+        raise _unknown(name)
     return FILTERS[name](budget, value, *arguments, **named)
+
+
+def _unknown(name: Any) -> Fault:
+    if not isinstance(name, str):
+        return Fault(f"a filter is named by a text, not {kind(name)}")
+    known = "is not supported" if name in NOT_SUPPORTED else "is none of Jinja's"
+    return Fault(f"No filter named {name[:80]!r}: it {known}")
 
 
 def _map(budget: Budget, value: Any, *arguments: Any, **named: Any) -> Stream:

@@ -33,8 +33,10 @@ Key = Callable[[Any], Any]
 def getter(budget: Budget, path: Any, default: Any = None, *, ignore_case: bool = False) -> Key:
     """What reads `path`, dots between its names, from an item; the item itself for None."""
     steps = _steps(path)
+    budget.step(len(steps))
 
     def get(value: Any) -> Any:
+        budget.step(1 + len(steps))
         for step in steps:
             value = item(budget, value, step)
             if isinstance(value, Undefined) and default is not None:
@@ -121,6 +123,7 @@ def sort(
     attribute: Any = None,
 ) -> list[Any]:
     paths = attribute.split(",") if isinstance(attribute, str) else [attribute]
+    budget.step(len(paths))
     gets = [getter(budget, path, ignore_case=not case_sensitive) for path in paths]
 
     def key(each: Any) -> Any:

@@ -224,7 +224,7 @@ class Statements(Expressions):
             if kept in macro.reads and kept not in names:
                 scope.names[kept] = value
             elif kept != "caller" and value:
-                raise Fault(f"macro {macro.name!r} does not take these arguments: {list(value)}")
+                raise Fault(f"macro {macro.name!r} takes {len(names)} arguments, not more")
         return scope
 
 

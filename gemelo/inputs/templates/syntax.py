@@ -7,6 +7,7 @@ Jinja reads it, as transformers sets Jinja up; nothing of Jinja runs it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 
 from jinja2 import Environment, TemplateSyntaxError, nodes
@@ -17,7 +18,8 @@ from jinja2.parser import Parser
 from gemelo.errors import FileFormatError
 
 MAX_SOURCE_CHARS = 1 << 18
-MAX_TOKENS = 50_000
+MAX_TOKENS = 32_000
+LONG_NUMBER = re.compile(r"[0-9a-fA-F_]{4000}")  # Jinja's words for numbers go far back in it
 
 
 def parse(source: str) -> nodes.Template:
@@ -26,6 +28,8 @@ def parse(source: str) -> nodes.Template:
         raise FileFormatError(
             f"the chat template has {len(source):,} characters: the limit is {MAX_SOURCE_CHARS:,}"
         )
+    if LONG_NUMBER.search(source):
+        raise FileFormatError("the chat template has a number of 4,000 digits or more")
     environment = Environment(
         trim_blocks=True,
         lstrip_blocks=True,

@@ -216,7 +216,7 @@ def _received(value: Any, counts: list[int], depth: int) -> Any:
 
 def _received_key(key: Any, counts: list[int]) -> str:
     if not isinstance(key, str):
-        raise InputError(f"the chat template's input has the key {key!r}: keys are texts")
+        raise InputError(f"the chat template's input has a {kind(key)} as a key: keys are texts")
     counts[1] += len(key)
     return key
 

@@ -30,6 +30,7 @@ from gemelo.inputs.templates.values import (
     kind,
 )
 
+PIECE_STEPS = 3
 NO_TEXT = (Stream, Macro, Function)
 
 
@@ -86,7 +87,7 @@ class _Writing:
         self._pieces: list[str] = []
 
     def add(self, piece: str) -> None:
-        self.budget.step()
+        self.budget.step(PIECE_STEPS)
         self.budget.texts(1, len(piece))
         self._pieces.append(piece)
 
