@@ -27,7 +27,7 @@ CHANGING: dict[type, frozenset[str]] = {
     list: frozenset(["append", "clear", "extend", "insert", "pop", "remove", "reverse", "sort"]),
     dict: frozenset(["clear", "pop", "popitem", "setdefault", "update"]),
 }
-BUILT_IN = (str, list, tuple, dict, bool, int, float)
+BUILT_IN = (str, list, tuple, dict, range, bool, int, float)
 MISSING = object()
 
 
@@ -55,11 +55,9 @@ def part(budget: Budget, owner: Any, start: Any, stop: Any, step: Any) -> Any:
     """owner[start:stop:step]"""
     if isinstance(owner, Undefined):
         owner.fail()
-    for bound in (start, stop, step):
-        if not (bound is None or isinstance(bound, int)):
-            raise Fault("slice indices must be integers or None")
-    if not isinstance(owner, str | list | tuple | range):
-        raise Fault(f"{kind(owner)!r} object cannot be sliced")
+    whole = all(bound is None or isinstance(bound, int) for bound in (start, stop, step))
+    if not whole or not isinstance(owner, str | list | tuple | range):
+        raise Fault(f"{kind(owner)!r} object cannot be sliced so")
     count = len(range(*slice(start, stop, step).indices(len(owner))))
     if isinstance(owner, str):
         budget.text(count)
@@ -110,7 +108,7 @@ def _method(owner: Any, known: type, name: str) -> Any:
 
 
 def _unsafe(owner: Any, name: str) -> str:
-    return f"access to attribute {name!r} of {kind(owner)!r} object is unsafe"
+    return f"access to attribute {str(name[:80])!r} of {kind(owner)!r} object is unsafe"
 
 
 def _missing(owner: Any, name: Any) -> Undefined:

@@ -11,7 +11,7 @@ that copying takes. A long conversation brings a larger budget with it.
 
 from __future__ import annotations
 
-MAX_STEPS = 250_000
+MAX_STEPS = 200_000
 MAX_STEPS_PER_VALUE = 400
 MAX_BYTES = 20 << 20
 MAX_BYTES_PER_CHAR = 64

@@ -24,6 +24,7 @@ from gemelo.inputs.templates.values import (
 )
 from gemelo.inputs.templates.written import text_of
 
+CALLABLE = (Function, Macro, Method, Undefined)  # an Undefined, since it has an error for it
 SEQUENCES = (str, list, tuple, dict, range, Undefined)
 
 
@@ -97,7 +98,7 @@ CONDITIONS: dict[str, Callable[..., bool]] = {
     "mapping": _question(lambda value: isinstance(value, dict)),
     "sequence": _question(lambda value: isinstance(value, SEQUENCES)),
     "iterable": _question(lambda value: isinstance(value, (*SEQUENCES, Stream, View))),
-    "callable": _question(lambda value: isinstance(value, Function | Macro | Method)),
+    "callable": _question(lambda value: isinstance(value, CALLABLE)),
     "escaped": _question(lambda value: isinstance(value, Safe)),
     "odd": _remainder(2, 1),
     "even": _remainder(2, 0),

@@ -26,8 +26,8 @@ from gemelo.inputs.templates.values import (
     Method,
     Undefined,
     check_key,
-    iterate,
     kind,
+    listed,
 )
 from gemelo.inputs.templates.written import concatenated, text_of
 
@@ -211,8 +211,7 @@ class Expressions:
         arguments = [self.value(each, scope) for each in node.args]
         named = {str(pair.key): self.value(pair.value, scope) for pair in node.kwargs}
         if node.dyn_args is not None:
-            self.budget.items(0)
-            arguments += iterate(self.budget, self.value(node.dyn_args, scope))
+            arguments += listed(self.budget, self.value(node.dyn_args, scope))
         if node.dyn_kwargs is not None:
             more = self.value(node.dyn_kwargs, scope)
             if not isinstance(more, dict) or not all(isinstance(key, str) for key in more):

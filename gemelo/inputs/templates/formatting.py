@@ -7,6 +7,7 @@ braces(budget, own("{0:>8}"), (said("Hello"),), {}) # "   Hello"
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterator, Mapping
 from string import Formatter
 from typing import Any
@@ -18,9 +19,10 @@ from gemelo.inputs.templates.values import NUMBERS, Undefined, is_said, kind
 from gemelo.inputs.templates.written import concatenated, representation, text_of
 
 MAX_WIDTH = 1000
+MAX_NAME = 200
 CONVERSION = re.compile(
-    r"%(?:\((?P<key>[^()]*)\))?(?P<flags>[#0\- +]*)(?P<width>\*|\d*)"
-    r"(?:\.(?P<precision>\*|\d*))?[hlL]?(?P<type>[sradiuoxXeEfFgGc%])"
+    r"%(?:\((?P<key>[^()]*+)\))?+(?P<flags>[#0\- +]*+)(?P<width>\*|\d*+)"
+    r"(?:\.(?P<precision>\*|\d*+))?+[hlL]?(?P<type>[sradiuoxXeEfFgGc%])"
 )
 TEXT_SPEC = re.compile(
     r"(?:(?P<fill>.)?(?P<align>[<>^]))?(?P<zero>0)?(?P<width>\d*)(?:\.(?P<precision>\d+))?s?", re.S
@@ -69,7 +71,7 @@ class _Arguments:
 
     def __init__(self, budget: Budget, given: Any) -> None:
         self._budget, self._given = budget, given
-        self._left = list(given) if isinstance(given, tuple) else [given]
+        self._left = deque(given) if isinstance(given, tuple) else deque([given])
         self._named = isinstance(given, dict | list | Undefined)
 
     def named(self, key: str) -> Any:
@@ -82,7 +84,7 @@ class _Arguments:
     def next(self) -> Any:
         if not self._left:
             raise Fault("not enough arguments for format string")
-        return self._left.pop(0)
+        return self._left.popleft()
 
     def finish(self) -> None:
         if self._left and not self._named:
@@ -166,6 +168,8 @@ class _Braces:
                 yield self._formatted(value, self.format(spec, depth - 1) if spec else "")
 
     def _field(self, name: str) -> Any:
+        if len(name) > MAX_NAME:
+            raise Fault(f"a field's name has {len(name)} characters: the limit is {MAX_NAME}")
         first = re.split(r"[.\[]", name, maxsplit=1)[0]
         value = self._first(first)
         for match in FIELD.finditer(name, len(first)):
@@ -186,8 +190,9 @@ class _Braces:
                 raise Fault("cannot switch from manual field numbering to automatic")
             index, self._next = self._next, self._next + 1
         else:
-            index = int(name[:10])
-            self._next = None
+            if self._next:
+                raise Fault("cannot switch from automatic field numbering to manual")
+            index, self._next = int(name[:10]), None
         if index >= len(self._arguments):
             raise Fault(f"the format asks for argument {index}, which is not given")
         return self._arguments[index]
@@ -225,6 +230,4 @@ class _Braces:
         plain = float(value) if isinstance(value, float) else value
         plain = int(value) if isinstance(value, int) and not isinstance(value, bool) else plain
         chars = format(plain, str.__str__(spec))
-        if is_said(value) or SAID in marks_of(spec) and not isinstance(self._source, str):
-            return said(chars)
-        return blend(chars, (self._source,))
+        return said(chars) if is_said(value) else blend(chars, (self._source,))

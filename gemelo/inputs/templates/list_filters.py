@@ -32,6 +32,8 @@ Key = Callable[[Any], Any]
 
 def getter(budget: Budget, path: Any, default: Any = None, *, ignore_case: bool = False) -> Key:
     """What reads `path`, dots between its names, from an item; the item itself for None."""
+    if isinstance(path, str):
+        budget.texts(1 + str.count(path, "."), len(path))
     steps = _steps(path)
     budget.step(len(steps))
 
@@ -122,8 +124,10 @@ def sort(
     case_sensitive: Any = False,
     attribute: Any = None,
 ) -> list[Any]:
+    if isinstance(attribute, str):
+        budget.texts(4 * str.count(attribute, ","), len(attribute))
     paths = attribute.split(",") if isinstance(attribute, str) else [attribute]
-    budget.step(len(paths))
+    budget.step(10 * len(paths))
     gets = [getter(budget, path, ignore_case=not case_sensitive) for path in paths]
 
     def key(each: Any) -> Any:
@@ -240,9 +244,11 @@ def _extreme(prefers: Callable[[Budget, Any, Any], bool]) -> Callable[..., Any]:
 
 def named_attribute(budget: Budget, obj: Any, name: Any) -> Any:
     """The attribute alone, never the item."""
-    found = attribute(budget, obj, text_of(budget, name))
+    name = text_of(budget, name)
+    budget.read(len(name))
+    found = attribute(budget, obj, name)
     if isinstance(obj, dict) and name in obj and found is obj[name]:
-        return Undefined(f"'dict object' has no attribute {name!r}")
+        return Undefined(f"'dict object' has no attribute {str(name[:80])!r}")
     return found
 
 

@@ -36,7 +36,7 @@ def call_method(
         return getattr(owner, method.name)(*arguments, **named)
     known = METHODS.get(kind(owner), {}).get(method.name)
     if known is None:
-        raise Fault(f"the method {method.name!r} of {kind(owner)!r} is not supported")
+        raise Fault(f"the method {str(method.name[:80])!r} of {kind(owner)!r} is not supported")
     return known(budget, owner, *arguments, **named)
 
 
@@ -246,7 +246,7 @@ def _removeprefix(budget: Budget, text: str, prefix: Any) -> Text:
 
 def _removesuffix(budget: Budget, text: str, suffix: Any) -> Text:
     budget.text(len(text))
-    ends = bool(suffix) and str.endswith(text, _wanted(suffix, "removesuffix"))
+    ends = str.endswith(text, _wanted(suffix, "removesuffix")) and bool(suffix)
     return cut(text, 0, len(text) - len(suffix) if ends else None)
 
 
@@ -386,5 +386,6 @@ METHODS: dict[str, dict[str, Callable[..., Any]]] = {
     "list": LIST_METHODS,
     "tuple": {"count": _count, "index": _index},
     "Group": {"count": _count, "index": _index},
+    "range": {"count": _count, "index": _index},
     "dict": DICT_METHODS,
 }

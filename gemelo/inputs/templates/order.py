@@ -105,8 +105,10 @@ def sorted_by(
             return -1
         return 1 if less(budget, b[0], a[0]) else 0
 
-    keyed = [(key(item), item) for item in items]
-    budget.items(2 * len(keyed))
+    keyed = []
+    for item in items:
+        budget.items(12)
+        keyed.append((key(item), item))
     return [item for _, item in sorted(keyed, key=cmp_to_key(order), reverse=reverse)]
 
 

@@ -118,6 +118,7 @@ class Statements(Expressions):
 
         chosen = self._chosen(node, iterate(self.budget, items), scope)
         loop = Loop(self.budget, chosen, recurse if node.recursive else None, depth)
+        went_through = False
         for each in loop:
             inner = Scope({"loop": loop}, scope)
             self._set(node.target, each, inner)
@@ -127,7 +128,8 @@ class Statements(Expressions):
                 continue
             except _Break:
                 break
-        if loop.index0 < 0:
+            went_through = True
+        if not went_through:  # as in Jinja: a break or continue in the first turn counts as none
             self._run(node.else_, Scope({}, scope), written)
 
     def _chosen(self, node: nodes.For, items: Iterator[Any], scope: Scope) -> Iterator[Any]:
@@ -214,7 +216,7 @@ class Statements(Expressions):
             elif index >= len(arguments) and index >= first_default:
                 scope.names[name] = self.value(node.defaults[index - first_default], scope)
             elif index >= len(arguments):
-                scope.names[name] = Undefined(f"parameter {name!r} was not provided")
+                scope.names[name] = Undefined(f"parameter {name[:80]!r} was not provided")
         missing = Undefined("No caller defined")
         for kept, value in (
             ("caller", left.pop("caller", missing)),
@@ -224,7 +226,7 @@ class Statements(Expressions):
             if kept in macro.reads and kept not in names:
                 scope.names[kept] = value
             elif kept != "caller" and value:
-                raise Fault(f"macro {macro.name!r} takes {len(names)} arguments, not more")
+                raise Fault(f"macro {macro.name[:80]!r} takes {len(names)} arguments, not more")
         return scope
 
 

@@ -225,7 +225,10 @@ def _looked_into(budget: Budget, value: Any, name: str) -> str:
 
 
 def absolute(budget: Budget, x: Any) -> Any:
-    return _number(x) if _number(x) >= 0 else -x
+    made = abs(_number(x))
+    if not is_said(x):
+        return made
+    return SaidInt(made) if isinstance(made, int) else SaidFloat(made)
 
 
 def to_int(budget: Budget, value: Any, default: Any = 0, base: Any = 10) -> Any:

@@ -52,7 +52,7 @@ class Namespace:
 
     def assign(self, name: str, value: Any) -> None:
         if name.startswith("_"):
-            raise Fault(f"it stores {name!r} on a namespace: names may not begin with _")
+            raise Fault(f"it stores {str(name[:80])!r} on a namespace: names may not begin with _")
         self.names[name] = value
 
 
@@ -66,7 +66,7 @@ class Stream:
         return self._items
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class View:
     """The keys, values or items of a dict: with a length, without indices."""
 
@@ -171,7 +171,7 @@ def check_key(budget: Budget, key: Any) -> Any:
         # Larger ones can be chosen to meet in one slot of the table.
         if not -MAX_KEY < key < MAX_KEY:
             raise Fault("it uses a number beyond 2**60 as a key")
-    elif key is not None:
+    elif isinstance(key, list | dict | View):
         raise Fault(f"unhashable type: {kind(key)!r}")
     return key
 

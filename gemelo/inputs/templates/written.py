@@ -20,7 +20,6 @@ from gemelo.inputs.templates.text import SAID, Text, blend, joined, marks_of, ow
 from gemelo.inputs.templates.values import (
     MAX_DEPTH,
     Function,
-    Group,
     Macro,
     Namespace,
     Stream,
@@ -119,8 +118,6 @@ def _represent(writing: _Writing, value: Any, depth: int) -> None:
         writing.add(blend(repr(str.__str__(value)), (value,)))
     elif isinstance(value, Undefined):
         writing.add(own("Undefined"))
-    elif isinstance(value, Group):
-        raise Fault("a group is no text: write its grouper or its list")
     elif isinstance(value, dict):
         _represent_dict(writing, value, depth)
     elif isinstance(value, Namespace):
@@ -242,7 +239,7 @@ def _json_scalar(budget: Budget, value: Any) -> Text:
 
 def _json_text(budget: Budget, text: str, style: Style) -> Text:
     """In quotes; a character is escaped by itself, so each run of marks can be."""
-    budget.text(3 * len(text))
+    budget.text((8 if style.ensure_ascii else 3) * len(text))
     quote = said('"') if SAID in marks_of(text) else own('"')
     parts: list[str] = [quote]
     for run, is_own in spans(text):
