@@ -153,7 +153,7 @@ class _Braces:
         parts = []
         self._budget.read(len(text))
         for part in self._parts(text, depth):
-            self._budget.step(4)
+            self._budget.step(8)
             self._budget.texts(1, len(part))
             parts.append(part)
         return concatenated(self._budget, parts)

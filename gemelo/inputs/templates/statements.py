@@ -43,6 +43,7 @@ class Statements(Expressions):
     def __init__(self, budget: Budget) -> None:
         super().__init__(budget)
         self._calls = 0
+        self._reads: dict[int, frozenset[str]] = {}
         self._executors: dict[type[nodes.Node], Execute] = {
             nodes.Output: self._output,
             nodes.If: self._if,
@@ -191,12 +192,17 @@ class Statements(Expressions):
     # ---- macros ----------------------------------------------------------------------------------
 
     def _macro(self, node: nodes.Macro, scope: Scope, written: list[str]) -> None:
-        scope.names[node.name] = _macro_of(node.name, node, scope)
+        scope.names[node.name] = self._macro_of(node.name, node, scope)
+
+    def _macro_of(self, name: str, node: nodes.Macro | nodes.CallBlock, scope: Scope) -> Macro:
+        if id(node) not in self._reads:
+            self._reads[id(node)] = _read_in(node)
+        return Macro(name, node, scope, self._reads[id(node)])
 
     def _call_block(self, node: nodes.CallBlock, scope: Scope, written: list[str]) -> None:
         called = self.value(node.call.node, scope)
         arguments, named = self._arguments(node.call, scope)
-        caller = _macro_of("caller", node, scope)
+        caller = self._macro_of("caller", node, scope)
         result = self.call(called, arguments, named | {"caller": caller})
         written.append(text_of(self.budget, result))
 
@@ -243,9 +249,10 @@ class _Depth:
         self._statements.leave()
 
 
-def _macro_of(name: str, node: nodes.Macro | nodes.CallBlock, scope: Scope) -> Macro:
+def _read_in(node: nodes.Macro | nodes.CallBlock) -> frozenset[str]:
+    """Which of the names that a call may bring are read in a macro's body."""
     used = {found.name for part in node.body for found in _names(part)}
-    return Macro(name, node, scope, frozenset(used & {"caller", "varargs", "kwargs"}))
+    return frozenset(used & {"caller", "varargs", "kwargs"})
 
 
 def _names(node: nodes.Node) -> Iterator[nodes.Name]:

@@ -30,6 +30,9 @@ from gemelo.inputs.templates.values import (
 )
 
 PIECE_STEPS = 3
+SIGNS = {
+    sign: own(sign) for sign in ("[", "]", "(", ")", "{", "}", "[]", "{}", ",", ", ", ": ", ">")
+}
 NO_TEXT = (Stream, Macro, Function)
 
 
@@ -123,11 +126,11 @@ def _represent(writing: _Writing, value: Any, depth: int) -> None:
     elif isinstance(value, Namespace):
         writing.add(own("<Namespace "))
         _represent_dict(writing, value.names, depth)
-        writing.add(own(">"))
+        writing.add(SIGNS[">"])
     elif isinstance(value, View):
         writing.add(own(f"{value.name}("))
         _represent_items(writing, value.items, "[]", depth)
-        writing.add(own(")"))
+        writing.add(SIGNS[")"])
     elif isinstance(value, list | tuple):
         _represent_items(writing, value, "[]" if isinstance(value, list) else "()", depth)
     else:
@@ -137,23 +140,25 @@ def _represent(writing: _Writing, value: Any, depth: int) -> None:
 def _represent_items(
     writing: _Writing, items: list[Any] | tuple[Any, ...], brackets: str, depth: int
 ) -> None:
-    writing.add(own(brackets[0]))
+    writing.add(SIGNS[brackets[0]])
     for index, item in enumerate(items):
         if index:
-            writing.add(own(", "))
+            writing.add(SIGNS[", "])
         _represent(writing, item, depth + 1)
-    writing.add(own("," + brackets[1] if brackets == "()" and len(items) == 1 else brackets[1]))
+    if brackets == "()" and len(items) == 1:
+        writing.add(SIGNS[","])
+    writing.add(SIGNS[brackets[1]])
 
 
 def _represent_dict(writing: _Writing, members: dict[Any, Any], depth: int) -> None:
-    writing.add(own("{"))
+    writing.add(SIGNS["{"])
     for index, (key, item) in enumerate(members.items()):
         if index:
-            writing.add(own(", "))
+            writing.add(SIGNS[", "])
         _represent(writing, key, depth + 1)
-        writing.add(own(": "))
+        writing.add(SIGNS[": "])
         _represent(writing, item, depth + 1)
-    writing.add(own("}"))
+    writing.add(SIGNS["}"])
 
 
 # ---- as JSON -------------------------------------------------------------------------------------
@@ -178,9 +183,9 @@ def _write_items(
     writing: _Writing, items: list[Any] | tuple[Any, ...], style: Style, depth: int
 ) -> None:
     if not items:
-        writing.add(own("[]"))
+        writing.add(SIGNS["[]"])
         return
-    writing.add(own("["))
+    writing.add(SIGNS["["])
     for index, item in enumerate(items):
         _separate(writing, style, index, depth + 1)
         _write_json(writing, item, style, depth + 1)
@@ -189,12 +194,12 @@ def _write_items(
 
 def _write_members(writing: _Writing, members: dict[Any, Any], style: Style, depth: int) -> None:
     if not members:
-        writing.add(own("{}"))
+        writing.add(SIGNS["{}"])
         return
     keys = list(members)
     if style.sort_keys:
         keys = sorted_by(writing.budget, keys, lambda key: key)
-    writing.add(own("{"))
+    writing.add(SIGNS["{"])
     for index, key in enumerate(keys):
         _separate(writing, style, index, depth + 1)
         writing.add(_json_text(writing.budget, _json_key(writing.budget, key), style))
@@ -211,7 +216,7 @@ def _separate(writing: _Writing, style: Style, index: int, depth: int) -> None:
 
 def _close(writing: _Writing, style: Style, bracket: str, depth: int) -> None:
     _break_line(writing, style, depth)
-    writing.add(own(bracket))
+    writing.add(SIGNS[bracket])
 
 
 def _break_line(writing: _Writing, style: Style, depth: int) -> None:
