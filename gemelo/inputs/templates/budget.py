@@ -11,9 +11,11 @@ that copying takes. A long conversation brings a larger budget with it.
 
 from __future__ import annotations
 
-MAX_STEPS = 200_000
+MAX_STEPS = 100_000
 MAX_STEPS_PER_VALUE = 400
+MAX_STEPS_PER_CHAR = 10
 MAX_BYTES = 20 << 20
+MAX_BYTES_PER_VALUE = 4096
 MAX_BYTES_PER_CHAR = 64
 MAX_BITS = 4096
 
@@ -34,8 +36,12 @@ class Budget:
 
     def __init__(self, num_values: int, num_chars: int) -> None:
         """For an input of so many values (messages, parts, texts) and characters in all."""
-        self.max_steps = self._steps = MAX_STEPS + MAX_STEPS_PER_VALUE * num_values
-        self.max_bytes = self._bytes = MAX_BYTES + MAX_BYTES_PER_CHAR * num_chars
+        self.max_steps = self._steps = (
+            MAX_STEPS + MAX_STEPS_PER_VALUE * num_values + MAX_STEPS_PER_CHAR * num_chars
+        )
+        self.max_bytes = self._bytes = (
+            MAX_BYTES + MAX_BYTES_PER_VALUE * num_values + MAX_BYTES_PER_CHAR * num_chars
+        )
 
     def step(self, count: int = 1) -> None:
         self._steps -= count
