@@ -105,8 +105,9 @@ def indent(budget: Budget, s: Any, width: Any = 4, first: Any = False, blank: An
             raise Fault(f"indent wants a number or a text, not {kind(width)}")
         budget.text(max(0, width))
         margin = own(" " * width)
-    text = text_of(budget, s)
-    lines = methods.splitlines(budget, concatenated(budget, [text, own("\n")]))
+    if not isinstance(s, str):
+        raise Fault(f"indent wants a text, not {kind(s)}")
+    lines = methods.splitlines(budget, concatenated(budget, [s, own("\n")]))
     parts: list[str] = [margin] if first else []
     for index, line in enumerate(lines):
         budget.step()
@@ -134,7 +135,10 @@ def truncate(
     end: Any = "...",
     leeway: Any = 5,
 ) -> str:
-    text, end = text_of(budget, s), own("...") if end == "..." else text_of(budget, end)
+    text = text_of(budget, s) if isinstance(s, Undefined) else s
+    if not isinstance(text, str):
+        raise Fault(f"truncate wants a text, not {kind(s)}")
+    end = own("...") if end == "..." else text_of(budget, end)
     if not isinstance(length, int) or not isinstance(leeway, int) or length < len(end):
         raise Fault(f"truncate expects a length of {len(end)} or more, and a leeway")
     if len(text) <= length + leeway:
