@@ -147,7 +147,7 @@ def templates(draw: st.DrawFn) -> str:
     return start + "".join(bodies)
 
 
-@settings(deadline=None, max_examples=400, derandomize=True)
+@settings(deadline=None, max_examples=250, derandomize=True)
 @given(source=templates())
 def test_random_templates_write_what_jinja_writes(source: str) -> None:
     try:
@@ -198,7 +198,7 @@ def test_random_templates_write_what_jinja_writes(source: str) -> None:
         "{{ 'ab'.center(5, '*') }}{{ 'abc'.center(6) }}{{ '-5'.zfill(4) }}",
         "{{ range(3) }}{{ range(9)[2:5] | list }}{{ 2 in range(3) }}{{ 2.5 in range(3) }}",
         "{{ range(100001) }}",
-        "{{ [1, 2, 3].index(3) }}{{ (1, 1).count(1) }}{{ 'a-b'.rpartition('-') }}",
+        "{{ [1, 2, 3].index(3) }}{{ [1, 2, 1].index(1, 1) }}{{ (1, 1).count(1) }}{{ 'a-b'.rpartition('-') }}",
         "{{ messages[1] | tojson(2) }}",
         "{{ undef | tojson }}",
         "{{ {'a': undef} | string }}",

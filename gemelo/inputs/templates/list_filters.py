@@ -15,6 +15,7 @@ from gemelo.inputs.templates.budget import Budget, Fault
 from gemelo.inputs.templates.operators import add
 from gemelo.inputs.templates.order import equal, less, sorted_by
 from gemelo.inputs.templates.text import cut, own
+from gemelo.inputs.templates.text_methods import recased
 from gemelo.inputs.templates.values import (
     Group,
     Stream,
@@ -49,7 +50,7 @@ def getter(budget: Budget, path: Any, default: Any = None, *, ignore_case: bool 
 
 
 def folded(budget: Budget, value: Any) -> Any:
-    return methods.recased("lower")(budget, value) if isinstance(value, str) else value
+    return recased("lower")(budget, value) if isinstance(value, str) else value
 
 
 def _steps(path: Any) -> list[Any]:

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
-from gemelo.inputs.templates import methods
+from gemelo.inputs.templates import text_methods
 from gemelo.inputs.templates.budget import Budget, Fault
 from gemelo.inputs.templates.formatting import percent
 from gemelo.inputs.templates.operators import escaped
@@ -71,11 +71,11 @@ def string(budget: Budget, value: Any) -> str:
 
 
 def trim(budget: Budget, value: Any, chars: Any = None) -> str:
-    return methods.strip(budget, text_of(budget, value), chars)
+    return text_methods.strip(budget, text_of(budget, value), chars)
 
 
 def _recased(name: str) -> Callable[[Budget, Any], str]:
-    change = methods.recased(name)
+    change = text_methods.recased(name)
 
     def filter(budget: Budget, value: Any) -> str:
         return change(budget, text_of(budget, value))
@@ -95,7 +95,7 @@ def title(budget: Budget, value: Any) -> str:
 def replace(budget: Budget, s: Any, old: Any, new: Any, count: Any = None) -> str:
     old, new = text_of(budget, old), text_of(budget, new)
     times = -1 if count is None else count
-    return methods.replace(budget, text_of(budget, s), old, new, times)
+    return text_methods.replace(budget, text_of(budget, s), old, new, times)
 
 
 def indent(budget: Budget, s: Any, width: Any = 4, first: Any = False, blank: Any = False) -> str:
@@ -107,7 +107,7 @@ def indent(budget: Budget, s: Any, width: Any = 4, first: Any = False, blank: An
         margin = own(" " * width)
     if not isinstance(s, str):
         raise Fault(f"indent wants a text, not {kind(s)}")
-    lines = methods.splitlines(budget, concatenated(budget, [s, own("\n")]))
+    lines = text_methods.splitlines(budget, concatenated(budget, [s, own("\n")]))
     parts: list[str] = [margin] if first else []
     for index, line in enumerate(lines):
         budget.step()
@@ -124,7 +124,7 @@ def format(budget: Budget, value: Any, *args: Any, **kwargs: Any) -> str:
 
 
 def center(budget: Budget, value: Any, width: Any = 80) -> str:
-    return methods.center(budget, text_of(budget, value), width)
+    return text_methods.center(budget, text_of(budget, value), width)
 
 
 def truncate(
