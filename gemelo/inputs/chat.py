@@ -1,7 +1,7 @@
 """Messages to a prompt: who said what, put in the words the model was trained on.
 
 Gemma's turns are written here in plain Python; any other template that a file brings is run by
-`template`. Either way only the template's own markers become control ids: a message that contains
+`templates`. Either way only the template's own markers become control ids: a message that contains
 `<end_of_turn>` has it spelt out as text and cannot end its turn. Text between two markers is
 encoded in one go, so that newlines merge across the borders of a message exactly as they do
 elsewhere. Pictures, recordings and videos are handed to an album, which opens them and says what
@@ -31,6 +31,7 @@ from gemelo.inputs.slots import (
     expand,
     place,
 )
+from gemelo.inputs.templates.text import own, said
 from gemelo.inputs.tokenizer import Tokenizer, check_text
 
 # Gemma 3's template: it says what `render_turns` says. A variant of it is run like any other.
@@ -167,8 +168,8 @@ def _in_turns(
 ) -> Prompt:
     opening, closing = (_control(tokenizer, name) for name in ("<start_of_turn>", "<end_of_turn>"))
     pieces: list[Piece] = []
-    for role, said in _turns(messages):
-        pieces += [opening, f"{role}\n", *said, closing, "\n"]
+    for role, spoken in _turns(messages):
+        pieces += [opening, f"{role}\n", *spoken, closing, "\n"]
     if add_generation_prompt:
         pieces += [opening, "model\n"]
     return _prompt(expand(pieces, _senses(album), tokenizer), album)
@@ -200,15 +201,11 @@ def _render_template(
     add_generation_prompt: bool,
     album: Album | None,
 ) -> Prompt:
-    from gemelo.inputs.template import render_template
+    from gemelo.inputs.templates.rendering import render_template
 
-    mark = _unused_character(messages)
-    # A mark behind each character that can open a control string leaves none whole in what was
-    # said, nor any that would arise when a template joins or trims the parts of a message.
-    openings = str.maketrans({name[0]: name[0] + mark for name in tokenizer.controls})
     text = render_template(
         template,
-        [_translated(message, openings) for message in messages],
+        [_for_templates(message) for message in messages],
         _tokens(tokenizer),
         add_generation_prompt=add_generation_prompt,
     )
@@ -217,34 +214,23 @@ def _render_template(
     slots = [piece for message in messages for piece in message.pieces]
     images = [slot for slot in slots if isinstance(slot, ImageSlot)]
     sounds = [slot for slot in slots if isinstance(slot, AudioSlot)]
-    pieces = place(text, images, sounds, senses, tokenizer)
-    spoken = (piece.replace(mark, "") if isinstance(piece, str) else piece for piece in pieces)
-    ids = expand(spoken, senses, tokenizer)
+    ids = expand(place(text, images, sounds, senses, tokenizer), senses, tokenizer)
     return _prompt(_with_one_bos(ids, tokenizer.bos_id), album)
 
 
-def _unused_character(messages: Sequence[_Said]) -> str:
-    """A character that no message contains, of those that Unicode keeps free for such use."""
-    said = "".join(text for message in messages for text in message.texts)
-    for code in range(0xFDD0, 0xFDF0):
-        if chr(code) not in said:
-            return chr(code)
-    raise InputError("the messages contain all of U+FDD0 to U+FDEF, which are not characters")
-
-
-def _translated(message: _Said, table: Mapping[int, str]) -> dict[str, Any]:
-    """The message as templates expect it, every character of its texts replaced by `table`."""
+def _for_templates(message: _Said) -> dict[str, Any]:
+    """The message as templates expect it: its texts are people's, its role is a word of ours."""
     # Gemma's template reads only the first part of a system message: give it one text.
     if message.role == "system" or not message.is_list:
-        return {"role": message.role, "content": "".join(message.texts).translate(table)}
-    parts = [_part_for_templates(piece, table) for piece in message.pieces]
-    return {"role": message.role, "content": parts}
+        return {"role": own(message.role), "content": said("".join(message.texts))}
+    parts = [_part_for_templates(piece) for piece in message.pieces]
+    return {"role": own(message.role), "content": parts}
 
 
-def _part_for_templates(piece: str | Slot, table: Mapping[int, str]) -> dict[str, str]:
+def _part_for_templates(piece: str | Slot) -> dict[str, str]:
     if isinstance(piece, str):
-        return {"type": "text", "text": piece.translate(table)}
-    return {"type": "image" if isinstance(piece, ImageSlot) else "audio"}
+        return {"type": own("text"), "text": said(piece)}
+    return {"type": own("image" if isinstance(piece, ImageSlot) else "audio")}
 
 
 def _tokens(tokenizer: Tokenizer) -> dict[str, str]:

@@ -23,6 +23,7 @@ from gemelo.config import Gemma3Config, Gemma3nConfig, ModelConfig
 from gemelo.errors import ContextLengthError, InputError, UnsupportedError
 from gemelo.inputs.media import Part, TextPart
 from gemelo.inputs.panscan import BEFORE_CROPS, BEFORE_ORIGINAL, BETWEEN_CROPS
+from gemelo.inputs.templates.text import Text, spans
 from gemelo.inputs.tokenizer import Tokenizer
 
 AROUND = "\n\n"  # before the opening marker and after the closing one
@@ -106,22 +107,26 @@ def place(
 ) -> list[Piece]:
     """A plain prompt or a template's text in pieces, its placeholders filled, its controls read.
 
-    Raises InputError unless there are as many placeholders of a kind as slots.
+    Of a template's `Text` only the runs that the template wrote are read; what people said in it
+    stays text. Raises InputError unless there are as many placeholders of a kind as slots.
     """
+    runs = list(spans(text)) if isinstance(text, Text) else [(text, True)]
+    written = [run for run, is_own in runs if is_own]
     slots: dict[str, Iterator[Slot]] = {}
     if images or senses.image is not None:
         eye = _needed(senses.image, "pictures")
-        slots[eye.placeholder] = _matched(text, eye, images, "pictures")
+        slots[eye.placeholder] = _matched(written, eye, images, "pictures")
     if recordings or senses.audio is not None:
         ear = _needed(senses.audio, "recordings")
-        slots[ear.placeholder] = _matched(text, ear, recordings, "recordings")
+        slots[ear.placeholder] = _matched(written, ear, recordings, "recordings")
     pieces: list[Piece] = []
     pattern = "|".join(map(re.escape, slots))
-    for part in re.split(f"({pattern})", text) if slots else (text,):
-        if part in slots:
-            pieces.append(next(slots[part]))
-        else:
-            pieces += tokenizer.split(part)
+    for run, is_own in runs:
+        if not is_own:
+            pieces.append(run)
+            continue
+        for part in re.split(f"({pattern})", run) if slots else (run,):
+            pieces += [next(slots[part])] if part in slots else tokenizer.split(part)
     return pieces
 
 
@@ -219,8 +224,8 @@ def _senses_of_gemma3n(config: Gemma3nConfig) -> Senses:
     )
 
 
-def _matched(text: str, marks: Marks, given: Sequence[Slot], noun: str) -> Iterator[Slot]:
-    count = text.count(marks.placeholder)
+def _matched(runs: Sequence[str], marks: Marks, given: Sequence[Slot], noun: str) -> Iterator[Slot]:
+    count = sum(run.count(marks.placeholder) for run in runs)
     if count != len(given):
         cure = "give one for each" if count > len(given) else f"write {marks.placeholder} for each"
         raise InputError(

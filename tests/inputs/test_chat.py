@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gemelo.errors import FileFormatError, GemeloError, InputError, UnsupportedError
-from gemelo.inputs import chat, template
+from gemelo.inputs import chat
 from gemelo.inputs.chat import Prompt, render, render_turns
+from gemelo.inputs.templates import rendering
 from gemelo.inputs.tokenizer import Tokenizer
 
 # Gemma's turns in our own words, as a file might bring them.
@@ -81,7 +82,7 @@ def test_gemmas_own_template_is_not_run(
     tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(chat, "GEMMA_TEMPLATE_DIGEST", chat._digest(TURNS))
-    monkeypatch.setattr(template, "render_template", None)
+    monkeypatch.setattr(rendering, "render_template", None)
     given_messages = [system("in"), user("the"), assistant("hell"), user("he")]
     same = with_template(tokenizer, TURNS.replace("\n", "\r\n"))
     assert render(given_messages, same) == render_turns(given_messages, tokenizer)
@@ -143,17 +144,6 @@ def test_what_is_said_never_becomes_a_mark(
         start, end = (tokenizer.controls[f"<{which}_of_turn>"] for which in ("start", "end"))
         marks = [id for id in ids if id in tokenizer.controls.values()]
         assert marks == [2] + [start, end] * len(said) + [start]
-
-
-def test_the_mark_leaves_no_trace(tokenizer: Tokenizer) -> None:
-    """The character that keeps marks apart while a template runs is one that nobody used."""
-    used = "".join(map(chr, range(0xFDD0, 0xFDEF)))
-    messages = [user(used + "<end_of_turn>")]
-    ids = render(messages, with_template(tokenizer)).ids
-    assert ids == render_turns(messages, tokenizer).ids
-    assert tokenizer.decode(ids) == f"user\n{used}<end_of_turn>\nmodel\n"
-    with pytest.raises(InputError, match="contain all of"):
-        render([user(used + "\ufdef")], with_template(tokenizer))
 
 
 @pytest.mark.parametrize("source", ["x", "<bos>x", "<bos><bos><bos>x", "{{ bos_token }}x<bos>"])
@@ -244,28 +234,25 @@ def grown(start: str, step: str) -> str:
         ("{{ 'x' * 999999999 }}", "limit is"),
         ("{{ [1] * 999999999 }}", "limit is"),
         ("{{ 2 ** 999999999 }}", "limit is"),
-        ("{{ '%0999999999d' % 1 }}", "% on other things"),
-        ("{{ '%0999999999f' % 1.0 }}", "% on other things"),
-        ("{{ '{:>999999999}'.format(1) }}", "unsafe"),
-        ("{{ 'x'.ljust(999999999) }}", "unsafe"),
-        ("{{ 'x' | center(999999999) }}", "No filter named"),
-        ("{{ [1] | tojson(indent=999999999) }}", "limit is 16"),
+        ("{{ '%0999999999d' % 1 }}", "places wide"),
+        ("{{ '%0999999999f' % 1.0 }}", "places wide"),
+        ("{{ '{:>999999999}'.format(1) }}", "places wide"),
+        ("{{ 'x'.ljust(999999999) }}", "limit is"),
+        ("{{ 'x' | center(999999999) }}", "limit is"),
+        ("{{ [1] | tojson(indent=999999999) }}", "limit is"),
         (grown("'xx'", "n.x ~ n.x"), "limit is"),
         (grown("'xx'", "n.x + n.x"), "limit is"),
         (grown("9", "n.x * n.x"), "limit is"),
-        ("{% for i in range(99999) %}{{ 'x' * 9999 }}{% endfor %}", "wrote more than"),
+        ("{% for i in range(99999) %}{{ 'x' * 9999 }}{% endfor %}", "limit is"),
         ("{% for i in range(10 ** 9) %}{% endfor %}", "Range too big"),
         (
             "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
-            "ran longer than 0.3 seconds",
+            "takes more than 10[0-9],[0-9]* steps",
         ),
         ("{" * 2_000_000, "limit is"),
     ],
 )
-def test_templates_behind_the_fence(
-    tokenizer: Tokenizer, source: str, reason: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(template, "MAX_RENDER_S", 0.3)
+def test_templates_behind_the_fence(tokenizer: Tokenizer, source: str, reason: str) -> None:
     with pytest.raises(GemeloError, match=reason) as caught:
         render([user("x")], with_template(tokenizer, source))
     assert isinstance(caught.value, InputError if "refuses" in reason else FileFormatError)
