@@ -189,7 +189,7 @@ def test_files_that_are_not_there_or_not_text(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="no tokenizer at"):
             Tokenizer.from_file(path)
     (tmp_path / "tokenizer.json").write_bytes(b"\xff\xfe")
-    with pytest.raises(FileFormatError, match="not UTF-8 at byte 0"):
+    with pytest.raises(FileFormatError, match="not UTF-8: byte 0x.. at position 0"):
         Tokenizer.from_file(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text("{")
     with pytest.raises(FileFormatError, match="tokenizer_config.json is not JSON"):
