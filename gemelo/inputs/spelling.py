@@ -12,11 +12,13 @@ stream would have said, so that streamed and unstreamed answers cannot differ.
 """
 
 import codecs
+import json
 from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Protocol
 
-from gemelo.errors import FileFormatError
+from gemelo.errors import FileFormatError, UnsupportedError
 from gemelo.inputs.sentencepiece_model import pack_model
 from gemelo.inputs.tokenizer_json import TokenizerJson
 from gemelo.inputs.vocabulary import SPACE, UNUSED, Vocabulary
@@ -59,15 +61,21 @@ class Speller(Protocol):
 class PieceSpeller:
     """SentencePiece: pieces merged by score, what remains spelt in bytes."""
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        """Raises FileFormatError for a vocabulary that the library refuses."""
+    def __init__(self, vocabulary: Vocabulary, silent: Sequence[int] = ()) -> None:
+        """silent: pieces that are never found in a text, because somebody else looks for them.
+
+        Raises FileFormatError for a vocabulary that the library refuses.
+        """
         from sentencepiece import SentencePieceProcessor
 
         self.vocabulary = vocabulary
         self._processor = SentencePieceProcessor()
+        types = vocabulary.types.copy()
+        types[list(silent)] = UNUSED
         try:
-            self._processor.LoadFromSerializedProto(pack_model(vocabulary))
+            self._processor.LoadFromSerializedProto(pack_model(replace(vocabulary, types=types)))
         except RuntimeError as error:
+            vocabulary.check_twice()
             reason = " ".join(str(error).split())
             raise FileFormatError(f"SentencePiece refuses the vocabulary: {reason}") from None
 
@@ -95,19 +103,20 @@ class LibrarySpeller:
     """The `tokenizers` library, for a vocabulary that SentencePiece cannot run."""
 
     def __init__(self, source: TokenizerJson) -> None:
-        """Raises FileFormatError for a file that the library refuses."""
+        """Raises FileFormatError or UnsupportedError for a file that is not run."""
         self._source = source
         self._library = _load_library(source)
-        self.num_ids = max(self._library.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        self.num_ids = source.num_ids
+        # The file's own rule, applied before added strings are looked for: only so are the runs of
+        # spaces among them found, which are stored with U+2581.
+        self._runs_of_spaces = source.spells_spaces and source.passes is None
 
     @property
     def vocabulary(self) -> Vocabulary:
         return self._source.vocabulary()
 
     def spell(self, text: str) -> list[int]:
-        if self._source.spells_spaces:
-            # The file's own rule, applied before added strings are looked for: only so are the
-            # runs of spaces among them found, which are stored with U+2581.
+        if self._runs_of_spaces:
             text = text.replace(" ", SPACE)
         with _library_errors():
             ids: list[int] = self._library.encode(text, add_special_tokens=False).ids
@@ -178,17 +187,77 @@ class _WindowStream:
 
 
 def _load_library(source: TokenizerJson) -> Any:
-    from tokenizers import AddedToken, Tokenizer
+    """The library with a model, steps and strings that were checked; nothing else of the file.
 
+    What a file says of truncation and padding is some training run's.
+    """
+    from tokenizers import Tokenizer
+
+    pipeline = source.pipeline
+    steps = {
+        "normalizer": pipeline.normalizer,
+        "pre_tokenizer": pipeline.pre_tokenizer,
+        "decoder": pipeline.decoder,
+    }
+    bare = {"type": "BPE", "vocab": {}, "merges": []}
     with _library_errors():
-        library = Tokenizer.from_str(source.text)
-        library.no_truncation()  # a file may carry the settings of some training run
-        library.no_padding()
-        # Control strings are taken out before: one that is left over is to be spelt as text.
-        names = [AddedToken(name, special=True, normalized=False) for name in source.controls]
-        library.add_special_tokens(names)
+        library = Tokenizer.from_str(
+            json.dumps({"version": "1.0", "added_tokens": [], "model": bare} | steps)
+        )
+        library.model = _library_model(source)
+        # What is looked for elsewhere is special here: one that is left over is spelt as text.
+        library.add_tokens(_library_strings(source))
         library.encode_special_tokens = True
+    for content, string in source.added.items():
+        if (given := library.token_to_id(content)) != string.id:
+            raise UnsupportedError(
+                f"the added token {content!r:.60} has id {string.id}, where the "
+                f"library that runs it can only give {given}: ids must follow one another"
+            )
     return library
+
+
+def _library_model(source: TokenizerJson) -> Any:
+    """Raises UnsupportedError for a model, or a setting of one, that is not run."""
+    from tokenizers import models
+
+    model = source.model
+    kind, unknown = model.get("type"), model.get("unk_token")
+    for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
+        if model.get(name):
+            raise UnsupportedError(
+                f"the model's {name} = {model[name]!r:.40} is not run: null is, as in Gemma's"
+            )
+    if unknown is not None and unknown not in source.pieces:
+        raise FileFormatError(f"unk_token {unknown!r:.60} is not in the vocab")
+    if kind == "WordLevel":
+        if unknown is None:
+            raise FileFormatError("a WordLevel model needs an unk_token")
+        return models.WordLevel(source.pieces, unknown)
+    if kind not in ("BPE", None):
+        raise UnsupportedError(f"the model is {kind!r:.40}: only BPE and WordLevel are run")
+    flags = {name: bool(model.get(name)) for name in ("fuse_unk", "byte_fallback", "ignore_merges")}
+    return models.BPE(source.pieces, source.merges, unk_token=unknown, **flags)
+
+
+def _library_strings(source: TokenizerJson) -> list[Any]:
+    """The added strings in the order of their ids; special are those it is not to look for."""
+    from tokenizers import AddedToken
+
+    elsewhere = set(source.controls)
+    if source.passes is not None:
+        elsewhere |= {string.content for string in source.passes.raw}
+    return [
+        AddedToken(
+            string.content,
+            single_word=string.single_word,
+            lstrip=string.lstrip,
+            rstrip=string.rstrip,
+            normalized=string.normalized and string.content not in elsewhere,
+            special=string.content in elsewhere,
+        )
+        for string in sorted(source.added.values(), key=lambda string: string.id)
+    ]
 
 
 @contextmanager
@@ -200,4 +269,4 @@ def _library_errors() -> Iterator[None]:
         raise
     except BaseException as error:
         reason = " ".join(str(error).split())
-        raise FileFormatError(f"the tokenizer.json cannot be used: {reason}") from None
+        raise FileFormatError(f"the tokenizers library cannot use it: {reason}") from None
