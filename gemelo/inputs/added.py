@@ -20,8 +20,8 @@ from functools import cached_property
 from typing import Any, NamedTuple, Self
 
 from gemelo.errors import FileFormatError, UnsupportedError
-from gemelo.inputs.vocabulary import SPACE
 
+SPACE = "▁"  # how pieces spell a space
 MAX_STRINGS = 1 << 16
 MAX_STRING_CHARS = 1024
 MAX_LENGTHS = 256  # different lengths of strings that begin alike: each is tried at each place
@@ -71,6 +71,12 @@ class AddedString:
     def has_flags(self) -> bool:
         """Whether finding it takes more than comparing characters."""
         return self.single_word or self.lstrip or self.rstrip
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is another thing than a piece of the same name: pieces write a space as
+        U+2581, and are found in text that does."""
+        return self.has_flags or self.normalized or " " in self.content
 
     @property
     def flags(self) -> str:
@@ -134,7 +140,8 @@ class Finder:
                 start = max(start - _num_spaces_at_end(text[taken:start]), taken)
             if string.rstrip:
                 stop = _SPACE_RUN.match(text, stop).end()  # type: ignore[union-attr]
-            yield Match(string.id, start, stop)
+            if start < stop:  # else it was one of the spaces that the last match took
+                yield Match(string.id, start, stop)
             taken = stop
 
     def _places(self, text: str) -> Iterator[tuple[AddedString, int, int]]:
@@ -147,7 +154,7 @@ class Finder:
             for length in self._lengths[text[start]]:
                 string = self._strings.get(text[start : start + length])
                 if string is not None:
-                    end = start + length
+                    end = start + len(string.content)
                     yield string, start, end
                     break
 
@@ -161,26 +168,30 @@ class Passes:
     late: tuple[AddedString, ...]
 
     @classmethod
-    def of(
-        cls, strings: Iterable[AddedString], controls: Container[str], plain: bool
-    ) -> Self | None:
+    def of(cls, strings: Iterable[AddedString], first: Container[str], plain: bool) -> Self | None:
         """None where it is the same to look for all at once, by comparing characters.
 
-        controls: those that are looked for first whatever their flag says; plain: the normaliser
+        first: those that are looked for first whatever their flag says; plain: the normaliser
         changes nothing but spaces.
         """
         held = list(strings)
-        raw = tuple(s for s in held if not s.normalized or s.content in controls)
-        late = tuple(s for s in held if s.normalized and s.content not in controls)
-        if any(s.has_flags for s in held) or not _is_alike(raw, late, plain):
+        raw = tuple(s for s in held if not s.normalized or s.content in first)
+        late = tuple(s for s in held if s.normalized and s.content not in first)
+        alike = _is_alike(raw, late, plain)
+        if any(s.has_flags or " " in s.content for s in held) or not alike:
             return cls(raw, late)
         return None
 
     @property
+    def flagged(self) -> set[str]:
+        """The strings that are not to be found by comparing characters."""
+        return {string.content for string in (*self.raw, *self.late) if string.is_own}
+
+    @property
     def example(self) -> str:
         """One of the strings that need this, with its flags, for a sentence."""
-        string = max(self.raw + self.late, key=lambda s: (s.has_flags, s.normalized))
-        return f"{string.content!r:.60} ({string.flags})"
+        string = max(self.raw + self.late, key=lambda s: (s.has_flags, s.normalized, s.is_own))
+        return f"{string.content!r:.60} ({string.flags or 'a space in it'})"
 
 
 def _is_alike(raw: Sequence[AddedString], late: Sequence[AddedString], plain: bool) -> bool:

@@ -15,13 +15,13 @@ import codecs
 import json
 from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any, Protocol
 
 from gemelo.errors import FileFormatError, UnsupportedError
+from gemelo.inputs.added import SPACE
 from gemelo.inputs.sentencepiece_model import pack_model
 from gemelo.inputs.tokenizer_json import TokenizerJson
-from gemelo.inputs.vocabulary import SPACE, UNUSED, Vocabulary
+from gemelo.inputs.vocabulary import UNUSED, Vocabulary
 
 
 class IdStream(Protocol):
@@ -61,8 +61,8 @@ class Speller(Protocol):
 class PieceSpeller:
     """SentencePiece: pieces merged by score, what remains spelt in bytes."""
 
-    def __init__(self, vocabulary: Vocabulary, silent: Sequence[int] = ()) -> None:
-        """silent: pieces that are never found in a text, because somebody else looks for them.
+    def __init__(self, vocabulary: Vocabulary, cutting: Vocabulary | None = None) -> None:
+        """cutting: the vocabulary that text is cut by, where somebody else looks for the rest.
 
         Raises FileFormatError for a vocabulary that the library refuses.
         """
@@ -70,10 +70,8 @@ class PieceSpeller:
 
         self.vocabulary = vocabulary
         self._processor = SentencePieceProcessor()
-        types = vocabulary.types.copy()
-        types[list(silent)] = UNUSED
         try:
-            self._processor.LoadFromSerializedProto(pack_model(replace(vocabulary, types=types)))
+            self._processor.LoadFromSerializedProto(pack_model(cutting or vocabulary))
         except RuntimeError as error:
             vocabulary.check_twice()
             reason = " ".join(str(error).split())
@@ -247,6 +245,12 @@ def _library_strings(source: TokenizerJson) -> list[Any]:
     elsewhere = set(source.controls)
     if source.passes is not None:
         elsewhere |= {string.content for string in source.passes.raw}
+    for string in source.added.values():
+        if string.normalized and string.lstrip and not string.content.strip():
+            raise UnsupportedError(
+                f"the added token {string.content!r:.60} is spaces alone, normalized and lstrip: "
+                "the library that runs it fails where two such meet"
+            )
     return [
         AddedToken(
             string.content,

@@ -19,12 +19,12 @@ from typing import Any, Self, SupportsIndex
 
 from gemelo.documents import read_bytes
 from gemelo.errors import FileFormatError, InputError, UnsupportedError
-from gemelo.inputs.added import AddedString, Finder, Passes
+from gemelo.inputs.added import SPACE, AddedString, Finder, Match, Passes
 from gemelo.inputs.sentencepiece_model import MAX_MODEL_BYTES, pack_model, unpack_model
 from gemelo.inputs.spelling import IdStream, LibrarySpeller, PieceSpeller, Speller
 from gemelo.inputs.tokenizer_json import MAX_FILE_BYTES, TokenizerJson
 from gemelo.inputs.tokenizer_settings import Settings, read_settings
-from gemelo.inputs.vocabulary import SOFT_TOKEN, SPACE, Vocabulary, gguf_flag, gguf_id
+from gemelo.inputs.vocabulary import SOFT_TOKEN, Vocabulary, gguf_flag, gguf_id
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,20 +147,14 @@ class Tokenizer:
         if self.passes is None:
             yield from self._controls_finder.cut(text)
             return
-        wanted = self._control_ids
-        done = 0
-        for id, start, stop in self._raw_finder.matches(text, self._soft_ids):
-            if id in wanted:
-                if start > done:
-                    yield text[done:start]
-                yield id
-            elif start >= done:
+        for part in _cut_at(
+            self._control_ids, text, self._raw_finder.matches(text, self._soft_ids)
+        ):
+            if isinstance(part, int):
+                yield part
                 continue
-            else:  # a control took its spaces, and it is found all the same
-                yield text[start:stop]
-            done = stop
-        if done < len(text):
-            yield text[done:]
+            matches = self._late_finder.matches(part.replace(" ", SPACE), self._soft_ids)
+            yield from _cut_at(self._control_ids, part, matches)
 
     def to_gguf(self) -> dict[str, Any]:
         """GGUF key-values that `from_gguf` reads back as this tokenizer.
@@ -192,8 +186,9 @@ class Tokenizer:
         named, unknown = _named(settings, source.added, source.pieces.get)
         source = source.with_added([*settings.added, *named])
         if source.is_gemma:
-            vocabulary = source.vocabulary()
-            speller: Speller = PieceSpeller(vocabulary, _looked_for(source.passes))
+            passes = source.passes
+            cutting = source.without(passes.flagged).vocabulary() if passes else None
+            speller: Speller = PieceSpeller(source.vocabulary(), cutting)
         else:
             speller = LibrarySpeller(source)
         around = source.pipeline.around
@@ -203,10 +198,11 @@ class Tokenizer:
     def _from_model(cls, vocabulary: Vocabulary, settings: Settings) -> Self:
         named, unknown = _named(settings, {s.content: s for s in settings.added}, vocabulary.find)
         added = [*settings.added, *named]
-        vocabulary = vocabulary.with_added((s.content, s.id, s.special) for s in added)
-        controls = vocabulary.controls
-        passes = Passes.of(added, set(controls), plain=True)
-        speller = PieceSpeller(vocabulary, _looked_for(passes))
+        whole = vocabulary.with_added(added)
+        controls = whole.controls
+        passes = Passes.of(added, (), plain=True)
+        rest = [string for string in added if passes and string.content not in passes.flagged]
+        speller = PieceSpeller(whole, vocabulary.with_added(rest) if passes else None)
         return cls._from_speller(speller, controls, settings, None, passes, unknown)
 
     @classmethod
@@ -250,25 +246,25 @@ class Tokenizer:
         ids: list[int] = []
         if self.passes is not None:
             for part in self._raw_finder.cut(text, skipped):
-                ids += [part] if isinstance(part, int) else self._late_ids(part)
+                ids += [part] if isinstance(part, int) else self._late_ids(part, skipped)
             return ids
         for part in self.split(text) if skipped is self._soft_ids else (text,):
             ids += [part] if isinstance(part, int) else self.speller.spell(part)
         return ids
 
-    def _late_ids(self, text: str) -> list[int]:
+    def _late_ids(self, text: str, skipped: Container[int]) -> list[int]:
         """The ids of a text, strings that are looked for in normalised text among them."""
         ids: list[int] = []
         if not self._late_finder:
             return self.speller.spell(text)
-        for part in self._late_finder.cut(text.replace(" ", SPACE)):
+        for part in self._late_finder.cut(text.replace(" ", SPACE), skipped):
             ids += [part] if isinstance(part, int) else self.speller.spell(part)
         return ids
 
     def _check_passes(self) -> None:
         if self.passes is not None:
             raise UnsupportedError(
-                f"the added token {self.passes.example} has flags that neither GGUF nor "
+                f"the added token {self.passes.example} is found by rules that neither GGUF nor "
                 "tokenizer.model can hold; convert to a directory, which keeps tokenizer.json"
             )
 
@@ -341,6 +337,23 @@ def check_text(text: str) -> None:
         ) from None
 
 
+def _cut_at(wanted: Container[int], text: str, matches: Iterable[Match]) -> Iterator[str | int]:
+    """The text with those matches taken out that are wanted; the others stay text."""
+    done = 0
+    for id, start, stop in matches:
+        if id in wanted:
+            if start > done:
+                yield text[done:start]
+            yield id
+        elif start >= done:
+            continue
+        else:  # a control took its spaces, and it is found all the same
+            yield text[start:stop]
+        done = stop
+    if done < len(text):
+        yield text[done:]
+
+
 def _put(id: int | None, wanted: bool) -> tuple[int, ...]:
     return (id,) if wanted and id is not None else ()
 
@@ -366,13 +379,6 @@ def _named(
         else:
             found.append(AddedString(name, id, special=True))
     return found, notices
-
-
-def _looked_for(passes: Passes | None) -> list[int]:
-    """The ids of strings that the spelling is not to find by itself."""
-    if passes is None:
-        return []
-    return [string.id for string in (*passes.raw, *passes.late) if string.flags]
 
 
 def _find(path: Path) -> Path:

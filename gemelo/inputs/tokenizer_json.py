@@ -15,7 +15,7 @@ import codecs
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Self
@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemelo.errors import FileFormatError, UnsupportedError
-from gemelo.inputs.added import MAX_STRINGS, AddedString, Passes
+from gemelo.inputs.added import MAX_STRINGS, SPACE, AddedString, Passes
 from gemelo.inputs.pipeline import Pipeline
 from gemelo.inputs.vocabulary import (
     BYTE,
@@ -33,7 +33,6 @@ from gemelo.inputs.vocabulary import (
     MAX_GAP,
     MAX_PIECE_BYTES,
     NORMAL,
-    SPACE,
     UNKNOWN,
     UNUSED,
     USER_DEFINED,
@@ -89,6 +88,10 @@ class TokenizerJson:
             added[string.content] = replace(string, id=held if known is None else known.id)
         return replace(self, added=added)
 
+    def without(self, strings: Container[str]) -> "TokenizerJson":
+        """The same without some added strings; those that are pieces of the model remain that."""
+        return replace(self, added={c: s for c, s in self.added.items() if c not in strings})
+
     @cached_property
     def pipeline(self) -> Pipeline:
         """The steps around the model; raises UnsupportedError for one that is not run."""
@@ -105,9 +108,12 @@ class TokenizerJson:
 
     @cached_property
     def passes(self) -> Passes | None:
-        """How the added strings are to be looked for where that takes more than comparing."""
+        """How the added strings are to be looked for where that takes more than comparing.
+
+        The library that runs other vocabularies is never shown a control string: all are first.
+        """
         plain = self.top.get("normalizer") in (None, _SPACES_REPLACED)
-        return Passes.of(self.added.values(), set(self.controls), plain)
+        return Passes.of(self.added.values(), () if self.is_gemma else self.controls, plain)
 
     @property
     def spells_spaces(self) -> bool:

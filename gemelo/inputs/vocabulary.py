@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemelo.errors import FileFormatError, UnsupportedError
+from gemelo.inputs.added import SPACE, AddedString
 from gemelo.strings import Strings
 
 # The kinds of piece, with the numbers that both GGUF and SentencePiece give them.
@@ -35,7 +36,6 @@ CONTROL_NAME = re.compile(
 # A soft token is a seat for a picture or a sound; it is placed, never typed.
 SOFT_TOKEN = re.compile(r"<(?:image|audio|video)_soft_token>")
 
-SPACE = "▁"  # how pieces spell a space
 MAX_PIECE_BYTES = 4096
 MAX_PIECES = 1 << 19
 MAX_GAP = 65_536  # ids without a piece, at most
@@ -163,15 +163,15 @@ class Vocabulary:
         """The id of the first piece written `name`, or None."""
         return _find(self.text, self.ends, name.replace(" ", SPACE))
 
-    def with_added(self, strings: Iterable[tuple[str, int, bool]]) -> Self:
-        """The same with (piece, id, whether it is a control string) put in place or added behind.
+    def with_added(self, strings: Iterable[AddedString]) -> Self:
+        """The same with some strings put in the place that their ids give, or added behind.
 
         Raises FileFormatError for an id far behind the last piece.
         """
         added = list(strings)
         if not added:
             return self
-        size = max(len(self), *(id + 1 for _, id, _ in added))
+        size = max(len(self), *(string.id + 1 for string in added))
         if size > len(self) + len(added) + MAX_GAP:
             raise FileFormatError(
                 f"an added token has id {size - 1} behind {len(self)} pieces: at most {MAX_GAP} "
@@ -182,10 +182,10 @@ class Vocabulary:
         pieces += [f"[PAD{id}]" for id in range(len(pieces), size)]
         scores = np.append(self.scores, np.zeros(spare, np.float32))
         types = np.append(self.types, np.full(spare, UNUSED, np.uint8))
-        for piece, id, is_control in added:
-            pieces[id] = piece
-            if types[id] != UNKNOWN:
-                types[id] = CONTROL if is_control else USER_DEFINED
+        for string in added:
+            pieces[string.id] = string.content
+            if types[string.id] != UNKNOWN:
+                types[string.id] = CONTROL if string.special else USER_DEFINED
         ids = {"bos": self.bos_id, "eos": self.eos_id, "unk": self.unk_id, "pad": self.pad_id}
         known = {name: id for name, id in ids.items() if id is not None}
         return self.from_pieces(pieces, scores, types, known)
