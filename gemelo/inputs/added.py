@@ -116,14 +116,14 @@ class Finder:
     def _openings(self) -> re.Pattern[str]:
         return re.compile("|".join(map(re.escape, sorted(self._lengths))) or r"(?!)")
 
-    def cut(self, text: str, skipped: Container[int] = ()) -> Iterator[str | int]:
-        """The text with what is found in it taken out: text, id, text, id, ..."""
+    def cut(self, text: str, skipped: Container[int] = ()) -> Iterator[str | Match]:
+        """The text with what is found in it taken out: text, match, text, match, ..."""
         done = 0
-        for id, start, stop in self.matches(text, skipped):
-            if start > done:
-                yield text[done:start]
-            yield id
-            done = stop
+        for match in self.matches(text, skipped):
+            if match.start > done:
+                yield text[done : match.start]
+            yield match
+            done = match.stop
         if done < len(text):
             yield text[done:]
 

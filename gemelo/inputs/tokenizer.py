@@ -145,16 +145,15 @@ class Tokenizer:
     def split(self, text: str) -> Iterator[str | int]:
         """Cut `text` at its control strings, the longest at each place: text, id, text, id, ..."""
         if self.passes is None:
-            yield from self._controls_finder.cut(text)
+            yield from self._controls_of(self._controls_finder, text)
             return
-        for part in _cut_at(
-            self._control_ids, text, self._raw_finder.matches(text, self._soft_ids)
-        ):
-            if isinstance(part, int):
+        for part in self._raw_finder.cut(text, self._soft_ids):
+            if isinstance(part, Match):
+                yield self._control_or_text(part, text)
+            elif self._late_finder:
+                yield from self._controls_of(self._late_finder, part.replace(" ", SPACE))
+            else:
                 yield part
-                continue
-            matches = self._late_finder.matches(part.replace(" ", SPACE), self._soft_ids)
-            yield from _cut_at(self._control_ids, part, matches)
 
     def to_gguf(self) -> dict[str, Any]:
         """GGUF key-values that `from_gguf` reads back as this tokenizer.
@@ -244,13 +243,21 @@ class Tokenizer:
     def _ids(self, text: str, skipped: Container[int]) -> list[int]:
         """The ids of a text, in which the added strings in `skipped` are spelt out."""
         ids: list[int] = []
-        if self.passes is not None:
-            for part in self._raw_finder.cut(text, skipped):
-                ids += [part] if isinstance(part, int) else self._late_ids(part, skipped)
+        if self.passes is None:
+            for run in self.split(text) if skipped is self._soft_ids else (text,):
+                ids += [run] if isinstance(run, int) else self.speller.spell(run)
             return ids
-        for part in self.split(text) if skipped is self._soft_ids else (text,):
-            ids += [part] if isinstance(part, int) else self.speller.spell(part)
+        for part in self._raw_finder.cut(text, skipped):
+            ids += [part.id] if isinstance(part, Match) else self._late_ids(part, skipped)
         return ids
+
+    def _controls_of(self, finder: Finder, text: str) -> Iterator[str | int]:
+        for part in finder.cut(text, self._soft_ids):
+            yield part if isinstance(part, str) else self._control_or_text(part, text)
+
+    def _control_or_text(self, match: Match, text: str) -> str | int:
+        """Only instructions are taken out of a text; other strings are found when it is spelt."""
+        return match.id if match.id in self._control_ids else text[match.start : match.stop]
 
     def _late_ids(self, text: str, skipped: Container[int]) -> list[int]:
         """The ids of a text, strings that are looked for in normalised text among them."""
@@ -258,7 +265,7 @@ class Tokenizer:
         if not self._late_finder:
             return self.speller.spell(text)
         for part in self._late_finder.cut(text.replace(" ", SPACE), skipped):
-            ids += [part] if isinstance(part, int) else self.speller.spell(part)
+            ids += [part.id] if isinstance(part, Match) else self.speller.spell(part)
         return ids
 
     def _check_passes(self) -> None:
@@ -335,23 +342,6 @@ def check_text(text: str) -> None:
             f"character {error.start} of the text is U+{code:04X}, half of a surrogate pair: "
             "decode the text as UTF-8 first"
         ) from None
-
-
-def _cut_at(wanted: Container[int], text: str, matches: Iterable[Match]) -> Iterator[str | int]:
-    """The text with those matches taken out that are wanted; the others stay text."""
-    done = 0
-    for id, start, stop in matches:
-        if id in wanted:
-            if start > done:
-                yield text[done:start]
-            yield id
-        elif start >= done:
-            continue
-        else:  # a control took its spaces, and it is found all the same
-            yield text[start:stop]
-        done = stop
-    if done < len(text):
-        yield text[done:]
 
 
 def _put(id: int | None, wanted: bool) -> tuple[int, ...]:
