@@ -17,7 +17,7 @@ from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from gemelo.errors import FileFormatError, UnsupportedError
+from gemelo.errors import FileFormatError, GemeloError, UnsupportedError
 from gemelo.inputs.added import SPACE
 from gemelo.inputs.sentencepiece_model import pack_model
 from gemelo.inputs.tokenizer_json import TokenizerJson
@@ -103,8 +103,8 @@ class LibrarySpeller:
     def __init__(self, source: TokenizerJson) -> None:
         """Raises FileFormatError or UnsupportedError for a file that is not run."""
         self._source = source
-        self._library = _load_library(source)
         self.num_ids = source.num_ids
+        self._library = _load_library(source)
         # The file's own rule, applied before added strings are looked for: only so are the runs of
         # spaces among them found, which are stored with U+2581.
         self._runs_of_spaces = source.spells_spaces and source.passes is None
@@ -151,6 +151,9 @@ def _surface(vocabulary: Vocabulary, id: int, hidden: Container[int]) -> bytes:
     return vocabulary.surface(id)
 
 
+_MOST_HELD = 8  # ids that may wait for the rest of a character, of which four bytes are the most
+
+
 class _WindowStream:
     """An id's text may depend on its neighbours: decode a short window, say what is new in it.
 
@@ -167,14 +170,15 @@ class _WindowStream:
             return ""
         self._window.append(id)
         text = self._decode(self._window)
-        return "" if text.endswith("\ufffd") else self._say(text)
+        is_half = text.endswith("\ufffd") and len(self._window) - self._num_said < _MOST_HELD
+        return "" if is_half else self._say(text)
 
     def flush(self) -> str:
         return self._say(self._decode(self._window))
 
     def _say(self, text: str) -> str:
         new = text[len(self._said) :]
-        if new:
+        if new or len(self._window) - self._num_said >= _MOST_HELD:
             self._window = self._window[self._num_said :]
             self._num_said, self._said = len(self._window), self._decode(self._window)
         return new
@@ -220,7 +224,7 @@ def _library_model(source: TokenizerJson) -> Any:
     from tokenizers import models
 
     model = source.model
-    kind, unknown = model.get("type"), model.get("unk_token")
+    unknown = model.get("unk_token")
     for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(name):
             raise UnsupportedError(
@@ -228,12 +232,10 @@ def _library_model(source: TokenizerJson) -> Any:
             )
     if unknown is not None and unknown not in source.pieces:
         raise FileFormatError(f"unk_token {unknown!r:.60} is not in the vocab")
-    if kind == "WordLevel":
+    if model.get("type") == "WordLevel":
         if unknown is None:
             raise FileFormatError("a WordLevel model needs an unk_token")
         return models.WordLevel(source.pieces, unknown)
-    if kind not in ("BPE", None):
-        raise UnsupportedError(f"the model is {kind!r:.40}: only BPE and WordLevel are run")
     flags = {name: bool(model.get(name)) for name in ("fuse_unk", "byte_fallback", "ignore_merges")}
     return models.BPE(source.pieces, source.merges, unk_token=unknown, **flags)
 
@@ -269,7 +271,7 @@ def _library_errors() -> Iterator[None]:
     """The library raises bare Exception, and for some broken files panics, below Exception."""
     try:
         yield
-    except (KeyboardInterrupt, SystemExit):
+    except (KeyboardInterrupt, SystemExit, GemeloError):
         raise
     except BaseException as error:
         reason = " ".join(str(error).split())

@@ -41,7 +41,7 @@ from gemelo.inputs.vocabulary import (
 
 MAX_FILE_BYTES = 64 << 20  # Gemma's has 32 MiB
 # Gemma's has 8,427 braces, half a million brackets and 1.3 million commas.
-MAX_MARKS = {b"{": 1 << 17, b"[": 1 << 20, b",": 1 << 22}
+MAX_MARKS = {b"{": 1 << 17, b"[": 1 << 20, b",": 1 << 21}
 MAX_VOCAB = 1 << 19
 MAX_MERGES = 1 << 20
 # Gemma 3's and 3n's pieces that are neither control strings nor runs nor bytes, in id order.
@@ -165,6 +165,10 @@ class TokenizerJson:
     @cached_property
     def pieces(self) -> dict[str, int]:
         """The model's own pieces and their ids. Raises FileFormatError for what is no such list."""
+        if self.model.get("type") not in (None, "BPE", "WordLevel"):
+            raise UnsupportedError(
+                f"the model is {self.model['type']!r:.40}: only BPE and WordLevel are run"
+            )
         vocab = self.model.get("vocab")
         if not isinstance(vocab, dict) or not 0 < len(vocab) <= MAX_VOCAB:
             raise FileFormatError(

@@ -125,7 +125,7 @@ def hostile_files() -> dict[str, bytes]:
     model = pack_model(Vocabulary.from_gguf(small_vocabulary()))
     files["deep"] = DEEP
     files["lists"] = b'{"added_tokens": [' + b"[]," * 3_000_000
-    files["numbers"] = b'{"added_tokens": [' + b"1.5," * 5_000_000
+    files["numbers"] = b'{"added_tokens": [' + b"1.5," * 3_000_000
     files["behind"] = json.dumps(honest()).encode()[:-1] + b', "normalizer": {"type": "Nmt"}}'
     files["digits"] = b'{"added_tokens": [], "x": ' + b"9" * 1_000_000 + b"}"
     files["empty records.model"] = b"\x0a\x00" * 7_000_000
