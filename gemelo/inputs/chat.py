@@ -129,7 +129,7 @@ def complete(parts: Sequence[Part], tokenizer: Tokenizer, album: Album) -> Promp
             pieces += tokenizer.split(part.text)
         else:
             pieces += album.unfold(part)
-    return _prompt(expand(pieces, album.senses, tokenizer), album)
+    return _prompt(tokenizer.framed(expand(pieces, album.senses, tokenizer)), album)
 
 
 def _unfolded(messages: Sequence[_Message], album: Album | None) -> list[_Said]:

@@ -151,7 +151,7 @@ def _surface(vocabulary: Vocabulary, id: int, hidden: Container[int]) -> bytes:
     return vocabulary.surface(id)
 
 
-_MOST_HELD = 8  # ids that may wait for the rest of a character, of which four bytes are the most
+_MOST_HELD = 1024  # ids that may wait for the rest of a character; to the library, a run of bytes
 
 
 class _WindowStream:

@@ -158,15 +158,22 @@ class Tokenizer:
     def to_gguf(self) -> dict[str, Any]:
         """GGUF key-values that `from_gguf` reads back as this tokenizer.
 
-        Raises UnsupportedError for a vocabulary without scores.
+        Raises UnsupportedError for a vocabulary without scores, or rules that it cannot hold.
         """
         self._check_passes()
+        if len(self._other_stop_ids) > 2:
+            raise UnsupportedError(
+                f"{len(self._other_stop_ids) + 1} ids end an answer beside <end_of_turn>, "
+                "where a GGUF has room for 3: shorten eos_token_id in generation_config.json"
+            )
         written = self.speller.vocabulary.to_gguf()
         for key, id in (("bos", self.bos_id), ("eos", self.eos_id)):
             if id is not None:
                 written[f"tokenizer.ggml.{key}_token_id"] = id
         written["tokenizer.ggml.add_bos_token"] = bool(self.before)
         written["tokenizer.ggml.add_eos_token"] = bool(self.after)
+        for key, id in zip(("eot", "eom"), self._other_stop_ids, strict=False):
+            written[f"tokenizer.ggml.{key}_token_id"] = id
         if self.chat_template is not None:
             written["tokenizer.chat_template"] = self.chat_template
         return written
@@ -296,6 +303,11 @@ class Tokenizer:
     def _soft_ids(self) -> frozenset[int]:
         """The ids that are placed and never read from a text."""
         return frozenset(id for name, id in self.controls.items() if SOFT_TOKEN.fullmatch(name))
+
+    @cached_property
+    def _other_stop_ids(self) -> list[int]:
+        """What ends an answer and is neither the end of a text nor known by its name."""
+        return sorted(set(self.stop_ids) - set(_stops(self.controls, (self.eos_id,))))
 
     @cached_property
     def _controls_finder(self) -> Finder:
