@@ -166,20 +166,21 @@ class Passes:
 
     raw: tuple[AddedString, ...]
     late: tuple[AddedString, ...]
+    spaced: bool
 
     @classmethod
-    def of(cls, strings: Iterable[AddedString], first: Container[str], plain: bool) -> Self | None:
+    def of(cls, strings: Iterable[AddedString], first: Container[str], spaced: bool) -> Self | None:
         """None where it is the same to look for all at once, by comparing characters.
 
-        first: those that are looked for first whatever their flag says; plain: the normaliser
-        changes nothing but spaces.
+        first: those that are looked for first whatever their flag says; spaced: whether
+        normalising writes spaces as U+2581 and does no more.
         """
         held = list(strings)
         raw = tuple(s for s in held if not s.normalized or s.content in first)
         late = tuple(s for s in held if s.normalized and s.content not in first)
-        alike = _is_alike(raw, late, plain)
+        alike = _is_alike(raw, late, spaced)
         if any(s.has_flags or " " in s.content for s in held) or not alike:
-            return cls(raw, late)
+            return cls(raw, late, spaced)
         return None
 
     @property
@@ -194,13 +195,13 @@ class Passes:
         return f"{string.content!r:.60} ({string.flags or 'a space in it'})"
 
 
-def _is_alike(raw: Sequence[AddedString], late: Sequence[AddedString], plain: bool) -> bool:
+def _is_alike(raw: Sequence[AddedString], late: Sequence[AddedString], spaced: bool) -> bool:
     """Whether late strings may be looked for with the others: none holds one of those, or ends as
     one of those begins; and normalising leaves all of them as they are."""
     if not late:
         return True
     size = sum(len(s.content) for s in raw) + sum(len(s.content) ** 2 for s in late)
-    if not plain or size > _MOST_COMPARED:
+    if not spaced or size > _MOST_COMPARED:
         return False
     begun = {begun for s in raw for begun in _beginnings(s.content)}
     whole = {s.content for s in raw}

@@ -246,9 +246,10 @@ def _library_strings(source: TokenizerJson) -> list[Any]:
 
     elsewhere = set(source.controls)
     if source.passes is not None:
-        elsewhere |= {string.content for string in source.passes.raw}
+        late = source.passes.late if source.passes.spaced else ()
+        elsewhere |= {string.content for string in (*source.passes.raw, *late)}
     for string in source.added.values():
-        if string.normalized and string.lstrip and not string.content.strip():
+        if string.content not in elsewhere and string.lstrip and not string.content.strip():
             raise UnsupportedError(
                 f"the added token {string.content!r:.60} is spaces alone, normalized and lstrip: "
                 "the library that runs it fails where two such meet"

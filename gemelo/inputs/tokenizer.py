@@ -206,7 +206,7 @@ class Tokenizer:
         added = [*settings.added, *named]
         whole = vocabulary.with_added(added)
         controls = whole.controls
-        passes = Passes.of(added, (), plain=True)
+        passes = Passes.of(added, (), spaced=True)
         rest = [string for string in added if passes and string.content not in passes.flagged]
         speller = PieceSpeller(whole, vocabulary.with_added(rest) if passes else None)
         return cls._from_speller(speller, controls, settings, None, passes, unknown)
@@ -321,9 +321,8 @@ class Tokenizer:
     @cached_property
     def _late_finder(self) -> Finder:
         """Of strings that the library at work does not look for itself."""
-        late = self.passes.late if self.passes is not None else ()
-        is_ours = isinstance(self.speller, PieceSpeller)
-        return Finder(replace(s, content=s.content.replace(" ", SPACE)) for s in late if is_ours)
+        late = self.passes.late if self.passes is not None and self.passes.spaced else ()
+        return Finder(replace(s, content=s.content.replace(" ", SPACE)) for s in late)
 
 
 class TextStream:

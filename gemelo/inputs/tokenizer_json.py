@@ -110,10 +110,11 @@ class TokenizerJson:
     def passes(self) -> Passes | None:
         """How the added strings are to be looked for where that takes more than comparing.
 
-        The library that runs other vocabularies is never shown a control string: all are first.
+        Where text is normalised in other ways than by writing spaces as U+2581, the library looks
+        for normalised strings itself. It is never shown a control string: those are then first.
         """
-        plain = self.top.get("normalizer") in (None, _SPACES_REPLACED)
-        return Passes.of(self.added.values(), () if self.is_gemma else self.controls, plain)
+        spaced = self.top.get("normalizer") == _SPACES_REPLACED
+        return Passes.of(self.added.values(), () if spaced else self.controls, spaced)
 
     @property
     def spells_spaces(self) -> bool:
