@@ -24,7 +24,7 @@ from gemelo.errors import FileFormatError, UnsupportedError
 SPACE = "▁"  # how pieces spell a space
 MAX_STRINGS = 1 << 16
 MAX_STRING_CHARS = 1024
-MAX_LENGTHS = 256  # different lengths of strings that begin alike: each is tried at each place
+MAX_LENGTHS = 96  # different lengths of strings that begin alike: each is tried at each place
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 _MAX_ID = 1 << 22
 _MOST_COMPARED = 1 << 20  # characters, beyond which strings are rather looked for twice

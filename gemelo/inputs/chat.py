@@ -255,7 +255,7 @@ def _tokens(tokenizer: Tokenizer) -> dict[str, str]:
 
 
 def _with_one_bos(ids: list[int], bos_id: int | None) -> list[int]:
-    if bos_id is None:
+    if bos_id not in ids:
         return ids
     return [bos_id, *(id for id in ids if id != bos_id)]
 

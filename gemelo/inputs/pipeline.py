@@ -30,12 +30,14 @@ Steps = Mapping[str, Mapping[str, Check]]
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Checked steps, as the file has them; around: ids before and after a text, None if unsaid."""
+    """Checked steps, as the file has them; around: ids before and after a text, None if
+    unsaid; strips: whether normalising takes spaces from the ends of a text."""
 
     normalizer: Any = None
     pre_tokenizer: Any = None
     decoder: Any = None
     around: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+    strips: bool = False
 
     @classmethod
     def parse(cls, top: Mapping[str, Any]) -> Self:
@@ -54,7 +56,10 @@ class Pipeline:
         if len(templates) > 1:
             raise UnsupportedError("post_processor has two templates: one is run")
         around = _around(templates[0]) if templates else None
-        return cls(top.get("normalizer"), top.get("pre_tokenizer"), top.get("decoder"), around)
+        strips = any(step["type"] == "Strip" for step in normalizer)
+        return cls(
+            top.get("normalizer"), top.get("pre_tokenizer"), top.get("decoder"), around, strips
+        )
 
 
 def _checked(top: Mapping[str, Any], member: str, listed: str, known: Steps) -> list[Any]:
@@ -152,7 +157,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_prefix(value: Any) -> bool:
-    return _is_text(value) and len(value) <= MAX_PREFIX_CHARS
+    return _is_text(value) and 0 < len(value) <= MAX_PREFIX_CHARS  # of none the library panics
 
 
 def _is_character(value: Any) -> bool:

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from gemelo.errors import FileFormatError, GemeloError, UnsupportedError
-from gemelo.inputs.added import SPACE
+from gemelo.inputs.added import SPACE, AddedString
 from gemelo.inputs.sentencepiece_model import pack_model
 from gemelo.inputs.tokenizer_json import TokenizerJson
 from gemelo.inputs.vocabulary import UNUSED, Vocabulary
@@ -208,7 +208,7 @@ def _load_library(source: TokenizerJson) -> Any:
         )
         library.model = _library_model(source)
         # What is looked for elsewhere is special here: one that is left over is spelt as text.
-        library.add_tokens(_library_strings(source))
+        library.add_tokens(_library_strings(source, library.normalizer))
         library.encode_special_tokens = True
     for content, string in source.added.items():
         if (given := library.token_to_id(content)) != string.id:
@@ -240,7 +240,20 @@ def _library_model(source: TokenizerJson) -> Any:
     return models.BPE(source.pieces, source.merges, unk_token=unknown, **flags)
 
 
-def _library_strings(source: TokenizerJson) -> list[Any]:
+def _check_late(string: AddedString, normalizer: Any, strips: bool) -> None:
+    """Refuse the strings with which the library panics or never ends, at one text or another."""
+    if not string.normalized:
+        return
+    content = string.content if normalizer is None else normalizer.normalize_str(string.content)
+    if strips or not content.strip():
+        raise UnsupportedError(
+            f"the added token {string.content!r:.60} is normalized, "
+            f"{'and the normalizer has a Strip' if strips else 'to nothing or to spaces'}: "
+            "the library that runs this fails at some texts; set normalized to false"
+        )
+
+
+def _library_strings(source: TokenizerJson, normalizer: Any) -> list[Any]:
     """The added strings in the order of their ids; special are those it is not to look for."""
     from tokenizers import AddedToken
 
@@ -249,11 +262,8 @@ def _library_strings(source: TokenizerJson) -> list[Any]:
         late = source.passes.late if source.passes.spaced else ()
         elsewhere |= {string.content for string in (*source.passes.raw, *late)}
     for string in source.added.values():
-        if string.content not in elsewhere and string.lstrip and not string.content.strip():
-            raise UnsupportedError(
-                f"the added token {string.content!r:.60} is spaces alone, normalized and lstrip: "
-                "the library that runs it fails where two such meet"
-            )
+        if string.content not in elsewhere:
+            _check_late(string, normalizer, source.pipeline.strips)
     return [
         AddedToken(
             string.content,

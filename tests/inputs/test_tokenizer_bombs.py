@@ -44,6 +44,14 @@ def wide(file: dict[str, Any], count: int) -> None:
     file["added_tokens"] += [added(f"a{number}", 400 + number) for number in range(count)]
 
 
+def late(file: dict[str, Any], normalizer: dict[str, Any], content: str) -> None:
+    """A string to look for in normalised text, where the library would fail or never end."""
+    file["normalizer"] = normalizer
+    number = max(entry["id"] for entry in file["added_tokens"]) + 1
+    number = max(number, len(file["model"]["vocab"]))
+    file["added_tokens"].append(added(content, number, normalized=True))
+
+
 def replaced(content: str, pattern: dict[str, str] | None = None) -> dict[str, Any]:
     return REPLACE | {"content": content} | ({} if pattern is None else {"pattern": pattern})
 
@@ -70,6 +78,12 @@ HOSTILE: dict[str, Change] = {
         normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAA" * 1000}
     ),
     "prefix": lambda file: file.update(normalizer={"type": "Prepend", "prepend": "x" * 10**6}),
+    "no prefix": lambda file: file.update(normalizer={"type": "Prepend", "prepend": ""}),
+    "a string of nothing": lambda file: late(file, replaced("", {"Regex": " {2,}"}), "  "),
+    "a string of spaces": lambda file: late(file, replaced(" ", {"String": "x"}), "x"),
+    "a string and a strip": lambda file: late(
+        file, {"type": "Strip", "strip_left": True, "strip_right": True}, "zz"
+    ),
     "strip": lambda file: file.update(
         decoder={"type": "Strip", "content": "a", "start": 0, "stop": 7}
     ),

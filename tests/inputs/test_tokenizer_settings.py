@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from gemelo.errors import FileFormatError, GemeloError, UnsupportedError
+from gemelo.inputs import chat
 from gemelo.inputs.pipeline import Pipeline
 from gemelo.inputs.sentencepiece_model import pack_model
 from gemelo.inputs.tokenizer import Tokenizer
@@ -43,6 +45,15 @@ def test_gguf_says_what_is_put_around_a_text(number: type) -> None:
     assert both.encode("hell", bos=False) == plain
     assert "after every text" in both.notices[0]
     assert of_gguf(bos_token_id=4).encode("hell") == [4, *plain]
+
+
+@pytest.mark.parametrize("add_bos", [True, False])
+def test_a_conversation_begins_as_the_file_says(add_bos: bool) -> None:
+    tokenizer = of_gguf(add_bos_token=add_bos, add_eos_token=True)
+    for source, begins in (("{{ bos_token }}hell", True), ("hell", add_bos)):
+        ready = replace(tokenizer, chat_template=source + "{{ messages[0].content[:0] }}")
+        ids = chat.render([{"role": "user", "content": "in"}], ready).ids
+        assert list(ids) == [2] * begins + [HELL]
 
 
 def test_what_is_put_around_a_text_is_written_again() -> None:
