@@ -18,11 +18,11 @@ float32.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -110,8 +110,10 @@ def read(
         tree = assemble(source, format, activation_dtype(source, format), device, progress)
         settle(tree.language_model)
     lost = cpu.what_is_lost() if is_quantised(tree) else None
-    notices = (*source.notices, *preprocessor.notices, *(() if lost is None else (lost,)))
-    return Checkpoint(path, source.config, tree, tokenizer.result(), format, notices, preprocessor)
+    spelling = tokenizer.result()
+    told = () if lost is None else (lost,)
+    notices = (*source.notices, *preprocessor.notices, *spelling.notices, *told)
+    return Checkpoint(path, source.config, tree, spelling, format, notices, preprocessor)
 
 
 def is_quantised(tree: nn.Module) -> bool:
@@ -147,7 +149,14 @@ def tokenizer_of(source: Source) -> Tokenizer:
     """The tokenizer that came with an open source."""
     if source.facts is None:
         return Tokenizer.from_file(source.path)
-    return Tokenizer.from_gguf(source.facts)
+    return _tokenizer_of_gguf(source.path, source.facts)
+
+
+def _tokenizer_of_gguf(path: Path, facts: Mapping[str, Any]) -> Tokenizer:
+    try:
+        return Tokenizer.from_gguf(facts)
+    except GemeloError as error:
+        raise type(error)(f"{path}: {error}") from None
 
 
 def preprocessor_of(source: Source) -> Preprocessor:
@@ -161,7 +170,7 @@ def read_tokenizer(path: Path) -> Tokenizer:
     """The tokenizer of a model file or directory, without its weights."""
     if path.is_dir():
         return Tokenizer.from_file(path)
-    return Tokenizer.from_gguf(GGUFFile(path).metadata)
+    return _tokenizer_of_gguf(path, GGUFFile(path).metadata)
 
 
 # ---- building ------------------------------------------------------------------------------------

@@ -262,7 +262,8 @@ def _tokenizer_config(tokenizer: Tokenizer) -> dict[str, Any]:
         if token is not None
     }
     template = {} if tokenizer.chat_template is None else {"chat_template": tokenizer.chat_template}
-    return {"tokenizer_class": "GemmaTokenizer", "add_bos_token": True} | known | template
+    around = {"add_bos_token": bool(tokenizer.before), "add_eos_token": bool(tokenizer.after)}
+    return {"tokenizer_class": "GemmaTokenizer"} | around | known | template
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

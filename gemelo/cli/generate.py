@@ -30,11 +30,15 @@ Prompt = Annotated[
     str,
     typer.Argument(
         metavar="PROMPT|-",
-        help="The text; - reads stdin, less one last line's end. After -- it may begin with -.",
+        help="The text; - reads stdin, where CRLF ends a line as LF does, less one last line's end "
+        "and a byte order mark. After -- it may begin with -.",
     ),
 ]
 Text = Annotated[
-    str, typer.Argument(metavar="TEXT|-", help="The text; - reads stdin, exactly as it is.")
+    str,
+    typer.Argument(
+        metavar="TEXT|-", help="The text; - reads stdin, less a byte order mark and else exactly."
+    ),
 ]
 
 
@@ -160,8 +164,8 @@ def printable(piece: str) -> str:
 
 def _prompt_text(prompt: str) -> str:
     text = argument_or_stdin(prompt)
-    if prompt == "-":
-        text = text.removesuffix("\n")  # `echo text |` means text
+    if prompt == "-":  # `echo text |` means text, on Windows too
+        text = text.replace("\r\n", "\n").removesuffix("\n")
     if not text:
         raise InputError("the prompt is empty; give a text, or - to read stdin")
     return text

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from gemelo.cli import elastic
 from gemelo.cli.answer import answer, tell_end, tell_timings
 from gemelo.cli.conversation import TEXT_ONLY, Conversation
-from gemelo.cli.terminal import decoded, interactive, note, page, show, size
+from gemelo.cli.terminal import interactive, note, page, show, size, text_lines
 from gemelo.engine.sampling import Sampling
 from gemelo.errors import GemeloError, InputError, UnavailableError
 from gemelo.inputs.media import Kind, MediaPart, opened
@@ -252,10 +252,10 @@ def lines(quiet: bool) -> Iterator[str]:
 def piped(source: Iterable[bytes]) -> Iterator[str]:
     """Lines as inputs, quoted blocks whole. Raises `InputError` for what is not UTF-8."""
     block = ""
-    for raw in source:
-        block += decoded(raw)
+    for line in text_lines(source):
+        block += line
         if not unclosed(block):
-            yield block.rstrip("\r\n")
+            yield block.removesuffix("\n")
             block = ""
     if block:
         raise InputError(f"stdin ended inside {QUOTES}")

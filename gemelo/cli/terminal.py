@@ -16,7 +16,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -27,6 +27,13 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 MOST_NOTED = 2000  # characters of a line for people
+# What PowerShell writes. The longer mark comes first: it begins as the shorter one does.
+_MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 _PATIENCE_S = 0.5  # work shorter than this gets no bar
 _CONTROLS = dict.fromkeys((*range(32), *range(127, 160)), "\N{REPLACEMENT CHARACTER}")
 _CONTROLS |= {ord(kept): kept for kept in "\n\t"}
@@ -99,23 +106,50 @@ def argument_or_stdin(argument: str) -> str:
 
 
 def read_stdin() -> str:
-    """Everything on stdin, exactly, as UTF-8."""
+    """Everything on stdin as text, without a byte order mark and else exactly."""
     if sys.stdin is None:
         raise InputError("there is no stdin to read the text from; give it as an argument")
     if sys.stdin.isatty():
         note("reading the text from the terminal; Ctrl-D ends it")
-    return decoded(sys.stdin.buffer.read())
+    raw = sys.stdin.buffer.read()
+    return decoded(raw, _decoder(raw), final=True)
 
 
-def decoded(raw: bytes) -> str:
-    """UTF-8 bytes from stdin as text."""
+def text_lines(source: Iterable[bytes]) -> Iterator[str]:
+    """The lines of a stream of bytes as they come, each with a line feed for its end.
+
+    What ends a line on Windows, a carriage return before the line feed, is one end as well.
+    """
+    decoder: codecs.IncrementalDecoder | None = None
+    held = ""
+    for raw in source:
+        decoder = decoder or _decoder(raw)
+        *whole, held = (held + decoded(raw, decoder)).split("\n")
+        yield from (line.removesuffix("\r") + "\n" for line in whole)
+    if decoder is not None:
+        held += decoded(b"", decoder, final=True)
+    if held:
+        yield held
+
+
+def decoded(raw: bytes, decoder: codecs.IncrementalDecoder, *, final: bool = False) -> str:
+    """The next bytes from stdin as text. Raises `InputError` for what is none."""
     try:
-        return raw.decode("utf-8")
+        return decoder.decode(raw, final)
     except UnicodeDecodeError as error:
+        encoding = "UTF-8" if error.encoding.startswith("utf-8") else error.encoding.upper()
         raise InputError(
-            f"stdin is not UTF-8: byte 0x{raw[error.start]:02x} at position {error.start}; "
-            "convert it first, for example with iconv"
+            f"stdin is not {encoding}: byte 0x{error.object[error.start]:02x} at position "
+            f"{error.start}; convert it first, for example with iconv"
         ) from None
+
+
+def _decoder(beginning: bytes) -> codecs.IncrementalDecoder:
+    """Of UTF-8, unless a byte order mark says what else; the mark is no part of the text."""
+    for mark, encoding in _MARKS.items():
+        if beginning.startswith(mark):
+            return codecs.getincrementaldecoder(encoding)()
+    return codecs.getincrementaldecoder("utf-8-sig")()
 
 
 def checked_text(what: str, text: str) -> str:

@@ -130,7 +130,7 @@ def complete(parts: Sequence[Part], tokenizer: Tokenizer, album: Album) -> Promp
             pieces += tokenizer.split(part.text)
         else:
             pieces += album.unfold(part)
-    return _prompt(expand(pieces, album.senses, tokenizer), album)
+    return _prompt(tokenizer.framed(expand(pieces, album.senses, tokenizer)), album)
 
 
 def _unfolded(messages: Sequence[_Message], album: Album | None) -> list[_Said]:
@@ -241,7 +241,7 @@ def _tokens(tokenizer: Tokenizer) -> dict[str, str]:
 
 
 def _with_one_bos(ids: list[int], bos_id: int | None) -> list[int]:
-    if bos_id is None:
+    if bos_id not in ids:
         return ids
     return [bos_id, *(id for id in ids if id != bos_id)]
 

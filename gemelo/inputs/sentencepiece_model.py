@@ -9,17 +9,24 @@ library loads is always the one written here, from checked values.
     vocabulary = unpack_model(Path("tokenizer.model").read_bytes()); pack_model(vocabulary)
 """
 
-from typing import Any
+from array import array
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gemelo.errors import FileFormatError, UnsupportedError
-from gemelo.inputs.vocabulary import BYTE, CONTROL, NORMAL, UNKNOWN, Vocabulary
+from gemelo.inputs.vocabulary import BYTE, CONTROL, MAX_PIECES, NORMAL, UNKNOWN, Vocabulary
+
+MAX_MODEL_BYTES = 16 << 20  # Gemma's has 4.5 MiB
+MAX_BLOCK_BYTES = 1 << 20  # of a block that is no piece, and of all pieces that are read singly
+MAX_BLOCKS = 64
 
 # Wire types and the field numbers of sentencepiece_model.proto that matter here.
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_PIECES, _TRAINER, _NORMALIZER = 1, 2, 3
+_PIECES, _TRAINER, _NORMALIZER, _DENORMALIZER = 1, 2, 3, 5
+_BLOCKS = (_PIECES, _TRAINER, _NORMALIZER, _DENORMALIZER)
 _PIECE, _SCORE, _TYPE = 1, 2, 3
 _MODEL_TYPE, _VOCAB_SIZE, _SPACE_SUFFIX, _BYTE_FALLBACK = 3, 4, 24, 35
 _ID_FIELDS = {"unk": 40, "bos": 41, "eos": 42, "pad": 43}
@@ -50,12 +57,14 @@ def unpack_model(message: bytes) -> Vocabulary:
     """
     starts, ends, specs = _walk(message)
     pieces, scores, types = _unpack_pieces(message, starts, ends)
-    trainer = _fields(message, *specs[_TRAINER]) if _TRAINER in specs else {}
-    normalizer = _fields(message, *specs[_NORMALIZER]) if _NORMALIZER in specs else {}
-    _check_rules(trainer, normalizer)
-    ids = {name: trainer.get(field, -1) for name, field in _ID_FIELDS.items()}
-    ids = {name: id for name, id in ids.items() if isinstance(id, int) and 0 <= id < len(starts)}
-    return Vocabulary.from_pieces(pieces, scores, types, ids)
+    trainer = _Record.read(specs.get(_TRAINER, b""), "trainer_spec")
+    normalizer = _Record.read(specs.get(_NORMALIZER, b""), "normalizer_spec")
+    denormalizer = _Record.read(specs.get(_DENORMALIZER, b""), "denormalizer_spec")
+    _check_rules(trainer, normalizer, denormalizer, bool((types == BYTE).any()))
+    ids = {name: trainer.number(field, -1) for name, field in _ID_FIELDS.items()}
+    return Vocabulary.from_pieces(
+        pieces, scores, types, {name: id for name, id in ids.items() if id >= 0}
+    )
 
 
 def _pack_pieces(vocabulary: Vocabulary) -> bytes:
@@ -165,28 +174,34 @@ def _number(value: int) -> bytes:
     return bytes(out)
 
 
-def _walk(message: bytes) -> tuple[NDArray[np.int64], NDArray[np.int64], dict[int, Any]]:
-    """(V,) starts and (V,) ends of the piece records; field -> (start, end) of the other blocks."""
-    starts: list[int] = []
-    ends: list[int] = []
-    specs: dict[int, Any] = {}
+def _walk(message: bytes) -> tuple[NDArray[np.int64], NDArray[np.int64], dict[int, bytes]]:
+    """(V,) starts and (V,) ends of the piece records; field -> the bytes of the other blocks."""
+    starts, ends = array("q"), array("q")
+    specs: dict[int, list[bytes]] = {}
     at, end = 0, len(message)
     while at < end:
         # Almost every record is a piece below 128 bytes: one comparison, no function call.
         if message[at] == _PIECE_TAG and at + 1 < end and message[at + 1] < 0x80:
             start, at = at + 2, at + 2 + message[at + 1]
-            field = _PIECES
         else:
-            field, value, at = _field(message, at, end)
-            start = value[0] if isinstance(value, tuple) else at
+            field, wire, value, at = _field(message, at, end)
+            if field in _BLOCKS and wire != _BYTES:
+                raise FileFormatError(f"not a tokenizer.model: field {field} has wire type {wire}")
             if field != _PIECES:
-                specs[field] = (start, at)
+                parts = specs.setdefault(field, [])
+                parts.append(value if isinstance(value, bytes) else b"")
+                if len(parts) > MAX_BLOCKS or len(specs) > MAX_BLOCKS:
+                    raise FileFormatError(f"tokenizer.model: more than {MAX_BLOCKS} blocks")
                 continue
+            start = at - len(value)
         starts.append(start)
         ends.append(at)
+        if len(starts) > MAX_PIECES:
+            raise FileFormatError(f"tokenizer.model has more than {MAX_PIECES} pieces")
     if at != end or not starts:
         raise FileFormatError(f"not a tokenizer.model: {len(starts)} pieces in {end} bytes")
-    return np.array(starts, np.int64), np.array(ends, np.int64), specs
+    joined = {field: b"".join(parts) for field, parts in specs.items()}  # parts of one block
+    return np.array(starts, np.int64), np.array(ends, np.int64), joined
 
 
 def _unpack_pieces(
@@ -206,43 +221,67 @@ def _unpack_pieces(
         message[start + 2 : end]
         for start, end in zip(starts.tolist(), score_at.tolist(), strict=True)
     ]
-    for id in np.flatnonzero(~plain).tolist():
-        fields = _fields(message, int(starts[id]), int(ends[id]))
-        pieces[id] = _text(fields.get(_PIECE, b""))
-        scores[id] = _float(fields.get(_SCORE, bytes(4)))
-        types[id] = _small(fields.get(_TYPE, NORMAL))
+    odd = np.flatnonzero(~plain)
+    if int((ends - starts)[odd].sum()) > MAX_BLOCK_BYTES:
+        raise FileFormatError(f"tokenizer.model: {len(odd)} pieces are not written as usual")
+    for id in odd.tolist():
+        record = _Record.read(message[starts[id] : ends[id]], f"piece {id}")
+        pieces[id] = record.block(_PIECE)  # an empty one is refused later
+        scores[id] = record.float(_SCORE)
+        types[id] = min(max(record.number(_TYPE, NORMAL), 0), 0x7F)  # refused later
     return pieces, scores, types
 
 
-def _text(value: Any) -> bytes:
-    return value if isinstance(value, bytes) else b""  # an empty piece is refused later
+@dataclass(frozen=True)
+class _Record:
+    """The fields of a message by number, each with its wire type and its last value."""
+
+    fields: dict[int, tuple[int, Any]]
+    name: str
+
+    @classmethod
+    def read(cls, message: bytes, name: str) -> Self:
+        """Raises FileFormatError for bytes that are no message, or too many."""
+        if len(message) > MAX_BLOCK_BYTES:
+            raise FileFormatError(
+                f"tokenizer.model: {name} has {len(message)} bytes: the limit is {MAX_BLOCK_BYTES}"
+            )
+        fields: dict[int, tuple[int, Any]] = {}
+        at = 0
+        while at < len(message):
+            field, wire, value, at = _field(message, at, len(message))
+            fields[field] = wire, value
+        return cls(fields, name)
+
+    def number(self, field: int, default: int) -> int:
+        """A whole number; default where the field is absent."""
+        return int(self._value(field, _VARINT, default))
+
+    def block(self, field: int) -> bytes:
+        """Bytes; none where the field is absent."""
+        return bytes(self._value(field, _BYTES, b""))
+
+    def float(self, field: int) -> float:
+        """A float32; 0 where the field is absent."""
+        return float(np.frombuffer(self._value(field, _FIXED32, bytes(4)), "<f4")[0])
+
+    def _value(self, field: int, wire: int, default: Any) -> Any:
+        found, value = self.fields.get(field, (wire, default))
+        if found != wire:
+            raise FileFormatError(
+                f"not a tokenizer.model: {self.name}: field {field} has wire type {found}, "
+                f"expected {wire}"
+            )
+        return value
 
 
-def _float(value: Any) -> float:
-    return float(np.frombuffer(value, "<f4")[0]) if isinstance(value, bytes) else float("nan")
-
-
-def _small(value: Any) -> int:
-    return value if isinstance(value, int) and 0 <= value <= 0x7F else 0  # refused later
-
-
-def _fields(message: bytes, start: int, end: int) -> dict[int, Any]:
-    """Field -> its last value: an int, or the bytes of a block or a fixed-size number."""
-    fields: dict[int, Any] = {}
-    at = start
-    while at < end:
-        field, value, at = _field(message, at, end)
-        fields[field] = message[slice(*value)] if isinstance(value, tuple) else value
-    return fields
-
-
-def _field(message: bytes, at: int, end: int) -> tuple[int, Any, int]:
-    """The field at `at`: its number, its value (an int, or where its bytes are), where it ends."""
+def _field(message: bytes, at: int, end: int) -> tuple[int, int, Any, int]:
+    """The field at `at`: its number, its wire type, its value (an int, or bytes), where it ends."""
     tag, at = _read_number(message, at, end)
     wire = tag & 7
     if wire == _VARINT:
         value, at = _read_number(message, at, end)
-        return tag >> 3, value - (value >> 63 << 64), at
+        return tag >> 3, wire, value - (value >> 63 << 64), at
     if wire == _BYTES:
         size, at = _read_number(message, at, end)
     elif wire in (_FIXED32, _FIXED64):
@@ -251,7 +290,7 @@ def _field(message: bytes, at: int, end: int) -> tuple[int, Any, int]:
         raise FileFormatError(f"not a tokenizer.model: wire type {wire} before byte {at}")
     if size > end - at:
         raise FileFormatError(f"tokenizer.model ends early: {size} bytes wanted at byte {at}")
-    return tag >> 3, (at, at + size), at + size
+    return tag >> 3, wire, message[at : at + size], at + size
 
 
 def _read_number(message: bytes, at: int, end: int) -> tuple[int, int]:
@@ -267,15 +306,20 @@ def _read_number(message: bytes, at: int, end: int) -> tuple[int, int]:
     raise FileFormatError(f"not a tokenizer.model: no number ends at byte {at}")
 
 
-def _check_rules(trainer: dict[int, Any], normalizer: dict[int, Any]) -> None:
+def _check_rules(
+    trainer: _Record, normalizer: _Record, denormalizer: _Record, has_bytes: bool
+) -> None:
     """Refuse what would spell text otherwise than Gemma does; absent fields have defaults."""
     wrong = {
-        "its model is not BPE": trainer.get(_MODEL_TYPE, 1) != _BPE,
-        "it puts spaces at the end of words": trainer.get(_SPACE_SUFFIX, 0) != 0,
-        "it rewrites characters": normalizer.get(_CHARSMAP, b"") != b"",
-        "it adds a leading space": normalizer.get(_DUMMY_PREFIX, 1) != 0,
-        "it trims spaces": normalizer.get(_TRIM_SPACES, 1) != 0,
-        "it does not escape spaces": normalizer.get(_ESCAPE_SPACES, 1) != 1,
+        "its model is not BPE": trainer.number(_MODEL_TYPE, 1) != _BPE,
+        "it puts spaces at the end of words": trainer.number(_SPACE_SUFFIX, 0) != 0,
+        "it has bytes and does not fall back to them": has_bytes
+        and trainer.number(_BYTE_FALLBACK, 0) == 0,
+        "it rewrites characters": normalizer.block(_CHARSMAP) != b"",
+        "it adds a leading space": normalizer.number(_DUMMY_PREFIX, 1) != 0,
+        "it trims spaces": normalizer.number(_TRIM_SPACES, 1) != 0,
+        "it does not escape spaces": normalizer.number(_ESCAPE_SPACES, 1) != 1,
+        "it rewrites the text of ids": denormalizer.block(_CHARSMAP) != b"",
     }
     for reason, found in wrong.items():
         if found:

@@ -144,9 +144,7 @@ def expand(
             ids += tokenizer.encode("".join(map(str, run)), bos=False, special=False)
         else:
             ids += (id for held in run if not isinstance(held, str) for id in held)
-    if bos and tokenizer.bos_id is not None and ids[:1] != [tokenizer.bos_id]:
-        ids.insert(0, tokenizer.bos_id)
-    return ids
+    return tokenizer.begun(ids) if bos else ids
 
 
 def check_room(ids: Sequence[int], senses: Senses, context: int) -> None:

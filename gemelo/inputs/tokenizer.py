@@ -11,22 +11,20 @@ message can end its own turn. A soft token (`<image_soft_token>`) is never read 
 """
 
 import operator
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, SupportsIndex
 
-from gemelo.documents import read_bytes, read_object, read_text
-from gemelo.errors import FileFormatError, InputError
-from gemelo.inputs.sentencepiece_model import pack_model, unpack_model
+from gemelo.documents import read_bytes
+from gemelo.errors import FileFormatError, InputError, UnsupportedError
+from gemelo.inputs.added import SPACE, AddedString, Finder, Match, Passes
+from gemelo.inputs.sentencepiece_model import MAX_MODEL_BYTES, pack_model, unpack_model
 from gemelo.inputs.spelling import IdStream, LibrarySpeller, PieceSpeller, Speller
-from gemelo.inputs.tokenizer_json import TokenizerJson
-from gemelo.inputs.vocabulary import SOFT_TOKEN, Vocabulary, read_id
-
-MAX_FILE_BYTES = 256 << 20
-MAX_TEMPLATE_BYTES = 1 << 20
+from gemelo.inputs.tokenizer_json import MAX_FILE_BYTES, TokenizerJson
+from gemelo.inputs.tokenizer_settings import Settings, read_settings
+from gemelo.inputs.vocabulary import SOFT_TOKEN, Vocabulary, gguf_flag, gguf_id
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +34,9 @@ class Tokenizer:
     speller: the library at work on plain text; controls: every control string and its id; eos_id:
     what the file says ends a text; stop_ids: all ids that end an answer, ascending; chat_template:
     Jinja source, None for a base model. An id is None when the vocabulary has no such piece.
+    before, after: the ids that the file puts around a text: BOS, if it says no other. passes: how
+    added strings are found, where flags make that more than comparing. notices: what of the files
+    has no effect, or an unusual one, a sentence each.
     """
 
     speller: Speller = field(repr=False)
@@ -45,6 +46,10 @@ class Tokenizer:
     pad_id: int | None
     stop_ids: tuple[int, ...]
     chat_template: str | None = field(default=None, repr=False)
+    before: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
+    passes: Passes | None = field(default=None, repr=False)
+    notices: tuple[str, ...] = ()
 
     @classmethod
     def from_file(cls, path: str | Path) -> Self:
@@ -55,16 +60,14 @@ class Tokenizer:
         none, FileFormatError and UnsupportedError for files that cannot be used.
         """
         path = _find(Path(path))
-        settings = _read_settings(path.parent)
-        if path.suffix == ".json":
-            source = TokenizerJson.parse(read_text(path, MAX_FILE_BYTES))
-            if not source.is_gemma:
-                speller = LibrarySpeller(source)
-                return cls._from_speller(speller, source.controls, settings)
-            vocabulary = source.vocabulary()
-        else:
-            vocabulary = unpack_model(read_bytes(path, MAX_FILE_BYTES))
-        return cls._from_vocabulary(vocabulary, settings)
+        settings = read_settings(path.parent)
+        try:
+            if path.suffix == ".json":
+                return cls._from_json(read_bytes(path, MAX_FILE_BYTES), settings)
+            vocabulary = unpack_model(read_bytes(path, MAX_MODEL_BYTES))
+            return cls._from_model(vocabulary, settings)
+        except (FileFormatError, UnsupportedError) as error:
+            raise type(error)(f"{path}: {error}") from None
 
     @classmethod
     def from_gguf(cls, metadata: Mapping[str, Any]) -> Self:
@@ -77,8 +80,22 @@ class Tokenizer:
         if template is not None and not isinstance(template, str):
             raise FileFormatError("tokenizer.chat_template is not a string")
         vocabulary = Vocabulary.from_gguf(metadata)
-        eos, turn_end = (_named(vocabulary, metadata, key) for key in ("eos", "eot"))
-        return cls._from_vocabulary(vocabulary, _Settings(template, eos=eos, turn_end=turn_end))
+        ids = {key: gguf_id(metadata, key, len(vocabulary)) for key in ("bos", "eos", "eot", "eom")}
+        bos_id = vocabulary.bos_id if ids["bos"] is None else ids["bos"]
+        eos_id = vocabulary.eos_id if ids["eos"] is None else ids["eos"]
+        add_bos, add_eos = (gguf_flag(metadata, f"add_{key}_token") for key in ("bos", "eos"))
+        return cls(
+            PieceSpeller(vocabulary),
+            vocabulary.controls,
+            bos_id,
+            eos_id,
+            vocabulary.pad_id,
+            _stops(vocabulary.controls, (eos_id, ids["eot"], ids["eom"])),
+            template,
+            _put(bos_id, add_bos is not False),
+            _put(eos_id, add_eos is True),
+            notices=("the file puts <eos> after every text, prompts too",) if add_eos else (),
+        )
 
     @property
     def vocab_size(self) -> int:
@@ -91,18 +108,24 @@ class Tokenizer:
         return self.chat_template is not None
 
     def encode(self, text: str, *, bos: bool = True, special: bool = True) -> list[int]:
-        """The ids of `text`, after BOS if `bos` (and not twice if the text begins with it).
+        """The ids of `text`, by `bos` with what the file puts around it (BOS, and not twice if the
+        text begins with it).
 
         special: control strings in the text become their ids; else they are spelt out as text,
         which is what text from people needs. Raises InputError for an unpaired surrogate.
         """
         check_text(text)
-        ids: list[int] = []
-        for part in self.split(text) if special else (text,):
-            ids += [part] if isinstance(part, int) else self.speller.spell(part)
-        if bos and self.bos_id is not None and ids[:1] != [self.bos_id]:
-            ids.insert(0, self.bos_id)
-        return ids
+        ids = self._ids(text, self._soft_ids if special else self._control_ids)
+        return self.framed(ids) if bos else ids
+
+    def begun(self, ids: Sequence[int]) -> list[int]:
+        """The ids after what the file puts before a text, which is not put there twice."""
+        count = len(self.before)
+        return [*ids] if tuple(ids[:count]) == self.before else [*self.before, *ids]
+
+    def framed(self, ids: Sequence[int]) -> list[int]:
+        """The ids with what the file puts before and after a text."""
+        return [*self.begun(ids), *self.after]
 
     def decode(self, ids: Iterable[SupportsIndex], *, special: bool = False) -> str:
         """The text of `ids`; control strings show only if `special`.
@@ -121,30 +144,36 @@ class Tokenizer:
 
     def split(self, text: str) -> Iterator[str | int]:
         """Cut `text` at its control strings, the longest at each place: text, id, text, id, ..."""
-        start = 0
-        for opening in self._openings.finditer(text):
-            at = opening.start()
-            if at < start:
-                continue
-            for length in self._control_lengths:
-                id = self._typed_controls.get(text[at : at + length])
-                if id is not None:
-                    if at > start:
-                        yield text[start:at]
-                    yield id
-                    start = at + length
-                    break
-        if start < len(text):
-            yield text[start:]
+        if self.passes is None:
+            yield from self._controls_of(self._controls_finder, text)
+            return
+        for part in self._raw_finder.cut(text, self._soft_ids):
+            if isinstance(part, Match):
+                yield self._control_or_text(part, text)
+            elif self._late_finder:
+                yield from self._controls_of(self._late_finder, part.replace(" ", SPACE))
+            else:
+                yield part
 
     def to_gguf(self) -> dict[str, Any]:
         """GGUF key-values that `from_gguf` reads back as this tokenizer.
 
-        Raises UnsupportedError for a vocabulary without scores.
+        Raises UnsupportedError for a vocabulary without scores, or rules that it cannot hold.
         """
+        self._check_passes()
+        if len(self._other_stop_ids) > 2:
+            raise UnsupportedError(
+                f"{len(self._other_stop_ids) + 1} ids end an answer beside <end_of_turn>, "
+                "where a GGUF has room for 3: shorten eos_token_id in generation_config.json"
+            )
         written = self.speller.vocabulary.to_gguf()
-        if self.eos_id is not None:
-            written["tokenizer.ggml.eos_token_id"] = self.eos_id
+        for key, id in (("bos", self.bos_id), ("eos", self.eos_id)):
+            if id is not None:
+                written[f"tokenizer.ggml.{key}_token_id"] = id
+        written["tokenizer.ggml.add_bos_token"] = bool(self.before)
+        written["tokenizer.ggml.add_eos_token"] = bool(self.after)
+        for key, id in zip(("eot", "eom"), self._other_stop_ids, strict=False):
+            written[f"tokenizer.ggml.{key}_token_id"] = id
         if self.chat_template is not None:
             written["tokenizer.chat_template"] = self.chat_template
         return written
@@ -152,35 +181,106 @@ class Tokenizer:
     def to_sentencepiece(self) -> bytes:
         """The bytes of a tokenizer.model.
 
-        Raises UnsupportedError for a vocabulary without scores.
+        Raises UnsupportedError for a vocabulary without scores, or flags that it cannot hold.
         """
+        self._check_passes()
         return pack_model(self.speller.vocabulary)
 
     @classmethod
-    def _from_vocabulary(cls, vocabulary: Vocabulary, settings: "_Settings") -> Self:
-        held = cls._from_speller(PieceSpeller(vocabulary), vocabulary.controls, settings)
-        return replace(
-            held,
-            bos_id=vocabulary.bos_id if held.bos_id is None else held.bos_id,
-            eos_id=vocabulary.eos_id if held.eos_id is None else held.eos_id,
-            pad_id=vocabulary.pad_id if held.pad_id is None else held.pad_id,
-        )
+    def _from_json(cls, content: bytes, settings: Settings) -> Self:
+        source = TokenizerJson.parse(content)
+        named, unknown = _named(settings, source.added, source.pieces.get)
+        source = source.with_added([*settings.added, *named])
+        if source.is_gemma:
+            passes = source.passes
+            cutting = source.without(passes.flagged).vocabulary() if passes else None
+            speller: Speller = PieceSpeller(source.vocabulary(), cutting)
+        else:
+            speller = LibrarySpeller(source)
+        around = source.pipeline.around
+        return cls._from_speller(speller, source.controls, settings, around, source.passes, unknown)
+
+    @classmethod
+    def _from_model(cls, vocabulary: Vocabulary, settings: Settings) -> Self:
+        named, unknown = _named(settings, {s.content: s for s in settings.added}, vocabulary.find)
+        added = [*settings.added, *named]
+        whole = vocabulary.with_added(added)
+        controls = whole.controls
+        passes = Passes.of(added, (), spaced=True)
+        rest = [string for string in added if passes and string.content not in passes.flagged]
+        speller = PieceSpeller(whole, vocabulary.with_added(rest) if passes else None)
+        return cls._from_speller(speller, controls, settings, None, passes, unknown)
 
     @classmethod
     def _from_speller(
-        cls, speller: Speller, controls: Mapping[str, int], settings: "_Settings"
+        cls,
+        speller: Speller,
+        controls: Mapping[str, int],
+        settings: Settings,
+        around: tuple[tuple[int, ...], tuple[int, ...]] | None,
+        passes: Passes | None,
+        unknown: Sequence[str],
     ) -> Self:
+        bos_id = controls.get(settings.bos or "<bos>")
         eos_id = controls.get(settings.eos or "<eos>", controls.get("<eos>"))
-        stops = {controls.get(name) for name in ("<eos>", "<end_of_turn>", settings.turn_end or "")}
+        before, after = around or (_put(bos_id, True), ())
+        if settings.add_bos is not None:
+            before = _put(bos_id, settings.add_bos)
+        if settings.add_eos is not None:
+            after = _put(eos_id, settings.add_eos)
+        for id in (*settings.stop_ids, *before, *after):
+            if not 0 <= id < speller.num_ids:
+                raise FileFormatError(
+                    f"id {id}, which is to begin or end a text, is none of its {speller.num_ids}"
+                )
         return cls(
             speller,
             controls,
-            bos_id=controls.get(settings.bos or "<bos>"),
-            eos_id=eos_id,
-            pad_id=controls.get("<pad>"),
-            stop_ids=tuple(sorted(id for id in stops | {eos_id} if id is not None)),
-            chat_template=settings.template,
+            bos_id,
+            eos_id,
+            controls.get(settings.pad or "<pad>"),
+            _stops(controls, (eos_id, *settings.stop_ids)),
+            settings.template,
+            before,
+            after,
+            passes,
+            (*settings.notices, *unknown),
         )
+
+    def _ids(self, text: str, skipped: Container[int]) -> list[int]:
+        """The ids of a text, in which the added strings in `skipped` are spelt out."""
+        ids: list[int] = []
+        if self.passes is None:
+            for run in self.split(text) if skipped is self._soft_ids else (text,):
+                ids += [run] if isinstance(run, int) else self.speller.spell(run)
+            return ids
+        for part in self._raw_finder.cut(text, skipped):
+            ids += [part.id] if isinstance(part, Match) else self._late_ids(part, skipped)
+        return ids
+
+    def _controls_of(self, finder: Finder, text: str) -> Iterator[str | int]:
+        for part in finder.cut(text, self._soft_ids):
+            yield part if isinstance(part, str) else self._control_or_text(part, text)
+
+    def _control_or_text(self, match: Match, text: str) -> str | int:
+        """Only instructions are taken out of a text; other strings are found when it is spelt."""
+        return match.id if match.id in self._control_ids else text[match.start : match.stop]
+
+    def _late_ids(self, text: str, skipped: Container[int]) -> list[int]:
+        """The ids of a text, strings that are looked for in normalised text among them."""
+        ids: list[int] = []
+        if not self._late_finder:
+            return self.speller.spell(text)
+        for part in self._late_finder.cut(text.replace(" ", SPACE), skipped):
+            ids += [part.id] if isinstance(part, Match) else self.speller.spell(part)
+        return ids
+
+    def _check_passes(self) -> None:
+        if self.passes is not None:
+            raise UnsupportedError(
+                f"the added token {self.passes.example} is found by rules that neither GGUF nor "
+                "tokenizer.model can hold; convert to a directory, which keeps tokenizer.json"
+            )
 
     def _checked(self, ids: Iterable[SupportsIndex]) -> list[int]:
         checked: list[int] = []
@@ -200,17 +300,29 @@ class Tokenizer:
         return frozenset(self.controls.values())
 
     @cached_property
-    def _typed_controls(self) -> dict[str, int]:
-        return {name: id for name, id in self.controls.items() if not SOFT_TOKEN.fullmatch(name)}
+    def _soft_ids(self) -> frozenset[int]:
+        """The ids that are placed and never read from a text."""
+        return frozenset(id for name, id in self.controls.items() if SOFT_TOKEN.fullmatch(name))
 
     @cached_property
-    def _control_lengths(self) -> list[int]:
-        return sorted({len(name) for name in self._typed_controls}, reverse=True)
+    def _other_stop_ids(self) -> list[int]:
+        """What ends an answer and is neither the end of a text nor known by its name."""
+        return sorted(set(self.stop_ids) - set(_stops(self.controls, (self.eos_id,))))
 
     @cached_property
-    def _openings(self) -> re.Pattern[str]:
-        firsts = {name[0] for name in self._typed_controls}
-        return re.compile("|".join(map(re.escape, sorted(firsts))) or r"(?!)")
+    def _controls_finder(self) -> Finder:
+        typed = (item for item in self.controls.items() if item[1] not in self._soft_ids)
+        return Finder(AddedString(*item) for item in typed)
+
+    @cached_property
+    def _raw_finder(self) -> Finder:
+        return Finder(self.passes.raw if self.passes is not None else ())
+
+    @cached_property
+    def _late_finder(self) -> Finder:
+        """Of strings that the library at work does not look for itself."""
+        late = self.passes.late if self.passes is not None and self.passes.spaced else ()
+        return Finder(replace(s, content=s.content.replace(" ", SPACE)) for s in late)
 
 
 class TextStream:
@@ -243,25 +355,31 @@ def check_text(text: str) -> None:
         ) from None
 
 
-@dataclass(frozen=True)
-class _Settings:
-    """What is said beside a vocabulary: the chat template, and names of control strings."""
-
-    template: str | None = None
-    bos: str | None = None
-    eos: str | None = None
-    turn_end: str | None = None
+def _put(id: int | None, wanted: bool) -> tuple[int, ...]:
+    return (id,) if wanted and id is not None else ()
 
 
-def _named(vocabulary: Vocabulary, metadata: Mapping[str, Any], key: str) -> str | None:
-    """The piece at the id that a GGUF file gives as `key`, if it gives one."""
-    value = metadata.get(f"tokenizer.ggml.{key}_token_id")
-    if value is None:
-        return None
-    id = read_id(value)
-    if not 0 <= id < len(vocabulary):
-        raise FileFormatError(f"tokenizer.ggml.{key}_token_id is {id}: not one of the pieces")
-    return vocabulary.piece(id)
+def _stops(controls: Mapping[str, int], others: Iterable[int | None]) -> tuple[int, ...]:
+    """The ids that end an answer: by name, and those that a file gives."""
+    named = (controls.get(name) for name in ("<eos>", "<end_of_turn>"))
+    return tuple(sorted({id for id in (*named, *others) if id is not None}))
+
+
+def _named(
+    settings: Settings, added: Mapping[str, AddedString], find: Callable[[str], int | None]
+) -> tuple[list[AddedString], list[str]]:
+    """What is special by its role alone, and a notice for each string that is no piece."""
+    known = {string.content for string in settings.added} | added.keys()
+    found, notices = [], []
+    for name in settings.named:
+        id = find(name)
+        if name in known:
+            continue
+        if id is None:
+            notices.append(f"tokenizer_config.json names {name!r:.60}, which is no piece")
+        else:
+            found.append(AddedString(name, id, special=True))
+    return found, notices
 
 
 def _find(path: Path) -> Path:
@@ -272,39 +390,3 @@ def _find(path: Path) -> Path:
     raise InputError(
         f"no tokenizer at {path}: give a tokenizer.json, a tokenizer.model or a directory with one"
     )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """The object in a file, or {} where there is no such file."""
-    return read_object(path, MAX_FILE_BYTES) if path.is_file() else {}
-
-
-def _read_settings(folder: Path) -> _Settings:
-    config = _read_json(folder / "tokenizer_config.json")
-    written = folder / "chat_template.jinja"
-    if written.is_file():
-        template: Any = read_text(written, MAX_TEMPLATE_BYTES)
-    else:
-        template = _read_json(folder / "chat_template.json").get("chat_template")
-        template = config.get("chat_template") if template is None else template
-    return _Settings(
-        _default_template(template, folder),
-        _token_name(config.get("bos_token")),
-        _token_name(config.get("eos_token")),
-    )
-
-
-def _default_template(template: Any, folder: Path) -> str | None:
-    """A file may hold one template, or a list of named ones of which one is "default"."""
-    if isinstance(template, list):
-        named = {e.get("name"): e.get("template") for e in template if isinstance(e, dict)}
-        template = named.get("default")
-    if template is not None and not isinstance(template, str):
-        raise FileFormatError(f"the chat template in {folder} is not a string")
-    return template
-
-
-def _token_name(token: Any) -> str | None:
-    """A token is written as its string, or as an object with its content."""
-    content = token.get("content") if isinstance(token, dict) else token
-    return content if isinstance(content, str) else None

@@ -5,16 +5,18 @@ case worth knowing: most of its 33 MB are merge rules that say again what the or
 says already. So the file is read only up to those rules, the pieces are recognised by their digest,
 and SentencePiece runs them: sooner, and with the same ids as Gemma's other two containers in the
 corners where the two libraries disagree (a literal U+2581 among spaces, bytes that are no text). A
-file with any other vocabulary goes to `tokenizers` whole.
+file with any other vocabulary goes to `tokenizers`, rebuilt from what was checked here and in
+`pipeline`: its sizes are counted before it is parsed.
 
-    source = TokenizerJson.parse(text); source.is_gemma; source.vocabulary()
+    source = TokenizerJson.parse(content); source.is_gemma; source.vocabulary()
 """
 
+import codecs
 import hashlib
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Self
 
@@ -22,22 +24,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemelo.errors import FileFormatError, UnsupportedError
+from gemelo.inputs.added import MAX_STRINGS, SPACE, AddedString, Passes
+from gemelo.inputs.pipeline import Pipeline
 from gemelo.inputs.vocabulary import (
     BYTE,
     CONTROL,
     CONTROL_NAME,
+    MAX_GAP,
+    MAX_PIECE_BYTES,
     NORMAL,
-    SPACE,
     UNKNOWN,
     UNUSED,
     USER_DEFINED,
     Vocabulary,
 )
 
+MAX_FILE_BYTES = 64 << 20  # Gemma's has 32 MiB
+# Gemma's has 8,427 braces, half a million brackets and 1.3 million commas.
+MAX_MARKS = {b"{": 1 << 17, b"[": 1 << 20, b",": 1 << 21}
+MAX_VOCAB = 1 << 19
+MAX_MERGES = 1 << 20
 # Gemma 3's and 3n's pieces that are neither control strings nor runs nor bytes, in id order.
 GEMMA_PIECES = slice(494, 255_968)
 GEMMA_DIGEST = "e22cea261d417e331bf155f79f9c6a0ddc28b00f7e51a9d990362c403a1edc96"
-MAX_GAP = 65_536  # ids without a piece, at most
 CONTROL_SCORE = -1000.0
 
 
@@ -45,51 +54,67 @@ CONTROL_SCORE = -1000.0
 class TokenizerJson:
     """A parsed tokenizer.json.
 
-    text: the whole file; top: its members; model: those of "model", in both without what follows
-    the pieces when the file is in the usual order.
+    content: the whole file; top: its members; model: those of "model", in both without what follows
+    the pieces when the file is in the usual order; added: its added strings, by their content, and
+    what `with_added` put beside them.
     """
 
-    text: str
+    content: bytes
     top: Mapping[str, Any]
     model: Mapping[str, Any]
+    added: Mapping[str, AddedString]
 
     @classmethod
-    def parse(cls, text: str) -> Self:
+    def parse(cls, content: bytes) -> Self:
         """Read up to the merge rules. Raises FileFormatError for what is no tokenizer.json."""
+        content = content.removeprefix(codecs.BOM_UTF8)
+        _check_marks(content)
         try:
-            top, at = _members(text, 0, until="model")
-            model, _ = _members(text, at, until="merges")
-            if "added_tokens" not in top or "vocab" not in model:  # an unusual order of members
-                top = json.loads(text)
-                model = top["model"]
+            top, model = _beginning(content) or _whole(content)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise FileFormatError(f"not a tokenizer.json: {error}") from None
-        if not isinstance(model, dict) or not text.rstrip().endswith("}"):
+        if not isinstance(model, dict) or not content.rstrip().endswith(b"}"):
             raise FileFormatError("not a tokenizer.json: it has no model, or ends early")
-        return cls(text, top, model)
+        return cls(content, top, model, _added(top.get("added_tokens")))
+
+    def with_added(self, strings: Iterable[AddedString]) -> "TokenizerJson":
+        """The same with more added strings; for one that is known, new flags and the old id."""
+        added = dict(self.added)
+        vocab = self.model.get("vocab")
+        for string in strings:
+            known = added.get(string.content)
+            id = vocab.get(string.content) if isinstance(vocab, dict) else None
+            held = string.id if id is None else id
+            added[string.content] = replace(string, id=held if known is None else known.id)
+        return replace(self, added=added)
+
+    def without(self, strings: Container[str]) -> "TokenizerJson":
+        """The same without some added strings; those that are pieces of the model remain that."""
+        return replace(self, added={c: s for c, s in self.added.items() if c not in strings})
 
     @cached_property
-    def added(self) -> dict[str, int]:
-        """The strings that are found before anything else, and their ids."""
-        found: dict[str, int] = {}
-        for entry in self.top.get("added_tokens") or ():
-            if not isinstance(entry, dict):
-                raise FileFormatError(f"not a tokenizer.json: added token {entry!r}")
-            content, id = entry.get("content"), entry.get("id")
-            if not isinstance(content, str) or not content or not isinstance(id, int) or id < 0:
-                raise FileFormatError(f"not a tokenizer.json: added token {content!r}, id {id!r}")
-            found[content] = id
-        return found
+    def pipeline(self) -> Pipeline:
+        """The steps around the model; raises UnsupportedError for one that is not run."""
+        return Pipeline.parse(self.top)
 
     @cached_property
     def controls(self) -> dict[str, int]:
         """The added strings that are instructions to the model: by flag, or by name."""
-        special = {e["content"] for e in self.top.get("added_tokens") or () if e.get("special")}
         return {
-            content: id
-            for content, id in self.added.items()
-            if content in special or CONTROL_NAME.fullmatch(content)
+            content: string.id
+            for content, string in self.added.items()
+            if string.special or CONTROL_NAME.fullmatch(content)
         }
+
+    @cached_property
+    def passes(self) -> Passes | None:
+        """How the added strings are to be looked for where that takes more than comparing.
+
+        Where text is normalised in other ways than by writing spaces as U+2581, the library looks
+        for normalised strings itself. It is never shown a control string: those are then first.
+        """
+        spaced = self.top.get("normalizer") == _SPACES_REPLACED
+        return Passes.of(self.added.values(), () if spaced else self.controls, spaced)
 
     @property
     def spells_spaces(self) -> bool:
@@ -97,10 +122,11 @@ class TokenizerJson:
         return (
             self.model.get("type") == "BPE"
             and self.model.get("byte_fallback") is True
-            and not self.model.get("ignore_merges")
+            and not any(self.model.get(name) for name in _OTHER_RULES)
             and isinstance(self.model.get("vocab"), dict)
             and self.top.get("normalizer") == _SPACES_REPLACED
             and self.top.get("pre_tokenizer") in (None, _SPACES_SPLIT)
+            and self.top.get("decoder") == _SPACES_BACK
         )
 
     @cached_property
@@ -125,7 +151,7 @@ class TokenizerJson:
         types = np.full(len(ids), NORMAL, np.uint8)
         vocab = self.model["vocab"]
         types[[vocab[name] for name in _BYTES if name in vocab]] = BYTE
-        types[list(self.added.values())] = USER_DEFINED
+        types[[string.id for string in self.added.values()]] = USER_DEFINED
         types[list(self.controls.values())] = CONTROL
         types[gaps] = UNUSED
         unknown = vocab.get(self.model.get("unk_token") or "<unk>")
@@ -138,35 +164,74 @@ class TokenizerJson:
         return Vocabulary.from_pieces(pieces, scores, types, {"unk": unknown})
 
     @cached_property
+    def pieces(self) -> dict[str, int]:
+        """The model's own pieces and their ids. Raises FileFormatError for what is no such list."""
+        if self.model.get("type") not in (None, "BPE", "WordLevel"):
+            raise UnsupportedError(
+                f"the model is {self.model['type']!r:.40}: only BPE and WordLevel are run"
+            )
+        vocab = self.model.get("vocab")
+        if not isinstance(vocab, dict) or not 0 < len(vocab) <= MAX_VOCAB:
+            raise FileFormatError(
+                f"not a tokenizer.json: its model has no vocab of 1 to {MAX_VOCAB} pieces"
+            )
+        if set(map(type, vocab.values())) != {int} or min(vocab.values()) < 0:
+            raise FileFormatError("not a tokenizer.json: a piece has no id")
+        longest = max(vocab, key=len)
+        if len(longest) > MAX_PIECE_BYTES:
+            raise FileFormatError(
+                f"the piece {longest!r:.60} has {len(longest)} characters: "
+                f"the limit is {MAX_PIECE_BYTES}"
+            )
+        if len(set(vocab.values())) < len(vocab):
+            raise FileFormatError(f"{_twice(vocab)}")
+        return vocab
+
+    @cached_property
+    def num_ids(self) -> int:
+        """The largest id plus one. Raises FileFormatError for ids that lie far apart."""
+        ids = [string.id for string in self.added.values()]
+        size = max(max(self.pieces.values()), *ids, 0) + 1
+        if size > len(self.pieces) + len(ids) + MAX_GAP:
+            raise FileFormatError(
+                f"tokenizer.json has id {size - 1} but {len(self.pieces)} pieces: "
+                f"at most {MAX_GAP} ids may have none"
+            )
+        return size
+
+    @cached_property
+    def merges(self) -> list[tuple[str, str]]:
+        """The merge rules, which take the whole file to read."""
+        try:
+            rules = _whole(self.content)[1].get("merges")
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise FileFormatError(f"not a tokenizer.json: {error}") from None
+        if not isinstance(rules, list) or len(rules) > MAX_MERGES:
+            raise FileFormatError(f"no list of at most {MAX_MERGES} merges")
+        return [_merge(rule) for rule in rules]
+
+    @cached_property
     def _placed(self) -> tuple[list[str], NDArray[np.int64]]:
         """The pieces in id order, and the ids that had none: theirs is one that cannot occur."""
-        vocab = self.model["vocab"]
-        try:
-            ids = np.array(list(vocab.values()))
-        except ValueError:
-            ids = np.empty(0)
-        if ids.dtype.kind != "i" or ids.min() < 0:
-            raise FileFormatError("not a tokenizer.json: a piece has no id")
-        size = max(int(ids.max()), *self.added.values(), 0) + 1
-        if size > len(ids) + len(self.added) + MAX_GAP:
-            raise FileFormatError(f"tokenizer.json has id {size - 1} but {len(ids)} pieces")
+        vocab, size = self.pieces, self.num_ids
+        ids = np.fromiter(vocab.values(), np.int64, len(vocab))
+        added = {content: string.id for content, string in self.added.items()}
         in_order = bool((ids == np.arange(len(ids))).all())
         pieces = list(vocab) if in_order else []
         pieces += [f"[PAD{id}]" for id in range(len(pieces), size)]
-        named = self.added if in_order else vocab | self.added
+        named = added if in_order else vocab | added
         for piece, id in named.items():
             pieces[id] = piece
         taken = np.zeros(size, bool)
-        taken[ids] = taken[list(self.added.values())] = True
+        taken[ids] = taken[list(added.values())] = True
         return pieces, np.flatnonzero(~taken)
 
     def _check_ranks(self) -> None:
         """Refuse merges that are not in the order of the pieces they make (runs excepted)."""
-        vocab = self.model["vocab"]
         last = -1
-        for merge in json.loads(self.text)["model"].get("merges") or ():
-            piece = merge.replace(" ", "", 1) if isinstance(merge, str) else "".join(merge)
-            id = vocab.get(piece, -1)
+        for merge in self.merges:
+            piece = "".join(merge)
+            id = self.pieces.get(piece, -1)
             if piece in self.added:
                 continue
             if id < last:
@@ -177,6 +242,52 @@ class TokenizerJson:
             last = id
 
 
+def _check_marks(content: bytes) -> None:
+    """Count what a parser makes objects of, before it does."""
+    for mark, most in MAX_MARKS.items():
+        if (count := content.count(mark)) > most:
+            raise FileFormatError(
+                f"tokenizer.json has {count:,} times {mark.decode()!r}: the limit is {most:,}"
+            )
+
+
+def _added(entries: Any) -> dict[str, AddedString]:
+    """The added strings by content. Raises FileFormatError for two of one id."""
+    if not isinstance(entries, list | None) or len(entries or ()) > MAX_STRINGS:
+        raise FileFormatError(f"added_tokens is no list of at most {MAX_STRINGS}")
+    found: dict[str, AddedString] = {}
+    ids: dict[int, str] = {}
+    for entry in entries or ():
+        id = entry.get("id") if isinstance(entry, dict) else None
+        string = AddedString.parse(entry, id, "added_tokens")
+        if ids.setdefault(string.id, string.content) != string.content:
+            raise FileFormatError(
+                f"id {id} has two added tokens, {ids[string.id]!r:.60} and {string.content!r:.60}"
+            )
+        if found.setdefault(string.content, string) != string:
+            raise FileFormatError(
+                f"the added token {string.content!r:.60} is there twice, with other ids or flags"
+            )
+    return found
+
+
+def _twice(vocab: Mapping[str, int]) -> str:
+    seen: dict[int, str] = {}
+    for piece, id in vocab.items():
+        if id in seen:
+            return f"the pieces {seen[id]!r:.60} and {piece!r:.60} both have id {id}"
+        seen[id] = piece
+    return "no id is there twice"
+
+
+def _merge(rule: Any) -> tuple[str, str]:
+    """A rule is written as a pair, or as two pieces with a space between them."""
+    pair = rule.split(" ", 1) if isinstance(rule, str) else rule
+    if not isinstance(pair, list) or len(pair) != 2 or not all(type(p) is str for p in pair):
+        raise FileFormatError(f"{rule!r:.60} is no merge of two pieces")
+    return pair[0], pair[1]
+
+
 _BYTES = tuple(f"<0x{value:02X}>" for value in range(256))
 _SPACES_REPLACED = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
 _SPACES_SPLIT = {
@@ -185,22 +296,55 @@ _SPACES_SPLIT = {
     "behavior": "MergedWithPrevious",
     "invert": False,
 }
+_SPACES_BACK = {
+    "type": "Sequence",
+    "decoders": [
+        {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
+        {"type": "ByteFallback"},
+        {"type": "Fuse"},
+    ],
+}
+_OTHER_RULES = (
+    "ignore_merges",
+    "dropout",
+    "continuing_subword_prefix",
+    "end_of_word_suffix",
+)
 _DECODER = json.JSONDecoder()
 _OPENING = re.compile(r"\s*\{\s*")
-_KEY = re.compile(r'"((?:[^"\\]|\\.)*)"\s*:\s*')
+_COLON = re.compile(r"\s*:\s*")
 _COMMA = re.compile(r"\s*,\s*")
+_MERGES = re.compile(rb'"merges"\s*:\s*\[')
+_ENDING = re.compile(rb"\]\s*\}\s*\}\s*")
+
+
+def _beginning(content: bytes) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """The members of the file and of its model, where the merges are the last of both."""
+    merges = _MERGES.search(content)
+    if merges is None or not _ENDING.fullmatch(content, content.rfind(b"]")):
+        return None
+    text = content[: merges.end()].decode()
+    top, at = _members(text, 0, until="model")
+    model, _ = _members(text, at, until="merges")
+    return (top, model) if "added_tokens" in top and "vocab" in model else None
+
+
+def _whole(content: bytes) -> tuple[dict[str, Any], Any]:
+    top = json.loads(content.decode())
+    return top, top["model"]
 
 
 def _members(text: str, at: int, until: str) -> tuple[dict[str, Any], int]:
     """The members of the object at `at`, up to member `until`, and where that one's value is."""
     found: dict[str, Any] = {}
     separator = _OPENING.match(text, at)
-    while separator:
-        key = _KEY.match(text, separator.end())
-        if not key:
-            break  # the closing brace, or what the last check below refuses
-        if key[1] == until:
-            return found, key.end()
-        found[key[1]], at = _DECODER.raw_decode(text, key.end())
+    while separator and text.startswith('"', separator.end()):
+        key, at = _DECODER.raw_decode(text, separator.end())
+        colon = _COLON.match(text, at)
+        if not colon:
+            break  # what the last check of `parse` refuses
+        if key == until:
+            return found, colon.end()
+        found[key], at = _DECODER.raw_decode(text, colon.end())
         separator = _COMMA.match(text, at)
     return found, at

@@ -14,7 +14,7 @@ string is an instruction to the model and is never found in text that was not me
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemelo.errors import FileFormatError, UnsupportedError
+from gemelo.inputs.added import SPACE, AddedString
 from gemelo.strings import Strings
 
 # The kinds of piece, with the numbers that both GGUF and SentencePiece give them.
@@ -35,9 +36,9 @@ CONTROL_NAME = re.compile(
 # A soft token is a seat for a picture or a sound; it is placed, never typed.
 SOFT_TOKEN = re.compile(r"<(?:image|audio|video)_soft_token>")
 
-SPACE = "▁"  # how pieces spell a space
 MAX_PIECE_BYTES = 4096
-MAX_PIECES = 1 << 22
+MAX_PIECES = 1 << 19
+MAX_GAP = 65_536  # ids without a piece, at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,13 +108,15 @@ class Vocabulary:
             raise UnsupportedError(
                 f"tokenizer.ggml.model is {model!r:.60}: only 'llama' (SentencePiece) can be read"
             )
-        # Some Gemma files leave this key out or wrong: Gemma never has a leading space.
+        # Old files leave this key out; Gemma never has a leading space.
         prefix = metadata.get("tokenizer.ggml.add_space_prefix")
-        is_gemma = str(metadata.get("general.architecture", "gemma")).startswith("gemma")
-        if isinstance(prefix, bool | np.bool_) and prefix and not is_gemma:
-            raise UnsupportedError("tokenizer.ggml.add_space_prefix is true: Gemma's is false")
+        if prefix is not None and not (isinstance(prefix, bool | np.bool_) and not prefix):
+            raise UnsupportedError(
+                f"tokenizer.ggml.add_space_prefix is {prefix!r:.60}: text is read without a "
+                "leading space, as Gemma's is; set it to false if the model is a Gemma"
+            )
         ids = {
-            name: read_id(metadata[key])
+            name: _read_id(metadata[key], key)
             for name, key in _GGUF_IDS.items()
             if metadata.get(key) is not None
         }
@@ -156,6 +159,47 @@ class Vocabulary:
             return bytes((int(written[3:5], 16),))
         return written.replace(_SPACE_BYTES, b" ")
 
+    def find(self, name: str) -> int | None:
+        """The id of the first piece written `name`, or None."""
+        return _find(self.text, self.ends, name.replace(" ", SPACE))
+
+    def with_added(self, strings: Iterable[AddedString]) -> Self:
+        """The same with some strings put in the place that their ids give, or added behind.
+
+        Raises FileFormatError for an id far behind the last piece.
+        """
+        added = list(strings)
+        if not added:
+            return self
+        size = max(len(self), *(string.id + 1 for string in added))
+        if size > len(self) + len(added) + MAX_GAP:
+            raise FileFormatError(
+                f"an added token has id {size - 1} behind {len(self)} pieces: at most {MAX_GAP} "
+                "ids may have none"
+            )
+        spare = size - len(self)
+        pieces = self.text.decode().split("\0")[:-1]
+        pieces += [f"[PAD{id}]" for id in range(len(pieces), size)]
+        scores = np.append(self.scores, np.zeros(spare, np.float32))
+        types = np.append(self.types, np.full(spare, UNUSED, np.uint8))
+        for string in added:
+            pieces[string.id] = string.content
+            if types[string.id] != UNKNOWN:
+                types[string.id] = CONTROL if string.special else USER_DEFINED
+        ids = {"bos": self.bos_id, "eos": self.eos_id, "unk": self.unk_id, "pad": self.pad_id}
+        known = {name: id for name, id in ids.items() if id is not None}
+        return self.from_pieces(pieces, scores, types, known)
+
+    def check_twice(self) -> None:
+        """Raises FileFormatError, with both ids, where a piece is there twice."""
+        seen: dict[bytes, int] = {}
+        for id in range(len(self)):
+            if (first := seen.setdefault(self._bytes(id), id)) != id:
+                raise FileFormatError(
+                    f"the vocabulary has the piece {self.piece(id)!r:.60} twice, as ids {first} "
+                    f"and {id}: give one of them another name in the file that it was made from"
+                )
+
     @cached_property
     def controls(self) -> dict[str, int]:
         """Every control string and its id."""
@@ -173,10 +217,31 @@ class Vocabulary:
             raise FileFormatError(f"{len(ids)} byte pieces: need <0x00> to <0xFF>, each one once")
 
 
-def read_id(value: Any) -> int:
-    """A token id as a file gives it; raises FileFormatError for what is no whole number."""
+def gguf_id(metadata: Mapping[str, Any], key: str, limit: int) -> int | None:
+    """The id that a GGUF file gives as `key`, if it gives one."""
+    name = f"tokenizer.ggml.{key}_token_id"
+    if metadata.get(name) is None:
+        return None
+    id = _read_id(metadata[name], name)
+    if not 0 <= id < limit:
+        raise FileFormatError(f"{name} is {id}: not one of the {limit} pieces")
+    return id
+
+
+def gguf_flag(metadata: Mapping[str, Any], key: str) -> bool | None:
+    """What a GGUF file says of `key`, if it says it. Raises FileFormatError for no boolean."""
+    value = metadata.get(f"tokenizer.ggml.{key}")
+    if value is not None and not isinstance(value, bool | np.bool_):
+        raise FileFormatError(f"tokenizer.ggml.{key} is {value!r:.60}: expected a boolean")
+    return None if value is None else bool(value)
+
+
+def _read_id(value: Any, key: str) -> int:
+    """A token id that a file gives as `key`. Raises FileFormatError for what is no whole number."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise FileFormatError(f"{value!r} is not a token id")
+        kind = type(value).__name__
+        shown = f"{value!r:.60}" if isinstance(value, str | float | bool) else f"of type {kind}"
+        raise FileFormatError(f"{key} is {shown}: not a token id, which is a whole number")
     return int(value)
 
 
@@ -244,13 +309,19 @@ def _named_ids(text: bytes, ends: NDArray[np.int64], types: NDArray[np.uint8]) -
     """Where <bos>, <eos>, <unk> and <pad> are, by name; a name is better evidence than a key."""
     found: dict[str, int] = {}
     for name in ("bos", "eos", "unk", "pad"):
-        at = text.find(b"\0<%b>\0" % name.encode())
-        if at < 0 and not text.startswith(b"<%b>\0" % name.encode()):
-            continue
-        id = int(np.searchsorted(ends, at + 1))
-        if types[id] in (CONTROL, UNKNOWN):
+        id = _find(text, ends, f"<{name}>")
+        if id is not None and types[id] in (CONTROL, UNKNOWN):
             found[name] = id
     return found
+
+
+def _find(text: bytes, ends: NDArray[np.int64], name: str) -> int | None:
+    """The id of the first piece with this name."""
+    wanted = name.encode(errors="replace") + b"\0"
+    if text.startswith(wanted):
+        return 0
+    at = text.find(b"\0" + wanted)
+    return None if at < 0 else int(np.searchsorted(ends, at + 1))
 
 
 def _required(metadata: Mapping[str, Any], key: str) -> Any:

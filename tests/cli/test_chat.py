@@ -228,6 +228,13 @@ def test_quoted_blocks() -> None:
         '"""b\n\nc"""',
         '"""d"""',
     ]
+    assert list(
+        piped([b"\xef\xbb\xbf/stats\r\n", b'"""b\r\n', b"\r\n", b'c"""\r\n', b"d\r\r\n"])
+    ) == [
+        "/stats",
+        '"""b\n\nc"""',
+        "d\r",
+    ]
     assert unquoted('"""b\n\nc"""') == "b\n\nc" and unquoted('say "x"') == 'say "x"'
     assert unclosed('"""') and unclosed('"""a') and not unclosed('""""""')
     with pytest.raises(InputError, match="ended inside"):

@@ -77,6 +77,20 @@ def test_stdin_is_a_prompt_less_its_last_line_end(gemelo: Command) -> None:
     assert piped["prompt_token_ids"] == argument["prompt_token_ids"]
 
 
+@pytest.mark.parametrize(
+    "stdin",
+    [
+        b"the\r\ncapital\r\n",
+        b"\xef\xbb\xbfthe\ncapital",
+        "\ufeffthe\r\ncapital\r\n".encode("utf-16-le"),
+    ],
+)
+def test_a_prompt_from_windows_is_the_same_prompt(gemelo: Command, stdin: bytes) -> None:
+    argument = json.loads(gemelo("generate", "the\ncapital", *GREEDY, "--json").out)
+    piped = json.loads(gemelo("generate", "-", *GREEDY, "--json", stdin=stdin).out)
+    assert piped["prompt_token_ids"] == argument["prompt_token_ids"]
+
+
 def test_stop_texts_end_the_answer(gemelo: Command) -> None:
     whole = json.loads(gemelo("generate", "the", *GREEDY, "--json").out)["text"]
     stop = whole[2:4]
@@ -208,6 +222,9 @@ def test_tokenize(gemelo: Command, tiny_checkpoint: Path) -> None:
     assert spelt["ids"] == tokenizer.encode("<eos>", bos=False, special=False)
     exact = json.loads(gemelo("tokenize", "--json", "-", stdin="日\n\n".encode()).out)
     assert exact["ids"] == tokenizer.encode("日\n\n")
+    windows = "\ufeff日\r\n".encode()
+    exact = json.loads(gemelo("tokenize", "--json", "-", stdin=windows).out)
+    assert exact["ids"] == tokenizer.encode("日\r\n")
 
 
 def test_tokenize_for_people_is_a_token_a_line(gemelo: Command) -> None:

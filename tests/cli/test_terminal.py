@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import json
 import sys
+from collections.abc import Iterator
 
 import pytest
 
 from gemelo.cli import terminal
 from gemelo.cli.terminal import Bar, note, print_json, show, size
+from gemelo.errors import InputError
 
 
 class Screen(io.StringIO):
@@ -71,3 +73,71 @@ def test_a_bar_is_drawn_on_a_terminal_once_it_is_worth_it(monkeypatch: pytest.Mo
 )
 def test_size(count: int, text: str) -> None:
     assert size(count) == text
+
+
+class Stdin:
+    """A stdin that is a pipe with some bytes in it."""
+
+    def __init__(self, content: bytes) -> None:
+        self.buffer = io.BytesIO(content)
+
+    def isatty(self) -> bool:
+        return False
+
+
+WINDOWS = "\ufeffé\r\n日\r\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+def test_a_byte_order_mark_says_how_stdin_is_written(
+    encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = WINDOWS.encode(encoding)
+    monkeypatch.setattr("sys.stdin", Stdin(content))
+    assert terminal.read_stdin() == "é\r\n日\r\n"
+    assert list(terminal.text_lines(io.BytesIO(content))) == ["é\n", "日\n"]
+
+
+@pytest.mark.parametrize(
+    ("content", "lines"),
+    [
+        (b"", []),
+        (b"\xef\xbb\xbf", []),
+        (b"\xef\xbb\xbfa\n\xef\xbb\xbfb", ["a\n", "\ufeffb"]),  # a mark is one at the beginning
+        (b"a\rb\r\r\n\r\n\r", ["a\rb\r\n", "\n", "\r"]),
+        (b"a\n\n", ["a\n", "\n"]),
+    ],
+)
+def test_lines_of_text(content: bytes, lines: list[str]) -> None:
+    assert list(terminal.text_lines(io.BytesIO(content))) == lines
+
+
+def test_a_line_is_read_as_soon_as_it_is_there() -> None:
+    given = []
+
+    def source() -> Iterator[bytes]:
+        for raw in (b"one\r\n", b"two\n"):
+            given.append(raw)
+            yield raw
+
+    lines = terminal.text_lines(source())
+    assert next(lines) == "one\n" and given == [b"one\r\n"]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"a\xff", "stdin is not UTF-8: byte 0xff at position 1"),
+        (b"ab\xc3", "stdin is not UTF-8: byte 0xc3"),
+        (b"\xff\xfea\x00\x00\xd8a\x00", "stdin is not UTF-16"),
+        (b"\xff\xfea", "stdin is not UTF-16"),
+    ],
+)
+def test_stdin_that_is_no_text(
+    content: bytes, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", Stdin(content))
+    with pytest.raises(InputError, match=reason):
+        terminal.read_stdin()
+    with pytest.raises(InputError, match=reason):
+        list(terminal.text_lines(io.BytesIO(content)))

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gemelo.checkpoint import read_tokenizer
 from gemelo.errors import FileFormatError, GemeloError, InputError, UnsupportedError
 from gemelo.inputs.sentencepiece_model import pack_model, unpack_model
 from gemelo.inputs.spelling import PieceSpeller
@@ -130,7 +131,7 @@ def test_merges_out_of_order_cannot_become_scores(tmp_path: Path) -> None:
         ("bos_token_id", -1, "bos id -1 is outside"),
         ("eos_token_id", 10**6, "eos id 1000000 is outside"),
         ("eos_token_id", "1", "not a token id"),
-        ("eot_token_id", 10**6, "not one of the pieces"),
+        ("eot_token_id", 10**6, "eot_token_id is 1000000: not one of the"),
         ("eot_token_id", np.zeros(2), "not a token id"),
     ],
 )
@@ -146,7 +147,7 @@ def test_broken_gguf_vocabularies(key: str, value: Any, reason: str) -> None:
         ("scores", 5, np.nan, "not a number that float32 can hold"),
         ("token_type", 5, 9, "outside 1 to 6"),
         ("token_type", 100, 1, "255 byte pieces"),
-        ("tokens", 300, "hell", "SentencePiece refuses"),
+        ("tokens", 300, "hell", r"the piece 'hell' twice, as ids 288 and 300: give"),
     ],
 )
 def test_broken_entries(key: str, at: int, value: Any, reason: str) -> None:
@@ -189,10 +190,10 @@ def test_files_that_are_not_there_or_not_text(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="no tokenizer at"):
             Tokenizer.from_file(path)
     (tmp_path / "tokenizer.json").write_bytes(b"\xff\xfe")
-    with pytest.raises(FileFormatError, match="not UTF-8: byte 0x.. at position 0"):
+    with pytest.raises(FileFormatError, match="can't decode byte 0xff in position 0"):
         Tokenizer.from_file(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text("{")
-    with pytest.raises(FileFormatError, match="tokenizer_config.json is not JSON"):
+    with pytest.raises(FileFormatError, match="tokenizer_config.json: not readable as JSON"):
         Tokenizer.from_file(tmp_path)
 
 
@@ -202,3 +203,64 @@ def test_a_model_with_other_rules_is_refused() -> None:
     assert prefix != message
     with pytest.raises(UnsupportedError, match="adds a leading space"):
         unpack_model(prefix)
+
+
+def block(field: int, body: bytes) -> bytes:
+    return bytes((field << 3 | 2, len(body))) + body
+
+
+PIECE = block(1, b"zz")
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        (PIECE + b"\x12\x00", "piece 336: field 2 has wire type 2, expected 5"),
+        (PIECE + b"\x12\x04abcd", "field 2 has wire type 2"),
+        (PIECE + b"\x11" + bytes(8), "field 2 has wire type 1"),
+        (PIECE + b"\x10\x01", "field 2 has wire type 0"),
+        (PIECE + b"\x1a\x01a", "field 3 has wire type 2, expected 0"),
+        (PIECE + b"\x1d" + bytes(4), "field 3 has wire type 5"),
+        (PIECE + b"\x18\xff\xff\xff\xff\x0f", "type of the vocabulary is outside"),
+        (b"\x08\x05", "field 1 has wire type 0, expected 2"),
+        (b"\x15\0\0\0\0", "piece 336 has 0 bytes"),
+        (PIECE + b"\x15\0\0\xc0\x7f", "not a number that float32 can hold"),
+        (PIECE + b"\x0b", "wire type 3"),
+    ],
+)
+def test_fields_of_the_wrong_kind(record: bytes, reason: str, tmp_path: Path) -> None:
+    message = pack_model(Vocabulary.from_gguf(small_vocabulary()))
+    (tmp_path / "tokenizer.model").write_bytes(message + block(1, record))
+    with pytest.raises(FileFormatError, match=reason):
+        Tokenizer.from_file(tmp_path)
+
+
+def test_specs_in_parts_and_of_the_wrong_kind() -> None:
+    message = pack_model(Vocabulary.from_gguf(small_vocabulary()))
+    assert unpack_model(message + block(2, b"\x20\x07")).bos_id == 2  # a second part of the trainer
+    with pytest.raises(UnsupportedError, match="does not fall back"):
+        unpack_model(message + block(2, b"\x98\x02\x00"))
+    with pytest.raises(UnsupportedError, match="rewrites the text of ids"):
+        unpack_model(message + block(5, block(2, b"map")))
+    for wrong in (b"\x10\x05", b"\x1d" + bytes(4)):
+        with pytest.raises(FileFormatError, match="has wire type"):
+            unpack_model(message + wrong)
+    with pytest.raises(FileFormatError, match="trainer_spec: field 3 has wire type 2"):
+        unpack_model(message + block(2, block(3, b"x")))
+
+
+@pytest.mark.parametrize("name", ["tokenizer.model", "model.gguf"])
+def test_a_piece_that_is_there_twice_is_named(name: str, tmp_path: Path) -> None:
+    keys = small_vocabulary()
+    keys["tokenizer.ggml.tokens"][300] = "[PAD]"
+    keys["tokenizer.ggml.tokens"][310] = "[PAD]"
+    path = tmp_path / name
+    if name == "model.gguf":
+        from gemelo.weights.gguf_write import write_gguf
+
+        write_gguf(path, keys | {"general.architecture": "gemma3"}, [])
+    else:
+        path.write_bytes(pack_model(Vocabulary.from_gguf(keys)))
+    with pytest.raises(FileFormatError, match="piece '\\[PAD\\]' twice, as ids 300 and 310") as one:
+        Tokenizer.from_file(path) if path.suffix == ".model" else read_tokenizer(path)
+    assert str(one.value).startswith(f"{path}: ")
