@@ -11,6 +11,7 @@ and of no use is left out, and `notices` says so, a sentence each, for a person 
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,9 +70,9 @@ def open_source(path: Path) -> Source:
     Weights that the model never uses are left out: a head that only repeats the embedding, and keys
     and values of layers that borrow those of others.
     """
-    if not path.exists() and not recovered(path):
+    if not os.path.exists(path) and not recovered(path):
         raise InputError(f"{path}: no such file or directory")
-    if path.is_dir():
+    if os.path.isdir(path):
         return without_dead_keys(without_absent_towers(_open_directory(path)))
     if path.suffix == ".safetensors":
         raise InputError(f"{path}: give the directory that holds this file and its config.json")

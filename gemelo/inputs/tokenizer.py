@@ -11,6 +11,7 @@ message can end its own turn. A soft token (`<image_soft_token>`) is never read 
 """
 
 import operator
+import os
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -383,9 +384,11 @@ def _named(
 
 
 def _find(path: Path) -> Path:
-    candidates = (path / "tokenizer.json", path / "tokenizer.model") if path.is_dir() else (path,)
+    candidates = (
+        (path / "tokenizer.json", path / "tokenizer.model") if os.path.isdir(path) else (path,)
+    )
     for candidate in candidates:
-        if candidate.is_file():
+        if os.path.isfile(candidate):  # unlike Path's, this takes any name
             return candidate
     raise InputError(
         f"no tokenizer at {path}: give a tokenizer.json, a tokenizer.model or a directory with one"
