@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gemelo.config import ModelConfig
+    from gemelo.engine.completion import Completion
     from gemelo.engine.engine import Engine
     from gemelo.engine.kv import KVCache
-    from gemelo.engine.model import Completion, Model, load
+    from gemelo.engine.model import Model, load
     from gemelo.engine.row import Piece
     from gemelo.engine.sampling import Sampling
     from gemelo.engine.session import Session
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Completion": "gemelo.engine.model",
+    "Completion": "gemelo.engine.completion",
     "Engine": "gemelo.engine.engine",
     "GemeloError": "gemelo.errors",
     "KVCache": "gemelo.engine.kv",

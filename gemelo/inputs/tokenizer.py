@@ -10,7 +10,6 @@ message can end its own turn. A soft token (`<image_soft_token>`) is never read 
     tokenizer.decode(ids)                                  # "The capital of France is"
 """
 
-import operator
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -22,6 +21,7 @@ from gemelo.documents import read_bytes, read_object, read_text
 from gemelo.errors import FileFormatError, InputError
 from gemelo.inputs.sentencepiece_model import pack_model, unpack_model
 from gemelo.inputs.spelling import IdStream, LibrarySpeller, PieceSpeller, Speller
+from gemelo.inputs.token_ids import token_ids
 from gemelo.inputs.tokenizer_json import TokenizerJson
 from gemelo.inputs.vocabulary import SOFT_TOKEN, Vocabulary, read_id
 
@@ -183,16 +183,10 @@ class Tokenizer:
         )
 
     def _checked(self, ids: Iterable[SupportsIndex]) -> list[int]:
-        checked: list[int] = []
-        limit = self.vocab_size
-        for id in ids:
-            try:
-                value = operator.index(id)
-            except TypeError:
-                raise InputError(f"{id!r} is not a token id: ids are integers") from None
+        checked, limit = token_ids(ids), self.vocab_size
+        for value in checked:
             if not 0 <= value < limit:
                 raise InputError(f"token id {value} is out of range: ids are 0 to {limit - 1}")
-            checked.append(value)
         return checked
 
     @cached_property
