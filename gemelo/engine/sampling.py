@@ -38,7 +38,7 @@ from gemelo.kernels import cpu
 _MAX_TOP_LOGPROBS = 20
 _BLOCK = 64  # scores that are looked at together
 _LARGEST = torch.finfo(torch.float32).max
-_COLDEST = torch.finfo(torch.float32).tiny  # below it, dividing by a temperature is not exact
+_COLDEST = 1e-300  # of temperatures: what is left of one below is zero when it divides
 _NUMBERS = (  # name, least, most
     ("temperature", 0.0, 100.0),
     ("top_p", 0.0, 1.0),
@@ -250,11 +250,12 @@ def adjust(
     """
     adjusted = scores
     if sampling.repetition_penalty != 1:
-        seen = torch.tensor(sorted({*prompt, *answer}), device=scores.device)
+        known = (token for token in {*prompt, *answer} if token < len(scores))
+        seen = torch.tensor(sorted(known), dtype=torch.long, device=scores.device)
         old = scores[seen]
         penalty = sampling.repetition_penalty
-        new = torch.where(old > 0, old / penalty, old * penalty).clamp(max=_LARGEST)
-        adjusted = adjusted.index_copy(0, seen, new)
+        new = torch.where(old > 0, old / penalty, old * penalty).clamp(-_LARGEST, _LARGEST)
+        adjusted = adjusted.index_copy(0, seen, torch.where(old.isinf(), old, new))
     if answer and (sampling.presence_penalty or sampling.frequency_penalty):
         counts = Counter(answer)
         fines = [
@@ -278,9 +279,8 @@ def candidates(scores: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor | Non
     if 0 < sampling.top_k < len(scores):
         scores, ids = likeliest(scores, sampling.top_k)
     # The largest is taken off first: divided by next to nothing, the others become minus infinity.
-    probabilities = (
-        ((scores - scores.max()) / max(sampling.temperature, _COLDEST)).softmax(-1).cpu()
-    )
+    colder = (scores - scores.max()).double() / max(sampling.temperature, _COLDEST)
+    probabilities = colder.float().softmax(-1).cpu()
     ids = None if ids is None else ids.cpu()
     if sampling.top_p < 1:
         probabilities, order = nucleus(probabilities, sampling.top_p)
