@@ -9,10 +9,10 @@ loads torch.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # typing's own would load typing, before Ctrl-C is heard (`__main__`)
 if TYPE_CHECKING:
+    from typing import Any
+
     from gemelo.config import ModelConfig
     from gemelo.engine.completion import Completion
     from gemelo.engine.engine import Engine
@@ -61,6 +61,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'gemelo' has no attribute {name!r}")
+    from importlib import import_module
+
     value = getattr(import_module(_HOMES[name]), name)
     globals()[name] = value
     return value
