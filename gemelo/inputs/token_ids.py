@@ -16,7 +16,7 @@ from typing import Any
 
 from gemelo.errors import InputError
 
-MOST_IDS = 1 << 24  # many times any context; an iterator may never end
+MOST_IDS = 1 << 20  # a few times the longest context; an iterator may never end
 _NO_IDS = (str, bytes, bytearray, memoryview, Mapping, Set)
 
 
