@@ -54,8 +54,7 @@ class CtrlC:
         while importing(sys._current_frames().get(thread)):
             time.sleep(_RETRY_S)
         self._waits = False
-        if not self.over:
-            _thread.interrupt_main()
+        _signal.pthread_kill(thread, _signal.SIGINT)  # a signal, so that no system call sleeps on
 
     def unraisable(self, told: sys.UnraisableHookArgs) -> None:
         """Python's hook for exceptions that have nobody to go to."""
