@@ -70,7 +70,9 @@ class Turn:
 class Turns:
     """The turns on one timeline, of which the last that was begun may go on."""
 
-    def __init__(self) -> None:
+    def __init__(self, noun: str = "session", own: str = "model.session()") -> None:
+        """noun is what they are on, own how to get another one: for what errors say."""
+        self._noun, self._own = noun, own
         self._last: weakref.ref[Turn] | None = None
 
     def begin(self) -> Turn:
@@ -78,7 +80,7 @@ class Turns:
         with _changing:
             last = self._open()
             if last is not None and (last.running or last.elsewhere):
-                raise SessionBusyError(_BUSY)
+                raise self._busy()
             return self._new()
 
     def claim(self) -> Turn | None:
@@ -100,15 +102,22 @@ class Turns:
         with _changing:
             last = self._open()
             if last is not None and last.elsewhere:
-                raise SessionBusyError(_BUSY)
+                raise self._busy()
 
     def check(self, turn: Turn) -> None:
         """Raise SessionBusyError unless `turn` is the one that may go on."""
         if self._last is None or self._last() is not turn:
             raise SessionBusyError(
-                "the session has gone on with another turn since this stream gave its last piece; "
-                "use a session for each stream: model.session()"
+                f"the {self._noun} has gone on with another turn since this stream gave its last "
+                f"piece; use a {self._noun} for each: {self._own}"
             )
+
+    def _busy(self) -> SessionBusyError:
+        return SessionBusyError(
+            f"the {self._noun} is in the middle of a turn, in another thread or around this call; "
+            "wait until it is over or close its stream, or use "
+            f"a {self._noun} of your own: {self._own}"
+        )
 
     def _open(self) -> Turn | None:
         last = None if self._last is None else self._last()
@@ -137,9 +146,3 @@ class Line:
             if self._process != os.getpid():
                 self._lock, self._process = threading.RLock(), os.getpid()
             return self._lock
-
-
-_BUSY = (
-    "the session is in the middle of a turn, in another thread or around this call; wait until it "
-    "is over or close its stream, or use a session of your own: model.session()"
-)
