@@ -27,8 +27,9 @@ from gemelo.errors import SessionBusyError
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# For a moment, whenever a turn begins or goes on: one lock for all, so that a fork can hold it.
-_changing = threading.Lock()
+# For a moment, whenever a turn begins or goes on: one lock for all, so that a fork can hold it. A
+# signal's handler or a finaliser may come in that moment, and enters again.
+_changing = threading.RLock()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
         before=_changing.acquire,

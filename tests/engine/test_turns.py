@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -278,7 +279,9 @@ def test_an_open_turn_is_not_claimed() -> None:
 
 def child(work: Callable[[], bool], patience_s: float = 60.0) -> int | None:
     """The exit code of a child in which `work` said yes (0) or no (1); None if it hung."""
-    pid = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of a process that has threads
+        pid = os.fork()
     if not pid:
         try:
             os._exit(0 if work() else 1)
