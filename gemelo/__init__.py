@@ -9,14 +9,15 @@ loads torch.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # typing's own would load typing, before Ctrl-C is heard (`__main__`)
 if TYPE_CHECKING:
+    from typing import Any
+
     from gemelo.config import ModelConfig
+    from gemelo.engine.completion import Completion
     from gemelo.engine.engine import Engine
     from gemelo.engine.kv import KVCache
-    from gemelo.engine.model import Completion, Model, load
+    from gemelo.engine.model import Model, load
     from gemelo.engine.row import Piece
     from gemelo.engine.sampling import Sampling
     from gemelo.engine.session import Session
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Completion": "gemelo.engine.model",
+    "Completion": "gemelo.engine.completion",
     "Engine": "gemelo.engine.engine",
     "GemeloError": "gemelo.errors",
     "KVCache": "gemelo.engine.kv",
@@ -60,6 +61,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'gemelo' has no attribute {name!r}")
+    from importlib import import_module
+
     value = getattr(import_module(_HOMES[name]), name)
     globals()[name] = value
     return value

@@ -2,7 +2,7 @@
 
 Each command lives in the file of its group and imports what it needs when it runs, so that
 `gemelo --help` loads typer and nothing else. Errors become one line and an exit code here: 0 done,
-1 failed, 2 the input was wrong, 130 interrupted.
+1 failed, 2 the input was wrong, 130 interrupted. The program itself begins in `gemelo.__main__`.
 
     gemelo generate "The capital of France is"
 """
@@ -86,12 +86,6 @@ def root(
     if ctx.invoked_subcommand is None:
         terminal.page(ctx.get_help())
         raise typer.Exit(_WRONG)
-
-
-def main() -> None:
-    """The program `gemelo`: run the command line's words, leave with their exit code."""
-    terminal.prepare()
-    sys.exit(run(sys.argv[1:]))
 
 
 def run(words: Sequence[str]) -> int:

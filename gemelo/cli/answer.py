@@ -17,7 +17,8 @@ from gemelo.cli.terminal import Bar, Interrupt, note, size
 from gemelo.evals.machine import peak_rss_bytes
 
 if TYPE_CHECKING:
-    from gemelo.engine.model import Choice, Completion, Model
+    from gemelo.engine.completion import Choice, Completion
+    from gemelo.engine.model import Model
     from gemelo.engine.row import Piece
     from gemelo.engine.transcription import Heard
     from gemelo.inputs.chat import Prompt

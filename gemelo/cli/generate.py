@@ -22,7 +22,8 @@ from gemelo.evals.machine import peak_rss_bytes
 from gemelo.store import default_name, resolve
 
 if TYPE_CHECKING:
-    from gemelo.engine.model import Choice, Completion, Model
+    from gemelo.engine.completion import Choice, Completion
+    from gemelo.engine.model import Model
     from gemelo.inputs.tokenizer import Tokenizer
 
 _INTERRUPTED = 130

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
     from prompt_toolkit.history import History
 
-    from gemelo.engine.model import Completion, Model
+    from gemelo.engine.completion import Completion
+    from gemelo.engine.model import Model
     from gemelo.inputs.album import Viewing
 
 QUOTES = '"""'

@@ -227,7 +227,8 @@ class Interrupt:
             raise KeyboardInterrupt
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
-        self.check()
+        if self.asked:  # as whoever heard it before sees fit: not in the middle of an import
+            (self._before if callable(self._before) else signal.default_int_handler)(number, frame)
         self.asked = True
 
     def __enter__(self) -> Self:

@@ -73,7 +73,7 @@ class Sizes:
             view = self.whole.view(submodel.config(config), kept)
             if isinstance(self.whole.fused, Graph):
                 view.fused = Graph.of(view, self.whole.fused.panels)
-            self._views[submodel] = view
+            self._views.setdefault(submodel, view)  # another thread may have made one meanwhile
         return self._views[submodel]
 
     def same_keys(self, a: Submodel | None, b: Submodel | None) -> bool:

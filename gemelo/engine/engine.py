@@ -64,9 +64,9 @@ class Engine:
 
     def score(self, ids: Sequence[int]) -> Tensor:
         """Next-token scores at every position, (T, V) float32."""
-        check(ids, self.decoder.config, self.context)
+        wanted = check(ids, self.decoder.config, self.context)
         check_files(self.sizes.files)
-        return step.score(self.decoder, self.cache(), ids)
+        return step.score(self.decoder, self.cache(), wanted)
 
 
 def tokens_at_once(config: ModelConfig) -> int:

@@ -91,6 +91,7 @@ class Graph:
         told = self._told(all_ids)
         embeds = None if given is None else given.embeds.float().contiguous()
         seen = None if given is None or given.reach is None else given.reach.contiguous()
+        memory, tables = cache.memory(), cache.tables()  # held until the program is done with them
         finite = self.program.run(
             all_ids.buffer_info()[0],
             places.buffer_info()[0],
@@ -99,8 +100,8 @@ class Graph:
             rows,
             tokens,
             ALL if keep is None else keep,
-            cache.tables(),
-            cache.addresses(),
+            [table.numbers for table in tables],
+            memory.layers,
             STORED.index(cache.stored),
             self.config.num_key_value_heads,
             self.config.head_dim,
@@ -135,6 +136,7 @@ class Graph:
             self.kept.append(index)
         if self.panels is not None and self.panels.has(weight):
             return self.panels.matrix(weight, index)
+        self.kept.append(weight.blocks)
         return cpu.matrix(weight, index)
 
     def norm(self, module: nn.Module) -> Any:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from gemelo.config import AudioConfig
+from gemelo.engine.turns import Turns
 from gemelo.errors import UnsupportedError
 from gemelo.inputs.mel import NUM_MELS, LogMel
 from gemelo.models.conformer import ConformerState
@@ -48,6 +49,7 @@ class AudioStream:
             )
         self.tree, self.mel, self.tokens_at_once = tree, LogMel(), tokens_at_once
         self.state: ConformerState
+        self.turns = Turns("sound", "model.audio_stream()")
         self._begin()
 
     @property
@@ -55,28 +57,38 @@ class AudioStream:
         """What is kept between two pieces."""
         return self.mel.nbytes + int(self.waiting.nbytes) + self.state.nbytes
 
-    @torch.inference_mode()
     def push(self, samples: Any) -> Tensor:
         """Samples (N,) at 16 kHz -> the soft tokens (J, D) that are ready, J perhaps 0.
 
-        Raises InputError for a sample that is no number, and then has not heard any of them.
+        Raises InputError for a sample that is no number, and then has not heard any of them;
+        SessionBusyError while another thread pushes.
         """
+        return self.turns.once(self._push, samples)
+
+    def finish(self) -> Tensor:
+        """The soft tokens (J, D) still to come; ready for a new sound."""
+        return self.turns.once(self._finish)
+
+    def whole(self, samples: Any) -> Tensor:
+        """All soft tokens (J, D) of a sound that is all there."""
+        return self.turns.once(self._whole, samples)
+
+    @torch.inference_mode()
+    def _push(self, samples: Any) -> Tensor:
         self._wait(self.mel.push(samples))
         features, self.state = self.tree.audio_tower(self._frames(self._due()), self.state)
         return self._embedded(features)
 
     @torch.inference_mode()
-    def finish(self) -> Tensor:
-        """The soft tokens (J, D) still to come; ready for a new sound."""
+    def _finish(self) -> Tensor:
         self._wait(self.mel.finish())
         features = self.tree.audio_tower.finish(self._frames(self.waiting), self.state)
         self._begin()
         return self._embedded(features)
 
-    def whole(self, samples: Any) -> Tensor:
-        """All soft tokens (J, D) of a sound that is all there."""
+    def _whole(self, samples: Any) -> Tensor:
         self._wait(self.mel.push(samples))
-        return self.finish()
+        return self._finish()
 
     def _begin(self) -> None:
         """Nothing heard yet."""

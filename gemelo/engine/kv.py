@@ -16,6 +16,7 @@ B rows, T tokens of a step, S slots, K key/value heads, d head width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import torch
@@ -43,14 +44,32 @@ class Addresses(NamedTuple):
     v_scales: int
     row_stride: int  # in numbers of k and v
 
+    @classmethod
+    def of(cls, k: Sequence[Tensor], v: Sequence[Tensor]) -> Addresses:
+        """Of the numbers of keys and of values, each with their scales if they have some."""
+        k_at, k_scales = [*(x.data_ptr() for x in k), 0][:2]
+        v_at, v_scales = [*(x.data_ptr() for x in v), 0][:2]
+        return cls(k_at, v_at, k_scales, v_scales, k[0].stride(0))
+
+
+class Memory(NamedTuple):
+    """Where all keys and values lie, and what lies there: it stays as long as this is held."""
+
+    layers: list[Addresses]
+    held: list[Tensor]
+
 
 class Table(NamedTuple):
-    """Where the positions in the slots of one kind of layer lie, for each row."""
+    """The positions in the slots of one kind of layer, (B, capacity), and how many are in use."""
 
-    positions: int  # address, int64
-    row_stride: int  # in positions
-    capacity: int
+    positions: Tensor
     used: int
+
+    @property
+    def numbers(self) -> tuple[int, int, int, int]:
+        """Address, row stride in positions, capacity, used; good as long as the table is held."""
+        table = self.positions
+        return table.data_ptr(), table.stride(0), table.shape[1], self.used
 
 
 class KVCache:
@@ -95,7 +114,7 @@ class KVCache:
         }
         self._used = dict.fromkeys(LAYER_TYPES, 0)
         self._where: dict[LayerType, Where] = {}
-        self._addresses: list[Addresses] = []  # empty when they have to be asked for again
+        self._memory: Memory | None = None  # when it has to be asked for again
 
     def slots(self, kind: LayerType, length: int) -> int:
         """Capacity of one kind of layer for sequences of `length` tokens."""
@@ -126,13 +145,15 @@ class KVCache:
         v.put(self._where[kind], new.v)
         return KV(k.view(self._used[kind]), v.view(self._used[kind]))
 
-    def addresses(self) -> list[Addresses]:
-        """Of every owning layer, numbers of dtype `stored`; good until the cache grows."""
-        if not self._addresses:
-            for k, v in self.stores.values():
-                (k_at, k_scales, row_stride), (v_at, v_scales, _) = k.address(), v.address()
-                self._addresses.append(Addresses(k_at, v_at, k_scales, v_scales, row_stride))
-        return self._addresses
+    def memory(self) -> Memory:
+        """Of every owning layer, numbers of dtype `stored`. Whoever hands the addresses on holds
+        this meanwhile: another thread may let the cache grow, and then nobody else does."""
+        known = self._memory
+        if known is None:
+            stores = [(k.tensors(), v.tensors()) for k, v in self.stores.values()]
+            layers = [Addresses.of(k, v) for k, v in stores]
+            known = self._memory = Memory(layers, [x for k, v in stores for x in (*k, *v)])
+        return known
 
     def make_room(self, tokens: int, length: int) -> None:
         """For a step of so many tokens a row that ends at `length`: what `place` does before it
@@ -142,11 +163,8 @@ class KVCache:
         self.reserve(length)
 
     def tables(self) -> list[Table]:
-        """Of every kind of layer, good until the cache grows."""
-        return [
-            Table(table.data_ptr(), table.stride(0), table.shape[1], self._used[kind])
-            for kind, table in self.positions.items()
-        ]
+        """Of every kind of layer, until the cache grows."""
+        return [Table(table, self._used[kind]) for kind, table in self.positions.items()]
 
     def reserve(self, length: int) -> None:
         """Make room for `length` tokens a row, doubling what has to grow."""
@@ -164,7 +182,7 @@ class KVCache:
 
     def _grow(self, kind: LayerType, capacity: int) -> None:
         """A ring that has not wrapped yet lies in order, so growing keeps every slot's place."""
-        table, self._addresses = self.positions[kind], []
+        table, self._memory = self.positions[kind], None
         self.positions[kind] = table.new_full((self.rows, capacity), -1)
         self.positions[kind][:, : table.shape[1]] = table
         for layer, stores in self.stores.items():
@@ -205,13 +223,17 @@ class KVCache:
             held = (table >= 0).any(0).nonzero()
             self._used[kind] = int(held[-1]) + 1 if len(held) else 0
 
+    def empty(self, rows: int = 1) -> KVCache:
+        """A cache like this one that holds nothing."""
+        device = self.positions[LAYER_TYPES[0]].device
+        return KVCache(
+            self.config, self.context, rows, self.chunk, self.dtype, device, self.kv_format
+        )
+
     @torch.inference_mode()
     def repeat(self, rows: int) -> KVCache:
         """A cache of `rows` copies of row 0: encode a prompt once, continue it many times."""
-        device = self.positions[LAYER_TYPES[0]].device
-        copy = KVCache(
-            self.config, self.context, rows, self.chunk, self.dtype, device, self.kv_format
-        )
+        copy = self.empty(rows)
         for kind, table in self.positions.items():
             copy._grow(kind, table.shape[1])
             copy.positions[kind][:] = table[:1]
@@ -246,7 +268,7 @@ class Slots(Protocol):
     def view(self, used: int) -> Tensor: ...
     def grow(self, capacity: int) -> None: ...
     def copy_row(self, other: Any) -> None: ...
-    def address(self) -> tuple[int, int, int]: ...  # of numbers, of scales or 0; the row stride
+    def tensors(self) -> list[Tensor]: ...  # of numbers, of scales if there are some
 
 
 class PlainSlots:
@@ -285,8 +307,8 @@ class PlainSlots:
         """Every row becomes row 0 of `other`."""
         self.x[:] = other.x[:1]
 
-    def address(self) -> tuple[int, int, int]:
-        return self.x.data_ptr(), 0, self.x.stride(0)
+    def tensors(self) -> list[Tensor]:
+        return [self.x]
 
 
 class Int8Slots:
@@ -320,5 +342,5 @@ class Int8Slots:
         self.levels.copy_row(other.levels)
         self.scales.copy_row(other.scales)
 
-    def address(self) -> tuple[int, int, int]:
-        return self.levels.x.data_ptr(), self.scales.x.data_ptr(), self.levels.x.stride(0)
+    def tensors(self) -> list[Tensor]:
+        return [self.levels.x, self.scales.x]

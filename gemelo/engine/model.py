@@ -5,6 +5,9 @@ prefix without the caller doing anything. A prompt is text, a list of messages, 
 Messages may hold pictures, recordings and videos, if the model has eyes and ears. They need a chat
 template, which an instruction-tuned model carries; a base model says that it has none.
 
+Threads may share a model: `generate` waits until another thread's is done. A stream has its session
+until it ends, so what begins meanwhile is given a new one, and later turns go on with that.
+
     model = gemelo.load("gemma-3-1b-it")
     for piece in model.stream([{"role": "user", "content": "Hi"}], temperature=0.7):
         print(piece.text, end="")
@@ -16,7 +19,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from torch import Tensor
 
 from gemelo.checkpoint import Checkpoint, WeightFormat, assemble, read
 from gemelo.config import ModelConfig, Submodel
+from gemelo.engine.completion import Completion, join
 from gemelo.engine.engine import Engine
 from gemelo.engine.graphs import Graph, is_native
 from gemelo.engine.hearing import AudioStream
@@ -33,17 +36,20 @@ from gemelo.engine.offload import Where, as_packed, is_mapped, place_table
 from gemelo.engine.perception import Perception
 from gemelo.engine.policy import Policy
 from gemelo.engine.repack import repacked
-from gemelo.engine.row import FinishReason, Piece
+from gemelo.engine.row import Piece
 from gemelo.engine.sampling import Sampling
-from gemelo.engine.session import Progress, RepairMode, Session
+from gemelo.engine.session import Progress, RepairMode, Session, check
+from gemelo.engine.soft import Soft
 from gemelo.engine.speculative import Draft
 from gemelo.engine.step import Decoder
 from gemelo.engine.timings import Stats, Timings
+from gemelo.engine.turns import Line
 from gemelo.errors import InputError
 from gemelo.inputs import chat, slots
 from gemelo.inputs.album import Album, Viewing, samples_of, side_of
 from gemelo.inputs.chat import Prompt
 from gemelo.inputs.image import PictureSource, read_image
+from gemelo.inputs.token_ids import token_ids
 from gemelo.inputs.tokenizer import Tokenizer
 from gemelo.kernels import cpu
 from gemelo.models.gemma3n import Block, Gemma3n
@@ -53,43 +59,6 @@ from gemelo.store import expanded, resolve
 
 Message = Mapping[str, Any]
 PromptLike = str | Sequence[Message] | Sequence[int] | Prompt
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One continuation of a prompt."""
-
-    text: str
-    token_ids: tuple[int, ...]
-    finish_reason: FinishReason
-    logprobs: tuple[float, ...] = ()
-    top_logprobs: tuple[tuple[tuple[int, float], ...], ...] = ()
-
-
-@dataclass(frozen=True)
-class Completion:
-    """What `generate` returns: the first continuation's fields, and all of them as `choices`."""
-
-    choices: tuple[Choice, ...]
-    prompt_token_ids: tuple[int, ...]
-    timings: Timings
-    seed: int
-
-    @property
-    def text(self) -> str:
-        return self.choices[0].text
-
-    @property
-    def token_ids(self) -> tuple[int, ...]:
-        return self.choices[0].token_ids
-
-    @property
-    def finish_reason(self) -> FinishReason:
-        return self.choices[0].finish_reason
-
-    @property
-    def logprobs(self) -> tuple[float, ...]:
-        return self.choices[0].logprobs
 
 
 class Model:
@@ -106,7 +75,7 @@ class Model:
         self.checkpoint, self.engine, self.part = checkpoint, engine, part
         self.load_s = load_s
         self.perception = Perception(checkpoint.tree, checkpoint.config)
-        self._session = engine.session()
+        self._session, self._line = engine.session(), Line()
 
     @property
     def config(self) -> ModelConfig:
@@ -212,20 +181,24 @@ class Model:
         UnsupportedError for media that this model has no sense for, InputError for broken ones.
         """
         if isinstance(prompt, Prompt):
-            return prompt
+            return prompt.checked()
         if isinstance(prompt, str):
             return Prompt(tuple(self.tokenizer.encode(prompt)))
-        if not prompt:
-            raise InputError("the prompt is empty; give text, messages or token ids")
-        if isinstance(prompt[0], Mapping):
+        if isinstance(prompt, Sequence) and len(prompt) and isinstance(prompt[0], Mapping):
             album = self.album(viewing)
             made = chat.render(prompt, self.tokenizer, album=album)  # type: ignore[arg-type]
             if made.pictures or made.recordings:  # what is too long is told with what fills it
                 slots.check_room(made.ids, album.senses, self.engine.context)
             return made
-        if not all(isinstance(token, int) for token in prompt):
-            raise InputError("a prompt is text, a list of messages or a list of token ids")
-        return Prompt(tuple(prompt))  # type: ignore[arg-type]
+        try:
+            ids = token_ids(prompt)
+        except InputError as error:
+            raise InputError(
+                f"a prompt is text, a list of messages or a list of token ids: {error}"
+            ) from None
+        if not ids:
+            raise InputError("the prompt is empty; give text, messages or token ids")
+        return Prompt(tuple(ids))
 
     def prompt_ids(self, prompt: PromptLike) -> list[int]:
         """Token ids of a prompt."""
@@ -271,23 +244,40 @@ class Model:
         """
         settings = Sampling.of(sampling)
         ready = self.prompt(prompt)
-        return self._session.stream(ready.ids, settings, progress, self.perception.of(ready))
+        check(ready.ids, self.config, self.engine.context)
+        return self._pieces(ready, settings, self.perception.of(ready), progress)
 
     def generate(self, prompt: PromptLike, **sampling: Any) -> Completion:
         """Continue a prompt to its end. Keyword arguments are `Sampling`'s fields."""
         settings = Sampling.of(sampling)
         ready = self.prompt(prompt)
+        check(ready.ids, self.config, self.engine.context)
         soft = self.perception.of(ready)
-        pieces = list(self._session.stream(ready.ids, settings, soft=soft))
-        return self.completion(ready.ids, pieces, settings.n)
+        with self._line.lock:
+            pieces = list(self._pieces(ready, settings, soft))
+            return self.completion(ready.ids, pieces, settings.n)
+
+    def _pieces(
+        self,
+        ready: Prompt,
+        sampling: Sampling,
+        soft: Sequence[Soft],
+        progress: Progress | None = None,
+    ) -> Generator[Piece]:
+        """A turn of this model's own session; while a stream has that, of a new one in its place,
+        so that the stream goes on as it would have."""
+        session = self._session
+        while (turn := session.turns.claim()) is None:
+            session = self._session = session.another()
+        yield from session.answer(turn, ready.ids, sampling, progress, soft)
 
     def chat(self, messages: Sequence[Message], **sampling: Any) -> Completion:
         """Answer a conversation: messages of role system, user or assistant, with content."""
         return self.generate(messages, **sampling)
 
-    def logits(self, token_ids: Sequence[int]) -> Tensor:
+    def logits(self, ids: Sequence[int]) -> Tensor:
         """Scores of the next token after every position, (T, V) float32: the scoring path."""
-        return self.engine.score(list(token_ids))
+        return self.engine.score(ids)
 
     def completion(self, ids: Sequence[int], pieces: Sequence[Piece], n: int = 1) -> Completion:
         """Pieces of a stream, whole or cut short, as one result."""
@@ -295,19 +285,6 @@ class Model:
         timings = self.timings
         timings.load_s, self.load_s = self.load_s, 0.0
         return Completion(choices, tuple(ids), timings, self._session.seed)
-
-
-def join(pieces: Sequence[Piece]) -> Choice:
-    """Pieces of one continuation; one that never finished was cancelled."""
-    finish = pieces[-1].finish_reason if pieces else None
-    kept = [piece for piece in pieces if piece.token_ids]
-    return Choice(
-        "".join(piece.text for piece in pieces),
-        tuple(token for piece in kept for token in piece.token_ids),
-        finish or "cancelled",
-        tuple(piece.logprob for piece in kept if piece.logprob is not None),
-        tuple(piece.top_logprobs for piece in kept if piece.top_logprobs),
-    )
 
 
 def load(

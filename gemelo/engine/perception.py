@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from hashlib import blake2b
 
 import torch
@@ -104,12 +105,15 @@ class Perception:
     def _known(self, values: Tensor, make: Callable[[], Tensor]) -> tuple[bytes, Tensor]:
         """A key of the content, and what a tower makes of it, perhaps remembered."""
         key = content_key(values)
-        if key not in self._remembered:
-            self._remembered[key] = make()
-        self._remembered.move_to_end(key)
-        while len(self._remembered) > REMEMBERED:
-            self._remembered.popitem(last=False)
-        return key, self._remembered[key]
+        # Taken out and put back at the end, a step each that no other thread can be in between.
+        made = self._remembered.pop(key, None)
+        if made is None:
+            made = make()
+        self._remembered[key] = made
+        with suppress(KeyError):  # others may have emptied it
+            while len(self._remembered) > REMEMBERED:
+                self._remembered.popitem(last=False)
+        return key, made
 
 
 def content_key(values: Tensor) -> bytes:

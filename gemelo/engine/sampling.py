@@ -6,6 +6,10 @@ scores to one token. The filters run in the reference's order: penalties and bia
 temperature, top-k, top-p, min-p. Reported log-probabilities are the model's own, before any of
 that.
 
+Scores and settings may be anything that float32 and the limits below hold: a temperature close to
+zero picks what a temperature of zero does, penalties never reach infinity, and a token that scores
+minus infinity is never chosen. Broken scores (NaN, or nothing above minus infinity) are an error.
+
 The random numbers come from one generator a row, seeded and on the CPU, so that a seed gives the
 same text on every device that gives the same scores.
 
@@ -24,6 +28,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,6 +37,23 @@ from gemelo.kernels import cpu
 
 _MAX_TOP_LOGPROBS = 20
 _BLOCK = 64  # scores that are looked at together
+_LARGEST = torch.finfo(torch.float32).max
+_COLDEST = 1e-300  # of temperatures: what is left of one below is zero when it divides
+_NUMBERS = (  # name, least, most
+    ("temperature", 0.0, 100.0),
+    ("top_p", 0.0, 1.0),
+    ("min_p", 0.0, 1.0),
+    ("repetition_penalty", 0.01, 100.0),
+    ("presence_penalty", -100.0, 100.0),
+    ("frequency_penalty", -100.0, 100.0),
+)
+_COUNTS = (
+    ("top_k", 0, 1 << 31),
+    ("max_tokens", 1, 1 << 31),
+    ("n", 1, 64),
+    ("seed", 0, 2**63 - 1),
+    ("logprobs", 0, _MAX_TOP_LOGPROBS),
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +64,7 @@ class Sampling:
     top_k: int = 64  # 0 keeps all
     top_p: float = 0.95  # 1 keeps all
     min_p: float = 0.0  # share of the likeliest token's probability; 0 keeps all
-    repetition_penalty: float = 1.0  # divides scores of tokens seen in prompt or answer
+    repetition_penalty: float = 1.0  # divides scores of tokens seen in prompt or answer; 0.01 up
     presence_penalty: float = 0.0  # subtracted once from tokens seen in the answer
     frequency_penalty: float = 0.0  # subtracted for every time they were seen there
     logit_bias: Mapping[int, float] = field(default_factory=dict)
@@ -54,29 +76,22 @@ class Sampling:
     n: int = 1  # continuations of one prompt
 
     def __post_init__(self) -> None:
-        if isinstance(self.stop, str):
-            object.__setattr__(self, "stop", (self.stop,))
-        else:
-            object.__setattr__(self, "stop", tuple(self.stop))
-        _number("temperature", self.temperature, 0.0, 100.0)
-        _number("top_p", self.top_p, 0.0, 1.0, above=True)
-        _number("min_p", self.min_p, 0.0, 1.0)
-        _number("repetition_penalty", self.repetition_penalty, 0.0, 100.0, above=True)
-        _number("presence_penalty", self.presence_penalty, -100.0, 100.0)
-        _number("frequency_penalty", self.frequency_penalty, -100.0, 100.0)
-        _whole("top_k", self.top_k, 0, 1 << 31)
-        _whole("max_tokens", self.max_tokens, 1, 1 << 31)
-        _whole("n", self.n, 1, 64)
-        if self.seed is not None:
-            _whole("seed", self.seed, 0, 2**63 - 1)
-        if self.logprobs is not None:
-            _whole("logprobs", self.logprobs, 0, _MAX_TOP_LOGPROBS)
-        for text in self.stop:
-            if not isinstance(text, str) or not text:
-                raise InputError(f"stop has {text!r}; each stop must be a text that is not empty")
-        for token, bias in self.logit_bias.items():
-            _whole("logit_bias token", token, 0, 1 << 31)
-            _number(f"logit_bias of token {token}", bias, -1000.0, 1000.0)
+        for name, low, high in _NUMBERS:
+            self._set(name, _number(name, getattr(self, name), low, high))
+        if self.top_p == 0:
+            raise InputError("top_p = 0 keeps no token; expected above 0, up to 1 (1 keeps all)")
+        for name, lowest, highest in _COUNTS:
+            value = getattr(self, name)
+            if value is not None or name not in ("seed", "logprobs"):
+                self._set(name, _whole(name, value, lowest, highest))
+        if not isinstance(self.ignore_eos, bool):
+            raise InputError(f"ignore_eos = {self.ignore_eos!r}; expected true or false")
+        self._set("stop", _stops(self.stop))
+        self._set("logit_bias", _biases(self.logit_bias))
+
+    def _set(self, name: str, value: Any) -> None:
+        """A field as it was checked: plain Python numbers, whatever they were given as."""
+        object.__setattr__(self, name, value)
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Sampling:
@@ -139,6 +154,16 @@ def largest(scores: Tensor) -> int:
     return cpu.largest(scores) if scores.device.type == "cpu" else int(scores.argmax())
 
 
+def check_scores(scores: Tensor) -> None:
+    """Raise unless scores (V,) say which token is the likeliest."""
+    # NumPy's maximum is NaN where any is, and wakes no threads of torch's.
+    on_cpu = scores.device.type == "cpu" and scores.dtype == torch.float32
+    top = float(scores.numpy().max() if on_cpu else scores.max()) if len(scores) else math.nan
+    if not math.isfinite(top):
+        found = f"the largest of {len(scores)} is {top}" if len(scores) else "there are none"
+        raise InputError(f"no token can be chosen from the scores: {found}")
+
+
 class Sampler:
     """The function that a `Sampling` becomes for one row; its only state is a generator."""
 
@@ -162,6 +187,7 @@ class Sampler:
         With a guess of another model, the guess or what replaces it: the result is distributed as
         without one (speculative sampling, arXiv 2211.17192, theorem 1).
         """
+        check_scores(scores)
         if self.sampling.plain:
             return Token(largest(scores))
         with one_thread():
@@ -176,6 +202,7 @@ class Sampler:
 
     def guess(self, scores: Tensor, prompt: Sequence[int], answer: Sequence[int]) -> Guess:
         """A token drawn from another model's scores, with the chances it was drawn by."""
+        check_scores(scores)
         with one_thread():
             adjusted = adjust(scores, self.sampling, prompt, answer)
             if self.sampling.greedy:
@@ -191,7 +218,8 @@ class Sampler:
         kept = float(torch.rand(1, generator=self.generator)) * float(q[guess.id])
         if kept < float(p[guess.id]):
             return guess.id
-        return self._draw((p - q).clamp(min=0))
+        rest = (p - q).clamp(min=0)
+        return self._draw(rest if rest.any() else p)  # all rounded off: p and q are alike
 
     def _draw(self, weights: Tensor, ids: Tensor | None = None) -> int:
         """One of ids (N,), or of the numbers from 0, each as often as it weighs."""
@@ -207,7 +235,7 @@ class Sampler:
         if count is None:
             return Token(token)
         total = scores.logsumexp(-1)
-        values, ids = likeliest(scores, count)
+        values, ids = likeliest(scores, min(count, len(scores)))
         top = tuple(zip(ids.tolist(), (values - total).tolist(), strict=True))
         return Token(token, float(scores[token] - total), top)
 
@@ -222,10 +250,12 @@ def adjust(
     """
     adjusted = scores
     if sampling.repetition_penalty != 1:
-        seen = torch.tensor(sorted({*prompt, *answer}), device=scores.device)
+        known = (token for token in {*prompt, *answer} if token < len(scores))
+        seen = torch.tensor(sorted(known), dtype=torch.long, device=scores.device)
         old = scores[seen]
         penalty = sampling.repetition_penalty
-        adjusted = adjusted.index_copy(0, seen, torch.where(old > 0, old / penalty, old * penalty))
+        new = torch.where(old > 0, old / penalty, old * penalty).clamp(-_LARGEST, _LARGEST)
+        adjusted = adjusted.index_copy(0, seen, torch.where(old.isinf(), old, new))
     if answer and (sampling.presence_penalty or sampling.frequency_penalty):
         counts = Counter(answer)
         fines = [
@@ -248,7 +278,9 @@ def candidates(scores: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor | Non
     ids = None
     if 0 < sampling.top_k < len(scores):
         scores, ids = likeliest(scores, sampling.top_k)
-    probabilities = (scores / sampling.temperature).softmax(-1).cpu()
+    # The largest is taken off first: divided by next to nothing, the others become minus infinity.
+    colder = (scores - scores.max()).double() / max(sampling.temperature, _COLDEST)
+    probabilities = colder.float().softmax(-1).cpu()
     ids = None if ids is None else ids.cpu()
     if sampling.top_p < 1:
         probabilities, order = nucleus(probabilities, sampling.top_p)
@@ -267,7 +299,8 @@ def nucleus(probabilities: Tensor, share: float) -> tuple[Tensor, Tensor]:
         first, order = likeliest(probabilities, count)
         before = first.cumsum(-1) - first
         if count == most or float(before[-1] + first[-1]) >= share:
-            return first[before < share], order[before < share]
+            kept = max(1, int((before < share).sum()))
+            return first[:kept], order[:kept]
         count = min(16 * count, most)
 
 
@@ -300,12 +333,38 @@ def _add(scores: Tensor, ids: list[int], values: list[float]) -> Tensor:
     return scores.index_add(0, index, torch.tensor(values, device=scores.device))
 
 
-def _number(name: str, value: Any, low: float, high: float, above: bool = False) -> None:
-    real = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not real or not low <= value <= high or (above and value == low):
-        raise InputError(f"{name} = {value}; expected {'above ' * above}{low:g} to {high:g}")
+def _number(name: str, value: Any, low: float, high: float) -> float:
+    """A setting as a float, or an `InputError` that says what it may be."""
+    known = isinstance(value, int | float | np.integer | np.floating)
+    if not known or isinstance(value, bool) or not low <= value <= high:  # NaN is in no range
+        raise InputError(f"{name} = {value!r}; expected {low:g} to {high:g}")
+    return float(value)
 
 
-def _whole(name: str, value: Any, low: int, high: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise InputError(f"{name} = {value}; expected a whole number from {low} to {high}")
+def _whole(name: str, value: Any, low: int, high: int) -> int:
+    known = isinstance(value, int | np.integer)
+    if not known or isinstance(value, bool) or not low <= value <= high:
+        raise InputError(f"{name} = {value!r}; expected a whole number from {low} to {high}")
+    return int(value)
+
+
+def _stops(stop: Any) -> tuple[str, ...]:
+    if isinstance(stop, str):
+        stop = (stop,)
+    if not isinstance(stop, Sequence):
+        raise InputError(f"stop = {stop!r}; expected a text or a list of texts")
+    for text in stop:
+        if not isinstance(text, str) or not text:
+            raise InputError(f"stop has {text!r}; each stop must be a text that is not empty")
+    return tuple(stop)
+
+
+def _biases(biases: Any) -> dict[int, float]:
+    if not isinstance(biases, Mapping):
+        raise InputError(f"logit_bias = {biases!r}; expected token ids, and a number for each")
+    return {
+        _whole("logit_bias token", token, 0, 1 << 31): _number(
+            f"logit_bias of token {token!r}", bias, -1000.0, 1000.0
+        )
+        for token, bias in biases.items()
+    }

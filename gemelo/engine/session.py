@@ -3,6 +3,8 @@
 Callers are stateless: they pass the whole token list every time, and the session finds the longest
 prefix it already holds, rewinds to it and reads only the rest. A turn that was interrupted anywhere
 leaves the session usable, because what it claims to hold is only what a finished step has written.
+A session is one thread's at a time: a turn beside another thread's, or a stream that is resumed
+after a later turn, raises `SessionBusyError` and changes nothing (`turns`).
 
 With Gemma 3n a session can change size between tokens (`use`, or a policy), draft with a sub-model,
 and knows for every position which size wrote it.
@@ -31,7 +33,9 @@ from gemelo.engine.soft import Soft, before_block, chunks, shared
 from gemelo.engine.speculative import Draft
 from gemelo.engine.step import Decoder
 from gemelo.engine.timings import Stats, Timings
+from gemelo.engine.turns import Turn, Turns
 from gemelo.errors import ContextLengthError, InputError
+from gemelo.inputs.token_ids import token_ids
 from gemelo.inputs.tokenizer import Tokenizer
 from gemelo.weights.mapped import check as check_files
 
@@ -53,6 +57,7 @@ class Session:
         self.draft: Draft | None = None
         self.repair_mode: RepairMode = "off"
         self.timings, self.stats, self.seed = Timings(), Stats(), 0
+        self.turns = Turns()
         self._repair: Repair | None = None
         self._step_s = 0.0
         self._since = 0  # tokens written since the last switch
@@ -62,6 +67,13 @@ class Session:
         """The decoder of the active size."""
         return self.sizes.view(self.active)
 
+    def another(self) -> Session:
+        """A session set up as this one is, empty; both count in the same statistics."""
+        made = Session(self.sizes, self.tokenizer, self.cache.empty())
+        made.active, made.policy, made.draft = self.active, self.policy, self.draft
+        made.repair_mode, made.stats = self.repair_mode, self.stats
+        return made
+
     # ---- sizes -----------------------------------------------------------------------------------
 
     def use(self, choice: str | Submodel, repair: RepairMode = "off") -> None:
@@ -69,8 +81,10 @@ class Session:
 
         repair says what becomes of positions that another size wrote and this one would have
         written otherwise: "off" keeps them, "now" encodes them again at once, "lazy" a few beside
-        every later token. Sizes with the same keys need none.
+        every later token. Sizes with the same keys need none. Between two pieces of a stream it
+        may be called by the thread that has the stream; raises SessionBusyError in any other.
         """
+        self.turns.beside()
         submodel = self.sizes.named(choice)
         self.repair_mode = repair
         if submodel != self.active:
@@ -134,12 +148,39 @@ class Session:
 
         soft: the pictures and sounds among the ids, in order, as their towers made them.
         With sampling.n > 1 the prompt is read once and its cache copied; the session keeps the
-        prompt and none of the answers.
+        prompt and none of the answers. Its turn begins with the first piece; SessionBusyError is
+        raised there if another thread has one, and at any later piece if this session has begun
+        another turn since.
         """
-        check(ids, self.cache.config, self.cache.context)
+        wanted = check(ids, self.cache.config, self.cache.context)
+        yield from self.answer(self.turns.begin(), wanted, sampling, progress, soft)
+
+    def answer(
+        self,
+        turn: Turn,
+        ids: Sequence[int],
+        sampling: Sampling,
+        progress: Progress | None,
+        soft: Sequence[Soft],
+    ) -> Generator[Piece]:
+        """What `stream` gives, in a turn that was begun; ids are checked."""
+        pieces = self._pieces(ids, sampling, progress, soft)
+        try:
+            while (piece := turn.run(next, pieces, None)) is not None:
+                yield piece
+        finally:
+            turn.over = True
+
+    def _pieces(
+        self,
+        ids: Sequence[int],
+        sampling: Sampling,
+        progress: Progress | None,
+        soft: Sequence[Soft],
+    ) -> Generator[Piece]:
         self.timings = timings = Timings()
         started = time.perf_counter()
-        scores = self.read(ids, progress, soft)
+        scores = self._read(ids, progress, soft)
         rows = [Row(self.tokenizer, ids, sampling, index) for index in range(sampling.n)]
         self.seed = rows[0].sampler.seed
         if sampling.n > 1:
@@ -156,7 +197,6 @@ class Session:
             yield piece
             clock = time.perf_counter()  # what the caller did meanwhile is not ours
 
-    @torch.inference_mode()
     def read(
         self,
         ids: Sequence[int],
@@ -164,6 +204,11 @@ class Session:
         soft: Sequence[Soft] = (),
     ) -> Tensor:
         """Bring the cache to hold `ids`, reusing a common prefix; scores (V,) of what follows."""
+        wanted = check(ids, self.cache.config, self.cache.context)
+        return self.turns.once(self._read, wanted, progress, soft)
+
+    @torch.inference_mode()
+    def _read(self, ids: Sequence[int], progress: Progress | None, soft: Sequence[Soft]) -> Tensor:
         keep = self._share(ids, soft, len(ids) - 1)
         self.timings.reused_tokens, self.timings.prefill_tokens = keep, len(ids) - keep
 
@@ -177,7 +222,10 @@ class Session:
     def listen(self, ids: Sequence[int], soft: Sequence[Soft]) -> None:
         """Bring the cache to hold `ids`, which are not all yet: nothing is scored, and Gemma 3n's
         layers without keys of their own do not run."""
-        check(ids, self.cache.config, self.cache.context)
+        wanted = check(ids, self.cache.config, self.cache.context)
+        self.turns.once(self._listen, wanted, soft)
+
+    def _listen(self, ids: Sequence[int], soft: Sequence[Soft]) -> None:
         keep = self._share(ids, soft, len(ids))
         for begin, end in chunks(keep, len(ids), self.cache.chunk, soft):
             step.write(self.decoder, self.cache, ids, begin, end, soft)
@@ -273,8 +321,9 @@ class Session:
         del self.ids[end:], self.writers[end:]
 
 
-def check(ids: Sequence[int], config: ModelConfig, context: int) -> None:
-    """Raise unless ids can be run: not empty, all in the vocabulary, within the context."""
+def check(values: Sequence[int], config: ModelConfig, context: int) -> list[int]:
+    """Ids that can be run; raises unless they are some, in the vocabulary, within the context."""
+    ids = token_ids(values)
     if not ids:
         raise InputError("the prompt is empty; give at least one token")
     for token in (min(ids), max(ids)):
@@ -285,6 +334,7 @@ def check(ids: Sequence[int], config: ModelConfig, context: int) -> None:
             f"the prompt has {len(ids)} tokens and the context holds {context} "
             f"(the model takes {config.max_position_embeddings})"
         )
+    return ids
 
 
 def common_prefix(held: Sequence[int], wanted: Sequence[int]) -> int:

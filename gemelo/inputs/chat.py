@@ -13,8 +13,8 @@ they are in the text.
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 from gemelo.errors import GemeloError, InputError, UnsupportedError
 from gemelo.inputs.album import Album
@@ -32,6 +32,7 @@ from gemelo.inputs.slots import (
     place,
 )
 from gemelo.inputs.templates.text import own, said
+from gemelo.inputs.token_ids import token_ids
 from gemelo.inputs.tokenizer import Tokenizer, check_text
 
 # Gemma 3's template: it says what `render_turns` says. A variant of it is run like any other.
@@ -50,6 +51,17 @@ class Prompt:
     pictures: tuple[Picture, ...] = ()
     recordings: tuple[Samples, ...] = ()
     notices: tuple[str, ...] = ()
+
+    def checked(self) -> Self:
+        """The same with its ids as Python integers; InputError for a field of other things."""
+        for name, kind in (("pictures", Picture), ("recordings", Samples)):
+            held = getattr(self, name)
+            for item in held if isinstance(held, Sequence) else (held,):
+                if not isinstance(item, kind):
+                    raise InputError(
+                        f"a prompt's {name} are a list of {kind.__name__}, not {item!r:.100}"
+                    )
+        return replace(self, ids=tuple(token_ids(self.ids)))
 
 
 @dataclass(frozen=True)

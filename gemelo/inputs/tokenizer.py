@@ -10,7 +10,6 @@ message can end its own turn. A soft token (`<image_soft_token>`) is never read 
     tokenizer.decode(ids)                                  # "The capital of France is"
 """
 
-import operator
 import os
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,6 +22,7 @@ from gemelo.errors import FileFormatError, InputError, UnsupportedError
 from gemelo.inputs.added import SPACE, AddedString, Finder, Match, Passes
 from gemelo.inputs.sentencepiece_model import MAX_MODEL_BYTES, pack_model, unpack_model
 from gemelo.inputs.spelling import IdStream, LibrarySpeller, PieceSpeller, Speller
+from gemelo.inputs.token_ids import token_ids
 from gemelo.inputs.tokenizer_json import MAX_FILE_BYTES, TokenizerJson
 from gemelo.inputs.tokenizer_settings import Settings, read_settings
 from gemelo.inputs.vocabulary import SOFT_TOKEN, Vocabulary, gguf_flag, gguf_id
@@ -284,16 +284,10 @@ class Tokenizer:
             )
 
     def _checked(self, ids: Iterable[SupportsIndex]) -> list[int]:
-        checked: list[int] = []
-        limit = self.vocab_size
-        for id in ids:
-            try:
-                value = operator.index(id)
-            except TypeError:
-                raise InputError(f"{id!r} is not a token id: ids are integers") from None
+        checked, limit = token_ids(ids), self.vocab_size
+        for value in checked:
             if not 0 <= value < limit:
                 raise InputError(f"token id {value} is out of range: ids are 0 to {limit - 1}")
-            checked.append(value)
         return checked
 
     @cached_property

@@ -67,6 +67,11 @@ def _chosen(module: ModuleType | None) -> ModuleType | None:
     return module
 
 
+# The child of a fork has none of torch's threads, and torch's OpenMP waits for them for good. The
+# native products, which matter, make threads of their own there (kernels/csrc/pool.cpp).
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+
 extension = _extension()  # None where it was not built
 native = _chosen(extension)  # None where nothing is to be computed by it, either
 

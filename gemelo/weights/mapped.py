@@ -54,6 +54,9 @@ class Mapped(mmap.mmap):
 
     path: str
     identity: Identity
+    # Native, and gone with the map: a finaliser in Python may be cut short by Ctrl-C, and then
+    # whatever is mapped at the same place next would be taken for this one.
+    watch: object = None
 
     @property
     def address(self) -> int:
@@ -73,7 +76,9 @@ class Mapped(mmap.mmap):
         return "was written to while it was in use"
 
 
-_maps: weakref.WeakSet[Mapped] = weakref.WeakSet()
+# By address; a map that is gone leaves its place to the next one there. A dictionary of references
+# is copied in one go while other threads open files, which a WeakSet is not.
+_maps: dict[int, weakref.ref[Mapped]] = {}
 
 
 def map_file(path: Path) -> Mapped:
@@ -101,7 +106,8 @@ def map_file(path: Path) -> Mapped:
 
 def behind(tensors: Iterable[Tensor]) -> list[Mapped]:
     """The maps that tensors lie in."""
-    ranges = {mapped: range(mapped.address, mapped.address + len(mapped)) for mapped in _maps}
+    alive = [mapped for held in list(_maps.values()) if (mapped := held()) is not None]
+    ranges = {mapped: range(mapped.address, mapped.address + len(mapped)) for mapped in alive}
     found = set[Mapped]()
     for tensor in tensors:
         if tensor.device.type == "cpu":
@@ -111,7 +117,13 @@ def behind(tensors: Iterable[Tensor]) -> list[Mapped]:
 
 
 def check(maps: Iterable[Mapped]) -> None:
-    """Raise `FileFormatError` if a file is not what was mapped."""
+    """Raise `FileFormatError` if a file is not what was mapped.
+
+    From here on a file that is cut short is noticed, though others (Python's faulthandler) may have
+    taken the signal since the last time.
+    """
+    if extension is not None:
+        extension.listen()
     for mapped in maps:
         if (change := mapped.change) is not None:
             raise FileFormatError(f"{mapped.path} {change}; load it again")
@@ -131,6 +143,7 @@ def _map_privately(descriptor: int, size: int) -> Mapped:
 
 def _watch(mapped: Mapped) -> None:
     """From now on, and until its memory is given back."""
-    _maps.add(mapped)
-    if extension is not None and extension.watch(mapped.address, len(mapped)):
-        weakref.finalize(mapped, extension.unwatch, mapped.address).atexit = False
+    address = mapped.address
+    _maps[address] = weakref.ref(mapped)
+    if extension is not None:
+        mapped.watch = extension.Watch(address, len(mapped))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
 from torch import Tensor
 
 from gemelo.config import AudioConfig, Gemma3nConfig
 from gemelo.engine.hearing import AudioStream
-from gemelo.errors import UnsupportedError
+from gemelo.errors import SessionBusyError, UnsupportedError
 from gemelo.models.conformer import Block, Conformer
 from gemelo.models.multimodal import Gemma3nTree
 
@@ -124,3 +126,24 @@ def test_settled_is_what_comes_out(tree: Gemma3nTree) -> None:
         for num_frames in (0, 1, 6, 7, 8, 22, 23, 24, 39, 100):
             tokens, _ = ear(torch.rand(1, num_frames, 128), ear.fresh())
             assert tokens.shape[1] == ear.num_settled(num_frames), num_frames
+
+
+def test_a_sound_is_one_threads_at_a_time(tree: Gemma3nTree) -> None:
+    """Pieces pushed at once have no order: the second is refused, and none of it is heard."""
+    stream, alone = AudioStream(tree, EAR), AudioStream(tree, EAR)
+    samples, refused = sound(9000), []
+
+    def push() -> None:
+        try:
+            stream.push(samples)
+        except SessionBusyError as error:
+            refused.append(str(error))
+
+    def amid() -> None:
+        thread = threading.Thread(target=push)
+        thread.start()
+        thread.join(60)
+
+    stream.turns.once(amid)
+    assert len(refused) == 1 and "the sound is in the middle of a turn" in refused[0]
+    assert torch.equal(stream.whole(samples), alone.whole(samples))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from gemelo.engine.sampling import Sampler, Sampling, adjust, candidates, likeliest
+from gemelo.engine.sampling import Guess, Sampler, Sampling, adjust, candidates, likeliest
 from gemelo.errors import InputError
 
 SCORES = torch.tensor([0.1, 3.0, 2.0, 1.0, -1.0])
@@ -161,3 +162,126 @@ def test_silly_values_are_one_clear_line(bad: dict[str, Any]) -> None:
 def test_defaults_are_gemmas() -> None:
     defaults = Sampling()
     assert (defaults.temperature, defaults.top_k, defaults.top_p) == (1.0, 64, 0.95)
+
+
+# ---- the edges of float32 ------------------------------------------------------------------------
+
+COLD = (5e-324, 1e-300, 1e-46, 1e-45, 1e-40, 1e-38, 1.2e-38, 1e-30)
+FILTERS: tuple[dict[str, Any], ...] = (
+    {},
+    {"top_k": 0, "top_p": 1.0},
+    {"top_k": 10**6, "top_p": 1e-9},
+    {"top_k": 0, "top_p": 5e-324},
+    {"top_p": 1 - 1e-9, "min_p": 1.0},
+    {"top_k": 0, "top_p": 1 - 1e-16, "min_p": 5e-324},
+    {"n": 3, "logprobs": 20},
+)
+
+
+def extreme_scores() -> dict[str, torch.Tensor]:
+    some = torch.randn(1024, generator=torch.Generator().manual_seed(3)) * 5
+    nothing = torch.full((1024,), -math.inf)
+    return {
+        "usual": some,
+        "one finite": nothing.index_fill(0, torch.tensor([17]), -3.0),
+        "a third finite": torch.where(torch.arange(1024) % 3 == 0, some, nothing),
+        "close to the largest floats": some * 1e37,
+        "all of them the smallest": torch.full((1024,), torch.finfo(torch.float32).min),
+    }
+
+
+@pytest.mark.parametrize("filters", FILTERS)
+@pytest.mark.parametrize("temperature", COLD)
+def test_the_coldest_temperatures_are_greedy(temperature: float, filters: dict[str, Any]) -> None:
+    for name, scores in extreme_scores().items():
+        chosen = Sampler(Sampling(temperature=temperature, seed=1, **filters))(scores, [5], [7]).id
+        assert scores[chosen] == scores.max() and 0 <= chosen < 1024, name
+
+
+@pytest.mark.parametrize("filters", FILTERS)
+@pytest.mark.parametrize(
+    "penalties",
+    [
+        {"repetition_penalty": 0.01},
+        {"repetition_penalty": 100.0},
+        {"presence_penalty": 100.0, "frequency_penalty": 100.0},
+        {"presence_penalty": -100.0, "frequency_penalty": -100.0},
+        {"logit_bias": {0: 1000.0, 1023: -1000.0}},
+    ],
+)
+def test_penalties_never_choose_what_cannot_be(
+    penalties: dict[str, Any], filters: dict[str, Any]
+) -> None:
+    """Neither outside of the vocabulary nor a token at minus infinity, warm or cold."""
+    for temperature in (0.0, 1e-40, 1.0, 100.0):
+        sample = Sampler(Sampling(temperature=temperature, seed=1, **filters, **penalties))
+        for name, scores in extreme_scores().items():
+            chosen = sample(scores, [5, 17, 2000], [7, 7, 1023, 18]).id
+            assert 0 <= chosen < 1024 and scores[chosen] > -math.inf, name
+
+
+def test_equal_scores_are_equally_likely_however_cold() -> None:
+    sample = Sampler(Sampling(temperature=1e-40, top_k=0, top_p=1.0, seed=1))
+    assert len({sample(torch.zeros(4), [], []).id for _ in range(100)}) == 4
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1e-40, 1.0])
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_broken_scores_are_an_error(temperature: float, broken: float) -> None:
+    sample = Sampler(Sampling(temperature=temperature))
+    one = torch.randn(1024).index_fill(0, torch.tensor([900]), broken)
+    for scores in (one, torch.full((8,), broken), torch.full((8,), -math.inf), torch.zeros(0)):
+        with pytest.raises(InputError, match="no token can be chosen from the scores"):
+            sample(scores, [], [])
+
+
+def test_a_guess_that_is_turned_down_for_rounding_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """p is nowhere above q, so that nothing is left to draw from but p itself."""
+    sample = Sampler(Sampling(top_k=0, top_p=1.0, seed=1))
+    p = torch.tensor([0.0, 0.5, 0.5])
+    monkeypatch.setattr(torch, "rand", lambda *size, **how: torch.full(size, 0.9999))
+    assert sample._judge(Guess(1, torch.tensor([0.0, 0.6, 0.5])), p, None) != 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"repetition_penalty": 1e-40}, "repetition_penalty = 1e-40; expected 0.01 to 100"),
+        ({"repetition_penalty": 1e38}, "expected 0.01 to 100"),
+        ({"temperature": 1e38}, "temperature = 1e.38; expected 0 to 100"),
+        ({"temperature": math.nan}, "temperature = nan"),
+        ({"temperature": -1e-46}, "expected 0 to 100"),
+        ({"temperature": "hot"}, "temperature = 'hot'; expected 0 to 100"),
+        ({"temperature": True}, "temperature = True"),
+        ({"top_p": 0}, "top_p = 0 keeps no token"),
+        ({"top_p": 1 + 1e-9}, "top_p"),
+        ({"min_p": np.float32(1.5)}, "min_p"),
+        ({"presence_penalty": 10**400}, "presence_penalty"),
+        ({"top_k": -1}, "top_k = -1; expected a whole number"),
+        ({"top_k": 1.0}, "top_k = 1.0; expected a whole number"),
+        ({"max_tokens": None}, "max_tokens = None; expected a whole number"),
+        ({"logprobs": 21}, "logprobs = 21"),
+        ({"ignore_eos": "no"}, "ignore_eos = 'no'; expected true or false"),
+        ({"stop": 5}, "stop = 5; expected a text or a list of texts"),
+        ({"stop": ["a", b"b"]}, "stop has b'b'"),
+        ({"logit_bias": [1, 2]}, "logit_bias = .* expected token ids, and a number for each"),
+        ({"logit_bias": {1.5: 1.0}}, "logit_bias token = 1.5; expected a whole number"),
+        ({"logit_bias": {True: 1.0}}, "logit_bias token = True"),
+        ({"logit_bias": {1: math.inf}}, "logit_bias of token 1 = inf"),
+    ],
+)
+def test_settings_that_make_no_sense(settings: dict[str, Any], text: str) -> None:
+    with pytest.raises(InputError, match=text):
+        Sampling(**settings)
+
+
+def test_numpys_numbers_are_numbers() -> None:
+    """And kept as Python's, so that a setting can be written as JSON."""
+    sampling = Sampling(
+        temperature=np.float32(0.5),  # type: ignore[arg-type]
+        top_k=np.int64(3),  # type: ignore[arg-type]
+        seed=np.uint8(7),  # type: ignore[arg-type]
+        logit_bias={np.int32(4): np.float16(2)},  # type: ignore[dict-item]
+    )
+    assert sampling == Sampling(temperature=0.5, top_k=3, seed=7, logit_bias={4: 2.0})
+    assert type(sampling.top_k) is int and type(sampling.temperature) is float

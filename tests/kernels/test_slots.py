@@ -62,7 +62,8 @@ class Tables:
         out = torch.empty(*ids.shape, self.q.shape[1])
         self.program.run(
             ids.data_ptr(), positions.data_ptr(), reach.data_ptr(), 0, *ids.shape, ALL,
-            cache.tables(), cache.addresses(), STORED.index(cache.stored), KV_HEADS, WIDTH, None,
+            [table.numbers for table in cache.tables()], cache.memory().layers,
+            STORED.index(cache.stored), KV_HEADS, WIDTH, None,
             out.data_ptr(),
         )  # fmt: skip
         return out

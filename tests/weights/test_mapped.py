@@ -102,3 +102,98 @@ def test_other_maps_end_a_process_as_ever(tmp_path: Path) -> None:
         done = subprocess.run([sys.executable, "-c", touch.format(last)], capture_output=True)
         assert done.stdout.split() == [b"0"]
         assert done.returncode == -7, done.stderr
+
+
+# ---- others who want the signal ------------------------------------------------------------------
+
+OPENING = (
+    "import faulthandler, mmap, os, signal, sys; from pathlib import Path\n"
+    "from gemelo.weights.mapped import check, lost, map_file\n"
+    "path = Path(sys.argv[1]); page = mmap.PAGESIZE\n"
+    "def begin():\n"
+    "    path.write_bytes(b'1' * (4 * page)); return map_file(path)\n"
+    "def cut(ours):\n"
+    "    os.truncate(path, 0); return ours[2 * page]\n"
+)
+BY_HAND = (  # what a crash reporter in C does: note it, and go on
+    "import ctypes\n"
+    "Handler = ctypes.CFUNCTYPE(None, ctypes.c_int)\n"
+    "heard = []; theirs = Handler(lambda number: heard.append(number))\n"
+    "install = lambda: ctypes.CDLL(None).signal(7, theirs)\n"
+)
+
+
+def process(tmp_path: Path, code: str) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, "-c", OPENING + code, str(tmp_path / "file")]
+    return subprocess.run(words, capture_output=True, text=True, timeout=120)
+
+
+@guarded
+@pytest.mark.parametrize("enabled", ["before", "after", "twice"])
+def test_faulthandler_leaves_us_the_signal(tmp_path: Path, enabled: str) -> None:
+    """From the next piece of work on; what is not ours it still tells, and ends the process."""
+    before = "faulthandler.enable()\n" if enabled != "after" else ""
+    after = "faulthandler.enable()\n" if enabled != "before" else ""
+    done = process(
+        tmp_path,
+        f"{before}ours = begin()\n{after}check([ours]); print(cut(ours), len(lost()), flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGBUS)\n",
+    )
+    assert done.stdout.split() == ["0", "1"], done.stderr
+    assert done.returncode == -7 and "Fatal Python error: Bus error" in done.stderr
+
+
+@guarded
+@pytest.mark.parametrize("first", ["install(); ours = begin()", "ours = begin(); install()"])
+def test_a_signal_that_others_survive_does_not_end_our_hearing(tmp_path: Path, first: str) -> None:
+    """They get what is theirs, as often as it comes, and we get ours after it."""
+    done = process(
+        tmp_path,
+        f"{BY_HAND}{first}; check([ours])\n"
+        "for _ in range(3): os.kill(os.getpid(), 7)\n"
+        "print(len(heard), cut(ours), len(lost()))\n",
+    )
+    assert done.stdout.split() == ["3", "0", "1"], done.stderr
+
+
+@guarded
+@pytest.mark.parametrize("word", ["SIG_IGN", "lambda *_: None"])
+def test_signals_that_python_ignores_or_hears(tmp_path: Path, word: str) -> None:
+    word = f"signal.{word}" if word.startswith("SIG") else word
+    done = process(
+        tmp_path,
+        f"signal.signal(signal.SIGBUS, {word}); ours = begin()\n"
+        "for _ in range(3): os.kill(os.getpid(), 7)\n"
+        "print(cut(ours), len(lost()))\n",
+    )
+    assert done.stdout.split() == ["0", "1"], done.stderr
+
+
+@guarded
+def test_every_map_is_watched(tmp_path: Path) -> None:
+    """Thousands of them, and in the places of those that are gone new ones."""
+    done = process(
+        tmp_path,
+        "many = [begin() for _ in range(2400)]; del many[::2]\n"
+        "many += [begin() for _ in range(9)]\n"
+        "print(cut(many[1100]), many[-1][0], many[3][page], len(lost()))\n"
+        "del many; print(len(lost()))\n",
+    )
+    assert done.stdout.split() == ["0", "0", "0", "3", "0"], done.stderr
+
+
+@guarded
+def test_an_interrupt_does_not_leave_a_map_behind(tmp_path: Path) -> None:
+    """Ctrl-C while a map is given up: no code of ours runs in which it could be raised."""
+    done = process(
+        tmp_path,
+        "def interrupt(*_): raise KeyboardInterrupt\n"
+        "maps = [begin() for _ in range(50)]; os.truncate(path, 0)\n"
+        "for ours in maps: ours[page]\n"
+        "assert len(lost()) == 50; del ours\n"
+        "sys.setprofile(interrupt)\n"
+        "try: maps.clear()\n"
+        "except KeyboardInterrupt: maps.clear()\n"
+        "sys.setprofile(None); print(len(lost()))\n",
+    )
+    assert done.stdout.split() == ["0"] and done.stderr == "", done.stderr

@@ -12,6 +12,13 @@
 
 namespace gemelo {
 
+// A handler may read nothing that a lock protects, so this is a list that only grows: places are
+// used again, and none is ever freed.
+struct Map {
+  std::atomic<uintptr_t> begin{0}, end{0}, lost{0};  // begin 0: free; lost: to the end, or 0
+  Map* next = nullptr;
+};
+
 namespace {
 
 #ifdef MAP_NORESERVE
@@ -20,90 +27,136 @@ constexpr int kZeros = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE;
 constexpr int kZeros = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED;
 #endif
 
-// A handler may read nothing that a lock protects, so this is a table and not a list.
-struct Map {
-  std::atomic<uintptr_t> begin{0}, end{0}, lost{0};  // begin 0: free; lost: to the end, or 0
-};
-constexpr int kMost = 1024;
-Map maps[kMost];
-std::atomic<int> used{0};  // of these, at most
+std::atomic<Map*> maps{nullptr};
 std::mutex changes;
-struct sigaction before;
+
+// Who heard the signal before the first map, and whom a signal is passed on to: the same, or
+// whoever has put a handler over ours since.
+struct sigaction below, before;
+bool listening = false;
 
 bool replace(uintptr_t address) {
   const uintptr_t page = address & ~((uintptr_t)sysconf(_SC_PAGESIZE) - 1);
-  for (int i = 0; i < used; i++) {
-    Map& map = maps[i];
-    const uintptr_t begin = map.begin, end = map.end;
+  for (Map* map = maps; map; map = map->next) {
+    const uintptr_t begin = map->begin, end = map->end;
     if (!begin || address < begin || address >= end) continue;
     if (mmap((void*)page, end - page, PROT_READ | PROT_WRITE, kZeros, -1, 0) == MAP_FAILED)
       return false;
-    uintptr_t known = map.lost;  // a later touch may be of an earlier page
-    while ((!known || page < known) && !map.lost.compare_exchange_weak(known, page)) continue;
+    uintptr_t known = map->lost;  // a later touch may be of an earlier page
+    while ((!known || page < known) && !map->lost.compare_exchange_weak(known, page)) continue;
     return true;
   }
   return false;
 }
 
-void missed(int signal, siginfo_t* info, void*) {
+void missed(int signal, siginfo_t* info, void* context);
+
+bool same(const struct sigaction& a, const struct sigaction& b) {
+  if ((a.sa_flags ^ b.sa_flags) & SA_SIGINFO) return false;
+  return a.sa_flags & SA_SIGINFO ? a.sa_sigaction == b.sa_sigaction : a.sa_handler == b.sa_handler;
+}
+
+struct sigaction ours() {
+  struct sigaction action = {};
+  action.sa_sigaction = missed;
+  action.sa_flags = SA_SIGINFO | SA_ONSTACK;
+  sigemptyset(&action.sa_mask);
+  return action;
+}
+
+bool is_word(const struct sigaction& a, void (*word)(int)) {
+  return !(a.sa_flags & SA_SIGINFO) && a.sa_handler == word;
+}
+
+struct sigaction in_place(int signal) {
+  struct sigaction now;
+  sigaction(signal, nullptr, &now);
+  return now;
+}
+
+// A signal that is none of ours, as it would have gone without us. A handler that survives it finds
+// us in place again. One that hands it back to whom it found before itself, as Python's faulthandler
+// does, may mean us by that: then it is for those below.
+void pass_on(int signal, siginfo_t* info, void* context, bool touched) {
+  const bool handed_back = !same(in_place(signal), ours());
+  const struct sigaction next = handed_back ? below : before;
+  if (is_word(next, SIG_IGN) && !touched) return;
+  sigaction(signal, &next, nullptr);
+  if (handed_back || is_word(next, SIG_DFL) || is_word(next, SIG_IGN)) {
+    if (!touched) raise(signal);
+    return;  // what touched runs again
+  }
+  if (next.sa_flags & SA_SIGINFO) next.sa_sigaction(signal, info, context);
+  else next.sa_handler(signal);
+  const struct sigaction now = in_place(signal), again = ours();
+  if (same(now, next)) sigaction(signal, &again, nullptr);
+  else if (same(now, again)) sigaction(signal, &below, nullptr);
+}
+
+void missed(int signal, siginfo_t* info, void* context) {
   const int error = errno;
   const bool touched = info->si_code > 0;  // else somebody sent it
-  if (!touched || !replace((uintptr_t)info->si_addr)) {
-    sigaction(signal, &before, nullptr);  // as it would have gone: what touched runs again
-    if (!touched) raise(signal);
-  }
+  if (!touched || !replace((uintptr_t)info->si_addr)) pass_on(signal, info, context, touched);
   errno = error;
 }
 
-// Others may have put their own handler in place since the last map.
-void listen() {
-  struct sigaction now;
-  sigaction(SIGBUS, nullptr, &now);
-  if ((now.sa_flags & SA_SIGINFO) && now.sa_sigaction == missed) return;
+void listen_alone() {
+  const struct sigaction now = in_place(SIGBUS), action = ours();
+  if (same(now, action)) return;
   before = now;
-  struct sigaction ours = {};
-  ours.sa_sigaction = missed;
-  ours.sa_flags = SA_SIGINFO | SA_ONSTACK;
-  sigemptyset(&ours.sa_mask);
-  sigaction(SIGBUS, &ours, nullptr);
+  if (!listening) below = now;
+  listening = true;
+  sigaction(SIGBUS, &action, nullptr);
 }
 
 }  // namespace
 
-bool watch(uintptr_t begin, uint64_t bytes) {
+Watch::Watch(uintptr_t begin, uint64_t bytes) {
   std::lock_guard<std::mutex> lock(changes);
-  int place = 0;
-  while (place < used && maps[place].begin) place++;
-  if (place == kMost) return false;
-  listen();
-  maps[place].lost = 0;
-  maps[place].end = begin + bytes;
-  maps[place].begin = begin;
-  if (place == used) used++;
-  return true;
+  listen_alone();
+  map_ = maps;
+  while (map_ && map_->begin) map_ = map_->next;
+  const bool is_new = !map_;
+  if (is_new) map_ = new Map;
+  map_->lost = 0;
+  map_->end = begin + bytes;
+  map_->begin = begin;
+  if (!is_new) return;
+  map_->next = maps;
+  maps = map_;
 }
 
-void unwatch(uintptr_t begin) {
+Watch::~Watch() {
   std::lock_guard<std::mutex> lock(changes);
-  for (int i = 0; i < used; i++)
-    if (maps[i].begin == begin) maps[i].begin = 0;
+  map_->begin = 0;
+}
+
+void listen() {
+  std::lock_guard<std::mutex> lock(changes);
+  if (listening) listen_alone();
 }
 
 std::vector<std::pair<uintptr_t, uintptr_t>> lost() {
   std::vector<std::pair<uintptr_t, uintptr_t>> found;
-  for (int i = 0; i < used; i++)
-    if (maps[i].begin && maps[i].lost) found.push_back({maps[i].lost, maps[i].end});
+  for (Map* map = maps; map; map = map->next)
+    if (map->begin && map->lost) found.push_back({map->lost, map->end});
   return found;
 }
+
+void hold_maps() { changes.lock(); }
+void release_maps() { changes.unlock(); }
 
 }  // namespace gemelo
 
 #else
 
 namespace gemelo {
-bool watch(uintptr_t, uint64_t) { return false; }
-void unwatch(uintptr_t) {}
+Watch::Watch(uintptr_t, uint64_t) {}
+Watch::~Watch() {}
+void listen() {}
 std::vector<std::pair<uintptr_t, uintptr_t>> lost() { return {}; }
+void hold_maps() {}
+void release_maps() {}
 }  // namespace gemelo
 
 #endif

@@ -11,11 +11,27 @@
 
 namespace gemelo {
 
-// False where the system has no such signal, or where too many maps are watched already.
-bool watch(uintptr_t begin, uint64_t bytes);
-void unwatch(uintptr_t begin);
+// Watches a map for as long as it lives. Whoever owns the map owns this too, so that no code of
+// Python's, which an interrupt may cut short, stands between the end of one and of the other.
+class Watch {
+ public:
+  Watch(uintptr_t begin, uint64_t bytes);
+  ~Watch();
+  Watch(const Watch&) = delete;
+
+ private:
+  struct Map* map_;
+};
+
+// Be the one who hears the signal. Others may have put a handler of their own in place since the
+// last map: it is kept, and gets every signal that is no touch of a watched map.
+void listen();
 
 // Of each watched map that misses something, where its zeros begin, and its end.
 std::vector<std::pair<uintptr_t, uintptr_t>> lost();
+
+// Around a fork: the table is not changed meanwhile.
+void hold_maps();
+void release_maps();
 
 }  // namespace gemelo

@@ -6,6 +6,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
+#include <pthread.h>
 
 #include "kernels.h"
 #include "maps.h"
@@ -96,11 +97,32 @@ int64_t largest_at(const float* x, int64_t count) {
   return best;
 }
 
+// A fork waits for the steps that run, and goes on while none does: what the child has of them is
+// whole, and nothing is locked in it by a thread that it has not.
+void before_fork() {
+  hold_programs();
+  hold_pools();
+  hold_maps();
+}
+
+void after_fork() {
+  release_maps();
+  release_pools();
+  release_programs();
+}
+
+void in_the_child() {
+  release_maps();
+  forget_pools();
+  release_programs();
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
   nb::set_leak_warnings(false);  // a model that lives until the interpreter ends is no mistake
   use(runnable()[0]);
+  pthread_atfork(before_fork, after_fork, in_the_child);
   m.def("names", names);
   m.def("name", [] { return std::string(chosen->name); });
   m.def("use", use);
@@ -127,8 +149,8 @@ NB_MODULE(_native, m) {
     nb::gil_scoped_release nogil;
     return largest_at(floats_at(x), count);
   });
-  m.def("watch", watch);
-  m.def("unwatch", unwatch);
+  nb::class_<Watch>(m, "Watch").def(nb::init<uintptr_t, uint64_t>());
+  m.def("listen", listen);
   m.def("lost", lost);
   m.def("interleave", [](const Matrix& rows, int64_t first, int64_t stride, uintptr_t out) {
     nb::gil_scoped_release nogil;

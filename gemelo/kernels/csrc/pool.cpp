@@ -65,12 +65,6 @@ std::map<int, Pool*>* pools = new std::map<int, Pool*>;
 int wanted = 0;
 std::mutex making;
 
-// After a fork the workers are gone; the child makes pools of its own.
-void forget() {
-  pools = new std::map<int, Pool*>;
-  new (&making) std::mutex;
-}
-
 }  // namespace
 
 Pool::Pool(int threads) : threads_(threads < 1 ? 1 : threads) {
@@ -149,8 +143,6 @@ void Pool::barrier(Worker& worker) {
 
 Pool& pool() {
   std::lock_guard<std::mutex> lock(making);
-  static const int once = pthread_atfork(nullptr, nullptr, forget);
-  (void)once;
   if (!wanted) wanted = default_threads();
   Pool*& pool = (*pools)[wanted];
   if (!pool) pool = new Pool(wanted);
@@ -160,6 +152,21 @@ Pool& pool() {
 void set_threads(int threads) {
   std::lock_guard<std::mutex> lock(making);
   wanted = threads < 1 ? 1 : threads;
+}
+
+void hold_pools() {
+  making.lock();
+  for (auto& [threads, pool] : *pools) pool->turn_.lock();
+}
+
+void release_pools() {
+  for (auto& [threads, pool] : *pools) pool->turn_.unlock();
+  making.unlock();
+}
+
+void forget_pools() {
+  pools = new std::map<int, Pool*>;
+  making.unlock();
 }
 
 }  // namespace gemelo

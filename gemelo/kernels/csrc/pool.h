@@ -28,6 +28,8 @@ class Pool {
 
  private:
   friend class Worker;
+  friend void hold_pools();
+  friend void release_pools();
   void serve(int index, int hoped_for);
   void barrier(Worker& worker);
 
@@ -117,6 +119,11 @@ class Worker {
 // The pool of this process with as many threads as were asked for, made on first use.
 Pool& pool();
 void set_threads(int threads);
+
+// Around a fork: no job runs meanwhile. The child has none of the workers, and makes new pools.
+void hold_pools();
+void release_pools();
+void forget_pools();
 
 template <class Function>
 void parallel(Function&& function) {

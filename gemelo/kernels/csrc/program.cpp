@@ -4,10 +4,38 @@
 #include <cmath>
 #include <cstring>
 #include <numeric>
+#include <set>
 
 namespace gemelo {
 
 constexpr int64_t kSoon = 1 << 17;  // bytes of a next matrix that a waiting thread fetches at most
+
+namespace {
+
+std::set<Program*>& programs = *new std::set<Program*>;  // all there are; never destroyed
+std::mutex changes;                                      // of these
+
+}  // namespace
+
+Program::Program(const Kernels& kernels) : kernels(kernels) {
+  std::lock_guard<std::mutex> lock(changes);
+  programs.insert(this);
+}
+
+Program::~Program() {
+  std::lock_guard<std::mutex> lock(changes);
+  programs.erase(this);
+}
+
+void hold_programs() {
+  changes.lock();
+  for (Program* program : programs) program->turn_taken_.lock();
+}
+
+void release_programs() {
+  for (Program* program : programs) program->turn_taken_.unlock();
+  changes.unlock();
+}
 
 int Program::buffer(int64_t width) {
   buffers_.push_back({width, std::make_unique<Scratch>()});

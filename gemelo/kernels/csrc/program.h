@@ -10,6 +10,7 @@
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 #include "kernels.h"
@@ -41,7 +42,9 @@ struct Call {
 
 class Program {
  public:
-  explicit Program(const Kernels& kernels) : kernels(kernels) {}
+  explicit Program(const Kernels& kernels);
+  ~Program();
+  Program(const Program&) = delete;
 
   int buffer(int64_t width);
   void run(Call& call);
@@ -123,7 +126,13 @@ class Program {
     int64_t heads;
   };
   std::vector<Attending> attends_;
+  friend void hold_programs();
+  friend void release_programs();
   std::mutex turn_taken_;
 };
+
+// Around a fork: no program runs meanwhile, so that the child finds no step half done.
+void hold_programs();
+void release_programs();
 
 }  // namespace gemelo

@@ -1,0 +1,47 @@
+"""Token ids as people hand them over, made Python integers: the one door that all of them take.
+
+A list, a tuple, a range, an iterator, an array or a tensor of one dimension; the integers in it
+Python's, NumPy's or torch's. Whatever is no whole number stays outside: truth values, floats, rows
+of rows, and bytes, which Python takes for a sequence of integers.
+
+    token_ids(np.array([2, 818, 5279]))      # [2, 818, 5279]
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Mapping, Set
+from itertools import islice
+from typing import Any
+
+from gemelo.errors import InputError
+
+MOST_IDS = 1 << 20  # a few times the longest context; an iterator may never end
+_NO_IDS = (str, bytes, bytearray, memoryview, Mapping, Set)
+
+
+def token_ids(values: Any) -> list[int]:
+    """Token ids in order, not compared with any vocabulary; InputError for what is none."""
+    dimensions = getattr(values, "ndim", 1)
+    if dimensions != 1:
+        shape = tuple(getattr(values, "shape", ()))
+        raise InputError(f"token ids of shape {shape}; give one dimension: a list of integers")
+    if isinstance(values, _NO_IDS) or not isinstance(values, Iterable):
+        kind = type(values).__name__
+        raise InputError(f"token ids are a list of integers, not of type {kind}: {values!r:.100}")
+    items = values.tolist() if hasattr(values, "tolist") else values
+    ids = [token_id(item) for item in islice(items, MOST_IDS + 1)]
+    if len(ids) > MOST_IDS:
+        raise InputError(f"more than {MOST_IDS} token ids; no model takes so many")
+    return ids
+
+
+def token_id(value: Any) -> int:
+    """One token id; InputError for what is no whole number."""
+    truth = isinstance(value, bool) or str(getattr(value, "dtype", "")) in ("bool", "torch.bool")
+    if not truth and not getattr(value, "ndim", 0):
+        try:
+            return operator.index(value)
+        except TypeError:
+            pass
+    raise InputError(f"{value!r:.100} is not a token id: ids are integers")
