@@ -18,6 +18,7 @@ float32.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -146,10 +147,13 @@ def assemble(
 
 
 def tokenizer_of(source: Source) -> Tokenizer:
-    """The tokenizer that came with an open source."""
-    if source.facts is None:
-        return Tokenizer.from_file(source.path)
-    return _tokenizer_of_gguf(source.path, source.facts)
+    """The tokenizer that came with an open source; what its config says ends a text does."""
+    if source.facts is not None:
+        return _tokenizer_of_gguf(source.path, source.facts)
+    tokenizer = Tokenizer.from_file(source.path)
+    ends = {id for id in source.config.eos_token_id if id < tokenizer.vocab_size}
+    stops = tuple(sorted({*tokenizer.stop_ids, *ends}))
+    return dataclasses.replace(tokenizer, stop_ids=stops)
 
 
 def _tokenizer_of_gguf(path: Path, facts: Mapping[str, Any]) -> Tokenizer:
@@ -178,8 +182,7 @@ def read_tokenizer(path: Path) -> Tokenizer:
 
 def build(source: Source) -> Tree:
     """The network on the meta device, once the file's names and shapes are found to fit it."""
-    with torch.device("meta"):
-        tree = tree_of(source.config)
+    tree = _network(source)
     expected = {name: tuple(p.shape) for name, p in tree.named_parameters()}
     found = source.shapes
     problems = [
@@ -197,6 +200,18 @@ def build(source: Source) -> Tree:
     if any(problems):
         raise FileFormatError(f"{source.path}: " + "; ".join(filter(None, problems)))
     return tree
+
+
+def _network(source: Source) -> Tree:
+    """The network without weights, which has no place for more numbers than can be counted."""
+    try:
+        with torch.device("meta"):
+            return tree_of(source.config)
+    except (RuntimeError, OverflowError):
+        raise FileFormatError(
+            f"{source.path}: its config describes weights of more numbers than can be counted; its "
+            "sizes are broken"
+        ) from None
 
 
 def activation_dtype(source: Source, format: WeightFormat) -> torch.dtype:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from gemelo import mmproj3n
 from gemelo.config import Gemma3Config, Gemma3nConfig, VisionConfig
+from gemelo.counts import EYE, check_count
 from gemelo.errors import FileFormatError, GemeloError, InputError, UnsupportedError
 from gemelo.source import Source, Weight, canonical
 from gemelo.weights import names
@@ -136,8 +137,8 @@ def _with_eye(source: Source, file: GGUFFile) -> Source:
             f"{source.path.name} is {config.model_type}{', with towers' * config.is_multimodal}"
         )
     _refuse_other_eyes(path, facts)
-    vision = _vision(path, facts)
     shapes, tensor = canonical(file, ARCHITECTURE)
+    vision = _vision(path, facts, shapes)
     swapped = _are_swapped(shapes, vision)
 
     def unshifted(name: str) -> Weight:
@@ -234,13 +235,16 @@ def _refuse_other_eyes(path: Path, facts: Mapping[str, Any]) -> None:
             raise UnsupportedError(f"{path}: {key} is {values!r:.60}; Gemma 3's eye has {wanted}")
 
 
-def _vision(path: Path, facts: Mapping[str, Any]) -> VisionConfig:
+def _vision(
+    path: Path, facts: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+) -> VisionConfig:
     raw = {field: facts[VISION + key] for key, field in FIELDS if VISION + key in facts}
     eps = raw.get("layer_norm_eps", VisionConfig.layer_norm_eps)
     if not isinstance(eps, float) or not 0 < eps < 1:
         raise FileFormatError(f"{path}: {VISION}attention.layer_norm_epsilon is {eps!r}")
     raw["layer_norm_eps"] = float(str(np.float32(eps)))  # 1e-06, not what float32 makes of it
     try:
+        check_count(f"{VISION}block_count", raw.get("num_hidden_layers"), EYE, shapes)
         vision = VisionConfig.from_hf(raw)
     except GemeloError as error:
         raise type(error)(f"{path}: {error}") from None

@@ -23,6 +23,8 @@ import torch
 from gemelo.config import Gemma3nConfig
 from gemelo.config.audio import AudioConfig
 from gemelo.config.vision3n import Vision3nConfig
+from gemelo.counts import EAR as EAR_LAYERS
+from gemelo.counts import check_count
 from gemelo.errors import FileFormatError, GemeloError, InputError, UnsupportedError
 from gemelo.kernels.formats import Packed, unpack
 from gemelo.source import EMBEDDING, Source, Weight, canonical, without_towers
@@ -190,11 +192,8 @@ def _audio_config(
     }
     raw |= {field: facts[AUDIO + key] for key, field in FIELDS if AUDIO + key in facts}
     raw |= _own(AudioConfig, AUDIO, facts)
-    ear = AudioConfig.from_hf(raw)
-    if ear.conf_num_hidden_layers > len(shapes):  # before a network of that depth is built
-        raise FileFormatError(
-            f"{AUDIO}block_count is {ear.conf_num_hidden_layers}, for {len(shapes)} tensors"
-        )
+    check_count(f"{AUDIO}block_count", raw.get("conf_num_hidden_layers"), EAR_LAYERS, shapes)
+    AudioConfig.from_hf(raw)
     return raw
 
 

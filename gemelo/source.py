@@ -12,18 +12,38 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from gemelo.config import Gemma3Config, Gemma3nConfig, ModelConfig, read_config
 from gemelo.config.gemma3n import spare_layer_types
+from gemelo.config.settings import (
+    check_kind,
+    check_plain,
+    generation_notices,
+    setting_notices,
+    writes,
+)
+from gemelo.counts import check_counts
+from gemelo.directory import (
+    beside,
+    check_directory,
+    check_embedder,
+    check_names,
+    check_types,
+    check_weights,
+    generation,
+    with_ends,
+)
 from gemelo.documents import read_object
 from gemelo.errors import FileFormatError, GemeloError, InputError, UnsupportedError
+from gemelo.head import EMBEDDING as EMBEDDING
+from gemelo.head import with_head
 from gemelo.kernels.formats import Packed
 from gemelo.weights import metadata, names
 from gemelo.weights.folder import recovered
@@ -33,9 +53,7 @@ from gemelo.weights.safetensors import Safetensors
 
 Weight = Tensor | Packed
 DECODER = "language_model."
-EMBEDDING = "language_model.embed_tokens.weight"
 TABLE = "language_model.embed_tokens_per_layer.weight"
-_HEAD = "language_model.lm_head.weight"
 _LAUREL = "language_model.layers.0.laurel.linear_left.weight"
 _EYE = {"vision_tower", "embed_vision", "multi_modal_projector"}
 _EAR = {"audio_tower", "embed_audio"}
@@ -96,40 +114,47 @@ def listing(what: str, found: Sequence[str]) -> str:
 
 
 def _open_directory(path: Path) -> Source:
-    config_file = path / "config.json"
-    if not config_file.is_file():
-        raise InputError(f"{path}: a model directory needs a config.json and safetensors files")
-    raw = read_object(config_file)
-    config = read_config(raw)
+    check_directory(path)
+    raw = read_object(path / "config.json")
+    with _of(path):
+        check_kind(raw)
+        check_plain(raw)
+    if not writes(raw):
+        check_embedder(path)
+    check_weights(path)
+    file = Safetensors(path)
+    check_names(path, file.names())
+    shapes, tensor = canonical(file)
+    check_types(file)
+    with _of(path):
+        check_counts(raw, shapes)
+        config = read_config(raw)
+        notices = (*_spare_notice(raw, config), *setting_notices(raw, config))
+    config, shapes, said = with_head(path, raw, with_ends(path, config), shapes, tensor)
+    notices += said + generation_notices(generation(path)) + beside(path, file.files)
+    return Source(path, config, shapes, tensor, notices)
+
+
+@contextmanager
+def _of(path: Path) -> Iterator[None]:
+    """Errors about a config's values, told with the file that has them."""
+    try:
+        yield
+    except GemeloError as error:
+        raise type(error)(f"{path}: {error}") from None
+
+
+def _spare_notice(raw: Mapping[str, Any], config: ModelConfig) -> tuple[str, ...]:
     spare = spare_layer_types(raw) if isinstance(config, Gemma3nConfig) else 0
     layers = config.num_hidden_layers
     notice = (
         f"config.json lists {layers + spare} layer_types for {layers} layers; the {layers} are "
         "taken to be four sliding, one full, and so on"
     )
-    shapes, tensor = _tied(path, config, *canonical(Safetensors(path)))
-    return Source(path, config, shapes, tensor, (notice,) if spare else ())
+    return (notice,) if spare else ()
 
 
 Named = tuple[dict[str, tuple[int, ...]], Callable[[str], Weight]]
-
-
-def _tied(
-    path: Path,
-    config: ModelConfig,
-    shapes: dict[str, tuple[int, ...]],
-    tensor: Callable[[str], Weight],
-) -> Named:
-    """Drop a head that only repeats the embedding it is tied to; refuse one that does not."""
-    if config.tie_word_embeddings and _HEAD in shapes:
-        head, embedding = tensor(_HEAD), tensor(EMBEDDING)
-        if not (isinstance(head, Tensor) and torch.equal(head, embedding)):  # type: ignore[arg-type]
-            raise FileFormatError(
-                f"{path}: lm_head.weight differs from embed_tokens.weight, but config.json ties "
-                "them; set tie_word_embeddings to false there to use it"
-            )
-        del shapes[_HEAD]
-    return shapes, tensor
 
 
 # ---- GGUF ----------------------------------------------------------------------------------------
@@ -137,10 +162,8 @@ def _tied(
 
 def _open_gguf(file: GGUFFile) -> Source:
     refuse_other_kinds(file.metadata, file.path)
-    try:
+    with _of(file.path):
         raw, notices = metadata.read_facts(file.metadata)
-    except GemeloError as error:
-        raise type(error)(f"{file.path}: {error}") from None
     beside = [name for name in file if names.is_of_a_tower(name)]
     text = file.only(name for name in file if not names.is_of_a_tower(name))
     if not text.names():
@@ -150,9 +173,10 @@ def _open_gguf(file: GGUFFile) -> Source:
     embedding = shapes.get(EMBEDDING)
     if embedding is not None and embedding[0] != raw["vocab_size"] and len(embedding) == 2:
         raw["vocab_size"] = embedding[0]  # rows may be padded past the tokenizer's last id
-    raw["tie_word_embeddings"] = _HEAD not in shapes
+    raw["tie_word_embeddings"] = names.HEAD not in shapes
     kind = str(file.metadata["general.architecture"])
-    config = read_config(raw | (_gemma3n_shapes(shapes) if kind == "gemma3n" else {}))
+    with _of(file.path):
+        config = read_config(raw | (_gemma3n_shapes(shapes) if kind == "gemma3n" else {}))
 
     def unshifted(name: str) -> Weight:
         weight, shift = tensor(name), names.norm_shift(name, kind)

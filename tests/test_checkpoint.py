@@ -19,6 +19,7 @@ from gemelo.kernels import cpu
 from gemelo.kernels.formats import Packed
 from gemelo.weights.safetensors import Safetensors, write_safetensors
 from tests.conftest import TINY, tiny_model, write_checkpoint
+from tests.gemma3n import write_tensors
 
 IDS = [2, *range(300, 330)]
 
@@ -123,9 +124,7 @@ def test_missing_and_unknown_weights_are_listed(tiny_directory: Path, tmp_path: 
         read(wide)
 
 
-def test_a_head_that_repeats_the_embedding_is_dropped_and_another_is_refused(
-    tmp_path: Path,
-) -> None:
+def test_a_head_that_repeats_the_embedding_is_dropped_and_another_is_run(tmp_path: Path) -> None:
     model = tiny_model(TINY["one-kv-head"])
     model.lm_head = torch.nn.Linear(40, 512, bias=False)  # type: ignore[assignment]
     model.lm_head.weight = torch.nn.Parameter(model.embed_tokens.weight.clone())
@@ -133,10 +132,58 @@ def test_a_head_that_repeats_the_embedding_is_dropped_and_another_is_refused(
     assert close(scores(same), plain("one-kv-head"), 1e-5)
     model.lm_head.weight.data[3] += 1
     other = write_checkpoint(tmp_path / "other", model)
-    with pytest.raises(FileFormatError, match="lm_head.weight differs"):
-        read(other)
+    assert any("lm_head.weight differs" in notice for notice in read(other).notices)
+    assert not read(same).config.to_hf() == read(other).config.to_hf()
     untied = edited(other, tmp_path / "untied", tie_word_embeddings=False)
+    assert not read(untied).notices
+    assert torch.equal(scores(untied), scores(other))
     assert not close(scores(untied)[:, 3:4], scores(same)[:, 3:4], 0.1)
+    alone = edited(same, tmp_path / "alone", tie_word_embeddings=False)
+    assert torch.equal(scores(alone), scores(same))  # it is the embedding, stored twice
+
+
+def test_a_head_in_another_dtype_is_compared_by_its_numbers(tmp_path: Path) -> None:
+    model = tiny_model(TINY["one-kv-head"])
+    folder = write_checkpoint(tmp_path / "same", model, torch.bfloat16)
+    source = Safetensors(folder)
+    tensors = {name: source.tensor(name).clone() for name in source.names()}
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].float()
+    write_tensors(folder, tensors)
+    assert read(folder).config.tie_word_embeddings
+    tensors["lm_head.weight"][5, 7] += 1
+    write_tensors(folder, tensors)
+    assert not read(folder).config.tie_word_embeddings
+
+
+@pytest.mark.parametrize("level", ["top", "text", "both", "neither"])
+def test_a_multimodal_head_is_untied_at_either_level(
+    eyed_directory: Path, tmp_path: Path, level: str
+) -> None:
+    folder = shutil.copytree(eyed_directory, tmp_path / "eyed")
+    config = json.loads((folder / "config.json").read_text())
+    for part in (config, config["text_config"]):
+        part.pop("tie_word_embeddings", None)
+    if level in ("top", "both"):
+        config["tie_word_embeddings"] = False
+    if level in ("text", "both"):
+        config["text_config"]["tie_word_embeddings"] = False
+    (folder / "config.json").write_text(json.dumps(config))
+    source = Safetensors(folder)
+    tensors = {name: source.tensor(name).clone() for name in source.names()}
+    embedding = next(w for name, w in tensors.items() if name.endswith("embed_tokens.weight"))
+    tensors["lm_head.weight"] = head = embedding.flip(0)
+    write_tensors(folder, tensors)
+    checkpoint = read(folder, "f32")
+    assert torch.equal(checkpoint.decoder.lm_head.weight, head.float())
+    assert bool(checkpoint.notices) == (level == "neither")
+    convert(folder, tmp_path / "again", "f32")
+    assert not read(tmp_path / "again").config.tie_word_embeddings
+
+
+def test_a_head_that_is_promised_and_missing_is_said(tiny_directory: Path, tmp_path: Path) -> None:
+    folder = edited(tiny_directory, tmp_path / "untied", tie_word_embeddings=False)
+    with pytest.raises(FileFormatError, match=r"no lm_head\.weight; set it to true"):
+        read(folder)
 
 
 @pytest.mark.parametrize(

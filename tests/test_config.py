@@ -120,7 +120,7 @@ def test_a_pattern_other_than_six() -> None:
         ({"attention_bias": True}, "attention_bias = True"),
         ({"attn_logit_softcapping": 50.0}, "attn_logit_softcapping = 50.0"),
         ({"use_bidirectional_attention": True}, "use_bidirectional_attention = True"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 4}}, "rope_type 'yarn'"),
+        ({"rope_scaling": {"rope_type": "longrope", "factor": 4}}, "rope_type 'longrope'"),
         ({"layer_types": ["chunked"] * 18}, "'chunked'"),
     ],
 )

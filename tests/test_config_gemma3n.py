@@ -91,7 +91,6 @@ def test_types_that_slicing_left_are_dropped_where_nobody_can_err() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"tie_word_embeddings": False}, "tie_word_embeddings = False"),
         ({"altup_active_idx": 1}, "altup_active_idx = 1"),
         ({"altup_correct_scale": False}, "altup_correct_scale = False"),
     ],

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gemelo.config import Gemma3nConfig, Submodel, num_parameters, read_config
-from gemelo.config.submodel import names
+from gemelo.config.submodel import names, names_in
 from gemelo.errors import FileFormatError, GemeloError, InputError
 
 E4B = Gemma3nConfig()
@@ -83,6 +84,84 @@ def test_a_name_needs_the_layers_it_was_made_for() -> None:
     small = Gemma3nConfig(num_hidden_layers=10, num_kv_shared_layers=4)
     with pytest.raises(InputError, match="cut from 35 layers and this model has 10"):
         Submodel.named("E2B", small)
+
+
+MIX = Submodel.named("E2.98B-block", E4B).config(E4B)  # layers 10 to 24 are wide
+E2B = Submodel.named("E2B", E4B).config(E4B)
+TINY = dataclasses.replace(E4B, intermediate_size=(96,) * 35)
+DEEPER = Gemma3nConfig(num_hidden_layers=40, num_kv_shared_layers=15)
+OTHER = dataclasses.replace(E4B, num_kv_shared_layers=10)
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_published_name_means_one_model_whatever_it_is_cut_from(name: str) -> None:
+    """From a mix it is that very model, or nothing."""
+    try:
+        part = Submodel.named(name, MIX)
+    except InputError as error:
+        assert "E4B" in str(error) and "16384 neurons in layer" in str(error)
+        assert name not in names_in(MIX)
+    else:
+        assert part.config(MIX) == Submodel.named(name, E4B).config(E4B)
+        assert part.name == name and name in names_in(MIX)
+
+
+def test_what_a_mix_still_holds() -> None:
+    held = ["E2B", "E2.49B-block", "E2.73B-block", "E2.98B-block"]
+    assert names_in(MIX) == held
+    assert Submodel.named("E2B", MIX).ffn_widths == (8192,) * 30
+    with pytest.raises(
+        InputError, match="'E4B' is cut from E4B, with 16384 neurons in layer 0, of"
+    ):
+        Submodel.named("E4B", MIX)
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [(E4B, "E4B"), (E2B, "E2B"), (MIX, "E2.98B-block"), (TINY, "whole"), (OTHER, "whole")],
+)
+def test_a_whole_has_the_name_that_its_layers_and_widths_have(
+    config: Gemma3nConfig, name: str
+) -> None:
+    assert Submodel.whole(config).name == name == Submodel.named("whole", config).name
+    assert [part.name for part in Submodel.ladder(config)][-1] == name
+    half = Submodel.named("half", config)
+    assert half.name == ("half" if name == "whole" else f"half of {name}")
+    assert half.ffn_widths == tuple(width // 64 * 32 for width in config.ffn_widths)
+
+
+@pytest.mark.parametrize("config", [TINY, DEEPER, OTHER, E2B])
+def test_other_models_have_no_published_parts(config: Gemma3nConfig) -> None:
+    assert names_in(config) == (["E2B"] if config == E2B else [])
+    with pytest.raises(InputError, match="is cut from .*E4B"):
+        Submodel.named("E2.54B-layer", config)
+
+
+@pytest.mark.parametrize(
+    ("config", "rungs"),
+    [
+        (E4B, ["E2B", "E2.49B-block", "E2.98B-block", "E3.49B-block", "E4B"]),
+        (MIX, ["E2B", "E2.49B-block", "E2.98B-block"]),
+        (E2B, ["half of E2B", "E2B"]),
+        (TINY, ["half", "whole"]),
+    ],
+)
+def test_ladders_climb_what_a_model_holds(config: Gemma3nConfig, rungs: list[str]) -> None:
+    ladder = Submodel.ladder(config)
+    assert [part.name for part in ladder] == rungs
+    sums = [sum(part.ffn_widths) for part in ladder]
+    assert sums == sorted(set(sums)) and ladder[-1] == Submodel.whole(config)
+
+
+def test_a_published_name_cannot_be_given_to_another_size(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('name = "e2b"\nffn_widths = 4096\n')
+    with pytest.raises(InputError, match="'e2b' is the name of a published size"):
+        Submodel.of(str(path), E4B)
+    with pytest.raises(InputError, match="'E4B' is the name"):
+        Submodel((8192,) * 35, name="E4B").checked(E4B)
+    path.write_text('name = "E2B"\nffn_widths = 8192\nskipped_layers = [20, 21, 22, 23, 24]\n')
+    assert Submodel.of(str(path), E4B) == Submodel.named("E2B", E4B)
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,9 @@ Force = Annotated[bool, typer.Option("--force", help="Replace TARGET if it exist
 Part = Annotated[
     str,
     typer.Option(
-        "--submodel", metavar="NAME|FILE", help="E2B, a published mix, or a .toml or .json file."
+        "--submodel",
+        metavar="NAME|FILE",
+        help="E2B, a published mix, half, or a .toml or .json file.",
     ),
 ]
 

@@ -199,13 +199,17 @@ class Repl:
     def _submodel(self, rest: str) -> None:
         if rest:
             self.model.use(rest, self.model.repair_mode)
-            note(f"from the next token on: {rest}")
+            active = self.model.active
+            note(f"from the next token on: {active.name if active else rest}")
             return
-        from gemelo.config.submodel import names
+        from gemelo.config import Gemma3nConfig
+        from gemelo.config.submodel import HALF, WHOLE, names_in
 
         active = self.model.active
         note(f"active: {active.name if active else 'this model has one size'}")
-        note(f"published: {', '.join(names())}; or a .toml or .json file")
+        if isinstance(self.model.config, Gemma3nConfig):
+            held = [*names_in(self.model.config), WHOLE, HALF]
+            note(f"sizes: {', '.join(held)}; or a .toml or .json file")
 
     def _regen(self, rest: str) -> None:
         if not self.conversation.take_back("assistant"):

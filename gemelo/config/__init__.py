@@ -18,11 +18,9 @@ from gemelo.config.cost import flops_per_token, kv_bytes, kv_slots, num_paramete
 from gemelo.config.gemma3 import Gemma3Config, VisionConfig
 from gemelo.config.gemma3n import Gemma3nConfig
 from gemelo.config.model import FULL, LAYER_TYPES, SLIDING, LayerType, ModelConfig
+from gemelo.config.settings import MODEL_TYPES, check_kind, check_plain, setting_notices
 from gemelo.config.submodel import Submodel
 from gemelo.config.vision3n import Vision3nConfig
-from gemelo.errors import UnsupportedError
-
-MODEL_TYPES = ("gemma3_text", "gemma3", "gemma3n_text", "gemma3n")
 
 __all__ = [
     "FULL",
@@ -42,16 +40,13 @@ __all__ = [
     "kv_slots",
     "num_parameters",
     "read_config",
+    "setting_notices",
 ]
 
 
 def read_config(raw: Mapping[str, Any]) -> ModelConfig:
     """The config of a `config.json`. Raises `UnsupportedError` for what gemelo does not run."""
-    model_type = raw.get("model_type")
-    if model_type in ("gemma3_text", "gemma3"):
-        return Gemma3Config.from_hf(raw)
-    if model_type in ("gemma3n_text", "gemma3n"):
-        return Gemma3nConfig.from_hf(raw)
-    raise UnsupportedError(
-        f"model_type {model_type!r} is not one that gemelo runs ({', '.join(MODEL_TYPES)})"
-    )
+    check_kind(raw)
+    check_plain(raw)
+    is_3n = raw["model_type"].startswith("gemma3n")
+    return Gemma3nConfig.from_hf(raw) if is_3n else Gemma3Config.from_hf(raw)

@@ -11,24 +11,31 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from gemelo.config.model import (
+    ACTIVATION,
+    MOST_LAYERS,
     ModelConfig,
     alternating,
     check,
     check_numbers,
+    check_whole,
     eos_ids,
     known_fields,
     read_layer_types,
     read_rope,
     refuse,
+    refuse_text,
     section,
     text_part,
     text_to_hf,
+    ties_head,
 )
 from gemelo.errors import FileFormatError
 
 PATTERN = 6  # five sliding layers, then a full one
 _INDEX_KEYS = ("boi_token_index", "eoi_token_index", "image_token_index")
-_NOT_TEXT = {"vision", "mm_tokens_per_image", "rope_scaling_factor", *_INDEX_KEYS}
+# Other names of these, which transformers reads as well.
+ALIASES = {key.replace("_index", "_id"): key for key in _INDEX_KEYS}
+_NOT_TEXT = {"vision", "mm_tokens_per_image", *_INDEX_KEYS}
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,14 @@ class VisionConfig:
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any]) -> Self:
         """Read a `vision_config`."""
-        refuse(raw, {"model_type": ("siglip_vision_model",)})
+        refuse(
+            raw,
+            {
+                "model_type": ("siglip_vision_model",),
+                "hidden_act": (ACTIVATION,),
+                "num_channels": (3,),
+            },
+        )
         return cls(**known_fields(cls, raw))
 
 
@@ -76,6 +90,7 @@ class Gemma3Config(ModelConfig):
     image_token_index: int = 262144
 
     def __post_init__(self) -> None:
+        check_whole("num_hidden_layers", self.num_hidden_layers, most=MOST_LAYERS)
         if not self.layer_types:
             object.__setattr__(self, "layer_types", alternating(self.num_hidden_layers, PATTERN))
         check(self)
@@ -100,22 +115,16 @@ class Gemma3Config(ModelConfig):
     def from_hf(cls, raw: Mapping[str, Any]) -> Self:
         """Read a `config.json` of model_type gemma3_text or gemma3."""
         text = text_part(raw, "gemma3")
-        refuse(
-            text,
-            {
-                "attention_bias": (False,),
-                "attn_logit_softcapping": (None,),
-                "use_bidirectional_attention": (False,),
-                "hidden_activation": ("gelu_pytorch_tanh",),
-            },
-        )
-        facts = known_fields(cls, text) | read_rope(text)
+        refuse_text(text)
+        facts = {key: x for key, x in known_fields(cls, text).items() if key != "vision"}
+        facts |= read_rope(text, facts.get("max_position_embeddings", cls.max_position_embeddings))
         num_layers = facts.get("num_hidden_layers", cls.num_hidden_layers)
         facts["layer_types"] = read_layer_types(text, num_layers, PATTERN)
         facts["eos_token_id"] = eos_ids(raw, text)
-        for key in ("mm_tokens_per_image", *_INDEX_KEYS):
+        facts["tie_word_embeddings"] = ties_head(raw)
+        for key in ("mm_tokens_per_image", *ALIASES, *_INDEX_KEYS):
             if raw.get(key) is not None:
-                facts[key] = raw[key]
+                facts[ALIASES.get(key, key)] = raw[key]
         if raw.get("model_type") == "gemma3":
             facts["vision"] = VisionConfig.from_hf(section(raw, "vision_config"))
         config = cls(**facts)

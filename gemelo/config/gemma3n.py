@@ -18,6 +18,7 @@ from typing import Any, Self
 from gemelo.config.audio import AudioConfig
 from gemelo.config.model import (
     FULL,
+    MOST_LAYERS,
     SLIDING,
     ModelConfig,
     alternating,
@@ -28,9 +29,11 @@ from gemelo.config.model import (
     read_layer_types,
     read_rope,
     refuse,
+    refuse_text,
     section,
     text_part,
     text_to_hf,
+    ties_head,
 )
 from gemelo.config.vision3n import Vision3nConfig
 from gemelo.errors import FileFormatError
@@ -49,7 +52,7 @@ _TOP_LEVEL = (
     "eoa_token_id",
     "audio_token_id",
 )
-_NOT_TEXT = {"rope_scaling_factor", *_TOWERS, *_TOP_LEVEL}
+_NOT_TEXT = {*_TOWERS, *_TOP_LEVEL}
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ class Gemma3nConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         num_layers = self.num_hidden_layers
-        check_whole("num_hidden_layers", num_layers)
+        check_whole("num_hidden_layers", num_layers, most=MOST_LAYERS)
         if not self.layer_types:
             object.__setattr__(self, "layer_types", alternating(num_layers, PATTERN))
         if not self.intermediate_size:
@@ -139,19 +142,14 @@ class Gemma3nConfig(ModelConfig):
     def from_hf(cls, raw: Mapping[str, Any]) -> Self:
         """Read a `config.json` of model_type gemma3n_text or gemma3n."""
         text = text_part(raw, "gemma3n")
-        refuse(
-            text,
-            {
-                "attention_bias": (False,),
-                "hidden_activation": ("gelu_pytorch_tanh",),
-                "altup_active_idx": (0,),
-                "altup_correct_scale": (True,),
-                "tie_word_embeddings": (True,),
-            },
-        )
-        facts = known_fields(cls, text) | read_rope(text)
+        refuse_text(text)
+        refuse(text, {"altup_active_idx": (0,), "altup_correct_scale": (True,)})
+        if text.get("layer_types") is None:  # the family has its pattern, whatever a file says
+            refuse(text, {"sliding_window_pattern": (PATTERN,)})
+        facts = {key: x for key, x in known_fields(cls, text).items() if key not in _TOWERS}
+        facts |= read_rope(text, facts.get("max_position_embeddings", cls.max_position_embeddings))
         num_layers = facts.get("num_hidden_layers", cls.num_hidden_layers)
-        check_whole("num_hidden_layers", num_layers)
+        check_whole("num_hidden_layers", num_layers, most=MOST_LAYERS)
         spare = spare_layer_types(raw)
         facts["layer_types"] = (
             alternating(num_layers, PATTERN)
@@ -159,6 +157,7 @@ class Gemma3nConfig(ModelConfig):
             else read_layer_types(text, num_layers, PATTERN)
         )
         facts["eos_token_id"] = eos_ids(raw, text)
+        facts["tie_word_embeddings"] = ties_head(raw)
         for name in ("intermediate_size", "activation_sparsity_pattern"):
             facts[name] = _per_layer(facts.get(name), num_layers)
         if raw.get("model_type") == "gemma3n":
@@ -199,7 +198,9 @@ class Gemma3nConfig(ModelConfig):
                 )
         for share in self.activation_sparsity_pattern:
             if not isinstance(share, int | float) or not 0 <= share < 1:
-                raise FileFormatError(f"activation_sparsity_pattern holds {share!r}; 0 to below 1")
+                raise FileFormatError(
+                    f"activation_sparsity_pattern holds {share!r:.60}; expected 0 to below 1"
+                )
         owners = {self.layer_types[layer] for layer in self.kv_layers}
         borrowers = set(self.layer_types[len(self.kv_layers) :])
         if not owners or not borrowers <= owners:

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from gemelo.config.rope import Linear, Rope, Scaling, positive, read_entry
 from gemelo.errors import FileFormatError, UnsupportedError
 
 LayerType = Literal["sliding_attention", "full_attention"]
@@ -24,6 +25,8 @@ FULL: LayerType = "full_attention"
 LAYER_TYPES: tuple[LayerType, LayerType] = (SLIDING, FULL)
 
 LIMIT = 1 << 24  # no honest dimension of a model comes near; a corrupt file's does
+SMALLEST, LARGEST = 1e-30, 1e12  # of factors, caps and the like
+MOST_LAYERS = 1024  # of a decoder or a tower
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,9 @@ class ModelConfig(ABC):
     layer_types: tuple[LayerType, ...] = ()
     rope_theta: float = 1_000_000.0
     rope_local_base_freq: float = 10_000.0
-    rope_scaling_factor: float = 1.0  # linear, full-attention layers only
+    rope_scaling_factor: float = 1.0  # linear, of full-attention layers
+    rope_scaling: Scaling | None = None  # of those layers, if it is not linear
+    rope_local_scaling: Scaling | None = None  # of sliding layers
     final_logit_softcapping: float | None = None
     tie_word_embeddings: bool = True
     bos_token_id: int = 2
@@ -82,6 +87,14 @@ class ModelConfig(ABC):
         """Layers that own keys and values; later ones borrow them."""
         return self.layers
 
+    def rope(self, kind: LayerType) -> Rope:
+        """How the heads of a kind of layer turn."""
+        if kind == SLIDING:
+            return Rope(self.rope_local_base_freq, self.rope_local_scaling)
+        factor = self.rope_scaling_factor
+        linear = Linear(factor) if factor != 1 else None
+        return Rope(self.rope_theta, self.rope_scaling or linear)
+
     def layers_of(self, kind: LayerType) -> list[int]:
         """Indices of the layers that attend as `kind` says."""
         return [layer for layer in self.layers if self.layer_types[layer] == kind]
@@ -113,17 +126,53 @@ def section(raw: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def known_fields(cls: Any, raw: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries of `raw` that are fields of the dataclass `cls` and have a value."""
-    known = {field.name for field in dataclasses.fields(cls)}
-    return {key: value for key, value in raw.items() if key in known and value is not None}
+    """The entries of `raw` that are fields of the dataclass `cls`. A null stands for "none" where
+    there may be none, and for the default of ids and lists; elsewhere nobody can tell."""
+    known = {field.name: field.type for field in dataclasses.fields(cls)}
+    found = {key: value for key, value in raw.items() if key in known}
+    for key, value in found.items():
+        if value is None and known[key] in ("int", "float", "bool") and not key.endswith(_IDS):
+            raise FileFormatError(f"config has {key} = null; give it a value or leave it out")
+    may_be_none = {key for key, kind in known.items() if kind == "float | None"}
+    return {k: value for k, value in found.items() if value is not None or k in may_be_none}
+
+
+ACTIVATION = "gelu_pytorch_tanh"
+# Settings of a decoder that change the mathematics, and the values that gemelo runs.
+REFUSED: dict[str, tuple[Any, ...]] = {
+    "attention_bias": (False,),
+    "attn_logit_softcapping": (None,),
+    "use_bidirectional_attention": (False,),
+    "hidden_activation": (ACTIVATION,),
+    "partial_rotary_factor": (1,),
+    "num_experts": (0,),
+    "num_local_experts": (0,),
+    "enable_moe_block": (False,),
+    "is_encoder_decoder": (False,),
+    "add_cross_attention": (False,),
+    "pruned_heads": ({}, []),
+    "per_layer_config": ({}, []),
+}
+_BOTH_WAYS = "use_bidirectional_attention"
+_IDS = ("_token_id", "_token_index", "_per_image")
+PATTERN_KEYS = ("sliding_window_pattern", "_sliding_window_pattern")
+
+
+def refuse_text(text: Mapping[str, Any]) -> None:
+    """Refuse what no decoder of the family has."""
+    refuse(text, REFUSED)
+    if text.get("hidden_activation") is None:
+        refuse(text, {"hidden_act": (ACTIVATION,)})
 
 
 def refuse(text: Mapping[str, Any], wanted: Mapping[str, tuple[Any, ...]]) -> None:
     """Name the settings that would change the mathematics and that no published model uses."""
     for key, accepted in wanted.items():
         if text.get(key) not in (*accepted, None):
+            why = ": an embedding model, which writes no text" if key == _BOTH_WAYS else ""
             raise UnsupportedError(
-                f"config has {key} = {text[key]!r}; gemelo runs models with {accepted[0]!r}"
+                f"config has {key} = {text[key]!r:.60}{why}; gemelo runs models with "
+                f"{accepted[0]!r}"
             )
 
 
@@ -135,16 +184,29 @@ def eos_ids(raw: Mapping[str, Any], text: Mapping[str, Any]) -> tuple[int, ...]:
     return (1,) if eos is None else (eos,)
 
 
+def ties_head(raw: Mapping[str, Any]) -> Any:
+    """Whether the embedding is the head. The top level speaks for the model, as in transformers;
+    what the decoder's part says beside it, the weights decide (`gemelo.source`)."""
+    ties = raw.get("tie_word_embeddings")
+    return True if ties is None else ties
+
+
 def read_layer_types(
     text: Mapping[str, Any], num_layers: int, pattern: int
 ) -> tuple[LayerType, ...]:
-    """An explicit list wins over a pattern, and that over the family's own."""
+    """An explicit list wins over a pattern, and that over the family's own.
+
+    `_sliding_window_pattern` is what transformers writes beside a list; alone it has no effect.
+    """
     given = text.get("layer_types")
     if given is None:
-        every = text.get("sliding_window_pattern") or text.get("_sliding_window_pattern")
-        check_whole("num_hidden_layers", num_layers)
-        check_whole("sliding_window_pattern", every or pattern)
-        return alternating(num_layers, every or pattern)
+        name, hidden = PATTERN_KEYS
+        every = text.get(name)
+        check_whole("num_hidden_layers", num_layers, most=MOST_LAYERS)
+        check_whole(name, pattern if every is None else every)
+        if every is None:
+            refuse(text, {hidden: (pattern,)})
+        return alternating(num_layers, pattern if every is None else every)
     if not isinstance(given, list | tuple):
         raise FileFormatError(f"config has layer_types = {given!r:.60}; expected a list")
     unknown = sorted({str(kind) for kind in given} - set(LAYER_TYPES))
@@ -153,34 +215,47 @@ def read_layer_types(
     return tuple(given)
 
 
-def read_rope(text: Mapping[str, Any]) -> dict[str, Any]:
-    """Both generations of rotary settings, as (theta, local theta, linear factor)."""
-    rope = text.get("rope_parameters")
-    if not isinstance(rope, Mapping) or FULL not in rope:
-        return {"rope_scaling_factor": _linear_factor(section(text, "rope_scaling"))}
-    full, local = section(rope, FULL), section(rope, SLIDING)
-    if _linear_factor(local) != 1.0:
-        raise UnsupportedError("config scales the rotary embedding of sliding layers; none does")
+def read_rope(text: Mapping[str, Any], context: int) -> dict[str, Any]:
+    """The rotary settings of both kinds of layer, of every generation of files."""
+    full, local = rope_entries(text)
+    theta = positive(text, "rope_theta", "config") or ModelConfig.rope_theta
+    base = positive(text, "rope_local_base_freq", "config") or ModelConfig.rope_local_base_freq
+    slow = read_entry(full, f"config's rope of {FULL}", theta, context)
+    fast = read_entry(local, f"config's rope of {SLIDING}", base, context)
+    linear = slow.scaling if isinstance(slow.scaling, Linear) else None
     return {
-        "rope_theta": full.get("rope_theta", ModelConfig.rope_theta),
-        "rope_local_base_freq": local.get("rope_theta", ModelConfig.rope_local_base_freq),
-        "rope_scaling_factor": _linear_factor(full),
+        "rope_theta": slow.theta,
+        "rope_local_base_freq": fast.theta,
+        "rope_scaling_factor": 1.0 if linear is None else linear.factor,
+        "rope_scaling": slow.scaling if linear is None else None,
+        "rope_local_scaling": fast.scaling,
     }
 
 
-def _linear_factor(scaling: Mapping[str, Any]) -> float:
-    kind = scaling.get("rope_type", scaling.get("type", "default"))
-    if kind not in ("default", "linear"):
-        raise UnsupportedError(f"rope_type {kind!r} is not supported (default, linear)")
-    factor = scaling.get("factor", 1.0) if kind == "linear" else 1.0
-    if not isinstance(factor, int | float):
-        raise FileFormatError(f"config has rope factor {factor!r}; expected a number")
-    return float(factor)
+def rope_entries(text: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What is said of full and of sliding layers; `rope_scaling` is about full ones."""
+    given, scaling = section(text, "rope_parameters"), section(text, "rope_scaling")
+    plain = {"rope_type": "default", "rope_theta": text.get("rope_theta")}
+    beside = [key for key in given if key not in LAYER_TYPES and given[key] is not None]
+    strange = [key for key in beside if given[key] != plain.get(key)]
+    where = "rope_parameters" if strange else "rope_scaling"
+    strange += [key for key in LAYER_TYPES if key in scaling]
+    if strange:
+        raise UnsupportedError(
+            f"config has {strange[0]!r:.40} in {where}, where it has no effect on a model of this "
+            f"family; write it in rope_parameters, under {FULL} or {SLIDING}"
+        )
+    full, local = dict(section(given, FULL)), dict(section(given, SLIDING))
+    if scaling.get("rope_type") is not None or scaling.get("type") is not None:
+        full = {key: value for key, value in full.items() if key not in ("rope_type", "type")}
+    return full | dict(scaling), local
 
 
 def check(config: ModelConfig) -> None:
     """Every number a corrupt file could have spoilt."""
     check_numbers(config)
+    for token in config.eos_token_id:
+        check_whole("eos_token_id", token, lowest=0)
     if len(config.layer_types) != config.num_hidden_layers:
         raise FileFormatError(
             f"config has {len(config.layer_types)} layer_types for "
@@ -204,20 +279,41 @@ _MAY_BE_ZERO = (
 )
 
 
+# Of what is made so many times, and no tensor's side shows.
+_MOST = {
+    "num_hidden_layers": MOST_LAYERS,
+    "conf_num_hidden_layers": MOST_LAYERS,
+    "altup_num_inputs": 16,
+    "conf_attention_context_left": 1024,  # frames of 40 ms
+    "vision_soft_tokens_per_image": 1 << 14,
+    "audio_soft_tokens_per_image": 1 << 14,
+    "mm_tokens_per_image": 1 << 14,
+}
+
+
 def check_numbers(config: Any) -> None:
-    """Raise unless every field of a dataclass that is one number holds one that it may be."""
+    """Raise unless every field of a dataclass that is one value holds one that it may be."""
     for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
+        name, value = field.name, getattr(config, field.name)
         if field.type == "int":
-            check_whole(field.name, value, lowest=0 if field.name in _MAY_BE_ZERO else 1)
-        if field.type == "float" and not (isinstance(value, int | float) and 0 < value < 1e12):
-            raise FileFormatError(f"config has {field.name} = {value!r}; expected a number above 0")
+            check_whole(name, value, 0 if name in _MAY_BE_ZERO else 1, _MOST.get(name, LIMIT))
+        if field.type == "float" or (field.type == "float | None" and value is not None):
+            check_positive(name, value)
+        if field.type == "bool" and not isinstance(value, bool):
+            raise FileFormatError(f"config has {name} = {value!r:.60}; expected true or false")
 
 
-def check_whole(name: str, value: Any, lowest: int = 1) -> None:
-    """Raise unless value is a whole number from `lowest` to `LIMIT`."""
-    if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= LIMIT:
-        raise FileFormatError(f"config has {name} = {value!r}; expected {lowest} to {LIMIT}")
+def check_whole(name: str, value: Any, lowest: int = 1, most: int = LIMIT) -> None:
+    """Raise unless value is a whole number from `lowest` to `most`."""
+    if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= most:
+        raise FileFormatError(f"config has {name} = {value!r:.60}; expected {lowest} to {most}")
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Raise unless value is a number that is above 0 and still is in float32."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not SMALLEST < value < LARGEST:
+        raise FileFormatError(f"config has {name} = {value!r:.60}; expected a number above 0")
 
 
 # ---- writing -------------------------------------------------------------------------------------
@@ -225,17 +321,14 @@ def check_whole(name: str, value: Any, lowest: int = 1) -> None:
 
 def text_to_hf(config: ModelConfig, left_out: set[str]) -> dict[str, Any]:
     """The decoder's fields, and the rotary settings in both generations' spelling."""
+    left_out = left_out | {"rope_scaling_factor", "rope_scaling", "rope_local_scaling"}
     fields = [field.name for field in dataclasses.fields(config) if field.name not in left_out]
-    factor = config.rope_scaling_factor
-    linear = {"rope_type": "linear", "factor": factor}
+    full, local = config.rope(FULL), config.rope(SLIDING)
+    scaling = {key: value for key, value in full.to_hf().items() if key != "rope_theta"}
     return {name: _plain(getattr(config, name)) for name in fields} | {
         "hidden_activation": "gelu_pytorch_tanh",
-        "rope_parameters": {
-            FULL: {"rope_theta": config.rope_theta}
-            | (linear if factor != 1 else {"rope_type": "default"}),
-            SLIDING: {"rope_theta": config.rope_local_base_freq, "rope_type": "default"},
-        },
-        "rope_scaling": linear if factor != 1 else None,
+        "rope_parameters": {FULL: full.to_hf(), SLIDING: local.to_hf()},
+        "rope_scaling": None if full.scaling is None else scaling,
     }
 
 

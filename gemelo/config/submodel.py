@@ -21,7 +21,7 @@ from gemelo.config.gemma3n import Gemma3nConfig
 from gemelo.documents import read_object
 from gemelo.errors import FileFormatError, InputError
 
-_MAX_BYTES = 1 << 20
+_MAX_BYTES = 1 << 20  # of a file that describes one
 GROUP = 32  # neurons: the smallest block of the quantised formats, so that a prefix cuts none
 
 # Gemma 3n's published mixes (slicing table of the model card): layers of full width; the others
@@ -46,7 +46,10 @@ _PUBLISHED: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "E3.49B-block": (tuple(range(5, 30)), ()),
     "E3.79B-block": (tuple(range(5, 35)), ()),
 }
-WHOLE = "E4B"
+E4B = "E4B"
+E4B_WIDTH, E2B_WIDTH = 16384, 8192  # neurons of a wide layer, and of one of half width
+WHOLE, HALF = "whole", "half"  # of any model
+_RUNGS = ("E2B", "E2.49B-block", "E2.98B-block", "E3.49B-block")
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,9 @@ class Submodel:
     name: str = dataclasses.field(default="", compare=False)
 
     @classmethod
-    def whole(cls, config: Gemma3nConfig, name: str = WHOLE) -> Self:
-        """All of it."""
-        return cls(config.ffn_widths, (), name)
+    def whole(cls, config: Gemma3nConfig, name: str = "") -> Self:
+        """All of it, by the name that it has if it is a published size."""
+        return cls(config.ffn_widths, (), name or name_of(config))
 
     @classmethod
     def half(cls, config: Gemma3nConfig, from_layer: int = 0) -> Self:
@@ -69,7 +72,9 @@ class Submodel:
             width if layer < from_layer else max(GROUP, width // 2 // GROUP * GROUP)
             for layer, width in enumerate(config.ffn_widths)
         )
-        return cls(widths, (), "half" if not from_layer else f"half-from-{from_layer}")
+        whole = name_of(config)
+        name = HALF if whole == WHOLE else f"{HALF} of {whole}"
+        return cls(widths, (), name if not from_layer else f"{name} from layer {from_layer}")
 
     @classmethod
     def easy(cls, config: Gemma3nConfig) -> Self:
@@ -78,33 +83,36 @@ class Submodel:
 
     @classmethod
     def ladder(cls, config: Gemma3nConfig) -> list[Self]:
-        """Sizes to climb, the smallest first: published mixes if it is that model, else two."""
-        if config.num_hidden_layers != len(_ALL):
-            return [cls.half(config), cls.whole(config)]
-        rungs = ("E2B", "E2.49B-block", "E2.98B-block", "E3.49B-block", WHOLE)
-        return [cls.named(name, config) for name in rungs]
+        """Sizes to climb, the smallest first: the published ones that it holds, if it is E4B or cut
+        from it by widths alone; else its half and itself."""
+        whole = cls.whole(config)
+        rungs = [cls.published(name) for name in _RUNGS]
+        held = [rung for rung in rungs if not rung.missing_in(config) and rung != whole]
+        return [*(held or [cls.half(config)]), whole]
+
+    @classmethod
+    def published(cls, name: str) -> Self:
+        """A size of the slicing table, by its whole name. Layers and widths are E4B's."""
+        wide, skipped = (_ALL, ()) if name == E4B else _PUBLISHED[name]
+        kept = [layer for layer in _ALL if layer not in skipped]
+        widths = tuple(E4B_WIDTH if layer in wide else E2B_WIDTH for layer in kept)
+        return cls(widths, skipped, name)
 
     @classmethod
     def named(cls, name: str, config: Gemma3nConfig) -> Self:
-        """A published sub-model by its name (case and a unique beginning are enough)."""
-        if name.upper() == WHOLE:
+        """A sub-model by its name (case and a unique beginning are enough): a published one, which
+        means that very model and no other, or of any model its `half` or the `whole`."""
+        if name.lower() in (WHOLE, HALF):
+            return cls.whole(config) if name.lower() == WHOLE else cls.half(config)
+        chosen = cls.published(_full_name(name))
+        if name_of(config) == chosen.name:
             return cls.whole(config)
-        found = [key for key in _PUBLISHED if key.upper().startswith(name.upper())]
-        exact = [key for key in found if key.upper() == name.upper()]
-        if len(exact or found) != 1:
+        if reason := chosen.missing_in(config):
             raise InputError(
-                f"sub-model {name!r} is {'ambiguous' if found else 'unknown'}; choose one of "
-                f"{', '.join(found or names())}, or give a .toml or .json file"
+                f"sub-model {chosen.name!r} is cut from {reason}; give `{WHOLE}`, `{HALF}`, or "
+                "ffn_widths in a .toml or .json file"
             )
-        if config.num_hidden_layers != len(_ALL):
-            raise InputError(
-                f"sub-model {name!r} is cut from {len(_ALL)} layers and this model has "
-                f"{config.num_hidden_layers}; give ffn_widths in a .toml or .json file"
-            )
-        wide, skipped = _PUBLISHED[(exact or found)[0]]
-        kept = [layer for layer in _ALL if layer not in skipped]
-        widths = tuple(config.ffn_widths[i] // (1 if i in wide else 2) for i in kept)
-        return cls(widths, skipped, (exact or found)[0]).checked(config)
+        return chosen.checked(config)
 
     @classmethod
     def read(cls, path: Path, config: Gemma3nConfig) -> Self:
@@ -117,7 +125,7 @@ class Submodel:
         if isinstance(widths, int):
             widths = [widths] * (config.num_hidden_layers - len(skipped))
         found = _whole_numbers(path, "ffn_widths", widths)
-        return cls(found, skipped, str(raw.get("name", path.stem))).checked(config)
+        return cls(found, skipped, _own_name(path, raw)).checked(config)
 
     @classmethod
     def of(cls, choice: str | Self, config: Gemma3nConfig) -> Self:
@@ -127,6 +135,21 @@ class Submodel:
         if choice.endswith((".toml", ".json")):
             return cls.read(Path(choice), config)
         return cls.named(choice, config)
+
+    def missing_in(self, config: Gemma3nConfig) -> str:
+        """What a published sub-model is cut from and a model is not; "" if it can be cut."""
+        layers, widths = config.num_hidden_layers, config.ffn_widths
+        if layers != len(_ALL):
+            return f"{len(_ALL)} layers and this model has {layers}: it is a part of {E4B}"
+        for layer, width in zip(self.kept(config), self.ffn_widths, strict=True):
+            if widths[layer] < width:
+                return (
+                    f"{E4B}, with {width} neurons in layer {layer}, of which this model has "
+                    f"{widths[layer]}"
+                )
+        if max(widths) > E4B_WIDTH or not self.published(E4B).fits(config):
+            return f"{E4B}, whose layers are others than this model's"
+        return ""
 
     def kept(self, config: Gemma3nConfig) -> tuple[int, ...]:
         """The whole's layers that run, in order."""
@@ -176,7 +199,22 @@ class Submodel:
                     f"layer {layer}: a feed-forward width of {width} is not a multiple of {GROUP} "
                     f"from {GROUP} to {most}"
                 )
+        self._check_name(config)
         return self
+
+    def _check_name(self, config: Gemma3nConfig) -> None:
+        """A published name is of that size alone, or statistics would tell of another model."""
+        asked = self.name.upper()
+        if asked in map(str.upper, names()) and name_of(self.config(config)).upper() != asked:
+            raise InputError(
+                f"{self.name!r} is the name of a published size, and this sub-model is another; "
+                "give it a name of its own"
+            )
+
+    def fits(self, config: Gemma3nConfig) -> bool:
+        """Whether a model's layers are those that a published sub-model keeps of E4B's."""
+        own = self.config(Gemma3nConfig())
+        return (own.layer_types, own.kv_layers) == (config.layer_types, config.kv_layers)
 
     def owns_all_keys(self, config: Gemma3nConfig) -> bool:
         """Whether its cache has the whole's shape, so that the two can take turns on one cache."""
@@ -199,8 +237,43 @@ class Submodel:
 
 
 def names() -> list[str]:
-    """The published sub-models, the whole first."""
-    return [WHOLE, *_PUBLISHED]
+    """The published sub-models, the whole that they are cut from first."""
+    return [E4B, *_PUBLISHED]
+
+
+def names_in(config: Gemma3nConfig) -> list[str]:
+    """The published sub-models that a model holds, itself among them if it is one."""
+    own = name_of(config)
+    return [n for n in names() if n == own or not Submodel.published(n).missing_in(config)]
+
+
+def name_of(config: Gemma3nConfig) -> str:
+    """The published name of a model by its layers and widths; `whole` of any other."""
+    for name in names():
+        size = Submodel.published(name)
+        if size.ffn_widths == config.ffn_widths and size.fits(config):
+            return name
+    return WHOLE
+
+
+def _full_name(name: str) -> str:
+    """A published name from one in any case or its unique beginning."""
+    found = [key for key in names() if key.upper().startswith(name.upper())]
+    exact = [key for key in found if key.upper() == name.upper()]
+    if len(exact or found) != 1:
+        raise InputError(
+            f"sub-model {name!r} is {'ambiguous' if found else 'unknown'}; choose one of "
+            f"{', '.join(found or names())}, of any model `{WHOLE}` or `{HALF}`, or give a .toml "
+            "or .json file"
+        )
+    return (exact or found)[0]
+
+
+def _own_name(path: Path, raw: dict[str, Any]) -> str:
+    name = raw.get("name", path.stem)
+    if not isinstance(name, str):
+        raise FileFormatError(f"{path}: name is {name!r:.60}; expected a text")
+    return name
 
 
 def _whole_numbers(path: Path, name: str, value: Any) -> tuple[int, ...]:

@@ -21,7 +21,6 @@ from functools import cached_property
 import torch
 
 from gemelo.config import Gemma3nConfig, Submodel
-from gemelo.config.submodel import WHOLE
 from gemelo.engine import step
 from gemelo.engine.graphs import Graph
 from gemelo.engine.kv import KVCache, RewindError
@@ -35,7 +34,7 @@ from gemelo.weights.mapped import Mapped, behind
 class Sizes:
     """The sub-models of one decoder, each made when it is first asked for. Gemma 3 has one size."""
 
-    def __init__(self, whole: Decoder, name: str = WHOLE) -> None:
+    def __init__(self, whole: Decoder, name: str = "") -> None:
         """name is what the whole is called in statistics, where it is itself a sub-model."""
         self.whole, self.name = whole, name
         self._views: dict[Submodel, Gemma3n] = {}

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from gemelo.config import Gemma3Config, ModelConfig
-from gemelo.config.submodel import WHOLE
 from gemelo.engine import step
 from gemelo.engine.elastic import Sizes
 from gemelo.engine.graphs import is_native
@@ -33,7 +32,7 @@ class Engine:
         context: int | None = None,
         chunk: int = 512,
         kv_format: KVFormat | None = None,
-        name: str = WHOLE,
+        name: str = "",
     ) -> None:
         """context None is all that the model was trained for; the cache grows as it is used.
 

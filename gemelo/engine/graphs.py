@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from gemelo.checkpoint import as_blocks
-from gemelo.config import FULL, LAYER_TYPES, SLIDING, LayerType
+from gemelo.config import LAYER_TYPES, LayerType
 from gemelo.engine.kv import KVCache
 from gemelo.kernels import cpu
 from gemelo.kernels.formats import FORMATS, Packed, unpack
@@ -153,14 +153,13 @@ class Graph:
     def angles(self) -> None:
         """The turns of both kinds of layer, as `layers.rotary` makes them."""
         config, program = self.config, self.program
-        turns = {
-            SLIDING: (config.rope_local_base_freq, 1.0),
-            FULL: (config.rope_theta, config.rope_scaling_factor),
-        }
-        pairs = torch.arange(0, config.head_dim, 2, dtype=torch.float32)
-        for kind, (theta, factor) in turns.items():
-            frequencies = theta ** (-pairs / config.head_dim) / factor
-            program.angles(frequencies.tolist(), KINDS[kind])
+        for kind in LAYER_TYPES:
+            program.angles(config.rope(kind).frequencies(config.head_dim), KINDS[kind])
+
+    def head(self, decoder: Decoder, table: Any) -> Any:
+        """The matrix that makes scores: the embedding, or one of its own."""
+        tied = self.config.tie_word_embeddings
+        return table if tied else self.matrix(decoder.lm_head)
 
     def product(self, x: int, to: Sequence[tuple[Any, int]]) -> None:
         """A buffer times several matrices, each to a buffer of its own."""
@@ -207,8 +206,12 @@ def is_native(decoder: Decoder) -> bool:
     if isinstance(decoder, Gemma3n):
         if config.altup_num_inputs != 4 or config.hidden_size_per_layer_input % 32:
             return False
-    matrices = [table, *(m for m in decoder.layers.modules() if isinstance(m, QuantLinear))]
-    plain = [m for m in decoder.layers.modules() if type(m) is Linear]
+    modules = [
+        *decoder.layers.modules(),
+        *([] if config.tie_word_embeddings else [decoder.lm_head]),
+    ]
+    matrices = [table, *(m for m in modules if isinstance(m, QuantLinear))]
+    plain = [m for m in modules if type(m) is Linear]
     return all(packed(m).format.name in cpu.FORMATS for m in matrices) and all(
         isinstance(m.weight, Tensor) and m.weight.dtype == torch.float32 for m in plain
     )
@@ -253,7 +256,7 @@ def _write_gemma3(graph: Graph, decoder: Gemma3) -> None:
         p.product(gate, [graph.matrix(mlp.down_proj)], [y])
         following = decoder.norm if is_last else blocks[place + 1].input_layernorm
         p.add_norm(x, y, graph.norm(after), graph.norm(following), h)
-    p.logits(h, table, config.final_logit_softcapping or 0.0)
+    p.logits(h, graph.head(decoder, table), config.final_logit_softcapping or 0.0)
 
 
 def _write_gemma3n(graph: Graph, decoder: Gemma3n) -> None:
@@ -329,7 +332,7 @@ def _write_gemma3n(graph: Graph, decoder: Gemma3n) -> None:
         p.product(stream, [graph.matrix(project)], [y])
         p.rescale(y, streams[0], share, True, g)
     p.norm(g, graph.norm(decoder.norm), h)
-    p.logits(h, table, config.final_logit_softcapping or 0.0)
+    p.logits(h, graph.head(decoder, table), config.final_logit_softcapping or 0.0)
 
 
 def _write_nested_mlp(

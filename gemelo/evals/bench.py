@@ -19,6 +19,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from torch import nn
 
 from gemelo.checkpoint import WeightFormat, module_bytes
 from gemelo.engine.kv import KVFormat
@@ -162,16 +163,13 @@ def weights_bytes_per_token(decoder: Decoder) -> int:
     it counts for: an untied embedding, and Gemma 3n's per-layer embeddings.
     """
     total = sum(module_bytes(module) for module in decoder.modules())
+    tables: list[tuple[nn.Module, int]] = []
     if isinstance(decoder, Gemma3n):
-        table, rows = (
-            decoder.embed_tokens_per_layer,
-            decoder.config.vocab_size_per_layer_input,
-        )
-    elif not decoder.config.tie_word_embeddings:
-        table, rows = decoder.embed_tokens, decoder.config.vocab_size
-    else:
-        return total
-    return total - module_bytes(table) + module_bytes(table) // rows
+        rows = decoder.config.vocab_size_per_layer_input
+        tables.append((decoder.embed_tokens_per_layer, rows))
+    if not decoder.config.tie_word_embeddings:
+        tables.append((decoder.embed_tokens, decoder.config.vocab_size))
+    return total - sum(module_bytes(t) - module_bytes(t) // rows for t, rows in tables)
 
 
 def _check_counts(**counts: int) -> None:

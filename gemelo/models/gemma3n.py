@@ -153,6 +153,8 @@ class Gemma3n(nn.Module):
         self.altup_unembed_projections = nn.ModuleList(Linear(width, width) for _ in range(others))
         self.layers = nn.ModuleList(Block(config, layer) for layer in config.layers)
         self.norm = RMSNorm(width, eps, NORM_OFFSET)
+        if not config.tie_word_embeddings:
+            self.lm_head = Linear(width, config.vocab_size)
 
     def view(self, config: Gemma3nConfig, kept: Sequence[int]) -> Gemma3n:
         """The nested model of `config`, made of the blocks at `kept`: same storage, nothing copied.
@@ -252,5 +254,6 @@ class Gemma3n(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden (..., D) -> next-token scores (..., V) in float32, soft-capped."""
-        scores = self.embed_tokens.project(hidden).float()
-        return softcap(scores, self.config.final_logit_softcapping)
+        tied = self.config.tie_word_embeddings
+        scores: Tensor = self.embed_tokens.project(hidden) if tied else self.lm_head(hidden)
+        return softcap(scores.float(), self.config.final_logit_softcapping)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gemelo.config import FULL, LAYER_TYPES, SLIDING, LayerType, ModelConfig
+from gemelo.config import LAYER_TYPES, LayerType, ModelConfig
 from gemelo.models.masks import visible
 
 # Rows on a CPU that `product` takes for columns; float32 has kernels of its own for two and three.
@@ -197,15 +197,14 @@ def unit(x: Tensor, eps: float) -> Tensor:
     return y * torch.rsqrt(y.square().mean(-1, keepdim=True) + eps)
 
 
-def rotary(positions: Tensor, theta: float, factor: float, width: int, dtype: torch.dtype) -> Rope:
-    """Angles of positions (B, T) for heads of `width`; linear scaling divides them by `factor`.
+def rotary(positions: Tensor, frequencies: Sequence[float], dtype: torch.dtype) -> Rope:
+    """Angles of positions (B, T), for the frequencies of a head's d / 2 pairs.
 
     Angles are float32 whatever the dtype; only their cosines and sines are rounded
-    (RoFormer, arXiv 2104.09864; position interpolation, arXiv 2306.15595).
+    (RoFormer, arXiv 2104.09864).
     """
-    pairs = torch.arange(0, width, 2, device=positions.device, dtype=torch.float32)
-    frequencies = theta ** (-pairs / width) / factor
-    angles = positions[:, None, :, None].float() * frequencies  # (B, 1, T, d / 2)
+    turns = torch.tensor(frequencies, dtype=torch.float32, device=positions.device)
+    angles = positions[:, None, :, None].float() * turns  # (B, 1, T, d / 2)
     return Rope(angles.cos().to(dtype), angles.sin().to(dtype))
 
 
@@ -248,11 +247,8 @@ class Span(NamedTuple):
         Sliding layers turn fast and unscaled; full layers turn slowly, scaled in the larger models.
         """
         keys = dict.fromkeys(LAYER_TYPES, positions) if cache is None else cache.place(positions)
-        turns = {
-            SLIDING: (config.rope_local_base_freq, 1.0),
-            FULL: (config.rope_theta, config.rope_scaling_factor),
-        }
-        ropes = {k: rotary(positions, *turns[k], config.head_dim, dtype) for k in LAYER_TYPES}
+        turns = {kind: config.rope(kind).frequencies(config.head_dim) for kind in LAYER_TYPES}
+        ropes = {k: rotary(positions, turns[k], dtype) for k in LAYER_TYPES}
         masks = {k: visible(positions, keys[k], config.window(k), reach) for k in LAYER_TYPES}
         return cls(ropes, masks, cache)
 
@@ -276,7 +272,8 @@ class Attention(nn.Module):
         self.layer = layer
         self.kind = config.layer_types[layer]
         self.head_dim = config.head_dim
-        self.scale = config.attention_scale
+        # Cosines and sines of queries and of keys would be multiplied by it.
+        self.scale = config.attention_scale * config.rope(self.kind).sharpness ** 2
         width, d = config.hidden_size, config.head_dim
         self.q_proj = Linear(width, config.num_attention_heads * d)
         self.q_norm = RMSNorm(d, config.rms_norm_eps, norm_offset)

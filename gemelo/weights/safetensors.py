@@ -22,14 +22,18 @@ from typing import Any, BinaryIO, NoReturn, TypeGuard
 import torch
 from torch import Tensor
 
+from gemelo.documents import read_bytes
 from gemelo.errors import FileFormatError, InputError, UnsupportedError
 from gemelo.kernels.formats import FORMATS, Format, Packed
 from gemelo.weights.files import byte_pieces, replaced
 from gemelo.weights.mapped import map_file
 
 SINGLE_NAME, INDEX_NAME = "model.safetensors", "model.safetensors.index.json"
-MAX_HEADER_BYTES = 100_000_000  # the format's own limit
-MAX_INDEX_BYTES = 100_000_000
+# Far above any honest model's (a header of 2,000 tensors has 300 KB), and soon read.
+MAX_HEADER_BYTES = 8 << 20
+MAX_INDEX_BYTES = 8 << 20
+MAX_TENSORS = 1 << 16
+MAX_NAME_BYTES = 255  # of a file, as file systems have it
 MAX_DIMENSIONS = 8
 MAX_SHARD_BYTES = 5_000_000_000
 DTYPES = {
@@ -39,6 +43,9 @@ DTYPES = {
     "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
+    "U64": torch.uint64,
+    "U32": torch.uint32,
+    "U16": torch.uint16,
     "I64": torch.int64,
     "I32": torch.int32,
     "I16": torch.int16,
@@ -65,20 +72,24 @@ class _Place:
 class Safetensors:
     """One checkpoint. Raises FileFormatError where a file is broken, naming what and where.
 
-    `metadata` is the header's string-to-string map (of all shards together, the first one's word
-    counting).
+    `files` are the shards; `metadata` is the header's string-to-string map (of all shards together,
+    the first one's word counting).
     """
 
     path: Path
+    files: tuple[Path, ...]
     metadata: Mapping[str, str]
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         shards, promised = _shards(self.path)
+        self.files = tuple(shards)
         self._places: dict[str, _Place] = {}
         metadata: dict[str, str] = {}
         for shard in shards:
             places, facts = _read_shard(shard)
+            if len(places) + len(self._places) > MAX_TENSORS:
+                raise FileFormatError(f"{self.path} holds more than {MAX_TENSORS:,} tensors")
             metadata = {**facts, **metadata}
             for name in promised.get(shard.name, ()):
                 if name not in places:
@@ -114,6 +125,10 @@ class Safetensors:
                 f"{self.path}: tensor {name!r} is {place.dtype}; f32, f16 and bf16 are read"
             )
         return format
+
+    def dtype(self, name: str) -> str:
+        """How the format calls the type of the tensor's elements."""
+        return DTYPE_NAMES[self._place(name).dtype]
 
     def nbytes(self, name: str) -> int:
         """Bytes that the tensor takes in the file."""
@@ -243,7 +258,7 @@ def _shards(path: Path) -> tuple[list[Path], dict[str, list[str]]]:
     for name, shard in _weight_map(path).items():
         if not isinstance(shard, str):
             raise FileFormatError(f"{path}: the shard of {name[:80]!r} is not a string")
-        if shard != Path(shard).name or shard == ".." or "\0" in shard or "\\" in shard:
+        if not _is_file_name(shard):
             raise FileFormatError(
                 f"{path}: {shard[:80]!r} is not the name of a file beside the index"
             )
@@ -255,11 +270,18 @@ def _shards(path: Path) -> tuple[list[Path], dict[str, list[str]]]:
     return shards, promised
 
 
+def _is_file_name(text: str) -> bool:
+    """Whether a text is the name of a file, and neither a way to one nor what no file is called."""
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can spell
+        return False
+    is_way = text != Path(text).name or text == ".." or "\0" in text or "\\" in text
+    return not is_way and 0 < size <= MAX_NAME_BYTES
+
+
 def _weight_map(path: Path) -> dict[str, Any]:
-    source = map_file(path)
-    if len(source) > MAX_INDEX_BYTES:
-        raise FileFormatError(f"{path} has {len(source)} bytes, too many for an index")
-    index = _parsed(source[:], path)
+    index = _parsed(read_bytes(path, MAX_INDEX_BYTES), path)
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise FileFormatError(f"{path} has no weight_map")
@@ -288,7 +310,11 @@ def _read_shard(path: Path) -> tuple[dict[str, _Place], dict[str, str]]:
     """The tensors of one file, and its metadata."""
     source = map_file(path)
     length = int.from_bytes(source[:8], "little")
-    if len(source) < 8 or length > min(MAX_HEADER_BYTES, len(source) - 8):
+    if MAX_HEADER_BYTES < length <= len(source) - 8:
+        raise FileFormatError(
+            f"{path} has a header of {length:,} bytes; {MAX_HEADER_BYTES:,} are read"
+        )
+    if len(source) < 8 or length > len(source) - 8:
         raise FileFormatError(
             f"{path} is truncated or not a safetensors file: it has {len(source)} bytes and claims "
             f"a header of {length}"
@@ -297,6 +323,10 @@ def _read_shard(path: Path) -> tuple[dict[str, _Place], dict[str, str]]:
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise FileFormatError(f"{path}: __metadata__ is not a map of strings")
+    if len(header) > MAX_TENSORS:
+        raise FileFormatError(
+            f"{path} holds {len(header):,} tensors; {MAX_TENSORS:,} are read at most"
+        )
     data = torch.frombuffer(source, dtype=torch.uint8)
     places = {name: _place(path, name, entry, data, 8 + length) for name, entry in header.items()}
     _check_coverage(path, places, 8 + length, len(source))
@@ -311,7 +341,8 @@ def _place(path: Path, name: str, entry: Any, data: Tensor, base: int) -> _Place
         fail("is not described by an object")
     dtype, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        fail(f"has the unknown dtype {dtype[:40]!r}" if isinstance(dtype, str) else "has no dtype")
+        unknown = f"has the unknown dtype {dtype!r:.40}; weights are read as F32, F16 or BF16"
+        fail(unknown if isinstance(dtype, str) else "has no dtype")
     if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
         fail(f"needs a shape (up to {MAX_DIMENSIONS} sizes) and two data_offsets, whole numbers")
     start, end = offsets

@@ -34,7 +34,7 @@ def test_a_size_for_one_run(gemelo: Command, model: Path, part: Path, tmp_path: 
     assert gemelo("slice", str(model), str(tmp_path / "s"), "--submodel", str(part)).code == 0
     sliced = json.loads(gemelo("generate", "-m", str(tmp_path / "s"), "the capital", *GREEDY).out)
     assert sliced["token_ids"] == small["token_ids"]
-    assert json.loads(gemelo(*words).out)["submodel"] == "E4B"
+    assert json.loads(gemelo(*words).out)["submodel"] == "whole"
 
 
 @pytest.mark.parametrize("bits", ["", ":int4"])
@@ -80,7 +80,7 @@ def test_in_chat(gemelo: Command, model: Path, part: Path) -> None:
     said = f"the\n/submodel\n/submodel {part}\nof\n/stats\n/submodel nonsense\n/bye\n"
     ran = gemelo("chat", "-m", str(model), "--max-tokens", "4", "--seed", "1", stdin=said.encode())
     assert ran.code == 0, ran.err
-    assert "active: E4B" in ran.err and "E2.54B-layer" in ran.err
+    assert "active: whole" in ran.err and "sizes: whole, half;" in ran.err
     assert "tokens by size: " in ran.err and "small" in ran.err
     assert "'nonsense' is unknown" in ran.err
 

@@ -127,7 +127,7 @@ def test_switching_allocates_nothing(session: Session) -> None:
     buffers = {layer: id(stores) for layer, stores in session.cache.stores.items()}
     session.use(SMALL)
     ids_of(session, [*PROMPT, 400])
-    session.use("E4B")
+    session.use("whole")
     assert session.cache.nbytes == before
     assert {layer: id(stores) for layer, stores in session.cache.stores.items()} == buffers
 
@@ -137,9 +137,9 @@ def test_every_position_knows_who_wrote_it(session: Session) -> None:
     session.use(SMALL)
     held = [*PROMPT, *first]
     ids_of(session, held, dataclasses.replace(GREEDY, max_tokens=4))
-    assert session.provenance == ["E4B"] * (len(held) - 1) + ["small"] * 4
+    assert session.provenance == ["whole"] * (len(held) - 1) + ["small"] * 4
     assert session.stale == len(held) - 1
-    assert session.stats.tokens == {"E4B": len(held) - 1, "small": 4}
+    assert session.stats.tokens == {"whole": len(held) - 1, "small": 4}
     assert session.stats.switches == 1
 
 
@@ -174,8 +174,8 @@ def test_repair_now_is_a_clean_prefill_bit_for_bit(
     session.use(SMALL)
     ids_of(session)
     assert session.stale == 0
-    session.use("E4B", repair="now")
-    assert session.stale == 0 and set(session.provenance) == {"E4B"}
+    session.use("whole", repair="now")
+    assert session.stale == 0 and set(session.provenance) == {"whole"}
     assert session.stats.repairs == 1
     assert caches_equal(session.cache, clean(model, tiny_tokenizer, session.ids, 16))
 
@@ -186,13 +186,13 @@ def test_lazy_repair_catches_up_beside_generation(
     session.use(SMALL)
     ids_of(session)
     held = list(session.ids)
-    session.use("E4B", repair="lazy")
+    session.use("whole", repair="lazy")
     assert session.stale == len(held)
     longer = [*held, 400]
     for _ in session.stream(longer, dataclasses.replace(GREEDY, max_tokens=40)):
         if not session.stale:
             break
-    assert session.stats.repairs == 1 and set(session.provenance) == {"E4B"}
+    assert session.stats.repairs == 1 and set(session.provenance) == {"whole"}
     reference = clean(model, tiny_tokenizer, session.ids, REPAIR_TOKENS + 1)
     assert caches_equal(session.cache, reference)
 
@@ -200,7 +200,7 @@ def test_lazy_repair_catches_up_beside_generation(
 def test_off_keeps_what_is_there(session: Session) -> None:
     session.use(SMALL)
     ids_of(session)
-    session.use("E4B")
+    session.use("whole")
     ids_of(session, [*session.ids, 400])
     assert session.stale > 0 and session.stats.repairs == 0
 
@@ -211,7 +211,7 @@ def test_the_exact_zone_needs_no_repair_and_shares_the_cache(
     """Sizes that differ above the last keys write the very same cache."""
     session.use(UPPER)
     ids_of(session, PROMPT, dataclasses.replace(GREEDY, max_tokens=1))
-    session.use("E4B", repair="now")
+    session.use("whole", repair="now")
     assert session.stale == 0 and session.stats.repairs == 0
     whole = Engine(model, tiny_tokenizer, chunk=16).session()
     list(whole.stream(PROMPT, dataclasses.replace(GREEDY, max_tokens=1)))
@@ -221,13 +221,13 @@ def test_the_exact_zone_needs_no_repair_and_shares_the_cache(
 def test_an_interrupted_repair_is_begun_again(session: Session) -> None:
     session.use(SMALL)
     ids_of(session)
-    session.use("E4B", repair="lazy")
+    session.use("whole", repair="lazy")
     stream = session.stream([*session.ids, 400], GREEDY)
     next(stream)
     next(stream)
     stream.close()
     session.use(SMALL)
-    session.use("E4B", repair="now")
+    session.use("whole", repair="now")
     assert session.stale == 0
 
 

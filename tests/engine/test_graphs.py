@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from gemelo.config import Gemma3Config, Gemma3nConfig, Submodel
+from gemelo.config.rope import Linear as Stretch
+from gemelo.config.rope import Yarn
 from gemelo.engine import step
 from gemelo.engine.engine import Engine
 from gemelo.engine.graphs import Graph, is_native
@@ -34,6 +36,14 @@ GEMMA3 = dataclasses.replace(
 GEMMA3N = dataclasses.replace(
     TINY_3N, vocab_size_per_layer_input=500, intermediate_size=(128,) * 12, head_dim=64
 )
+STRETCHED = dataclasses.replace(
+    GEMMA3,
+    rope_scaling_factor=1.0,
+    rope_scaling=Yarn(8.0, 32, attention_factor=1.4),
+    rope_local_scaling=Stretch(4.0),
+)
+UNTIED = dataclasses.replace(GEMMA3, tie_word_embeddings=False)
+UNTIED_3N = dataclasses.replace(GEMMA3N, tie_word_embeddings=False)
 IDS = torch.randint(3, 500, (60,), generator=torch.Generator().manual_seed(3)).tolist()
 
 
@@ -103,6 +113,24 @@ def close(a: Tensor, b: Tensor, isa: str, kv_format: KVFormat = "plain") -> None
     few, tiles = (2e-4, 0.03) if kv_format == "plain" else (0.01, 0.1)
     tolerance = tiles if isa in TILES else few
     assert float((a - b).abs().max()) <= tolerance * float(b.abs().max())
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(
+    "config", [STRETCHED, UNTIED, UNTIED_3N], ids=["yarn and linear", "untied", "untied-3n"]
+)
+def test_other_turns_and_heads(config: Gemma3Config | Gemma3nConfig, isa: str) -> None:
+    decoder = made(config)
+    graph = fused(decoder, isa)
+
+    def run(with_graph: Graph | None) -> Tensor:
+        decoder.fused = with_graph
+        cache = cache_of(decoder)
+        out = [step.prefill(decoder, cache, IDS, 0), step.decode(decoder, cache, [5], [60])[0]]
+        decoder.fused = None
+        return torch.stack(out)
+
+    close(run(graph), run(None), isa)
 
 
 @torch.inference_mode()

@@ -134,7 +134,7 @@ def test_a_model_can_change_size_and_draft(elastic: Model) -> None:
     wanted = elastic.submodel(UPPER).generate(PROMPT, **GREEDY).token_ids
     elastic.use(UPPER)
     assert elastic.generate(PROMPT, **GREEDY).token_ids == wanted
-    elastic.use("E4B")
+    elastic.use("whole")
     plain = elastic.generate(PROMPT, **GREEDY).token_ids
     draft = elastic.speculate(SMALL, gamma=3)
     assert elastic.generate(PROMPT, **GREEDY).token_ids == plain

@@ -1,0 +1,71 @@
+"""The head of a checkpoint: the embedding once more, or one of its own, whatever its config says.
+
+transformers ties the two only if the files hold no other head, and so does this. A multimodal
+config may say it at either level.
+
+    config, shapes, notices = with_head(path, raw, config, shapes, tensor)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gemelo.config import ModelConfig
+from gemelo.config.model import section
+from gemelo.errors import FileFormatError
+from gemelo.kernels.formats import Packed
+from gemelo.weights.names import HEAD
+
+EMBEDDING = "language_model.embed_tokens.weight"
+_ROWS = 4096  # that are compared at a time
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def with_head(
+    path: Path,
+    raw: Mapping[str, Any],
+    config: ModelConfig,
+    shapes: Shapes,
+    tensor: Callable[[str], Tensor | Packed],
+) -> tuple[ModelConfig, Shapes, tuple[str, ...]]:
+    """The config and the shapes with the head that the files hold: one that only repeats the
+    embedding is dropped, and one that does not is run. Notices say so where nobody would expect it.
+
+    Raises FileFormatError where the config unties a head that the files lack.
+    """
+    if HEAD not in shapes:
+        if not config.tie_word_embeddings:
+            raise FileFormatError(
+                f"{path}: config.json has tie_word_embeddings = false, but the files hold no "
+                "lm_head.weight; set it to true if the embedding is the head"
+            )
+        return config, shapes, ()
+    if EMBEDDING not in shapes:  # and so told as missing
+        return config, shapes, ()
+    if _are_equal(tensor(HEAD), tensor(EMBEDDING)):
+        kept = {name: shape for name, shape in shapes.items() if name != HEAD}
+        return dataclasses.replace(config, tie_word_embeddings=True), kept, ()
+    said = [part.get("tie_word_embeddings") for part in (raw, section(raw, "text_config"))]
+    notice = (
+        "lm_head.weight differs from embed_tokens.weight, though config.json does not untie them; "
+        "it is used"
+    )
+    untied = dataclasses.replace(config, tie_word_embeddings=False)
+    return untied, shapes, () if False in said else (notice,)
+
+
+def _are_equal(a: Tensor | Packed, b: Tensor | Packed) -> bool:
+    """Whether two matrices hold the same numbers, though perhaps in two dtypes."""
+    if not (isinstance(a, Tensor) and isinstance(b, Tensor)) or a.shape != b.shape or not a.ndim:
+        return False
+    if a.dtype == b.dtype:
+        return torch.equal(a, b)
+    starts = range(0, len(a), _ROWS)
+    return all(torch.equal(a[at : at + _ROWS].float(), b[at : at + _ROWS].float()) for at in starts)
