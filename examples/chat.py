@@ -7,6 +7,8 @@ import sys
 
 import gemelo
 
+if len(sys.argv) < 2:
+    sys.exit(__doc__)
 model = gemelo.load(sys.argv[1])
 messages: list[dict[str, str]] = []
 while said := input("> "):

@@ -26,8 +26,7 @@ def tiny_random_model(folder: str) -> Path:
         Gemma3nConfig(),
         vocab_size=262144,
         vocab_size_per_layer_input=1024,
-        hidden_size=64,
-        intermediate_size=(256,) * 35,
+        hidden_size=16,
         head_dim=16,
         hidden_size_per_layer_input=32,
     )

@@ -80,9 +80,12 @@ def pull(name: str, revision: str | None = None) -> Path:
 
 
 def _pull_file(repository: str, file: str, revision: str | None) -> Path:
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
 
-    paths = [hf_hub_download(repository, one, revision=revision) for one in parts_of(file)]
+    parts = parts_of(file)
+    if any(not try_to_load_from_cache(repository, one, revision=revision) for one in parts):
+        HfApi().model_info(repository, revision=revision)  # asks once; a download asks six times
+    paths = [hf_hub_download(repository, one, revision=revision) for one in parts]
     return Path(paths[0])
 
 

@@ -57,6 +57,8 @@ def cache_folder() -> Path:
 
 def resolve(name: str | None = None) -> Path:
     """The file or directory of a model; fetches a hub repository that is not there yet."""
+    if name == "":  # as from an unset variable of a shell: no reason to run another model
+        raise InputError("the model's name is empty; name one, or none at all for the default")
     name = name or default_name()
     path = expanded(name)
     if _is_there(path):

@@ -20,6 +20,13 @@ def test_it_runs(name: str) -> None:
     assert run.stdout.strip()
 
 
+def test_the_chat_says_what_it_needs() -> None:
+    command = [sys.executable, str(EXAMPLES / "chat.py")]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 1 and "PATH_OR_HUB_ID" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
 def test_none_is_forgotten() -> None:
     assert {path.stem for path in EXAMPLES.glob("*.py")} == {
         "generate",

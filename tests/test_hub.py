@@ -287,6 +287,21 @@ def test_a_fault_of_the_network(
         pull("acme/x:m.gguf")
 
 
+def test_a_hub_that_is_down_is_asked_once_for_a_file(
+    server: type[Hub], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def down(*words: object, **named: object) -> None:
+        raise ConnectionError("down")
+
+    def again(*words: object, **named: object) -> None:
+        pytest.fail("a download that asks again and again was begun")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", down)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", again)
+    with pytest.raises(UnavailableError, match="the hub cannot be reached: down"):
+        pull("acme/x:m.gguf")
+
+
 def test_other_faults_are_lines_too(server: type[Hub], monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*words: object, **named: object) -> None:
         raise OSError("Consistency check failed: file should be of size 2\nbut has size 1")

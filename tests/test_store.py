@@ -209,3 +209,8 @@ def test_names_of_nothing(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=said):
         store.resolve(name)
+
+
+def test_an_empty_name_is_no_default() -> None:
+    with pytest.raises(InputError, match="the model's name is empty"):
+        store.resolve("")

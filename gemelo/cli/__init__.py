@@ -111,6 +111,7 @@ def _told(error: Exception, words: Sequence[str]) -> int:
             return error.exit_code
         case typer.TyperException():
             said = " ".join(error.format_message().split())
+            said = said.replace(": Value error, ", ": ")  # the type checker's own word
             terminal.note(
                 f"error: {said} (`{' '.join(['gemelo', *_command_in(words)])} --help` helps)"
             )

@@ -96,7 +96,7 @@ def _section(parameter: object) -> str:
 
 # ---- files ---------------------------------------------------------------------------------------
 
-TextOnly = Annotated[bool, typer.Option("--text-only", help="Leave towers for images out.")]
+TextOnly = Annotated[bool, typer.Option("--text-only", help="Leave the eye and the ear out.")]
 WriteMmproj = Annotated[
     bool,
     typer.Option(

@@ -139,7 +139,7 @@ def _as_input_errors(name: str) -> Iterator[None]:
     except Exception as error:  # decoders raise all kinds, from struct.error to IndexError
         reason = " ".join(str(error).split()) or type(error).__name__
         if "cannot identify image file" in reason:
-            reason = "its format is unknown"
+            reason = "its format is none of those that are read; save it as PNG or JPEG"
         raise InputError(f"{name} cannot be read as a picture: {reason:.200}") from None
 
 

@@ -18,12 +18,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Protocol, cast, get_args, runtime_checkable
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    BinaryIO,
+    Literal,
+    Protocol,
+    cast,
+    get_args,
+    runtime_checkable,
+)
 
 from gemelo.errors import InputError, UnsupportedError
+
+if TYPE_CHECKING:  # the command line's help reads this module, and has no use for NumPy
+    import numpy as np
+    from numpy.typing import NDArray
 
 Kind = Literal["image", "audio", "video"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -36,9 +46,6 @@ SHOWN_CHARS = 60  # of a value in a message
 PATH_CHARS = 200  # of a path
 PIECE_BYTES = 1 << 20  # of an escaped text at a time
 SPACES = b" \t\n\r\f\v"  # which base64 is folded with
-
-# The value of each byte as a hexadecimal digit; below 0 for those that are none.
-_HEX = np.array([b"0123456789abcdef".find(bytes([byte]).lower()) for byte in range(256)], np.int16)
 
 
 @runtime_checkable
@@ -217,20 +224,26 @@ def _decode_data_url(where: str, url: str) -> bytes:
 def _unescaped(text: bytes) -> bytes:
     """Every %XX as its byte, piece by piece: a table of all of them would be a hundred times as
     large as the text."""
+    import numpy as np
+
+    digits = [b"0123456789abcdef".find(bytes([byte]).lower()) for byte in range(256)]
+    values = np.array(digits, np.int16)  # of bytes as digits; below 0 for those that are none
     content = bytearray()
     at = 0
     while at < len(text):
         piece = text[at : at + PIECE_BYTES]
         cut = piece.rfind(b"%", len(piece) - 2) if at + len(piece) < len(text) else -1
         piece = piece[:cut] if cut > 0 else piece
-        content += _unescaped_piece(np.frombuffer(piece, np.uint8))
+        content += _unescaped_piece(np.frombuffer(piece, np.uint8), values)
         at += len(piece)
     return bytes(content)
 
 
-def _unescaped_piece(text: NDArray[np.uint8]) -> bytes:
+def _unescaped_piece(text: NDArray[np.uint8], values: NDArray[np.int16]) -> bytes:
+    import numpy as np
+
     escapes = np.flatnonzero(text[:-2] == ord("%"))
-    high, low = _HEX[text[escapes + 1]], _HEX[text[escapes + 2]]
+    high, low = values[text[escapes + 1]], values[text[escapes + 2]]
     right = (high >= 0) & (low >= 0)
     escapes = escapes[right]
     text, stays = text.copy(), np.ones(len(text), bool)

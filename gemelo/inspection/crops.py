@@ -99,7 +99,9 @@ def save_crops(
     paths = [directory / f"{_stem(source)}-{_view_name(at)}.png" for at in range(len(seen))]
     in_the_way = [path for path in paths if path.exists()]
     if in_the_way and not overwrite:
-        raise InputError(f"{in_the_way[0]} exists already: give another directory, or overwrite")
+        raise InputError(
+            f"{in_the_way[0]} exists already; choose another folder, or --force (overwrite=True)"
+        )
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:

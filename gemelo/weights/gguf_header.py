@@ -123,7 +123,8 @@ class _Cursor:
         if magic != MAGIC:
             what = stranger(self.source[:SEEN_BYTES])
             found = f", but {what}" if what else f": it begins with {magic!r}, not {MAGIC!r}"
-            raise FileFormatError(f"{self.path} is not a GGUF file{found}")
+            cure = "" if what else "; a model is a GGUF file or a directory"
+            raise FileFormatError(f"{self.path} is not a GGUF file{found}{cure}")
         version = self.integer("<I", "the version")
         if version not in VERSIONS:
             self.refuse_version(version)

@@ -28,7 +28,7 @@ MARK = "unfinished-by-gemelo"  # lies in every unfinished folder, and says that 
 MOST_NAME_BYTES = 200  # of the target's name in ours; file systems allow 255 in all
 _TRIES = 100
 _WRONG_PLACE = {
-    errno.ENOENT: "there is no such folder",
+    errno.ENOENT: "there is no such folder, or none can be made there",
     errno.ENOTDIR: "a part of the path is a file; choose a name in a folder",
     errno.EISDIR: "it is a folder; choose the name of a file",
     errno.ENAMETOOLONG: "choose a shorter name",

@@ -163,7 +163,7 @@ def test_a_file_that_is_no_conversation_changes_nothing(tmp_path: Path, text: st
         ("/load /nowhere", "cannot read /nowhere"),
         ("/regen", "no answer to take back"),
         ("/set temperature", "needs a value"),
-        ("/set temperature warm", "temperature = warm"),
+        ("/set temperature warm", "temperature = 'warm'"),
         ("/set nope 1", "unknown sampling setting 'nope'"),
         ("/set n 2", "n stays 1"),
         ("/set ignore_eos maybe", "expected true or false"),

@@ -177,7 +177,7 @@ def test_a_chat_model_takes_turns_unless_told_otherwise(
         (["x", "--temperature", "-1"], "temperature = -1.0; expected 0 to 100"),
         (["x", "--temperature", "nan"], "temperature = nan"),
         (["x", "--top-k", "-1"], "top_k = -1"),
-        (["x", "--top-p", "0"], "top_p = 0.0"),
+        (["x", "--top-p", "0"], "top_p = 0 keeps no token"),
         (["x", "--max-tokens", "0"], "max_tokens = 0"),
         (["x", "--n", "0"], "n = 0"),
         (["x", "--seed", "-1"], "seed = -1"),

@@ -316,6 +316,7 @@ def test_other_files(tmp_path: Path) -> None:
         (b"", FileFormatError, "empty"),
         (b"GG", FileFormatError, "ends after"),
         (b"PK\3\4" + bytes(100), FileFormatError, "not a GGUF file"),
+        (b"RIFF" + bytes(100), FileFormatError, "not b.GGUF.; a model is a GGUF file or a direct"),
         (b"GGUF" + (1).to_bytes(4, "little") + bytes(100), UnsupportedError, "version 1"),
         (b"GGUF" + (3).to_bytes(4, "big") + bytes(100), UnsupportedError, "big-endian"),
         (b"GGUF" + (3).to_bytes(4, "little") + b"\xff" * 16, FileFormatError, "claims"),
