@@ -69,7 +69,7 @@ def root(
         bool, typer.Option("--verbose", "-v", help="Show the traceback of an internal error.")
     ] = False,
 ) -> None:
-    """Run, convert and look into Gemma 3 models on the hardware you have.
+    """Run, convert and look into Gemma 3 and Gemma 3n models on the hardware you have.
 
     \b
     gemelo generate "The capital of France is"           the embedded Gemma 3 270M
