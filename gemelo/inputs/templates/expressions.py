@@ -211,7 +211,7 @@ class Expressions:
         arguments = [self.value(each, scope) for each in node.args]
         named: dict[str, Any] = {}
         for pair in node.kwargs:
-            named[own(pair.key)] = self.value(pair.value, scope)
+            named[own(str(pair.key))] = self.value(pair.value, scope)
         if node.dyn_args is not None:
             arguments += listed(self.budget, self.value(node.dyn_args, scope))
         if node.dyn_kwargs is not None:

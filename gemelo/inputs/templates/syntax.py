@@ -48,6 +48,16 @@ def parse(source: str) -> nodes.Template:
     raise FileFormatError(f"the chat template is broken at {where}")
 
 
+def mentions(source: str, *words: str) -> bool:
+    """Whether `source` has one of the words as a name, an attribute or a text by itself."""
+    tree = parse(source)
+    return (
+        any(node.name in words for node in tree.find_all(nodes.Name))
+        or any(node.attr in words for node in tree.find_all(nodes.Getattr))
+        or any(node.value in words for node in tree.find_all(nodes.Const))
+    )
+
+
 class _Generation(Extension):
     """{% generation %} marks the model's words for training: what is in it is written as ever."""
 
