@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemelo.errors import FileFormatError, UnsupportedError
-from gemelo.inputs.added import SPACE, AddedString
+from gemelo.inputs.added import SPACE, AddedString, check_all
 from gemelo.strings import Strings
 
 # The kinds of piece, with the numbers that both GGUF and SentencePiece give them.
@@ -299,6 +299,7 @@ def _check_shapes(
         raise FileFormatError("a score of the vocabulary is not a number that float32 can hold")
     if types.dtype.kind not in "iu" or types.min() < NORMAL or types.max() > BYTE:
         raise FileFormatError(f"a type of the vocabulary is outside {NORMAL} to {BYTE}")
+    check_all(int(lengths[types == USER_DEFINED].sum()))
 
 
 def _promote_controls(text: bytes, ends: NDArray[np.int64], types: NDArray[np.uint8]) -> None:
