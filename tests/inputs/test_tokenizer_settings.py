@@ -114,12 +114,17 @@ def test_generation_config_lists_what_ends_an_answer(
     assert in_folder(tmp_path, generation_config={"eos_token_id": said}).stop_ids == stops
 
 
+def test_an_end_that_no_piece_is_has_a_notice(tmp_path: Path) -> None:
+    read = in_folder(tmp_path, generation_config={"eos_token_id": [9, 336]})
+    assert read.stop_ids == (1, 7, 9)
+    assert "id 336, which is none of the 336" in read.notices[-1]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
         ("generation_config", {"eos_token_id": "1"}, "eos_token_id is '1'"),
         ("generation_config", {"eos_token_id": [True]}, r"eos_token_id is \[True\]"),
-        ("generation_config", {"eos_token_id": 336}, "id 336.*none of its 336"),
         ("generation_config", [], "expected a JSON object"),
         ("tokenizer_config", {"add_bos_token": "yes"}, "add_bos_token is 'yes'"),
         ("tokenizer_config", {"bos_token": 2}, "bos_token is 2"),
