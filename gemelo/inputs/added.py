@@ -24,6 +24,7 @@ from gemelo.errors import FileFormatError, UnsupportedError
 SPACE = "▁"  # how pieces spell a space
 MAX_STRINGS = 1 << 16
 MAX_STRING_CHARS = 1024
+MAX_ALL_CHARS = 1 << 18  # of all strings: both libraries build a table out of every character
 MAX_LENGTHS = 96  # different lengths of strings that begin alike: each is tried at each place
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 _MAX_ID = 1 << 22
@@ -82,6 +83,14 @@ class AddedString:
     def flags(self) -> str:
         """The names of its flags, for a sentence."""
         return ", ".join(name for name in _FLAGS[:4] if getattr(self, name))
+
+
+def check_all(num_chars: int) -> None:
+    """Raises FileFormatError for strings of so many characters in all that looking takes long."""
+    if num_chars > MAX_ALL_CHARS:
+        raise FileFormatError(
+            f"the added tokens have {num_chars:,} characters in all: the limit is {MAX_ALL_CHARS:,}"
+        )
 
 
 class Match(NamedTuple):

@@ -16,11 +16,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from gemelo.errors import GemeloError, InputError, UnsupportedError
+from gemelo.errors import InputError, UnsupportedError
 from gemelo.inputs.album import Album
 from gemelo.inputs.audio import Samples
 from gemelo.inputs.image import Picture
-from gemelo.inputs.media import MediaPart, Part, TextPart, parse_content
+from gemelo.inputs.media import Part, TextPart
+from gemelo.inputs.messages import Message, check_turns, parse_messages
 from gemelo.inputs.slots import (
     AudioSlot,
     ImageSlot,
@@ -65,21 +66,13 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class _Message:
-    """A checked message: role is "system", "user" or "assistant"."""
-
-    role: str
-    parts: tuple[Part, ...]
-    is_list: bool
-
-
-@dataclass(frozen=True)
 class _Said:
-    """The same with its media opened: texts, and the places of pictures and recordings."""
+    """A message with its media opened: texts, and the places of pictures and recordings."""
 
     role: str
     pieces: tuple[str | Slot, ...]
     is_list: bool
+    more: Mapping[str, Any]
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -90,18 +83,20 @@ def render(
     messages: Sequence[Mapping[str, Any]],
     tokenizer: Tokenizer,
     *,
+    tools: Sequence[Mapping[str, Any]] | None = None,
     add_generation_prompt: bool = True,
     album: Album | None = None,
     allow_paths: bool = True,
 ) -> Prompt:
     """The prompt for `messages` by the tokenizer's own chat template.
 
-    A message is {"role": "system" | "user" | "assistant" | "model", "content": text or a list of
-    parts, as `media.parse_content` has them}. A system message may come first, then user and
-    assistant take turns. add_generation_prompt: end where the model's answer begins. album opens
-    media, and knows which the model can take; None is a model for text. allow_paths: whether
-    messages may name files of this machine. Raises InputError for messages that break these rules,
-    UnsupportedError for media that the model has no sense for and for a base model.
+    Messages are as `messages` has them. A system message may come first, then user and assistant
+    take turns; where tools speak too, the template says who may follow whom. tools: what the model
+    may call, each an object with the JSON schema of a function. add_generation_prompt: end where
+    the model's answer begins. album opens media, and knows which the model can take; None is a
+    model for text. allow_paths: whether messages may name files of this machine. Raises InputError
+    for messages that break these rules, UnsupportedError for media that the model has no sense for,
+    for tools that the template has no place for, and for a base model.
     """
     template = tokenizer.chat_template
     if template is None:
@@ -109,10 +104,21 @@ def render(
             "this is a base model, without a chat template: use plain completion, "
             "with the prompt as one text"
         )
-    said = _unfolded(_check(messages, allow_paths), album)
-    if _digest(template) == GEMMA_TEMPLATE_DIGEST:
-        return _in_turns(said, tokenizer, add_generation_prompt, album)
-    return _render_template(said, tokenizer, template, add_generation_prompt, album)
+    if _digest(template) == GEMMA_TEMPLATE_DIGEST and not tools:
+        return render_turns(
+            messages,
+            tokenizer,
+            add_generation_prompt=add_generation_prompt,
+            album=album,
+            allow_paths=allow_paths,
+        )
+    parsed = parse_messages(messages, allow_paths=allow_paths)
+    if tools or any(message.is_of_tools for message in parsed):
+        _check_tools(parsed, tools, template)
+    else:
+        check_turns(parsed)
+    said = _unfolded(parsed, album)
+    return _render_template(said, tokenizer, template, tools, add_generation_prompt, album)
 
 
 def render_turns(
@@ -128,7 +134,9 @@ def render_turns(
     As `render`, but never for want of a template; raises UnsupportedError for a vocabulary that has
     no `<start_of_turn>`.
     """
-    said = _unfolded(_check(messages, allow_paths), album)
+    parsed = parse_messages(messages, allow_paths=allow_paths)
+    check_turns(parsed)
+    said = _unfolded(parsed, album)
     return _in_turns(said, tokenizer, add_generation_prompt, album)
 
 
@@ -145,7 +153,24 @@ def complete(parts: Sequence[Part], tokenizer: Tokenizer, album: Album) -> Promp
     return _prompt(tokenizer.framed(expand(pieces, album.senses, tokenizer)), album)
 
 
-def _unfolded(messages: Sequence[_Message], album: Album | None) -> list[_Said]:
+def _check_tools(
+    messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None, template: str
+) -> None:
+    """Refuse tools and what they say where a template would pass over it in silence."""
+    from gemelo.inputs.templates.syntax import mentions
+
+    listed = isinstance(tools, Sequence) and all(isinstance(tool, Mapping) for tool in tools)
+    if tools and not listed:
+        raise InputError("tools are a list of objects, each with the JSON schema of a function")
+    if tools and not mentions(template, "tools"):
+        raise UnsupportedError(
+            "the model's chat template has no place for tools: describe them in a message"
+        )
+    if not mentions(template, "tool_calls", "tool", "tools"):
+        check_turns(messages)
+
+
+def _unfolded(messages: Sequence[Message], album: Album | None) -> list[_Said]:
     """The messages with their media opened, once it is clear that the model can take them."""
     check_senses((part for message in messages for part in message.parts), _senses(album))
     return [_said(message, album) for message in messages]
@@ -155,14 +180,14 @@ def _senses(album: Album | None) -> Senses:
     return Senses() if album is None else album.senses
 
 
-def _said(message: _Message, album: Album | None) -> _Said:
+def _said(message: Message, album: Album | None) -> _Said:
     pieces: list[str | Slot] = []
     for part in message.parts:
         if isinstance(part, TextPart):
             pieces.append(part.text)
         elif album is not None:
             pieces += album.unfold(part)
-    return _Said(message.role, tuple(pieces), message.is_list)
+    return _Said(message.role, tuple(pieces), message.is_list, message.more)
 
 
 def _prompt(ids: Iterable[int], album: Album | None) -> Prompt:
@@ -210,6 +235,7 @@ def _render_template(
     messages: Sequence[_Said],
     tokenizer: Tokenizer,
     template: str,
+    tools: Sequence[Mapping[str, Any]] | None,
     add_generation_prompt: bool,
     album: Album | None,
 ) -> Prompt:
@@ -220,6 +246,7 @@ def _render_template(
         [_for_templates(message) for message in messages],
         _tokens(tokenizer),
         add_generation_prompt=add_generation_prompt,
+        variables={"tools": tools or None},
     )
     check_text(text)
     senses = _senses(album)
@@ -232,11 +259,13 @@ def _render_template(
 
 def _for_templates(message: _Said) -> dict[str, Any]:
     """The message as templates expect it: its texts are people's, its role is a word of ours."""
+    made = {"role": own(message.role), **message.more}
+    if not message.pieces:
+        return made
     # Gemma's template reads only the first part of a system message: give it one text.
     if message.role == "system" or not message.is_list:
-        return {"role": own(message.role), "content": said("".join(message.texts))}
-    parts = [_part_for_templates(piece) for piece in message.pieces]
-    return {"role": own(message.role), "content": parts}
+        return made | {"content": said("".join(message.texts))}
+    return made | {"content": [_part_for_templates(piece) for piece in message.pieces]}
 
 
 def _part_for_templates(piece: str | Slot) -> dict[str, str]:
@@ -253,49 +282,11 @@ def _tokens(tokenizer: Tokenizer) -> dict[str, str]:
 
 
 def _with_one_bos(ids: list[int], bos_id: int | None) -> list[int]:
-    if bos_id not in ids:
-        return ids
-    return [bos_id, *(id for id in ids if id != bos_id)]
+    """Begun once: by the template, by the tokenizer's settings, or by both."""
+    begun = next((at for at, id in enumerate(ids) if id != bos_id), len(ids))
+    return ids[max(0, begun - 1) :]
 
 
 def _digest(template: str) -> str:
     lines = "\n".join(template.strip().splitlines())
     return hashlib.sha256(lines.encode(errors="replace")).hexdigest()
-
-
-def _check(messages: Sequence[Mapping[str, Any]], allow_paths: bool) -> list[_Message]:
-    """The messages in one shape, or InputError for the first that is wrong."""
-    if isinstance(messages, str | bytes) or not isinstance(messages, Sequence) or not messages:
-        raise InputError("no messages: give a list with at least one user message")
-    checked = [
-        _check_message(index, message, allow_paths) for index, message in enumerate(messages)
-    ]
-    first = 1 if checked[0].role == "system" else 0
-    for index, message in enumerate(checked[first:], first):
-        expected = "assistant" if (index - first) % 2 else "user"
-        if message.role != expected:
-            raise InputError(
-                f"message {index} has role {message.role!r}, expected {expected!r}: "
-                "after an optional system message, user and assistant take turns"
-            )
-    if len(checked) == first:
-        raise InputError("a system message alone says nothing to answer: add a user message")
-    return checked
-
-
-def _check_message(index: int, message: Mapping[str, Any], allow_paths: bool) -> _Message:
-    if not isinstance(message, Mapping) or "role" not in message or "content" not in message:
-        raise InputError(f"message {index} is not an object with role and content")
-    role = "assistant" if message["role"] == "model" else message["role"]
-    if role not in ("system", "user", "assistant"):
-        raise InputError(f"message {index} has role {role!r}: use system, user or assistant")
-    try:
-        parts = parse_content(message["content"], allow_paths=allow_paths)
-        for part in parts:
-            if isinstance(part, TextPart):
-                check_text(part.text)
-    except GemeloError as error:
-        raise type(error)(f"message {index}: {error}") from None
-    if role == "system" and any(isinstance(part, MediaPart) for part in parts):
-        raise InputError(f"message {index}: a system message takes text alone")
-    return _Message(role, parts, is_list=not isinstance(message["content"], str))

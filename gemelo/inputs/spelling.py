@@ -166,7 +166,7 @@ class _WindowStream:
         self._num_said, self._said = 0, ""
 
     def push(self, id: int) -> str:
-        if id in self._hidden:
+        if id in self._hidden or not self._library.id_to_token(id):
             return ""
         self._window.append(id)
         text = self._decode(self._window)

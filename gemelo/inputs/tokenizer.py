@@ -84,6 +84,7 @@ class Tokenizer:
         ids = {key: gguf_id(metadata, key, len(vocabulary)) for key in ("bos", "eos", "eot", "eom")}
         bos_id = vocabulary.bos_id if ids["bos"] is None else ids["bos"]
         eos_id = vocabulary.eos_id if ids["eos"] is None else ids["eos"]
+        vocabulary = vocabulary.instructed((bos_id, eos_id, ids["eot"], ids["eom"]))
         add_bos, add_eos = (gguf_flag(metadata, f"add_{key}_token") for key in ("bos", "eos"))
         return cls(
             PieceSpeller(vocabulary),
@@ -370,13 +371,13 @@ def _named(
     settings: Settings, added: Mapping[str, AddedString], find: Callable[[str], int | None]
 ) -> tuple[list[AddedString], list[str]]:
     """What is special by its role alone, and a notice for each string that is no piece."""
-    known = {string.content for string in settings.added} | added.keys()
+    known = {**added, **{string.content: string for string in settings.added}}
     found, notices = [], []
     for name in settings.named:
         id = find(name)
         if name in known:
-            continue
-        if id is None:
+            found += [] if known[name].special else [replace(known[name], special=True)]
+        elif id is None:
             notices.append(f"tokenizer_config.json names {name!r:.60}, which is no piece")
         else:
             found.append(AddedString(name, id, special=True))

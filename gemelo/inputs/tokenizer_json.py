@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemelo.errors import FileFormatError, UnsupportedError
-from gemelo.inputs.added import MAX_STRINGS, SPACE, AddedString, Passes
+from gemelo.inputs.added import MAX_STRINGS, SPACE, AddedString, Passes, check_all
 from gemelo.inputs.pipeline import Pipeline
 from gemelo.inputs.vocabulary import (
     BYTE,
@@ -40,9 +40,11 @@ from gemelo.inputs.vocabulary import (
 )
 
 MAX_FILE_BYTES = 64 << 20  # Gemma's has 32 MiB
+MAX_BEGINNING_BYTES = 16 << 20  # what stands before the merges; Gemma's has 8 MiB
 # Gemma's has 8,427 braces, half a million brackets and 1.3 million commas.
 MAX_MARKS = {b"{": 1 << 17, b"[": 1 << 20, b",": 1 << 21}
-MAX_VOCAB = 1 << 19
+MAX_VOCAB = 5 << 16  # Gemma has 262,145
+MAX_VOCAB_CHARS = 1 << 23  # of all pieces; Gemma's have 1.5 million
 MAX_MERGES = 1 << 20
 # Gemma 3's and 3n's pieces that are neither control strings nor runs nor bytes, in id order.
 GEMMA_PIECES = slice(494, 255_968)
@@ -86,6 +88,7 @@ class TokenizerJson:
             id = vocab.get(string.content) if isinstance(vocab, dict) else None
             held = string.id if id is None else id
             added[string.content] = replace(string, id=held if known is None else known.id)
+        check_all(sum(map(len, added)))
         return replace(self, added=added)
 
     def without(self, strings: Container[str]) -> "TokenizerJson":
@@ -182,6 +185,10 @@ class TokenizerJson:
             raise FileFormatError(
                 f"the piece {longest!r:.60} has {len(longest)} characters: "
                 f"the limit is {MAX_PIECE_BYTES}"
+            )
+        if (num_chars := sum(map(len, vocab))) > MAX_VOCAB_CHARS:
+            raise FileFormatError(
+                f"the pieces have {num_chars:,} characters in all: the limit is {MAX_VOCAB_CHARS:,}"
             )
         if len(set(vocab.values())) < len(vocab):
             raise FileFormatError(f"{_twice(vocab)}")
@@ -323,6 +330,11 @@ def _beginning(content: bytes) -> tuple[dict[str, Any], dict[str, Any]] | None:
     merges = _MERGES.search(content)
     if merges is None or not _ENDING.fullmatch(content, content.rfind(b"]")):
         return None
+    if merges.end() > MAX_BEGINNING_BYTES:
+        raise FileFormatError(
+            f"tokenizer.json has {merges.end():,} bytes before its merges: the limit is "
+            f"{MAX_BEGINNING_BYTES:,}"
+        )
     text = content[: merges.end()].decode()
     top, at = _members(text, 0, until="model")
     model, _ = _members(text, at, until="merges")

@@ -15,7 +15,7 @@ string is an instruction to the model and is never found in text that was not me
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Self
 
@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemelo.errors import FileFormatError, UnsupportedError
-from gemelo.inputs.added import SPACE, AddedString
+from gemelo.inputs.added import SPACE, AddedString, check_all
 from gemelo.strings import Strings
 
 # The kinds of piece, with the numbers that both GGUF and SentencePiece give them.
@@ -31,7 +31,7 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 
 CONTROL_NAME = re.compile(
     r"<(?:pad|eos|bos|unk|mask|unused\d+|(?:start|end)_of_(?:turn|image|audio)"
-    r"|(?:image|audio|video)_soft_token)>"
+    r"|(?:image|audio|video)_soft_token|\|[\w-]{1,40}\|)>"  # <|im_start|> and its kin
 )
 # A soft token is a seat for a picture or a sound; it is placed, never typed.
 SOFT_TOKEN = re.compile(r"<(?:image|audio|video)_soft_token>")
@@ -190,6 +190,13 @@ class Vocabulary:
         known = {name: id for name, id in ids.items() if id is not None}
         return self.from_pieces(pieces, scores, types, known)
 
+    def instructed(self, ids: Iterable[int | None]) -> "Vocabulary":
+        """The same, where those of `ids` that are found in text as a whole are control strings."""
+        types = self.types.copy()
+        held = [id for id in ids if id is not None and types[id] == USER_DEFINED]
+        types[held] = CONTROL
+        return replace(self, types=types) if held else self
+
     def check_twice(self) -> None:
         """Raises FileFormatError, with both ids, where a piece is there twice."""
         seen: dict[bytes, int] = {}
@@ -292,6 +299,7 @@ def _check_shapes(
         raise FileFormatError("a score of the vocabulary is not a number that float32 can hold")
     if types.dtype.kind not in "iu" or types.min() < NORMAL or types.max() > BYTE:
         raise FileFormatError(f"a type of the vocabulary is outside {NORMAL} to {BYTE}")
+    check_all(int(lengths[types == USER_DEFINED].sum()))
 
 
 def _promote_controls(text: bytes, ends: NDArray[np.int64], types: NDArray[np.uint8]) -> None:

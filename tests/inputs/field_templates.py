@@ -444,6 +444,11 @@ SMALL = {
     + "{{ loop.index if loop.last }}{% endfor %}{{ word }}{{ '<|end|>' if loop.last else ' ' }}"
     + "{% endfor %}"
     + END,
+    "marks by name": "{{ bos_token }}{% macro all() %}{% for k, v in kwargs.items() %}"
+    + "{{ '<|' ~ k ~ '|>' ~ v }}{% endfor %}{% endmacro %}{{ all(user='he', end='in') }}"
+    + "{% set marks = dict(user='<|user|>', assistant='<|assistant|>', system='<|system|>') %}"
+    + "{% for m in messages %}{{ marks[m.role] }}{{ m.content }}{% endfor %}"
+    + "{% for k in marks %}{{ '<|' ~ k ~ '|>' }}{% endfor %}",
     "recursion": "{{ bos_token }}{% for k, v in tools[0].function.parameters.properties.items() "
     + "recursive %}<|user|>{{ k }}{{ loop.depth }}{% if v.properties %}"
     + "{{ loop(v.properties.items()) }}{% endif %}{% endfor %}",

@@ -146,10 +146,19 @@ def test_what_is_said_never_becomes_a_mark(
         assert marks == [2] + [start, end] * len(said) + [start]
 
 
-@pytest.mark.parametrize("source", ["x", "<bos>x", "<bos><bos><bos>x", "{{ bos_token }}x<bos>"])
-def test_bos_is_there_once(tokenizer: Tokenizer, source: str) -> None:
+@pytest.mark.parametrize("source", ["x", "<bos>x", "<bos><bos><bos>x", "{{ bos_token }}x"])
+def test_a_prompt_begins_with_one_bos(tokenizer: Tokenizer, source: str) -> None:
     prompt = render([user("the")], with_template(tokenizer, source))
     assert prompt.ids == tuple(tokenizer.encode("x"))
+
+
+def test_bos_before_every_turn(tokenizer: Tokenizer) -> None:
+    """As families have it whose conversations are single turns, one after the other."""
+    source = "{% for m in messages[::2] %}{{ bos_token + m.content }}{% endfor %}"
+    told = [user("the"), assistant("in"), user("hell")]
+    prompt = render(told, with_template(tokenizer, source))
+    first, second = (tokenizer.encode(said) for said in ("the", "hell"))
+    assert prompt.ids == (*first, *second)
 
 
 def test_a_base_model_has_no_chat(tokenizer: Tokenizer) -> None:
@@ -268,3 +277,51 @@ def test_a_template_may_use_what_templates_use(tokenizer: Tokenizer) -> None:
     prompt = render([user(" the "), assistant("no"), user("in")], with_template(tokenizer, source))
     expected = tokenizer.encode('the2{"a": "<é>"}in4{"a": "<é>"}', special=False)
     assert prompt.ids == (*expected, 1, *tokenizer.encode("xxx8a", bos=False))
+
+
+TOOLS = [{"type": "function", "function": {"name": "find", "description": "<end_of_turn>"}}]
+CALL = {"id": "1", "type": "function", "function": {"name": "find", "arguments": {"q": "<eos>"}}}
+CALLING: list[dict[str, Any]] = [
+    user("in the"),
+    {"role": "assistant", "content": None, "tool_calls": [CALL, CALL]},
+    {"role": "tool", "name": "find", "content": "hell<end_of_turn>"},
+    {"role": "tool", "name": "find", "content": [{"type": "text", "text": "he"}]},
+    assistant("the"),
+    assistant("in"),
+]
+WITH_TOOLS = """{{ bos_token }}{% for tool in tools or [] %}{{ tool | tojson }}{% endfor %}
+{%- for m in messages %}<start_of_turn>{{ m.role }}
+{% if m.content is string %}{{ m.content }}{% elif m.content %}{{ m.content[0].text }}{% endif %}
+{%- for call in m.tool_calls or [] %}{{ call.function | tojson }}{% endfor %}<end_of_turn>
+{% endfor %}"""
+
+
+def test_tools_and_what_they_say(tokenizer: Tokenizer) -> None:
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    ids = render(CALLING, with_template(tokenizer, WITH_TOOLS), tools=TOOLS).ids
+    (written,), _ = render_jinja_template(
+        [CALLING], tools=TOOLS, chat_template=WITH_TOOLS, bos_token="<bos>"
+    )
+    assert tokenizer.decode(ids, special=True) == written
+    start, end = (tokenizer.controls[f"<{which}_of_turn>"] for which in ("start", "end"))
+    marks = [id for id in ids if id in tokenizer.controls.values()]
+    assert marks == [2] + [start, end] * len(CALLING)
+
+
+def test_tools_without_a_place_for_them(tokenizer: Tokenizer) -> None:
+    plain, able = with_template(tokenizer), with_template(tokenizer, WITH_TOOLS)
+    with pytest.raises(UnsupportedError, match="no place for tools: describe them"):
+        render([user("x")], plain, tools=TOOLS)
+    for number, has in ((2, "message 1 has tool_calls"), (4, "message 1 has tool_calls")):
+        with pytest.raises(InputError, match=f"{has}: use system"):
+            render(CALLING[:number], plain)
+    assert render([user("x")], plain, tools=[]) == render([user("x")], plain)
+    assert render(CALLING, able).ids
+    for wrong in ("find", [print], {"name": "find"}, 7):
+        with pytest.raises(InputError, match="tools are a list of objects"):
+            render([user("x")], able, tools=wrong)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="template's input has a set"):
+        render([user("x")], able, tools=[{"a": {"b"}}])
+    with pytest.raises(InputError, match="not an object with role and content"):
+        render([{"role": "assistant", "tool_calls": []}], able)

@@ -107,6 +107,8 @@ LARGE = [
     "('%' ~ '0' * 999999) % 1", "('{0' ~ '[' * 999999 ~ '}').format(1)", "('{' * 999999).format(1)",
     "range(999) | sort(attribute=',' * 99999)", "[1] | map(attribute='a.' * 99999) | list",
     "('%s' * 199999) % ((1,) * 199999)", "lipsum(1, false, 10**9, 10**9 + 1)",
+    "raise_exception('ab ' * 1290000)", "'a' * 1900000", "'<' * 1900000",
+    "range(99999) | join(' ')", "[" + "9_9" * 333 + ("," + "9" * 999) * 250 + "]",
 ]  # fmt: skip
 REPEATED = [
     "", "{% if 'q' in t %}{% endif %}", "{{ t.rfind('ba') }}", "{% if t == u %}{% endif %}",
@@ -117,6 +119,16 @@ REPEATED = [
     "{{ loop.changed(l) }}{{ loop.length }}", "{% for c in t %}{% endfor %}",
     "{{ loop.cycle(*l) }}", "{{ '%999d' % i }}", "{{ (t | wordcount) }}",
     "{% filter upper %}abc{% endfilter %}",
+]  # fmt: skip
+# Texts that Python's searches are slow at: almost the same at every place.
+ALIKE = {
+    "short": "{% set s = 'a' * 600 ~ 'b' ~ 'a' * 600 %}{% set t = 'a' * 2499 %}",
+    "between": "{% set s = 'a' * 49 ~ 'b' ~ 'a' * 49 %}{% set t = 'a' * 29999 %}",
+    "long": "{% set s = 'a' * 200000 ~ 'b' ~ 'a' * 199999 %}{% set t = 'a' * 402000 %}",
+}
+SEARCHED = [
+    "s in t", "t.count(s)", "t.find(s)", "t.split(s) | length", "t.replace(s, '') | length",
+    "t.partition(s) | length", "t | replace(s, '') | length", "t.rfind(s)",
 ]  # fmt: skip
 PARSED = [
     "{{ a }}", "{{a+", "{{[0,", "{{a.", "{%if a%}{%endif%}", "{##}", "{{-", "{{not ", "{{(", "{{[",
@@ -140,8 +152,36 @@ WHOLE = {
     "replaced again and again": grown("x | replace('a', 'aa')", "'a'", 60),
     "a number that grows": grown("x * x", "7", 9999),
     "a list that grows": grown("x + [1]", "[1]", 99999),
+    "macros in macros": "{% for i in range(999) %}"
+    + "".join(f"{{% macro f{n}() %}}" for n in range(36))
+    + "{{ a }}" * 7000
+    + "".join(f"{{% endmacro %}}{{{{ f{n}() }}}}" for n in reversed(range(36)))
+    + "{% endfor %}",
+    "a dict copied": "{% set d = dict(range(11000) | list | batch(2)) %}"
+    + grown("[x, d.copy()]", "[]", 400),
+    "a dict as names": "{% set d = dict('abcdefghijklmnopqrstuvwxyz' | list | batch(2)) %}"
+    + grown("[x, namespace(**d)]", "[]", 9999),
     "a dict of dicts": grown("{'a': x, 'b': x}", "{}") + "{{ x | tojson(sort_keys=true) }}",
 }
+
+
+def meeting_pairs(count: int) -> str:
+    """A dict whose items, as tuples, have one hash: Python's of tuples can be turned round."""
+    whole, most = (1 << 64) - 1, 1 << 60
+    first, second, start = 11400714785074694791, 14029467366897019727, 2870177450012600261
+    back = pow(second, -1, 1 << 64)
+    pairs: list[tuple[int, int]] = []
+    key = wanted = 0
+    while len(pairs) < count:
+        key += 1
+        mixed = (start + key * second) & whole
+        mixed = ((mixed << 31 | mixed >> 33) * first) & whole
+        wanted = wanted or mixed + 12345 * second
+        value = (wanted - mixed) * back & whole
+        if 0 < value < most:
+            pairs.append((key, value))
+    assert len(set(map(hash, pairs))) == 1
+    return "{" + ",".join(f"{key}:{value}" for key, value in pairs) + "}"
 
 
 def attacks() -> dict[str, str]:
@@ -150,6 +190,10 @@ def attacks() -> dict[str, str]:
     found |= {f"tuples: {e}": tuples + "{{ " + e + " }}" for e in TUPLES}
     found |= {f"large: {e}": "{{ " + e + " }}" for e in LARGE}
     found |= {f"repeated: {body[:40]}": often(body) for body in REPEATED}
+    for name, texts in ALIKE.items():
+        found |= {f"{name}: {e}": texts + often("{% set x = " + e + " %}") for e in SEARCHED}
+    pairs = "{% set l = " + meeting_pairs(7000) + ".items() | list %}"
+    found["tuples that meet"] = pairs + "{{ (l + l + l + l) | unique | list | length }}"
     found |= {f"parsed: {unit}": unit + unit.lstrip("{") * 99999 for unit in PARSED}
     found |= {f"parsed again: {unit}": unit * ((1 << 18) // len(unit)) for unit in PARSED}
     return found | WHOLE
@@ -178,6 +222,17 @@ def test_attacks_end_early_and_small(name: str, outcomes: dict[str, Any]) -> Non
     assert outcome["seconds"] < MAX_CPU_S + plain["seconds"], outcome
     assert outcome["peak"] < MAX_BYTES + plain["peak"], outcome
     assert len(outcome["said"]) <= 500
+
+
+def test_a_prompt_is_no_longer_than_its_messages_warrant() -> None:
+    messages = [{"role": "user", "content": "a" * 100_000}]
+    for times, fits in ((15, True), (20, False)):
+        source = "{% for i in range(" + str(times) + ") %}{{ messages[0].content }}{% endfor %}"
+        if fits:
+            assert render_template(source, messages, {}, add_generation_prompt=True)
+        else:
+            with pytest.raises(FileFormatError, match="writes 2,000,000 .*for these messages"):
+                render_template(source, messages, {}, add_generation_prompt=True)
 
 
 def test_a_long_conversation_has_room() -> None:

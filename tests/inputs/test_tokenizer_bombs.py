@@ -94,6 +94,12 @@ HOSTILE: dict[str, Change] = {
     "unigram": lambda file: file.update(model={"type": "Unigram", "vocab": [["a", 0.0]]}),
     "long string": lambda file: file["added_tokens"].append(added("a" * 10_000_000, 400)),
     "many strings": lambda file: wide(file, 300_000),
+    "long strings": lambda file: file["added_tokens"].extend(
+        added(f"{number:01000}", 400 + number) for number in range(3000)
+    ),
+    "long pieces": lambda file: file["model"]["vocab"].update(
+        {f"{number:0100}": 400 + number for number in range(100_000)}
+    ),
     "strings beyond": lambda file: file["added_tokens"].append(added("x", 2**31)),
     "string below": lambda file: file["added_tokens"].append(added("x", -1)),
     "same id": lambda file: file["added_tokens"].extend([added("x", 400), added("y", 400)]),
@@ -145,8 +151,15 @@ def hostile_files() -> dict[str, bytes]:
     files["empty records.model"] = b"\x0a\x00" * 7_000_000
     files["odd records.model"] = model + b"\x0a\x04\x20\x00\x20\x00" * 1_000_000
     files["unknown fields.model"] = model + b"\x20\x00" * 5_000_000
+    files["long strings.model"] = found_whole(5000) + model
     files["parts.model"] = model + b"\x12\x02\x20\x00" * 2_000_000
     return files
+
+
+def found_whole(count: int) -> bytes:
+    """Records of a tokenizer.model: strings of a thousand characters that are found as a whole."""
+    record = b"\x0a\xf2\x07\x0a\xe8\x07%01000d\x15\x00\x00\x00\x00\x18\x04"
+    return b"".join(record % number for number in range(count))
 
 
 def read(path: Path) -> str:

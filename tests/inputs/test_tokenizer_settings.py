@@ -15,7 +15,7 @@ from gemelo.inputs import chat
 from gemelo.inputs.pipeline import Pipeline
 from gemelo.inputs.sentencepiece_model import pack_model
 from gemelo.inputs.tokenizer import Tokenizer
-from gemelo.inputs.vocabulary import Vocabulary
+from gemelo.inputs.vocabulary import USER_DEFINED, Vocabulary
 from tests.inputs.conftest import as_json, small_vocabulary
 
 HELL = small_vocabulary()["tokenizer.ggml.tokens"].index("hell")
@@ -114,12 +114,17 @@ def test_generation_config_lists_what_ends_an_answer(
     assert in_folder(tmp_path, generation_config={"eos_token_id": said}).stop_ids == stops
 
 
+def test_an_end_that_no_piece_is_has_a_notice(tmp_path: Path) -> None:
+    read = in_folder(tmp_path, generation_config={"eos_token_id": [9, 336]})
+    assert read.stop_ids == (1, 7, 9)
+    assert "id 336, which is none of the 336" in read.notices[-1]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
         ("generation_config", {"eos_token_id": "1"}, "eos_token_id is '1'"),
         ("generation_config", {"eos_token_id": [True]}, r"eos_token_id is \[True\]"),
-        ("generation_config", {"eos_token_id": 336}, "id 336.*none of its 336"),
         ("generation_config", [], "expected a JSON object"),
         ("tokenizer_config", {"add_bos_token": "yes"}, "add_bos_token is 'yes'"),
         ("tokenizer_config", {"bos_token": 2}, "bos_token is 2"),
@@ -259,3 +264,48 @@ def test_known_steps_run_as_in_the_library(members: dict[str, Any], tmp_path: Pa
 def test_other_steps_are_refused_by_name(members: dict[str, Any], reason: str) -> None:
     with pytest.raises((UnsupportedError, FileFormatError), match=reason):
         Pipeline.parse(members)
+
+
+MARKS = ("[turn]", "<|im_start|>", "<|im_end|>", "[/turn]")
+IN_MARKS = (
+    "{{ bos_token }}{% for m in messages %}[turn]<|im_start|>{{ m.content }}<|im_end|>[/turn]"
+)
+
+
+def marked(kind: int) -> dict[str, Any]:
+    """The small vocabulary with marks of turns as pieces of that kind; the last ends an answer."""
+    keys = small_vocabulary()
+    count = len(keys["tokenizer.ggml.tokens"])
+    keys["tokenizer.ggml.tokens"] += MARKS
+    for key, value in (("scores", 0), ("token_type", kind)):
+        held = keys[f"tokenizer.ggml.{key}"]
+        keys[f"tokenizer.ggml.{key}"] = np.append(held, np.full(len(MARKS), value, held.dtype))
+    return keys | {
+        "tokenizer.ggml.eos_token_id": count + len(MARKS) - 1,
+        "tokenizer.ggml.bos_token_id": count,
+        "tokenizer.chat_template": IN_MARKS + "{% endfor %}",
+    }
+
+
+@pytest.mark.parametrize("source", ["gguf", "json"])
+def test_nobody_says_what_begins_or_ends_an_answer(source: str, tmp_path: Path) -> None:
+    """Whatever kind of piece the file makes of it: its role and its name count."""
+    keys = marked(USER_DEFINED)
+    first = len(keys["tokenizer.ggml.tokens"]) - len(MARKS)
+    if source == "json":
+        written = as_json(Vocabulary.from_gguf(keys), merges=True)
+        for entry in written["added_tokens"]:
+            entry["special"] = entry["special"] and entry["content"] not in MARKS
+        config = {"bos_token": MARKS[0], "eos_token": MARKS[-1]}
+        config["chat_template"] = keys["tokenizer.chat_template"]
+        (tmp_path / "tokenizer.json").write_text(json.dumps(written))
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+        tokenizer = Tokenizer.from_file(tmp_path)
+    else:
+        tokenizer = Tokenizer.from_gguf(keys)
+    assert tokenizer.eos_id == first + 3 and first + 3 in tokenizer.stop_ids
+    said = "".join(MARKS) + "hell"
+    ids = chat.render([{"role": "user", "content": said}], tokenizer).ids
+    assert [id for id in ids if id >= first] == [first, first + 1, first + 2, first + 3]
+    assert tokenizer.decode(ids, special=True) == "[turn]<|im_start|>" + said + "<|im_end|>[/turn]"
+    assert tokenizer.encode(said, bos=False)[: len(MARKS)] == [*range(first, first + len(MARKS))]

@@ -12,7 +12,7 @@ from typing import Any
 
 from gemelo.inputs.templates.budget import Budget, Fault
 from gemelo.inputs.templates.loop import Loop
-from gemelo.inputs.templates.text import cut
+from gemelo.inputs.templates.text import cut, own
 from gemelo.inputs.templates.values import (
     Group,
     Macro,
@@ -92,7 +92,7 @@ def _attribute(owner: Any, name: str) -> Any:
     if isinstance(owner, Group) and name in Group._fields:
         return getattr(owner, name)
     if isinstance(owner, Macro) and name == "name":
-        return owner.name
+        return own(owner.name)
     for known in BUILT_IN:
         if isinstance(owner, known):
             return _method(owner, known, name)

@@ -17,6 +17,9 @@ MAX_STEPS_PER_CHAR = 10
 MAX_BYTES = 20 << 20
 MAX_BYTES_PER_VALUE = 4096
 MAX_BYTES_PER_CHAR = 64
+MAX_WRITTEN = 1 << 18  # characters of the whole prompt, which somebody has to tokenise
+MAX_WRITTEN_PER_VALUE = 1024
+MAX_WRITTEN_PER_CHAR = 16
 MAX_BITS = 4096
 
 CHAR_BYTES = 5  # four at most in a str, and one that says whose it is
@@ -25,6 +28,13 @@ ITEM_BYTES = 8
 LIST_BYTES = 80
 SMALL_BITS = 60
 CHARS_PER_STEP = 256
+KEY_STEPS = 64  # of a tuple as a key: many can be chosen to meet in one slot of a table
+ENTRY_ITEMS = 10  # an entry of a dict takes as much as so many items of a list
+
+# Python's search from the left compares each character with each one sought where one of the two is
+# short, or where there are few places to look at; else it takes time in proportion to both.
+_FEW_SOUGHT, _FEW_PLACES = 100, 2500
+_COMPARED_PER_STEP = 1024
 
 
 class Fault(Exception):
@@ -42,6 +52,9 @@ class Budget:
         self.max_bytes = self._bytes = (
             MAX_BYTES + MAX_BYTES_PER_VALUE * num_values + MAX_BYTES_PER_CHAR * num_chars
         )
+        self._max_written = (
+            MAX_WRITTEN + MAX_WRITTEN_PER_VALUE * num_values + MAX_WRITTEN_PER_CHAR * num_chars
+        )
 
     def step(self, count: int = 1) -> None:
         self._steps -= count
@@ -51,6 +64,14 @@ class Budget:
     def read(self, num_chars: int) -> None:
         """A text of so many characters is about to be looked through."""
         self.step(1 + num_chars // CHARS_PER_STEP)
+
+    def find(self, num_chars: int, num_sought: int) -> None:
+        """As `read`, for so many characters sought from the left."""
+        num_places = max(0, num_chars - num_sought + 1)
+        compared = num_places * min(num_sought, _FEW_SOUGHT)
+        compared += min(num_places, _FEW_PLACES) * num_sought
+        self.read(num_chars + num_sought)
+        self.step(compared // _COMPARED_PER_STEP)
 
     def search(self, num_chars: int, num_sought: int) -> None:
         """As `read`, by one of the searches that may look at each character for each sought."""
@@ -71,6 +92,18 @@ class Budget:
             raise Fault(f"it builds a list of {count:,} items: {self._limit}")
         self.step(1 + count // CHARS_PER_STEP)
         self._take(LIST_BYTES + ITEM_BYTES * count)
+
+    def entries(self, count: int) -> None:
+        """As `items`, for the entries of a dict."""
+        self.items(ENTRY_ITEMS * count)
+
+    def written(self, num_chars: int) -> None:
+        """The prompt has come to so many characters."""
+        if num_chars > self._max_written:
+            raise Fault(
+                f"it writes {num_chars:,} characters: the limit is {self._max_written:,} "
+                "for these messages"
+            )
 
     def bits(self, count: int) -> None:
         """A whole number of up to so many bits is about to be made."""

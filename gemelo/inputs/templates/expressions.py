@@ -137,7 +137,7 @@ class Expressions:
         return [self.value(each, scope) for each in items]
 
     def _dict(self, node: nodes.Dict, scope: Scope) -> dict[Any, Any]:
-        self.budget.items(10 * len(node.items))
+        self.budget.entries(len(node.items))
         made = {}
         for pair in node.items:
             key = check_key(self.budget, self.value(pair.key, scope))
@@ -209,14 +209,16 @@ class Expressions:
         self, node: nodes.Call | nodes.Filter | nodes.Test, scope: Scope
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         arguments = [self.value(each, scope) for each in node.args]
-        named = {str(pair.key): self.value(pair.value, scope) for pair in node.kwargs}
+        named: dict[str, Any] = {}
+        for pair in node.kwargs:
+            named[own(str(pair.key))] = self.value(pair.value, scope)
         if node.dyn_args is not None:
             arguments += listed(self.budget, self.value(node.dyn_args, scope))
         if node.dyn_kwargs is not None:
             more = self.value(node.dyn_kwargs, scope)
             if not isinstance(more, dict) or not all(isinstance(key, str) for key in more):
                 raise Fault("arguments by name are a dict with texts as keys")
-            self.budget.items(10 * len(more))
+            self.budget.entries(len(more))
             named |= more
         self.budget.items(len(arguments))
         return tuple(arguments), named

@@ -77,15 +77,15 @@ def _dict(budget: Budget, given: tuple[Any, ...], named: dict[str, Any]) -> dict
     members: dict[Any, Any] = {}
     for source in given:
         if isinstance(source, dict):
-            budget.items(10 * len(source))
+            budget.entries(len(source))
             members.update(source)
             continue
         for pair in iterate(budget, source):
             if not isinstance(pair, list | tuple) or length(pair) != 2:
                 raise Fault("a dict is made of pairs")
-            budget.items(10)
+            budget.entries(1)
             members[check_key(budget, pair[0])] = pair[1]
-    budget.items(10 * len(named))
+    budget.entries(len(named))
     return members | named
 
 

@@ -53,6 +53,11 @@ def _copy(budget: Budget, value: Any) -> Any:
     return value.copy()
 
 
+def _copy_dict(budget: Budget, members: dict[Any, Any]) -> dict[Any, Any]:
+    budget.entries(len(members))
+    return members.copy()
+
+
 def _get(budget: Budget, members: dict[Any, Any], key: Any, default: Any = None) -> Any:
     return members.get(check_key(budget, key), default)
 
@@ -67,7 +72,7 @@ def _values(budget: Budget, members: dict[Any, Any]) -> View:
 
 
 def items(budget: Budget, members: dict[Any, Any]) -> View:
-    budget.items(10 * len(members))
+    budget.entries(len(members))
     return View("dict_items", list(members.items()))
 
 
@@ -77,7 +82,7 @@ DICT_METHODS: dict[str, Callable[..., Any]] = {
     "keys": _keys,
     "values": _values,
     "items": items,
-    "copy": _copy,
+    "copy": _copy_dict,
 }
 METHODS: dict[str, dict[str, Callable[..., Any]]] = {
     "str": TEXT_METHODS,

@@ -84,7 +84,7 @@ def contains(budget: Budget, box: Any, item: Any) -> bool:
     if isinstance(box, str):
         if not isinstance(item, str):
             raise Fault(f"'in <string>' requires string as left operand, not {kind(item)}")
-        budget.read(len(box) + len(item))
+        budget.find(len(box), len(item))
         return str.__contains__(box, item)
     if isinstance(box, dict):
         return check_key(budget, item) in box

@@ -23,6 +23,8 @@ from gemelo.inputs.templates.syntax import parse
 from gemelo.inputs.templates.text import own
 from gemelo.inputs.templates.values import received
 
+MAX_REASON = 2000  # characters of what a template says, before it is made one line
+
 
 def render_template(
     source: str,
@@ -48,9 +50,11 @@ def render_template(
     names["add_generation_prompt"] = add_generation_prompt
     statements = Statements(budget)
     try:
-        return statements.write(tree.body, Scope(names))
+        text = statements.write(tree.body, Scope(names))
+        budget.written(len(text))
+        return text
     except Refusal as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error)[:MAX_REASON].split())
         raise InputError(f"the chat template refuses the messages: {reason}") from None
     except Fault as error:
         reason = str(error)

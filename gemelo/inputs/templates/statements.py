@@ -196,8 +196,17 @@ class Statements(Expressions):
 
     def _macro_of(self, name: str, node: nodes.Macro | nodes.CallBlock, scope: Scope) -> Macro:
         if id(node) not in self._reads:
-            self._reads[id(node)] = _read_in(node)
+            self._reads[id(node)] = self._read_in(node)
         return Macro(name, node, scope, self._reads[id(node)])
+
+    def _read_in(self, node: nodes.Macro | nodes.CallBlock) -> frozenset[str]:
+        """Which of the names that a call may bring are read in a macro's body."""
+        used = set()
+        for part in node.body:
+            for found in _names(part):
+                self.budget.step()
+                used.add(found.name)
+        return frozenset(used & {"caller", "varargs", "kwargs"})
 
     def _call_block(self, node: nodes.CallBlock, scope: Scope, written: list[str]) -> None:
         called = self.value(node.call.node, scope)
@@ -247,12 +256,6 @@ class _Depth:
 
     def __exit__(self, *error: object) -> None:
         self._statements.leave()
-
-
-def _read_in(node: nodes.Macro | nodes.CallBlock) -> frozenset[str]:
-    """Which of the names that a call may bring are read in a macro's body."""
-    used = {found.name for part in node.body for found in _names(part)}
-    return frozenset(used & {"caller", "varargs", "kwargs"})
 
 
 def _names(node: nodes.Node) -> Iterator[nodes.Name]:

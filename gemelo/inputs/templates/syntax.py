@@ -19,7 +19,9 @@ from gemelo.errors import FileFormatError
 
 MAX_SOURCE_CHARS = 1 << 18
 MAX_TOKENS = 32_000
-LONG_NUMBER = re.compile(r"[0-9a-fA-F_]{4000}")  # Jinja's words for numbers go far back in it
+# Jinja's expressions for numbers go far back in a long one.
+MAX_DIGITS = 1000
+LONG_NUMBER = re.compile(rf"[0-9a-fA-F_]{{{MAX_DIGITS}}}")
 
 
 def parse(source: str) -> nodes.Template:
@@ -29,7 +31,7 @@ def parse(source: str) -> nodes.Template:
             f"the chat template has {len(source):,} characters: the limit is {MAX_SOURCE_CHARS:,}"
         )
     if LONG_NUMBER.search(source):
-        raise FileFormatError("the chat template has a number of 4,000 digits or more")
+        raise FileFormatError(f"the chat template has a number of {MAX_DIGITS:,} digits or more")
     environment = Environment(
         trim_blocks=True,
         lstrip_blocks=True,
@@ -44,6 +46,16 @@ def parse(source: str) -> nodes.Template:
     except Exception as error:  # numbers of thousands of digits, broken escapes in texts
         where = str(error)
     raise FileFormatError(f"the chat template is broken at {where}")
+
+
+def mentions(source: str, *words: str) -> bool:
+    """Whether `source` has one of the words as a name, an attribute or a text by itself."""
+    tree = parse(source)
+    return (
+        any(node.name in words for node in tree.find_all(nodes.Name))
+        or any(node.attr in words for node in tree.find_all(nodes.Getattr))
+        or any(node.value in words for node in tree.find_all(nodes.Const))
+    )
 
 
 class _Generation(Extension):

@@ -56,9 +56,8 @@ def _finding(name: str) -> Callable[..., int]:
 
     def find(budget: Budget, text: str, sought: Any, *bounds: Any) -> int:
         sought = _wanted(sought, name)
-        if name.startswith("r"):
-            budget.search(len(text), len(sought))
-        budget.read(len(text) + len(sought))
+        charge = budget.search if name.startswith("r") else budget.find
+        charge(len(text), len(sought))
         return int(getattr(str, name)(text, sought, *places(bounds)))
 
     return find
@@ -123,7 +122,7 @@ def _charge_pieces(budget: Budget, text: str, sep: Any, maxsplit: Any) -> None:
     elif not _wanted(sep, "split"):
         raise Fault("empty separator")
     else:
-        budget.read(len(text) + len(sep))
+        budget.find(len(text), len(sep))
         count = 1 + str.count(text, sep)
     count = count if maxsplit < 0 else min(count, 1 + maxsplit)
     if sep is None:
@@ -164,7 +163,7 @@ def splitlines(budget: Budget, text: str, keepends: Any = False) -> list[Text]:
 
 
 def _partition(budget: Budget, text: str, sep: Any) -> tuple[str, str, str]:
-    budget.read(len(text) + len(_wanted(sep, "partition")))
+    budget.find(len(text), len(_wanted(sep, "partition")))
     return _parted(budget, text, sep, str.partition(text, sep))
 
 
@@ -185,7 +184,7 @@ def replace(budget: Budget, text: str, old: Any, new: Any, count: Any = -1) -> T
     old, new = _wanted(old, "replace"), _wanted(new, "replace")
     if not isinstance(count, int):
         raise Fault(f"replace wants a whole number, not {kind(count)}")
-    budget.read(len(text) + len(old))
+    budget.find(len(text), len(old))
     times = str.count(text, old) if old else len(text) + 1
     times = times if count < 0 else min(times, count)
     budget.text(len(text) + times * (len(new) - len(old)))

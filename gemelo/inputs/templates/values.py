@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, NoReturn
 
 from gemelo.errors import InputError
-from gemelo.inputs.templates.budget import Budget, Fault
+from gemelo.inputs.templates.budget import KEY_STEPS, Budget, Fault
 from gemelo.inputs.templates.text import cut
 
 MAX_DEPTH = 100
@@ -229,6 +229,7 @@ def _characters(budget: Budget, text: str) -> Iterator[str]:
 
 
 def _check_tuple(budget: Budget, key: tuple[Any, ...]) -> None:
+    budget.step(KEY_STEPS)
     waiting, count = list(key[: MAX_KEY_ITEMS + 1]), 0
     while waiting:
         count += 1
