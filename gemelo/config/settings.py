@@ -77,7 +77,7 @@ _GENERATION = {
     *("remove_invalid_values", "exponential_decay_length_penalty", "num_assistant_tokens"),
 }
 # What a generation_config.json may ask for, and the value that it has for the family or for none.
-_USUAL = {
+_USUAL: dict[str, Any] = {
     "do_sample": True,
     "temperature": 1.0,
     "top_k": 64,

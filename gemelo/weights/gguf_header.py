@@ -260,7 +260,7 @@ class _Cursor:
         if not is_alignment(value):
             shown = value if type(value) is int else type(value).__name__
             self.fail(f"general.alignment is {shown}; it must be {ALIGNMENTS}")
-        return value
+        return int(value)
 
     # ---- tensors ---------------------------------------------------------------------------------
 
