@@ -185,20 +185,21 @@ def build(source: Source) -> Tree:
     tree = _network(source)
     expected = {name: tuple(p.shape) for name, p in tree.named_parameters()}
     found = source.shapes
-    problems = [
-        listing("missing", [name for name in expected if name not in found]),
-        listing("unknown", [name for name in found if name not in expected]),
-        listing(
-            "of the wrong shape",
-            [
-                f"{name} {found[name]} instead of {shape}"
-                for name, shape in expected.items()
-                if name in found and found[name] != shape
-            ],
-        ),
-    ]
-    if any(problems):
-        raise FileFormatError(f"{source.path}: " + "; ".join(filter(None, problems)))
+    problems = {
+        "missing": [name for name in expected if name not in found],
+        "unknown": [name for name in found if name not in expected],
+        "of the wrong shape": [
+            f"{name} {found[name]} instead of {shape}"
+            for name, shape in expected.items()
+            if name in found and found[name] != shape
+        ],
+    }
+    wrong = [name for names in problems.values() for name in names]
+    if wrong:
+        of_towers = not any(name.startswith(DECODER) for name in wrong)
+        file = source.lent if source.lent and of_towers else source.path
+        told = (listing(what, names) for what, names in problems.items())
+        raise FileFormatError(f"{file}: " + "; ".join(filter(None, told)))
     return tree
 
 

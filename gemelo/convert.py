@@ -252,6 +252,8 @@ def _write_tokenizer(source: Source, folder: Path) -> None:
     tokenizer = tokenizer_of(source)
     (folder / "tokenizer.model").write_bytes(tokenizer.to_sentencepiece())
     _write_json(folder / "tokenizer_config.json", _tokenizer_config(tokenizer))
+    ends = dict.fromkeys([*source.config.eos_token_id, *tokenizer.stop_ids])
+    _write_json(folder / "generation_config.json", {"eos_token_id": list(ends)})
 
 
 def _tokenizer_config(tokenizer: Tokenizer) -> dict[str, Any]:

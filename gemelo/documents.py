@@ -20,13 +20,15 @@ from typing import Any
 from gemelo.errors import FileFormatError, InputError
 
 MAX_OBJECT_BYTES = 4 << 20  # honest config files have kilobytes
+LFS_POINTER = b"version https://git-lfs"  # is in the place of every file that was not fetched
+NOT_FETCHED = "a pointer of Git LFS and not the file; run `git lfs pull`"
 
 
 def read_bytes(path: Path, most_bytes: int) -> bytes:
     """The content of a regular file of at most `most_bytes`.
 
     Raises `InputError` for what is no file or cannot be read, `FileFormatError` for one that is
-    too large.
+    too large, or has yet to be fetched.
     """
     try:
         content = _beginning(path, most_bytes + 1)
@@ -36,6 +38,8 @@ def read_bytes(path: Path, most_bytes: int) -> bytes:
         raise InputError(f"cannot read {path}: {error}") from None
     if content is None:
         raise InputError(f"cannot read {path}: it is not a regular file")
+    if content.startswith(LFS_POINTER):
+        raise FileFormatError(f"{path} is {NOT_FETCHED}")
     if len(content) > most_bytes:
         raise FileFormatError(
             f"{path} is larger than {most_bytes:,} bytes, the limit of such a file"

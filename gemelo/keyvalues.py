@@ -35,9 +35,15 @@ _HELD = (
     "general.quantization_version",
     "general.alignment",
     *_COUNTS,
-    "tokenizer.",
     "split.",
 )
+_HELD_TOKENIZER = {
+    "tokenizer.chat_template",
+    *(f"tokenizer.ggml.{key}" for key in ("model", "pre", "tokens", "scores", "token_type")),
+    *(f"tokenizer.ggml.add_{key}" for key in ("bos_token", "eos_token", "space_prefix")),
+    *(f"tokenizer.ggml.{key}_token_id" for key in ("bos", "eos", "eot", "eom")),
+    *(f"tokenizer.ggml.{key}_token_id" for key in ("unknown", "padding")),
+}
 
 
 def gguf_values(source: Source, targets: Sequence[Target]) -> KeyValues:
@@ -95,7 +101,8 @@ def _tokens(tokenizer: Tokenizer, rows: int) -> dict[str, Any]:
 def with_losses_told(source: Source) -> Source:
     """The same with a notice of the key-values that a directory has no place for."""
     held = (*_HELD, f"{architecture(source.config)}.", "clip.")
-    lost = [key for key in source.facts or () if not key.startswith(held)]
+    facts = source.facts or ()
+    lost = [key for key in facts if not (key.startswith(held) or key in _HELD_TOKENIZER)]
     if not lost:
         return source
     more = f" and {len(lost) - _LISTED} more" if len(lost) > _LISTED else ""

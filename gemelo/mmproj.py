@@ -23,7 +23,7 @@ from torch import Tensor
 from gemelo import mmproj3n
 from gemelo.config import Gemma3Config, Gemma3nConfig, VisionConfig
 from gemelo.counts import EYE, check_count
-from gemelo.errors import FileFormatError, GemeloError, InputError, UnsupportedError
+from gemelo.errors import FileFormatError, GemeloError, InputError, UnsupportedError, one_line
 from gemelo.source import Source, Weight, canonical
 from gemelo.weights import names
 from gemelo.weights.gguf import GGUFFile
@@ -49,6 +49,13 @@ FIXED: dict[str, float | bool] = {
     "clip.use_gelu": True,
     "clip.use_silu": False,
 }
+# What says nothing more: kinds, and sizes that the tensors show.
+KNOWN = {
+    *(f"clip.has_{part}" for part in ("text_encoder", "vision_encoder", "audio_encoder")),
+    *("clip.has_llava_projector", "clip.projector_type", f"{VISION}projector_type"),
+    *(f"{VISION}{key}" for key in ("projection_dim", "projector.scale_factor", "use_gelu")),
+}
+_LISTED = 8  # settings in a notice before "and n more"
 POOLED = 4  # patches of a side that become one soft token, where a file does not say
 MARKERS = {
     "boi_token_index": "<start_of_image>",
@@ -96,7 +103,8 @@ def with_mmproj(source: Source, path: Path) -> Source:
     if len(towers.names()) == len(file.names()):
         _kinds(path, file.metadata)
     opened = _with(source, towers)
-    return dataclasses.replace(opened, notices=(*opened.notices, *towers.notices))
+    notices = (*opened.notices, *towers.notices, *_unread(path, towers.metadata))
+    return dataclasses.replace(opened, lent=path, notices=notices)
 
 
 def _with(source: Source, towers: GGUFFile) -> Source:
@@ -154,9 +162,13 @@ def _with_eye(source: Source, file: GGUFFile) -> Source:
             f"{path} is the eye of another model: it projects {width[0]} to {width[-1]} numbers, "
             f"and this model takes {wanted[0]} to {wanted[1]}"
         )
+    try:
+        seeing = _with_vision(config, vision, facts, source.facts)
+    except GemeloError as error:
+        raise type(error)(f"{path}: {error}") from None
     return dataclasses.replace(
         source,
-        config=_with_vision(config, vision, facts, source.facts),
+        config=seeing,
         shapes={**source.shapes, **seen},
         tensor=lambda name: unshifted(name) if name in seen else source.tensor(name),
     )
@@ -184,6 +196,17 @@ def eye_values(config: Gemma3Config, name: str) -> dict[str, Any]:
 
 
 # ---- reading -------------------------------------------------------------------------------------
+
+
+def _unread(path: Path, facts: Mapping[str, Any]) -> tuple[str, ...]:
+    """A sentence on settings of towers that nothing here has looked at."""
+    known = {f"{VISION}{key}" for key, _ in FIELDS} | {*FIXED, *KNOWN, *mmproj3n.known_keys()}
+    left = [key for key in facts if key.startswith(f"{ARCHITECTURE}.") and key not in known]
+    if not left:
+        return ()
+    more = f" and {len(left) - _LISTED} more" if len(left) > _LISTED else ""
+    named = ", ".join(one_line(key, 80) for key in left[:_LISTED])
+    return (f"{path.name} has settings of no effect here: {named}{more}",)
 
 
 def _kinds(path: Path, facts: Mapping[str, Any]) -> set[str]:
@@ -261,8 +284,9 @@ def _with_vision(
 ) -> Gemma3Config:
     side = vision.image_size // vision.patch_size
     pool = facts.get(f"{VISION}projector.scale_factor", POOLED)
-    if not isinstance(pool, int) or not 0 < pool <= side:
-        raise FileFormatError(f"{VISION}projector.scale_factor is {pool!r}; expected 1 to {side}")
+    if type(pool) is not int or not 0 < pool <= side:
+        key = f"{VISION}projector.scale_factor"
+        raise FileFormatError(f"{key} is {pool!r:.60}; expected 1 to {side}")
     ids = _marker_ids(vocabulary or {}, config.vocab_size)
     # Rows past the text's may be missing; the embedding under a picture is never used.
     last_row = config.vocab_size - 1

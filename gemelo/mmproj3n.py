@@ -82,7 +82,8 @@ def with_towers(source: Source, file: GGUFFile) -> Source:
             return weight
         return (unpack(weight) if isinstance(weight, Packed) else weight).reshape(shape)
 
-    # Lists are a mean and a deviation, which for this eye are always 0 and 1.
+    # Other lists are a mean and a deviation, which for this eye are always 0 and 1.
+    _refuse_lists(file)
     facts = {key: x for key, x in file.metadata.items() if isinstance(x, str | int | float)}
     try:
         return _with_rows_of_ids(
@@ -95,6 +96,13 @@ def with_towers(source: Source, file: GGUFFile) -> Source:
         )
     except GemeloError as error:
         raise type(error)(f"{file.path}: {error}") from None
+
+
+def _refuse_lists(file: GGUFFile) -> None:
+    """Raise `FileFormatError` for a list where one value is read."""
+    for key in known_keys() & file.metadata.keys():
+        if not isinstance(file.metadata[key], str | int | float):
+            raise FileFormatError(f"{file.path}: {key} is a list; expected one value")
 
 
 def tower_values(source: Source) -> dict[str, Any]:
@@ -121,6 +129,15 @@ def tower_values(source: Source) -> dict[str, Any]:
             f"{source.path}: an mmproj file cannot tell of this vision_config or audio_config"
         )
     return values
+
+
+def known_keys() -> set[str]:
+    """The keys of a file that are read, or that say nothing more."""
+    sizes = ("projector_type", "projection_dim", "image_size", "patch_size", "embedding_length")
+    seen = {*sizes, _EPS, *INVENTED, *_names(Vision3nConfig)}
+    heard = {*sizes, _EPS, "feed_forward_length", *(key for key, _ in FIELDS), *_names(AudioConfig)}
+    spoken = {MODEL + name for name in (*IDS, *IDS_HEARD, *COUNTS)}
+    return {VISION + key for key in seen} | {AUDIO + key for key in heard} | spoken
 
 
 def canonical_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -199,8 +216,11 @@ def _audio_config(
 
 def _own(kind: Any, prefix: str, facts: Mapping[str, Any]) -> dict[str, Any]:
     """What a file says in the config's words."""
-    fields = [field.name for field in dataclasses.fields(kind)]
-    return {field: facts[prefix + field] for field in fields if prefix + field in facts}
+    return {name: facts[prefix + name] for name in _names(kind) if prefix + name in facts}
+
+
+def _names(kind: Any) -> list[str]:
+    return [field.name for field in dataclasses.fields(kind)]
 
 
 def _sizes(shapes: Mapping[str, tuple[int, ...]], name: str, count: int) -> tuple[int, ...]:

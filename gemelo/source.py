@@ -67,7 +67,8 @@ class Source:
     """An open file, its names made canonical: what to build, and a way to each tensor.
 
     facts are a GGUF file's key-values, which its tokenizer is among, towers what it holds besides
-    the decoder, files all that it is made of. whole is False once a part was cut out: the file's
+    the decoder, lent the file that its towers are from if that is another, files all that it is
+    made of. whole is False once a part was cut out: the file's
     own facts about the model no longer hold.
     """
 
@@ -79,6 +80,7 @@ class Source:
     facts: Mapping[str, Any] | None = None
     whole: bool = True
     towers: GGUFFile | None = None
+    lent: Path | None = None
     files: tuple[Path, ...] = ()
 
 

@@ -66,7 +66,8 @@ def test_directory_to_gguf_and_back_is_exact(tmp_path: Path, dtype: torch.dtype)
     convert(source, tmp_path / "b.gguf")
     convert(tmp_path / "b.gguf", tmp_path / "c")
     one, two = open_source(source), open_source(tmp_path / "c")
-    assert one.config == two.config
+    # <end_of_turn> ends a text as well, whoever reads the directory.
+    assert dataclasses.replace(one.config, eos_token_id=(1, 106)) == two.config
     for name in one.shapes:
         assert torch.equal(one.tensor(name).float(), two.tensor(name).float()), name  # type: ignore[union-attr]
     assert read_tokenizer(tmp_path / "c").encode("the cat") == read_tokenizer(source).encode(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import gemelo
 from gemelo.checkpoint import read
 from gemelo.convert import convert
 from gemelo.errors import FileFormatError, GemeloError, InputError, UnsupportedError
@@ -217,3 +219,32 @@ def test_headers_beyond_honest_ones_are_refused(tmp_path: Path) -> None:
     assert "70,000 tensors; 65,536 are read" in refused(folder, FileFormatError)
     header(folder, b'{"a":' + b"[" * 1_000_000)
     assert "not valid JSON" in refused(folder, FileFormatError)
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (LFS, "git lfs pull"),
+        (b"<!DOCTYPE html><html><head>", "a web page"),
+        (b"GGUF\3\0\0\0" + bytes(60), "but a GGUF; .* ends in .gguf"),
+        (b"PK\3\4" + bytes(60), "zip archive"),
+        (b"\x80\2ccollections\n" + bytes(60), "a pickle"),
+    ],
+)
+def test_other_files_by_its_name_are_told_what_they_are(
+    tmp_path: Path, content: bytes, words: str
+) -> None:
+    folder = write_3n(tmp_path / "m")
+    (folder / "model.safetensors").write_bytes(content)
+    assert re.search(words, refused(folder, FileFormatError))
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.model", "generation_config.json"])
+def test_what_git_did_not_fetch_is_told(tmp_path: Path, name: str) -> None:
+    folder = write_3n(tmp_path / "m")
+    (folder / name).write_bytes(LFS)
+    with pytest.raises(FileFormatError, match=f"{name} is a pointer of Git LFS"):
+        gemelo.load(folder)

@@ -231,7 +231,8 @@ def test_mixed_widths_are_refused_or_forced(tmp_path: Path) -> None:
     assert widths.tolist() == [96] * 6 + [64] * 6
     assert torch.equal(scores(read(tmp_path / "mixed.gguf")), scores(read(folder)))
     convert(tmp_path / "mixed.gguf", tmp_path / "back")
-    assert read(tmp_path / "back").config == MIXED_3N
+    ends = dataclasses.replace(MIXED_3N, eos_token_id=(1, 106))  # with <end_of_turn>
+    assert read(tmp_path / "back").config == ends
 
 
 def test_what_llama_cpp_has_built_in_is_said(folder: Path, tmp_path: Path) -> None:

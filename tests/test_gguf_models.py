@@ -10,6 +10,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from transformers import GenerationConfig
 
 import gemelo
 from gemelo.checkpoint import read, read_tokenizer
@@ -329,3 +330,50 @@ def test_what_a_directory_cannot_hold_is_told(tiny_checkpoint: Path, tmp_path: P
     path = rewritten(tiny_checkpoint, tmp_path / "x.gguf", changes)
     (notice,) = convert(path, tmp_path / "folder").notices
     assert "3 key-values" in notice and all(key in notice for key in changes)
+
+
+def test_a_directory_keeps_what_ends_a_text(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    ends = {f"tokenizer.ggml.{key}_token_id": id for key, id in (("eot", 300), ("eom", 301))}
+    source = rewritten(tiny_checkpoint, tmp_path / "x.gguf", ends)
+    convert(source, tmp_path / "folder")
+    convert(tmp_path / "folder", tmp_path / "y.gguf")
+    for path in (source, tmp_path / "folder", tmp_path / "y.gguf"):
+        assert read(path).tokenizer.stop_ids == (1, 106, 300, 301)
+    held = GenerationConfig.from_pretrained(tmp_path / "folder")
+    assert held.eos_token_id == [1, 106, 300, 301]
+
+
+def test_what_a_tokenizer_loses_in_a_directory_is_told(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    changes = {"tokenizer.chat_template.tool_use": "x", "tokenizer.ggml.mask_token_id": 4}
+    path = rewritten(tiny_checkpoint, tmp_path / "x.gguf", changes)
+    (notice,) = convert(path, tmp_path / "folder").notices
+    assert all(key in notice for key in changes) and "tokenizer.ggml.tokens" not in notice
+
+
+def test_what_quantisers_and_publishers_write_needs_no_word(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    published = {
+        "general.basename": "gemma-3",
+        "general.base_model.count": 1,
+        "general.base_model.0.repo_url": "https://example.org",
+        "general.tags": ["gemma", "text-generation"],
+        "general.sampling.top_k": np.int32(64),
+        "general.sampling.temp": 1.0,
+        "general.quantized_by": "somebody",
+        "quantize.imatrix.file": "imatrix.dat",
+        "quantize.imatrix.entries_count": np.int32(182),
+        "mradermacher.quantize_version": "2",
+        "tokenizer.ggml.add_sep_token": False,
+        "tokenizer.ggml.mask_token_id": 4,
+        "gemma3.rope.scaling.type": "linear",
+        "gemma3.rope.dimension_count": 32,
+        "gemma3.attention.key_length_swa": 32,
+        "gemma3.attention.causal": True,
+        "gemma3.expert_count": 0,
+        "gemma3.attention.head_count_kv": np.full(7, 2, np.int32),
+    }
+    path = rewritten(tiny_checkpoint, tmp_path / "x.gguf", published)
+    assert read(path).notices == () and read(path).config == read(tiny_checkpoint).config

@@ -191,3 +191,33 @@ def test_bytes_behind_an_eye_are_told(pair: tuple[Path, Path]) -> None:
         file.write(b"rubbish!")
     (notice,) = read(pair[0], mmproj=pair[1]).notices
     assert "mmproj-tiny.gguf holds" in notice and "belong to no tensor" in notice
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"clip.vision.block_count": 3}, "missing: vision_tower"),
+        ({"clip.vision.block_count": 1}, "unknown: vision_tower"),
+        ({"clip.vision.patch_size": 2}, "of the wrong shape: vision_tower"),
+        ({"clip.vision.projector.scale_factor": 0}, "scale_factor is 0; expected 1 to 8"),
+        ({"clip.vision.projector.scale_factor": True}, "scale_factor is True"),
+        ({"clip.vision.image_size": 1 << 24}, "mm_tokens_per_image"),
+    ],
+)
+def test_an_error_about_an_eye_names_its_file(
+    pair: tuple[Path, Path], changes: dict[str, Any], words: str
+) -> None:
+    bad = rewritten(pair[1], pair[1].with_name("bad.gguf"), {}, **changes)
+    with pytest.raises(GemeloError, match=words) as caught:
+        read(pair[0], mmproj=bad)
+    assert str(bad) in str(caught.value) and str(pair[0]) not in str(caught.value)
+
+
+def test_a_setting_of_an_eye_that_nobody_knows_is_told(pair: tuple[Path, Path]) -> None:
+    early = {"clip.has_text_encoder": False, "clip.has_llava_projector": False}
+    path = rewritten(pair[1], pair[1].with_name("early.gguf"), {}, **early)
+    assert read(pair[0], mmproj=path).notices == ()
+    odd = {"clip.minicpmv_version": 3, "clip.vision.n_wa_pattern": 2}
+    path = rewritten(pair[1], pair[1].with_name("odd.gguf"), {}, **odd)
+    (notice,) = read(pair[0], mmproj=path).notices
+    assert "clip.minicpmv_version, clip.vision.n_wa_pattern" in notice

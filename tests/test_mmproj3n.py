@@ -204,7 +204,7 @@ def test_sides_of_one_are_no_matter(pair: tuple[Path, Path], tmp_path: Path) -> 
         ({"clip__audio__projector_type": "gemma4a"}, "a projector 'gemma4a'"),
         ({"clip__audio__projector_type": "gemma3"}, "a projector 'gemma3'"),
         ({"clip__vision__projector_type": ["a", "b"]}, "a projector"),
-        ({"clip__audio__embedding_length": [1, 2]}, "wrong shape"),
+        ({"clip__audio__embedding_length": [1, 2]}, "embedding_length is a list"),
         ({"clip__audio__block_count": 3}, "weights missing"),
         ({"clip__audio__block_count": 1}, "weights unknown"),
         ({"clip__audio__block_count": 1 << 23}, "block_count is 8388608, for"),
@@ -252,3 +252,19 @@ def test_towers_of_another_size(pair: tuple[Path, Path], tmp_path: Path) -> None
     )
     with pytest.raises(InputError, match="it projects to 64 numbers, and this model takes 128"):
         read(tmp_path / "wide.gguf", mmproj=pair[1])
+
+
+def test_what_other_converters_say_of_towers_needs_no_word(pair: tuple[Path, Path]) -> None:
+    said = {"general.file_type": 1, "clip.use_gelu": True, "clip.audio.block_count": 2}
+    path = rewritten(pair[1], pair[1].with_name("said.gguf"), {}, **said)
+    (dead_keys,) = read(pair[0], mmproj=path).notices
+    assert "borrow keys" in dead_keys
+    path = rewritten(pair[1], pair[1].with_name("odd.gguf"), {}, **{"clip.audio.proj_stack": 8})
+    assert "clip.audio.proj_stack" in read(pair[0], mmproj=path).notices[-1]
+
+
+def test_a_list_in_the_place_of_a_number_is_told(pair: tuple[Path, Path]) -> None:
+    changes = {"clip.audio.num_mel_bins": np.array([128], np.int32)}
+    path = rewritten(pair[1], pair[1].with_name("bad.gguf"), {}, **changes)
+    with pytest.raises(GemeloError, match="num_mel_bins is a list"):
+        read(pair[0], mmproj=path)

@@ -23,13 +23,13 @@ from gemelo.config.model import (
     ModelConfig,
     alternating,
     section,
-    text_part,
 )
 from gemelo.config.rope import unknown_keys
 from gemelo.config.vision3n import Vision3nConfig
 from gemelo.errors import UnsupportedError
 
 MODEL_TYPES = ("gemma3_text", "gemma3", "gemma3n_text", "gemma3n")
+PARTS = ("text_config", "vision_config", "audio_config")
 _LISTED = 8  # settings in a notice before "and n more"
 _LONGEST = 64  # characters of a name that is looked up among the known ones
 
@@ -77,32 +77,67 @@ _GENERATION = {
     *("remove_invalid_values", "exponential_decay_length_penalty", "num_assistant_tokens"),
 }
 # What a generation_config.json may ask for, and the value that it has for the family or for none.
-_USUAL = {
+_USUAL: dict[str, Any] = {
     "do_sample": True,
     "temperature": 1.0,
     "top_k": 64,
     "top_p": 0.95,
     "min_p": 0.0,
+    "top_h": None,
     "typical_p": 1.0,
+    "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
+    "penalty_alpha": 0.0,
     "repetition_penalty": 1.0,
+    "encoder_repetition_penalty": 1.0,
     "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
+    "exponential_decay_length_penalty": None,
     "num_beams": 1,
+    "num_beam_groups": 1,
+    "diversity_penalty": 0.0,
     "min_length": 0,
     "min_new_tokens": 0,
     "guidance_scale": 1.0,
     "suppress_tokens": [],
     "begin_suppress_tokens": [],
     "bad_words_ids": [],
+    "force_words_ids": [],
+    "constraints": [],
     "sequence_bias": {},
+    "watermarking_config": None,
+    "dola_layers": None,
     "stop_strings": [],
     "forced_bos_token_id": None,
     "forced_eos_token_id": None,
 }
+# What it may hold besides: ids that are read elsewhere, lengths, and how others run a generation.
+_GENERATION_IDLE = {
+    *("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"),
+    *("transformers_version", "cache_implementation", "cache_config", "use_cache", "max_length"),
+    *("max_new_tokens", "max_time", "length_penalty", "early_stopping", "renormalize_logits"),
+    *("remove_invalid_values", "token_healing", "low_memory", "num_return_sequences"),
+    *("output_attentions", "output_hidden_states", "output_scores", "output_logits"),
+    *("return_dict_in_generate", "return_legacy_cache", "prefill_chunk_size", "compile_config"),
+    *("disable_compile", "continuous_batching_config", "is_assistant", "num_assistant_tokens"),
+    *("num_assistant_tokens_schedule", "assistant_confidence_threshold", "assistant_early_exit"),
+    *("assistant_lookbehind", "target_lookbehind", "prompt_lookup_num_tokens"),
+    *("max_matching_ngram_size", "use_model_defaults", "trust_remote_code", "generation_kwargs"),
+    *("speculation_type", "max_cache_len", "assistant_ensemble_weight", "use_mtp"),
+}
 _ROPE = {"rope_parameters", "rope_scaling", "rope_theta", "rope_local_base_freq"}
 _EYE_IDLE = {"num_channels", "vision_use_head", "projection_dim", "projector_hidden_act"}
-_EYE_IDLE |= {"num_image_tokens"}
+_EYE_IDLE |= {"num_image_tokens", "skip_vision"}
 _EYE_3N_IDLE = {"model_args", "do_pooling", "num_classes", "label_names", "pretrained_cfg"}
 _EYE_3N_IDLE |= {"num_features", "global_pool"}
+# What published Gemma 3n files speak of beside their networks, and the value that they all have.
+_PUBLISHED = {
+    "altup_lr_multiplier": 1.0,
+    "query_pre_attn_scalar": 256,
+    "conf_positional_bias_size": 256,
+    "conf_attention_invalid_logits_value": -1e9,
+    "sscp_conv_eps": 1e-3,
+}
 _INNER = {"vision", "rope_scaling_factor", "rope_local_scaling"}  # fields that no file has
 
 
@@ -114,6 +149,11 @@ def check_kind(raw: Mapping[str, Any]) -> None:
         raise UnsupportedError(
             f"model_type {kind!r:.60}{f' ({known})' if known else ''} is not one that gemelo runs "
             f"({', '.join(MODEL_TYPES)})"
+        )
+    inner = section(raw, "text_config").get("model_type")
+    if _is_whole(raw) and inner not in (None, f"{kind}_text"):
+        raise UnsupportedError(
+            f"text_config has model_type {inner!r:.60}; gemelo runs a {kind} with {kind}_text"
         )
     for name in _architectures(raw):
         if name.endswith(_HEADS):
@@ -130,8 +170,8 @@ def writes(raw: Mapping[str, Any]) -> bool:
 
 def check_plain(raw: Mapping[str, Any]) -> None:
     """Raise UnsupportedError if the weights are packed in a way that only other programs read."""
-    for part in (raw, section(raw, "text_config")):
-        for key in ("quantization_config", "quantization", "compression_config"):
+    for part in (raw, *(section(raw, key) for key in PARTS)):
+        for key in ("quantization", "quantization_config", "compression_config"):
             if part.get(key):
                 raise UnsupportedError(
                     f"config has {key}: the weights are quantised ({_packing(key, part[key])}), "
@@ -142,13 +182,12 @@ def check_plain(raw: Mapping[str, Any]) -> None:
 
 def setting_notices(raw: Mapping[str, Any], config: ModelConfig) -> tuple[str, ...]:
     """A sentence on all settings that nobody here knows, and one on each that another overrules."""
-    text = text_part(raw, config.model_type if config.is_multimodal else "")
+    text = section(raw, "text_config") if _is_whole(raw) else raw
     unknown = [*_unknown(raw, config)]
     notices = []
     if unknown:
-        more = f" and {len(unknown) - _LISTED} more" if len(unknown) > _LISTED else ""
-        listed = ", ".join(_guessed(name, config) for name in unknown[:_LISTED])
-        notices.append(f"config.json has settings of no effect here: {listed}{more}")
+        known = {*_fields(type(config)), *_ROPE, *PATTERN_KEYS, *REFUSED} - _INNER
+        notices.append(_of_no_effect("config.json", unknown, known))
     every = next((text[key] for key in PATTERN_KEYS if text.get(key) is not None), None)
     if text.get("layer_types") is not None and isinstance(every, int) and every > 0:
         if config.layer_types != alternating(config.num_hidden_layers, every):
@@ -156,7 +195,13 @@ def setting_notices(raw: Mapping[str, Any], config: ModelConfig) -> tuple[str, .
                 f"config.json has layer_types and a sliding_window_pattern of {every}, which they "
                 "contradict; layer_types count"
             )
-    for part in (text.get("rope_scaling"), *_rope_parts(text)):
+    scaling = text.get("rope_scaling")
+    if isinstance(scaling, Mapping) and "type" in scaling and "rope_type" not in scaling:
+        notices.append(
+            "config.json has a rope_scaling with a `type`, which is honoured; transformers 5 wants "
+            "it called rope_type, and passes it over"
+        )
+    for part in (scaling, *_rope_parts(text)):
         if isinstance(part, Mapping) and "dynamic" in (part.get("rope_type"), part.get("type")):
             notices.append(
                 "config.json has a dynamic rope, which changes nothing up to the context of "
@@ -166,18 +211,28 @@ def setting_notices(raw: Mapping[str, Any], config: ModelConfig) -> tuple[str, .
 
 
 def generation_notices(raw: Mapping[str, Any]) -> tuple[str, ...]:
-    """A sentence on what a generation_config.json asks for that gemelo does not do unasked."""
+    """A sentence on what a generation_config.json asks for that gemelo does not do unasked, and one
+    on what nobody here knows."""
+    notices = []
     asked = [
         f"{name} = {raw[name]!r:.40}"
         for name, usual in _USUAL.items()
         if raw.get(name) is not None and raw[name] != usual
     ]
-    if not asked:
-        return ()
-    return (
-        f"generation_config.json asks for {', '.join(asked)}; defaults here are the family's, and "
-        "options change them",
-    )
+    if asked:
+        notices.append(
+            f"generation_config.json asks for {', '.join(asked)}; defaults here are the family's, "
+            "and options change them"
+        )
+    known = {*_USUAL, *_GENERATION_IDLE}
+    if unknown := [*_strangers(raw, known, "")]:
+        notices.append(_of_no_effect("generation_config.json", unknown, known))
+    return tuple(notices)
+
+
+def _is_whole(raw: Mapping[str, Any]) -> bool:
+    """Whether a file is of a model with parts, whose decoder stands in `text_config`."""
+    return not str(raw["model_type"]).endswith("_text")
 
 
 def _architectures(raw: Mapping[str, Any]) -> list[str]:
@@ -198,23 +253,24 @@ def _packing(key: str, value: Any) -> str:
 
 def _unknown(raw: Mapping[str, Any], config: ModelConfig) -> Iterator[str]:
     """Names of settings that are not known in the part of the file where they stand."""
-    fields = {field.name for field in dataclasses.fields(config)} - _INNER
+    is_3n = config.model_type.startswith("gemma3n")
+    fields = _fields(type(config)) - _INNER
     common = _IDLE | _GENERATION
     text = fields | common | _ROPE | set(REFUSED) | set(PATTERN_KEYS)
-    if not config.is_multimodal and "text_config" not in raw:
+    if not _is_whole(raw):
         yield from _strangers(raw, text, "")
         yield from _rope_strangers(raw, "")
         return
-    inner = {"text_config", "vision_config", "audio_config", "tie_word_embeddings", *ALIASES}
+    decoder, eye, ear = (section(raw, key) for key in PARTS)
     outer = {name for name in fields if name.endswith(("_id", "_index", "_per_image"))}
-    yield from _strangers(raw, common | inner | outer, "")
-    yield from _strangers(section(raw, "text_config"), text, "text_config.")
-    yield from _rope_strangers(section(raw, "text_config"), "text_config.")
-    is_3n = config.model_type.startswith("gemma3n")
-    eye = _fields(Vision3nConfig) | _EYE_3N_IDLE if is_3n else _fields(VisionConfig) | _EYE_IDLE
-    yield from _strangers(section(raw, "vision_config"), common | eye, "vision_config.")
-    ear = common | _fields(AudioConfig)
-    yield from _strangers(section(raw, "audio_config"), ear, "audio_config.")
+    # Some programs repeat the decoder's numbers at the top, where nobody reads them.
+    outer |= {name for name in fields if raw.get(name) == vars(config)[name]}
+    yield from _strangers(raw, common | {*PARTS, "tie_word_embeddings", *ALIASES} | outer, "")
+    yield from _strangers(decoder, text, "text_config.")
+    yield from _rope_strangers(decoder, "text_config.")
+    seen = _fields(Vision3nConfig) | _EYE_3N_IDLE if is_3n else _fields(VisionConfig) | _EYE_IDLE
+    yield from _strangers(eye, common | seen, "vision_config.")
+    yield from _strangers(ear, common | _fields(AudioConfig), "audio_config.")
 
 
 def _fields(kind: Any) -> set[str]:
@@ -223,7 +279,8 @@ def _fields(kind: Any) -> set[str]:
 
 def _strangers(part: Mapping[str, Any], known: set[str], where: str) -> Iterator[str]:
     for name, value in part.items():
-        if name not in known and value is not None and not name.startswith("_"):
+        is_told = name in known or name.startswith("_") or value in (None, _PUBLISHED.get(name))
+        if not is_told:
             yield where + name
 
 
@@ -240,9 +297,15 @@ def _rope_strangers(text: Mapping[str, Any], where: str) -> Iterator[str]:
             yield from (f"{where}{label}.{key}" for key in unknown_keys(part))
 
 
-def _guessed(name: str, config: ModelConfig) -> str:
+def _of_no_effect(file: str, unknown: list[str], known: set[str]) -> str:
+    """The notice of settings that nobody knows, with known ones that they may be meant as."""
+    more = f" and {len(unknown) - _LISTED} more" if len(unknown) > _LISTED else ""
+    listed = ", ".join(_guessed(name, known) for name in unknown[:_LISTED])
+    return f"{file} has settings of no effect here: {listed}{more}"
+
+
+def _guessed(name: str, known: set[str]) -> str:
     """A name for the notice, with the known one that it looks like."""
     own = name.rpartition(".")[2]
-    known = {*_fields(type(config)), *_ROPE, *PATTERN_KEYS, *REFUSED} - _INNER
     like = get_close_matches(own, sorted(known), 1, 0.8) if len(own) <= _LONGEST else []
     return f"{name!r:.60}" + (f" (did you mean {like[0]}?)" if like and like[0] != own else "")

@@ -31,6 +31,8 @@ from gemelo.weights.gguf_values import ARRAY, MAX_KEY_BYTES, NUMBER_TYPES, STRIN
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 DEFAULT_ALIGNMENT = 32
+MAX_ALIGNMENT = 1 << 16  # of a page or a few; what lies between two tensors is held at once
+ALIGNMENTS = f"a power of two, 8 to {MAX_ALIGNMENT}"
 MAX_DIMENSIONS = 4
 # Of any header. A Gemma's has 8 MiB, 262,144 strings, and up to 1,600 tensors with all towers.
 MAX_HEADER_BYTES = 32 << 20
@@ -43,6 +45,11 @@ LENGTH_BYTES = 8
 MAX_SHORT_BYTES = LENGTH_BYTES + 255  # a string with its length, of which one byte says all
 FEW_STRINGS = 256  # are not worth a look at a window
 WINDOW_BYTES = 1 << 18  # looked at as a whole; it and what is made of it stay in cache
+
+
+def is_alignment(value: Any) -> bool:
+    """Whether a file's tensors may lie at multiples of this."""
+    return type(value) is int and 8 <= value <= MAX_ALIGNMENT and not value & (value - 1)
 
 
 class Place(NamedTuple):
@@ -250,10 +257,10 @@ class _Cursor:
 
     def alignment(self, values: Mapping[str, Any]) -> int:
         value = values.get("general.alignment", DEFAULT_ALIGNMENT)
-        if type(value) is not int or value < 8 or value & (value - 1):
+        if not is_alignment(value):
             shown = value if type(value) is int else type(value).__name__
-            self.fail(f"general.alignment is {shown}; it must be a power of two, at least 8")
-        return value
+            self.fail(f"general.alignment is {shown}; it must be {ALIGNMENTS}")
+        return int(value)
 
     # ---- tensors ---------------------------------------------------------------------------------
 

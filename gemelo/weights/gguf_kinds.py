@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from gemelo.documents import LFS_POINTER, NOT_FETCHED
 from gemelo.errors import UnsupportedError, one_line
 
 SEEN_BYTES = 64  # of a file's beginning
@@ -19,7 +20,7 @@ _OLD = "a file of llama.cpp from before GGUF; convert the original model again"
 _HUGGING_FACE = "give the directory that holds it and its config.json"
 # (first bytes, what begins with them)
 _BEGINNINGS = (
-    (b"version https://git-lfs", "a pointer of Git LFS and not the file; run `git lfs pull`"),
+    (LFS_POINTER, NOT_FETCHED),
     (b"<", "a web page and not the file; fetch it again, by the link that downloads it"),
     (b"PK", "a zip archive, perhaps a checkpoint of PyTorch; convert the model to safetensors"),
     (b"\x80", "a pickle, perhaps a checkpoint of PyTorch; convert the model to safetensors"),

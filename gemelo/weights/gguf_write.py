@@ -22,7 +22,14 @@ from gemelo.errors import InputError
 from gemelo.kernels.formats import Format, Packed, pack
 from gemelo.weights.files import byte_pieces, float_parts, replaced
 from gemelo.weights.gguf import TORCH_DTYPES
-from gemelo.weights.gguf_header import DEFAULT_ALIGNMENT, LENGTH_BYTES, MAGIC, MAX_DIMENSIONS
+from gemelo.weights.gguf_header import (
+    ALIGNMENTS,
+    DEFAULT_ALIGNMENT,
+    LENGTH_BYTES,
+    MAGIC,
+    MAX_DIMENSIONS,
+    is_alignment,
+)
 from gemelo.weights.gguf_values import MAX_KEY_BYTES, KeyValues, encoded, string
 
 VERSION = 3
@@ -49,8 +56,8 @@ def write_gguf(
     """
     tensors = list(tensors)
     alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
-    if type(alignment) is not int or alignment < 8 or alignment & (alignment - 1):
-        raise InputError(f"general.alignment {alignment!r} must be a power of two, at least 8")
+    if not is_alignment(alignment):
+        raise InputError(f"general.alignment is {alignment!r:.40}; it must be {ALIGNMENTS}")
     header = _header(metadata, tensors, alignment)
     with replaced(Path(path), overwrite) as target:
         target.write(header)

@@ -26,6 +26,7 @@ from gemelo.documents import read_bytes
 from gemelo.errors import FileFormatError, InputError, UnsupportedError
 from gemelo.kernels.formats import FORMATS, Format, Packed
 from gemelo.weights.files import byte_pieces, replaced
+from gemelo.weights.gguf_kinds import SEEN_BYTES, stranger
 from gemelo.weights.mapped import map_file
 
 SINGLE_NAME, INDEX_NAME = "model.safetensors", "model.safetensors.index.json"
@@ -36,6 +37,7 @@ MAX_TENSORS = 1 << 16
 MAX_NAME_BYTES = 255  # of a file, as file systems have it
 MAX_DIMENSIONS = 8
 MAX_SHARD_BYTES = 5_000_000_000
+_GGUF = "a GGUF; give it by itself, under a name that ends in .gguf"
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -315,6 +317,10 @@ def _read_shard(path: Path) -> tuple[dict[str, _Place], dict[str, str]]:
             f"{path} has a header of {length:,} bytes; {MAX_HEADER_BYTES:,} are read"
         )
     if len(source) < 8 or length > len(source) - 8:
+        beginning = source[:SEEN_BYTES]
+        what = _GGUF if beginning.startswith(b"GGUF") else stranger(beginning)
+        if what and beginning[8:9] != b"{":  # where a header would begin
+            raise FileFormatError(f"{path} is not a safetensors file, but {what}")
         raise FileFormatError(
             f"{path} is truncated or not a safetensors file: it has {len(source)} bytes and claims "
             f"a header of {length}"

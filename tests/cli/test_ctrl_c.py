@@ -70,6 +70,7 @@ def test_a_storm(tiny_checkpoint: Path, after_s: float) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)  # a start of the program for each of 200 moments, and each command
 def test_a_storm_every_ten_milliseconds(tiny_checkpoint: Path) -> None:
     """And until the program is done before it."""
     for words in commands(tiny_checkpoint):

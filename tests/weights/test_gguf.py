@@ -352,6 +352,7 @@ def test_bytes_behind_the_last_tensor_change_nothing(written: Path, tmp_path: Pa
         ({"general.alignment": 0}, "power of two"),
         ({"general.alignment": 48}, "power of two"),
         ({"general.alignment": "32"}, "power of two"),
+        ({"general.alignment": 1 << 17}, "power of two, 8 to 65536"),
         ({"k": object()}, "cannot hold 'k'"),
         ({"k": [1, "a"]}, "cannot hold 'k'"),
         ({"k": [[1], 2]}, "cannot hold 'k'"),
