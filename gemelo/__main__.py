@@ -5,7 +5,7 @@ that is lost or comes out as another error (NumPy's C code makes an AttributeErr
 traceback. So until a command begins Ctrl-C ends the process at once, which has done nothing yet;
 later it waits while a module is imported, or when it was raised where nobody can hear it (in a
 finaliser); and once the work is done it changes nothing. A program that was interrupted leaves
-with 130.
+with 130, also one that was done before it could be heard.
 
 This module and the package around it import next to nothing: before them, Python's own start, is
 the only time that is out of reach.
@@ -31,7 +31,7 @@ class CtrlC:
     """What becomes of Ctrl-C: `begun` when a command is, `over` when it is done."""
 
     def __init__(self) -> None:
-        self.begun = self.over = self._waits = False
+        self.begun = self.over = self.waits = False
 
     def hear(self, number: int, frame: FrameType | None) -> None:
         """The handler: raise KeyboardInterrupt, now or as soon as that is safe."""
@@ -39,22 +39,23 @@ class CtrlC:
             return
         if not self.begun:
             os._exit(INTERRUPTED)
-        if not importing(frame):
-            raise KeyboardInterrupt
-        self.retry()
+        if deaf(frame):
+            return self.retry()
+        self.waits = False
+        raise KeyboardInterrupt
 
     def retry(self) -> None:
         """Be heard again in a moment."""
-        if not self._waits:
-            self._waits = True
+        if not self.waits:
+            self.waits = True
             _thread.start_new_thread(self._wait, (_thread.get_ident(),))
 
     def _wait(self, thread: int) -> None:
         time.sleep(_RETRY_S)
-        while importing(sys._current_frames().get(thread)):
+        while deaf(sys._current_frames().get(thread)):
             time.sleep(_RETRY_S)
-        self._waits = False
-        _signal.pthread_kill(thread, _signal.SIGINT)  # a signal, so that no system call sleeps on
+        if self.waits:  # else Ctrl-C was pressed again, and that was heard
+            _signal.pthread_kill(thread, _signal.SIGINT)  # so that no system call sleeps on
 
     def unraisable(self, told: sys.UnraisableHookArgs) -> None:
         """Python's hook for exceptions that have nobody to go to."""
@@ -64,10 +65,12 @@ class CtrlC:
             sys.__unraisablehook__(told)
 
 
-def importing(frame: FrameType | None) -> bool:
-    """Whether code of a module that `main` has asked for is running, down to `frame`."""
+def deaf(frame: FrameType | None) -> bool:
+    """Whether what runs, down to `frame`, would lose an exception: code of a module that `main` has
+    asked for, or the hook for exceptions that were lost."""
     while frame is not None and frame.f_code is not main.__code__:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
+        code = frame.f_code
+        if code.co_filename.startswith("<frozen importlib") or code is CtrlC.unraisable.__code__:
             return True
         frame = frame.f_back
     return False
@@ -85,6 +88,8 @@ def main() -> None:
         cli.terminal.prepare()
         code = cli.run(sys.argv[1:])
         ctrl_c.over = True
+        if ctrl_c.waits:
+            code = INTERRUPTED
     except KeyboardInterrupt:
         ctrl_c.over = True
     _signal.signal(_signal.SIGINT, _signal.SIG_IGN)  # what Python does at its end is not ours

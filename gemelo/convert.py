@@ -31,7 +31,7 @@ from gemelo.kernels.formats import Packed
 from gemelo.keyvalues import gguf_values, with_losses_told
 from gemelo.mmproj import mmproj_names, mmproj_values, with_own_towers
 from gemelo.nested import cut
-from gemelo.place import check_apart, check_place
+from gemelo.place import check_apart, check_place, is_gguf
 from gemelo.source import (
     EMBEDDING,
     Source,
@@ -105,7 +105,7 @@ def convert(
             opened = without_towers(opened)
         if mmproj:
             return _convert_towers(opened, target, format, overwrite, more)
-        to_gguf = target.suffix == ".gguf"
+        to_gguf = is_gguf(target)
         opened = for_gguf(opened, mixed_widths) if to_gguf else for_directory(opened)
         targets = list(gguf_targets(opened, format) if to_gguf else hf_targets(opened, format))
         _make_parents(target)
@@ -118,7 +118,7 @@ def _convert_towers(
     source: Source, target: Path, format: TargetFormat, overwrite: bool, progress: Progress
 ) -> Converted:
     values, kind = mmproj_values(source), mmproj_names(source)
-    if target.suffix != ".gguf":
+    if not is_gguf(target):
         raise InputError(f"{target}: an mmproj file is a GGUF; give a name that ends in .gguf")
     targets = list(tower_targets(source, format))
     _make_parents(target)

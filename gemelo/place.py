@@ -22,6 +22,11 @@ from gemelo.weights.mapped import behind
 from gemelo.weights.unfinished import real_path, said_plainly
 
 
+def is_gguf(target: Path) -> bool:
+    """Whether a target is a GGUF file by its name, and not a folder."""
+    return target.suffix.lower() == ".gguf"
+
+
 def check_place(target: Path, source: Path, overwrite: bool) -> None:
     """Raise `InputError` for a target that cannot be written, or may not be replaced."""
     if target.name in ("", ".."):
@@ -35,7 +40,7 @@ def check_place(target: Path, source: Path, overwrite: bool) -> None:
             raise InputError(f"{target} exists; choose another name, or --force to replace it")
         _check_parent(target, real)
         _check_apart(target, source, _files_in(source))
-        if target.suffix == ".gguf":
+        if is_gguf(target):
             _check_file(target, real)
         else:
             check_replaceable(target, overwrite)
@@ -59,7 +64,7 @@ def _check_apart(target: Path, source: Path, files: Iterable[Path]) -> None:
         raise InputError(f"{target} is the source, or a part of it; choose another name")
     if any(_same(real, up) for file in inside for up in file.parents):
         raise InputError(f"{target} holds the source, {source}; choose another folder")
-    if target.suffix != ".gguf" and any(_same(source, up) for up in real.parents):
+    if not is_gguf(target) and any(_same(source, up) for up in real.parents):
         raise InputError(f"{target} lies in the source, {source}; choose another folder")
 
 

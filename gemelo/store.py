@@ -75,7 +75,7 @@ def resolve(name: str | None = None) -> Path:
 
 def _is_of_a_file(name: str, path: Path) -> bool:
     """Whether folder/file.gguf is meant, and not owner/name: the folder is here."""
-    return path.suffix == ".gguf" and ":" not in name and path.parent.is_dir()
+    return path.suffix.lower() == ".gguf" and ":" not in name and path.parent.is_dir()
 
 
 def expanded(name: str) -> Path:
@@ -192,7 +192,7 @@ def stored() -> Iterator[Stored]:
     yield from _stored_demo()
     for repository, snapshot in hub.cached():
         if _runs(snapshot):
-            own = [file for file in snapshot.iterdir() if file.suffix != ".gguf"]
+            own = [file for file in snapshot.iterdir() if file.suffix.lower() != ".gguf"]
             yield Stored(repository, snapshot, sum(map(_size, own)))
         for file in hub.gguf_files(snapshot):
             parts = [snapshot / part for part in hub.parts_of(file)]

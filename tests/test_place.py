@@ -159,9 +159,11 @@ def test_places_that_are_fine(home: Path) -> None:
         (SOURCE, "models/mine/mine.gguf"),  # once more, now that it is there
         (GGUF, "models/folder"),
         (GGUF, "models/other.gguf"),
+        (SOURCE, "models/capital.GGUF"),
     ):
         convert(Path(source), Path(target), overwrite=True)
         assert open_source(Path(target)).shapes
+    assert Path("models/capital.GGUF").is_file()
     assert Path("link").is_symlink() and Path("file.gguf").is_symlink()
     assert Path("models/notes.txt").read_text() == "thesis"
     assert not list(home.rglob(".*"))

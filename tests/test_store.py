@@ -197,6 +197,7 @@ def test_a_user_without_an_account(tmp_path: Path) -> None:
     [
         ("x" * 5000, "File name too long"),
         ("a\0b", "no such file"),
+        ("", "name is empty"),
         ("nowhere.gguf", "no such file or directory, and not a hub id"),
         ("a/b/c", "no such file or directory"),
         ("here/nowhere.gguf", "no such file or directory"),

@@ -21,7 +21,7 @@ import typer
 import gemelo
 from gemelo.cli import bench, chat, generate, media, models, terminal, transcribe
 from gemelo.cli.options import SectionedCommand
-from gemelo.errors import GemeloError
+from gemelo.errors import GemeloError, InputError
 
 _FAILED, _WRONG, _INTERRUPTED = 1, 2, 130
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -83,9 +83,18 @@ def root(
     HF_TOKEN         opens gated repositories of the hub
     HF_HUB_OFFLINE   1 keeps off the network
     """
+    _check_current_folder()
     if ctx.invoked_subcommand is None:
         terminal.page(ctx.get_help())
         raise typer.Exit(_WRONG)
+
+
+def _check_current_folder() -> None:
+    """In a folder that was removed, libraries that are loaded later end the process."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise InputError("the current folder was removed; change to another with `cd`") from None
 
 
 def run(words: Sequence[str]) -> int:

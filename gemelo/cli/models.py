@@ -146,10 +146,11 @@ def write(
 ) -> None:
     """Convert with a progress bar, and say what was written."""
     from gemelo.convert import convert as convert_files
-    from gemelo.store import resolve
+    from gemelo.store import expanded, resolve
 
+    place = expanded(str(target))
     with Bar("writing", shown=not quiet) as bar:
-        written = convert_files(resolve(source), target, format, progress=bar, **choices)
+        written = convert_files(resolve(source), place, format, progress=bar, **choices)
     for notice in () if quiet else written.notices:
         note(f"note: {notice}")
     if json:

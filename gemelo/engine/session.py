@@ -196,6 +196,7 @@ class Session:
             timings.decode_s += time.perf_counter() - clock
             yield piece
             clock = time.perf_counter()  # what the caller did meanwhile is not ours
+        check_files(self.sizes.files)  # what was written over in a turn may have been read in it
 
     def read(
         self,

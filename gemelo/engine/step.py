@@ -29,7 +29,7 @@ from gemelo.kernels.linear import QuantEmbedding, QuantLinear
 from gemelo.models.gemma3 import Gemma3
 from gemelo.models.gemma3n import Gemma3n
 from gemelo.models.layers import Embedding, Linear, RMSNorm, TransposedLinear
-from gemelo.weights.mapped import lost
+from gemelo.weights.mapped import listen, lost
 
 Decoder = Gemma3 | Gemma3n
 
@@ -111,6 +111,7 @@ def _scores(
     Scores that are not finite raise the name of the weight that spoilt them: looking here costs a
     pass over the scores, looking at load would read the whole file.
     """
+    listen()
     beside = None
     if soft or (isinstance(decoder, Gemma3n) and decoder.hard is not None):
         beside = given(decoder, _tensor(decoder, ids), _tensor(decoder, positions), soft)

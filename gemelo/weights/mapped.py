@@ -117,16 +117,18 @@ def behind(tensors: Iterable[Tensor]) -> list[Mapped]:
 
 
 def check(maps: Iterable[Mapped]) -> None:
-    """Raise `FileFormatError` if a file is not what was mapped.
-
-    From here on a file that is cut short is noticed, though others (Python's faulthandler) may have
-    taken the signal since the last time.
-    """
-    if extension is not None:
-        extension.listen()
+    """Raise `FileFormatError` if a file is not what was mapped."""
+    listen()
     for mapped in maps:
         if (change := mapped.change) is not None:
             raise FileFormatError(f"{mapped.path} {change}; load it again")
+
+
+def listen() -> None:
+    """From here on a file that is cut short is noticed, though others (Python's faulthandler, a
+    handler of the caller's) may have taken the signal since the last time."""
+    if extension is not None:
+        extension.listen()
 
 
 def lost() -> list[tuple[int, int]]:

@@ -146,6 +146,30 @@ def test_in_a_finaliser(tmp_path: Path) -> None:
     assert program(tmp_path, command) == (130, "")
 
 
+def test_again_while_a_finaliser_is_told_of(tmp_path: Path) -> None:
+    """Python asks a hook of ours what to do with an exception that nobody can hear."""
+    command = instead(
+        """
+        import time, gemelo.__main__ as program
+        begin = program._thread.start_new_thread
+        def slow(*words): press(); time.sleep(0.01); return begin(*words)
+        program._thread.start_new_thread = slow
+        class Held:
+            def __del__(self): press(); time.sleep(0.01)
+        held = Held(); del held
+        time.sleep(20)
+        """
+    )
+    assert program(tmp_path, command) == (130, "")
+
+
+def test_done_before_it_was_heard(tmp_path: Path) -> None:
+    """What was pressed in a command's last import, after which there is nothing to interrupt."""
+    (tmp_path / "last.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)\n")
+    for command in (instead("import last"), instead("import last\nreturn 2")):
+        assert program(tmp_path, command) == (130, "")
+
+
 def test_other_exceptions_in_a_finaliser_are_told(tmp_path: Path) -> None:
     command = instead("class Held:\n    def __del__(self): 1 / 0\nheld = Held(); del held")
     code, told = program(tmp_path, command)

@@ -133,3 +133,13 @@ def test_a_full_disk_is_one_line() -> None:
         _, told = process.communicate(timeout=60)
     assert process.returncode == 1
     assert told.decode() == "error: No space left on device\n"
+
+
+def test_a_current_folder_that_was_removed(
+    gemelo: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    ran = gemelo("generate", "Hi")
+    assert (ran.code, ran.out) == (2, "") and "the current folder was removed" in ran.err

@@ -122,3 +122,18 @@ def test_bench(gemelo: Command, monkeypatch: pytest.MonkeyPatch) -> None:
         assert row in table
     ran = gemelo("bench", "--repeat", "0")
     assert ran.code == 2 and "repeat = 0" in ran.err
+
+
+def test_convert_to_a_place_at_home(
+    gemelo: Command, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert gemelo("convert", str(tiny_checkpoint), "~/mine.gguf").code == 0
+    assert (tmp_path / "mine.gguf").is_file() and not (tmp_path / "~").exists()
+
+
+def test_a_name_that_is_empty(gemelo: Command, tmp_path: Path) -> None:
+    """As of a variable that was not set: the default would be a model that nobody asked for."""
+    ran = gemelo("convert", "", str(tmp_path / "mine.gguf"))
+    assert ran.code == 2 and "name is empty" in ran.err and not (tmp_path / "mine.gguf").exists()

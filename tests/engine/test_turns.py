@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -356,3 +358,42 @@ def test_what_threads_left_behind_held_stays_behind() -> None:
     assert child(in_child, 20.0) == 0
     over.set()
     thread.join(60)
+
+
+# ---- files that change in the middle of a turn ---------------------------------------------------
+
+MIDWAY = """
+import os, shutil, signal, sys
+import gemelo
+from gemelo.errors import FileFormatError
+shutil.copy(sys.argv[1], sys.argv[2])
+model = gemelo.load(sys.argv[2], threads=1, repack=False)
+pieces = model.stream([2, 300, 301], max_tokens=20, ignore_eos=True, temperature=0)
+next(pieces)
+{change}
+try: print(len(list(pieces)))
+except FileFormatError as error: print(error)
+"""
+CHANGES = {
+    "cut short, and SIGBUS is another's by now": (
+        "signal.signal(signal.SIGBUS, lambda *_: None); os.truncate(sys.argv[2], 4096)",
+        "was cut short while it was in use",
+    ),
+    "written over in time only": (  # its weights make sense, and are not what they were
+        "os.utime(sys.argv[2], (1, 1))",
+        "was written to while it was in use",
+    ),
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="maps are watched on Linux")
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_file_that_changes_in_the_middle(
+    change: str, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """A turn that may have read it ends with an error, whoever has the signal."""
+    code, said = CHANGES[change]
+    script = MIDWAY.format(change=code)
+    words = [sys.executable, "-c", script, str(tiny_checkpoint), str(tmp_path / "model.gguf")]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert said in done.stdout, done.stderr
