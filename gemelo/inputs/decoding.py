@@ -36,6 +36,7 @@ HEADER_BYTES = 64 << 20  # what is read before the size is known: profiles, tags
 SPARE_BYTES = 64 << 20  # what may be read beside the pixels
 CLOCKED_READS = 5000
 MAX_READ_S = 1.0  # of the processor's time, for files in very many small pieces
+PIECE_BYTES = 1000  # on average, of a file in pieces as encoders make them
 MAX_SCAN_PIXELS = 1_100_000_000  # scans times pixels of a progressive JPEG
 MAX_SLOW_PIXELS = 1_000_000  # of decoders that are written in Python
 MAX_WAVELET_PIXELS = 4_000_000  # of JPEG 2000, the slowest of all: beyond, its coarser levels
@@ -111,7 +112,7 @@ class _Metered:
 
     def __init__(self, name: str, file: BinaryIO) -> None:
         self.name, self.file = name, file
-        self.left, self.num_reads = HEADER_BYTES, 0
+        self.left, self.num_reads, self.num_bytes = HEADER_BYTES, 0, 0
         self.until_s = time.thread_time() + MAX_READ_S
 
     def __getattr__(self, attribute: str) -> Any:  # fileno or getvalue, where the file has it
@@ -125,17 +126,22 @@ class _Metered:
         data = self.file.read(min(wanted, self.left + 1))
         self.left -= len(data)
         self.num_reads += 1
+        self.num_bytes += len(data)
         if self.left < 0:
             raise InputError(
                 f"{self.name} holds far more bytes than its picture can need: save it again "
                 "without layers, thumbnails and notes"
             )
-        if self.num_reads % CLOCKED_READS == 0 and time.thread_time() > self.until_s:
+        if self.num_reads % CLOCKED_READS == 0 and self._dawdles():
             raise InputError(
                 f"{self.name} takes too long to read, in over {self.num_reads:,} pieces: "
                 "convert it to PNG"
             )
         return data
+
+    def _dawdles(self) -> bool:
+        small = self.num_bytes < PIECE_BYTES * self.num_reads
+        return small and time.thread_time() > self.until_s
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
         return self.file.seek(offset, whence)
@@ -184,7 +190,7 @@ def _refuse_by_name(name: str, file: _Metered) -> None:
 
 def _prepare(name: str, image: Any, file: BinaryIO) -> None:
     """Refuse what would take too much, after asking the decoder for less where it can give it."""
-    full = image.size
+    full, beside_bytes = image.size, 0.0
     _check_slow(name, image)
     if image.format in ("JPEG", "MPO"):
         beside_bytes = _shrink_jpeg(name, image, file)
@@ -192,7 +198,8 @@ def _prepare(name: str, image: Any, file: BinaryIO) -> None:
         beside_bytes = _coarsen(name, image, file)
     elif image.format == "TIFF":
         check_strips(name, image.tag_v2)
-        beside_bytes = piece_bytes(image.tag_v2)
+        if any(tile[0] == "libtiff" for tile in image.tile):  # else rows go to their place
+            beside_bytes = piece_bytes(image.tag_v2)
     else:
         beside_bytes = BESIDE.get(image.format, 0.0) * full[0] * full[1]
     held_bytes = stored_bytes(image.mode, *image.size)

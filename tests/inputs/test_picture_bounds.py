@@ -212,6 +212,26 @@ def test_time_runs_out_for_many_small_pieces(monkeypatch: pytest.MonkeyPatch) ->
         read_image(png(9, 9, extra=chunk(b"abCd", b"") * 50))
 
 
+def test_a_large_file_in_honest_pieces_has_the_time_it_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(decoding, "MAX_READ_S", 0.0)
+    monkeypatch.setattr(decoding, "CLOCKED_READS", 10)
+    noise = Image.frombytes("RGB", (512, 512), np.random.default_rng(0).bytes(3 * 512 * 512))
+    assert read_image(encoded(noise, "PNG", compress_level=0)).size == (512, 512)
+    assert read_image(png(500, 500)).size == (500, 500)
+    with pytest.raises(InputError, match="takes too long to read"):
+        read_image(png(500, 500, split=1))
+
+
+def test_rows_as_they_are_need_no_room_beside_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "WORK_BYTES", 64 * 72 * 4)
+    one_strip = {278: 64}
+    assert read_image(encoded(NOISE, "TIFF", tiffinfo=one_strip)).size == (64, 64)
+    with pytest.raises(InputError, match="in this kind of TIFF"):
+        read_image(encoded(NOISE, "TIFF", tiffinfo=one_strip, **ZIPPED))
+
+
 # ---- shrinking -----------------------------------------------------------------------------------
 
 
