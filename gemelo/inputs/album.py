@@ -21,11 +21,11 @@ from typing import Any
 from gemelo.config import Gemma3Config, Gemma3nConfig, ModelConfig
 from gemelo.errors import InputError, UnsupportedError
 from gemelo.inputs.audio import LIMIT_S, RATE, Samples, read_audio, resample
+from gemelo.inputs.borrowed import Readable
 from gemelo.inputs.image import Picture, read_image, views
 from gemelo.inputs.media import (
     MediaPart,
     Part,
-    Readable,
     TextPart,
     name_of,
     opened,

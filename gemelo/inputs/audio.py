@@ -26,9 +26,10 @@ import torch
 from torch import Tensor
 
 from gemelo.errors import InputError
+from gemelo.inputs.borrowed import Readable
 from gemelo.inputs.channels import Floats, Levels, as_mono
 from gemelo.inputs.container import Patience, open_container, open_live
-from gemelo.inputs.media import Readable, Source, name_of
+from gemelo.inputs.media import Source, name_of
 from gemelo.inputs.track import Track, check_rate
 
 if TYPE_CHECKING:
@@ -173,7 +174,7 @@ def _is_live(source: Source) -> bool:
         return False
     try:
         return not source.seekable()
-    except ValueError:  # it is closed, which will be told when it is opened
+    except Exception:  # it is closed, or no file: which will be told when it is opened
         return False
 
 

@@ -15,23 +15,24 @@ and gives little sound is given up.
 from __future__ import annotations
 
 import ctypes
-import io
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeVar
 
 from gemelo.errors import GemeloError, InputError
+from gemelo.inputs.borrowed import Borrowed, Readable
 from gemelo.inputs.boxes import check_boxes, is_boxes
-from gemelo.inputs.media import MAX_STREAM_BYTES, Kind, Readable, Source, name_of, opened
+from gemelo.inputs.media import MAX_STREAM_BYTES, NOUNS, Kind, Source, name_of, opened
 
 if TYPE_CHECKING:
     from av import AudioStream, VideoStream
     from av.container import InputContainer
 
 Amiss = Literal["packet", "end"]
+T = TypeVar("T")
 
 # What people have: sound, pictures that move, and what holds both. None leads to another file.
 FORMATS = frozenset(
@@ -100,19 +101,27 @@ class Watched:
     def __init__(self, file: BinaryIO | Pipe, patience: Patience) -> None:
         self.file, self.patience = file, patience
         self.name = str(getattr(file, "name", ""))  # some formats are known by how it ends
+        self.has_failed = False  # which the library may pass over; then it is to find the end
         if isinstance(file, Pipe):
             return
         self.seek, self.tell = self._seek, file.tell
 
     def read(self, size: int) -> bytes:
         """What the file reads."""
-        self.patience.check()
-        return self.file.read(size)
+        return b"" if self.has_failed else self._tried(lambda: self.file.read(size))
 
     def _seek(self, offset: int, whence: int = 0) -> int:
-        assert not isinstance(self.file, Pipe)
-        self.patience.check()
-        return self.file.seek(offset, whence)
+        file = self.file
+        assert not isinstance(file, Pipe)
+        return -1 if self.has_failed else self._tried(lambda: file.seek(offset, whence))
+
+    def _tried(self, act: Callable[[], T]) -> T:
+        try:
+            self.patience.check()
+            return act()
+        except BaseException:
+            self.has_failed = True
+            raise
 
 
 @contextmanager
@@ -139,7 +148,7 @@ def open_live(file: Readable, kind: Kind, patience: Patience) -> Iterator[InputC
     Raises InputError as `open_container` does. A format with its index at the end, or anywhere
     (MP4), is read whole first.
     """
-    pipe = Pipe(file)
+    pipe = Pipe(Borrowed(file, NOUNS[kind]))
     name = name_of(file, kind)
     with told(name, kind):
         whole = pipe.rest(name) if is_boxes(pipe.peek(8)) else b""
@@ -154,7 +163,7 @@ def open_live(file: Readable, kind: Kind, patience: Patience) -> Iterator[InputC
 class Pipe:
     """A file that can only be read, in pieces as they arrive."""
 
-    def __init__(self, file: Readable) -> None:
+    def __init__(self, file: Borrowed) -> None:
         self.file = file
         self.held = b""  # was looked at, and is still to be read
 
@@ -163,9 +172,7 @@ class Pipe:
         if self.held:
             held, self.held = self.held[:size], self.held[size:]
             return held
-        if isinstance(self.file, io.BufferedReader):  # whose read would wait for all of them
-            return self.file.read1(size)
-        return self.file.read(size)[:size]  # the library copies whatever it gets
+        return self.file.read1(size)
 
     def peek(self, size: int) -> bytes:
         """The next `size` bytes, which are still to be read; fewer at the end."""

@@ -18,11 +18,13 @@ from gemelo.errors import InputError, UnsupportedError
 from gemelo.inputs.colours import FULL_BYTES, shrunk, stored_bytes
 from gemelo.inputs.headers import (
     MAX_SCANS,
+    check_exif,
     check_icons,
     check_strips,
     check_tags,
     piece_bytes,
     scans,
+    strip_scans,
     wavelet_size,
 )
 
@@ -33,14 +35,16 @@ MAX_PIXELS = 120_000_000  # a phone's 108-megapixel photograph fits
 HELD_BYTES = 290_000_000  # a picture as it was decoded, beside which its RGB is made
 WORK_BYTES = 340_000_000  # the same with what its decoder takes
 HEADER_BYTES = 64 << 20  # what is read before the size is known: profiles, tags, notes of a camera
-SPARE_BYTES = 64 << 20  # what may be read beside the pixels
+HEADER_COPIES = 2  # of what was read of it, that are kept beside the picture
+SPARE_BYTES = 16 << 20  # what may be read beside the pixels
 CLOCKED_READS = 5000
 MAX_READ_S = 1.0  # of the processor's time, for files in very many small pieces
+PIECE_BYTES = 1000  # on average, of a file in pieces as encoders make them
 MAX_SCAN_PIXELS = 1_100_000_000  # scans times pixels of a progressive JPEG
 MAX_SLOW_PIXELS = 1_000_000  # of decoders that are written in Python
 MAX_WAVELET_PIXELS = 4_000_000  # of JPEG 2000, the slowest of all: beyond, its coarser levels
 # Bytes a pixel beside the picture's own, as measured: canvases and planes inside the libraries.
-BESIDE = {"WEBP": 12.8, "AVIF": 12.0, "JPEG2000": 16.0}
+BESIDE = {"WEBP": 12.8, "AVIF": 12.0, "JPEG2000": 16.0, "SGI": 1.5}
 HOLDERS = ("WEBP", "AVIF")  # their decoders live on beside the picture
 
 FORMATS = tuple("AVIF BMP DIB GIF ICO JPEG JPEG2000 PCX PNG PPM QOI SGI TGA TIFF WEBP".split())
@@ -68,7 +72,7 @@ def decode(name: str, file: BinaryIO) -> Decoded:
     if image.format not in ALBUMS and getattr(image, "is_animated", False):
         notices = ("it has several frames: the first is used",)
     full = image.size
-    _prepare(name, image, file)
+    _prepare(name, image, file, HEADER_COPIES * metered.num_bytes)
     metered.allow(full[0] * full[1] * 8 + SPARE_BYTES)
     image.load()
     if full not in (image.size, image.size[::-1]):  # TIFF turns itself
@@ -111,7 +115,7 @@ class _Metered:
 
     def __init__(self, name: str, file: BinaryIO) -> None:
         self.name, self.file = name, file
-        self.left, self.num_reads = HEADER_BYTES, 0
+        self.left, self.num_reads, self.num_bytes = HEADER_BYTES, 0, 0
         self.until_s = time.thread_time() + MAX_READ_S
 
     def __getattr__(self, attribute: str) -> Any:  # fileno or getvalue, where the file has it
@@ -125,17 +129,22 @@ class _Metered:
         data = self.file.read(min(wanted, self.left + 1))
         self.left -= len(data)
         self.num_reads += 1
+        self.num_bytes += len(data)
         if self.left < 0:
             raise InputError(
                 f"{self.name} holds far more bytes than its picture can need: save it again "
                 "without layers, thumbnails and notes"
             )
-        if self.num_reads % CLOCKED_READS == 0 and time.thread_time() > self.until_s:
+        if self.num_reads % CLOCKED_READS == 0 and self._dawdles():
             raise InputError(
                 f"{self.name} takes too long to read, in over {self.num_reads:,} pieces: "
                 "convert it to PNG"
             )
         return data
+
+    def _dawdles(self) -> bool:
+        small = self.num_bytes < PIECE_BYTES * self.num_reads
+        return small and time.thread_time() > self.until_s
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
         return self.file.seek(offset, whence)
@@ -153,6 +162,7 @@ def _open(name: str, file: _Metered) -> ImageFile.ImageFile:
 
     check_tags(name, file.file)
     check_icons(name, file.file)
+    check_exif(name, file.file)
     file.seek(0)
     Image.init()
     formats = [format for format in FORMATS if format in Image.OPEN]
@@ -182,9 +192,9 @@ def _refuse_by_name(name: str, file: _Metered) -> None:
 # ---- what it will take ---------------------------------------------------------------------------
 
 
-def _prepare(name: str, image: Any, file: BinaryIO) -> None:
+def _prepare(name: str, image: Any, file: BinaryIO, header_bytes: int) -> None:
     """Refuse what would take too much, after asking the decoder for less where it can give it."""
-    full = image.size
+    full, beside_bytes = image.size, 0.0
     _check_slow(name, image)
     if image.format in ("JPEG", "MPO"):
         beside_bytes = _shrink_jpeg(name, image, file)
@@ -192,11 +202,20 @@ def _prepare(name: str, image: Any, file: BinaryIO) -> None:
         beside_bytes = _coarsen(name, image, file)
     elif image.format == "TIFF":
         check_strips(name, image.tag_v2)
-        beside_bytes = piece_bytes(image.tag_v2)
+        if strip_scans(name, file, image.tag_v2) > MAX_SCAN_PIXELS:
+            raise InputError(
+                f"{name} goes over its {full[0] * full[1]:,} pixels in too many scans: "
+                "convert it to PNG"
+            )
+        if any(tile[0] == "libtiff" for tile in image.tile):  # else rows go to their place
+            beside_bytes = piece_bytes(image.tag_v2)
     else:
         beside_bytes = BESIDE.get(image.format, 0.0) * full[0] * full[1]
     held_bytes = stored_bytes(image.mode, *image.size)
-    for needed, limit in ((held_bytes, HELD_BYTES), (held_bytes + beside_bytes, WORK_BYTES)):
+    for needed, limit in (
+        (held_bytes, HELD_BYTES),
+        (held_bytes + beside_bytes + header_bytes, WORK_BYTES),
+    ):
         if needed > limit:
             raise InputError(
                 f"{name} cannot be read as a picture: {full[0]} x {full[1]} pixels in this kind of "
@@ -243,7 +262,7 @@ def _coarsen(name: str, image: Any, file: BinaryIO) -> float:
     """Ask for a coarser level of a large JPEG 2000; the bytes that it takes beside its picture."""
     width, height = image.size
     place = file.tell()
-    held = wavelet_size(file)
+    held = wavelet_size(name, file)
     file.seek(place)
     if held != image.size:
         raise InputError(f"{name} is {width} x {height} pixels, and its content is not: {held}")

@@ -3,8 +3,8 @@
 A container may count from anywhere, count again from the beginning, or not at all; its matrix may
 turn and mirror; its pixels need not be square. What comes out is what a player shows.
 
-    clock = Clock(rate=25)
-    clock.time_s(frame)                     # seconds from the first
+    clock = Clock(rate=25, begins_s=0.0)
+    clock.time_s(frame)                     # seconds from where a player begins
     picture(frame, Mount().matrix(frame), Look(side=768))
 """
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from av import VideoFrame
     from PIL import Image
 
+LEAD_S, MOST_LEAD_S = 0.1, 86_400.0  # a first picture is late by more than this, and by less
 BACK_S = 1.0  # a time stamp that goes back further counts from elsewhere
 WORK_PIXELS = 2_100_000  # of a frame before it is squeezed: 1080p fits
 Matrix = tuple[int, int, int, int]
@@ -32,10 +33,16 @@ STRAIGHT = 0.02  # of a matrix's numbers, where a right angle has 0
 
 @dataclass
 class Clock:
-    """Seconds from the first frame, for frames as they come; num_restarts: how often the container
-    began to count anew. end_s is when the last one so far is over."""
+    """Seconds from where a player begins, for frames as they come.
+
+    That is begins_s, the container's earliest stamp, where it has sound before the first picture;
+    else the first frame. num_restarts: how often the container began to count anew. first_s and
+    end_s: when the first frame is seen, and when the last one so far is over.
+    """
 
     rate: float
+    begins_s: float | None = None
+    first_s: float = 0.0
     num_restarts: int = 0
     end_s: float = 0.0
     _last_s: float | None = field(default=None, repr=False)
@@ -48,7 +55,7 @@ class Clock:
         if stamp_s is None:
             time_s = next_s
         else:
-            self._zero_s = stamp_s - next_s if self._zero_s is None else self._zero_s
+            self._zero_s = self._begun(stamp_s, next_s) if self._zero_s is None else self._zero_s
             time_s = stamp_s - self._zero_s
             if self._last_s is not None and time_s < self._last_s - BACK_S:
                 self.num_restarts += 1
@@ -56,6 +63,14 @@ class Clock:
         self._last_s = max(time_s, self._last_s or 0.0)
         self.end_s = self._last_s + 1 / self.rate
         return max(0.0, time_s)
+
+    def _begun(self, stamp_s: float, next_s: float) -> float:
+        """The stamp at which a player begins, by the first one that a frame has."""
+        lead_s = 0.0 if self.begins_s is None else stamp_s - next_s - self.begins_s
+        if self._last_s is not None or not LEAD_S < lead_s <= MOST_LEAD_S:
+            return stamp_s - next_s
+        self.first_s = lead_s
+        return stamp_s - lead_s
 
 
 @dataclass(frozen=True)

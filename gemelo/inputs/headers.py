@@ -4,7 +4,7 @@ Pillow trusts some of them: a TIFF's list of strips may be as long as memory, an
 picture; a progressive JPEG may go over its picture ten thousand times; an icon holds pictures of
 other sizes than it says. So they are counted here, before a decoder is let at them.
 
-    check_tags(name, file), check_icons(name, file)           # before the file is opened
+    check_tags(name, file), check_icons(name, file), check_exif(name, file)  # before it is opened
     scans(file), check_strips(name, tags), wavelet_size(file)  # before its picture is loaded
 """
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import re
 import struct
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -20,21 +21,25 @@ from gemelo.errors import InputError
 
 MAX_SCANS = 500  # of a JPEG; encoders write ten or so
 MAX_SEGMENTS = 20_000
+MAX_EXIF = 64  # segments of it; cameras write one, and Pillow copies them all for each more
+MAX_TILES = 4096  # of JPEG 2000, each of which takes memory before there is anything in it
 MAX_NUMBERS = 500_000  # in one table of a TIFF; its strips and tiles are thousands
 MAX_TAGS = 5000
 MAX_ICONS, MAX_ICON_SIDE = 256, 1024  # the format says 256 pixels
 MAX_PLACE = 1 << 62  # what a file can be asked to seek to
+MAX_COUNT_S = 1.0  # of the processor's time
 CHUNK_BYTES = 1 << 16
 
 # A marker of a JPEG: no stuffed zero, no restart.
 _MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
-_SCAN, _END = 0xDA, 0xD9
+_SCAN, _END, _EXIF = 0xDA, 0xD9, 0xE1
 _ONE_PASS = (0xC0, 0xC1)  # baseline and extended sequential, Huffman
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _ARITHMETIC = 8  # how much longer such a scan takes at least
 
 _TIFF = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}
 _NUMBERS = {3, 4, 5, 8, 9, 10, 11, 12, 13, 16, 17, 18}  # types that are more than bytes
+_COMPRESSION, _JPEGS = 259, (6, 7)
 _WIDTH, _HEIGHT, _BITS, _SAMPLES, _PLANES = 256, 257, 258, 277, 284
 _STRIPS, _ROWS, _TILE_WIDTH, _TILE_HEIGHT, _TILES = 273, 278, 322, 323, 324
 
@@ -57,10 +62,26 @@ class Scans(NamedTuple):
 # ---- JPEG ----------------------------------------------------------------------------------------
 
 
-def scans(file: Bytes) -> Scans:
-    """The scans of the first picture in a JPEG file, counted to MAX_SCANS at most."""
-    count, weight, one_pass = 0, 1, False
-    for code, body in _segments(file):
+def check_exif(name: str, file: Bytes) -> None:
+    """Refuse a JPEG whose EXIF is in many pieces."""
+    file.seek(0)
+    if file.read(3) != b"\xff\xd8\xff":
+        return
+    count = 0
+    for code, body in _segments(file, 0):
+        if code == _SCAN:
+            return
+        count += code == _EXIF and body[:4] == b"Exif"
+        if count > MAX_EXIF:
+            raise InputError(
+                f"{name} has its EXIF in more than {MAX_EXIF} pieces: save it again without"
+            )
+
+
+def scans(file: Bytes, begin: int = 0) -> Scans:
+    """The scans of the JPEG that begins at a place of a file, counted to MAX_SCANS at most."""
+    count, weight, one_pass, num_components = 0, 1, False, 0
+    for code, body in _segments(file, begin):
         if code in _FRAMES:
             one_pass = code in _ONE_PASS
             weight = _ARITHMETIC if code > 0xC8 else 1
@@ -74,9 +95,9 @@ def scans(file: Bytes) -> Scans:
     return Scans(count, True)
 
 
-def _segments(file: Bytes) -> Iterator[tuple[int, bytes]]:
+def _segments(file: Bytes, begin: int) -> Iterator[tuple[int, bytes]]:
     """Code and beginning of every segment up to the end of the picture."""
-    at = 2
+    at = begin + 2
     for _ in range(MAX_SEGMENTS):
         found = _next_marker(file, at)
         if found is None or found[0] == _END:
@@ -147,6 +168,26 @@ def check_strips(name: str, tags: Mapping[int, Any]) -> None:
         )
 
 
+def strip_scans(name: str, file: Bytes, tags: Mapping[int, Any]) -> int:
+    """Pixels of a TIFF times the scans of the JPEGs that its strips or tiles are.
+
+    Raises InputError for more of them than are counted in MAX_COUNT_S.
+    """
+    if tags.get(_COMPRESSION) not in _JPEGS:
+        return 0
+    across, down = _piece(tags)
+    places = tags.get(_TILES if _TILES in tags else _STRIPS, ())
+    total, until_s = 0, time.thread_time() + MAX_COUNT_S
+    for at in places:
+        total += across * down * scans(file, min(at, MAX_PLACE)).num_scans
+        if time.thread_time() > until_s:
+            raise InputError(
+                f"{name} is a TIFF of {len(places):,} JPEGs, more than are looked at: convert it "
+                "to PNG"
+            )
+    return total
+
+
 def piece_bytes(tags: Mapping[int, Any]) -> int:
     """What one strip or tile takes, decoded."""
     across, down = _piece(tags)
@@ -193,12 +234,21 @@ def _icon_size(start: bytes) -> tuple[int, int]:
     return abs(width), abs(height)
 
 
-def wavelet_size(file: Bytes) -> tuple[int, int] | None:
-    """The size in a JPEG 2000's codestream, whatever the boxes around it say."""
+def wavelet_size(name: str, file: Bytes) -> tuple[int, int] | None:
+    """The size in a JPEG 2000's codestream, whatever the boxes around it say.
+
+    Raises InputError for too many tiles.
+    """
     file.seek(0)
     start = file.read(CHUNK_BYTES)
     at = start.find(b"\xff\x4f\xff\x51")
-    if at < 0 or at + 24 > len(start):
+    if at < 0 or at + 40 > len(start):
         return None
-    right, bottom, left, top = struct.unpack_from(">IIII", start, at + 8)
+    right, bottom, left, top, across, down = struct.unpack_from(">6I", start, at + 8)
+    num_tiles = math.ceil(right / max(1, across)) * math.ceil(bottom / max(1, down))
+    if num_tiles > MAX_TILES:
+        raise InputError(
+            f"{name} is in {num_tiles:,} tiles of {across} x {down} pixels: the limit is "
+            f"{MAX_TILES:,}; convert it to PNG"
+        )
     return right - left, bottom - top

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 ORIENTATION = 0x0112  # EXIF's tag
+WARNINGS = 4  # of a decoder, that are told
 WIDE_BYTES = 64_000_000  # of rows squeezed to their width, before they are squeezed in height
 
 PictureSource: TypeAlias = "Source | Image.Image | Picture | NDArray[Any]"
@@ -156,10 +157,11 @@ def _collected_warnings() -> Iterator[list[str]]:
             yield said
         finally:
             log.removeHandler(listener)
-    for message in (*(str(warning.message) for warning in caught), *listener.heard):
-        sentence = f"the decoder warns: {' '.join(message.split())}"
-        if sentence not in said and "decompression bomb" not in message:  # our limit was kept
-            said.append(sentence)
+    heard = dict.fromkeys((*(str(warning.message) for warning in caught), *listener.heard))
+    told = [message for message in heard if "decompression bomb" not in message]  # ours was kept
+    said += [f"the decoder warns: {' '.join(message.split()):.200}" for message in told[:WARNINGS]]
+    if len(told) > WARNINGS:
+        said.append(f"the decoder has {len(told) - WARNINGS:,} more warnings")
 
 
 class _Listener(logging.Handler):

@@ -18,18 +18,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    BinaryIO,
-    Literal,
-    Protocol,
-    cast,
-    get_args,
-    runtime_checkable,
-)
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast, get_args
 
-from gemelo.errors import InputError, UnsupportedError
+from gemelo.errors import GemeloError, InputError, UnsupportedError
+from gemelo.inputs.borrowed import Borrowed, Readable
 
 if TYPE_CHECKING:  # the command line's help reads this module, and has no use for NumPy
     import numpy as np
@@ -47,16 +39,8 @@ PATH_CHARS = 200  # of a path
 PIECE_BYTES = 1 << 20  # of an escaped text at a time
 SPACES = b" \t\n\r\f\v"  # which base64 is folded with
 
-
-@runtime_checkable
-class Readable(Protocol):
-    """An open binary file, whatever its class."""
-
-    def read(self, size: int = -1, /) -> bytes: ...
-
-    def seek(self, offset: int, whence: int = 0, /) -> int: ...
-
-    def seekable(self) -> bool: ...
+# Open files that keep their word, and can be handed to a decoder as they are.
+_KNOWN = (io.BytesIO, io.BufferedReader, io.BufferedRandom, Borrowed)
 
 
 Source = str | Path | bytes | bytearray | memoryview | BinaryIO | Readable
@@ -289,13 +273,17 @@ def _open_path(path: Path, kind: Kind) -> BinaryIO:
 
 def _sought(file: Readable, kind: Kind) -> BinaryIO:
     """The file at its beginning; what comes through a pipe is read whole."""
+    lent = file if type(file) in _KNOWN else Borrowed(file, NOUNS[kind])
     try:
         if file.seekable():
-            file.seek(0)
-            return cast(BinaryIO, file)
-        held = file.read(MAX_STREAM_BYTES + 1)
-    except (OSError, ValueError) as error:
-        raise InputError(f"the {NOUNS[kind]} cannot be read: {error}") from None
+            lent.seek(0)
+            return cast(BinaryIO, lent)
+        held = Borrowed(file, NOUNS[kind]).read(MAX_STREAM_BYTES + 1)
+    except GemeloError:
+        raise
+    except Exception as error:  # of any kind: the object is the caller's
+        reason = str(error) or type(error).__name__
+        raise InputError(f"the {NOUNS[kind]} cannot be read: {reason}") from None
     if not held or len(held) > MAX_STREAM_BYTES:
         size = f"more than {MAX_STREAM_BYTES:,}" if held else "0"
         raise InputError(f"the {NOUNS[kind]} has {size} bytes: give one of 1 to that many")

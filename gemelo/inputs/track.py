@@ -16,6 +16,7 @@ N samples, C channels.
 from __future__ import annotations
 
 import ctypes
+import re
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
@@ -94,14 +95,15 @@ class Track:
     def told_s(self) -> float:
         """How long the header says it is, if that can be and costs less than to decode it; else 0.
 
-        Uncompressed sound often has no right size in its header, and is soon read.
+        Uncompressed sound often has no right size in its header: the file's has a say.
         """
-        if self.stream.codec_context.name.startswith(("pcm_", "adpcm_")) or not self._is_exact():
+        coder = self.stream.codec_context.name
+        if coder.startswith("adpcm_") or not self._is_exact():
             return 0.0
         told_s = self._header_s()
-        if told_s is None and len(self.container.streams) == 1:
-            told_s = (self.container.duration or 0) / 1e6
-        return told_s if told_s is not None and told_s < ABSURD_S else 0.0
+        if coder.startswith("pcm_"):
+            told_s = min(told_s, self._fills_s(coder))
+        return told_s if told_s < ABSURD_S else 0.0
 
     def notices(self, is_whole: bool) -> tuple[str, ...]:
         """What was amiss, after the last frame; a stream that is not whole promised no length."""
@@ -109,19 +111,36 @@ class Track:
         if (num_tracks := len(self.container.streams.audio)) > 1:
             number = self.container.streams.audio.index(self.stream) + 1
             notices.append(f"it has {num_tracks} sound tracks: number {number} is heard")
-        if num_broken := self.amiss.total():
+        if num_broken := self.amiss["packet"]:
             notices.append(f"it has broken packets, which were left out: {num_broken}")
-        told_s, lasts_s = self._header_s() or 0.0, self.timeline.sound_s
+        if self.amiss["end"]:
+            at_s = self.timeline.time_s
+            notices.append(
+                f"it is broken after {at_s:.2f} s, or goes on as another recording: the rest was "
+                "left out"
+            )
+        told_s, lasts_s = self._header_s(), self.timeline.sound_s
         if is_whole and self._is_exact() and told_s - lasts_s > MISSING_S:
             notices.append(f"it ends after {lasts_s:.1f} s, though its header says {told_s:.1f} s")
         return (*notices, *self.timeline.notices(), *self.levels.notices())
 
-    def _header_s(self) -> float | None:
-        """From its first sample to its last, as the header has it."""
-        told_s = seconds(self.stream.duration, self.stream.time_base)
-        if told_s is not None and self.container.format.name in ENDS:
-            return told_s - (seconds(self.stream.start_time, self.stream.time_base) or 0.0)
-        return told_s
+    def _fills_s(self, coder: str) -> float:
+        """How long it is if nothing but its samples is in the file; 0 where nobody knows."""
+        bits, context = re.search(r"\d+", coder), self.stream.codec_context
+        if context.sample_rate < MIN_RATE:
+            return 0.0
+        each = (int(bits[0]) if bits else 8) / 8 * context.layout.nb_channels
+        return max(0, self.container.size) / max(1.0, each * context.sample_rate)
+
+    def _header_s(self) -> float:
+        """From its first sample to its last, as the header has it; 0 where it says nothing."""
+        stream, container = self.stream, self.container
+        told_s = seconds(stream.duration, stream.time_base)
+        if told_s is None and len(container.streams) == 1:
+            told_s = (container.duration or 0) / 1e6
+        if told_s and container.format.name in ENDS:
+            told_s -= seconds(stream.start_time, stream.time_base) or 0.0
+        return max(0.0, told_s or 0.0)
 
     def _is_exact(self) -> bool:
         return not set(self.container.format.name.split(",")) & set(GUESSED)

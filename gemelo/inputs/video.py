@@ -12,9 +12,11 @@ underneath is allowed no protocol with which it could open a file or a connectio
 from __future__ import annotations
 
 import math
+import mmap
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gemelo.errors import InputError
@@ -35,6 +37,8 @@ THREADED_PIXELS = 16_000_000  # of the frames that threads decode at once
 KEPT_BYTES = 192_000_000  # of all frames, where they are not squeezed
 MAX_DECODED = 32_000_000_000  # pixels of all frames: two minutes of 4K
 STILL_DECODED, PIXELS_A_BYTE = 5_000_000_000, 4000  # of an empty file, and for each byte
+LARGE_PIXELS = 10_000_000  # of a frame that is more than 4K
+LARGE_BYTES = 300_000_000  # of all that such frames take: a decoder may hold 17 at once
 FRAME_PIXELS = 100_000  # what a frame takes beside its own
 LATE_S = 1e-3  # how far a frame may come before its turn: containers round times to milliseconds
 MISSING_S = 2.0  # a video that ends this much before its header says has lost its end
@@ -42,7 +46,7 @@ MISSING_S = 2.0  # a video that ends this much before its header says has lost i
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """A picture and when it is seen, in seconds from the first; timestamp as a prompt says it."""
+    """A picture and when a player shows it, in seconds; timestamp as a prompt says it."""
 
     time_s: float
     timestamp: str
@@ -81,14 +85,15 @@ def read_video(
         _check_count(name, declared_s, fps, max_frames)
         expected = min(max_frames, int(declared_s * fps) + 1) if declared_s else max_frames
         look = _look(stream, side, expected)
-        clock = Clock(float(stream.average_rate or 25))
+        begins = container.start_time
+        clock = Clock(float(stream.average_rate or 25), None if begins is None else begins / 1e6)
         amiss: Counter[Amiss] = Counter()
         taken = _Taken(name, look, fps, max_frames)
         for time_s, frame in _sampled(_bounded(name, container, stream, amiss), clock, fps):
             taken.add(time_s, frame)
         if not taken.frames:
             raise InputError(f"{name} has no frame that can be decoded: it is broken or empty")
-        duration_s = max(declared_s, clock.end_s) if declared_s else 0.0
+        duration_s = max(clock.first_s + declared_s, clock.end_s) if declared_s else 0.0
         notices = _notices(amiss, taken.frames[-1].time_s, duration_s, fps)
         notices += (*_of_times(clock), *taken.notices())
         return Video(tuple(taken.frames), duration_s, bool(container.streams.audio), notices)
@@ -170,7 +175,8 @@ def _duration_s(container: InputContainer, stream: VideoStream) -> float:
 def _look(stream: VideoStream, side: int | None, expected: int) -> Look:
     if side is not None:
         return Look(side)
-    return Look(None, KEPT_BYTES // (4 * expected), stream.sample_aspect_ratio)
+    most = min(LARGE_PIXELS, KEPT_BYTES // (4 * expected))
+    return Look(None, most, stream.sample_aspect_ratio)
 
 
 def _notices(
@@ -258,15 +264,28 @@ def _bounded(
     )
     if total > most:
         raise _too_long(name, total, most)
-    total = 0
+    total, begun_bytes = 0, _resident_bytes()
     for frame in decoded(container, stream, amiss):
         area = frame.width * frame.height
+        if area > LARGE_PIXELS and _resident_bytes() - begun_bytes > LARGE_BYTES:
+            raise InputError(
+                f"{name} has frames of {frame.width} x {frame.height} pixels, of which its coding "
+                f"keeps more than fit in {LARGE_BYTES / 1e6:,.0f} MB: make the picture smaller"
+            )
         total += area + FRAME_PIXELS
         if area > MAX_PIXELS:
             raise InputError(f"{name} has a frame of {frame.width} x {frame.height} pixels")
         if total > most:
             raise _too_long(name, total, most)
         yield frame
+
+
+def _resident_bytes() -> int:
+    """What this process has in memory; 0 where the system does not say."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+    except OSError:
+        return 0
 
 
 def _too_long(name: str, total: float, most: float) -> InputError:
@@ -284,6 +303,7 @@ def _sampled(
     due = 0  # frames so far, had there been one each time
     for frame in frames:
         time_s = clock.time_s(frame)
-        if (time_s + LATE_S) * fps >= due:
+        turn = (time_s - clock.first_s + LATE_S) * fps
+        if turn >= due:
             yield time_s, frame
-            due = math.floor((time_s + LATE_S) * fps) + 1
+            due = math.floor(turn) + 1

@@ -88,3 +88,31 @@ def wavelets(claimed: tuple[int, int], inside: tuple[int, int]) -> bytes:
     at = re.search(rb"ihdr", plain)
     assert at is not None
     return plain[: at.end()] + struct.pack(">II", *claimed[::-1]) + plain[at.end() + 8 :]
+
+
+def tiled_wavelets(side: int, tile: int) -> bytes:
+    """A JPEG 2000 that says it is in so many small tiles."""
+    changed = bytearray(flat("RGB", side, side, "JPEG2000"))
+    struct.pack_into(">II", changed, changed.index(b"\xff\x51") + 22, tile, tile)
+    return bytes(changed)
+
+
+def stripped(jpeg: bytes, width: int, height: int, num_strips: int) -> bytes:
+    """A TIFF whose every strip is the same JPEG."""
+    rows = height // num_strips
+    plain = flat("RGB", width, height, "TIFF", compression="jpeg", tiffinfo={278: rows})
+    changed = bytearray(plain)
+    (at,) = struct.unpack_from("<I", changed, 4)
+    (num_tags,) = struct.unpack_from("<H", changed, at)
+    for entry in range(at + 2, at + 2 + 12 * num_tags, 12):
+        tag, _, count, place = struct.unpack_from("<HHII", changed, entry)
+        if tag == 273:
+            assert count == num_strips > 1
+            struct.pack_into(f"<{count}I", changed, place, *[len(plain)] * count)
+    return bytes(changed) + jpeg
+
+
+def noted(jpeg: bytes, num_pieces: int) -> bytes:
+    """The JPEG with its EXIF in pieces."""
+    piece = b"\xff\xe1" + struct.pack(">H", 40) + b"Exif\0\0" + bytes(32)
+    return jpeg[:2] + piece * num_pieces + jpeg[2:]

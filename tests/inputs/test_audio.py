@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import struct
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from gemelo.errors import GemeloError, InputError
 from gemelo.inputs.audio import RATE, Samples, read_audio, resample, stream_audio
 from gemelo.inputs.channels import Floats
+from tests.inputs.recordings import encoded, needs, voices
 from tests.inputs.test_video import write_video
 
 LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1"}
@@ -309,3 +311,21 @@ def test_broken_files_never_crash(kind: str, cut: int, spoilt: list[tuple[int, i
         assert isinstance(read_audio(bytes(held), limit_s=60), Samples)
     except GemeloError as error:
         assert "\n" not in str(error)
+
+
+def test_a_chain_that_ends_early_is_said() -> None:
+    needs("libopus")
+    first = encoded(voices(2, 48000, 1.0), 48000, "ogg", "libopus")
+    other = encoded(voices(1, 24000, 1.0), 24000, "ogg", "libopus")
+    heard = read_audio(first + other)
+    assert heard.duration_s == pytest.approx(1.0, abs=0.05)
+    assert heard.notices[0].startswith("it is broken after 1.00 s, or goes on as another recording")
+
+
+@pytest.mark.parametrize("container", ["matroska", "flac"])
+def test_half_a_download_is_said(container: str) -> None:
+    codec = "flac" if container == "flac" else "pcm_s16le"
+    held = encoded(voices(1, 16000, 4.0), 16000, container, codec)
+    notices = read_audio(held[: len(held) // 2]).notices
+    assert re.match(r"it ends after [12]\.\d s, though its header says 4\.0 s", notices[-1])
+    assert read_audio(held).notices == ()

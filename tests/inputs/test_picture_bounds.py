@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,12 @@ from tests.inputs.bombs import (
     encoded,
     flat,
     icon,
+    noted,
     png,
     scanned,
+    stripped,
     tagged,
+    tiled_wavelets,
     wavelets,
 )
 from tests.multimodal import photograph
@@ -101,6 +105,17 @@ LARGE: dict[str, Callable[[], bytes]] = {
     "many chunks": lambda: png(9, 9, extra=chunk(b"abCd", b"") * 2_000_000),
     "many texts": lambda: png(9, 9, extra=chunk(b"tEXt", b"a\0b") * 2_000_000),
     "many pieces": lambda: png(3000, 3000, split=1),
+    "notes beside a large one": lambda: png(9000, 8000, extra=chunk(b"eXIf", bytes(58 << 20))),
+    "notes behind a large one": lambda: (
+        png(9000, 8000)[:-12] + chunk(b"eXIf", bytes(15 << 20)) + chunk(b"IEND", b"")
+    ),
+    "SGI": lambda: flat("RGB", 9000, 8000, "SGI"),
+    "SGI that fits": lambda: flat("RGB", 9000, 6500, "SGI"),
+    "BMP": lambda: flat("RGB", 9000, 8000, "BMP"),
+    "EXIF in pieces": lambda: noted(flat("RGB", 10900, 10900, "JPEG"), 15_000),
+    "tiles of wavelets": lambda: tiled_wavelets(2040, 8),
+    "tiles of wavelets that fit": lambda: tiled_wavelets(512, 8),
+    "scans in strips": lambda: stripped(scanned(8000, 1120, 90), 8000, 8960, 8),
     "QOI": lambda: flat("RGB", 1200, 830, "QOI"),
 }
 
@@ -159,6 +174,9 @@ NOISE = photograph(64, 64)
         (counted(encoded(NOISE, "TIFF"), 273, 60_000_000), "60,000,000 numbers in tag 273"),
         (icon(png(3000, 2000)), "one of 3000 x 2000 pixels: the limit is 256 icons of 1024"),
         (wavelets((64, 64), (3000, 2000)), "cannot be read|its content is not"),
+        (tiled_wavelets(640, 8), "in 6,400 tiles of 8 x 8 pixels: the limit is 4,096"),
+        (stripped(scanned(640, 64, 300), 640, 9600, 150), "goes over its 6,144,000 pixels in too"),
+        (noted(flat("RGB", 8, 8, "JPEG"), 900), "its EXIF in more than 64 pieces"),
         (flat("RGB", 1200, 900, "QOI"), "slow to read: the limit is 1,000,000; convert it"),
         (b"P5 1300 900 100\n" + bytes(1300 * 900), "a kind of PPM that is slow to read"),
     ],
@@ -210,6 +228,38 @@ def test_time_runs_out_for_many_small_pieces(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(decoding, "CLOCKED_READS", 10)
     with pytest.raises(InputError, match="takes too long to read, in over 10 pieces"):
         read_image(png(9, 9, extra=chunk(b"abCd", b"") * 50))
+
+
+def test_a_large_file_in_honest_pieces_has_the_time_it_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(decoding, "MAX_READ_S", 0.0)
+    monkeypatch.setattr(decoding, "CLOCKED_READS", 10)
+    noise = Image.frombytes("RGB", (512, 512), np.random.default_rng(0).bytes(3 * 512 * 512))
+    assert read_image(encoded(noise, "PNG", compress_level=0)).size == (512, 512)
+    assert read_image(png(500, 500)).size == (500, 500)
+    with pytest.raises(InputError, match="takes too long to read"):
+        read_image(png(500, 500, split=1))
+
+
+def test_rows_as_they_are_need_no_room_beside_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "WORK_BYTES", 64 * 72 * 4)
+    one_strip = {278: 64}
+    assert read_image(encoded(NOISE, "TIFF", tiffinfo=one_strip)).size == (64, 64)
+    with pytest.raises(InputError, match="in this kind of TIFF"):
+        read_image(encoded(NOISE, "TIFF", tiffinfo=one_strip, **ZIPPED))
+
+
+def test_what_a_decoder_warns_of_is_said_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def warns(*given: Any) -> Any:
+        for number in range(1000):
+            warnings.warn(f"tag {number} is odd", stacklevel=1)
+        return decoding.Decoded(Image.new("RGB", (8, 8), "white"), ())
+
+    monkeypatch.setattr("gemelo.inputs.image.decode", warns)
+    notices = read_image(png(9, 9)).notices
+    assert notices[0] == "the decoder warns: tag 0 is odd" and len(notices) == 5
+    assert notices[4] == "the decoder has 996 more warnings"
 
 
 # ---- shrinking -----------------------------------------------------------------------------------

@@ -113,6 +113,26 @@ def test_a_header_is_believed_before_anything_is_decoded() -> None:
     assert heard.duration_s == pytest.approx(1.0) and "header says 600.0 s" in heard.notices[0]
 
 
+@pytest.mark.parametrize(
+    ("codec", "width"), [("pcm_s24le", 3), ("pcm_f32le", 4), ("pcm_mulaw", 1), ("pcm_s16le", 2)]
+)
+def test_hours_of_plain_samples_are_refused_at_once(
+    codec: str, width: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the size of the file, which a header alone may get wrong."""
+    held = encoded(voices(2, 8000, 1.0), 8000, "wav", codec)
+    at = held.index(b"data") + 4
+    size = 7200 * 8000 * 2 * width
+    path = tmp_path / "long.wav"
+    path.write_bytes(held[:at] + struct.pack("<I", size) + held[at + 4 :])
+    assert read_audio(path).duration_s == pytest.approx(1.0)
+    with path.open("r+b") as file:
+        file.truncate(size + at + 4)  # silence
+    monkeypatch.setattr("gemelo.inputs.track.decoded", lambda *given: pytest.fail("was decoded"))
+    with pytest.raises(InputError, match="lasts 7200 s or more"):
+        read_audio(path)
+
+
 def test_a_limit_holds_while_decoding() -> None:
     held = encoded(voices(1, 8000, 3.0), 8000, "wav", "pcm_mulaw")
     with pytest.raises(InputError, match=r"longer than the 2 s that are heard at once"):

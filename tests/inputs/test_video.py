@@ -14,6 +14,7 @@ import pytest
 
 from gemelo.errors import GemeloError, InputError
 from gemelo.inputs.video import Video, read_video, timestamp
+from tests.inputs.recordings import stamped
 
 SIZE = (64, 48)
 
@@ -196,3 +197,26 @@ def test_damaged_videos_end_in_a_video_or_one_line(
         except GemeloError as error:
             assert "\n" not in str(error)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("container", ["matroska", "mp4", "mpegts"])
+def test_pictures_that_begin_after_the_sound(container: str) -> None:
+    """A frame's time is when a player shows it, beside the sound that is heard then."""
+    film = stamped(container, "aac", pictures=(1.5, 4.5), num_packets=250)
+    video = read_video(film)
+    assert [frame.time_s for frame in video.frames] == pytest.approx([1.5, 2.5, 3.5], abs=0.03)
+    assert [frame.timestamp for frame in video.frames] == ["00:01", "00:02", "00:03"]
+    assert 4.4 < video.duration_s < 5.1 and video.notices == ()  # to the end of the sound, or less
+    together = read_video(stamped(container, "aac", pictures=(0, 3), num_packets=150))
+    assert [frame.time_s for frame in together.frames] == pytest.approx([0, 1, 2], abs=0.03)
+    late = stamped(container, "aac", pictures=(0, 3), late_s=lambda number: 1.0, num_packets=150)
+    assert [frame.time_s for frame in read_video(late).frames] == pytest.approx([0, 1, 2], abs=0.03)
+
+
+def test_decoders_of_large_frames_keep_few(film: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = iter(range(0, 10_000_000_000, 40_000_000))
+    monkeypatch.setattr("gemelo.inputs.video._resident_bytes", lambda: next(taken))
+    assert len(read_video(film).frames) == 5
+    monkeypatch.setattr("gemelo.inputs.video.LARGE_PIXELS", 1000)
+    with pytest.raises(InputError, match="frames of 64 x 48 pixels, of which its coding keeps"):
+        read_video(film)
