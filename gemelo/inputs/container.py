@@ -28,7 +28,7 @@ from gemelo.inputs.boxes import check_boxes, is_boxes
 from gemelo.inputs.media import MAX_STREAM_BYTES, NOUNS, Kind, Source, name_of, opened
 
 if TYPE_CHECKING:
-    from av import AudioStream, VideoStream
+    from av import AudioStream, Packet, VideoStream
     from av.container import InputContainer
 
 Amiss = Literal["packet", "end"]
@@ -263,10 +263,12 @@ def decoded(
     stream: AudioStream | VideoStream,
     amiss: Counter[Amiss],
     patience: Patience | None = None,
+    look: Callable[[Packet[Any]], None] = lambda packet: None,
 ) -> Iterator[Any]:
     """Every frame of a stream in the order it is played; `amiss` counts what is none.
 
-    The other streams are passed over. Raises InputError once patience is used up.
+    The other streams are passed over. look: sees each packet before it is decoded. Raises
+    InputError once patience is used up.
     """
     from av.error import FFmpegError
     from av.stream import Discard
@@ -285,6 +287,7 @@ def decoded(
         except (FFmpegError, IndexError):  # it ends inside a packet, or has a new stream there
             amiss["end"] += 1
             return
+        look(packet)
         try:
             frames = packet.decode()
         except FFmpegError:

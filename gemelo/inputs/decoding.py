@@ -36,7 +36,7 @@ HELD_BYTES = 290_000_000  # a picture as it was decoded, beside which its RGB is
 WORK_BYTES = 340_000_000  # the same with what its decoder takes
 HEADER_BYTES = 64 << 20  # what is read before the size is known: profiles, tags, notes of a camera
 HEADER_COPIES = 2  # of what was read of it, that are kept beside the picture
-SPARE_BYTES = 16 << 20  # what may be read beside the pixels
+SPARE_BYTES = 8 << 20  # what may be read beside the pixels, and once more behind them
 CLOCKED_READS = 5000
 MAX_READ_S = 1.0  # of the processor's time, for files in very many small pieces
 PIECE_BYTES = 1000  # on average, of a file in pieces as encoders make them
@@ -74,7 +74,7 @@ def decode(name: str, file: BinaryIO) -> Decoded:
     full = image.size
     _prepare(name, image, file, HEADER_COPIES * metered.num_bytes)
     metered.allow(full[0] * full[1] * 8 + SPARE_BYTES)
-    image.load()
+    _load(image, metered)
     if full not in (image.size, image.size[::-1]):  # TIFF turns itself
         notices += (shrunk(full, image.size),)
     if image.format == "TIFF":
@@ -82,6 +82,21 @@ def decode(name: str, file: BinaryIO) -> Decoded:
     if image.format in HOLDERS:
         image = image.copy()
     return Decoded(image, notices)
+
+
+def _load(image: Any, file: _Metered) -> None:
+    """Decode, and allow less once there are all pixels: of notes behind them every byte is kept."""
+    end = image.load_end
+
+    def bounded() -> None:
+        file.allow(SPARE_BYTES)
+        end()
+
+    image.load_end = bounded
+    try:
+        image.load()
+    finally:
+        del image.load_end  # which would keep the picture until the garbage is collected
 
 
 def check_size(name: str, size: tuple[int, int]) -> None:

@@ -27,7 +27,7 @@ from gemelo.inputs.image import Picture
 from gemelo.inputs.media import Source, name_of
 
 if TYPE_CHECKING:
-    from av import VideoFrame, VideoStream
+    from av import Packet, VideoFrame, VideoStream
     from av.container import InputContainer
 
 MAX_FRAMES = 120  # two minutes at one a second; with 256 tokens each, nearly all of 32,768
@@ -39,6 +39,7 @@ MAX_DECODED = 32_000_000_000  # pixels of all frames: two minutes of 4K
 STILL_DECODED, PIXELS_A_BYTE = 5_000_000_000, 4000  # of an empty file, and for each byte
 LARGE_PIXELS = 10_000_000  # of a frame that is more than 4K
 LARGE_BYTES = 300_000_000  # of all that such frames take: a decoder may hold 17 at once
+SCAN = b"\xff\xda"  # the marker of a JPEG before each
 FRAME_PIXELS = 100_000  # what a frame takes beside its own
 LATE_S = 1e-3  # how far a frame may come before its turn: containers round times to milliseconds
 MISSING_S = 2.0  # a video that ends this much before its header says has lost its end
@@ -257,26 +258,31 @@ def _bounded(
     What a camera films takes bytes; a still that is repeated takes none, and as many pixels.
     """
     most = min(MAX_DECODED, STILL_DECODED + PIXELS_A_BYTE * max(0, container.size))
-    codec = stream.codec_context
+    codec, spent, begun_bytes = stream.codec_context, 0.0, _resident_bytes()
+
+    def spend(pixels: float) -> None:
+        nonlocal spent
+        spent += pixels
+        if spent > most:
+            raise _too_long(name, spent, most)
+
+    def look(packet: Packet[VideoStream]) -> None:  # a JPEG may go over its picture again and again
+        if "jpeg" in codec.name:
+            spend(max(0, bytes(packet).count(SCAN) - 1) * codec.width * codec.height)
+
     seconds_s = _duration_s(container, stream)
-    total = (
-        seconds_s * float(stream.average_rate or 0) * (codec.width * codec.height + FRAME_PIXELS)
-    )
-    if total > most:
-        raise _too_long(name, total, most)
-    total, begun_bytes = 0, _resident_bytes()
-    for frame in decoded(container, stream, amiss):
+    spend(seconds_s * float(stream.average_rate or 0) * (codec.width * codec.height + FRAME_PIXELS))
+    spent = 0.0
+    for frame in decoded(container, stream, amiss, look=look):
         area = frame.width * frame.height
+        if area > MAX_PIXELS:
+            raise InputError(f"{name} has a frame of {frame.width} x {frame.height} pixels")
         if area > LARGE_PIXELS and _resident_bytes() - begun_bytes > LARGE_BYTES:
             raise InputError(
                 f"{name} has frames of {frame.width} x {frame.height} pixels, of which its coding "
                 f"keeps more than fit in {LARGE_BYTES / 1e6:,.0f} MB: make the picture smaller"
             )
-        total += area + FRAME_PIXELS
-        if area > MAX_PIXELS:
-            raise InputError(f"{name} has a frame of {frame.width} x {frame.height} pixels")
-        if total > most:
-            raise _too_long(name, total, most)
+        spend(area + FRAME_PIXELS)
         yield frame
 
 

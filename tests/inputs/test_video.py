@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 from collections.abc import Callable, Iterable
 from fractions import Fraction
@@ -14,6 +15,7 @@ import pytest
 
 from gemelo.errors import GemeloError, InputError
 from gemelo.inputs.video import Video, read_video, timestamp
+from tests.inputs.bombs import scanned
 from tests.inputs.recordings import stamped
 
 SIZE = (64, 48)
@@ -220,3 +222,22 @@ def test_decoders_of_large_frames_keep_few(film: bytes, monkeypatch: pytest.Monk
     monkeypatch.setattr("gemelo.inputs.video.LARGE_PIXELS", 1000)
     with pytest.raises(InputError, match="frames of 64 x 48 pixels, of which its coding keeps"):
         read_video(film)
+
+
+@pytest.mark.parametrize(("num_scans", "is_read"), [(0, True), (2_000, False)])
+def test_scans_of_moving_jpegs_are_counted(num_scans: int, is_read: bool) -> None:
+    picture = scanned(1600, 1600, num_scans)
+    file = io.BytesIO()
+    with av.open(file, "w", format="avi") as container:
+        stream = cast(Any, container.add_stream("mjpeg", rate=1))
+        stream.width, stream.height, stream.pix_fmt = 1600, 1600, "yuvj420p"
+        for number in range(2):
+            packet = av.Packet(picture)
+            packet.stream, packet.time_base = stream, Fraction(1, 1)
+            packet.pts = packet.dts = number
+            container.mux(packet)
+    if is_read:
+        assert len(read_video(file.getvalue(), side=64).frames) == 2
+    else:
+        with pytest.raises(InputError, match="thousand million pixels"):
+            read_video(file.getvalue(), side=64)
