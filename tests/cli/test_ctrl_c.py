@@ -204,7 +204,7 @@ def test_next_to_nothing_is_imported_before() -> None:
     """By what the program's first line needs; before it Ctrl-C is a traceback of Python's. Without
     `site`, since an editable install finds gemelo by a module of its own."""
     code = (
-        "import sys; known = set(sys.modules)\n"
+        "import os, sys; known = set(sys.modules)\n"
         "import gemelo.__main__; print(*sorted(set(sys.modules) - known))"
     )
     folder = Path(__file__).parents[2]
