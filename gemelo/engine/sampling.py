@@ -187,9 +187,11 @@ class Sampler:
         With a guess of another model, the guess or what replaces it: the result is distributed as
         without one (speculative sampling, arXiv 2211.17192, theorem 1).
         """
+        if self.sampling.plain and len(scores):
+            likeliest = largest(scores)  # first, while the threads of the step are awake
+            check_scores(scores)
+            return Token(likeliest)
         check_scores(scores)
-        if self.sampling.plain:
-            return Token(largest(scores))
         with one_thread():
             adjusted = adjust(scores, self.sampling, prompt, answer)
             if self.sampling.greedy:
