@@ -1,10 +1,11 @@
 """The values of Jinja's expressions.
 
-Expressions(budget).value(node, scope)
+Statements(budget).value(node, scope)
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -34,7 +35,7 @@ from gemelo.inputs.templates.written import concatenated, text_of
 Evaluate = Callable[[Any, Scope], Any]
 
 
-class Expressions:
+class Expressions(ABC):
     """Evaluates the nodes of one template, each at the cost of a step.
 
     line: of the node last looked at, for errors.
@@ -54,9 +55,9 @@ class Expressions:
             raise Fault(f"{type(node).__name__} is not supported in chat templates")
         return evaluate(node, scope)
 
+    @abstractmethod
     def invoke(self, macro: Macro, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
         """What calling a macro writes: statements know."""
-        raise NotImplementedError
 
     def filtered(self, node: nodes.Filter, scope: Scope, body: str | None = None) -> Any:
         """A filter's result; body: what stands where a filter block has no expression."""
