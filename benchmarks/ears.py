@@ -33,10 +33,10 @@ import tests.tvshim  # noqa: E402, F401, I001
 from transformers import Gemma3nAudioConfig, Gemma3nAudioEncoder  # noqa: E402
 
 from gemelo.config import AudioConfig, Gemma3nConfig  # noqa: E402
-from gemelo.engine.hearing import TOKENS_AT_ONCE, AudioStream  # noqa: E402
+from gemelo.engine.media.audio_stream import TOKENS_AT_ONCE, AudioStream  # noqa: E402
 from gemelo.evals.machine import cpu_name, memory_bandwidth  # noqa: E402
-from gemelo.inputs.audio import RATE  # noqa: E402
-from gemelo.inputs.mel import log_mel  # noqa: E402
+from gemelo.inputs.media.audio import RATE  # noqa: E402
+from gemelo.inputs.media.mel import log_mel  # noqa: E402
 from gemelo.models.layers import Linear, product  # noqa: E402
 from gemelo.models.multimodal import Gemma3nTree  # noqa: E402
 

@@ -24,7 +24,7 @@ import torch
 
 from gemelo.config import Gemma3Config, Gemma3nConfig, Submodel
 from gemelo.engine import step
-from gemelo.engine.elastic import Sizes
+from gemelo.engine.elastic.views import Sizes
 from gemelo.engine.kv import KVCache
 from gemelo.evals.machine import cpu_name
 from gemelo.models.gemma3 import Gemma3

@@ -19,10 +19,10 @@ from collections.abc import Callable
 
 import torch
 
+from gemelo.api import load
 from gemelo.config import Submodel
 from gemelo.engine import step
 from gemelo.engine.engine import Engine
-from gemelo.engine.model import load
 from gemelo.engine.step import Decoder
 
 SEED = 0

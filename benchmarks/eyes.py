@@ -33,7 +33,7 @@ import timm  # noqa: E402
 from transformers import SiglipVisionConfig, SiglipVisionModel  # noqa: E402
 
 from gemelo.config import VisionConfig  # noqa: E402
-from gemelo.config.vision3n import Vision3nConfig  # noqa: E402
+from gemelo.config.gemma3n_vision import Vision3nConfig  # noqa: E402
 from gemelo.evals.machine import cpu_name, peak_rss_bytes  # noqa: E402
 from gemelo.models.mobilenet import MobileNetTower  # noqa: E402
 from gemelo.models.mobilenet_blocks import Pointwise  # noqa: E402

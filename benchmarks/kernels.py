@@ -29,7 +29,7 @@ from rich.table import Table
 from gemelo.evals.machine import cpu_name, memory_bandwidth
 from gemelo.kernels import cpu
 from gemelo.kernels.formats import FORMATS, Format, Packed
-from gemelo.kernels.panels import Panels, can_interleave
+from gemelo.kernels.repacked import Panels, can_interleave
 
 COLUMNS = 2560  # the width of Gemma 3 4B
 FEW, SEVERAL, MANY = 1, 8, 512  # tokens

@@ -37,9 +37,9 @@ TOP = 5  # scores compared at every step
 def write(folder: Path) -> None:
     import torch
 
-    from gemelo.checkpoint import read
+    from gemelo.checkpoints.convert import convert
+    from gemelo.checkpoints.load import read
     from gemelo.config import Gemma3nConfig
-    from gemelo.convert import convert
     from gemelo.models.gemma3n import Gemma3n
     from tests.conftest import write_checkpoint
 

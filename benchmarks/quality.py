@@ -36,15 +36,15 @@ from peers.process import EngineFailure, Process
 from torch import Tensor
 
 from gemelo import __version__
+from gemelo.api import Model, load
+from gemelo.checkpoints.locate import resolve
 from gemelo.cli.terminal import note
 from gemelo.engine import step
 from gemelo.engine.kv import KVFormat
-from gemelo.engine.model import Model, load
 from gemelo.errors import GemeloError, InputError
 from gemelo.evals.machine import cpu_name, peak_rss_bytes
-from gemelo.inputs.tokenizer import Tokenizer
+from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.kernels import cpu
-from gemelo.store import resolve
 
 CHUNK = 512  # tokens, `<bos>` among them
 AT_ONCE = (512, 16)  # tokens a step; up to 16 go through the kernels that decode

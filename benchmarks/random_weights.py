@@ -21,15 +21,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from gemelo.checkpoints.locate import demo
+from gemelo.checkpoints.plan import Target, gguf_targets
+from gemelo.checkpoints.source import DECODER, EMBEDDING, TABLE, Source, Weight, architecture
 from gemelo.cli.terminal import Bar
 from gemelo.config import Gemma3Config, Gemma3nConfig, ModelConfig
 from gemelo.errors import GemeloError
 from gemelo.kernels.formats import FORMATS, Format, Packed
 from gemelo.models.gemma3 import Gemma3
 from gemelo.models.gemma3n import Gemma3n
-from gemelo.source import DECODER, EMBEDDING, TABLE, Source, Weight, architecture
-from gemelo.store import demo
-from gemelo.targets import Target, gguf_targets
 from gemelo.weights import metadata, names
 from gemelo.weights.gguf import GGUFFile
 from gemelo.weights.gguf_write import TensorToWrite, write_gguf

@@ -18,16 +18,16 @@ from pathlib import Path
 
 import torch
 
+from gemelo.api import load
+from gemelo.checkpoints.locate import demo
+from gemelo.checkpoints.plan import gguf_targets
+from gemelo.checkpoints.source import Source
 from gemelo.config import Gemma3nConfig, Submodel, kv_bytes
-from gemelo.engine.model import load
-from gemelo.engine.offload import resident_bytes
-from gemelo.engine.pages import process_bytes
+from gemelo.engine.memory.pages import process_bytes
+from gemelo.engine.memory.per_layer_table import resident_bytes
 from gemelo.evals.machine import cpu_name
 from gemelo.kernels.formats import FORMATS, Format, Packed
 from gemelo.models.gemma3n import Gemma3n
-from gemelo.source import Source
-from gemelo.store import demo
-from gemelo.targets import gguf_targets
 from gemelo.weights import metadata, names
 from gemelo.weights.gguf import GGUFFile
 from gemelo.weights.gguf_write import write_gguf

@@ -13,17 +13,17 @@ TYPE_CHECKING = False  # typing's own would load typing, before Ctrl-C is heard 
 if TYPE_CHECKING:
     from typing import Any
 
+    from gemelo.api import Model, load
     from gemelo.config import ModelConfig
     from gemelo.engine.completion import Completion
+    from gemelo.engine.continuation import Piece
     from gemelo.engine.engine import Engine
     from gemelo.engine.kv import KVCache
-    from gemelo.engine.model import Model, load
-    from gemelo.engine.row import Piece
-    from gemelo.engine.sampling import Sampling
+    from gemelo.engine.sampler import Sampling
     from gemelo.engine.session import Session
     from gemelo.errors import GemeloError
-    from gemelo.inputs.chat import Prompt
-    from gemelo.inputs.tokenizer import Tokenizer
+    from gemelo.inputs.prompt.chat import Prompt
+    from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 
 __version__ = "0.1.0"
 
@@ -32,14 +32,14 @@ _HOMES = {
     "Engine": "gemelo.engine.engine",
     "GemeloError": "gemelo.errors",
     "KVCache": "gemelo.engine.kv",
-    "Model": "gemelo.engine.model",
+    "Model": "gemelo.api",
     "ModelConfig": "gemelo.config",
-    "Piece": "gemelo.engine.row",
-    "Prompt": "gemelo.inputs.chat",
-    "Sampling": "gemelo.engine.sampling",
+    "Piece": "gemelo.engine.continuation",
+    "Prompt": "gemelo.inputs.prompt.chat",
+    "Sampling": "gemelo.engine.sampler",
     "Session": "gemelo.engine.session",
-    "Tokenizer": "gemelo.inputs.tokenizer",
-    "load": "gemelo.engine.model",
+    "Tokenizer": "gemelo.inputs.tokenizer.tokenizer",
+    "load": "gemelo.api",
 }
 
 __all__ = [

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 import tests.tvshim  # noqa: F401  before anything imports transformers' eyes
+from gemelo.checkpoints.convert import convert
 from gemelo.config import Gemma3Config, VisionConfig
-from gemelo.convert import convert
-from gemelo.inputs.tokenizer import Tokenizer
+from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.kernels import cpu
 from gemelo.models.gemma3 import Gemma3
 from gemelo.weights.safetensors import write_safetensors
@@ -116,7 +116,7 @@ def config(request: pytest.FixtureRequest) -> Gemma3Config:
 @pytest.fixture(scope="session")
 def real_gguf() -> Path:
     """The embedded Gemma 3 270M, Q4_K_M."""
-    from gemelo.store import demo
+    from gemelo.checkpoints.locate import demo
 
     return demo()
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import Gemma3nForCausalLM
 
-from gemelo.checkpoint import Checkpoint
+from gemelo.checkpoints.load import Checkpoint
 from gemelo.config import Gemma3nConfig
 from gemelo.models.gemma3n import Gemma3n
 from gemelo.weights.safetensors import Safetensors, write_safetensors

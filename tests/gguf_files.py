@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from gemelo.checkpoints.convert import convert
 from gemelo.config import Gemma3Config
-from gemelo.convert import convert
 from gemelo.kernels.formats import FORMATS
 from gemelo.weights.gguf import GGUFFile
 from gemelo.weights.gguf_write import TensorToWrite, write_gguf

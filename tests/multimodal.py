@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import Gemma3ForConditionalGeneration, Gemma3nForConditionalGeneration
 
 from gemelo.config import Gemma3Config, Gemma3nConfig
-from gemelo.inputs.tokenizer import Tokenizer
+from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.models.multimodal import Gemma3nTree, Gemma3Tree, Tree, tree_of
 from gemelo.weights import names
 from gemelo.weights.safetensors import write_safetensors

@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 
 import gemelo
+from gemelo.checkpoints.convert import convert
+from gemelo.checkpoints.mmproj import with_mmproj
+from gemelo.checkpoints.source import open_source
 from gemelo.cli.conversation import Conversation, as_turns
 from gemelo.config import Submodel
-from gemelo.convert import convert
 from gemelo.errors import MAX_CHARS, GemeloError
-from gemelo.inputs.audio import read_audio, stream_audio
-from gemelo.inputs.image import read_image
-from gemelo.inputs.tokenizer import Tokenizer
-from gemelo.inputs.video import read_video
-from gemelo.mmproj import with_mmproj
-from gemelo.source import open_source
+from gemelo.inputs.media.audio import read_audio, stream_audio
+from gemelo.inputs.media.image import read_image
+from gemelo.inputs.media.video import read_video
+from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from tests.gemma3n import TINY_3N
 
 pytestmark = pytest.mark.timeout(30)  # a pipe that is waited for, a device that never ends

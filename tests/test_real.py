@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from gemelo.checkpoint import read
+from gemelo.api import Model, load
+from gemelo.checkpoints.load import read
 from gemelo.engine.engine import Engine
-from gemelo.engine.model import Model, load
 from gemelo.models.gemma3 import Gemma3
 
 PARIS = [2, 818, 5279, 529, 7001, 563]

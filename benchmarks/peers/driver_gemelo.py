@@ -12,10 +12,10 @@ import torch
 from protocol import serve
 
 from gemelo import __version__
+from gemelo.api import load
 from gemelo.engine import step
-from gemelo.engine.graphs import Graph
 from gemelo.engine.kv import KVCache
-from gemelo.engine.model import load
+from gemelo.engine.native_program import Graph
 from gemelo.evals.machine import read_speeds
 
 

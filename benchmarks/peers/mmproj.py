@@ -37,7 +37,7 @@ def write(folder: Path) -> None:
     import tests.tvshim  # noqa: F401, I001  (declarations that timm needs)
 
     import gemelo
-    from gemelo.convert import convert
+    from gemelo.checkpoints.convert import convert
     from tests.multimodal import photograph
     from tests.multimodal import write as write_directory
 

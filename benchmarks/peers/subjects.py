@@ -24,11 +24,11 @@ from peers.engines import (
 )
 from random_weights import write_with_bar
 
+from gemelo.checkpoints.convert import convert
+from gemelo.checkpoints.locate import demo
+from gemelo.checkpoints.source import EMBEDDING, TABLE, open_source
 from gemelo.cli.terminal import Bar
-from gemelo.convert import convert
 from gemelo.kernels.formats import Packed
-from gemelo.source import EMBEDDING, TABLE, open_source
-from gemelo.store import demo
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from fuzzing.mutations import (
 )
 from fuzzing.readers import Reader
 from fuzzing.seeds import MESSAGES, Seeds, vocabulary
-from gemelo.inputs import chat
-from gemelo.inputs.audio import read_audio, stream_audio
-from gemelo.inputs.image import pixels, read_image
-from gemelo.inputs.tokenizer import Tokenizer
-from gemelo.inputs.video import read_video
+from gemelo.inputs.media.audio import read_audio, stream_audio
+from gemelo.inputs.media.image import pixels, read_image
+from gemelo.inputs.media.video import read_video
+from gemelo.inputs.prompt import chat
+from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 
 MEAN = (0.5, 0.5, 0.5)
 

@@ -23,11 +23,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from gemelo.checkpoints.convert import convert
+from gemelo.checkpoints.source import open_source
 from gemelo.config import Gemma3Config, Gemma3nConfig, VisionConfig
-from gemelo.convert import convert
-from gemelo.inputs.tokenizer import Tokenizer
+from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.models.multimodal import tree_of
-from gemelo.source import open_source
 from gemelo.weights import names
 from gemelo.weights.safetensors import write_safetensors
 

@@ -16,8 +16,8 @@ from fuzzing.mutations import (
 from fuzzing.readers import TEXT, Reader
 from fuzzing.seeds import MESSAGES, TEMPLATE, Seeds, vocabulary
 from fuzzing.weights import linked
-from gemelo.inputs import chat
-from gemelo.inputs.tokenizer import Tokenizer
+from gemelo.inputs.prompt import chat
+from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 
 
 def tokenizer_readers(seeds: Seeds) -> list[Reader]:

@@ -18,14 +18,14 @@ from fuzzing.mutations import (
 )
 from fuzzing.readers import TEXT, Reader
 from fuzzing.seeds import HEARS, PREPROCESSOR, SEES, SIZE, Seeds
-from gemelo.checkpoint import build
+from gemelo.checkpoints.load import build
+from gemelo.checkpoints.mmproj import with_mmproj
+from gemelo.checkpoints.source import Source, open_source
 from gemelo.config import Submodel
 from gemelo.documents import read_object
-from gemelo.inputs.preprocessor import read_preprocessor
-from gemelo.inputs.tokenizer import Tokenizer
+from gemelo.inputs.prompt.processor_config import read_preprocessor
+from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.kernels.formats import Packed
-from gemelo.mmproj import with_mmproj
-from gemelo.source import Source, open_source
 from gemelo.weights.safetensors import Safetensors
 
 _INDEX = "model.safetensors.index.json"

@@ -17,16 +17,16 @@ from gemelo.cli.terminal import Bar, Interrupt, note, size
 from gemelo.evals.machine import peak_rss_bytes
 
 if TYPE_CHECKING:
+    from gemelo.api import Model
     from gemelo.engine.completion import Choice, Completion
-    from gemelo.engine.model import Model
-    from gemelo.engine.row import Piece
-    from gemelo.engine.transcription import Heard
-    from gemelo.inputs.chat import Prompt
+    from gemelo.engine.continuation import Piece
+    from gemelo.inputs.prompt.chat import Prompt
+    from gemelo.transcription import Heard
 
 
 def load_model(name: str | None, *, quiet: bool, verbose: bool, **settings: Any) -> Model:
     """`gemelo.load` with a progress bar, and a line about the result if `verbose`."""
-    from gemelo.engine.model import load
+    from gemelo.api import load
 
     with Bar("loading", shown=not quiet) as bar:
         model = load(name, progress=bar, **settings)

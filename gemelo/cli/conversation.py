@@ -19,7 +19,7 @@ from gemelo.documents import parse_json, read_text
 from gemelo.errors import FileFormatError, GemeloError, InputError
 
 if TYPE_CHECKING:
-    from gemelo.engine.model import Model, PromptLike
+    from gemelo.api import Model, PromptLike
 
 Message = dict[str, Any]  # content is a text, or a list of parts with a text at its end
 TEXT_ONLY = "a base model continues text; pictures and sound need a chat template"
@@ -160,7 +160,7 @@ def _checked(path: Path, number: int, message: Any) -> Message:
 
 
 def _checked_parts(path: Path, number: int, content: list[Any]) -> list[Any]:
-    from gemelo.inputs.media import parse_content
+    from gemelo.inputs.media.parts import parse_content
 
     try:
         parse_content(content)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from gemelo.errors import InputError
 
 if TYPE_CHECKING:
-    from gemelo.engine.model import Model
-    from gemelo.engine.policy import Policy
+    from gemelo.api import Model
+    from gemelo.engine.elastic.policy import Policy
     from gemelo.engine.session import RepairMode
 
 _KINDS = "latency:TOKENS_PER_S, memory:GIB or difficulty:NATS"
@@ -43,9 +43,9 @@ def apply(
 def parse(text: str, model: Model) -> Policy:
     """A policy from KIND:NUMBER."""
     from gemelo.config import Gemma3nConfig, Submodel
-    from gemelo.engine import policy
-    from gemelo.engine.offload import release_tail
-    from gemelo.engine.pages import process_bytes
+    from gemelo.engine.elastic import policy
+    from gemelo.engine.memory.pages import process_bytes
+    from gemelo.engine.memory.per_layer_table import release_tail
     from gemelo.models.gemma3n import Gemma3n
 
     kind, _, value = text.partition(":")

@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gemelo.checkpoints.locate import default_name, resolve
 from gemelo.cli import elastic, media, options
 from gemelo.cli.answer import answer, cancelled, load_model, tell_end, tell_timings
 from gemelo.cli.terminal import argument_or_stdin, checked_text, note, print_json, show
 from gemelo.errors import InputError
 from gemelo.evals.machine import peak_rss_bytes
-from gemelo.store import default_name, resolve
 
 if TYPE_CHECKING:
+    from gemelo.api import Model
     from gemelo.engine.completion import Choice, Completion
-    from gemelo.engine.model import Model
-    from gemelo.inputs.tokenizer import Tokenizer
+    from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 
 _INTERRUPTED = 130
 Prompt = Annotated[
@@ -146,7 +146,7 @@ def tokenize(
     gemelo tokenize "The capital of France is"
     gemelo tokenize --json - < prompt.txt
     """
-    from gemelo.checkpoint import read_tokenizer
+    from gemelo.checkpoints.load import read_tokenizer
 
     tokenizer: Tokenizer = read_tokenizer(resolve(model))
     ids = tokenizer.encode(argument_or_stdin(text), bos=not no_bos, special=not no_special)

@@ -19,13 +19,13 @@ import typer
 from gemelo.cli import options
 from gemelo.cli.terminal import note, print_json, show
 from gemelo.errors import InputError
-from gemelo.inputs.media import KINDS, MediaPart, Part, TextPart
-from gemelo.inputs.panscan import DEFAULT, PanScan
+from gemelo.inputs.media.panscan import DEFAULT, PanScan
+from gemelo.inputs.media.parts import KINDS, MediaPart, Part, TextPart
 
 if TYPE_CHECKING:
-    from gemelo.engine.model import Model
-    from gemelo.inputs.album import Viewing
-    from gemelo.inputs.chat import Prompt
+    from gemelo.api import Model
+    from gemelo.inputs.prompt.chat import Prompt
+    from gemelo.inputs.prompt.media_loader import Viewing
 
 _THRESHOLDS = ("min_crop_size", "max_num_crops", "min_ratio_to_activate")
 
@@ -44,7 +44,7 @@ def given(ctx: typer.Context) -> list[MediaPart]:
 def viewing(parameters: Mapping[str, Any], model: Model) -> Viewing:
     """How media are looked at, by a command's options, and by the model's files where they are
     silent. Raises InputError for a threshold that nothing would ask about."""
-    from gemelo.inputs.album import Viewing
+    from gemelo.inputs.prompt.media_loader import Viewing
 
     own, asked = model.checkpoint.preprocessor, parameters["pan_and_scan"]
     given = thresholds(parameters)
@@ -73,7 +73,7 @@ def asked(
     model: Model, text: str, files: Sequence[MediaPart], viewing: Viewing, system: str | None
 ) -> Prompt:
     """A user's turn of files and a text, after what the system says."""
-    from gemelo.inputs.album import arranged
+    from gemelo.inputs.prompt.media_loader import arranged
 
     parts = arranged(text, files, model.perception.senses)
     content = [as_content(part) for part in parts] if files else text
@@ -85,8 +85,8 @@ def asked(
 
 def completed(model: Model, text: str, files: Sequence[MediaPart], viewing: Viewing) -> Prompt:
     """A text to complete, with files in it."""
-    from gemelo.inputs.album import arranged
-    from gemelo.inputs.chat import complete
+    from gemelo.inputs.prompt.chat import complete
+    from gemelo.inputs.prompt.media_loader import arranged
 
     if not files:
         return model.prompt(text)

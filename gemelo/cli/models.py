@@ -42,9 +42,9 @@ def pull(
     Files go to the hub's own cache. An interrupted download is resumed. HF_TOKEN opens gated
     repositories, HF_HUB_OFFLINE=1 keeps off the network.
     """
-    from gemelo import store
+    from gemelo.checkpoints import locate
 
-    path = store.pull(name, revision)
+    path = locate.pull(name, revision)
     if json:
         print_json({"model": name, "path": str(path)})
     else:
@@ -58,9 +58,9 @@ def list_models(json: options.Json = False) -> None:
     gemelo list
     gemelo list --json
     """
-    from gemelo import store
+    from gemelo.checkpoints import locate
 
-    found = list(store.stored())
+    found = list(locate.stored())
     if json:
         print_json(
             [
@@ -145,8 +145,8 @@ def write(
     source: str, target: Path, format: options.TargetFormat, json: bool, quiet: bool, **choices: Any
 ) -> None:
     """Convert with a progress bar, and say what was written."""
-    from gemelo.convert import convert as convert_files
-    from gemelo.store import expanded, resolve
+    from gemelo.checkpoints.convert import convert as convert_files
+    from gemelo.checkpoints.locate import expanded, resolve
 
     place = expanded(str(target))
     with Bar("writing", shown=not quiet) as bar:

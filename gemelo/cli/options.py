@@ -21,7 +21,7 @@ from gemelo.cli.terminal import checked_text
 from gemelo.errors import InputError
 
 if TYPE_CHECKING:
-    from gemelo.engine.sampling import Sampling
+    from gemelo.engine.sampler import Sampling
 
 WeightFormat = Literal["native", "bf16", "f32", "q8_0", "q4_0"]
 TargetFormat = Literal["native", "bf16", "f16", "f32", "q8_0", "q4_0"]
@@ -56,7 +56,7 @@ class SectionedCommand(TyperCommand):
 
 def sampling(parameters: Mapping[str, Any]) -> Sampling:
     """The sampling settings among a command's parameters, which have the same names, checked."""
-    from gemelo.engine.sampling import Sampling
+    from gemelo.engine.sampler import Sampling
 
     names = {field.name for field in dataclasses.fields(Sampling)}
     given = {name: value for name, value in parameters.items() if name in names}

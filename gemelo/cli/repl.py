@@ -17,23 +17,23 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from gemelo.checkpoints.locate import cache_folder, expanded
 from gemelo.cli import elastic
 from gemelo.cli.answer import answer, tell_end, tell_timings
 from gemelo.cli.conversation import TEXT_ONLY, Conversation
 from gemelo.cli.terminal import interactive, note, page, show, size, text_lines
-from gemelo.engine.sampling import Sampling
+from gemelo.engine.sampler import Sampling
 from gemelo.errors import GemeloError, InputError, UnavailableError
-from gemelo.inputs.media import Kind, MediaPart, opened
-from gemelo.inputs.slots import check_senses
-from gemelo.store import cache_folder, expanded
+from gemelo.inputs.media.parts import Kind, MediaPart, opened
+from gemelo.inputs.prompt.placeholders import check_senses
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
     from prompt_toolkit.history import History
 
+    from gemelo.api import Model
     from gemelo.engine.completion import Completion
-    from gemelo.engine.model import Model
-    from gemelo.inputs.album import Viewing
+    from gemelo.inputs.prompt.media_loader import Viewing
 
 QUOTES = '"""'
 

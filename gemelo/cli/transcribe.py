@@ -22,8 +22,8 @@ from gemelo.cli.terminal import Interrupt, note, print_json, show
 from gemelo.errors import InputError, UnavailableError
 
 if TYPE_CHECKING:
-    from gemelo.engine.transcription import Heard
-    from gemelo.inputs.audio import Samples
+    from gemelo.inputs.media.audio import Samples
+    from gemelo.transcription import Heard
 
 Format = Literal["text", "json", "srt", "vtt"]
 _LIVE_S, _WHOLE_S = 0.5, 10.0  # how much is heard at a time
@@ -75,8 +75,8 @@ def transcribe(
 
     A recording of any length is heard as one; the model was trained on 30 s, which a note says.
     """
-    from gemelo.engine.transcription import Task
-    from gemelo.engine.transcription import transcribe as hear
+    from gemelo.transcription import Task
+    from gemelo.transcription import transcribe as hear
 
     if (source is None) != microphone:
         raise InputError("give a file, - for stdin, or --microphone: one of them")
@@ -157,7 +157,7 @@ def clock(time_s: float, comma: str) -> str:
 
 def recorded(source: str | None, live: bool) -> Iterator[Samples]:
     """A file or stdin, in pieces."""
-    from gemelo.inputs.audio import stream_audio
+    from gemelo.inputs.media.audio import stream_audio
 
     if source is not None and source != "-":
         return stream_audio(source, _LIVE_S if live else _WHOLE_S)
@@ -170,7 +170,7 @@ def spoken(interrupt: Interrupt) -> Iterator[Samples]:
     """A microphone, in pieces, until Ctrl-C."""
     import torch
 
-    from gemelo.inputs.audio import RATE, Samples
+    from gemelo.inputs.media.audio import RATE, Samples
 
     try:
         import sounddevice

@@ -13,14 +13,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gemelo.config.audio import AudioConfig
 from gemelo.config.cost import flops_per_token, kv_bytes, kv_slots, num_parameters
 from gemelo.config.gemma3 import Gemma3Config, VisionConfig
 from gemelo.config.gemma3n import Gemma3nConfig
+from gemelo.config.gemma3n_audio import AudioConfig
+from gemelo.config.gemma3n_vision import Vision3nConfig
 from gemelo.config.model import FULL, LAYER_TYPES, SLIDING, LayerType, ModelConfig
 from gemelo.config.settings import MODEL_TYPES, check_kind, check_plain, setting_notices
 from gemelo.config.submodel import Submodel
-from gemelo.config.vision3n import Vision3nConfig
 
 __all__ = [
     "FULL",

@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from gemelo.config.audio import AudioConfig
+from gemelo.config.gemma3n_audio import AudioConfig
+from gemelo.config.gemma3n_vision import Vision3nConfig
 from gemelo.config.model import (
     FULL,
     MOST_LAYERS,
@@ -35,7 +36,6 @@ from gemelo.config.model import (
     text_to_hf,
     ties_head,
 )
-from gemelo.config.vision3n import Vision3nConfig
 from gemelo.errors import FileFormatError
 
 PATTERN = 5  # four sliding layers, then a full one

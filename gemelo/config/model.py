@@ -186,7 +186,7 @@ def eos_ids(raw: Mapping[str, Any], text: Mapping[str, Any]) -> tuple[int, ...]:
 
 def ties_head(raw: Mapping[str, Any]) -> Any:
     """Whether the embedding is the head. The top level speaks for the model, as in transformers;
-    what the decoder's part says beside it, the weights decide (`gemelo.source`)."""
+    what the decoder's part says beside it, the weights decide (`gemelo.checkpoints.source`)."""
     ties = raw.get("tie_word_embeddings")
     return True if ties is None else ties
 

@@ -14,8 +14,9 @@ from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from gemelo.config.audio import AudioConfig
 from gemelo.config.gemma3 import ALIASES, VisionConfig
+from gemelo.config.gemma3n_audio import AudioConfig
+from gemelo.config.gemma3n_vision import Vision3nConfig
 from gemelo.config.model import (
     LAYER_TYPES,
     PATTERN_KEYS,
@@ -25,7 +26,6 @@ from gemelo.config.model import (
     section,
 )
 from gemelo.config.rope import unknown_keys
-from gemelo.config.vision3n import Vision3nConfig
 from gemelo.errors import UnsupportedError
 
 MODEL_TYPES = ("gemma3_text", "gemma3", "gemma3n_text", "gemma3n")

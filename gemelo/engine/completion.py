@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gemelo.engine.row import FinishReason, Piece
+from gemelo.engine.continuation import FinishReason, Piece
 from gemelo.engine.timings import Timings
 
 

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from gemelo.config import Gemma3Config, ModelConfig
 from gemelo.engine import step
-from gemelo.engine.elastic import Sizes
-from gemelo.engine.graphs import is_native
+from gemelo.engine.elastic.views import Sizes
 from gemelo.engine.kv import KVCache, KVFormat
+from gemelo.engine.native_program import is_native
 from gemelo.engine.session import Session, check
 from gemelo.engine.step import Decoder
-from gemelo.inputs.tokenizer import Tokenizer
+from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.weights.mapped import check as check_files
 
 

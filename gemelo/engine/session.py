@@ -24,19 +24,19 @@ from torch import Tensor
 
 from gemelo.config import ModelConfig, Submodel
 from gemelo.engine import step
-from gemelo.engine.elastic import Repair, Sizes
+from gemelo.engine.continuation import Piece, Row
+from gemelo.engine.elastic.policy import Moment, Policy
+from gemelo.engine.elastic.speculative import Draft
+from gemelo.engine.elastic.views import Repair, Sizes
 from gemelo.engine.kv import KVCache, RewindError
-from gemelo.engine.policy import Moment, Policy
-from gemelo.engine.row import Piece, Row
-from gemelo.engine.sampling import Sampling
-from gemelo.engine.soft import Soft, before_block, chunks, shared
-from gemelo.engine.speculative import Draft
+from gemelo.engine.sampler import Sampling
 from gemelo.engine.step import Decoder
 from gemelo.engine.timings import Stats, Timings
+from gemelo.engine.tokens import Soft, before_block, chunks, shared
 from gemelo.engine.turns import Turn, Turns
 from gemelo.errors import ContextLengthError, InputError
-from gemelo.inputs.token_ids import token_ids
-from gemelo.inputs.tokenizer import Tokenizer
+from gemelo.inputs.tokenizer.token_ids import token_ids
+from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.weights.mapped import check as check_files
 
 Progress = Callable[[int, int], None]  # tokens read, tokens in all

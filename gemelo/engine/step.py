@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gemelo.engine.graphs import Rows
 from gemelo.engine.kv import KVCache
-from gemelo.engine.pages import lost_weights
-from gemelo.engine.soft import Soft, chunks, given
+from gemelo.engine.memory.pages import lost_weights
+from gemelo.engine.native_program import Rows
+from gemelo.engine.tokens import Soft, chunks, given
 from gemelo.errors import FileFormatError
 from gemelo.kernels.formats import Packed, unpacked_chunks
 from gemelo.kernels.linear import QuantEmbedding, QuantLinear

@@ -21,10 +21,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from gemelo.checkpoint import WeightFormat, module_bytes
+from gemelo.api import Model, load
+from gemelo.checkpoints.load import WeightFormat, module_bytes
 from gemelo.engine.kv import KVFormat
-from gemelo.engine.model import Model, load
-from gemelo.engine.sampling import Sampling
+from gemelo.engine.sampler import Sampling
 from gemelo.engine.step import Decoder
 from gemelo.engine.timings import Timings
 from gemelo.errors import InputError

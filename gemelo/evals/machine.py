@@ -61,7 +61,7 @@ def memory_bandwidth(buffer_bytes: int | None = None) -> float:
     The buffer is by default four times the largest cache, within 256 MiB to 1 GiB and a quarter of
     the memory that is free; in large pages where there are any, which are read fastest.
     """
-    from gemelo.kernels.panels import large_pages
+    from gemelo.kernels.repacked import large_pages
 
     buffer = large_pages((buffer_bytes or _buffer_bytes()) // 256 * 256).fill_(1)
     return max(read_speeds(buffer))

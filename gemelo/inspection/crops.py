@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from gemelo.errors import InputError
-from gemelo.inputs.image import PictureSource, read_image, views
-from gemelo.inputs.media import name_of
-from gemelo.inputs.panscan import DEFAULT, Box, PanScan, crops
+from gemelo.inputs.media.image import PictureSource, read_image, views
+from gemelo.inputs.media.panscan import DEFAULT, Box, PanScan, crops
+from gemelo.inputs.media.parts import name_of
 from gemelo.weights.files import replaced
 
 TOKENS_PER_VIEW = 256  # both families', at every size of picture

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gemelo.checkpoint import Checkpoint, module_bytes
+from gemelo.checkpoints.load import Checkpoint, module_bytes
 from gemelo.config import LayerType, kv_bytes
 from gemelo.engine.engine import Engine
 from gemelo.kernels.linear import QuantEmbedding, QuantLinear

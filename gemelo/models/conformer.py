@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gemelo.config.audio import AudioConfig
+from gemelo.config.gemma3n_audio import AudioConfig
 from gemelo.models.layers import Linear, RMSNorm, softcap
 from gemelo.models.subsampling import Subsampling, SubsamplingState
 

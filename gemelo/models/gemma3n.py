@@ -107,7 +107,7 @@ class Block(nn.Module):
 
 class Table(Protocol):
     """Per-layer embeddings out of the way, as a decoder asks for them: see
-    `gemelo.engine.offload`."""
+    `gemelo.engine.memory.per_layer_table`."""
 
     def rows(self, ids: Tensor, kept: Sequence[int]) -> Tensor:
         """ids (B, T) -> their vectors for the layers `kept` of the whole model, (B, T, L, P)."""

@@ -66,7 +66,7 @@ class Cache(Protocol):
 
 
 class Fused(Protocol):
-    """A decoder's forward and head as one call; see `gemelo.engine.graphs`."""
+    """A decoder's forward and head as one call; see `gemelo.engine.native_program`."""
 
     def takes(self, cache: Any) -> bool:
         """Whether it can read and write this cache."""

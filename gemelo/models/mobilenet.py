@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gemelo.config.vision3n import Vision3nConfig
+from gemelo.config.gemma3n_vision import Vision3nConfig
 from gemelo.errors import InputError
 from gemelo.models.mobilenet_blocks import (
     Bottleneck,

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gemelo.config.audio import AudioConfig
+from gemelo.config.gemma3n_audio import AudioConfig
 from gemelo.models.layers import Linear
 
 

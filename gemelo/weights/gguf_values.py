@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemelo.errors import InputError
-from gemelo.strings import Strings
+from gemelo.string_table import Strings
 
 STRING, ARRAY = 8, 9
 NUMBER_TYPES: dict[int, np.dtype[Any]] = {  # 7 is a bool in one byte

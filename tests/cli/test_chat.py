@@ -15,7 +15,7 @@ import pytest
 import gemelo as library
 from gemelo.cli.conversation import Conversation, as_text, as_turns
 from gemelo.cli.repl import Repl, piped, unclosed, unquoted, with_setting
-from gemelo.engine.sampling import Sampling
+from gemelo.engine.sampler import Sampling
 from gemelo.errors import InputError
 from tests.cli.conftest import Command, start
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 import gemelo as library
-from gemelo import checkpoint, convert
+from gemelo.checkpoints import convert, load
 from gemelo.cli import chat, generate, options
 from gemelo.engine import kv
-from gemelo.engine.sampling import Sampling
+from gemelo.engine.sampler import Sampling
 from tests.cli.conftest import Command
 
 GREEDY = ("--temperature", "0", "--ignore-eos", "--max-tokens", "6")
@@ -150,7 +150,7 @@ def test_a_chat_model_takes_turns_unless_told_otherwise(
     gemelo: Command, chat_directory: Path
 ) -> None:
     words = ("generate", "the", *GREEDY, "--json", "-m", str(chat_directory))
-    tokenizer = checkpoint.read_tokenizer(chat_directory)
+    tokenizer = load.read_tokenizer(chat_directory)
 
     def prompt(*more: str) -> str:
         ran = gemelo(*words, *more)
@@ -213,7 +213,7 @@ def test_wrong_stdin(gemelo: Command, stdin: bytes, expected: str) -> None:
 
 
 def test_tokenize(gemelo: Command, tiny_checkpoint: Path) -> None:
-    tokenizer = checkpoint.read_tokenizer(tiny_checkpoint)
+    tokenizer = load.read_tokenizer(tiny_checkpoint)
     said = json.loads(gemelo("tokenize", "--json", "the capital<eos>").out)
     assert said["ids"] == tokenizer.encode("the capital<eos>")
     assert said["pieces"] == tokenizer.pieces(said["ids"])
@@ -233,7 +233,7 @@ def test_tokenize_for_people_is_a_token_a_line(gemelo: Command) -> None:
 
 
 def test_tokenize_builds_no_network(gemelo: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "build", None)
+    monkeypatch.setattr(load, "build", None)
     assert gemelo("tokenize", "a").code == 0
 
 
@@ -243,6 +243,6 @@ def test_defaults_and_choices_are_the_librarys() -> None:
         for name, default in vars(Sampling()).items():
             if name in parameters and name not in apart and parameters[name].default is not None:
                 assert parameters[name].default == default, name
-    assert get_args(options.WeightFormat) == get_args(checkpoint.WeightFormat)
+    assert get_args(options.WeightFormat) == get_args(load.WeightFormat)
     assert get_args(options.TargetFormat) == get_args(convert.TargetFormat)
     assert get_args(options.KVFormat) == get_args(kv.KVFormat)

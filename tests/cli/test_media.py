@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 import gemelo as library
-from gemelo.inputs.album import Viewing
-from gemelo.inputs.panscan import PanScan
+from gemelo.inputs.media.panscan import PanScan
+from gemelo.inputs.prompt.media_loader import Viewing
 from tests.cli.conftest import Command
-from tests.inputs.test_video import write_video
+from tests.inputs.media.test_video import write_video
 from tests.multimodal import photograph, recording, write_wave
 
 SHORT = ("--max-tokens", "4", "--temperature", "0", "--ignore-eos")

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from gemelo import store
-from gemelo.checkpoint import read
+from gemelo.checkpoints import locate
+from gemelo.checkpoints.load import read
 from gemelo.cli.models import shape_columns
 from gemelo.inspection.summary import summarise
 from tests.cli.conftest import Command
 
-STORED = [store.Stored("demo", Path("/here/demo.gguf"), 3 << 20)]
+STORED = [locate.Stored("demo", Path("/here/demo.gguf"), 3 << 20)]
 
 
 def test_list(gemelo: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "stored", lambda: iter(STORED))
+    monkeypatch.setattr(locate, "stored", lambda: iter(STORED))
     assert json.loads(gemelo("list", "--json").out) == [
         {"name": "demo", "path": "/here/demo.gguf", "size_bytes": 3 << 20}
     ]
@@ -26,7 +26,7 @@ def test_list(gemelo: Command, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_list_says_what_is_not_there_yet(gemelo: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "stored", lambda: iter([store.Stored("demo", None, 3 << 20)]))
+    monkeypatch.setattr(locate, "stored", lambda: iter([locate.Stored("demo", None, 3 << 20)]))
     assert json.loads(gemelo("list", "--json").out) == [
         {"name": "demo", "path": None, "size_bytes": 3 << 20}
     ]
@@ -34,7 +34,7 @@ def test_list_says_what_is_not_there_yet(gemelo: Command, monkeypatch: pytest.Mo
 
 
 def test_list_of_nothing(gemelo: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "stored", lambda: iter(()))
+    monkeypatch.setattr(locate, "stored", lambda: iter(()))
     assert gemelo("list", "--json").out == "[]\n"
     ran = gemelo("list")
     assert (ran.code, ran.out) == (0, "") and "gemelo pull" in ran.err
@@ -47,7 +47,7 @@ def test_pull_prints_where_the_model_is(gemelo: Command, monkeypatch: pytest.Mon
         asked.append((name, revision))
         return Path("/hub/it")
 
-    monkeypatch.setattr(store, "pull", fetch)
+    monkeypatch.setattr(locate, "pull", fetch)
     assert gemelo("pull", "owner/name", "--revision", "v1").out == "/hub/it\n"
     assert json.loads(gemelo("pull", "owner/name:f.gguf", "--json").out) == {
         "model": "owner/name:f.gguf",

@@ -13,8 +13,8 @@ import pytest
 
 import gemelo as library
 from gemelo.cli.transcribe import clock, subtitles
-from gemelo.engine.transcription import Heard, transcribe
-from gemelo.inputs.audio import stream_audio
+from gemelo.inputs.media.audio import stream_audio
+from gemelo.transcription import Heard, transcribe
 from tests.cli.conftest import Command
 from tests.multimodal import recording, write_wave
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from gemelo.engine.engine import Engine
-from gemelo.engine.sampling import Sampling
+from gemelo.engine.sampler import Sampling
 from gemelo.engine.session import Session, common_prefix
 from gemelo.errors import ContextLengthError, FileFormatError, InputError
-from gemelo.inputs.tokenizer import Tokenizer
+from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.models.gemma3 import Gemma3
 from tests.conftest import TINY, tiny_model
 

@@ -16,15 +16,15 @@ from typing import Any
 
 import pytest
 
-from gemelo.checkpoint import read
+from gemelo.api import Model, load
+from gemelo.checkpoints.load import read
+from gemelo.engine.continuation import Piece
 from gemelo.engine.engine import Engine
-from gemelo.engine.model import Model, load
-from gemelo.engine.row import Piece
-from gemelo.engine.sampling import Sampling
+from gemelo.engine.sampler import Sampling
 from gemelo.engine.turns import Line, Turns
 from gemelo.errors import SessionBusyError
 from gemelo.kernels import cpu
-from tests.engine.test_elastic import CONFIG, PROMPT, SMALL
+from tests.engine.elastic.test_views import CONFIG, PROMPT, SMALL
 from tests.models.test_gemma3n import tiny_gemma3n
 
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 12, "ignore_eos": True}

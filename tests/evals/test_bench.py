@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import gemelo
-from gemelo.checkpoint import read
+from gemelo.checkpoints.load import read
 from gemelo.errors import InputError
 from gemelo.evals import machine
 from gemelo.evals.bench import Spread, bench, run, weights_bytes_per_token

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gemelo.inputs.tokenizer import Tokenizer
-from gemelo.inputs.vocabulary import CONTROL, NORMAL, UNKNOWN, USER_DEFINED, Vocabulary
+from gemelo.inputs.tokenizer.tokenizer import Tokenizer
+from gemelo.inputs.tokenizer.vocabulary import CONTROL, NORMAL, UNKNOWN, USER_DEFINED, Vocabulary
 
 SOURCES = ("gguf", "model", "json")
 WORDS = ["th", "he", "▁t", "the", "▁the", "▁a", "in", "er", "▁in", "el", "ll", "ell", "hell"]

@@ -15,7 +15,7 @@ import av
 import numpy as np
 import pytest
 
-from gemelo.inputs.channels import Floats
+from gemelo.inputs.media.audio_channels import Floats
 
 LAYOUTS = {3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1", 16: "hexadecagonal"}
 LOW = 3  # the channel of the layouts from 5.1 on that carries nothing above 120 Hz
@@ -23,7 +23,7 @@ READER = """
 import json, sys
 from pathlib import Path
 from gemelo.errors import GemeloError
-from gemelo.inputs.audio import read_audio
+from gemelo.inputs.media.audio import read_audio
 
 for path in sys.argv[1:]:
     Path(path + ".said").write_text(json.dumps(["crash", []]))

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from gemelo.config import Gemma3Config, Gemma3nConfig, VisionConfig
-from gemelo.inputs.slots import Senses, senses_of
-from gemelo.inputs.tokenizer import Tokenizer
-from gemelo.inputs.vocabulary import CONTROL, Vocabulary
+from gemelo.inputs.prompt.placeholders import Senses, senses_of
+from gemelo.inputs.tokenizer.tokenizer import Tokenizer
+from gemelo.inputs.tokenizer.vocabulary import CONTROL, Vocabulary
 from tests.inputs.conftest import as_json, small_vocabulary
 
 MARKERS = {

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from gemelo.errors import InputError
-from gemelo.inputs.panscan import PanScan
+from gemelo.inputs.media.panscan import PanScan
 from gemelo.inspection.crops import save_crops, show_crops
 from tests.multimodal import photograph
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
-from gemelo.checkpoint import Checkpoint, read
+from gemelo.checkpoints.load import Checkpoint, read
 from gemelo.config import FULL, Gemma3Config, num_parameters
 from gemelo.engine.engine import Engine
-from gemelo.inputs.tokenizer import Tokenizer
+from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.inspection.summary import Summary, summarise
 from gemelo.models.multimodal import Gemma3Tree
 from tests.conftest import TINY, TINY_VISION, randomise

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from gemelo.config import FULL, SLIDING, LayerType
-from gemelo.engine.graphs import ALL, KINDS, STORED
 from gemelo.engine.kv import Int8Slots, KVCache, KVFormat, PlainSlots, Slots
+from gemelo.engine.native_program import ALL, KINDS, STORED
 from gemelo.kernels import cpu
 from gemelo.kernels.formats import FORMATS, Packed
 from gemelo.models.layers import KV, attend

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import Gemma3nAudioConfig, Gemma3nAudioEncoder
 
-from gemelo.config.audio import AudioConfig
+from gemelo.config.gemma3n_audio import AudioConfig
 from gemelo.models import conformer
 from gemelo.models.conformer import Conformer, ConformerState
 from gemelo.weights.names import CONFORMER

@@ -10,11 +10,11 @@ from transformers import Gemma3Config as TheirConfig
 from transformers import Gemma3ForCausalLM, Gemma3ForConditionalGeneration
 from transformers import Gemma3TextConfig as TheirTextConfig
 
-from gemelo.checkpoint import Source, build
+from gemelo.checkpoints.load import Source, build
 from gemelo.config import read_config
 from gemelo.errors import FileFormatError
 from gemelo.weights import names
-from tests.test_config import SIZES, published
+from tests.config.test_model import SIZES, published
 
 Shapes = dict[str, tuple[int, ...]]
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import Gemma3nVisionConfig
 
-from gemelo.config.vision3n import Vision3nConfig
+from gemelo.config.gemma3n_vision import Vision3nConfig
 from gemelo.errors import FileFormatError, GemeloError, InputError, UnsupportedError
 from gemelo.models import mobilenet_blocks
 from gemelo.models.mobilenet import MobileNet, MobileNetTower

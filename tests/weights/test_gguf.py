@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gemelo.errors import FileFormatError, InputError, UnavailableError, UnsupportedError
 from gemelo.kernels.formats import FORMATS, Format, Packed, pack, unpack
-from gemelo.strings import Strings
+from gemelo.string_table import Strings
 from gemelo.weights.gguf import GGUFFile
 from gemelo.weights.gguf_write import TensorToWrite, write_gguf
 

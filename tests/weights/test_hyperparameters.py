@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gemelo.errors import GemeloError
-from gemelo.strings import Strings
+from gemelo.string_table import Strings
 from gemelo.weights.gguf_kinds import refuse_other_kinds
 from gemelo.weights.metadata import config_from_gguf, config_to_gguf, read_facts
 from tests.weights import test_metadata_gemma3n as gemma3n

@@ -1,0 +1,1 @@
+"""Checkpoints: model files found, opened, checked, cut, loaded and converted."""

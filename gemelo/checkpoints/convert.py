@@ -1,0 +1,302 @@
+"""From a model to a file: GGUF or a Hugging Face directory, from either.
+
+Tensors stream from the source's memory map to the target one at a time, so the largest tensor is
+all the memory this takes. "native" is exact: what the file has is what is written, block formats
+and all; only where the target cannot hold a block format (safetensors) do matrices become
+float32. Norms change their convention (GGUF stores 1 + w) and nothing else does. A target is
+written beside its name, which it takes when it is whole; place.py says what may be replaced.
+
+    convert(Path("gemma-3-1b-it"), Path("gemma-3-1b-it-q8_0.gguf"), "q8_0")
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+
+from gemelo.checkpoints.destination import check_apart, check_place, is_gguf
+from gemelo.checkpoints.key_values import gguf_values, with_losses_told
+from gemelo.checkpoints.load import tokenizer_of
+from gemelo.checkpoints.mmproj import mmproj_names, mmproj_values, with_own_towers
+from gemelo.checkpoints.plan import (
+    DTYPES,
+    Target,
+    TargetFormat,
+    gguf_targets,
+    hf_targets,
+    tower_targets,
+)
+from gemelo.checkpoints.source import (
+    EMBEDDING,
+    Source,
+    architecture,
+    open_source,
+    with_rows,
+    without_padding,
+    without_towers,
+)
+from gemelo.checkpoints.subset import cut
+from gemelo.config import Gemma3nConfig, Submodel
+from gemelo.errors import InputError, UnavailableError, UnsupportedError
+from gemelo.inputs.tokenizer.tokenizer import Tokenizer
+from gemelo.kernels.formats import Packed
+from gemelo.weights import names
+from gemelo.weights.folder import TOKENIZER_FILES, replaced_folder
+from gemelo.weights.gguf_write import write_gguf
+from gemelo.weights.mapped import behind, check
+from gemelo.weights.metadata_gemma3n import built_in
+from gemelo.weights.safetensors import write_safetensors
+from gemelo.weights.unfinished import said_plainly
+
+Progress = Callable[[int, int], None]  # bytes written, bytes in all
+_MAPS = ".msfa.ffn.pw_exp.conv.weight"  # one of the eye's convolutions; all have one format
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What was written; `notices` says, a sentence each, what was left out or put right."""
+
+    path: Path
+    tensors: int
+    size_bytes: int
+    notices: tuple[str, ...] = ()
+
+
+def convert(
+    source: Path,
+    target: Path,
+    format: TargetFormat = "native",
+    *,
+    submodel: str | Submodel | None = None,
+    text_only: bool = False,
+    mmproj: bool = False,
+    mixed_widths: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Converted:
+    """Write `source` as `target`: GGUF if it ends in .gguf, else a directory of safetensors.
+
+    submodel writes that part of a Gemma 3n as a model of its own.
+    text_only leaves towers out; without it a GGUF target refuses a model that has some. mmproj
+    writes the towers alone, as the GGUF that goes beside one of the text model.
+    mixed_widths writes a GGUF of feed-forwards of several widths, which llama.cpp does not read.
+    Raises `InputError` for a target that exists, unless `overwrite`: then it is replaced when the
+    new one is whole; a folder only if it holds a checkpoint and nothing else, and neither the
+    source. `progress` gets bytes written and in all.
+    """
+    if format not in get_args(TargetFormat):
+        raise InputError(f"format {format!r} is not one of {', '.join(get_args(TargetFormat))}")
+    check_place(target, source, overwrite)
+    opened = open_source(source) if text_only else with_own_towers(open_source(source))
+    check_apart(target, opened, towers_only=mmproj)
+    with _while_whole(opened, progress) as more:
+        if submodel is not None:
+            opened = cut(opened, chosen_part(opened, submodel))
+        if text_only:
+            opened = without_towers(opened)
+        if mmproj:
+            return _convert_towers(opened, target, format, overwrite, more)
+        to_gguf = is_gguf(target)
+        opened = for_gguf(opened, mixed_widths) if to_gguf else for_directory(opened)
+        targets = list(gguf_targets(opened, format) if to_gguf else hf_targets(opened, format))
+        _make_parents(target)
+        write = _write_gguf if to_gguf else _write_directory
+        write(opened, target, targets, overwrite, more)
+        return Converted(target, len(targets), sum(t.nbytes for t in targets), opened.notices)
+
+
+def _convert_towers(
+    source: Source, target: Path, format: TargetFormat, overwrite: bool, progress: Progress
+) -> Converted:
+    values, kind = mmproj_values(source), mmproj_names(source)
+    if not is_gguf(target):
+        raise InputError(f"{target}: an mmproj file is a GGUF; give a name that ends in .gguf")
+    targets = list(tower_targets(source, format))
+    _make_parents(target)
+    total = sum(one.nbytes for one in targets)
+    tensors = ((names.to_gguf(t.name, kind), t.shape, t.format, t.weight) for t in targets)
+    write_gguf(target, values, tensors, _bytes_done(progress, total), overwrite)
+    maps = {t.format.name for t in targets if t.name.endswith(_MAPS)}
+    unread = f"llama.cpp aborts at convolutions in {', '.join(maps)}; --format f16 is what it runs"
+    notices = (unread,) if maps - {"f16"} else ()
+    return Converted(target, len(targets), total, (*source.notices, *notices))
+
+
+def _make_parents(target: Path) -> None:
+    with said_plainly(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+
+
+def chosen_part(source: Source, submodel: str | Submodel) -> Submodel:
+    """A sub-model by name, file or value; `UnsupportedError` for a model that has none."""
+    if not isinstance(source.config, Gemma3nConfig):
+        raise UnsupportedError(
+            f"{source.path}: {source.config.model_type} has no sub-models; Gemma 3n has"
+        )
+    return Submodel.of(submodel, source.config)
+
+
+# ---- GGUF ----------------------------------------------------------------------------------------
+
+
+def for_gguf(source: Source, mixed_widths: bool) -> Source:
+    """The source as a GGUF file can hold it. Raises `UnsupportedError` where none can."""
+    config = source.config
+    if config.is_multimodal:
+        raise UnsupportedError(
+            f"{source.path} has towers for images or sounds, which a text GGUF cannot hold; "
+            "--text-only leaves them out"
+        )
+    widths = sorted(set(config.ffn_widths))
+    if len(widths) > 1 and not mixed_widths:
+        raise UnsupportedError(
+            f"{source.path} has feed-forwards of {', '.join(map(str, widths))} neurons, but "
+            "llama.cpp reads one width a model; slice it to one, or --mixed-widths writes a file "
+            "for gemelo alone"
+        )
+    if not isinstance(config, Gemma3nConfig):
+        return source
+    assumed = list(built_in(config.to_hf()))
+    if len(widths) > 1:
+        assumed.append("one feed-forward width")
+    if assumed:
+        notice = f"llama.cpp would run this wrongly; built into it are {', '.join(assumed)}"
+        source = dataclasses.replace(source, notices=(*source.notices, notice))
+    return _with_equal_rows(source) if source.path.is_dir() else source
+
+
+def _with_equal_rows(source: Source) -> Source:
+    """Both tables cut to the text vocabulary: GGUF has one row a token, here as there."""
+    config = source.config
+    assert isinstance(config, Gemma3nConfig)
+    source = without_padding(source)
+    rows = config.vocab_size_per_layer_input
+    if rows >= config.vocab_size:
+        return source
+    notice = (
+        f"the {config.vocab_size - rows} tokens past the {rows} of text, which stand for images "
+        "and sounds, are left out"
+    )
+    cut = with_rows(source, {EMBEDDING: rows}, notice)
+    return dataclasses.replace(cut, config=dataclasses.replace(config, vocab_size=rows))
+
+
+def _write_gguf(
+    source: Source,
+    path: Path,
+    targets: list[Target],
+    overwrite: bool,
+    progress: Progress,
+) -> None:
+    values = gguf_values(source, targets)
+    total = sum(target.nbytes for target in targets)
+    kind = architecture(source.config)
+    tensors = ((names.to_gguf(t.name, kind), t.shape, t.format, t.weight) for t in targets)
+    write_gguf(path, values, tensors, _bytes_done(progress, total), overwrite)
+
+
+# ---- a Hugging Face directory --------------------------------------------------------------------
+
+
+def for_directory(source: Source) -> Source:
+    """The source as a directory holds it."""
+    return with_losses_told(without_padding(source))
+
+
+def _write_directory(
+    source: Source,
+    path: Path,
+    targets: list[Target],
+    overwrite: bool,
+    progress: Progress,
+) -> None:
+    layout = "multimodal" if source.config.is_multimodal else "text"
+    if source.config.model_type == "gemma3n":
+        layout = "multimodal-3n"
+    total = sum(target.nbytes for target in targets)
+
+    def tensors() -> Iterator[tuple[str, tuple[int, ...], torch.dtype, Callable[[], Tensor]]]:
+        for target in targets:
+            dtype = DTYPES[target.format.name]
+            yield names.to_hf(target.name, layout), target.shape, dtype, target.weight  # type: ignore[misc]
+
+    with replaced_folder(path, overwrite) as folder:
+        write_safetensors(folder, tensors(), progress=_bytes_done(progress, total))
+        config = source.config.to_hf() | {"torch_dtype": _main_dtype(targets)}
+        _write_json(folder / "config.json", config)
+        _write_tokenizer(source, folder)
+
+
+def _main_dtype(targets: list[Target]) -> str:
+    kinds = [target.format.name for target in targets if len(target.shape) == 2]
+    common = max(set(kinds), key=kinds.count)
+    return str(DTYPES[common]).removeprefix("torch.")
+
+
+def _write_tokenizer(source: Source, folder: Path) -> None:
+    """The source's own files where it has them; else a tokenizer.model from the vocabulary."""
+    if source.path.is_dir():
+        for name in TOKENIZER_FILES:
+            if (source.path / name).is_file():
+                shutil.copyfile(source.path / name, folder / name)
+        return
+    tokenizer = tokenizer_of(source)
+    (folder / "tokenizer.model").write_bytes(tokenizer.to_sentencepiece())
+    _write_json(folder / "tokenizer_config.json", _tokenizer_config(tokenizer))
+    ends = dict.fromkeys([*source.config.eos_token_id, *tokenizer.stop_ids])
+    _write_json(folder / "generation_config.json", {"eos_token_id": list(ends)})
+
+
+def _tokenizer_config(tokenizer: Tokenizer) -> dict[str, Any]:
+    tokens = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "pad": tokenizer.pad_id}
+    known = {
+        f"{role}_token": tokenizer.pieces([token])[0]
+        for role, token in tokens.items()
+        if token is not None
+    }
+    template = {} if tokenizer.chat_template is None else {"chat_template": tokenizer.chat_template}
+    around = {"add_bos_token": bool(tokenizer.before), "add_eos_token": bool(tokenizer.after)}
+    return {"tokenizer_class": "GemmaTokenizer"} | around | known | template
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _while_whole(source: Source, progress: Progress | None) -> Iterator[Progress]:
+    """Work that ends when the source's files are not what they were, and its progress."""
+    weights = (source.tensor(name) for name in source.shapes)
+    files = behind(w.blocks if isinstance(w, Packed) else w for w in weights)
+
+    def more(done: int, total: int) -> None:
+        check(files)
+        if progress is not None:
+            progress(done, total)
+
+    try:
+        yield more
+    except UnavailableError:  # nor can what is gone be written
+        check(files)
+        raise
+
+
+def _bytes_done(progress: Progress, total: int) -> Callable[[int], None]:
+    """The writers tell how much they have just written; people want to know how far it is."""
+    written = 0
+
+    def more(count: int) -> None:
+        nonlocal written
+        written += count
+        progress(written, total)
+
+    return more

@@ -1,0 +1,320 @@
+"""Gemma 3n's eye and ear beside a GGUF: the facts of an mmproj file, read and written.
+
+One file holds both, or either. Half of what llama.cpp's keys say of them is invented (a convolution
+has no heads), and half of what a config says has no key. So sizes are taken from the tensors'
+shapes where these tell them, ids follow on the rows of text, and all else is what the published
+models have. Where a model differs, the config's own word stands as one more key.
+
+    source = with_towers(open_source(path), GGUFFile("mmproj-e2b.gguf"))
+    write_gguf(target, tower_values(source), ...)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from gemelo.checkpoints.layer_counts import EAR as EAR_LAYERS
+from gemelo.checkpoints.layer_counts import check_count
+from gemelo.checkpoints.source import EMBEDDING, Source, Weight, canonical, without_towers
+from gemelo.config import Gemma3nConfig
+from gemelo.config.gemma3n_audio import AudioConfig
+from gemelo.config.gemma3n_vision import Vision3nConfig
+from gemelo.errors import FileFormatError, GemeloError, InputError, UnsupportedError
+from gemelo.kernels.formats import Packed, unpack
+from gemelo.weights.gguf import GGUFFile
+
+NAMES = "clip-gemma3n"  # of the tensors, as gemelo.weights.names calls them
+EYE, EAR = "gemma3nv", "gemma3na"  # llama.cpp's projector types
+VISION, AUDIO, MODEL = "clip.vision.", "clip.audio.", "clip."
+IMAGE_SIZE = 768
+# What llama.cpp asks of every eye, and this one has nothing like.
+INVENTED = {"block_count": 128, "feed_forward_length": 8192, "attention.head_count": 8}
+# (GGUF key after AUDIO, field of AudioConfig)
+FIELDS = (
+    ("embedding_length", "hidden_size"),
+    ("block_count", "conf_num_hidden_layers"),
+    ("attention.head_count", "conf_num_attention_heads"),
+    ("num_mel_bins", "input_feat_size"),
+)
+MODEL_ARGS = ("channel_multiplier", "msfa_output_resolution")  # what timm is told of the eye
+# Of the whole model, beside its towers: what the sizes of these tell, and what nothing tells.
+IDS = ("boi_token_id", "eoi_token_id", "image_token_id")
+IDS_HEARD = ("boa_token_id", "eoa_token_id", "audio_token_id")
+COUNTS = ("vision_soft_tokens_per_image", "audio_soft_tokens_per_image")
+_EPS = "attention.layer_norm_epsilon"
+_SUBSAMPLING = "audio_tower.subsample_conv_projection"
+_DEPTHWISE = "audio_tower.conformer.0.lconv1d.depthwise_conv1d.weight"
+_VECTORS = (".conv_stem.conv.bias", ".layer_scale.gamma")  # with or without sides of 1
+
+
+def with_towers(source: Source, file: GGUFFile) -> Source:
+    """The source of a text model with the eye and the ear that the file holds.
+
+    Raises FileFormatError for a broken file, UnsupportedError for another kind of model, InputError
+    for towers of a model of another width.
+    """
+    config = source.config
+    if not isinstance(config, Gemma3nConfig) or config.is_multimodal:
+        raise UnsupportedError(
+            f"{file.path} has the towers of a Gemma 3n, for a text model of it, and "
+            f"{source.path.name} is {config.model_type}{', with towers' * config.is_multimodal}"
+        )
+    held, tensor = canonical(file, NAMES)
+    shapes = {name: canonical_shape(name, shape) for name, shape in held.items()}
+    for name, shape in shapes.items():
+        projects = name.endswith(".embedding_projection.weight") and len(shape) == 2
+        if projects and shape[0] != config.hidden_size:
+            raise InputError(
+                f"{file.path} is of another model: it projects to {shape[0]} numbers, and this "
+                f"model takes {config.hidden_size}"
+            )
+
+    def shaped(name: str) -> Weight:
+        weight, shape = tensor(name), shapes[name]
+        if isinstance(weight, Packed) and len(shape) == 2:
+            return weight
+        return (unpack(weight) if isinstance(weight, Packed) else weight).reshape(shape)
+
+    # Other lists are a mean and a deviation, which for this eye are always 0 and 1.
+    _refuse_lists(file)
+    facts = {key: x for key, x in file.metadata.items() if isinstance(x, str | int | float)}
+    try:
+        return _with_rows_of_ids(
+            dataclasses.replace(
+                source,
+                config=_told(config, facts, shapes),
+                shapes={**source.shapes, **shapes},
+                tensor=lambda name: shaped(name) if name in shapes else source.tensor(name),
+            )
+        )
+    except GemeloError as error:
+        raise type(error)(f"{file.path}: {error}") from None
+
+
+def _refuse_lists(file: GGUFFile) -> None:
+    """Raise `FileFormatError` for a list where one value is read."""
+    for key in known_keys() & file.metadata.keys():
+        if not isinstance(file.metadata[key], str | int | float):
+            raise FileFormatError(f"{file.path}: {key} is a list; expected one value")
+
+
+def tower_values(source: Source) -> dict[str, Any]:
+    """The key-values of an mmproj file for the towers of a Gemma 3n.
+
+    Raises UnsupportedError for what neither keys nor shapes can tell.
+    """
+    config, text = source.config, without_towers(source).config
+    assert isinstance(config, Gemma3nConfig) and isinstance(text, Gemma3nConfig)
+    values: dict[str, Any] = {
+        "general.architecture": "clip",
+        "general.type": "mmproj",
+        "general.name": source.path.resolve().name,
+        "general.quantization_version": 2,
+    }
+    if config.vision is not None:
+        values |= _vision_values(config, config.vision)
+    if config.audio is not None:
+        values |= _audio_values(config, config.audio)
+    values |= _differences(config, _told(text, values, source.shapes))
+    read = _told(text, values, source.shapes)
+    if (read.vision, read.audio) != (config.vision, config.audio):
+        raise UnsupportedError(
+            f"{source.path}: an mmproj file cannot tell of this vision_config or audio_config"
+        )
+    return values
+
+
+def known_keys() -> set[str]:
+    """The keys of a file that are read, or that say nothing more."""
+    sizes = ("projector_type", "projection_dim", "image_size", "patch_size", "embedding_length")
+    seen = {*sizes, _EPS, *INVENTED, *_names(Vision3nConfig)}
+    heard = {*sizes, _EPS, "feed_forward_length", *(key for key, _ in FIELDS), *_names(AudioConfig)}
+    spoken = {MODEL + name for name in (*IDS, *IDS_HEARD, *COUNTS)}
+    return {VISION + key for key in seen} | {AUDIO + key for key in heard} | spoken
+
+
+def canonical_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape a tensor has in the network, where files differ by sides of 1."""
+    return (math.prod(shape),) if name.endswith(_VECTORS) else shape
+
+
+def file_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that llama.cpp takes a tensor in: what is added to maps is a map of one pixel."""
+    return (1, *shape, 1, 1) if name.endswith(_VECTORS) else shape
+
+
+# ---- reading -------------------------------------------------------------------------------------
+
+
+def _told(
+    config: Gemma3nConfig, facts: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+) -> Gemma3nConfig:
+    """A text config with the towers that keys and shapes tell of. Ids follow on those of text."""
+    parts = {name.partition(".")[0] for name in shapes}
+    rows, eye, ear = config.vocab_size_per_layer_input, None, None
+    num_seen = Vision3nConfig.vocab_size
+    found = {field: vars(Gemma3nConfig)[field] for field in (*IDS, *IDS_HEARD, *COUNTS)}
+    if "vision_tower" in parts:
+        eye = _vision_config(rows, facts, shapes)
+        seen = Vision3nConfig.from_hf(eye)
+        num_seen = seen.vocab_size
+        found |= dict(zip(IDS[1:], (seen.vocab_offset, seen.vocab_offset + 1), strict=True))
+        found[COUNTS[0]] = seen.num_tokens
+    if "audio_tower" in parts:
+        ear = _audio_config(rows + num_seen, facts, shapes)
+        first = ear["vocab_offset"]
+        found |= dict(zip(IDS_HEARD[1:], (first, first + 1), strict=True))
+    if eye is None and ear is None:
+        raise FileFormatError("there is neither an eye nor an ear in it")
+    found |= {field: facts[MODEL + field] for field in found if MODEL + field in facts}
+    return dataclasses.replace(config, vision_config=eye, audio_config=ear, **found)
+
+
+def _vision_config(
+    rows: int, facts: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, Any]:
+    raw: dict[str, Any] = {"model_type": "gemma3n_vision"}
+    raw |= {"hidden_size": facts.get(f"{VISION}embedding_length", Vision3nConfig.hidden_size)}
+    raw |= {"vocab_size": _sizes(shapes, "embed_vision.embedding.weight", 2)[0]}
+    raw |= {"vocab_offset": rows, "rms_norm_eps": _eps(facts)} | _own(Vision3nConfig, VISION, facts)
+    arguments = {key: raw.pop(key) for key in MODEL_ARGS if key in raw}
+    return raw | ({"model_args": arguments} if arguments else {})
+
+
+def _eps(facts: Mapping[str, Any]) -> Any:
+    eps = facts.get(VISION + _EPS, Vision3nConfig.rms_norm_eps)
+    with np.errstate(over="ignore"):
+        return float(str(np.float32(eps))) if isinstance(eps, float) else eps  # 1e-06, no bit more
+
+
+def _audio_config(
+    first: int, facts: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, Any]:
+    """The ear's. Files of llama.cpp's converter have an epsilon that is not the model's."""
+    convolutions = [_sizes(shapes, f"{_SUBSAMPLING}.conv_{n}.conv.weight", 4) for n in (0, 1)]
+    raw: dict[str, Any] = {
+        "model_type": "gemma3n_audio",
+        "vocab_size": _sizes(shapes, "embed_audio.embedding.weight", 2)[0],
+        "vocab_offset": first,
+        "sscp_conv_channel_size": [sizes[0] for sizes in convolutions],
+        "sscp_conv_kernel_size": [list(sizes[2:]) for sizes in convolutions],
+        "conf_conv_kernel_size": _sizes(shapes, _DEPTHWISE, 3)[2],
+    }
+    raw |= {field: facts[AUDIO + key] for key, field in FIELDS if AUDIO + key in facts}
+    raw |= _own(AudioConfig, AUDIO, facts)
+    check_count(f"{AUDIO}block_count", raw.get("conf_num_hidden_layers"), EAR_LAYERS, shapes)
+    AudioConfig.from_hf(raw)
+    return raw
+
+
+def _own(kind: Any, prefix: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file says in the config's words."""
+    return {name: facts[prefix + name] for name in _names(kind) if prefix + name in facts}
+
+
+def _names(kind: Any) -> list[str]:
+    return [field.name for field in dataclasses.fields(kind)]
+
+
+def _sizes(shapes: Mapping[str, tuple[int, ...]], name: str, count: int) -> tuple[int, ...]:
+    shape = shapes.get(name, ())
+    if len(shape) != count:
+        raise FileFormatError(f"{name} has shape {shape}; expected {count} sizes")
+    return shape
+
+
+def _with_rows_of_ids(source: Source) -> Source:
+    """The same with a row in the embedding for every id of a tower, as checkpoints have it.
+
+    GGUF files may end with the text's. What is in the rows is never used; they repeat the first,
+    the padding token's, as the reference has it. Only such files have their embedding copied.
+    """
+    config, shape = source.config, source.shapes.get(EMBEDDING, ())
+    assert isinstance(config, Gemma3nConfig)
+    towers = [tower for tower in (config.vision, config.audio) if tower is not None]
+    rows = max(tower.vocab_offset + tower.vocab_size for tower in towers)
+    if len(shape) != 2 or shape[0] >= rows:
+        return source
+    missing = rows - shape[0]
+    if missing > Vision3nConfig.vocab_size + sum(tower.vocab_size for tower in towers):
+        raise FileFormatError(f"its ids reach to {rows}, and the text's end at {shape[0]}")
+
+    @cache
+    def embedding() -> Weight:
+        held = source.tensor(EMBEDDING)
+        whole = held.blocks if isinstance(held, Packed) else held
+        padded = torch.cat([whole, whole[:1].expand(missing, -1)])
+        return Packed(padded, held.format) if isinstance(held, Packed) else padded
+
+    return dataclasses.replace(
+        source,
+        config=dataclasses.replace(config, vocab_size=rows),
+        shapes={**source.shapes, EMBEDDING: (rows, shape[1])},
+        tensor=lambda name: embedding() if name == EMBEDDING else source.tensor(name),
+    )
+
+
+# ---- writing -------------------------------------------------------------------------------------
+
+
+def _vision_values(config: Gemma3nConfig, eye: Vision3nConfig) -> dict[str, Any]:
+    own = {
+        "projector_type": EYE,
+        "projection_dim": config.hidden_size,
+        "image_size": IMAGE_SIZE,
+        "patch_size": max(1, IMAGE_SIZE // eye.num_tokens),
+        "embedding_length": eye.hidden_size,
+        _EPS: eye.rms_norm_eps,
+        "image_mean": np.zeros(3, np.float32),
+        "image_std": np.ones(3, np.float32),
+    }
+    values = {VISION + key: value for key, value in (own | INVENTED).items()}
+    return {"clip.has_vision_encoder": True} | values
+
+
+def _audio_values(config: Gemma3nConfig, ear: AudioConfig) -> dict[str, Any]:
+    own = {
+        "projector_type": EAR,
+        "projection_dim": config.hidden_size,
+        "feed_forward_length": 4 * ear.hidden_size,
+        _EPS: ear.rms_norm_eps,
+    }
+    own |= {key: vars(ear)[field] for key, field in FIELDS}
+    return {"clip.has_audio_encoder": True} | {AUDIO + key: value for key, value in own.items()}
+
+
+def _differences(config: Gemma3nConfig, read: Gemma3nConfig) -> dict[str, Any]:
+    """Numbers that a reader would get wrong, by the config's words."""
+    pairs = (
+        (VISION, config.vision, read.vision),
+        (AUDIO, config.audio, read.audio),
+    )
+    wrong = {
+        prefix + name: value
+        for prefix, tower, other in pairs
+        if tower is not None
+        for name, value in vars(tower).items()
+        if value != vars(other)[name] and isinstance(value, int | float)
+    }
+    wrong |= {
+        MODEL + name: vars(config)[name]
+        for name in _spoken_of(config)
+        if vars(config)[name] != vars(read)[name]
+    }
+    # In 64 bits: in 32 a number like 0.1 would come back as another.
+    return {key: np.float64(x) if isinstance(x, float) else x for key, x in wrong.items()}
+
+
+def _spoken_of(config: Gemma3nConfig) -> Iterator[str]:
+    """Fields of the whole model that its towers bring with them."""
+    if config.vision is not None:
+        yield from (*IDS, COUNTS[0])
+    if config.audio is not None:
+        yield from (*IDS_HEARD, COUNTS[1])

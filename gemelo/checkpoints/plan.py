@@ -1,0 +1,223 @@
+"""What a conversion writes: every tensor's name, shape and format, and a way to get it.
+
+A list of targets is a plan. Making it checks the source's names and shapes against the network, so
+that what cannot be loaded is refused before a byte is written; the weights themselves are asked for
+one at a time, by the writer. Block formats are for matrices; what is not one, or is tiny, becomes
+float32 in GGUF, as llama.cpp has it.
+
+    for target in gguf_targets(source, "q8_0"): target.name, target.format, target.weight()
+
+D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from gemelo.checkpoints.load import build, is_tiny, keeps_eight_bits
+from gemelo.checkpoints.mmproj_gemma3n import file_shape
+from gemelo.checkpoints.source import (
+    DECODER,
+    Source,
+    Weight,
+    architecture,
+    dead_keys,
+    without_padding,
+)
+from gemelo.config import Gemma3nConfig
+from gemelo.errors import InputError, UnsupportedError
+from gemelo.kernels.formats import FORMATS, Format, Packed, unpack
+from gemelo.weights import names
+
+TargetFormat = Literal["native", "bf16", "f16", "f32", "q8_0", "q4_0"]
+DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+_HALF_MAX = 65504.0
+EYE = "clip"  # the architecture of an mmproj file
+_PROJECTION = "multi_modal_projector.mm_input_projection"
+
+
+@dataclass(frozen=True)
+class Target:
+    """One tensor to write: its canonical name, PyTorch shape, format, and how to get it."""
+
+    name: str
+    shape: tuple[int, ...]
+    format: Format
+    weight: Callable[[], Weight]
+
+    @property
+    def nbytes(self) -> int:
+        *rows, columns = self.shape
+        return torch.Size(rows).numel() * self.format.row_bytes(columns)
+
+
+# ---- a Hugging Face directory --------------------------------------------------------------------
+
+
+def hf_targets(source: Source, format: TargetFormat) -> Iterator[Target]:
+    """Every tensor as it is called and shaped; Gemma 3n's towers byte for byte."""
+    build(source)
+    for name, shape in source.shapes.items():
+        chosen = _hf_format(source, name, format)
+        yield Target(name, shape, chosen, _checked(source, name, chosen))
+
+
+def _hf_format(source: Source, name: str, format: TargetFormat) -> Format:
+    if format in ("q8_0", "q4_0"):
+        raise InputError(f"safetensors cannot hold {format}; choose bf16, f16, f32 or native")
+    own = _held_format(source, name)
+    if format == "native" or names.is_tower_3n(name):
+        return own if own.block == 1 else FORMATS["f32"]
+    return FORMATS[format]
+
+
+# ---- GGUF ----------------------------------------------------------------------------------------
+
+
+def gguf_targets(source: Source, format: TargetFormat) -> Iterator[Target]:
+    """Matrices in the format asked for, all else in float32; stacks as one, dead keys as zeros."""
+    build(without_padding(source))
+    kind = architecture(source.config)
+    for name, shape in source.shapes.items():
+        stack = names.stack_of(name)
+        if stack is not None:
+            if name == names.parts_of(stack, 1)[0]:
+                yield _stack_target(source, stack, format)
+        elif len(shape) == 2 and not is_tiny(name):
+            chosen = _gguf_format(source, name, format)
+            yield Target(name, shape, chosen, _checked(source, name, chosen))
+        else:
+            shift = names.norm_shift(name, kind)
+            yield Target(name, shape, FORMATS["f32"], _shifted(source, name, shift))
+    yield from _dead_targets(source, format)
+
+
+def _gguf_format(source: Source, name: str, format: TargetFormat) -> Format:
+    if format == "native":
+        return _held_format(source, name)
+    return FORMATS["q8_0" if format == "q4_0" and keeps_eight_bits(name) else format]
+
+
+def _stack_target(source: Source, stack: str, format: TargetFormat) -> Target:
+    """Matrices (D, D) that GGUF holds as one tensor (n, D, D), which stays a float."""
+    config = source.config
+    assert isinstance(config, Gemma3nConfig)  # the only family with stacks
+    parts = names.parts_of(stack, config.altup_num_inputs - 1)
+    shape = (len(parts), *source.shapes[parts[0]])
+    own = _held_format(source, parts[0])
+    chosen = FORMATS[format] if format in DTYPES else own if own.block == 1 else FORMATS["f32"]
+    makers = [_checked(source, part, chosen) for part in parts]
+
+    def whole() -> Tensor:
+        stacked = torch.empty(shape, dtype=DTYPES[chosen.name])
+        for matrix, make in zip(stacked, makers, strict=True):
+            held = make()
+            matrix.copy_(unpack(held) if isinstance(held, Packed) else held)
+        return stacked
+
+    return Target(stack, shape, chosen, whole)
+
+
+def _dead_targets(source: Source, format: TargetFormat) -> Iterator[Target]:
+    """Zeros for the keys and values of layers that borrow theirs: llama.cpp wants the tensors to be
+    there, and never reads them."""
+    for name in dead_keys(source.config):
+        alive = f"{DECODER}layers.0.self_attn.{name.rpartition('self_attn.')[2]}"
+        shape = source.shapes[alive]
+        chosen = _gguf_format(source, alive, format) if len(shape) == 2 else FORMATS["f32"]
+        chosen = chosen if chosen.block == 1 else FORMATS["q8_0"]
+        yield Target(name, shape, chosen, _zeros(shape))
+
+
+def _zeros(shape: tuple[int, ...]) -> Callable[[], Weight]:
+    return lambda: torch.zeros(shape)
+
+
+# ---- the towers' own file ------------------------------------------------------------------------
+
+
+def tower_targets(source: Source, format: TargetFormat) -> Iterator[Target]:
+    """Towers and what joins them to the decoder: matrices in the format asked for, vectors in
+    float32, and all but Gemma 3n's convolutions.
+
+    A matrix whose rows are no whole blocks is float16.
+    """
+    build(source)
+    is_3n = isinstance(source.config, Gemma3nConfig)
+    for name in source.shapes:
+        if not name.startswith(DECODER):
+            yield _target_3n(source, name, format) if is_3n else _siglip(source, name, format)
+
+
+def _siglip(source: Source, name: str, format: TargetFormat) -> Target:
+    """The projection is float16, as readers insist."""
+    shape, chosen = source.shapes[name], FORMATS["f32"]
+    if name.startswith(_PROJECTION):
+        chosen = FORMATS["f16"]
+    elif len(shape) == 2 and ".layers." in name:
+        chosen = _in_blocks(source, name, format)
+    shift = names.norm_shift(name, EYE)
+    make = _shifted(source, name, shift) if shift else _checked(source, name, chosen)
+    return Target(name, shape, chosen, make)
+
+
+def _target_3n(source: Source, name: str, format: TargetFormat) -> Target:
+    """Convolutions of the eye are matrices of a kind; its stem's and the ear's are small, and
+    readers want them in float32."""
+    shape = source.shapes[name]
+    is_small = len(shape) > 2 and (name.startswith("audio_tower.") or ".conv_stem." in name)
+    chosen = FORMATS["f32"]
+    if len(shape) > 1 and not is_small:
+        chosen = _in_blocks(source, name, format)
+    written, make = file_shape(name, shape), _checked(source, name, chosen)
+    if written == shape:
+        return Target(name, shape, chosen, make)
+    return Target(name, written, chosen, lambda: _unpacked(make()).reshape(written))
+
+
+def _in_blocks(source: Source, name: str, format: TargetFormat) -> Format:
+    """The format of a tower's matrix; float16 where its rows are no whole blocks."""
+    chosen = _held_format(source, name) if format == "native" else FORMATS[format]
+    return FORMATS["f16"] if source.shapes[name][-1] % chosen.block else chosen
+
+
+# ---- weights -------------------------------------------------------------------------------------
+
+
+def _held_format(source: Source, name: str) -> Format:
+    held = source.tensor(name)
+    if isinstance(held, Packed):
+        return held.format
+    for format, known in DTYPES.items():
+        if known == held.dtype:
+            return FORMATS[format]
+    raise UnsupportedError(f"{name}: weights of type {held.dtype} cannot be converted")
+
+
+def _shifted(source: Source, name: str, shift: float) -> Callable[[], Weight]:
+    """A weight in float32 by GGUF's convention."""
+
+    return lambda: _unpacked(source.tensor(name)) + shift
+
+
+def _unpacked(weight: Weight) -> Tensor:
+    return unpack(weight) if isinstance(weight, Packed) else weight.float()
+
+
+def _checked(source: Source, name: str, format: Format) -> Callable[[], Weight]:
+    """A weight for a writer to encode as it goes; refused where float16 would overflow."""
+
+    def weight() -> Weight:
+        held = source.tensor(name)
+        if format.name == "f16" and isinstance(held, Tensor) and held.dtype != torch.float16:
+            largest = float(torch.stack(list(held.aminmax())).abs().max())
+            if not largest <= _HALF_MAX:
+                raise InputError(f"a weight of {largest:g} passes f16's {_HALF_MAX:g}; choose bf16")
+        return held
+
+    return weight

@@ -1,0 +1,135 @@
+"""A nested model cut out of a whole one: an open source in, a smaller open source out.
+
+Cutting is renumbering layers and taking leading parts: the first rows of gate and up, the first
+columns of down, the columns of kept layers from the per-layer table and the rows of its projection;
+everything else is the whole's own tensor. Views where the parts lie together, quantised blocks
+included; only where skipped layers leave a gap is a tensor put together anew, when it is asked for.
+Towers pass through untouched.
+
+    small = cut(open_source(path), Submodel.named("E2B", config))
+
+V vocabulary, L layers, P width of a per-layer embedding.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import torch
+
+from gemelo.checkpoints.source import DECODER, TABLE, Source, Weight
+from gemelo.config import Gemma3nConfig, Submodel
+from gemelo.errors import UnsupportedError
+from gemelo.kernels.formats import Packed
+
+_PROJECTION = f"{DECODER}per_layer_model_projection.weight"
+_LAYERS = f"{DECODER}layers."
+
+
+def cut(source: Source, submodel: Submodel) -> Source:
+    """The source of a sub-model: its config, names and shapes, and a way to each tensor."""
+    config = source.config
+    if not isinstance(config, Gemma3nConfig):
+        raise UnsupportedError(
+            f"{source.path}: {config.model_type} has no nested models; Gemma 3n has"
+        )
+    submodel.checked(config)
+    kept = submodel.kept(config)
+    shapes: dict[str, tuple[int, ...]] = {}
+    makers: dict[str, Callable[[], Weight]] = {}
+    for name, shape in source.shapes.items():
+        renamed = _renamed(name, kept)
+        if renamed is None:
+            continue
+        rows, columns = _part(name, shape, config, submodel, kept)
+        shapes[renamed] = _size(rows, shape[0]), *(_size(columns, n) for n in shape[1:2])
+        shapes[renamed] += shape[2:]
+        makers[renamed] = _maker(source, name, rows, columns)
+    return dataclasses.replace(
+        source,
+        config=submodel.config(config),
+        shapes=shapes,
+        tensor=lambda name: makers[name](),
+        whole=False,
+    )
+
+
+Part = int | Sequence[int] | None  # the first so many, these, or all
+
+
+def _renamed(name: str, kept: Sequence[int]) -> str | None:
+    """The tensor's name in the smaller model; None if its layer is skipped."""
+    if not name.startswith(_LAYERS):
+        return name
+    number, _, rest = name.removeprefix(_LAYERS).partition(".")
+    return f"{_LAYERS}{kept.index(int(number))}.{rest}" if int(number) in kept else None
+
+
+def _part(
+    name: str,
+    shape: tuple[int, ...],
+    config: Gemma3nConfig,
+    submodel: Submodel,
+    kept: Sequence[int],
+) -> tuple[Part, Part]:
+    """Which rows and columns of a tensor the sub-model uses."""
+    blocks = _columns(config, kept)
+    if name == TABLE:
+        return None, blocks
+    if name == _PROJECTION:
+        return blocks, None
+    if name.startswith(_LAYERS) and ".mlp." in name:
+        width = submodel.ffn_widths[kept.index(int(name.removeprefix(_LAYERS).split(".")[0]))]
+        return (None, width) if ".down_proj." in name else (width, None)
+    return None, None
+
+
+def _columns(config: Gemma3nConfig, kept: Sequence[int]) -> Part:
+    """Columns of the kept layers in a row that holds P of them for every layer."""
+    if len(kept) == config.num_hidden_layers:
+        return None
+    width = config.hidden_size_per_layer_input
+    return [column for layer in kept for column in range(layer * width, (layer + 1) * width)]
+
+
+def _size(part: Part, whole: int) -> int:
+    return whole if part is None else part if isinstance(part, int) else len(part)
+
+
+def _maker(source: Source, name: str, rows: Part, columns: Part) -> Callable[[], Weight]:
+    if rows is None and columns is None:
+        return lambda: source.tensor(name)
+    return lambda: _taken(source.tensor(name), rows, columns)
+
+
+def _taken(weight: Weight, rows: Part, columns: Part) -> Weight:
+    """Rows and columns of a matrix; of a packed one, columns are whole blocks."""
+    if isinstance(weight, Packed):
+        per_block, size = weight.format.block, weight.format.block_bytes
+        if columns is not None and not isinstance(columns, int):
+            starts = range(0, len(columns), per_block)
+            first = [columns[start] // per_block * size for start in starts]
+            columns = [byte for at in first for byte in range(at, at + size)]
+        elif columns is not None:
+            columns = weight.format.row_bytes(columns)
+        blocks = _taken(weight.blocks, rows, columns)
+        assert isinstance(blocks, torch.Tensor)
+        return Packed(blocks, weight.format)
+    for dim, part in enumerate((rows, columns)):
+        if isinstance(part, int):
+            weight = weight.narrow(dim, 0, part)
+        elif part is not None:
+            weight = torch.cat([weight.narrow(dim, *run) for run in _runs(part)], dim)
+    return weight
+
+
+def _runs(indices: Sequence[int]) -> list[tuple[int, int]]:
+    """Indices in order as (start, length) of unbroken runs."""
+    runs: list[tuple[int, int]] = []
+    for index in indices:
+        if runs and sum(runs[-1]) == index:
+            runs[-1] = (runs[-1][0], runs[-1][1] + 1)
+        else:
+            runs.append((index, 1))
+    return runs

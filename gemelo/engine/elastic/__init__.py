@@ -1,0 +1,1 @@
+"""Elastic sizes: sub-models as views, policies that choose one, speculative decoding."""

@@ -1,0 +1,114 @@
+"""Draft with a small sub-model, verify with the whole: one set of weights, one cache.
+
+The draft writes its guesses' keys into the cache; the verifier reads all of them at once, writing
+its own keys over the draft's, and scores every position. Greedy output is the verifier's token
+for token; sampled output has the verifier's distribution (arXiv 2211.17192, section 2.3).
+Rejected positions are rewound.
+
+How many tokens to draft follows from three measured numbers: alpha, the share of guesses
+accepted; c, a draft step over a full step; v, a verification over a full step. When no number of
+guesses pays, it drafts nothing, and tries again after a while.
+
+    guesses = draft.propose(cache, row, position)
+    draft.learn(guesses, accepted, verify_s)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from gemelo.engine import step
+from gemelo.engine.continuation import Row
+from gemelo.engine.kv import KVCache
+from gemelo.engine.sampler import Guess
+from gemelo.engine.step import Decoder
+
+MOST = 8  # guesses a round
+RETRY = 64  # plain steps before a draft that did not pay is tried again
+
+
+@dataclass
+class Draft:
+    """A drafting decoder and what has been learnt about it. `gamma` None adapts."""
+
+    decoder: Decoder
+    fixed_gamma: int | None = None
+    rounds: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    alpha: float = 0.8  # smoothed; the guess before anything is known
+    draft_s: float = 0.0  # smoothed seconds of one draft step
+    full_s: float = 0.0  # of one plain step of the verifier
+    verify_s: dict[int, float] = field(default_factory=dict)  # of verifying n guesses
+    _rest: int = 0  # plain steps still to take
+
+    @property
+    def gamma(self) -> int:
+        """Guesses worth making now."""
+        if self.fixed_gamma is not None:
+            return self.fixed_gamma
+        if self._rest:
+            return 0
+        if not self.full_s:
+            return 0  # measure a plain step first
+        if not self.draft_s:
+            return 2
+        best = max(range(MOST + 1), key=self.speedup)
+        if best == 0:
+            self._rest = RETRY
+        return best
+
+    def speedup(self, gamma: int) -> float:
+        """Expected tokens per full step's time: (1 - a^(g+1)) / (1 - a) / (g c + v)."""
+        if gamma == 0:
+            return 1.0
+        a = min(self.alpha, 0.999)
+        tokens = (1 - a ** (gamma + 1)) / (1 - a)
+        seconds = gamma * self.draft_s + self.verification_s(gamma)
+        return tokens * self.full_s / seconds
+
+    def verification_s(self, gamma: int) -> float:
+        """Seconds of verifying `gamma` guesses: as measured, or by the nearest measured number."""
+        if not self.verify_s:
+            return self.full_s
+        nearest = min(self.verify_s, key=lambda known: abs(known - gamma))
+        return self.verify_s[nearest] * (1 + gamma) / (1 + min(nearest, gamma))
+
+    def propose(self, cache: KVCache, row: Row, position: int, gamma: int) -> list[Guess]:
+        """`gamma` guesses of what follows the row's last token, which stands at `position`."""
+        guesses: list[Guess] = []
+        token = row.ids[-1]
+        started = time.perf_counter()
+        for place in range(position, position + gamma):
+            scores = step.decode(self.decoder, cache, [token], [place])[0]
+            guesses.append(row.guess(scores, [guess.id for guess in guesses]))
+            token = guesses[-1].id
+        self.draft_s = smooth(self.draft_s, (time.perf_counter() - started) / gamma)
+        return guesses
+
+    def learn(self, guesses: Sequence[Guess], accepted: int, seconds: float) -> None:
+        """What became of a round of guesses; none is a plain step."""
+        if not guesses:
+            self.full_s = smooth(self.full_s, seconds)
+            self._rest = max(0, self._rest - 1)
+            return
+        self.rounds += 1
+        self.drafted += len(guesses)
+        self.accepted += accepted
+        tried = min(accepted + 1, len(guesses))  # those after a rejection were not judged
+        for index in range(tried):
+            self.alpha = 0.95 * self.alpha + 0.05 * (index < accepted)
+        known = self.verify_s.get(len(guesses), 0.0)
+        self.verify_s[len(guesses)] = smooth(known, seconds)
+
+    @property
+    def tokens_per_round(self) -> float:
+        """Tokens per pass of the verifier, its own one included."""
+        return (self.accepted + self.rounds) / self.rounds if self.rounds else 1.0
+
+
+def smooth(known: float, new: float) -> float:
+    """A running mean that forgets; the first value as it is."""
+    return new if not known else 0.8 * known + 0.2 * new

@@ -1,0 +1,1 @@
+"""The vision tower and the audio encoder at work: media to embeddings in a prompt."""

@@ -1,0 +1,122 @@
+"""Hearing: sound in as it is recorded, soft tokens out as soon as they are settled.
+
+A spectrogram, an encoder and an embedder, all of which take a sound in pieces of any size; a whole
+recording is a stream that is finished at once. What is kept between two pieces is a few megabytes,
+after a second as after a day, and the tokens do not depend on how the sound was cut. A token stands
+for 160 ms and is settled 92 ms after these have begun; the encoder runs when a second one is, since
+it reads all its weights for a few rows as for many. After the last sample it runs once at most.
+
+    stream = AudioStream(tree, config.audio)
+    for piece in microphone: soft = stream.push(piece)      # (J, D), J perhaps 0
+    tail = stream.finish()
+
+J soft tokens, D decoder width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gemelo.config import AudioConfig
+from gemelo.engine.turns import Turns
+from gemelo.errors import UnsupportedError
+from gemelo.inputs.media.mel import NUM_MELS, LogMel
+from gemelo.models.conformer import ConformerState
+from gemelo.models.multimodal import Gemma3nTree, Tree
+
+TOKENS_AT_ONCE = 4  # at most three are late, and the weights are read a quarter as often
+
+
+class AudioStream:
+    """A sound that is still going on, as the decoder will hear it."""
+
+    def __init__(
+        self, tree: Tree, config: AudioConfig | None, tokens_at_once: int = TOKENS_AT_ONCE
+    ) -> None:
+        """The encoder runs when so many soft tokens are settled; their values are the same.
+
+        Raises UnsupportedError for a model without an ear.
+        """
+        if config is None or not isinstance(tree, Gemma3nTree):
+            raise UnsupportedError("the model has no ear: use a Gemma 3n with its audio tower")
+        if config.input_feat_size != NUM_MELS:
+            raise UnsupportedError(
+                f"audio_config has input_feat_size = {config.input_feat_size}; gemelo makes "
+                f"spectrograms of {NUM_MELS}"
+            )
+        self.tree, self.mel, self.tokens_at_once = tree, LogMel(), tokens_at_once
+        self.state: ConformerState
+        self.turns = Turns("sound", "model.audio_stream()")
+        self._begin()
+
+    @property
+    def nbytes(self) -> int:
+        """What is kept between two pieces."""
+        return self.mel.nbytes + int(self.waiting.nbytes) + self.state.nbytes
+
+    def push(self, samples: Any) -> Tensor:
+        """Samples (N,) at 16 kHz -> the soft tokens (J, D) that are ready, J perhaps 0.
+
+        Raises InputError for a sample that is no number, and then has not heard any of them;
+        SessionBusyError while another thread pushes.
+        """
+        return self.turns.once(self._push, samples)
+
+    def finish(self) -> Tensor:
+        """The soft tokens (J, D) still to come; ready for a new sound."""
+        return self.turns.once(self._finish)
+
+    def whole(self, samples: Any) -> Tensor:
+        """All soft tokens (J, D) of a sound that is all there."""
+        return self.turns.once(self._whole, samples)
+
+    @torch.inference_mode()
+    def _push(self, samples: Any) -> Tensor:
+        self._wait(self.mel.push(samples))
+        features, self.state = self.tree.audio_tower(self._frames(self._due()), self.state)
+        return self._embedded(features)
+
+    @torch.inference_mode()
+    def _finish(self) -> Tensor:
+        self._wait(self.mel.finish())
+        features = self.tree.audio_tower.finish(self._frames(self.waiting), self.state)
+        self._begin()
+        return self._embedded(features)
+
+    def _whole(self, samples: Any) -> Tensor:
+        self._wait(self.mel.push(samples))
+        return self._finish()
+
+    def _begin(self) -> None:
+        """Nothing heard yet."""
+        self.state = self.tree.audio_tower.fresh()
+        self.waiting, self.num_encoded = no_frames(), 0
+
+    def _wait(self, mel: Tensor) -> None:
+        """Spectrogram frames (M, 128) queue up for the encoder."""
+        self.waiting = torch.cat([self.waiting, mel])
+
+    def _due(self) -> Tensor:
+        """The frames that wait, once they settle enough tokens; until then none."""
+        settled = self.tree.audio_tower.num_settled
+        num_frames = self.num_encoded + len(self.waiting)
+        if settled(num_frames) - settled(self.num_encoded) < self.tokens_at_once:
+            return no_frames()
+        due, self.waiting, self.num_encoded = self.waiting, no_frames(), num_frames
+        return due
+
+    def _frames(self, mel: Tensor) -> Tensor:
+        """Spectrogram frames as the encoder takes them, (1, M, 128)."""
+        return mel[None].to(self.tree.embed_audio.soft_embedding_norm.weight.device)
+
+    def _embedded(self, features: Tensor) -> Tensor:
+        soft: Tensor = self.tree.embed_audio(features)
+        return soft[0]
+
+
+def no_frames() -> Tensor:
+    """Spectrogram frames, none of them."""
+    return torch.zeros(0, NUM_MELS)

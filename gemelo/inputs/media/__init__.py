@@ -1,0 +1,1 @@
+"""Media: pictures, recordings and videos, from any file to what an encoder reads."""

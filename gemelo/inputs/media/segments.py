@@ -1,0 +1,154 @@
+"""Silences: where a sound that goes on for too long may be cut.
+
+Gemma 3n was trained on 30 s of sound at a time. A longer one is cut into stretches that are no
+longer: at the first pause after 15 s, or, if nobody pauses, at 30 s, and then the next stretch
+begins a second earlier, so that no word is lost between the two. Everything is decided as the sound
+arrives, and nothing of it is kept but that second.
+
+    cutter = Cutter()
+    for piece in pieces:
+        for part in cutter.push(piece): ...      # part.values, part.start_s, part.ends
+    last = cutter.finish()
+
+N samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gemelo.inputs.media.audio import RATE
+from gemelo.inputs.media.audio_channels import Floats, as_mono
+
+LONGEST_S = 30.0
+EARLIEST_S = 15.0
+PAUSE_S = 0.3
+OVERLAP_S = 1.0
+BLOCK = RATE // 10  # samples whose loudness is one number
+QUIET = 0.1  # of the loudest block of the stretch
+SILENT = 1e-3  # of full scale: quiet whatever else there is
+
+
+@dataclass(frozen=True, eq=False)
+class Stretch:
+    """Samples (N,) at 16 kHz of a stretch that began at start_s; ends: it is over with them.
+
+    overlaps: the stretch began before the last one was over. heard_s: when there was first a sound
+    in it, to a tenth of a second; start_s while there is none.
+    """
+
+    values: Floats
+    start_s: float
+    ends: bool
+    overlaps: bool
+    heard_s: float
+
+
+class Onset:
+    """When a sound that comes in pieces begins to be one, to a tenth of a second."""
+
+    def __init__(self) -> None:
+        self._num_samples, self._at = 0, -1
+
+    @property
+    def time_s(self) -> float:
+        """Seconds of silence at its beginning; 0 while there is nothing else."""
+        return max(0, self._at) // BLOCK * BLOCK / RATE
+
+    def hear(self, values: Floats) -> None:
+        """The samples (N,) that follow."""
+        loud = np.abs(values) > SILENT if self._at < 0 else np.zeros(0, bool)
+        if loud.any():
+            self._at = self._num_samples + int(loud.argmax())
+        self._num_samples += len(values)
+
+
+class Cutter:
+    """A sound that is still going on, in stretches of at most 30 s."""
+
+    def __init__(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
+        self._held: Floats = np.zeros(0, np.float32)  # less than a block
+        self._first = 0  # sample of the sound that the stretch began with
+        self._begin()
+
+    def _begin(self, overlap: Floats | None = None) -> None:
+        self._overlap = np.zeros(0, np.float32) if overlap is None else overlap
+        self._length = 0  # samples of the stretch so far
+        self._loudest = 0.0
+        self._pause = 0  # quiet blocks in a row
+        self._overlaps = overlap is not None
+        self._recent: Floats = np.zeros(0, np.float32)
+        self._onset = Onset()
+
+    def push(self, samples: Any) -> Iterator[Stretch]:
+        """Samples (N,) at 16 kHz -> the parts of stretches that they make, in order."""
+        self._held = np.concatenate([self._held, as_mono(samples)])
+        blocks: list[Floats] = []
+        while len(self._held) >= BLOCK:
+            block, self._held = self._held[:BLOCK], self._held[BLOCK:]
+            blocks += [self._overlap, block] if len(self._overlap) else [block]
+            self._length += BLOCK + len(self._overlap)
+            self._overlap = self._overlap[:0]
+            if self._ends_with(block):
+                yield self._part(blocks, ends=True)
+                self._cut()
+                blocks = []
+        if blocks:
+            yield self._part(blocks, ends=False)
+
+    def finish(self) -> Stretch | None:
+        """The rest, as the end of the last stretch; None where there is nothing to end."""
+        if not self._length and not len(self._held):
+            return None
+        part = self._part([self._overlap, self._held], ends=True)
+        self._reset()
+        return part
+
+    def _ends_with(self, block: Floats) -> bool:
+        """Whether a block is the last of its stretch."""
+        level = float(np.sqrt(np.mean(np.square(block))))
+        self._loudest = max(self._loudest, level)
+        quiet = level < max(SILENT, QUIET * self._loudest)
+        self._pause = self._pause + 1 if quiet else 0
+        self._recent = np.concatenate([self._recent, block])[-round(OVERLAP_S * RATE) :]
+        paused = self._pause * BLOCK >= PAUSE_S * RATE
+        return self._length >= LONGEST_S * RATE or (paused and self._length >= EARLIEST_S * RATE)
+
+    def _cut(self) -> None:
+        """Begin the next stretch: a second back, unless it was a pause."""
+        self._first += self._length
+        if self._pause * BLOCK >= PAUSE_S * RATE:
+            self._begin()
+            return
+        self._first -= len(self._recent)
+        self._begin(self._recent)
+
+    def _part(self, blocks: list[Floats], ends: bool) -> Stretch:
+        values, start_s = np.concatenate(blocks), self._first / RATE
+        self._onset.hear(values)
+        return Stretch(values, start_s, ends, self._overlaps, start_s + self._onset.time_s)
+
+
+def without_repeated(before: str, after: str, most: int = 12) -> str:
+    """`after` less the words at its beginning that `before` ends with, heard twice in the overlap.
+
+    A word that the cut went through may stand before the repeated ones, and is dropped with them.
+    """
+    ends, begins = [*map(bare, before.split())][-most:], [*map(bare, after.split())][:most]
+    for count in range(min(len(ends), len(begins)), 0, -1):
+        for torn in (0, 1) if count > 1 else (0,):
+            if ends[-count:] == begins[torn : torn + count]:
+                return " ".join(after.split()[torn + count :])
+    return after
+
+
+def bare(word: str) -> str:
+    """A word as it is compared: without case and punctuation."""
+    return "".join(c for c in word.casefold() if c.isalnum()) or word

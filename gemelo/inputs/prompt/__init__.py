@@ -1,0 +1,1 @@
+"""Prompts: messages, chat template and media to token ids with places for embeddings."""

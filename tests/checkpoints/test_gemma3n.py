@@ -1,0 +1,260 @@
+"""Gemma 3n from the hub's directories, text only and with towers, whole and damaged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from gemelo.checkpoints.convert import convert
+from gemelo.checkpoints.load import WeightFormat, read
+from gemelo.config import Gemma3nConfig, read_config
+from gemelo.errors import FileFormatError, UnsupportedError
+from gemelo.kernels.formats import Packed
+from gemelo.models.gemma3n import Gemma3n
+from gemelo.models.multimodal import Gemma3nTree
+from gemelo.weights.safetensors import Safetensors
+from tests.gemma3n import (
+    IDS,
+    MIXED_3N,
+    SOFT_3N,
+    TINY_3N,
+    Tensors,
+    difference,
+    noise,
+    reference_scores,
+    rewritten,
+    scores,
+    tiny_3n,
+    write_3n,
+    write_tensors,
+)
+from tests.multimodal import AWAKE, awake
+from tests.multimodal import write as write_awake
+
+TABLE = "embed_tokens_per_layer"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_3n(tmp_path_factory.mktemp("hub") / "tiny")
+
+
+# ---- directories ---------------------------------------------------------------------------------
+
+
+def test_a_directory_is_what_the_reference_reads(folder: Path) -> None:
+    checkpoint = read(folder)
+    assert checkpoint.notices == () and checkpoint.config == TINY_3N
+    assert difference(scores(checkpoint), scores(tiny_3n())) == 0
+    assert difference(scores(checkpoint), reference_scores(folder)) <= 3e-4
+
+
+def test_mixed_widths_are_what_the_reference_reads(tmp_path: Path) -> None:
+    folder = write_3n(tmp_path / "mixed", MIXED_3N)
+    assert difference(scores(read(folder)), reference_scores(folder)) <= 3e-4
+
+
+@pytest.mark.parametrize("format", ["bf16", "f32", "q8_0", "q4_0"])
+def test_the_table_stays_as_the_file_has_it(tmp_path: Path, format: WeightFormat) -> None:
+    folder = write_3n(tmp_path / "half", dtype=torch.bfloat16)
+    exact = read(folder)
+    table = exact.decoder.embed_tokens_per_layer.weight
+    assert exact.decoder.norm.weight.dtype == exact.decoder.embed_tokens.dtype == torch.bfloat16
+    file_bytes = (folder / "model.safetensors").stat().st_size
+    assert table.untyped_storage().nbytes() == file_bytes  # a view of the map
+    other = read(folder, format).decoder
+    held = other.embed_tokens_per_layer.weight
+    blocks = held.blocks if isinstance(held, Packed) else held
+    assert blocks.untyped_storage().nbytes() == file_bytes
+    assert torch.equal(blocks.view(torch.bfloat16), table)
+    assert torch.isfinite(scores(other)).all()
+
+
+def test_four_bits_leave_eight_to_what_all_streams_go_through(folder: Path) -> None:
+    decoder = read(folder, "q4_0").decoder
+    layer = decoder.layers[3]
+    formats = {
+        "q8_0": (
+            decoder.embed_tokens,
+            decoder.altup_projections[1],
+            decoder.per_layer_model_projection,
+            layer.laurel.linear_right,
+        ),
+        "q4_0": (layer.mlp.up_proj, layer.per_layer_projection, layer.self_attn.q_proj),
+    }
+    for name, modules in formats.items():
+        assert {module.weight.format.name for module in modules} == {name}
+    assert layer.altup.prediction_coefs.weight.dtype == torch.float32
+    far = difference(scores(read(folder, "q4_0")), scores(tiny_3n()))
+    near = difference(scores(read(folder, "q8_0")), scores(tiny_3n()))
+    assert 0 < near < far / 2
+
+
+def test_a_head_of_its_own_is_run(tmp_path: Path) -> None:
+    folder = write_3n(tmp_path / "untied")
+    head = torch.randn(TINY_3N.vocab_size, TINY_3N.hidden_size) * 0.1
+    rewritten(folder, {"lm_head.weight": head}, tie_word_embeddings=False)
+    theirs = reference_scores(folder)
+    assert difference(scores(read(folder)), theirs) < 3e-4
+    convert(folder, tmp_path / "untied.gguf", "f32")
+    assert difference(scores(read(tmp_path / "untied.gguf")), theirs) < 3e-4
+
+
+def test_dead_keys_change_nothing_and_are_named(tmp_path: Path) -> None:
+    folder = write_3n(tmp_path / "dead")
+    clean = scores(read(folder))
+    rewritten(folder, noise())
+    checkpoint = read(folder)
+    assert torch.equal(scores(checkpoint), clean)
+    assert difference(clean, reference_scores(folder)) <= 3e-4
+    (notice,) = checkpoint.notices
+    assert "layers 7 to 11" in notice and "15 weights" in notice
+    written = convert(folder, tmp_path / "again")
+    assert written.notices == (notice,) and read(tmp_path / "again").notices == ()
+
+
+def test_a_table_padded_to_the_embedding_is_cut(tmp_path: Path) -> None:
+    ids = [*IDS, 500]  # past the table: its row 0 is taken
+    folder = write_3n(tmp_path / "soft", SOFT_3N)
+    exact = scores(read(folder), ids)
+    assert difference(exact, reference_scores(folder, ids)) <= 3e-4
+    table = Safetensors(folder).tensor(f"model.{TABLE}.weight")
+    padded = torch.cat([table, torch.zeros(32, table.shape[1])])
+    rewritten(folder, {f"model.{TABLE}.weight": padded})
+    checkpoint = read(folder)
+    assert "32 rows of embed_tokens_per_layer past the 480th" in checkpoint.notices[0]
+    assert checkpoint.decoder.embed_tokens_per_layer.weight.shape == table.shape
+    assert torch.equal(scores(checkpoint, ids), exact)
+    convert(folder, tmp_path / "cut")
+    assert read(tmp_path / "cut").notices == ()
+    rewritten(folder, {f"model.{TABLE}.weight": padded[:500].clone()})
+    with pytest.raises(FileFormatError, match=r"embed_tokens_per_layer.weight \(500, 384\)"):
+        read(folder)
+
+
+def test_layer_types_of_a_sliced_checkpoint_are_repaired(folder: Path, tmp_path: Path) -> None:
+    """The slicing notebook drops blocks of five layers and leaves the list as it was."""
+    types = ["full_attention" if i % 5 == 4 else "sliding_attention" for i in range(17)]
+    cut = write_3n(tmp_path / "cut")
+    rewritten(cut, {}, layer_types=types)
+    checkpoint = read(cut)
+    assert checkpoint.config == TINY_3N
+    assert "17 layer_types for 12 layers" in checkpoint.notices[0]
+    assert torch.equal(scores(checkpoint), scores(read(folder)))
+    for broken in (types[:11], [*types[1:], types[0]], [*types[:16], "full_attention"]):
+        rewritten(cut, {}, layer_types=broken)
+        with pytest.raises(FileFormatError, match=f"{len(broken)} layer_types"):
+            read(cut)
+
+
+def test_a_repeated_head_is_dropped_and_another_is_said(tmp_path: Path) -> None:
+    folder = write_3n(tmp_path / "head")
+    head = Safetensors(folder).tensor("model.embed_tokens.weight").clone()
+    rewritten(folder, {"lm_head.weight": head})
+    assert difference(scores(read(folder)), scores(tiny_3n())) == 0
+    rewritten(folder, {"lm_head.weight": head + 1})
+    assert any("lm_head.weight differs" in notice for notice in read(folder).notices)
+
+
+# ---- towers --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Path:
+    """A multimodal checkpoint in the hub's layout, with the eye in bfloat16."""
+    folder = write_awake(tmp_path / "hub", AWAKE)
+    source = Safetensors(folder)
+    tensors = {name: source.tensor(name).clone() for name in source.names()}
+    write_tensors(folder, tensors | towers())
+    return folder
+
+
+def towers() -> Tensors:
+    return {
+        f"model.{name}": weight.to(torch.bfloat16 if "vision" in name else torch.float32)
+        for name, weight in awake().state_dict().items()
+        if not name.startswith("language_model.")
+    }
+
+
+def decoder() -> Gemma3n:
+    return awake().language_model
+
+
+def test_towers_are_loaded_as_they_lie_in_the_file(hub: Path) -> None:
+    checkpoint = read(hub)
+    assert checkpoint.config == AWAKE and checkpoint.config.is_multimodal
+    assert checkpoint.notices == ()
+    assert torch.equal(scores(checkpoint), scores(decoder()))
+    tree = checkpoint.tree
+    assert isinstance(tree, Gemma3nTree)
+    ear = tree.audio_tower.conformer[0].ffw_layer_start.ffw_layer_1.weight
+    file_bytes = (hub / "model.safetensors").stat().st_size
+    assert ear.untyped_storage().nbytes() == file_bytes  # a view of the map
+    assert tree.vision_tower.timm_model.msfa.norm.weight.dtype == torch.float32  # a mixture
+
+
+@pytest.mark.parametrize("format", ["native", "q8_0", "q4_0", "bf16", "f32"])
+def test_towers_compute_in_one_type(tmp_path: Path, format: WeightFormat) -> None:
+    tree = read(write_awake(tmp_path / "half", AWAKE, torch.bfloat16), format).tree
+    assert isinstance(tree, Gemma3nTree)
+    towers = (tree.vision_tower, tree.audio_tower, tree.embed_vision, tree.embed_audio)
+    kinds = {p.dtype for tower in towers for p in tower.parameters()}
+    assert kinds == {torch.float32 if format == "f32" else torch.bfloat16}
+    with torch.inference_mode():
+        assert torch.isfinite(tree.encode_image(torch.rand(1, 3, 256, 256))).all()
+        assert torch.isfinite(tree.encode_audio(torch.rand(1, 20, 128))).all()
+        assert torch.isfinite(tree.language_model.embed(torch.tensor([[480, 496, 300]]))).all()
+
+
+def test_towers_that_only_the_config_speaks_of(hub: Path) -> None:
+    tensors = {n: t for n, t in towers().items() if "audio" not in n}
+    source = Safetensors(hub)
+    text = {n: source.tensor(n).clone() for n in source.names() if "language_model" in n}
+    write_tensors(hub, text | tensors)
+    checkpoint = read(hub)
+    assert isinstance(checkpoint.config, Gemma3nConfig) and checkpoint.config.audio is None
+    assert checkpoint.notices == (
+        "config.json speaks of audio_config, but the files hold no weights for it",
+    )
+
+
+def test_towers_are_copied_byte_for_byte(hub: Path, tmp_path: Path) -> None:
+    convert(hub, tmp_path / "copy", "f16")
+    copy = Safetensors(tmp_path / "copy")
+    for name, weight in towers().items():
+        assert copy.tensor(name).dtype == weight.dtype and torch.equal(copy.tensor(name), weight)
+    assert copy.tensor("model.language_model.norm.weight").dtype == torch.float16
+    before, after = (
+        json.loads((path / "config.json").read_text()) for path in (hub, tmp_path / "copy")
+    )
+    assert after.pop("torch_dtype") == "float16"
+    assert after == before and after["audio_config"]["conf_num_hidden_layers"] == 2
+
+
+def test_towers_are_left_out_only_when_told_to(hub: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match="--text-only"):
+        convert(hub, tmp_path / "text.gguf")
+    for target in (tmp_path / "text.gguf", tmp_path / "text"):
+        convert(hub, target, text_only=True)
+        checkpoint = read(target)
+        assert checkpoint.config.model_type == "gemma3n_text"
+        rows = checkpoint.config.vocab_size  # a GGUF has those of text alone
+        assert torch.equal(scores(checkpoint), scores(decoder())[:, :rows])
+    assert difference(scores(decoder()), reference_scores(tmp_path / "text")) <= 3e-4
+
+
+def test_unknown_weights_of_a_tower_are_listed(hub: Path) -> None:
+    name = "model.audio_tower.conformer.0.attention.attn.q_proj.bias"
+    rewritten(hub, {name: torch.zeros(3)})
+    with pytest.raises(FileFormatError, match=f"1 weights unknown: {name}"):
+        read(hub)
+
+
+def test_the_published_layout_of_a_config_comes_back(hub: Path) -> None:
+    config = read(hub).config
+    assert read_config(config.to_hf()) == config and hash(config) == hash(config)
+    assert config.eos_token_id == (1, 106)

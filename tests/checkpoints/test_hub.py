@@ -1,0 +1,443 @@
+"""The hub: a server of this machine's own plays it, with whatever goes wrong."""
+
+from __future__ import annotations
+
+import errno
+import http.server
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub import constants
+
+from gemelo.checkpoints import hub, locate
+from gemelo.checkpoints.hub import pull
+from gemelo.errors import GemeloError, InputError, UnavailableError
+from gemelo.weights.safetensors import Safetensors, write_safetensors
+from tests.cli.conftest import start
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+REFUSALS = {
+    "gated": (401, "GatedRepo"),
+    "gated-403": (403, "GatedRepo"),
+    "absent": (404, "RepoNotFound"),
+    "private": (401, "RepoNotFound"),
+    "no-revision": (404, "RevisionNotFound"),
+    "forbidden": (403, ""),
+    "not-here": (404, ""),
+    "busy": (429, ""),
+    "broken": (500, ""),
+    "legal": (451, ""),
+}
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """/owner/name is a repository of `files`, or of one of the refusals."""
+
+    protocol_version = "HTTP/1.1"
+    files: dict[str, bytes] = {}
+    slow = False
+
+    def log_message(self, *words: Any) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self.answer(body=False)
+
+    def do_GET(self) -> None:
+        self.answer(body=True)
+
+    def answer(self, body: bool) -> None:
+        path = self.path.partition("?")[0]
+        for name, (status, code) in REFUSALS.items():
+            if f"/acme/{name}/" in path:
+                return self.send(b"", status, {"X-Error-Code": code} if code else {}, body)
+        if "/resolve/" in path:
+            file = path.partition("/resolve/")[2].partition("/")[2]
+            if file not in self.files:
+                return self.send(b"", 404, {"X-Error-Code": "EntryNotFound"}, body)
+            etag = f'"{file.replace("/", "-")}"'
+            return self.send(self.files[file], 200, {"ETag": etag, "X-Repo-Commit": COMMIT}, body)
+        tree = [
+            {"type": "file", "path": name, "size": len(raw), "oid": "1" * 40}
+            for name, raw in self.files.items()
+        ]
+        answer = tree if "/tree/" in path else {"id": "acme/x", "sha": COMMIT, "siblings": []}
+        self.send(json.dumps(answer).encode(), 200, {"Content-Type": "application/json"}, body)
+
+    def send(self, raw: bytes, status: int, headers: dict[str, str], body: bool) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(raw)))
+        self.end_headers()
+        for at in range(0, len(raw) if body else 0, 1 << 16):
+            self.wfile.write(raw[at : at + (1 << 16)])
+            time.sleep(0.2 if self.slow and len(raw) > 1 << 20 else 0)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache, and no network."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("GEMELO_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "hub"
+
+
+@pytest.fixture
+def server(
+    cache: Path, tiny_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[type[Hub]]:
+    """The hub answers, and its only repository is a tiny model."""
+    here = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=here.serve_forever, args=(0.01,), daemon=True).start()
+    address = f"http://127.0.0.1:{here.server_port}"
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    monkeypatch.setattr(
+        constants,
+        "HUGGINGFACE_CO_URL_TEMPLATE",
+        address + "/{repo_id}/resolve/{revision}/{filename}",
+    )
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(Hub, "files", {p.name: p.read_bytes() for p in tiny_directory.iterdir()})
+    yield Hub
+    here.shutdown()
+    here.server_close()
+
+
+def keep(cache: Path, name: str, *files: tuple[str, Path], branch: str = "main") -> Path:
+    """A repository in the cache, as the hub's library lays it out."""
+    folder = cache / name
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / branch).write_text(COMMIT)
+    for file, source in files:
+        place = folder / "snapshots" / COMMIT / file
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, place)
+    return folder / "snapshots" / COMMIT
+
+
+def files_of(directory: Path) -> list[tuple[str, Path]]:
+    return [(path.name, path) for path in directory.iterdir()]
+
+
+# ---- names ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "acme/x:",
+        "acme/x:../x.gguf",
+        "acme/x:a/../../x.gguf",
+        "acme/x:/etc/x.gguf",
+        "acme/x:a//x.gguf",
+        "acme/x:a\\x.gguf",
+        "acme",
+        "acme/x/y",
+        "acme/x/y:z.gguf",
+        "/acme/x",
+        "./acme:x",
+        "a b/c d",
+        "acme/" + "x" * 200,
+    ],
+)
+def test_names_that_are_none(name: str, cache: Path) -> None:
+    with pytest.raises(InputError, match="not a hub id|no such file"):
+        pull(name)
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize("file", ["BF16/g.gguf", "a/b/c/g.gguf", "g.gguf"])
+def test_a_file_in_a_folder_by_the_same_name_everywhere(
+    file: str, cache: Path, tiny_checkpoint: Path
+) -> None:
+    snapshot = keep(cache, "models--acme--x", (file, tiny_checkpoint))
+    name = f"acme/x:{file}"
+    assert pull(name) == locate.resolve(name) == snapshot / file
+    assert [one.name for one in locate.stored() if one.name != "demo"] == [name]
+
+
+def test_every_part_of_a_split_file(server: type[Hub], monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"BF16/m-{at:05}-of-00003.gguf" for at in (1, 2, 3)]
+    monkeypatch.setattr(server, "files", dict.fromkeys(names, b"GGUF"))
+    path = pull(f"acme/x:{names[1]}")
+    assert path.name == "m-00002-of-00003.gguf" and len(list(path.parent.iterdir())) == 3
+    assert hub.parts_of("m-00001-of-99999.gguf") == ["m-00001-of-99999.gguf"]
+
+
+# ---- fetching ------------------------------------------------------------------------------------
+
+
+def test_pull_and_then_without_a_network(
+    server: type[Hub], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(server.files, "onnx/model.safetensors", b"for others")
+    monkeypatch.setitem(server.files, "README.md", b"for people")
+    path = pull("acme/x")
+    assert path.name == COMMIT and "model.safetensors" in os.listdir(path)
+    assert not {"onnx", "README.md"} & set(os.listdir(path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    for revision in (None, "main", COMMIT):
+        assert pull("acme/x", revision) == path
+    assert [one.name for one in locate.stored() if one.name != "demo"] == ["acme/x"]
+    (path / "model.safetensors").unlink()
+    with pytest.raises(UnavailableError, match="not whole, and HF_HUB_OFFLINE is set"):
+        pull("acme/x")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "said"),
+    [
+        ("gated", UnavailableError, "is gated: accept its licence.*HF_TOKEN"),
+        ("gated-403", UnavailableError, "is gated"),
+        ("absent", InputError, "no such repository, or it is private.*HF_TOKEN"),
+        ("private", InputError, "no such repository, or it is private"),
+        ("no-revision", InputError, "has no revision 'v9'"),
+        ("forbidden", UnavailableError, "refuses acme/forbidden .403.*token"),
+        ("not-here", InputError, "no such repository"),
+        ("busy", UnavailableError, "too many requests.*wait"),
+        ("broken", UnavailableError, "could not give acme/broken .500.*later"),
+        ("legal", UnavailableError, "could not give acme/legal .451"),
+    ],
+)
+def test_what_the_hub_refuses(
+    name: str,
+    kind: type[GemeloError],
+    said: str,
+    server: type[Hub],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # between the library's tries
+    for file in ("", ":m.gguf"):
+        with pytest.raises(kind, match=said if file == "" or name != "not-here" else "no file"):
+            pull(f"acme/{name}{file}", "v9")
+
+
+def test_a_file_that_is_not_there_names_those_that_are(
+    server: type[Hub], cache: Path, monkeypatch: pytest.MonkeyPatch, tiny_checkpoint: Path
+) -> None:
+    monkeypatch.setattr(server, "files", {"a/x-q4_0.gguf": b"GGUF", "README.md": b""})
+    with pytest.raises(InputError, match="no file 'q8'; it has a/x-q4_0.gguf$"):
+        pull("acme/x:q8")
+    with pytest.raises(InputError, match=r"no config.json: it has a/x-q4_0.gguf; ask for acme/x:"):
+        pull("acme/x")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    keep(cache, "models--acme--y", ("Q4/y-q4_0.gguf", tiny_checkpoint))
+    with pytest.raises(UnavailableError, match="no file 'Q8' on this machine, but Q4/y-q4_0.gguf"):
+        pull("acme/y:Q8")
+    with pytest.raises(InputError, match="no config.json on this machine, but Q4/y-q4_0.gguf"):
+        pull("acme/y")
+
+
+def refused(code: int) -> OSError:
+    return OSError(code, os.strerror(code), "/hub/blobs/x")
+
+
+DISK = {
+    "full": (refused(errno.ENOSPC), "No space left on device.*free some room"),
+    "quota": (refused(errno.EDQUOT), "quota"),
+    "permission": (refused(errno.EACCES), "Permission denied.*may write to"),
+    "read-only": (refused(errno.EROFS), "Read-only file system.*can be written"),
+    "no folder": (refused(errno.ENOENT), "No such file.*HF_HUB_CACHE"),
+    "a file": (refused(errno.ENOTDIR), "Not a directory.*HF_HUB_CACHE"),
+    "in words": (RuntimeError("Data error: No space (os error 28)"), "No space left.*free some"),
+}
+NETWORK = {
+    "refused": ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"),
+    "reset": ConnectionResetError(errno.ECONNRESET, "Connection reset"),
+    "time": TimeoutError(errno.ETIMEDOUT, "timed out"),
+}
+
+
+@pytest.mark.parametrize("name", DISK)
+def test_a_fault_of_the_disk(name: str, server: type[Hub], monkeypatch: pytest.MonkeyPatch) -> None:
+    error, said = DISK[name]
+
+    def fail(*words: object, **named: object) -> None:
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
+    for asked in ("acme/x", "acme/x:m.gguf"):
+        with pytest.raises(UnavailableError, match=f"cannot keep acme/x in the hub's.*{said}"):
+            pull(asked)
+
+
+@pytest.mark.parametrize("name", NETWORK)
+def test_a_fault_of_the_network(
+    name: str, server: type[Hub], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*words: object, **named: object) -> None:
+        raise NETWORK[name]
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
+    with pytest.raises(UnavailableError, match="the hub cannot be reached"):
+        pull("acme/x:m.gguf")
+
+
+def test_a_hub_that_is_down_is_asked_once_for_a_file(
+    server: type[Hub], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def down(*words: object, **named: object) -> None:
+        raise ConnectionError("down")
+
+    def again(*words: object, **named: object) -> None:
+        pytest.fail("a download that asks again and again was begun")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", down)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", again)
+    with pytest.raises(UnavailableError, match="the hub cannot be reached: down"):
+        pull("acme/x:m.gguf")
+
+
+def test_other_faults_are_lines_too(server: type[Hub], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*words: object, **named: object) -> None:
+        raise OSError("Consistency check failed: file should be of size 2\nbut has size 1")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
+    with pytest.raises(UnavailableError, match="could not be fetched: Consistency.*goes on where"):
+        pull("acme/x:m.gguf")
+
+
+@pytest.mark.parametrize("where", ["file", "file/under", "/proc/nowhere"])
+def test_a_cache_that_cannot_be(
+    where: str, server: type[Hub], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / where))
+    for name in ("acme/x", "acme/x:config.json"):
+        with pytest.raises(UnavailableError, match="cannot keep acme/x.*HF_HUB_CACHE"):
+            pull(name)
+
+
+def test_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", "~/.cache/huggingface/hub")
+    with pytest.raises(UnavailableError, match="set HF_HOME"):
+        pull("acme/x")
+    assert not Path("~").exists()
+
+
+@pytest.mark.parametrize(
+    ("value", "offline"),
+    [("1", True), ("on", True), ("YES", True), ("True", True), ("0", False), ("off", False)],
+)
+def test_offline_is_read_as_the_library_reads_it(value: str, offline: bool, tmp_path: Path) -> None:
+    environment = {"HF_HUB_OFFLINE": value, "HF_HUB_CACHE": str(tmp_path)}
+    code = (
+        "from huggingface_hub import constants; from gemelo import hub; "
+        "e = ConnectionError('down'); "
+        "print(constants.HF_HUB_OFFLINE, hub._refusal('a/b', 'c.gguf', None, e))"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert said.startswith(str(offline)) and ("HF_HUB_OFFLINE is set" in said) == offline
+
+
+@pytest.mark.parametrize("name", ["acme/x", "acme/x:model.safetensors"])
+def test_an_interrupt_ends_a_pull_at_once(
+    name: str, server: type[Hub], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was fetched by then is no model yet, and is gone on with."""
+    monkeypatch.setattr(server, "slow", True)
+    monkeypatch.setitem(server.files, "model.safetensors", bytes(64 << 20))
+    for variable, value in {
+        "HF_ENDPOINT": constants.ENDPOINT,
+        "HF_HUB_CACHE": str(cache),
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_XET": "1",
+    }.items():
+        monkeypatch.setenv(variable, value)
+    pulling = start("pull", name)
+    while not list(cache.rglob("*.incomplete")):
+        assert pulling.poll() is None
+        time.sleep(0.05)
+    pulling.send_signal(signal.SIGINT)
+    assert pulling.wait(timeout=20) == 130
+    assert [one.name for one in locate.stored() if one.name != "demo"] == []
+
+
+def test_what_is_here_does_not_wait_for_a_hub_that_is_down(
+    cache: Path, tiny_directory: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    template = "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("it waits to try again"))
+    snapshot = keep(
+        cache, "models--acme--x", *files_of(tiny_directory), ("m.gguf", tiny_checkpoint)
+    )
+    assert pull("acme/x") == snapshot and pull("acme/x:m.gguf") == snapshot / "m.gguf"
+
+
+# ---- what is here --------------------------------------------------------------------------------
+
+
+def test_only_what_runs_is_listed(
+    cache: Path, tiny_directory: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    llama, half = tmp_path / "llama.json", tmp_path / "half"
+    llama.write_text('{"model_type": "llama"}')
+    half.write_bytes(tiny_checkpoint.read_bytes()[:5000])
+    whole = files_of(tiny_directory)
+    keep(cache, "models--acme--whole", *whole)
+    keep(cache, "models--acme--both", *whole, ("q/b.gguf", tiny_checkpoint))
+    keep(cache, "models--acme--llama", ("config.json", llama))
+    keep(cache, "models--acme--branch", *whole, branch="v2")
+    keep(cache, "models--acme--half", ("half.gguf", half))
+    keep(cache, "models--acme--int8", *[f for f in whole if f[0] != "model.safetensors"])
+    write_as_integers(tiny_directory, cache / "models--acme--int8" / "snapshots" / COMMIT)
+    keep(cache, "models--acme--no-words", *[f for f in whole if f[0] != "tokenizer.model"])
+    keep(cache, "models--acme--no-weights", *[f for f in whole if f[0] != "model.safetensors"])
+    keep(cache, "models--nobody", *whole)
+    keep(cache, "datasets--acme--data", *whole)
+    keep(cache, "spaces--acme--space", *whole)
+    (cache / "models--acme--empty").mkdir()
+    (cache / "models--acme--a-file").write_text("")
+    names = {one.name: one for one in locate.stored() if one.name != "demo"}
+    assert list(names) == ["acme/both", "acme/both:q/b.gguf", "acme/whole"]
+    for name, one in names.items():
+        assert locate.resolve(name) == one.path
+    assert names["acme/both:q/b.gguf"].size_bytes == tiny_checkpoint.stat().st_size
+    assert names["acme/both"].size_bytes == sum(p.stat().st_size for _, p in whole)
+
+
+def write_as_integers(source: Path, target: Path) -> None:
+    file = Safetensors(source)
+    write_safetensors(
+        target, [(n, file.shape(n), torch.int8, lambda n=n: file.tensor(n).char()) for n in file]
+    )
+
+
+def test_a_cache_that_cannot_be_read(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, "listdir", fail)
+    with pytest.raises(UnavailableError, match="cannot be read: Permission denied; set HF_HUB"):
+        list(hub.cached())
+
+
+def test_a_cache_that_is_a_file(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache.write_text("mine")
+    with pytest.raises(UnavailableError, match="is a file; set HF_HUB_CACHE"):
+        list(locate.stored())

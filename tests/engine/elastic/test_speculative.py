@@ -1,0 +1,160 @@
+"""Drafting with a sub-model: the same text, the same distribution, and knowing when to stop."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+
+import pytest
+import torch
+
+from gemelo.config import Submodel
+from gemelo.engine.elastic.speculative import Draft
+from gemelo.engine.engine import Engine
+from gemelo.engine.sampler import Guess, Sampler, Sampling
+from gemelo.engine.session import Session
+from gemelo.inputs.tokenizer.tokenizer import Tokenizer
+from gemelo.models.gemma3n import Gemma3n
+from tests.engine.elastic.test_views import CONFIG, GREEDY, PROMPT, SMALL, UPPER, ids_of
+from tests.models.test_gemma3n import tiny_gemma3n
+
+
+@pytest.fixture(scope="module")
+def model() -> Gemma3n:
+    return tiny_gemma3n(CONFIG)
+
+
+def drafting(
+    model: Gemma3n, tokenizer: Tokenizer, submodel: Submodel, gamma: int | None
+) -> Session:
+    engine = Engine(model, tokenizer, chunk=16)
+    session = engine.session()
+    session.draft = Draft(engine.sizes.view(submodel), gamma)
+    return session
+
+
+@pytest.mark.parametrize("gamma", [1, 2, 4, 8, None])
+@pytest.mark.parametrize("submodel", [SMALL, UPPER, Submodel.whole(CONFIG)], ids=lambda s: s.name)
+def test_greedy_is_the_whole_models_token_for_token(
+    model: Gemma3n, tiny_tokenizer: Tokenizer, submodel: Submodel, gamma: int | None
+) -> None:
+    """Past the window, with rejections, and again on the same session with a longer prompt."""
+    plain = Engine(model, tiny_tokenizer, chunk=16).session()
+    session = drafting(model, tiny_tokenizer, submodel, gamma)
+    long = dataclasses.replace(GREEDY, max_tokens=50)
+    wanted = ids_of(plain, PROMPT, long)
+    assert ids_of(session, PROMPT, long) == wanted
+    assert session.ids == [*PROMPT, *wanted[:-1]]
+    more = [*PROMPT, *wanted, 400]
+    assert ids_of(session, more, long) == ids_of(plain, more, long)
+    draft = session.draft
+    assert draft is not None
+    if gamma is not None:
+        assert draft.drafted > draft.accepted or submodel.name != "small"
+        assert draft.rounds > 0
+
+
+def test_the_whole_as_its_own_draft_is_always_accepted(
+    model: Gemma3n, tiny_tokenizer: Tokenizer
+) -> None:
+    session = drafting(model, tiny_tokenizer, Submodel.whole(CONFIG), 4)
+    ids_of(session, PROMPT, dataclasses.replace(GREEDY, max_tokens=46))
+    draft = session.draft
+    assert draft is not None and draft.accepted == draft.drafted
+    assert draft.tokens_per_round == pytest.approx(5.0, abs=0.2)
+
+
+def test_stopping_in_the_middle_of_a_round(model: Gemma3n, tiny_tokenizer: Tokenizer) -> None:
+    plain = ids_of(Engine(model, tiny_tokenizer, chunk=16).session())
+    ends = dataclasses.replace(tiny_tokenizer, stop_ids=(plain[6],))
+    session = drafting(model, ends, Submodel.whole(CONFIG), 8)
+    sampling = Sampling(temperature=0, max_tokens=24)
+    first = plain.index(plain[6])
+    assert ids_of(session, PROMPT, sampling) == plain[:first]
+    assert session.ids == [*PROMPT, *plain[:first]]
+
+
+def test_max_tokens_and_context_hold(model: Gemma3n, tiny_tokenizer: Tokenizer) -> None:
+    for limit in range(1, 8):
+        session = drafting(model, tiny_tokenizer, UPPER, 4)
+        assert len(ids_of(session, PROMPT, dataclasses.replace(GREEDY, max_tokens=limit))) == limit
+    engine = Engine(model, tiny_tokenizer, context=len(PROMPT) + 5, chunk=16)
+    session = engine.session()
+    session.draft = Draft(engine.sizes.view(UPPER), 4)
+    pieces = list(session.stream(PROMPT, GREEDY))
+    assert len(pieces) == 6 and pieces[-1].finish_reason == "length"
+
+
+def test_judging_a_guess_keeps_the_distribution() -> None:
+    """60,000 draws: the frequencies are the verifier's, whatever the draft proposes."""
+    generator = torch.Generator().manual_seed(0)
+    p_scores, q_scores = torch.randn(2, 8, generator=generator) * 2
+    sampling = Sampling(top_k=6, top_p=0.95, temperature=1.3, seed=0)
+    drafter, judge = Sampler(sampling, row=1), Sampler(sampling)
+    count = 60_000
+    seen: Counter[int] = Counter()
+    kept = 0
+    for _ in range(count):
+        guess = drafter.guess(q_scores, [], [])
+        token = judge(p_scores, [], [], guess).id
+        seen[token] += 1
+        kept += token == guess.id
+    alone = Sampler(dataclasses.replace(sampling, seed=9))
+    from gemelo.engine.sampler import candidates
+
+    probabilities, ids = candidates(p_scores, sampling)
+    wanted = dict(zip(ids.tolist(), (probabilities / probabilities.sum()).tolist(), strict=True))
+    assert set(seen) <= set(wanted)
+    chi_square = sum((seen[t] - count * p) ** 2 / (count * p) for t, p in wanted.items())
+    assert chi_square < 30  # 5 degrees of freedom: one run in 70,000
+    assert 0.2 < kept / count < 0.99
+    assert alone(p_scores, [], []).id in wanted
+
+
+def test_a_wrong_rule_would_be_noticed() -> None:
+    """Taking every guess gives the draft's distribution, which the test above must reject."""
+    p = torch.tensor([0.0, 2.0, 1.0])
+    q = torch.tensor([2.0, 0.0, 1.0])
+    sampling = Sampling(top_k=0, top_p=1.0, seed=1)
+    drafter, judge = Sampler(sampling, 1), Sampler(sampling)
+    guesses = [drafter.guess(q, [], []) for _ in range(3000)]
+    took = Counter(guess.id for guess in guesses)
+    judged = Counter(judge(p, [], [], guess).id for guess in guesses)
+    assert took.most_common(1)[0][0] == 0 and judged.most_common(1)[0][0] == 1
+
+
+def test_greedy_guesses_bring_no_chances() -> None:
+    guess = Sampler(Sampling(temperature=0)).guess(torch.tensor([0.0, 1.0]), [], [])
+    assert guess == Guess(1, None)
+
+
+def test_sampled_text_repeats_with_its_seed(model: Gemma3n, tiny_tokenizer: Tokenizer) -> None:
+    sampling = Sampling(seed=4, max_tokens=20, ignore_eos=True)
+    first = ids_of(drafting(model, tiny_tokenizer, SMALL, 3), PROMPT, sampling)
+    assert first == ids_of(drafting(model, tiny_tokenizer, SMALL, 3), PROMPT, sampling)
+
+
+def learnt(alpha: float, c: float, v: float) -> Draft:
+    draft = Draft(None)  # type: ignore[arg-type]
+    draft.full_s, draft.draft_s, draft.alpha = 1.0, c, alpha
+    draft.verify_s = dict.fromkeys(range(1, 9), v)
+    return draft
+
+
+def test_gamma_follows_acceptance_and_cost() -> None:
+    assert learnt(0.8, 0.12, 1.0).gamma > learnt(0.6, 0.3, 1.0).gamma > 0
+    assert learnt(0.8, 0.152, 1.0).speedup(5) == pytest.approx(2.10, abs=0.01)
+    assert learnt(0.8, 0.54, 1.0).speedup(2) == pytest.approx(1.17, abs=0.01)
+
+
+def test_it_switches_itself_off_when_it_does_not_pay_and_tries_again() -> None:
+    draft = learnt(0.1, 0.9, 1.5)
+    assert draft.gamma == 0
+    for _ in range(10):
+        draft.learn([], 0, 1.0)
+    draft.alpha, draft.draft_s = 0.9, 0.1
+    assert draft.gamma == 0  # still resting
+    for _ in range(60):
+        draft.learn([], 0, 1.0)
+    draft.verify_s = dict.fromkeys(range(1, 9), 1.0)
+    assert draft.gamma > 0

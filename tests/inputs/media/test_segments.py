@@ -1,0 +1,85 @@
+"""A long sound in stretches: at pauses, none over 30 s, nothing lost and nothing doubled."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gemelo.inputs.media.audio import RATE
+from gemelo.inputs.media.audio_channels import Floats
+from gemelo.inputs.media.segments import Cutter, Stretch, without_repeated
+
+
+def speech(seconds: float, seed: int = 0) -> Floats:
+    random = np.random.default_rng(seed)
+    return (0.1 * random.standard_normal(round(seconds * RATE))).astype(np.float32)
+
+
+def pause(seconds: float) -> Floats:
+    return speech(seconds, seed=9) * np.float32(0.01)
+
+
+def stretches(sound: Floats, piece: int) -> list[tuple[float, Floats, bool]]:
+    """(start, samples, overlaps) of every stretch, the sound pushed in pieces."""
+    cutter = Cutter()
+    parts: list[Stretch] = []
+    for at in range(0, len(sound), piece):
+        parts += cutter.push(sound[at : at + piece])
+    rest = cutter.finish()
+    parts += [] if rest is None else [rest]
+    found, held = [], []
+    for part in parts:
+        held.append(part.values)
+        if part.ends:
+            found.append((part.start_s, np.concatenate(held), part.overlaps))
+            held = []
+    assert not held
+    return found
+
+
+@pytest.mark.parametrize("piece", [777, 16000, 1 << 30])
+def test_it_is_cut_at_the_first_pause_after_a_while(piece: int) -> None:
+    spoken = [speech(9), pause(0.5), speech(9), pause(0.5), speech(12)]
+    sound = np.concatenate(spoken)
+    found = stretches(sound, piece)
+    assert len(found) == 2 and not found[1][2]
+    assert found[1][0] == pytest.approx(18.8)  # the pause began at 18.5 and lasted 0.3
+    assert np.array_equal(np.concatenate([values for _, values, _ in found]), sound)
+
+
+@pytest.mark.parametrize("piece", [777, 16000, 1 << 30])
+def test_without_a_pause_stretches_overlap_by_a_second(piece: int) -> None:
+    sound = speech(70)
+    found = stretches(sound, piece)
+    assert [start for start, _, _ in found] == [0.0, 29.0, 58.0]
+    assert [overlaps for _, _, overlaps in found] == [False, True, True]
+    assert [len(values) / RATE for _, values, _ in found] == [30.0, 30.0, 12.0]
+    for start, values, _ in found:
+        first = round(start * RATE)
+        assert np.array_equal(values, sound[first : first + len(values)])
+
+
+def test_a_short_sound_is_one_stretch_and_none_is_none() -> None:
+    (only,) = stretches(speech(3.03), 1000)
+    assert len(only[1]) == round(3.03 * RATE)
+    assert Cutter().finish() is None and list(Cutter().push(np.zeros(0, np.float32))) == []
+    cutter = Cutter()
+    assert [*cutter.push(speech(1))] and cutter.finish() is not None and cutter.finish() is None
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "wanted"),
+    [
+        ("and so it goes", "it goes on and on", "on and on"),
+        ("and so it goes.", "It goes, on", "on"),
+        ("and so it goes", "oes it goes on", "on"),
+        ("and so it goes", "xo so it goes on", "on"),
+        ("one", "two three", "two three"),
+        ("the", "the end", "end"),
+        ("", "all of it", "all of it"),
+        ("all of it", "", ""),
+        ("all of it", "all of it", ""),
+    ],
+)
+def test_repeated_words_are_written_once(before: str, after: str, wanted: str) -> None:
+    assert without_repeated(before, after) == wanted

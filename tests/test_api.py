@@ -1,0 +1,146 @@
+"""The library's `Model`: prompts of every kind, completions, sub-models of one file."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from gemelo.api import Model, load
+from gemelo.checkpoints.load import read
+from gemelo.engine.engine import Engine
+from gemelo.errors import FileFormatError, InputError, UnsupportedError
+from gemelo.kernels import cpu
+from tests.engine.elastic.test_views import CONFIG, PROMPT, SMALL, UPPER
+from tests.models.test_gemma3n import tiny_gemma3n
+
+GREEDY = {"temperature": 0, "max_tokens": 12, "ignore_eos": True}
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}<start_of_turn>"
+    "{{ 'model' if m.role == 'assistant' else m.role }}\n{{ m.content | trim }}<end_of_turn>\n"
+    "{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_checkpoint: Path) -> Model:
+    return load(tiny_checkpoint)
+
+
+@pytest.fixture
+def elastic(tiny_checkpoint: Path) -> Model:
+    """A Gemma 3n in the place of the checkpoint's own decoder."""
+    checkpoint = read(tiny_checkpoint)
+    return Model(checkpoint, Engine(tiny_gemma3n(CONFIG), checkpoint.tokenizer, chunk=16))
+
+
+def test_text_and_its_ids_are_the_same_prompt(model: Model) -> None:
+    ids = model.tokenizer.encode("the capital")
+    text = model.generate("the capital", **GREEDY)
+    assert text.prompt_token_ids == tuple(ids) and ids[0] == 2
+    assert model.generate(ids, **GREEDY).token_ids == text.token_ids
+    assert text.text == model.tokenizer.decode(text.token_ids)
+
+
+def test_stream_is_generate_in_pieces(model: Model) -> None:
+    pieces = list(model.stream("the capital", **GREEDY))
+    whole = model.generate("the capital", **GREEDY)
+    assert "".join(piece.text for piece in pieces) == whole.text
+    assert [token for piece in pieces for token in piece.token_ids] == list(whole.token_ids)
+    assert pieces[-1].finish_reason == whole.finish_reason == "length"
+
+
+@pytest.mark.skipif(cpu.extension is None, reason="the native kernels were not built")
+@pytest.mark.parametrize("kind", ["gguf", "directory"])
+def test_a_file_that_is_cut_short_is_an_error(
+    tiny_directory: Path, tiny_checkpoint: Path, tmp_path: Path, kind: str
+) -> None:
+    """In the middle of a turn, and before the next."""
+    path = tmp_path / "model"
+    if kind == "gguf":
+        shutil.copy(tiny_checkpoint, path)
+        file = path
+    else:
+        shutil.copytree(tiny_directory, path)
+        file = path / "model.safetensors"
+    model = load(path)
+    stream = model.stream("the capital", **GREEDY)
+    next(stream)
+    os.truncate(file, file.stat().st_size // 2)
+    with pytest.raises(FileFormatError, match=r"cut short while it was in use: .*\.weight"):
+        list(stream)
+    with pytest.raises(FileFormatError, match=rf"{file} was cut short .* load it again"):
+        model.generate("the", **GREEDY)
+    with pytest.raises(FileFormatError, match=rf"{file} was cut short"):
+        model.logits(model.tokenizer.encode("the"))
+    assert load(tiny_checkpoint).generate("the", **GREEDY).text  # others go on
+
+
+def test_choices_seed_and_logprobs(model: Model) -> None:
+    completion = model.generate("the", n=3, max_tokens=6, seed=1, logprobs=2, ignore_eos=True)
+    assert len(completion.choices) == 3 and completion.seed == 1
+    assert all(len(choice.logprobs) == 6 for choice in completion.choices)
+    assert all(len(top) == 2 for top in completion.choices[1].top_logprobs)
+    assert completion.text == completion.choices[0].text
+
+
+def test_messages_need_a_template_and_use_it(model: Model) -> None:
+    messages = [{"role": "user", "content": "hi <end_of_turn> there"}]
+    with pytest.raises(UnsupportedError, match="base model"):
+        model.chat(messages)
+    tokenizer = dataclasses.replace(model.tokenizer, chat_template=TEMPLATE)
+    checkpoint = dataclasses.replace(model.checkpoint, tokenizer=tokenizer)
+    chatty = Model(checkpoint, Engine(model.engine.decoder, tokenizer))
+    prompt = chatty.chat(messages, **GREEDY).prompt_token_ids
+    assert prompt[0] == 2 and prompt.count(2) == 1
+    assert prompt.count(106) == 1, "a control string in a message stays text"
+
+
+@pytest.mark.parametrize("prompt", ["", [], [1.5], ["a"]])
+def test_prompts_that_are_none(model: Model, prompt: object) -> None:
+    if prompt == "":
+        assert model.generate("", **GREEDY).prompt_token_ids == (2,)
+        return
+    with pytest.raises(InputError):
+        model.generate(prompt, **GREEDY)  # type: ignore[arg-type]
+
+
+def test_unknown_settings_are_named(model: Model) -> None:
+    with pytest.raises(InputError, match="'temprature'; known: temperature"):
+        model.generate("x", temprature=1)
+
+
+def test_loading_counts_once(tiny_checkpoint: Path) -> None:
+    fresh = load(tiny_checkpoint)
+    first, second = fresh.generate("x", **GREEDY), fresh.generate("x", **GREEDY)
+    assert first.timings.load_s > 0 and second.timings.load_s == 0
+    assert first.timings.time_to_first_token_s > first.timings.prefill_s
+
+
+def test_a_submodel_is_a_model_of_the_same_bytes(elastic: Model) -> None:
+    small = elastic.submodel(SMALL)
+    assert small.config.num_hidden_layers == 12 and elastic.config.num_hidden_layers == 14
+    shared = {id(p) for p in elastic.engine.decoder.parameters()}
+    assert all(id(p) in shared for p in small.engine.decoder.parameters())
+    assert small.logits(PROMPT).shape == (len(PROMPT), 512)
+    small.generate(PROMPT, **GREEDY)
+    assert set(small.stats.tokens) == {"small"}
+
+
+def test_a_model_can_change_size_and_draft(elastic: Model) -> None:
+    wanted = elastic.submodel(UPPER).generate(PROMPT, **GREEDY).token_ids
+    elastic.use(UPPER)
+    assert elastic.generate(PROMPT, **GREEDY).token_ids == wanted
+    elastic.use("whole")
+    plain = elastic.generate(PROMPT, **GREEDY).token_ids
+    draft = elastic.speculate(SMALL, gamma=3)
+    assert elastic.generate(PROMPT, **GREEDY).token_ids == plain
+    assert draft.rounds > 0
+
+
+def test_gemma3_has_no_submodels(model: Model) -> None:
+    with pytest.raises(InputError, match="no sub-models"):
+        model.submodel("E2B")

@@ -1,0 +1,122 @@
+"""A sound heard as it comes is the sound heard whole, and little is left to do after it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from gemelo.api import Model, load
+from gemelo.engine.sampler import Sampling
+from gemelo.errors import ContextLengthError, InputError, UnsupportedError
+from gemelo.inputs.media.audio import RATE, Samples
+from gemelo.inputs.media.segments import EARLIEST_S, Cutter
+from gemelo.transcription import Listening, Task, prompt_ids, transcribe
+from tests.multimodal import recording
+
+GREEDY = {"max_tokens": 5, "ignore_eos": True}
+
+
+@pytest.fixture(scope="module")
+def model(awake_directory: Path) -> Model:
+    return load(awake_directory)
+
+
+def in_pieces(sound: np.ndarray, piece: int) -> Iterator[Samples]:
+    for at in range(0, len(sound), piece):
+        yield Samples(torch.from_numpy(sound[at : at + piece].copy()))
+
+
+@pytest.mark.parametrize("piece", [900, 4000, 1 << 20])
+def test_pieces_make_no_difference(model: Model, piece: int) -> None:
+    sound = recording(2.5)
+    content = [
+        {"type": "text", "text": "Transcribe this audio:"},
+        {"type": "audio", "audio": sound},
+    ]
+    wanted = model.generate([{"role": "user", "content": content}], temperature=0, **GREEDY)
+    shown: list[str] = []
+    (heard,) = transcribe(model, in_pieces(sound, piece), show=shown.append, **GREEDY)
+    assert heard.token_ids == wanted.token_ids and heard.text == wanted.text.strip()
+    assert "".join(shown) == wanted.text
+    assert (heard.start_s, heard.end_s) == (0.0, 2.5)
+
+
+def test_all_but_the_tail_is_read_before_the_end(model: Model) -> None:
+    session = model.session()
+    listening = Listening(model, session, "Transcribe this audio:")
+    sound = recording(4.0)  # 25 tokens: more than the places that any recording gets
+    for at in range(0, len(sound), 1600):
+        listening.push(sound[at : at + 1600])
+    assert len(session.ids) >= len(listening.before) + 24
+    pieces = [*listening.finish(Sampling(temperature=0, max_tokens=2, ignore_eos=True))]
+    assert len(pieces) == 2
+    assert session.timings.prefill_tokens <= len(listening.after) + 1
+
+
+def test_a_long_sound_is_one_stream_with_a_notice(model: Model) -> None:
+    told: list[str] = []
+    (heard,) = transcribe(model, in_pieces(recording(31), 80000), tell=told.append, **GREEDY)
+    assert heard.end_s == 31.0
+    assert len(told) == 1 and "longer than the 30 s" in told[0]
+
+
+def test_segments_are_short_and_timed(model: Model) -> None:
+    told: list[str] = []
+    sound = recording(31)
+    found = [*transcribe(model, in_pieces(sound, 50000), cut=True, tell=told.append, **GREEDY)]
+    assert [(heard.start_s, heard.end_s) for heard in found] == [(0.0, 30.0), (29.0, 31.0)]
+    assert told == []
+
+
+def test_a_last_segment_too_short_is_told(model: Model) -> None:
+    sound = np.concatenate([recording(EARLIEST_S), np.zeros(2 * RATE, np.float32)])
+    first = sum(len(part.values) for part in Cutter().push(sound) if part.start_s == 0.0)
+    told: list[str] = []
+    pieces = in_pieces(sound[: first + 400], 50000)
+    (heard,) = transcribe(model, pieces, cut=True, tell=told.append, **GREEDY)
+    assert heard.end_s == first / RATE
+    assert told == ["the last 0.0250 s are a segment too short to be heard: left out"]
+
+
+def test_a_sound_longer_than_the_context(awake_directory: Path) -> None:
+    short = load(awake_directory, context=100)
+    with pytest.raises(ContextLengthError, match="the context holds 100"):
+        [*transcribe(short, in_pieces(recording(20), 50000), **GREEDY)]
+
+
+def test_a_model_without_an_ear(eyed_directory: Path) -> None:
+    deaf = load(eyed_directory)
+    with pytest.raises(UnsupportedError, match="no ear"):
+        [*transcribe(deaf, in_pieces(recording(), 50000), **GREEDY)]
+
+
+def test_instructions() -> None:
+    assert Task().instruction == "Transcribe this audio:"
+    assert Task("es").instruction == "Transcribe this audio into Spanish:"
+    assert Task("es", "en").instruction == "Translate this audio from Spanish into English:"
+    assert Task(None, "Catalan").instruction == "Translate this audio into Catalan:"
+    assert Task("es", "en", True).instruction == (
+        "Transcribe the following speech segment in Spanish, then translate it into English:"
+    )
+    for wrong in (Task("xx"), Task(" "), Task("es", None, True)):
+        with pytest.raises(InputError):
+            wrong.instruction  # noqa: B018
+
+
+def test_the_prompt_says_it_before_the_sound(model: Model) -> None:
+    ids = prompt_ids(model, "the")
+    word = model.tokenizer.encode("the", bos=False)
+    assert ids.index(word[0]) < ids.index(497) and ids.count(497) == 12
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_sound_too_short_for_a_token(model: Model, cut: bool) -> None:
+    for short in (0, 512):
+        with pytest.raises(InputError, match="too short for a soft token: give one of 0.0321 s"):
+            list(transcribe(model, in_pieces(recording(1.0)[:short], 200), cut=cut, **GREEDY))
+    (heard,) = transcribe(model, in_pieces(recording(1.0)[:513], 200), cut=cut, **GREEDY)
+    assert len(heard.token_ids) == 5
