@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
     from gemelo.api import Model, load
     from gemelo.config import ModelConfig
+    from gemelo.config.sampling import Sampling
     from gemelo.engine.completion import Completion
     from gemelo.engine.continuation import Piece
     from gemelo.engine.engine import Engine
     from gemelo.engine.kv import KVCache
-    from gemelo.engine.sampler import Sampling
     from gemelo.engine.session import Session
     from gemelo.errors import GemeloError
     from gemelo.inputs.prompt.chat import Prompt
@@ -36,7 +36,7 @@ _HOMES = {
     "ModelConfig": "gemelo.config",
     "Piece": "gemelo.engine.continuation",
     "Prompt": "gemelo.inputs.prompt.chat",
-    "Sampling": "gemelo.engine.sampler",
+    "Sampling": "gemelo.config.sampling",
     "Session": "gemelo.engine.session",
     "Tokenizer": "gemelo.inputs.tokenizer.tokenizer",
     "load": "gemelo.api",

@@ -30,7 +30,6 @@ from gemelo.checkpoints.mmproj import mmproj_names, mmproj_values, with_own_towe
 from gemelo.checkpoints.plan import (
     DTYPES,
     Target,
-    TargetFormat,
     gguf_targets,
     hf_targets,
     tower_targets,
@@ -46,6 +45,7 @@ from gemelo.checkpoints.source import (
 )
 from gemelo.checkpoints.subset import cut
 from gemelo.config import Gemma3nConfig, Submodel
+from gemelo.config.options import TargetFormat
 from gemelo.errors import InputError, UnavailableError, UnsupportedError
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.kernels.formats import Packed

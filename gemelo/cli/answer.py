@@ -5,12 +5,12 @@ between two chunks of the prompt, so that the session stays usable and what was 
 second ends it at once.
 
     model = load_model("demo", quiet=False, format="bf16")
-    completion = answer(model, prompt, {"seed": 1}, show=terminal.show, quiet=False)
+    completion = answer(model, prompt, Sampling(seed=1), show=terminal.show, quiet=False)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gemelo.cli.terminal import Bar, Interrupt, note, size
@@ -18,6 +18,7 @@ from gemelo.evals.machine import peak_rss_bytes
 
 if TYPE_CHECKING:
     from gemelo.api import Model
+    from gemelo.config.sampling import Sampling
     from gemelo.engine.completion import Choice, Completion
     from gemelo.engine.continuation import Piece
     from gemelo.inputs.prompt.chat import Prompt
@@ -46,7 +47,7 @@ def load_model(name: str | None, *, quiet: bool, verbose: bool, **settings: Any)
 def answer(
     model: Model,
     prompt: Prompt,
-    sampling: Mapping[str, Any],
+    sampling: Sampling,
     show: Callable[[str], None],
     quiet: bool,
 ) -> Completion:
@@ -61,14 +62,14 @@ def answer(
             interrupt.check()
 
         try:
-            for piece in model.stream(prompt, progress=read, **sampling):
+            for piece in model.stream(prompt, read, sampling):
                 pieces.append(piece)
                 show(piece.text)
                 if interrupt.asked:
                     break
         except KeyboardInterrupt:
             pass
-    return model.completion(prompt.ids, pieces, sampling.get("n", 1))
+    return model.completion(prompt.ids, pieces, sampling.n)
 
 
 def cancelled(completion: Completion) -> bool:

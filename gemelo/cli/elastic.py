@@ -12,8 +12,8 @@ from gemelo.errors import InputError
 
 if TYPE_CHECKING:
     from gemelo.api import Model
+    from gemelo.config.options import RepairMode
     from gemelo.engine.elastic.policy import Policy
-    from gemelo.engine.session import RepairMode
 
 _KINDS = "latency:TOKENS_PER_S, memory:GIB or difficulty:NATS"
 

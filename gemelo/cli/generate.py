@@ -9,7 +9,6 @@ says so. Without --json the text streams to stdout as it comes and everything el
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -114,7 +113,7 @@ def generate(
     else:
         ready = media.completed(loaded, text, files, viewing)
     streamed = not json and n == 1
-    completion = answer(loaded, ready, asdict(sampling), show if streamed else _swallow, quiet)
+    completion = answer(loaded, ready, sampling, show if streamed else _swallow, quiet)
     if json:
         print_json(_json(model or default_name(), loaded, completion, n, logprobs is not None))
     else:

@@ -16,6 +16,7 @@ import typer
 from gemelo.cli import options
 from gemelo.cli.answer import load_model
 from gemelo.cli.terminal import Bar, note, print_json, print_table, show, size
+from gemelo.config.options import TargetFormat
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -83,7 +84,7 @@ def list_models(json: options.Json = False) -> None:
 
 Target = Annotated[Path, typer.Argument(metavar="TARGET", help="NAME.gguf, or a directory.")]
 Written = Annotated[
-    options.TargetFormat,
+    TargetFormat,
     typer.Option("--format", help="Of the matrices; native is exact."),
 ]
 
@@ -142,7 +143,7 @@ def slice_model(
 
 
 def write(
-    source: str, target: Path, format: options.TargetFormat, json: bool, quiet: bool, **choices: Any
+    source: str, target: Path, format: TargetFormat, json: bool, quiet: bool, **choices: Any
 ) -> None:
     """Convert with a progress bar, and say what was written."""
     from gemelo.checkpoints.convert import convert as convert_files

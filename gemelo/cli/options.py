@@ -12,20 +12,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperOption
 
 from gemelo.cli.terminal import checked_text
+from gemelo.config.options import KVFormat, RepairMode, TablePlacement, WeightFormat
+from gemelo.config.sampling import Sampling
 from gemelo.errors import InputError
-
-if TYPE_CHECKING:
-    from gemelo.engine.sampler import Sampling
-
-WeightFormat = Literal["native", "bf16", "f32", "q8_0", "q4_0"]
-TargetFormat = Literal["native", "bf16", "f16", "f32", "q8_0", "q4_0"]
-KVFormat = Literal["plain", "bf16", "int8"]
 
 _of_model, _of_media, _of_sampling, _of_output = (
     partial(typer.Option, rich_help_panel=title)
@@ -56,8 +51,6 @@ class SectionedCommand(TyperCommand):
 
 def sampling(parameters: Mapping[str, Any]) -> Sampling:
     """The sampling settings among a command's parameters, which have the same names, checked."""
-    from gemelo.engine.sampler import Sampling
-
     names = {field.name for field in dataclasses.fields(Sampling)}
     given = {name: value for name, value in parameters.items() if name in names}
     stops = given.get("stop") or ()
@@ -158,13 +151,13 @@ Policy = Annotated[
     ),
 ]
 Repair = Annotated[
-    Literal["off", "lazy", "now"],
+    RepairMode,
     _of_model(
         help="Keys that another size wrote: kept, encoded again beside new tokens, or at once."
     ),
 ]
 Ple = Annotated[
-    Literal["disk", "ram", "device"] | None,
+    TablePlacement | None,
     _of_model(help="Where Gemma 3n's per-layer embeddings lie.", show_default="disk"),
 ]
 Mmproj = Annotated[

@@ -5,15 +5,13 @@ from __future__ import annotations
 import inspect
 import json
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import torch
 
 import gemelo as library
-from gemelo.checkpoints import convert, load
-from gemelo.cli import chat, generate, options
-from gemelo.engine import kv
+from gemelo.checkpoints import load
+from gemelo.cli import chat, generate
 from gemelo.engine.sampler import Sampling
 from tests.cli.conftest import Command
 
@@ -243,6 +241,3 @@ def test_defaults_and_choices_are_the_librarys() -> None:
         for name, default in vars(Sampling()).items():
             if name in parameters and name not in apart and parameters[name].default is not None:
                 assert parameters[name].default == default, name
-    assert get_args(options.WeightFormat) == get_args(load.WeightFormat)
-    assert get_args(options.TargetFormat) == get_args(convert.TargetFormat)
-    assert get_args(options.KVFormat) == get_args(kv.KVFormat)
