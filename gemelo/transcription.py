@@ -101,7 +101,7 @@ def language_name(language: str | None) -> str | None:
 
 
 @dataclass(frozen=True)
-class Heard:
+class Segment:
     """What was said from start_s to end_s, in seconds from where a player begins; the silence
     before the first sound is left out."""
 
@@ -173,9 +173,9 @@ def transcribe(
     tell: Callable[[str], None] = lambda notice: None,
     sampling: Sampling | None = None,
     **settings: Unpack[SamplingSettings],
-) -> Iterator[Heard]:
-    """What is said in a sound that comes in pieces, each of any length; one `Heard`, or with `cut`
-    one a stretch of at most 30 s.
+) -> Iterator[Segment]:
+    """What is said in a sound that comes in pieces, each of any length; one `Segment`, or with
+    `cut` one a stretch of at most 30 s.
 
     show gets the text as it is written, of an uncut sound alone; tell gets what a person should
     know. sampling, or its fields as keywords, says how tokens are chosen; greedy if neither does.
@@ -213,14 +213,14 @@ def _sampling(sampling: Sampling | None, settings: Mapping[str, Any]) -> Samplin
 
 def answered(
     listening: Listening, sampling: Sampling, show: Callable[[str], None] | None, last: Stretch
-) -> Heard:
+) -> Segment:
     """The answer to a sound that is over with its last part."""
     pieces = []
     for piece in listening.finish(sampling):
         pieces.append(piece)
         if show is not None:
             show(piece.text)
-    return Heard(
+    return Segment(
         last.heard_s,
         last.start_s + listening.num_samples / RATE,
         "".join(piece.text for piece in pieces).strip(),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from gemelo.engine.completion import Choice, Completion
     from gemelo.engine.continuation import Piece
     from gemelo.inputs.prompt.chat import Prompt
-    from gemelo.transcription import Heard
+    from gemelo.transcription import Segment
 
 
 def load_model(name: str | None, *, quiet: bool, verbose: bool, **settings: Any) -> Model:
@@ -77,7 +77,7 @@ def cancelled(completion: Completion) -> bool:
     return any(choice.finish_reason == "cancelled" for choice in completion.choices)
 
 
-def tell_end(model: Model, answers: Sequence[Choice | Heard], max_tokens: int, cure: str) -> None:
+def tell_end(model: Model, answers: Sequence[Choice | Segment], max_tokens: int, cure: str) -> None:
     """One line on stderr when an answer was cut by a limit; `cure` is what raises max_tokens."""
     cut = [len(one.token_ids) for one in answers if one.finish_reason == "length"]
     if not cut:

@@ -23,7 +23,7 @@ from gemelo.errors import InputError, UnavailableError
 
 if TYPE_CHECKING:
     from gemelo.inputs.media.audio import Samples
-    from gemelo.transcription import Heard
+    from gemelo.transcription import Segment
 
 Format = Literal["text", "json", "srt", "vtt"]
 _LIVE_S, _WHOLE_S = 0.5, 10.0  # how much is heard at a time
@@ -123,7 +123,7 @@ def transcribe(
         tell_end(loaded, heard, max_tokens, "--max-tokens")
 
 
-def write(heard: Sequence[Heard], format: Format) -> None:
+def write(heard: Sequence[Segment], format: Format) -> None:
     """The whole result on stdout."""
     if format == "json":
         text = " ".join(one.text for one in heard)
@@ -134,7 +134,7 @@ def write(heard: Sequence[Heard], format: Format) -> None:
         show(subtitles(heard, format))
 
 
-def subtitles(heard: Sequence[Heard], format: Format) -> str:
+def subtitles(heard: Sequence[Segment], format: Format) -> str:
     """SubRip or WebVTT, a cue a segment; what is silent has none."""
     comma = "," if format == "srt" else "."
     blocks = ["WEBVTT\n"] if format == "vtt" else []
