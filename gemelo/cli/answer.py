@@ -4,20 +4,21 @@ What `generate` and `chat` have in common. The first Ctrl-C ends an answer betwe
 between two chunks of the prompt, so that the session stays usable and what was said is kept; the
 second ends it at once.
 
-    model = load_model("demo", quiet=False, format="bf16")
+    model = load_model("demo", Loading(format="bf16"), quiet=False, verbose=False)
     completion = answer(model, prompt, Sampling(seed=1), show=terminal.show, quiet=False)
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gemelo.cli.terminal import Bar, Interrupt, note, size
 from gemelo.evals.machine import peak_rss_bytes
 
 if TYPE_CHECKING:
     from gemelo.api import Model
+    from gemelo.cli.groups import Elastic, Loading
     from gemelo.config.sampling import Sampling
     from gemelo.engine.completion import Choice, Completion
     from gemelo.engine.continuation import Piece
@@ -25,10 +26,18 @@ if TYPE_CHECKING:
     from gemelo.transcription import Segment
 
 
-def load_model(name: str | None, *, quiet: bool, verbose: bool, **settings: Any) -> Model:
-    """`gemelo.load` with a progress bar, and a line about the result if `verbose`."""
+def load_model(
+    name: str | None, loading: Loading, sizes: Elastic | None = None, *, quiet: bool, verbose: bool
+) -> Model:
+    """`gemelo.load` with a progress bar, and a line about the result if `verbose`.
+
+    A limit on memory is kept by letting go what is mapped, so nothing is repacked then.
+    """
     from gemelo.api import load
 
+    settings = vars(loading)
+    if sizes is not None and sizes.limits_memory:
+        settings = settings | {"repack": False}
     with Bar("loading", shown=not quiet) as bar:
         model = load(name, progress=bar, **settings)
     for notice in () if quiet else model.checkpoint.notices:

@@ -16,6 +16,7 @@ import typer
 import gemelo
 from gemelo.cli import options
 from gemelo.cli.answer import load_model
+from gemelo.cli.groups import Loading
 from gemelo.cli.terminal import Bar, note, print_json, print_table, show, size
 from gemelo.config.options import TargetFormat
 
@@ -194,7 +195,8 @@ def show_model(
     """
     from gemelo.inspection.summary import summarise
 
-    loaded = load_model(model, quiet=quiet, verbose=False, format=format, device="cpu")
+    loading = Loading(format=format, device="cpu")
+    loaded = load_model(model, loading, quiet=quiet, verbose=False)
     summary = summarise(loaded.checkpoint)
     if json:
         print_json(summary.to_json())

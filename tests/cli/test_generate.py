@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from pathlib import Path
 
@@ -11,8 +10,6 @@ import torch
 
 import gemelo as library
 from gemelo.checkpoints import load
-from gemelo.cli import chat, generate
-from gemelo.engine.sampler import Sampling
 from tests.cli.conftest import Command
 
 GREEDY = ("--temperature", "0", "--ignore-eos", "--max-tokens", "6")
@@ -233,11 +230,3 @@ def test_tokenize_for_people_is_a_token_a_line(gemelo: Command) -> None:
 def test_tokenize_builds_no_network(gemelo: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load, "build", None)
     assert gemelo("tokenize", "a").code == 0
-
-
-def test_defaults_and_choices_are_the_librarys() -> None:
-    for command, apart in ((generate.generate, set()), (chat.chat, {"max_tokens"})):
-        parameters = inspect.signature(command).parameters
-        for name, default in vars(Sampling()).items():
-            if name in parameters and name not in apart and parameters[name].default is not None:
-                assert parameters[name].default == default, name
