@@ -20,29 +20,29 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
-from gemelo.checkpoints.load import Checkpoint, WeightFormat, assemble, read
+from gemelo.checkpoints.load import Checkpoint, assemble, read
 from gemelo.checkpoints.locate import expanded, resolve
 from gemelo.checkpoints.source import open_source, without_padding, without_towers
 from gemelo.checkpoints.subset import cut
 from gemelo.config import ModelConfig, Submodel
+from gemelo.config.options import KVFormat, RepairMode, TablePlacement, WeightFormat
+from gemelo.config.sampling import Sampling, SamplingSettings
 from gemelo.engine.completion import Completion, join
 from gemelo.engine.continuation import Piece
 from gemelo.engine.elastic.policy import Policy
 from gemelo.engine.elastic.speculative import Draft
 from gemelo.engine.engine import Engine
-from gemelo.engine.kv import KVFormat
 from gemelo.engine.media.audio_stream import AudioStream
 from gemelo.engine.media.encoders import Perception
-from gemelo.engine.memory.per_layer_table import Where, as_packed, is_mapped, place_table
+from gemelo.engine.memory.per_layer_table import as_packed, is_mapped, place_table
 from gemelo.engine.memory.repack import repacked
 from gemelo.engine.native_program import Graph, is_native
-from gemelo.engine.sampler import Sampling
-from gemelo.engine.session import Progress, RepairMode, Session, check
+from gemelo.engine.session import Progress, Session, check
 from gemelo.engine.step import Decoder
 from gemelo.engine.timings import Stats, Timings
 from gemelo.engine.tokens import Soft
@@ -235,27 +235,36 @@ class Model:
         return self.perception.stream()
 
     def stream(
-        self, prompt: PromptLike, progress: Progress | None = None, **sampling: Any
+        self,
+        prompt: PromptLike,
+        progress: Progress | None = None,
+        sampling: Sampling | None = None,
+        **settings: Unpack[SamplingSettings],
     ) -> Generator[Piece]:
-        """Continue a prompt piece by piece. Keyword arguments are `Sampling`'s fields.
+        """Continue a prompt piece by piece, as `sampling` says or its fields given as keywords.
 
         `progress` gets prompt tokens read and in all. The model's session keeps what was written,
         so that a longer prompt with the same beginning only reads the rest.
         """
-        settings = Sampling.of(sampling)
+        chosen = Sampling.of(settings, sampling)
         ready = self.prompt(prompt)
         check(ready.ids, self.config, self.engine.context)
-        return self._pieces(ready, settings, self.perception.of(ready), progress)
+        return self._pieces(ready, chosen, self.perception.of(ready), progress)
 
-    def generate(self, prompt: PromptLike, **sampling: Any) -> Completion:
-        """Continue a prompt to its end. Keyword arguments are `Sampling`'s fields."""
-        settings = Sampling.of(sampling)
+    def generate(
+        self,
+        prompt: PromptLike,
+        sampling: Sampling | None = None,
+        **settings: Unpack[SamplingSettings],
+    ) -> Completion:
+        """Continue a prompt to its end, as `sampling` says or its fields given as keywords."""
+        chosen = Sampling.of(settings, sampling)
         ready = self.prompt(prompt)
         check(ready.ids, self.config, self.engine.context)
         soft = self.perception.of(ready)
         with self._line.lock:
-            pieces = list(self._pieces(ready, settings, soft))
-            return self.completion(ready.ids, pieces, settings.n)
+            pieces = list(self._pieces(ready, chosen, soft))
+            return self.completion(ready.ids, pieces, chosen.n)
 
     def _pieces(
         self,
@@ -271,9 +280,14 @@ class Model:
             session = self._session = session.another()
         yield from session.answer(turn, ready.ids, sampling, progress, soft)
 
-    def chat(self, messages: Sequence[Message], **sampling: Any) -> Completion:
+    def chat(
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling | None = None,
+        **settings: Unpack[SamplingSettings],
+    ) -> Completion:
         """Answer a conversation: messages of role system, user or assistant, with content."""
-        return self.generate(messages, **sampling)
+        return self.generate(messages, sampling, **settings)
 
     def logits(self, ids: Sequence[int]) -> Tensor:
         """Scores of the next token after every position, (T, V) float32: the scoring path."""
@@ -296,7 +310,7 @@ def load(
     threads: int | None = None,
     context: int | None = None,
     kv_format: KVFormat | None = None,
-    ple: Where | None = None,
+    ple: TablePlacement | None = None,
     mmproj: str | Path | None = None,
     repack: bool = True,
     progress: Progress | None = None,
@@ -335,7 +349,7 @@ def load(
     return loaded if submodel is None else loaded.submodel(submodel)
 
 
-def prepare(decoder: Gemma3n, ple: Where | None, device: torch.device) -> None:
+def prepare(decoder: Gemma3n, ple: TablePlacement | None, device: torch.device) -> None:
     """Put the per-layer table where it was asked for, and sparse layers' columns together.
 
     Not asked, the table stays where it lies: in the file, if that could be mapped.

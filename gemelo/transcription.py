@@ -13,17 +13,18 @@ J soft tokens, D decoder width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
 from gemelo.api import Model
-from gemelo.engine.continuation import FinishReason, Piece
+from gemelo.config.options import FinishReason
+from gemelo.config.sampling import TRANSCRIPTION, Sampling, SamplingSettings
+from gemelo.engine.continuation import Piece
 from gemelo.engine.media.encoders import content_key
-from gemelo.engine.sampler import Sampling
 from gemelo.engine.session import Session
 from gemelo.engine.tokens import Soft
 from gemelo.errors import InputError
@@ -100,7 +101,7 @@ def language_name(language: str | None) -> str | None:
 
 
 @dataclass(frozen=True)
-class Heard:
+class Segment:
     """What was said from start_s to end_s, in seconds from where a player begins; the silence
     before the first sound is left out."""
 
@@ -170,18 +171,19 @@ def transcribe(
     cut: bool = False,
     show: Callable[[str], None] | None = None,
     tell: Callable[[str], None] = lambda notice: None,
-    **sampling: Any,
-) -> Iterator[Heard]:
-    """What is said in a sound that comes in pieces, each of any length; one `Heard`, or with `cut`
-    one a stretch of at most 30 s.
+    sampling: Sampling | None = None,
+    **settings: Unpack[SamplingSettings],
+) -> Iterator[Segment]:
+    """What is said in a sound that comes in pieces, each of any length; one `Segment`, or with
+    `cut` one a stretch of at most 30 s.
 
     show gets the text as it is written, of an uncut sound alone; tell gets what a person should
-    know. Sampling's fields follow; greedy unless they say otherwise. Raises UnsupportedError for a
-    model without an ear, ContextLengthError for an uncut sound longer than the context, InputError
-    for one too short for a token.
+    know. sampling, or its fields as keywords, says how tokens are chosen; greedy if neither does.
+    Raises UnsupportedError for a model without an audio encoder, ContextLengthError for an uncut
+    sound longer than the context, InputError for one too short for a token.
     """
     instruction = (Task() if task is None else task).instruction
-    settings = Sampling.of({"temperature": 0.0, "max_tokens": 4096} | sampling)
+    chosen = _sampling(sampling, settings)
     session = model.session()
     parts = stretches(pieces, tell) if cut else whole(pieces, tell)
     listening, text, longest = Listening(model, session, instruction), "", 0
@@ -192,7 +194,7 @@ def transcribe(
             continue
         longest = max(longest, listening.num_samples)
         if listening.num_samples >= SPAN:
-            heard = answered(listening, settings, None if cut else show, part)
+            heard = answered(listening, chosen, None if cut else show, part)
             if part.overlaps:
                 heard = replace(heard, text=without_repeated(text, heard.text))
             text = heard.text
@@ -204,16 +206,21 @@ def transcribe(
     check_span(longest)
 
 
+def _sampling(sampling: Sampling | None, settings: Mapping[str, Any]) -> Sampling:
+    """What was given, over the defaults of a transcription."""
+    return Sampling.of(settings if sampling else vars(TRANSCRIPTION) | dict(settings), sampling)
+
+
 def answered(
     listening: Listening, sampling: Sampling, show: Callable[[str], None] | None, last: Stretch
-) -> Heard:
+) -> Segment:
     """The answer to a sound that is over with its last part."""
     pieces = []
     for piece in listening.finish(sampling):
         pieces.append(piece)
         if show is not None:
             show(piece.text)
-    return Heard(
+    return Segment(
         last.heard_s,
         last.start_s + listening.num_samples / RATE,
         "".join(piece.text for piece in pieces).strip(),

@@ -11,6 +11,7 @@ import pytest
 
 from gemelo.api import Model, load
 from gemelo.checkpoints.load import read
+from gemelo.config.sampling import Sampling
 from gemelo.engine.engine import Engine
 from gemelo.errors import FileFormatError, InputError, UnsupportedError
 from gemelo.kernels import cpu
@@ -111,6 +112,17 @@ def test_prompts_that_are_none(model: Model, prompt: object) -> None:
 def test_unknown_settings_are_named(model: Model) -> None:
     with pytest.raises(InputError, match="'temprature'; known: temperature"):
         model.generate("x", temprature=1)
+
+
+def test_sampling_is_a_value_or_keywords(model: Model) -> None:
+    chosen = Sampling(temperature=0, max_tokens=12, ignore_eos=True)
+    whole = model.generate("the capital", **GREEDY)
+    assert model.generate("the capital", sampling=chosen).token_ids == whole.token_ids
+    pieces = model.stream("the capital", sampling=chosen)
+    assert [token for piece in pieces for token in piece.token_ids] == list(whole.token_ids)
+    for ask in (model.generate, model.stream, model.chat):
+        with pytest.raises(InputError, match="both sampling= and seed= were given"):
+            ask("the capital", sampling=chosen, seed=1)
 
 
 def test_loading_counts_once(tiny_checkpoint: Path) -> None:

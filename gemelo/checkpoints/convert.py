@@ -26,11 +26,11 @@ from torch import Tensor
 from gemelo.checkpoints.destination import check_apart, check_place, is_gguf
 from gemelo.checkpoints.key_values import gguf_values, with_losses_told
 from gemelo.checkpoints.load import tokenizer_of
+from gemelo.checkpoints.locate import expanded, resolve
 from gemelo.checkpoints.mmproj import mmproj_names, mmproj_values, with_own_towers
 from gemelo.checkpoints.plan import (
     DTYPES,
     Target,
-    TargetFormat,
     gguf_targets,
     hf_targets,
     tower_targets,
@@ -46,6 +46,7 @@ from gemelo.checkpoints.source import (
 )
 from gemelo.checkpoints.subset import cut
 from gemelo.config import Gemma3nConfig, Submodel
+from gemelo.config.options import TargetFormat
 from gemelo.errors import InputError, UnavailableError, UnsupportedError
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.kernels.formats import Packed
@@ -72,8 +73,8 @@ class Converted:
 
 
 def convert(
-    source: Path,
-    target: Path,
+    source: str | Path,
+    target: str | Path,
     format: TargetFormat = "native",
     *,
     submodel: str | Submodel | None = None,
@@ -83,8 +84,9 @@ def convert(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Converted:
-    """Write `source` as `target`: GGUF if it ends in .gguf, else a directory of safetensors.
+    """Write a model as `target`: GGUF if it ends in .gguf, else a directory of safetensors.
 
+    source is a path, or a text: a path, a hub id or the embedded default, as `load` takes them.
     submodel writes that part of a Gemma 3n as a model of its own.
     text_only leaves towers out; without it a GGUF target refuses a model that has some. mmproj
     writes the towers alone, as the GGUF that goes beside one of the text model.
@@ -95,6 +97,8 @@ def convert(
     """
     if format not in get_args(TargetFormat):
         raise InputError(f"format {format!r} is not one of {', '.join(get_args(TargetFormat))}")
+    source = source if isinstance(source, Path) else resolve(source)
+    target = expanded(str(target))
     check_place(target, source, overwrite)
     opened = open_source(source) if text_only else with_own_towers(open_source(source))
     check_apart(target, opened, towers_only=mmproj)
@@ -112,6 +116,34 @@ def convert(
         write = _write_gguf if to_gguf else _write_directory
         write(opened, target, targets, overwrite, more)
         return Converted(target, len(targets), sum(t.nbytes for t in targets), opened.notices)
+
+
+def slice(
+    source: str | Path,
+    target: str | Path,
+    submodel: str | Submodel = "E2B",
+    format: TargetFormat = "native",
+    *,
+    text_only: bool = False,
+    mixed_widths: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Converted:
+    """Write a sub-model of a Gemma 3n as a model of its own, as `convert` writes a whole one.
+
+    submodel is a published name, a .toml or .json file, or a `Submodel`. Raises
+    `UnsupportedError` for a model that has none, and as `convert` does.
+    """
+    return convert(
+        source,
+        target,
+        format,
+        submodel=submodel,
+        text_only=text_only,
+        mixed_widths=mixed_widths,
+        overwrite=overwrite,
+        progress=progress,
+    )
 
 
 def _convert_towers(

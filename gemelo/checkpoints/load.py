@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,7 @@ from gemelo.checkpoints.source import (
     without_padding,
 )
 from gemelo.config import ModelConfig
+from gemelo.config.options import WeightFormat
 from gemelo.documents import read_object
 from gemelo.errors import FileFormatError, GemeloError, InputError, UnsupportedError
 from gemelo.inputs.prompt.processor_config import FILES, Preprocessor, read_preprocessor
@@ -53,7 +54,6 @@ from gemelo.models.multimodal import Tree, tree_of
 from gemelo.models.siglip import Affine
 from gemelo.weights.gguf import GGUFFile
 
-WeightFormat = Literal["native", "bf16", "f32", "q8_0", "q4_0"]
 # Few and sensitive weights that "q4_0" gives 8 bits: the embedding, which is the head too, and what
 # all streams of Gemma 3n go through.
 _EIGHT_BITS = ("embed_tokens.", "altup_", ".laurel.", "per_layer_model_projection.")

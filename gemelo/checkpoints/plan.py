@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -30,11 +29,11 @@ from gemelo.checkpoints.source import (
     without_padding,
 )
 from gemelo.config import Gemma3nConfig
+from gemelo.config.options import TargetFormat
 from gemelo.errors import InputError, UnsupportedError
 from gemelo.kernels.formats import FORMATS, Format, Packed, unpack
 from gemelo.weights import names
 
-TargetFormat = Literal["native", "bf16", "f16", "f32", "q8_0", "q4_0"]
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 _HALF_MAX = 65504.0
 EYE = "clip"  # the architecture of an mmproj file

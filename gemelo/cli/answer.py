@@ -4,30 +4,40 @@ What `generate` and `chat` have in common. The first Ctrl-C ends an answer betwe
 between two chunks of the prompt, so that the session stays usable and what was said is kept; the
 second ends it at once.
 
-    model = load_model("demo", quiet=False, format="bf16")
-    completion = answer(model, prompt, {"seed": 1}, show=terminal.show, quiet=False)
+    model = load_model("demo", Loading(format="bf16"), quiet=False, verbose=False)
+    completion = answer(model, prompt, Sampling(seed=1), show=terminal.show, quiet=False)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from gemelo.cli.terminal import Bar, Interrupt, note, size
 from gemelo.evals.machine import peak_rss_bytes
 
 if TYPE_CHECKING:
     from gemelo.api import Model
+    from gemelo.cli.groups import Elastic, Loading
+    from gemelo.config.sampling import Sampling
     from gemelo.engine.completion import Choice, Completion
     from gemelo.engine.continuation import Piece
     from gemelo.inputs.prompt.chat import Prompt
-    from gemelo.transcription import Heard
+    from gemelo.transcription import Segment
 
 
-def load_model(name: str | None, *, quiet: bool, verbose: bool, **settings: Any) -> Model:
-    """`gemelo.load` with a progress bar, and a line about the result if `verbose`."""
+def load_model(
+    name: str | None, loading: Loading, sizes: Elastic | None = None, *, quiet: bool, verbose: bool
+) -> Model:
+    """`gemelo.load` with a progress bar, and a line about the result if `verbose`.
+
+    A limit on memory is kept by letting go what is mapped, so nothing is repacked then.
+    """
     from gemelo.api import load
 
+    settings = vars(loading)
+    if sizes is not None and sizes.limits_memory:
+        settings = settings | {"repack": False}
     with Bar("loading", shown=not quiet) as bar:
         model = load(name, progress=bar, **settings)
     for notice in () if quiet else model.checkpoint.notices:
@@ -46,7 +56,7 @@ def load_model(name: str | None, *, quiet: bool, verbose: bool, **settings: Any)
 def answer(
     model: Model,
     prompt: Prompt,
-    sampling: Mapping[str, Any],
+    sampling: Sampling,
     show: Callable[[str], None],
     quiet: bool,
 ) -> Completion:
@@ -61,14 +71,14 @@ def answer(
             interrupt.check()
 
         try:
-            for piece in model.stream(prompt, progress=read, **sampling):
+            for piece in model.stream(prompt, read, sampling):
                 pieces.append(piece)
                 show(piece.text)
                 if interrupt.asked:
                     break
         except KeyboardInterrupt:
             pass
-    return model.completion(prompt.ids, pieces, sampling.get("n", 1))
+    return model.completion(prompt.ids, pieces, sampling.n)
 
 
 def cancelled(completion: Completion) -> bool:
@@ -76,7 +86,7 @@ def cancelled(completion: Completion) -> bool:
     return any(choice.finish_reason == "cancelled" for choice in completion.choices)
 
 
-def tell_end(model: Model, answers: Sequence[Choice | Heard], max_tokens: int, cure: str) -> None:
+def tell_end(model: Model, answers: Sequence[Choice | Segment], max_tokens: int, cure: str) -> None:
     """One line on stderr when an answer was cut by a limit; `cure` is what raises max_tokens."""
     cut = [len(one.token_ids) for one in answers if one.finish_reason == "length"]
     if not cut:

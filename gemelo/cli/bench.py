@@ -27,7 +27,6 @@ _RATES = {"prefill_tokens_per_s": "prefill", "decode_tokens_per_s": "decode"}
 
 
 def bench(
-    ctx: typer.Context,
     model: options.Model = None,
     prompt_tokens: Annotated[int, typer.Option(metavar="N", help="Tokens to read.")] = 512,
     new_tokens: Annotated[int, typer.Option(metavar="N", help="Tokens to write.")] = 128,
@@ -59,7 +58,10 @@ def bench(
             new_tokens=new_tokens,
             repeat=repeat,
             progress=bar,
-            **options.loading(ctx.params),
+            format=format,
+            threads=threads,
+            kv_format=kv_format,
+            device=device,
         )
     if json:
         print_json(result.to_json())

@@ -1,6 +1,6 @@
 """Options that make a Gemma 3n elastic: a size to run, a size to draft with, a policy that chooses.
 
-elastic.apply(model, "E2B", speculate=None, policy="latency:20", repair="off")
+elastic.apply(model, Elastic(submodel="E2B", policy="latency:20"))
 """
 
 from __future__ import annotations
@@ -12,25 +12,20 @@ from gemelo.errors import InputError
 
 if TYPE_CHECKING:
     from gemelo.api import Model
+    from gemelo.cli.groups import Elastic
     from gemelo.engine.elastic.policy import Policy
-    from gemelo.engine.session import RepairMode
 
 _KINDS = "latency:TOKENS_PER_S, memory:GIB or difficulty:NATS"
 
 
-def apply(
-    model: Model,
-    submodel: str | None,
-    speculate: str | None,
-    policy: str | None,
-    repair: RepairMode,
-) -> None:
+def apply(model: Model, options: Elastic) -> None:
     """Set up the model's session as the options say; nothing for those not given."""
-    model.repair_mode = repair
+    submodel, speculate, policy = options.submodel, options.speculate, options.policy
+    model.repair_mode = options.repair
     if speculate is not None and policy is not None:
         raise InputError("--speculate and --policy exclude each other: both choose the size")
     if submodel is not None:
-        model.use(submodel, repair)
+        model.use(submodel, options.repair)
     if speculate is not None:
         name, _, bits = speculate.partition(":")
         if bits not in ("", "int4"):

@@ -9,7 +9,6 @@ says so. Without --json the text streams to stdout as it comes and everything el
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,12 +16,23 @@ import typer
 from gemelo.checkpoints.locate import default_name, resolve
 from gemelo.cli import elastic, media, options
 from gemelo.cli.answer import answer, cancelled, load_model, tell_end, tell_timings
+from gemelo.cli.groups import (
+    Attachments,
+    Crops,
+    Elastic,
+    Frames,
+    Loading,
+    SamplingOptions,
+    checked_sampling,
+    grouped,
+)
 from gemelo.cli.terminal import argument_or_stdin, checked_text, note, print_json, show
 from gemelo.errors import InputError
 from gemelo.evals.machine import peak_rss_bytes
 
 if TYPE_CHECKING:
     from gemelo.api import Model
+    from gemelo.config.sampling import Sampling
     from gemelo.engine.completion import Choice, Completion
     from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 
@@ -43,48 +53,21 @@ Text = Annotated[
 ]
 
 
+@grouped
 def generate(
     ctx: typer.Context,
     prompt: Prompt,
+    *,
     system: options.System = None,
-    image: options.Image = None,
-    audio: options.Audio = None,
-    video: options.Video = None,
-    fps: options.Fps = 1.0,
-    image_size: options.ImageSize = None,
-    pan_and_scan: options.PanAndScan = None,
-    min_crop_size: options.MinCropSize = None,
-    max_num_crops: options.MaxNumCrops = None,
-    min_ratio_to_activate: options.MinRatio = None,
+    attached: Attachments,
+    frames: Frames,
+    crops: Crops,
     chat: Annotated[bool, typer.Option("--chat", help="Insist on the chat template.")] = False,
     raw: Annotated[bool, typer.Option("--raw", help="Complete the prompt as it is.")] = False,
     model: options.Model = None,
-    submodel: options.Submodel = None,
-    speculate: options.Speculate = None,
-    policy: options.Policy = None,
-    repair: options.Repair = "off",
-    ple: options.Ple = None,
-    mmproj: options.Mmproj = None,
-    repack: options.Repack = True,
-    format: options.Format = "native",
-    threads: options.Threads = None,
-    context: options.Context = None,
-    kv_format: options.KVCacheFormat = None,
-    device: options.Device = "auto",
-    max_tokens: options.MaxTokens = 256,
-    temperature: options.Temperature = 1.0,
-    top_k: options.TopK = 64,
-    top_p: options.TopP = 0.95,
-    min_p: options.MinP = 0.0,
-    repetition_penalty: options.RepetitionPenalty = 1.0,
-    presence_penalty: options.PresencePenalty = 0.0,
-    frequency_penalty: options.FrequencyPenalty = 0.0,
-    logit_bias: options.LogitBias = None,
-    seed: options.Seed = None,
-    stop: options.Stop = None,
-    ignore_eos: options.IgnoreEos = False,
-    n: options.Count = 1,
-    logprobs: options.Logprobs = None,
+    sizes: Elastic,
+    loading: Loading,
+    sampling: SamplingOptions,
     json: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -100,27 +83,27 @@ def generate(
     Exit codes: 0 done, 1 failed, 2 the input was wrong, 130 interrupted (the text so far is kept).
     """
     text = _prompt_text(prompt)
-    files = media.given(ctx)
-    _ = media.pan_scan(ctx.params)  # what is wrong with it is told before anything is loaded
-    sampling = options.sampling(ctx.params)
-    if sampling.logprobs is not None and not json:
+    files = media.given(attached, ctx.meta[options.WORDS])
+    _ = media.pan_scan(crops)  # what is wrong with it is told before anything is loaded
+    chosen = checked_sampling(sampling)
+    if chosen.logprobs is not None and not json:
         raise InputError("--logprobs needs --json, which is where they are printed")
-    loaded = load_model(model, quiet=quiet, verbose=verbose, **options.loading(ctx.params))
-    elastic.apply(loaded, submodel, speculate, policy, repair)
-    viewing = media.viewing(ctx.params, loaded)
+    loaded = load_model(model, loading, sizes, quiet=quiet, verbose=verbose)
+    elastic.apply(loaded, sizes)
+    viewing = media.viewing(frames, crops, loaded)
     if _in_turns(loaded, system, chat, raw, quiet):
         told = None if system is None else checked_text("--system", system)
         ready = media.asked(loaded, text, files, viewing, told)
     else:
         ready = media.completed(loaded, text, files, viewing)
-    streamed = not json and n == 1
-    completion = answer(loaded, ready, asdict(sampling), show if streamed else _swallow, quiet)
+    streamed = not json and chosen.n == 1
+    completion = answer(loaded, ready, chosen, show if streamed else _swallow, quiet)
     if json:
-        print_json(_json(model or default_name(), loaded, completion, n, logprobs is not None))
+        print_json(_json(model or default_name(), loaded, completion, chosen))
     else:
         _finish_text(completion, streamed)
     if not quiet:
-        tell_end(loaded, completion.choices, max_tokens, "--max-tokens")
+        tell_end(loaded, completion.choices, chosen.max_tokens, "--max-tokens")
     if verbose:
         tell_timings(completion)
         for line in elastic.told(loaded):
@@ -203,11 +186,9 @@ def _finish_text(completion: Completion, streamed: bool) -> None:
         show(f"--- {number} ---\n{choice.text}\n")
 
 
-def _json(
-    name: str, model: Model, completion: Completion, n: int, logprobs: bool
-) -> dict[str, Any]:
+def _json(name: str, model: Model, completion: Completion, sampling: Sampling) -> dict[str, Any]:
     """The contract's object; `choices` too where there are several."""
-    timings = completion.timings
+    timings, logprobs = completion.timings, sampling.logprobs is not None
     first = _choice(completion.choices[0], logprobs)
     return {
         "model": name,
@@ -224,7 +205,7 @@ def _json(
             "decode_tokens_per_s": timings.decode_tokens_per_s,
         },
         "peak_rss_bytes": peak_rss_bytes(),
-    } | ({"choices": [_choice(c, logprobs) for c in completion.choices]} if n > 1 else {})
+    } | ({"choices": [_choice(c, logprobs) for c in completion.choices]} if sampling.n > 1 else {})
 
 
 def _choice(choice: Choice, logprobs: bool) -> dict[str, Any]:

@@ -10,13 +10,14 @@ the text; or where the text has the model's own placeholders for them.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gemelo.cli import options
+from gemelo.cli.groups import Attachments, Crops, Frames, grouped
 from gemelo.cli.terminal import note, print_json, show
 from gemelo.errors import InputError
 from gemelo.inputs.media.panscan import DEFAULT, PanScan
@@ -27,46 +28,44 @@ if TYPE_CHECKING:
     from gemelo.inputs.prompt.chat import Prompt
     from gemelo.inputs.prompt.media_loader import Viewing
 
-_THRESHOLDS = ("min_crop_size", "max_num_crops", "min_ratio_to_activate")
 
-
-def given(ctx: typer.Context) -> list[MediaPart]:
+def given(attached: Attachments, words: Sequence[str]) -> list[MediaPart]:
     """The files of --image, --audio and --video, in the order of the command line's words."""
-    waiting = {kind: list(ctx.params[kind] or ()) for kind in KINDS}
+    waiting = {kind: list(getattr(attached, kind) or ()) for kind in KINDS}
     ordered: list[MediaPart] = []
-    for word in ctx.meta[options.WORDS]:
+    for word in words:
         for kind, files in waiting.items():
             if files and (word == f"--{kind}" or word.startswith(f"--{kind}=")):
                 ordered.append(MediaPart(kind, files.pop(0)))
     return ordered
 
 
-def viewing(parameters: Mapping[str, Any], model: Model) -> Viewing:
+def viewing(frames: Frames, crops: Crops, model: Model) -> Viewing:
     """How media are looked at, by a command's options, and by the model's files where they are
     silent. Raises InputError for a threshold that nothing would ask about."""
     from gemelo.inputs.prompt.media_loader import Viewing
 
-    own, asked = model.checkpoint.preprocessor, parameters["pan_and_scan"]
-    given = thresholds(parameters)
+    own, asked = model.checkpoint.preprocessor, frames.pan_and_scan
+    given = thresholds(crops)
     is_on = own.do_pan_and_scan if asked is None else asked
     if given and not is_on:
         name, value = next(iter(given.items()))
         raise InputError(
             f"--{name.replace('_', '-')} {value} says nothing without --pan-and-scan: give both"
         )
-    side = own.side if parameters["image_size"] is None else parameters["image_size"]
-    cropped = pan_scan(parameters, own.thresholds) if is_on else None
-    return Viewing(cropped, side, parameters["fps"])
+    side = own.side if frames.image_size is None else frames.image_size
+    cropped = pan_scan(crops, own.thresholds) if is_on else None
+    return Viewing(cropped, side, frames.fps)
 
 
-def thresholds(parameters: Mapping[str, Any]) -> dict[str, Any]:
+def thresholds(crops: Crops) -> dict[str, Any]:
     """Pan & Scan's thresholds that a command's options give."""
-    return {name: parameters[name] for name in _THRESHOLDS if parameters[name] is not None}
+    return {name: value for name, value in vars(crops).items() if value is not None}
 
 
-def pan_scan(parameters: Mapping[str, Any], own: PanScan = DEFAULT) -> PanScan:
+def pan_scan(crops: Crops, own: PanScan = DEFAULT) -> PanScan:
     """Pan & Scan as a command's options have it, the model's `own` where they are silent."""
-    return dataclasses.replace(own, **thresholds(parameters))
+    return dataclasses.replace(own, **thresholds(crops))
 
 
 def asked(
@@ -101,15 +100,14 @@ def as_content(part: Part) -> dict[str, Any]:
     return {"type": part.kind, "path": part.source}
 
 
+@grouped
 def show_crops(
-    ctx: typer.Context,
     image: Annotated[str, typer.Argument(metavar="IMAGE", help="A picture's file.")],
     save: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write every view there as a PNG.")
     ] = None,
-    min_crop_size: options.MinCropSize = None,
-    max_num_crops: options.MaxNumCrops = None,
-    min_ratio_to_activate: options.MinRatio = None,
+    *,
+    crops: Crops,
     force: Annotated[bool, typer.Option("--force", help="Replace files of DIR.")] = False,
     json: options.Json = False,
 ) -> None:
@@ -124,7 +122,7 @@ def show_crops(
     from gemelo.inspection.crops import save_crops
     from gemelo.inspection.crops import show_crops as views_of
 
-    cropped = pan_scan(ctx.params)
+    cropped = pan_scan(crops)
     seen = views_of(image, cropped)
     paths = [] if save is None else save_crops(image, save, cropped, overwrite=force)
     if json:

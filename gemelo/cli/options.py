@@ -1,31 +1,21 @@
-"""The options that commands share, each written once, and the sections their help lists them in.
+"""Command-line options, each written once, and the sections that a command's help lists them in.
 
-Importing this costs typer and nothing else. Defaults that belong to the library (Gemma's sampling)
-are repeated in the commands' signatures, because reading them there would load torch; a test keeps
-the two equal. typer draws sections only through rich; `SectionedCommand` does it in plain text.
+Importing this loads typer, the lists of `config/options` and nothing else. What belongs together
+is a group (`groups`), which has the defaults. typer draws sections only through rich;
+`SectionedCommand` does it in plain text.
 
-    def generate(model: options.Model = None, seed: options.Seed = None) -> None: ...
+    def tokenize(text: str, model: options.Model = None, json: options.Json = False) -> None: ...
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperOption
 
-from gemelo.cli.terminal import checked_text
-from gemelo.errors import InputError
-
-if TYPE_CHECKING:
-    from gemelo.engine.sampler import Sampling
-
-WeightFormat = Literal["native", "bf16", "f32", "q8_0", "q4_0"]
-TargetFormat = Literal["native", "bf16", "f16", "f32", "q8_0", "q4_0"]
-KVFormat = Literal["plain", "bf16", "int8"]
+from gemelo.config.options import KVFormat, RepairMode, TablePlacement, WeightFormat
 
 _of_model, _of_media, _of_sampling, _of_output = (
     partial(typer.Option, rich_help_panel=title)
@@ -52,38 +42,6 @@ class SectionedCommand(TyperCommand):
         for title, records in sections.items():
             with formatter.section(title):
                 formatter.write_dl(records)
-
-
-def sampling(parameters: Mapping[str, Any]) -> Sampling:
-    """The sampling settings among a command's parameters, which have the same names, checked."""
-    from gemelo.engine.sampler import Sampling
-
-    names = {field.name for field in dataclasses.fields(Sampling)}
-    given = {name: value for name, value in parameters.items() if name in names}
-    stops = given.get("stop") or ()
-    biases = given.get("logit_bias") or ()
-    return Sampling.of(
-        given
-        | {"stop": tuple(checked_text("--stop", text) for text in stops)}
-        | {"logit_bias": dict(map(_bias, biases))}
-    )
-
-
-def loading(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of `gemelo.load` among a command's parameters."""
-    names = ("format", "threads", "context", "kv_format", "device", "ple", "mmproj", "repack")
-    found = {name: parameters[name] for name in names if name in parameters}
-    if (parameters.get("policy") or "").startswith("memory:"):
-        found["repack"] = False  # a limit on memory is kept by letting go what is mapped
-    return found
-
-
-def _bias(text: str) -> tuple[int, float]:
-    token, _, value = text.partition("=")
-    try:
-        return int(token), float(value)
-    except ValueError:
-        raise InputError(f"--logit-bias {text}: expected ID=V, for example 506=-5") from None
 
 
 def _section(parameter: object) -> str:
@@ -158,13 +116,13 @@ Policy = Annotated[
     ),
 ]
 Repair = Annotated[
-    Literal["off", "lazy", "now"],
+    RepairMode,
     _of_model(
         help="Keys that another size wrote: kept, encoded again beside new tokens, or at once."
     ),
 ]
 Ple = Annotated[
-    Literal["disk", "ram", "device"] | None,
+    TablePlacement | None,
     _of_model(help="Where Gemma 3n's per-layer embeddings lie.", show_default="disk"),
 ]
 Mmproj = Annotated[

@@ -22,7 +22,7 @@ from gemelo.cli import elastic
 from gemelo.cli.answer import answer, tell_end, tell_timings
 from gemelo.cli.conversation import TEXT_ONLY, Conversation
 from gemelo.cli.terminal import interactive, note, page, show, size, text_lines
-from gemelo.engine.sampler import Sampling
+from gemelo.config.sampling import Sampling
 from gemelo.errors import GemeloError, InputError, UnavailableError
 from gemelo.inputs.media.parts import Kind, MediaPart, opened
 from gemelo.inputs.prompt.placeholders import check_senses
@@ -114,8 +114,7 @@ class Repl:
         said = ""
         try:
             prompt = self.model.prompt(self.conversation.prompt(), self.viewing)
-            settings = dataclasses.asdict(self.sampling)
-            self.last = answer(self.model, prompt, settings, show, self.quiet)
+            self.last = answer(self.model, prompt, self.sampling, show, self.quiet)
             said = self.last.text
         finally:
             self.conversation.answer(said)

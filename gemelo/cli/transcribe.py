@@ -11,24 +11,60 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from gemelo.cli import options
 from gemelo.cli.answer import load_model, tell_end
+from gemelo.cli.groups import Loading, checked_sampling, grouped
 from gemelo.cli.terminal import Interrupt, note, print_json, show
+from gemelo.config.sampling import TRANSCRIPTION
 from gemelo.errors import InputError, UnavailableError
 
 if TYPE_CHECKING:
     from gemelo.inputs.media.audio import Samples
-    from gemelo.transcription import Heard
+    from gemelo.transcription import Segment
 
 Format = Literal["text", "json", "srt", "vtt"]
 _LIVE_S, _WHOLE_S = 0.5, 10.0  # how much is heard at a time
 
 
+@dataclass(frozen=True)
+class AudioLoading:
+    """How a model is loaded to hear; --format is of what is written, so weights have a name."""
+
+    submodel: options.Submodel = None
+    mmproj: options.Mmproj = None
+    repack: options.Repack = True
+    weights: options.Weights = "native"
+    threads: options.Threads = None
+    context: options.Context = None
+    device: options.Device = "auto"
+
+    def shared(self) -> Loading:
+        """As other commands have it."""
+        return Loading(
+            mmproj=self.mmproj,
+            repack=self.repack,
+            format=self.weights,
+            threads=self.threads,
+            context=self.context,
+            device=self.device,
+        )
+
+
+@dataclass(frozen=True)
+class TranscriptSampling:
+    """What is worth setting for a transcript."""
+
+    max_tokens: options.MaxTokens = TRANSCRIPTION.max_tokens
+    temperature: options.Temperature = TRANSCRIPTION.temperature
+    seed: options.Seed = TRANSCRIPTION.seed
+
+
+@grouped
 def transcribe(
     source: Annotated[
         str | None, typer.Argument(metavar="FILE|-", help="A recording; - reads stdin.")
@@ -51,16 +87,9 @@ def transcribe(
     ] = False,
     format: Annotated[Format, typer.Option(help="How it is written.")] = "text",
     model: options.Model = None,
-    submodel: options.Submodel = None,
-    mmproj: options.Mmproj = None,
-    repack: options.Repack = True,
-    weights: options.Weights = "native",
-    threads: options.Threads = None,
-    context: options.Context = None,
-    device: options.Device = "auto",
-    max_tokens: options.MaxTokens = 4096,
-    temperature: options.Temperature = 0.0,
-    seed: options.Seed = None,
+    *,
+    loading: AudioLoading,
+    sampling: TranscriptSampling,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
@@ -84,18 +113,10 @@ def transcribe(
         raise InputError(f"--stream writes text; leave it out for --format {format}")
     task = Task(language, translate_to, chain_of_thought)
     _ = task.instruction  # what is wrong with it is told before anything is loaded
-    loaded = load_model(
-        model,
-        quiet=quiet,
-        verbose=verbose,
-        submodel=submodel,
-        mmproj=mmproj,
-        repack=repack,
-        format=weights,
-        threads=threads,
-        context=context,
-        device=device,
-    )
+    chosen = checked_sampling(sampling)
+    loaded = load_model(model, loading.shared(), quiet=quiet, verbose=verbose)
+    if loading.submodel is not None:
+        loaded = loaded.submodel(loading.submodel)
     loaded.audio_stream()  # a model without an ear says so before it listens
     with Interrupt() if microphone else nullcontext() as interrupt:
         pieces = recorded(source, stream) if interrupt is None else spoken(interrupt)
@@ -106,9 +127,7 @@ def transcribe(
             cut=segment,
             show=show if stream and not segment else None,
             tell=(lambda notice: None) if quiet else lambda notice: note(f"note: {notice}"),
-            max_tokens=max_tokens,
-            temperature=temperature,
-            seed=seed,
+            sampling=chosen,
         )
         heard = []
         for one in parts:
@@ -120,10 +139,10 @@ def transcribe(
     elif not segment:
         show("\n")
     if not quiet:
-        tell_end(loaded, heard, max_tokens, "--max-tokens")
+        tell_end(loaded, heard, chosen.max_tokens, "--max-tokens")
 
 
-def write(heard: Sequence[Heard], format: Format) -> None:
+def write(heard: Sequence[Segment], format: Format) -> None:
     """The whole result on stdout."""
     if format == "json":
         text = " ".join(one.text for one in heard)
@@ -134,7 +153,7 @@ def write(heard: Sequence[Heard], format: Format) -> None:
         show(subtitles(heard, format))
 
 
-def subtitles(heard: Sequence[Heard], format: Format) -> str:
+def subtitles(heard: Sequence[Segment], format: Format) -> str:
     """SubRip or WebVTT, a cue a segment; what is silent has none."""
     comma = "," if format == "srt" else "."
     blocks = ["WEBVTT\n"] if format == "vtt" else []

@@ -15,12 +15,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from gemelo.errors import FileFormatError, UnsupportedError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _MOST = 1e12
 
@@ -51,6 +51,8 @@ class Yarn:
 
     def stretch(self, frequencies: Tensor, theta: float) -> Tensor:
         """Frequencies (d / 2,) as they turn in the longer context."""
+        import torch
+
         pairs = len(frequencies)
         low = max(math.floor(self._pair_of(self.beta_fast, theta, pairs)), 0.0)
         high = min(math.ceil(self._pair_of(self.beta_slow, theta, pairs)), 2.0 * pairs - 1)
@@ -110,6 +112,8 @@ class Rope:
 
     def frequencies(self, head_dim: int) -> tuple[float, ...]:
         """Radians a position for every pair of a head, in float32: (head_dim / 2,)."""
+        import torch  # here, so that configs and options load without it
+
         pairs = torch.arange(0, head_dim, 2, dtype=torch.float32, device="cpu")
         plain = self.theta ** (-pairs / head_dim)
         stretched = plain if self.scaling is None else self.scaling.stretch(plain, self.theta)

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gemelo.engine.continuation import FinishReason, Piece
+from gemelo.config.options import FinishReason
+from gemelo.engine.continuation import Piece
 from gemelo.engine.timings import Timings
 
 

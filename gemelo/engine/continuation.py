@@ -13,14 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import Tensor
 
-from gemelo.engine.sampler import Guess, Sampler, Sampling, Token
+from gemelo.config.options import FinishReason
+from gemelo.config.sampling import Sampling
+from gemelo.engine.sampler import Guess, Sampler, Token
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
-
-FinishReason = Literal["stop", "length", "cancelled"]
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from gemelo.config import Gemma3Config, ModelConfig
+from gemelo.config.options import KVFormat
 from gemelo.engine import step
 from gemelo.engine.elastic.views import Sizes
-from gemelo.engine.kv import KVCache, KVFormat
+from gemelo.engine.kv import KVCache
 from gemelo.engine.native_program import is_native
 from gemelo.engine.session import Session, check
 from gemelo.engine.step import Decoder

@@ -17,16 +17,16 @@ B rows, T tokens of a step, S slots, K key/value heads, d head width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, Protocol, get_args
+from typing import Any, NamedTuple, Protocol, get_args
 
 import torch
 from torch import Tensor
 
 from gemelo.config import LAYER_TYPES, LayerType, ModelConfig, kv_slots
+from gemelo.config.options import KVFormat
 from gemelo.errors import ContextLengthError, GemeloError, InputError
 from gemelo.models.layers import KV
 
-KVFormat = Literal["plain", "bf16", "int8"]
 Shape = tuple[int, int, int, int]  # (B, S, K, d)
 _GROWTH = 256  # slots; full layers grow by doubling, from here
 

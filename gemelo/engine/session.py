@@ -17,19 +17,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from gemelo.config import ModelConfig, Submodel
+from gemelo.config.options import RepairMode
+from gemelo.config.sampling import Sampling
 from gemelo.engine import step
 from gemelo.engine.continuation import Piece, Row
 from gemelo.engine.elastic.policy import Moment, Policy
 from gemelo.engine.elastic.speculative import Draft
 from gemelo.engine.elastic.views import Repair, Sizes
 from gemelo.engine.kv import KVCache, RewindError
-from gemelo.engine.sampler import Sampling
 from gemelo.engine.step import Decoder
 from gemelo.engine.timings import Stats, Timings
 from gemelo.engine.tokens import Soft, before_block, chunks, shared
@@ -40,7 +40,6 @@ from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.weights.mapped import check as check_files
 
 Progress = Callable[[int, int], None]  # tokens read, tokens in all
-RepairMode = Literal["off", "lazy", "now"]
 REPAIR_TOKENS = 8  # encoded beside every new token; small batches cost little more than one token
 
 

@@ -22,9 +22,9 @@ import torch
 from torch import nn
 
 from gemelo.api import Model, load
-from gemelo.checkpoints.load import WeightFormat, module_bytes
-from gemelo.engine.kv import KVFormat
-from gemelo.engine.sampler import Sampling
+from gemelo.checkpoints.load import module_bytes
+from gemelo.config.options import KVFormat, WeightFormat
+from gemelo.config.sampling import Sampling
 from gemelo.engine.step import Decoder
 from gemelo.engine.timings import Timings
 from gemelo.errors import InputError

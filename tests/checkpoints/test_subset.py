@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+import gemelo
 from gemelo.api import load
 from gemelo.checkpoints.convert import convert
 from gemelo.checkpoints.load import read
@@ -137,3 +138,16 @@ def test_overwriting_replaces_the_whole(whole: Path, tmp_path: Path) -> None:
         convert(whole, target, submodel=PARTS["upper-skipped"], overwrite=True)
         assert load(target).config.num_hidden_layers == 10
     assert TINY_3N.num_hidden_layers == 12
+
+
+def test_models_are_named_as_for_loading(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a path, or by a text that may begin with a home directory."""
+    monkeypatch.setenv("HOME", str(whole.parent))
+    done = gemelo.slice(f"~/{whole.name}", "~/named.gguf", PARTS["narrow"])
+    assert done.path == whole.parent / "named.gguf"
+    convert(whole, tmp_path / "path.gguf", submodel=PARTS["narrow"])
+    assert done.path.read_bytes() == (tmp_path / "path.gguf").read_bytes()
+    with pytest.raises(InputError, match="nowhere.gguf: no such file"):
+        gemelo.convert("nowhere.gguf", tmp_path / "copy.gguf")

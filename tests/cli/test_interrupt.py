@@ -12,9 +12,10 @@ import pytest
 import gemelo as library
 from gemelo.cli import answer as answers
 from gemelo.cli.terminal import Interrupt
+from gemelo.config.sampling import Sampling
 from tests.cli.conftest import Command, start
 
-SETTINGS = {"temperature": 0, "max_tokens": 20, "ignore_eos": True, "n": 1}
+SETTINGS = Sampling(temperature=0, max_tokens=20, ignore_eos=True)
 
 
 def press_ctrl_c(*whatever: object) -> None:
@@ -46,7 +47,7 @@ def test_an_answer_keeps_what_was_said_and_the_session_goes_on(tiny_checkpoint: 
     assert len(cut.token_ids) == 5 and cut.text == "".join(said)
     whole = answers.answer(model, model.prompt(ids), SETTINGS, said.append, quiet=True)
     assert whole.timings.reused_tokens == len(ids) - 1
-    assert whole.token_ids == library.load(tiny_checkpoint).generate(ids, **SETTINGS).token_ids
+    assert whole.token_ids == library.load(tiny_checkpoint).generate(ids, SETTINGS).token_ids
     assert whole.token_ids[:5] == cut.token_ids
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import gemelo as library
 from gemelo.checkpoints import locate
 from gemelo.checkpoints.load import read
 from gemelo.cli.models import shape_columns
@@ -47,7 +48,7 @@ def test_pull_prints_where_the_model_is(gemelo: Command, monkeypatch: pytest.Mon
         asked.append((name, revision))
         return Path("/hub/it")
 
-    monkeypatch.setattr(locate, "pull", fetch)
+    monkeypatch.setattr(library, "pull", fetch)
     assert gemelo("pull", "owner/name", "--revision", "v1").out == "/hub/it\n"
     assert json.loads(gemelo("pull", "owner/name:f.gguf", "--json").out) == {
         "model": "owner/name:f.gguf",

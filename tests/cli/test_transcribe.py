@@ -14,14 +14,14 @@ import pytest
 import gemelo as library
 from gemelo.cli.transcribe import clock, subtitles
 from gemelo.inputs.media.audio import stream_audio
-from gemelo.transcription import Heard, transcribe
+from gemelo.transcription import Segment, transcribe
 from tests.cli.conftest import Command
 from tests.multimodal import recording, write_wave
 
 CUES = [
-    Heard(0.0, 2.5, "one", (1,), "stop"),
-    Heard(2.5, 3.0, "", (), "stop"),
-    Heard(3661.0, 3662.25, "two\n\nthree --> four", (1, 2), "stop"),
+    Segment(0.0, 2.5, "one", (1,), "stop"),
+    Segment(2.5, 3.0, "", (), "stop"),
+    Segment(3661.0, 3662.25, "two\n\nthree --> four", (1, 2), "stop"),
 ]
 
 

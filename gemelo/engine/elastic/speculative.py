@@ -33,7 +33,7 @@ RETRY = 64  # plain steps before a draft that did not pay is tried again
 class Draft:
     """A drafting decoder and what has been learnt about it. `gamma` None adapts."""
 
-    decoder: Decoder
+    decoder: Decoder = field(repr=False)
     fixed_gamma: int | None = None
     rounds: int = 0
     drafted: int = 0

@@ -17,13 +17,14 @@ B rows, T tokens, N tokens of all rows, V vocabulary, L layers, P width of a per
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, NamedTuple, Self, get_args
+from typing import NamedTuple, Self, get_args
 
 import torch
 from torch import Tensor, nn
 
 from gemelo.checkpoints.load import as_blocks, module_bytes
 from gemelo.config import Submodel
+from gemelo.config.options import TablePlacement
 from gemelo.engine.memory.pages import Backing, ask, backing, release
 from gemelo.errors import InputError, UnavailableError
 from gemelo.kernels.cpu import embedding
@@ -33,7 +34,6 @@ from gemelo.models.altup import NestedMLP
 from gemelo.models.gemma3n import Block, Gemma3n
 from gemelo.models.layers import Embedding, Linear
 
-Where = Literal["disk", "ram", "device"]
 Progress = Callable[[int, int], None]  # bytes copied, bytes in all
 
 PIECE_BYTES = 16 << 20  # of a table that is copied: two of them are in memory beside the copy
@@ -158,7 +158,7 @@ class Layout(NamedTuple):
 
 def place_table(
     decoder: Gemma3n,
-    where: Where,
+    where: TablePlacement,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
 ) -> None:
@@ -168,8 +168,10 @@ def place_table(
     Copies need the table's size of memory and 32 MiB; `progress` gets bytes copied and in all.
     Raises InputError for "disk" when there is no map, UnavailableError when there is no room.
     """
-    if where not in get_args(Where):
-        raise InputError(f"per-layer embeddings {where!r}: not one of {', '.join(get_args(Where))}")
+    if where not in get_args(TablePlacement):
+        raise InputError(
+            f"per-layer embeddings {where!r}: not one of {', '.join(get_args(TablePlacement))}"
+        )
     module: Embedding | QuantEmbedding = decoder.embed_tokens_per_layer
     table, file = as_packed(module), None
     if where == "disk":
@@ -256,7 +258,7 @@ def release_tail(decoder: Gemma3n, submodel: Submodel) -> int:
     return let_go
 
 
-def resident_bytes(decoder: Gemma3n, where: Where) -> int:
+def resident_bytes(decoder: Gemma3n, where: TablePlacement) -> int:
     """Bytes of weights that running `decoder` keeps in memory, the table lying at `where`.
 
     Of a view, only what it runs counts. Caches and activations come on top.

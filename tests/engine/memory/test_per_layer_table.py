@@ -14,6 +14,7 @@ from torch import Tensor
 from gemelo.checkpoints.convert import convert
 from gemelo.checkpoints.load import as_blocks, module_bytes, read
 from gemelo.config import Submodel
+from gemelo.config.options import TablePlacement
 from gemelo.engine import step
 from gemelo.engine.elastic.views import Sizes
 from gemelo.engine.engine import Engine
@@ -23,7 +24,6 @@ from gemelo.engine.memory.pages import backing, present_bytes, process_bytes
 from gemelo.engine.memory.per_layer_table import (
     FileTable,
     HeldTable,
-    Where,
     is_mapped,
     place_table,
     release_tail,
@@ -176,7 +176,7 @@ WITH_SOFT = [*IDS, 500, 490]  # past the table: its row 0
 @pytest.mark.parametrize("where", ["disk", "ram", "device"])
 @pytest.mark.parametrize("kind", ["folder", "gguf"])
 def test_logits_do_not_depend_on_the_place(
-    request: pytest.FixtureRequest, kind: str, where: Where
+    request: pytest.FixtureRequest, kind: str, where: TablePlacement
 ) -> None:
     path = request.getfixturevalue(kind)
     plain, decoder = read(path).decoder, read(path).decoder
