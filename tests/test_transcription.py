@@ -12,8 +12,8 @@ import torch
 from gemelo.api import Model, load
 from gemelo.engine.sampler import Sampling
 from gemelo.errors import ContextLengthError, InputError, UnsupportedError
-from gemelo.inputs.media.audio import RATE, Samples
-from gemelo.inputs.media.segments import EARLIEST_S, Cutter
+from gemelo.inputs.media.audio import SAMPLING_RATE, Samples
+from gemelo.inputs.media.segments import MIN_SEGMENT_S, Segmenter
 from gemelo.transcription import Listening, Task, prompt_ids, transcribe
 from tests.multimodal import recording
 
@@ -73,12 +73,12 @@ def test_segments_are_short_and_timed(model: Model) -> None:
 
 
 def test_a_last_segment_too_short_is_told(model: Model) -> None:
-    sound = np.concatenate([recording(EARLIEST_S), np.zeros(2 * RATE, np.float32)])
-    first = sum(len(part.values) for part in Cutter().push(sound) if part.start_s == 0.0)
+    sound = np.concatenate([recording(MIN_SEGMENT_S), np.zeros(2 * SAMPLING_RATE, np.float32)])
+    first = sum(len(part.values) for part in Segmenter().push(sound) if part.start_s == 0.0)
     told: list[str] = []
     pieces = in_pieces(sound[: first + 400], 50000)
     (heard,) = transcribe(model, pieces, cut=True, tell=told.append, **GREEDY)
-    assert heard.end_s == first / RATE
+    assert heard.end_s == first / SAMPLING_RATE
     assert told == ["the last 0.0250 s are a segment too short to be heard: left out"]
 
 

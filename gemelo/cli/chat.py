@@ -69,8 +69,10 @@ def chat(
     _ = media.pan_scan(ctx.params)  # what is wrong with it is told before anything is loaded
     loaded = load_model(model, quiet=quiet, verbose=verbose, **options.loading(ctx.params))
     elastic.apply(loaded, submodel, speculate, policy, repair)
-    viewing = media.viewing(ctx.params, loaded)
-    _ = loaded.album(viewing)  # a side that the model cannot see is told before anything is said
+    vision_options = media.vision_options(ctx.params, loaded)
+    _ = loaded.media_loader(
+        vision_options
+    )  # a side that the model cannot see is told before anything is said
     conversation = Conversation(prompt_for(loaded))
     template = loaded.tokenizer.chat_template is not None
     if system and not template:
@@ -81,5 +83,5 @@ def chat(
         note("note: this is a base model without a chat template; it continues what you type")
     if not quiet and interactive():
         note("/help lists the commands; Ctrl-D leaves")
-    repl = Repl(loaded, conversation, sampling, viewing, quiet=quiet, verbose=verbose)
+    repl = Repl(loaded, conversation, sampling, vision_options, quiet=quiet, verbose=verbose)
     repl.run(lines(quiet))

@@ -107,12 +107,12 @@ def generate(
         raise InputError("--logprobs needs --json, which is where they are printed")
     loaded = load_model(model, quiet=quiet, verbose=verbose, **options.loading(ctx.params))
     elastic.apply(loaded, submodel, speculate, policy, repair)
-    viewing = media.viewing(ctx.params, loaded)
+    vision_options = media.vision_options(ctx.params, loaded)
     if _in_turns(loaded, system, chat, raw, quiet):
         told = None if system is None else checked_text("--system", system)
-        ready = media.asked(loaded, text, files, viewing, told)
+        ready = media.asked(loaded, text, files, vision_options, told)
     else:
-        ready = media.completed(loaded, text, files, viewing)
+        ready = media.completed(loaded, text, files, vision_options)
     streamed = not json and n == 1
     completion = answer(loaded, ready, asdict(sampling), show if streamed else _swallow, quiet)
     if json:
