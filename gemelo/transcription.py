@@ -29,10 +29,10 @@ from gemelo.engine.tokens import Soft
 from gemelo.errors import InputError
 from gemelo.inputs.media.audio import SAMPLING_RATE, Samples
 from gemelo.inputs.media.mel import MIN_SAMPLES, check_min_samples
-from gemelo.inputs.media.parts import MediaPart, Part, TextPart
+from gemelo.inputs.media.parts import MediaPart, TextPart
 from gemelo.inputs.media.segments import Onset, Segment, Segmenter, without_overlap
 from gemelo.inputs.prompt.chat import render_completion
-from gemelo.inputs.prompt.media_loader import TRAINED_S, num_audio_tokens
+from gemelo.inputs.prompt.media_loader import TRAINED_S
 
 LANGUAGES = {
     "ar": "Arabic",
@@ -134,9 +134,7 @@ class Listening:
     def finish(self, sampling: Sampling) -> Iterator[Piece]:
         """The sound is over: read the rest, and answer."""
         self._place(self.stream.finish())
-        spare = num_audio_tokens(self.model.checkpoint.config, self.num_samples) - self._count()
-        with torch.inference_mode():
-            self._place(self.model.perception.silence(spare))
+        self._place(self.model.perception.padding(self.num_samples, self._count()))
         ids = [*self._ids(), *self.after]
         return self.session.stream(ids, sampling, soft=tuple(self.runs))
 
@@ -154,11 +152,11 @@ class Listening:
 
 def prompt_ids(model: Model, instruction: str) -> list[int]:
     """The prompt of an instruction and a recording that is yet to come."""
-    nothing = Samples(torch.zeros(2 * MIN_SAMPLES))
+    nothing = MediaPart("audio", Samples(torch.zeros(2 * MIN_SAMPLES)))
     if model.tokenizer.chat_template is None:
-        parts: list[Part] = [TextPart(f"{instruction} "), MediaPart("audio", nothing)]
+        parts = (TextPart(f"{instruction} "), nothing)
         return list(render_completion(parts, model.tokenizer, model.media_loader()).ids)
-    content = [{"type": "text", "text": instruction}, {"type": "audio", "audio": nothing}]
+    content = [TextPart(instruction), nothing]
     return model.prompt_ids([{"role": "user", "content": content}])
 
 
@@ -245,7 +243,7 @@ def stretches(pieces: Iterable[Samples], tell: Callable[[str], None]) -> Iterato
     cutter = Segmenter()
     for piece in pieces:
         _tell_all(piece, tell)
-        yield from cutter.push(piece.values)
+        yield from cutter.push(piece.values.numpy())
     rest = cutter.finish()
     if rest is not None:
         yield rest

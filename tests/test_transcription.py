@@ -12,6 +12,7 @@ import torch
 from gemelo.api import Model, load
 from gemelo.engine.sampler import Sampling
 from gemelo.errors import ContextLengthError, InputError, UnsupportedError
+from gemelo.inputs.media import audio_channels
 from gemelo.inputs.media.audio import SAMPLING_RATE, Samples
 from gemelo.inputs.media.segments import MIN_SEGMENT_S, Segmenter
 from gemelo.transcription import Listening, Task, prompt_ids, transcribe
@@ -70,6 +71,24 @@ def test_segments_are_short_and_timed(model: Model) -> None:
     found = [*transcribe(model, in_pieces(sound, 50000), cut=True, tell=told.append, **GREEDY)]
     assert [(heard.start_s, heard.end_s) for heard in found] == [(0.0, 30.0), (29.0, 31.0)]
     assert told == []
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_samples_are_checked_once(model: Model, monkeypatch: pytest.MonkeyPatch, cut: bool) -> None:
+    checked: list[int] = []
+    plain = audio_channels.check_finite
+
+    def counted(name: str, values: audio_channels.Floats, first: int) -> None:
+        checked.append(len(values))
+        plain(name, values, first)
+
+    sound = recording(2.5)
+    monkeypatch.setattr(audio_channels, "check_finite", counted)
+    assert len([*transcribe(model, in_pieces(sound, 4000), cut=cut, **GREEDY)]) == 1
+    assert sum(checked) == len(sound)
+    sound[-9] = np.nan
+    with pytest.raises(InputError, match="the sample nan"):
+        list(transcribe(model, in_pieces(sound, 4000), cut=cut, **GREEDY))
 
 
 def test_a_last_segment_too_short_is_told(model: Model) -> None:

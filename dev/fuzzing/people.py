@@ -59,7 +59,7 @@ def media_readers(seeds: Seeds) -> list[Reader]:
 
 
 def _take_picture(content: bytes, folder: Path) -> None:
-    pixel_values(read_image(content), 32, MEAN, MEAN)
+    pixel_values(read_image(content).resized(32), MEAN, MEAN)
 
 
 def _take_sound(content: bytes, folder: Path) -> None:

@@ -20,7 +20,7 @@ from gemelo.cli import options
 from gemelo.cli.terminal import note, print_json, show
 from gemelo.errors import InputError
 from gemelo.inputs.media.panscan import DEFAULT, PanScan
-from gemelo.inputs.media.parts import MODALITIES, MediaPart, Part, TextPart
+from gemelo.inputs.media.parts import MODALITIES, MediaPart
 
 if TYPE_CHECKING:
     from gemelo.api import Model
@@ -80,7 +80,7 @@ def asked(
     from gemelo.inputs.prompt.media_loader import place_media
 
     parts = place_media(text, files, model.perception.modalities)
-    content = [as_content(part) for part in parts] if files else text
+    content = parts if files else text
     messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
     if system:
         messages.insert(0, {"role": "system", "content": system})
@@ -100,13 +100,6 @@ def completed(
     return render_completion(
         place_media(text, files, media_loader.modalities), model.tokenizer, media_loader
     )
-
-
-def as_content(part: Part) -> dict[str, Any]:
-    """A part as a message has it."""
-    if isinstance(part, TextPart):
-        return {"type": "text", "text": part.text}
-    return {"type": part.modality, "path": part.source}
 
 
 def show_crops(

@@ -81,24 +81,25 @@ class Perception:
         config = self.config
         return AudioStream(self.tree, config.audio if isinstance(config, Gemma3nConfig) else None)
 
-    def silence(self, count: int) -> Tensor:
-        """Soft tokens (count, D) for the places that a recording is too short to fill."""
+    @torch.inference_mode()
+    def padding(self, num_samples: int, num_tokens: int) -> Tensor:
+        """Silence (J, D) for the placeholder tokens of a recording beyond its own num_tokens."""
         assert isinstance(self.tree, Gemma3nTree)
+        count = num_audio_tokens(self.config, num_samples) - num_tokens
         return self.tree.silence()[0].expand(count, -1)
 
     @torch.inference_mode()
     def _seen(self, picture: Picture) -> tuple[bytes, Tensor]:
         level = 0.5 if isinstance(self.config, Gemma3Config) else 0.0
-        values = pixel_values(picture, picture.size[0], mean=level, std=level or 1.0)
+        square = picture.resized(picture.size[0])  # itself, unless a prompt was made by hand
+        values = pixel_values(square, mean=level, std=level or 1.0)
         return self._known(values, lambda: self.tree.encode_image(values[None])[0])
 
     @torch.inference_mode()
     def _heard(self, samples: Samples) -> tuple[bytes, Tensor]:
-        count = num_audio_tokens(self.config, len(samples.values))
-
         def hear() -> Tensor:
             soft = self.hear(samples)
-            return torch.cat([soft, self.silence(count - len(soft))])
+            return torch.cat([soft, self.padding(len(samples.values), len(soft))])
 
         return self._known(samples.values, hear)
 

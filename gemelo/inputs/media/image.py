@@ -6,8 +6,8 @@ first frame is used. What a person should know about it is said in `notices`; no
 Only the bytes given are read.
 
     picture = read_image("cat.jpg")
-    pixel_values(picture, 896, mean=0.5, std=0.5)    # Gemma 3: (3, 896, 896) float32 in [-1, 1]
-    pixel_values(picture, 768, mean=0.0, std=1.0)    # Gemma 3n: (3, 768, 768) float32 in [0, 1]
+    pixel_values(picture.resized(896), mean=0.5, std=0.5)    # Gemma 3: (3, 896, 896) in [-1, 1]
+    pixel_values(picture.resized(768), mean=0.0, std=1.0)    # Gemma 3n: (3, 768, 768) in [0, 1]
 
 Shapes: H and W are the height and width of a picture, S the side of a tower's square.
 """
@@ -63,9 +63,11 @@ class Picture:
         return Picture(self.image.crop(box))
 
     def resized(self, image_size: int) -> Picture:
-        """The picture in a square of S pixels, whatever its shape: what a tower sees of it."""
+        """The picture in a square of S pixels, whatever its shape; itself if it has that size."""
         from PIL import Image
 
+        if self.size == (image_size, image_size):
+            return self
         image, bilinear = self.image, Image.Resampling.BILINEAR
         if 4 * image_size * image.height > WIDE_BYTES:  # a tower of pixels, as high as it is thin
             image = image.resize((image.width, image_size), bilinear)
@@ -107,14 +109,14 @@ def views(picture: Picture, boxes: Iterable[Box]) -> list[Picture]:
 
 
 def pixel_values(
-    picture: Picture, image_size: int, mean: float | Sequence[float], std: float | Sequence[float]
+    picture: Picture, mean: float | Sequence[float], std: float | Sequence[float]
 ) -> Tensor:
-    """The tensor (3, S, S) float32 of a picture: squeezed, scaled to [0, 1], then (x - mean) / std.
+    """The tensor (3, H, W) float32 of a picture: scaled to [0, 1], then (x - mean) / std.
 
     mean, std: one number, or one for each of red, green and blue.
     """
-    resized = np.array(picture.resized(image_size).image)  # (S, S, 3)
-    planes = torch.from_numpy(resized).permute(2, 0, 1).to(torch.float32)
+    pixels = np.array(picture.image)  # (H, W, 3)
+    planes = torch.from_numpy(pixels).permute(2, 0, 1).to(torch.float32)
     shift, scale = (torch.tensor(value).reshape(-1, 1, 1) * 255 for value in (mean, std))
     return planes.contiguous().sub_(shift).div_(scale)
 

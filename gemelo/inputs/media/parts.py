@@ -16,7 +16,7 @@ import binascii
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast, get_args
 
@@ -72,9 +72,10 @@ def parse_content(content: Any, *, allow_paths: bool = True) -> tuple[Part, ...]
 
     Understood are {"type": "text", "text": ...}; {"type": K, K: ...} with K one of image, audio,
     video, or with "path", "url" or "base64" in place of the second K; {"type": "K_url", "K_url":
-    {"url": ...}}; {"type": "input_audio", "input_audio": {"data": ...}}. allow_paths: whether a
-    part may name a file of this machine, which one that came over a network must not. Raises
-    InputError for a part that says too little or too much, UnsupportedError for a remote URL.
+    {"url": ...}}; {"type": "input_audio", "input_audio": {"data": ...}}; and a `Part`, which stays
+    as it is. allow_paths: whether a part may name a file of this machine, which one that came over
+    a network must not. Raises InputError for a part that says too little or too much,
+    UnsupportedError for a remote URL.
     """
     if isinstance(content, str):
         return (TextPart(content),)
@@ -132,26 +133,48 @@ def name_of(source: Any, modality: Modality) -> str:
 
 
 def _parse_part(where: str, part: Any, allow_paths: bool) -> Part:
+    if isinstance(part, TextPart):
+        return part
+    if isinstance(part, MediaPart):
+        return _checked_part(where, part, allow_paths)
     if not isinstance(part, Mapping) or not isinstance(part.get("type"), str):
         raise InputError(f'{where} is {_shown(part)}: give {{"type": "text" | "image" | ...}}')
-    modality = part["type"]
-    if modality == "text":
+    type = part["type"]
+    if type == "text":
         if not isinstance(part.get("text"), str):
             raise InputError(f'{where} of type text has no "text" that is a string')
         return TextPart(part["text"])
-    if modality == "input_audio":
+    if type == "input_audio":
         return MediaPart("audio", _inline(where, part))
-    if modality.removesuffix("_url") not in MODALITIES:
-        raise InputError(f"{where} has type {_shown(modality)}: use text, image, audio or video")
-    medium = cast(Modality, modality.removesuffix("_url"))
-    key, source = _only_source(where, part, medium)
+    modality = _checked_modality(where, type, type.removesuffix("_url"))
+    key, source = _only_source(where, part, modality)
     if key == "base64":
-        return MediaPart(medium, _decode_base64(where, source))
+        return MediaPart(modality, _decode_base64(where, source))
+    return MediaPart(modality, _checked_source(where, source, allow_paths))
+
+
+def _checked_part(where: str, part: MediaPart, allow_paths: bool) -> MediaPart:
+    """A part that is one already; a data: URL in it becomes its bytes."""
+    _checked_modality(where, part.modality, part.modality)
+    if part.source is None or (isinstance(part.source, str) and not part.source):
+        raise InputError(f"{where} has no {NOUNS[part.modality]}: its source is empty")
+    source = _checked_source(where, part.source, allow_paths)
+    return part if source is part.source else replace(part, source=source)
+
+
+def _checked_modality(where: str, type: Any, modality: Any) -> Modality:
+    if modality not in MODALITIES:
+        raise InputError(f"{where} has type {_shown(type)}: use text, image, audio or video")
+    return cast(Modality, modality)
+
+
+def _checked_source(where: str, source: Any, allow_paths: bool) -> Any:
+    """A source as it is, a data: URL as its bytes, if it may be read at all."""
     if isinstance(source, str):
         source = _resolve(source, where, allow_paths)
     if isinstance(source, str | Path) and not allow_paths:
         raise UnsupportedError(f"{where} names a file: send its content as a data: URL")
-    return MediaPart(medium, source)
+    return source
 
 
 def _only_source(where: str, part: Mapping[str, Any], modality: Modality) -> tuple[str, Any]:

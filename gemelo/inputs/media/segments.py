@@ -17,12 +17,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from gemelo.inputs.media.audio import SAMPLING_RATE
-from gemelo.inputs.media.audio_channels import Floats, to_mono
+from gemelo.inputs.media.audio_channels import Floats
 
 MAX_SEGMENT_S = 30.0
 MIN_SEGMENT_S = 15.0
@@ -87,9 +86,12 @@ class Segmenter:
         self._recent: Floats = np.zeros(0, np.float32)
         self._onset = Onset()
 
-    def push(self, samples: Any) -> Iterator[Segment]:
-        """Samples (N,) at 16 kHz -> the parts of stretches that they make, in order."""
-        self._held = np.concatenate([self._held, to_mono(samples)])
+    def push(self, samples: Floats) -> Iterator[Segment]:
+        """Samples (N,) at 16 kHz -> the parts of segments that they make, in order.
+
+        They are not checked here: a decoder has done it, or the spectrogram will.
+        """
+        self._held = np.concatenate([self._held, samples])
         blocks: list[Floats] = []
         while len(self._held) >= BLOCK:
             block, self._held = self._held[:BLOCK], self._held[BLOCK:]

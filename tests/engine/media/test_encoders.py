@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from gemelo.api import Model, load
@@ -99,6 +100,27 @@ def test_a_conversation_encodes_a_picture_once_and_reads_it_once(eyed_directory:
     assert again.timings.reused_tokens >= len(first.prompt_token_ids)
     model.perception.tree.encode_image = made  # type: ignore[method-assign]
     assert again.token_ids == load(eyed_directory).generate(messages, **GREEDY).token_ids
+
+
+@pytest.mark.parametrize("num_views", [1, 3])
+def test_every_view_is_resized_once(
+    eyed_directory: Path, monkeypatch: pytest.MonkeyPatch, num_views: int
+) -> None:
+    model = load(eyed_directory)
+    sizes: list[tuple[int, int]] = []
+    plain = Image.Image.resize
+
+    def counted(image: Image.Image, size: tuple[int, int], *options: Any) -> Image.Image:
+        sizes.append(size)
+        return plain(image, size, *options)
+
+    monkeypatch.setattr(Image.Image, "resize", counted)
+    vision_options = VisionOptions(PanScan(min_crop_size=16) if num_views > 1 else None)
+    parts = [MediaPart("image", photograph(70, 30)), TextPart("the")]
+    prompt = model.prompt([{"role": "user", "content": parts}], vision_options)
+    assert len(prompt.pictures) == num_views and prompt.pictures[0].size == (32, 32)
+    model.generate(prompt, **GREEDY)
+    assert sizes == [(32, 32)] * num_views
 
 
 def test_encode_image_is_the_tower(sees: Model, hears: Model, tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ begun_s = time.process_time()
 try:
     picture = read_image(sys.argv[1])
     said = [list(picture.size), *picture.notices]
-    pixel_values(picture, 896, 0.5, 0.5)
+    pixel_values(picture.resized(896), 0.5, 0.5)
 except GemeloError as error:
     said = str(error)
 peak = 1024 * int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1])

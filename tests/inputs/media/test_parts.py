@@ -8,7 +8,7 @@ import os
 import tracemalloc
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, cast
 from urllib.parse import unquote_to_bytes
 
 import pytest
@@ -61,6 +61,14 @@ def test_order_is_kept_and_a_text_is_one_part() -> None:
     assert parts == (TextPart("a"), MediaPart("image", b"bytes")) * 2
 
 
+def test_parts_stay_what_they_are() -> None:
+    given = (TextPart("a"), MediaPart("image", "a.png"), MediaPart("audio", [0.0]))
+    assert all(a is b for a, b in zip(parse_content(given), given, strict=True))
+    assert parse_content([MediaPart("image", URL)]) == (MediaPart("image", b"bytes"),)
+    with pytest.raises(UnsupportedError, match="part 0 names a file: send its content"):
+        parse_content([MediaPart("image", Path("a.png"))], allow_paths=False)
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -72,6 +80,8 @@ def test_order_is_kept_and_a_text_is_one_part() -> None:
         ([{"type": "text"}], 'type text has no "text"'),
         ([{"type": "text", "text": 3}], 'type text has no "text"'),
         ([{"type": "smell"}], "type 'smell': use text, image, audio or video"),
+        ([MediaPart(cast(Any, "smell"), "a")], "type 'smell': use text, image, audio or video"),
+        ([MediaPart("image", "")], "part 0 has no picture: its source is empty"),
         ([{"type": "text_url"}], "type 'text_url': use text"),
         ([{"type": "image"}], "gives nothing for its picture: give one of image, path, url"),
         ([{"type": "video", "image": "a"}], "gives nothing for its video"),
