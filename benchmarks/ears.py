@@ -35,7 +35,7 @@ from transformers import Gemma3nAudioConfig, Gemma3nAudioEncoder  # noqa: E402
 from gemelo.config import AudioConfig, Gemma3nConfig  # noqa: E402
 from gemelo.engine.media.audio_stream import TOKENS_AT_ONCE, AudioStream  # noqa: E402
 from gemelo.evals.machine import cpu_name, memory_bandwidth  # noqa: E402
-from gemelo.inputs.media.audio import RATE  # noqa: E402
+from gemelo.inputs.media.audio import SAMPLING_RATE  # noqa: E402
 from gemelo.inputs.media.mel import log_mel  # noqa: E402
 from gemelo.models.layers import Linear, product  # noqa: E402
 from gemelo.models.multimodal import Gemma3nTree  # noqa: E402
@@ -89,11 +89,11 @@ def reference(tree: Gemma3nTree) -> Callable[[Tensor], Tensor]:
 
 
 def noise(milliseconds: float) -> Tensor:
-    return torch.rand(round(milliseconds * RATE / 1000)) - 0.5
+    return torch.rand(round(milliseconds * SAMPLING_RATE / 1000)) - 0.5
 
 
 def pieces(samples: Tensor, milliseconds: float) -> Iterator[Tensor]:
-    return iter(samples.split(round(milliseconds * RATE / 1000)))
+    return iter(samples.split(round(milliseconds * SAMPLING_RATE / 1000)))
 
 
 def seconds(action: Callable[[], object]) -> float:

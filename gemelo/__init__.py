@@ -63,8 +63,8 @@ if TYPE_CHECKING:
     from gemelo.inputs.media.video import Frame, Video, read_video
     from gemelo.inputs.prompt.chat import Prompt
     from gemelo.inputs.prompt.chat import render as render_chat
-    from gemelo.inputs.prompt.media_loader import Album as MediaLoader
-    from gemelo.inputs.prompt.media_loader import Viewing as VisionOptions
+    from gemelo.inputs.prompt.media_loader import MediaLoader as MediaLoader
+    from gemelo.inputs.prompt.media_loader import VisionOptions as VisionOptions
     from gemelo.inputs.tokenizer.tokenizer import TextStream, Tokenizer
     from gemelo.transcription import Segment, Task, transcribe
 
@@ -88,7 +88,7 @@ _HOMES = {
     "InputError": "gemelo.errors.InputError",
     "KVCache": "gemelo.engine.kv.KVCache",
     "KVFormat": "gemelo.config.options.KVFormat",
-    "MediaLoader": "gemelo.inputs.prompt.media_loader.Album",
+    "MediaLoader": "gemelo.inputs.prompt.media_loader.MediaLoader",
     "MediaPart": "gemelo.inputs.media.parts.MediaPart",
     "Message": "gemelo.api.Message",
     "Model": "gemelo.api.Model",
@@ -122,7 +122,7 @@ _HOMES = {
     "Video": "gemelo.inputs.media.video.Video",
     "Vision3nConfig": "gemelo.config.Vision3nConfig",
     "VisionConfig": "gemelo.config.VisionConfig",
-    "VisionOptions": "gemelo.inputs.prompt.media_loader.Viewing",
+    "VisionOptions": "gemelo.inputs.prompt.media_loader.VisionOptions",
     "WeightFormat": "gemelo.config.options.WeightFormat",
     "convert": "gemelo.checkpoints.convert.convert",
     "difficulty_policy": "gemelo.engine.elastic.policy.difficulty",

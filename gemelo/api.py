@@ -51,7 +51,7 @@ from gemelo.errors import InputError
 from gemelo.inputs.media.image import PictureSource, read_image
 from gemelo.inputs.prompt import chat, placeholders
 from gemelo.inputs.prompt.chat import Prompt
-from gemelo.inputs.prompt.media_loader import Album, Viewing, samples_of, side_of
+from gemelo.inputs.prompt.media_loader import MediaLoader, VisionOptions, image_size_of, samples_of
 from gemelo.inputs.tokenizer.token_ids import token_ids
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.kernels import cpu
@@ -173,22 +173,24 @@ class Model:
         tree = assemble(source, format, here.embed_tokens.dtype, here.norm.weight.device)
         return tree.language_model
 
-    def prompt(self, prompt: PromptLike, viewing: Viewing | None = None) -> Prompt:
+    def prompt(self, prompt: PromptLike, vision_options: VisionOptions | None = None) -> Prompt:
         """A prompt ready to be read: text gets `<bos>`, messages the chat template, ids stay.
 
-        The media in messages are opened; viewing says how they are looked at, or else the model's
-        own files do. Raises
-        UnsupportedError for media that this model has no sense for, InputError for broken ones.
+        The media in messages are opened; vision_options says how they are looked at, or else the
+        model's own files do. Raises UnsupportedError for media that this model has no tower for,
+        InputError for broken ones.
         """
         if isinstance(prompt, Prompt):
             return prompt.checked()
         if isinstance(prompt, str):
             return Prompt(tuple(self.tokenizer.encode(prompt)))
         if isinstance(prompt, Sequence) and len(prompt) and isinstance(prompt[0], Mapping):
-            album = self.album(viewing)
-            made = chat.render(prompt, self.tokenizer, album=album)  # type: ignore[arg-type]
+            media_loader = self.media_loader(vision_options)
+            made = chat.render(prompt, self.tokenizer, media_loader=media_loader)  # type: ignore[arg-type]
             if made.pictures or made.recordings:  # what is too long is told with what fills it
-                placeholders.check_room(made.ids, album.senses, self.engine.context)
+                placeholders.check_context_length(
+                    made.ids, media_loader.modalities, self.engine.context
+                )
             return made
         try:
             ids = token_ids(prompt)
@@ -207,21 +209,26 @@ class Model:
     # ---- eyes and ears ---------------------------------------------------------------------------
 
     @property
-    def viewing(self) -> Viewing:
+    def vision_options(self) -> VisionOptions:
         """How media are looked at if nobody says otherwise, as the model's own files have it."""
-        return self.checkpoint.preprocessor.viewing
+        return self.checkpoint.preprocessor.vision_options
 
-    def album(self, viewing: Viewing | None = None) -> Album:
+    def media_loader(self, vision_options: VisionOptions | None = None) -> MediaLoader:
         """What opens the media of one prompt, as this model takes them."""
-        return Album(self.checkpoint.config, self.viewing if viewing is None else viewing)
+        return MediaLoader(
+            self.checkpoint.config,
+            self.vision_options if vision_options is None else vision_options,
+        )
 
-    def encode_image(self, picture: PictureSource, side: int | None = None) -> Tensor:
+    def encode_image(self, picture: PictureSource, image_size: int | None = None) -> Tensor:
         """Soft tokens (J, D) of a picture: a path, bytes, an open file or a PIL image.
 
         side is 256, 512 or 768 pixels for Gemma 3n.
         """
-        asked = self.viewing.side if side is None else side
-        return self.perception.see(read_image(picture), side_of(self.checkpoint.config, asked))
+        asked = self.vision_options.image_size if image_size is None else image_size
+        return self.perception.see(
+            read_image(picture), image_size_of(self.checkpoint.config, asked)
+        )
 
     def encode_audio(self, samples: Any) -> Tensor:
         """Soft tokens (J, D) of a recording, one for 160 ms: a file, or samples at 16 kHz.

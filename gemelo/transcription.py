@@ -28,12 +28,12 @@ from gemelo.engine.media.encoders import content_key
 from gemelo.engine.session import Session
 from gemelo.engine.tokens import Soft
 from gemelo.errors import InputError
-from gemelo.inputs.media.audio import RATE, Samples
-from gemelo.inputs.media.mel import SPAN, check_span
-from gemelo.inputs.media.parts import MediaPart, Part, TextPart
-from gemelo.inputs.media.segments import Cutter, Onset, Stretch, without_repeated
-from gemelo.inputs.prompt.chat import complete
-from gemelo.inputs.prompt.media_loader import TRAINED_S, num_places
+from gemelo.inputs.media.audio import SAMPLING_RATE, Samples
+from gemelo.inputs.media.mel import MIN_SAMPLES, check_min_samples
+from gemelo.inputs.media.parts import MediaPart, TextPart
+from gemelo.inputs.media.segments import AudioSegment, Onset, Segmenter, without_overlap
+from gemelo.inputs.prompt.chat import render_completion
+from gemelo.inputs.prompt.media_loader import TRAINED_S
 
 LANGUAGES = {
     "ar": "Arabic",
@@ -118,12 +118,12 @@ class Listening:
     def __init__(self, model: Model, session: Session, instruction: str) -> None:
         self.model, self.session = model, session
         self.stream = model.audio_stream()
-        marks = model.perception.senses.audio
-        assert marks is not None, "a model without an ear has no stream"
+        tokens = model.perception.modalities.audio
+        assert tokens is not None, "a model without an ear has no stream"
         ids = prompt_ids(model, instruction)
-        first = ids.index(marks.soft)
-        self.soft_id, self.num_samples = marks.soft, 0
-        self.before, self.after = ids[:first], ids[first + ids.count(marks.soft) :]
+        first = ids.index(tokens.token_id)
+        self.soft_id, self.num_samples = tokens.token_id, 0
+        self.before, self.after = ids[:first], ids[first + ids.count(tokens.token_id) :]
         self.runs: list[Soft] = []
 
     def push(self, values: Any) -> None:
@@ -135,9 +135,7 @@ class Listening:
     def finish(self, sampling: Sampling) -> Iterator[Piece]:
         """The sound is over: read the rest, and answer."""
         self._place(self.stream.finish())
-        spare = num_places(self.model.checkpoint.config, self.num_samples) - self._count()
-        with torch.inference_mode():
-            self._place(self.model.perception.silence(spare))
+        self._place(self.model.perception.padding(self.num_samples, self._count()))
         ids = [*self._ids(), *self.after]
         return self.session.stream(ids, sampling, soft=tuple(self.runs))
 
@@ -155,11 +153,11 @@ class Listening:
 
 def prompt_ids(model: Model, instruction: str) -> list[int]:
     """The prompt of an instruction and a recording that is yet to come."""
-    nothing = Samples(torch.zeros(2 * SPAN))
+    nothing = MediaPart("audio", Samples(torch.zeros(2 * MIN_SAMPLES)))
     if model.tokenizer.chat_template is None:
-        parts: list[Part] = [TextPart(f"{instruction} "), MediaPart("audio", nothing)]
-        return list(complete(parts, model.tokenizer, model.album()).ids)
-    content = [{"type": "text", "text": instruction}, {"type": "audio", "audio": nothing}]
+        parts = (TextPart(f"{instruction} "), nothing)
+        return list(render_completion(parts, model.tokenizer, model.media_loader()).ids)
+    content = [TextPart(instruction), nothing]
     return model.prompt_ids([{"role": "user", "content": content}])
 
 
@@ -193,17 +191,17 @@ def transcribe(
         if not part.ends:
             continue
         longest = max(longest, listening.num_samples)
-        if listening.num_samples >= SPAN:
+        if listening.num_samples >= MIN_SAMPLES:
             heard = answered(listening, chosen, None if cut else show, part)
             if part.overlaps:
-                heard = replace(heard, text=without_repeated(text, heard.text))
+                heard = replace(heard, text=without_overlap(text, heard.text))
             text = heard.text
             yield heard
-        elif longest >= SPAN and listening.num_samples:
-            spare_s = listening.num_samples / RATE
+        elif longest >= MIN_SAMPLES and listening.num_samples:
+            spare_s = listening.num_samples / SAMPLING_RATE
             tell(f"the last {spare_s:.4f} s are a segment too short to be heard: left out")
         listening = Listening(model, session, instruction)
-    check_span(longest)
+    check_min_samples(longest)
 
 
 def _sampling(sampling: Sampling | None, settings: Mapping[str, Any]) -> Sampling:
@@ -212,7 +210,7 @@ def _sampling(sampling: Sampling | None, settings: Mapping[str, Any]) -> Samplin
 
 
 def answered(
-    listening: Listening, sampling: Sampling, show: Callable[[str], None] | None, last: Stretch
+    listening: Listening, sampling: Sampling, show: Callable[[str], None] | None, last: AudioSegment
 ) -> Segment:
     """The answer to a sound that is over with its last part."""
     pieces = []
@@ -221,21 +219,21 @@ def answered(
         if show is not None:
             show(piece.text)
     return Segment(
-        last.heard_s,
-        last.start_s + listening.num_samples / RATE,
+        last.onset_s,
+        last.start_s + listening.num_samples / SAMPLING_RATE,
         "".join(piece.text for piece in pieces).strip(),
         tuple(token for piece in pieces for token in piece.token_ids),
         pieces[-1].finish_reason or "cancelled",
     )
 
 
-def whole(pieces: Iterable[Samples], tell: Callable[[str], None]) -> Iterator[Stretch]:
+def whole(pieces: Iterable[Samples], tell: Callable[[str], None]) -> Iterator[AudioSegment]:
     """A sound as one stretch of any length."""
     total, told, onset = 0, False, Onset()
     for piece in pieces:
         _tell_all(piece, tell)
         total += len(piece.values)
-        if total > TRAINED_S * RATE and not told:
+        if total > TRAINED_S * SAMPLING_RATE and not told:
             told = True
             tell(
                 f"the sound is longer than the {TRAINED_S:.0f} s that the model was trained on at "
@@ -243,16 +241,16 @@ def whole(pieces: Iterable[Samples], tell: Callable[[str], None]) -> Iterator[St
             )
         values = piece.values.numpy()
         onset.hear(values)
-        yield Stretch(values, 0.0, False, False, onset.time_s)
-    yield Stretch(torch.zeros(0).numpy(), 0.0, True, False, onset.time_s)
+        yield AudioSegment(values, 0.0, False, False, onset.time_s)
+    yield AudioSegment(torch.zeros(0).numpy(), 0.0, True, False, onset.time_s)
 
 
-def stretches(pieces: Iterable[Samples], tell: Callable[[str], None]) -> Iterator[Stretch]:
+def stretches(pieces: Iterable[Samples], tell: Callable[[str], None]) -> Iterator[AudioSegment]:
     """A sound in stretches of at most 30 s."""
-    cutter = Cutter()
+    cutter = Segmenter()
     for piece in pieces:
         _tell_all(piece, tell)
-        yield from cutter.push(piece.values)
+        yield from cutter.push(piece.values.numpy())
     rest = cutter.finish()
     if rest is not None:
         yield rest

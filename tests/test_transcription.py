@@ -12,8 +12,9 @@ import torch
 from gemelo.api import Model, load
 from gemelo.engine.sampler import Sampling
 from gemelo.errors import ContextLengthError, InputError, UnsupportedError
-from gemelo.inputs.media.audio import RATE, Samples
-from gemelo.inputs.media.segments import EARLIEST_S, Cutter
+from gemelo.inputs.media import audio_channels
+from gemelo.inputs.media.audio import SAMPLING_RATE, Samples
+from gemelo.inputs.media.segments import MIN_SEGMENT_S, Segmenter
 from gemelo.transcription import Listening, Task, prompt_ids, transcribe
 from tests.multimodal import recording
 
@@ -72,13 +73,31 @@ def test_segments_are_short_and_timed(model: Model) -> None:
     assert told == []
 
 
+@pytest.mark.parametrize("cut", [False, True])
+def test_samples_are_checked_once(model: Model, monkeypatch: pytest.MonkeyPatch, cut: bool) -> None:
+    checked: list[int] = []
+    plain = audio_channels.check_finite
+
+    def counted(name: str, values: audio_channels.Floats, first: int) -> None:
+        checked.append(len(values))
+        plain(name, values, first)
+
+    sound = recording(2.5)
+    monkeypatch.setattr(audio_channels, "check_finite", counted)
+    assert len([*transcribe(model, in_pieces(sound, 4000), cut=cut, **GREEDY)]) == 1
+    assert sum(checked) == len(sound)
+    sound[-9] = np.nan
+    with pytest.raises(InputError, match="the sample nan"):
+        list(transcribe(model, in_pieces(sound, 4000), cut=cut, **GREEDY))
+
+
 def test_a_last_segment_too_short_is_told(model: Model) -> None:
-    sound = np.concatenate([recording(EARLIEST_S), np.zeros(2 * RATE, np.float32)])
-    first = sum(len(part.values) for part in Cutter().push(sound) if part.start_s == 0.0)
+    sound = np.concatenate([recording(MIN_SEGMENT_S), np.zeros(2 * SAMPLING_RATE, np.float32)])
+    first = sum(len(part.values) for part in Segmenter().push(sound) if part.start_s == 0.0)
     told: list[str] = []
     pieces = in_pieces(sound[: first + 400], 50000)
     (heard,) = transcribe(model, pieces, cut=True, tell=told.append, **GREEDY)
-    assert heard.end_s == first / RATE
+    assert heard.end_s == first / SAMPLING_RATE
     assert told == ["the last 0.0250 s are a segment too short to be heard: left out"]
 
 

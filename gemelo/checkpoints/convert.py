@@ -296,7 +296,10 @@ def _tokenizer_config(tokenizer: Tokenizer) -> dict[str, Any]:
         if token is not None
     }
     template = {} if tokenizer.chat_template is None else {"chat_template": tokenizer.chat_template}
-    around = {"add_bos_token": bool(tokenizer.before), "add_eos_token": bool(tokenizer.after)}
+    around = {
+        "add_bos_token": bool(tokenizer.prefix_tokens),
+        "add_eos_token": bool(tokenizer.suffix_tokens),
+    }
     return {"tokenizer_class": "GemmaTokenizer"} | around | known | template
 
 

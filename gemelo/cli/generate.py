@@ -90,12 +90,12 @@ def generate(
         raise InputError("--logprobs needs --json, which is where they are printed")
     loaded = load_model(model, loading, sizes, quiet=quiet, verbose=verbose)
     elastic.apply(loaded, sizes)
-    viewing = media.viewing(frames, crops, loaded)
+    vision_options = media.vision_options(frames, crops, loaded)
     if _in_turns(loaded, system, chat, raw, quiet):
         told = None if system is None else checked_text("--system", system)
-        ready = media.asked(loaded, text, files, viewing, told)
+        ready = media.asked(loaded, text, files, vision_options, told)
     else:
-        ready = media.completed(loaded, text, files, viewing)
+        ready = media.completed(loaded, text, files, vision_options)
     streamed = not json and chosen.n == 1
     completion = answer(loaded, ready, chosen, show if streamed else _swallow, quiet)
     if json:

@@ -21,17 +21,17 @@ from gemelo.cli.groups import Attachments, Crops, Frames, grouped
 from gemelo.cli.terminal import note, print_json, show
 from gemelo.errors import InputError
 from gemelo.inputs.media.panscan import DEFAULT, PanScan
-from gemelo.inputs.media.parts import KINDS, MediaPart, Part, TextPart
+from gemelo.inputs.media.parts import MODALITIES, MediaPart
 
 if TYPE_CHECKING:
     from gemelo.api import Model
     from gemelo.inputs.prompt.chat import Prompt
-    from gemelo.inputs.prompt.media_loader import Viewing
+    from gemelo.inputs.prompt.media_loader import VisionOptions
 
 
 def given(attached: Attachments, words: Sequence[str]) -> list[MediaPart]:
     """The files of --image, --audio and --video, in the order of the command line's words."""
-    waiting = {kind: list(getattr(attached, kind) or ()) for kind in KINDS}
+    waiting = {kind: list(getattr(attached, kind) or ()) for kind in MODALITIES}
     ordered: list[MediaPart] = []
     for word in words:
         for kind, files in waiting.items():
@@ -40,10 +40,10 @@ def given(attached: Attachments, words: Sequence[str]) -> list[MediaPart]:
     return ordered
 
 
-def viewing(frames: Frames, crops: Crops, model: Model) -> Viewing:
+def vision_options(frames: Frames, crops: Crops, model: Model) -> VisionOptions:
     """How media are looked at, by a command's options, and by the model's files where they are
     silent. Raises InputError for a threshold that nothing would ask about."""
-    from gemelo.inputs.prompt.media_loader import Viewing
+    from gemelo.inputs.prompt.media_loader import VisionOptions
 
     own, asked = model.checkpoint.preprocessor, frames.pan_and_scan
     given = thresholds(crops)
@@ -53,9 +53,9 @@ def viewing(frames: Frames, crops: Crops, model: Model) -> Viewing:
         raise InputError(
             f"--{name.replace('_', '-')} {value} says nothing without --pan-and-scan: give both"
         )
-    side = own.side if frames.image_size is None else frames.image_size
+    image_size = own.image_size if frames.image_size is None else frames.image_size
     cropped = pan_scan(crops, own.thresholds) if is_on else None
-    return Viewing(cropped, side, frames.fps)
+    return VisionOptions(cropped, image_size, frames.fps)
 
 
 def thresholds(crops: Crops) -> dict[str, Any]:
@@ -69,35 +69,36 @@ def pan_scan(crops: Crops, own: PanScan = DEFAULT) -> PanScan:
 
 
 def asked(
-    model: Model, text: str, files: Sequence[MediaPart], viewing: Viewing, system: str | None
+    model: Model,
+    text: str,
+    files: Sequence[MediaPart],
+    vision_options: VisionOptions,
+    system: str | None,
 ) -> Prompt:
     """A user's turn of files and a text, after what the system says."""
-    from gemelo.inputs.prompt.media_loader import arranged
+    from gemelo.inputs.prompt.media_loader import place_media
 
-    parts = arranged(text, files, model.perception.senses)
-    content = [as_content(part) for part in parts] if files else text
+    parts = place_media(text, files, model.perception.modalities)
+    content = parts if files else text
     messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
     if system:
         messages.insert(0, {"role": "system", "content": system})
-    return model.prompt(messages, viewing)
+    return model.prompt(messages, vision_options)
 
 
-def completed(model: Model, text: str, files: Sequence[MediaPart], viewing: Viewing) -> Prompt:
+def completed(
+    model: Model, text: str, files: Sequence[MediaPart], vision_options: VisionOptions
+) -> Prompt:
     """A text to complete, with files in it."""
-    from gemelo.inputs.prompt.chat import complete
-    from gemelo.inputs.prompt.media_loader import arranged
+    from gemelo.inputs.prompt.chat import render_completion
+    from gemelo.inputs.prompt.media_loader import place_media
 
     if not files:
         return model.prompt(text)
-    album = model.album(viewing)
-    return complete(arranged(text, files, album.senses), model.tokenizer, album)
-
-
-def as_content(part: Part) -> dict[str, Any]:
-    """A part as a message has it."""
-    if isinstance(part, TextPart):
-        return {"type": "text", "text": part.text}
-    return {"type": part.kind, "path": part.source}
+    media_loader = model.media_loader(vision_options)
+    return render_completion(
+        place_media(text, files, media_loader.modalities), model.tokenizer, media_loader
+    )
 
 
 @grouped

@@ -24,8 +24,8 @@ from gemelo.cli.conversation import TEXT_ONLY, Conversation
 from gemelo.cli.terminal import interactive, note, page, show, size, text_lines
 from gemelo.config.sampling import Sampling
 from gemelo.errors import GemeloError, InputError, UnavailableError
-from gemelo.inputs.media.parts import Kind, MediaPart, opened
-from gemelo.inputs.prompt.placeholders import check_senses
+from gemelo.inputs.media.parts import MediaPart, Modality, open_media
+from gemelo.inputs.prompt.placeholders import check_modalities
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from gemelo.api import Model
     from gemelo.engine.completion import Completion
-    from gemelo.inputs.prompt.media_loader import Viewing
+    from gemelo.inputs.prompt.media_loader import VisionOptions
 
 QUOTES = '"""'
 
@@ -54,13 +54,13 @@ class Repl:
         model: Model,
         conversation: Conversation,
         sampling: Sampling,
-        viewing: Viewing | None = None,
+        vision_options: VisionOptions | None = None,
         *,
         quiet: bool,
         verbose: bool,
     ) -> None:
         self.model, self.conversation, self.sampling = model, conversation, sampling
-        self.viewing = viewing  # of what is attached; None as the model's files say
+        self.vision_options = vision_options  # of what is attached; None as the model's files say
         self.quiet, self.verbose = quiet, verbose
         self.last: Completion | None = None
         self.over = False
@@ -113,7 +113,7 @@ class Repl:
     def _answer(self) -> None:
         said = ""
         try:
-            prompt = self.model.prompt(self.conversation.prompt(), self.viewing)
+            prompt = self.model.prompt(self.conversation.prompt(), self.vision_options)
             self.last = answer(self.model, prompt, self.sampling, show, self.quiet)
             said = self.last.text
         finally:
@@ -185,12 +185,12 @@ class Repl:
     def _video(self, rest: str) -> None:
         self._attach("video", "/video", rest)
 
-    def _attach(self, kind: Kind, command: str, rest: str) -> None:
+    def _attach(self, kind: Modality, command: str, rest: str) -> None:
         path = _path(command, rest)
-        check_senses([MediaPart(kind, path)], self.model.perception.senses)
+        check_modalities([MediaPart(kind, path)], self.model.perception.modalities)
         if self.model.tokenizer.chat_template is None:
             raise InputError(TEXT_ONLY)
-        with opened(path, kind):
+        with open_media(path, kind):
             pass  # what cannot be opened is told now
         self.conversation.attach(kind, path)
         note(f"{path} goes with what you say next")

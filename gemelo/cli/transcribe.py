@@ -189,7 +189,7 @@ def spoken(interrupt: Interrupt) -> Iterator[Samples]:
     """A microphone, in pieces, until Ctrl-C."""
     import torch
 
-    from gemelo.inputs.media.audio import RATE, Samples
+    from gemelo.inputs.media.audio import SAMPLING_RATE, Samples
 
     try:
         import sounddevice
@@ -199,9 +199,9 @@ def spoken(interrupt: Interrupt) -> Iterator[Samples]:
         ) from None
     note("listening; Ctrl-C ends the recording")
     try:
-        with sounddevice.InputStream(RATE, channels=1, dtype="float32") as microphone:
+        with sounddevice.InputStream(SAMPLING_RATE, channels=1, dtype="float32") as microphone:
             while not interrupt.asked:
-                values, _ = microphone.read(round(_LIVE_S * RATE))
+                values, _ = microphone.read(round(_LIVE_S * SAMPLING_RATE))
                 yield Samples(torch.from_numpy(values[:, 0].copy()))
     except sounddevice.PortAudioError as error:
         raise UnavailableError(f"the microphone cannot be read: {error}") from None

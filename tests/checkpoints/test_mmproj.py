@@ -103,8 +103,8 @@ def test_a_picture_is_read_by_a_gguf(pair: tuple[Path, Path], hub: Path) -> None
     with pytest.raises(UnsupportedError, match="no eye"):
         blind.encode_image(photograph())
     told = gemelo.load(alone / "tiny.gguf", mmproj=pair[1])
-    prompt = told.album()
-    assert prompt.senses.image is not None and prompt.senses.image.num_tokens == 16
+    prompt = told.media_loader()
+    assert prompt.modalities.image is not None and prompt.modalities.image.num_tokens == 16
     settings: dict[str, Any] = {"temperature": 0, "max_tokens": 3, "ignore_eos": True}
     wanted = gemelo.load(hub).prompt([{"role": "user", "content": content}])
     found = told.generate(wanted, **settings)

@@ -19,7 +19,7 @@ from gemelo.checkpoints.mmproj_gemma3n import NAMES, file_shape
 from gemelo.checkpoints.plan import TargetFormat
 from gemelo.config import Gemma3nConfig
 from gemelo.errors import GemeloError, InputError, UnsupportedError
-from gemelo.inputs.prompt.media_loader import Viewing
+from gemelo.inputs.prompt.media_loader import VisionOptions
 from gemelo.kernels.formats import FORMATS
 from gemelo.models.multimodal import Gemma3nTree, tree_of
 from gemelo.weights import names
@@ -74,7 +74,7 @@ def test_what_it_sees_and_hears_is_the_same(pair: tuple[Path, Path], hub: Path) 
         {"type": "text", "text": "the"},
     ]
     beside, directory = gemelo.load(pair[0]), gemelo.load(hub)
-    prompt = directory.prompt([{"role": "user", "content": content}], Viewing(side=256))
+    prompt = directory.prompt([{"role": "user", "content": content}], VisionOptions(image_size=256))
     assert AWAKE.eoi_token_id in prompt.ids and AWAKE.audio_token_id in prompt.ids
     wanted = directory.generate(prompt, **settings)
     assert beside.generate(prompt, **settings).token_ids == wanted.token_ids

@@ -11,7 +11,7 @@ from PIL import Image
 
 import gemelo as library
 from gemelo.inputs.media.panscan import PanScan
-from gemelo.inputs.prompt.media_loader import Viewing
+from gemelo.inputs.prompt.media_loader import VisionOptions
 from tests.cli.conftest import Command
 from tests.inputs.media.test_video import write_video
 from tests.multimodal import photograph, recording, write_wave
@@ -36,7 +36,7 @@ def test_files_come_in_the_order_given(gemelo: Command, awake_directory: Path, f
     model = library.load(awake_directory)
     parts = [{"type": "image", "path": first}, {"type": "audio", "path": sound}]
     parts += [{"type": "image", "path": second}, {"type": "text", "text": "the"}]
-    prompt = model.prompt([{"role": "user", "content": parts}], Viewing(side=256))
+    prompt = model.prompt([{"role": "user", "content": parts}], VisionOptions(image_size=256))
     told = json.loads(ran.out)
     assert tuple(told["prompt_token_ids"]) == prompt.ids
     wanted = model.generate(prompt, max_tokens=4, temperature=0, ignore_eos=True)
@@ -64,9 +64,11 @@ def test_pan_and_scan(gemelo: Command, eyed_directory: Path, files: Path) -> Non
     words = ("generate", "-m", str(eyed_directory), "--image", str(files / "a.png"), *SHORT)
     ran = gemelo(*words, *options, "--json", "the")
     assert json.loads(ran.out)["prompt_token_ids"].count(90) == 4
-    viewing = Viewing(PanScan(16, 3))
+    vision_options = VisionOptions(PanScan(16, 3))
     parts = [{"type": "image", "path": str(files / "a.png")}, {"type": "text", "text": "the"}]
-    prompt = library.load(eyed_directory).prompt([{"role": "user", "content": parts}], viewing)
+    prompt = library.load(eyed_directory).prompt(
+        [{"role": "user", "content": parts}], vision_options
+    )
     assert json.loads(ran.out)["prompt_token_ids"] == list(prompt.ids)
     wrong = gemelo(*words, "--pan-and-scan", "--max-num-crops", "1", "the")
     assert wrong.code == 2 and "max_num_crops is 1" in wrong.err
@@ -157,7 +159,9 @@ def test_a_conversation_with_a_file(
     asked, answered = json.loads(saved.read_text())
     assert [part["type"] for part in asked["content"]] == [kind, "text"]
     told = library.load(model)
-    wanted = told.generate(told.prompt([asked], Viewing(side=side)), max_tokens=3, temperature=0)
+    wanted = told.generate(
+        told.prompt([asked], VisionOptions(image_size=side)), max_tokens=3, temperature=0
+    )
     assert answered["content"] == wanted.text
     again = gemelo(*words, stdin=f"/load {saved}\nof\n".encode())
     assert again.code == 0 and again.out.split("\n")[0] == ran.out.split("\n")[1]
@@ -166,19 +170,19 @@ def test_a_conversation_with_a_file(
 def test_a_conversation_looks_at_files_as_its_options_say(
     gemelo: Command, eyed_directory: Path, awake_directory: Path, files: Path
 ) -> None:
-    cropped = Viewing(PanScan(16, 3))
-    small = Viewing(side=256, fps=4.0)
-    for model, kind, name, options, viewing in (
+    cropped = VisionOptions(PanScan(16, 3))
+    small = VisionOptions(image_size=256, fps=4.0)
+    for model, kind, name, options, vision_options in (
         (eyed_directory, "image", "a.png", ("--min-crop-size=16", "--max-num-crops=3"), cropped),
         (awake_directory, "video", "d.mp4", ("--image-size=256", "--fps=4"), small),
     ):
-        pan = ("--pan-and-scan",) if viewing is cropped else ()
+        pan = ("--pan-and-scan",) if vision_options is cropped else ()
         words = ("chat", "-m", str(model), *pan, *options, "--max-tokens", "3")
         script = f"/{kind} {files / name}\nthe\n/stats\n"
         ran = gemelo(*words, "--temperature", "0", stdin=script.encode())
         parts = [{"type": kind, "path": str(files / name)}, {"type": "text", "text": "the"}]
         held = library.load(model)
-        prompt = held.prompt([{"role": "user", "content": parts}], viewing)
+        prompt = held.prompt([{"role": "user", "content": parts}], vision_options)
         assert len(prompt.ids) != len(held.prompt([{"role": "user", "content": parts}]).ids)
         assert f"prompt {len(prompt.ids)} tokens" in ran.err
         wanted = held.generate(prompt, max_tokens=3, temperature=0)

@@ -25,11 +25,11 @@ from gemelo.engine.media.audio_stream import AudioStream
 from gemelo.engine.tokens import Soft
 from gemelo.errors import InputError, UnsupportedError
 from gemelo.inputs.media.audio import Samples
-from gemelo.inputs.media.image import Picture, pixels
-from gemelo.inputs.media.mel import check_span
+from gemelo.inputs.media.image import Picture, pixel_values
+from gemelo.inputs.media.mel import check_min_samples
 from gemelo.inputs.prompt.chat import Prompt
-from gemelo.inputs.prompt.media_loader import num_places
-from gemelo.inputs.prompt.placeholders import Marks, senses_of
+from gemelo.inputs.prompt.media_loader import num_audio_tokens
+from gemelo.inputs.prompt.placeholders import PlaceholderTokens, modalities_of
 from gemelo.models.multimodal import Gemma3nTree, Tree
 
 REMEMBERED = 128  # pictures and recordings: 256 tokens of Gemma 3 4B in bfloat16 are 1.3 MB
@@ -39,7 +39,7 @@ class Perception:
     """The towers of a model, and what they were given lately."""
 
     def __init__(self, tree: Tree, config: ModelConfig) -> None:
-        self.tree, self.config, self.senses = tree, config, senses_of(config)
+        self.tree, self.config, self.modalities = tree, config, modalities_of(config)
         self._remembered: OrderedDict[bytes, Tensor] = OrderedDict()
 
     def of(self, prompt: Prompt) -> list[Soft]:
@@ -47,7 +47,7 @@ class Perception:
 
         Raises InputError unless its ids have a place for each of its pictures and recordings.
         """
-        eye, ear = self.senses.image, self.senses.audio
+        eye, ear = self.modalities.image, self.modalities.audio
         runs: list[Soft] = []
         if eye is not None:
             together = isinstance(self.config, Gemma3Config)
@@ -58,14 +58,14 @@ class Perception:
             runs += placed(prompt.ids, ear, [*heard], "recordings", False)
         return sorted(runs, key=lambda run: run.begin)
 
-    def see(self, picture: Picture, side: int) -> Tensor:
+    def see(self, picture: Picture, image_size: int) -> Tensor:
         """Soft tokens (J, D) of a picture in a square of `side` pixels.
 
         Raises UnsupportedError for a model without an eye.
         """
-        if self.senses.image is None:
+        if self.modalities.image is None:
             raise UnsupportedError("the model has no eye: it cannot take pictures")
-        return self._seen(picture.squeezed(side))[1]
+        return self._seen(picture.resized(image_size))[1]
 
     def hear(self, samples: Samples) -> Tensor:
         """Soft tokens (J, D) of a recording: its own, without what fills the places after it.
@@ -73,7 +73,7 @@ class Perception:
         Raises InputError for one that is too short for a token.
         """
         stream = self.stream()
-        check_span(len(samples.values))
+        check_min_samples(len(samples.values))
         return stream.whole(samples.values)
 
     def stream(self) -> AudioStream:
@@ -81,24 +81,25 @@ class Perception:
         config = self.config
         return AudioStream(self.tree, config.audio if isinstance(config, Gemma3nConfig) else None)
 
-    def silence(self, count: int) -> Tensor:
-        """Soft tokens (count, D) for the places that a recording is too short to fill."""
+    @torch.inference_mode()
+    def padding(self, num_samples: int, num_tokens: int) -> Tensor:
+        """Silence (J, D) for the placeholder tokens of a recording beyond its own num_tokens."""
         assert isinstance(self.tree, Gemma3nTree)
+        count = num_audio_tokens(self.config, num_samples) - num_tokens
         return self.tree.silence()[0].expand(count, -1)
 
     @torch.inference_mode()
     def _seen(self, picture: Picture) -> tuple[bytes, Tensor]:
         level = 0.5 if isinstance(self.config, Gemma3Config) else 0.0
-        values = pixels(picture, picture.size[0], mean=level, std=level or 1.0)
+        square = picture.resized(picture.size[0])  # itself, unless a prompt was made by hand
+        values = pixel_values(square, mean=level, std=level or 1.0)
         return self._known(values, lambda: self.tree.encode_image(values[None])[0])
 
     @torch.inference_mode()
     def _heard(self, samples: Samples) -> tuple[bytes, Tensor]:
-        count = num_places(self.config, len(samples.values))
-
         def hear() -> Tensor:
             soft = self.hear(samples)
-            return torch.cat([soft, self.silence(count - len(soft))])
+            return torch.cat([soft, self.padding(len(samples.values), len(soft))])
 
         return self._known(samples.values, hear)
 
@@ -125,10 +126,14 @@ def content_key(values: Tensor) -> bytes:
 
 
 def placed(
-    ids: Sequence[int], marks: Marks, made: Sequence[tuple[bytes, Tensor]], noun: str, block: bool
+    ids: Sequence[int],
+    tokens: PlaceholderTokens,
+    made: Sequence[tuple[bytes, Tensor]],
+    noun: str,
+    block: bool,
 ) -> Iterator[Soft]:
     """What towers made, at the places that ids have for it, in order."""
-    places = [at for at, token in enumerate(ids) if token == marks.soft]
+    places = [at for at, token in enumerate(ids) if token == tokens.token_id]
     wanted = sum(len(embeds) for _, embeds in made)
     if len(places) != wanted:
         raise InputError(

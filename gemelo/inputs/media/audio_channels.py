@@ -69,7 +69,7 @@ class Levels:
         return ()
 
 
-def as_mono(values: Any, levels: Levels | None = None) -> Floats:
+def to_mono(values: Any, levels: Levels | None = None) -> Floats:
     """One channel of finite float32 from samples of any kind; the shorter axis is the channels."""
     array = _as_array(values)
     if array.dtype.kind not in "fiu" or array.ndim not in (1, 2):
@@ -81,12 +81,12 @@ def as_mono(values: Any, levels: Levels | None = None) -> Floats:
     channels = scaled[None] if scaled.ndim == 1 else scaled
     if channels.size and channels.shape[0] > channels.shape[1]:
         channels = channels.T
-    mono = averaged(channels, levels) if channels.size else np.zeros(0, np.float32)
+    mono = downmix(channels, levels) if channels.size else np.zeros(0, np.float32)
     check_finite("the recording", mono, 0)
     return mono
 
 
-def averaged(channels: Floats, levels: Levels | None = None) -> Floats:
+def downmix(channels: Floats, levels: Levels | None = None) -> Floats:
     """The mean (N,) of channels (C, N), in float32."""
     if len(channels) == 1:
         mono: Floats = channels[0]

@@ -7,7 +7,7 @@ Stamps that go back or jump for one frame alone mean nothing: there the frames a
 
     timeline = Timeline("talk.mkv", start_s=0.0)
     for frame in frames:
-        for silence_s, frame in timeline.place(frame, stamp_s, length_s): ...
+        for silence_s, frame in timeline.add(frame, stamp_s, length_s): ...
     for silence_s, frame in timeline.finish(): ...
     timeline.notices()
 """
@@ -59,7 +59,7 @@ class Timeline:
         """From the first frame on."""
         return self.time_s - self.late_s
 
-    def place(
+    def add(
         self, frame: Any, stamp_s: float | None, length_s: float
     ) -> Iterator[tuple[float, Any]]:
         """Frames that are now known to come next, each with the seconds of silence before it."""

@@ -74,40 +74,40 @@ class Clock:
 
 
 @dataclass(frozen=True)
-class Look:
+class FrameScaler:
     """How frames become pictures: squeezed into a square of `side`, or in the shape that a player
     shows; most_pixels: above them a frame is shrunk as its colours are converted."""
 
-    side: int | None = None
+    image_size: int | None = None
     most_pixels: int = WORK_PIXELS
     aspect: Fraction | None = None
 
     def size(self, width: int, height: int) -> tuple[int, int]:
         """Width and height of a frame as it is converted."""
         shape = float(self.aspect or 1)
-        if self.side is None and 1 / MOST_OBLONG <= shape <= MOST_OBLONG:
+        if self.image_size is None and 1 / MOST_OBLONG <= shape <= MOST_OBLONG:
             width = max(1, round(width * shape))
         scale = math.sqrt(self.most_pixels / (width * height))
         if scale >= 1:
             return width, height
-        if self.side is not None:
-            return min(width, self.side), min(height, self.side)
+        if self.image_size is not None:
+            return min(width, self.image_size), min(height, self.image_size)
         width, height = max(1, int(width * scale)), max(1, int(height * scale))
         return min(width, self.most_pixels), min(height, self.most_pixels // width)
 
 
-def picture(frame: VideoFrame, matrix: Matrix, look: Look) -> Picture:
+def picture(frame: VideoFrame, matrix: Matrix, scaler: FrameScaler) -> Picture:
     """A frame in RGB, turned and mirrored as its matrix says."""
     from PIL import Image
 
-    width, height = look.size(frame.width, frame.height)
+    width, height = scaler.size(frame.width, frame.height)
     if (width, height) != (frame.width, frame.height):
         finer = width < frame.width or height < frame.height
         frame = frame.reformat(width, height, "rgb24", interpolation="AREA" if finer else "BICUBIC")
     image = Image.fromarray(frame.to_ndarray(format="rgb24"))
-    turn = _turn(matrix)
+    turn = _transpose(matrix)
     seen = Picture(image if turn is None else image.transpose(turn))
-    return seen if look.side is None else seen.squeezed(look.side)
+    return seen if scaler.image_size is None else seen.resized(scaler.image_size)
 
 
 def is_askew(matrix: Matrix) -> bool:
@@ -116,7 +116,7 @@ def is_askew(matrix: Matrix) -> bool:
     return min(a + d, b + c) > STRAIGHT * max(a + d, b + c)
 
 
-class Mount:
+class DisplayMatrix:
     """How frames are mounted: a, b, c, d of (x, y) -> (a x + c y, b x + d y), down being positive.
 
     The matrix is looked up anew when the angle changes. Looking at what comes beside a frame keeps
@@ -144,7 +144,7 @@ def _matrix(frame: VideoFrame) -> Matrix:
     return a, b, c, d
 
 
-def _turn(matrix: Matrix) -> Image.Transpose | None:
+def _transpose(matrix: Matrix) -> Image.Transpose | None:
     """The nearest of the eight ways up."""
     from PIL.Image import Transpose
 

@@ -3,12 +3,12 @@
 Hugging Face keeps it in preprocessor_config.json, later versions in processor_config.json with an
 object for each tower. Most of it repeats what the towers were built for, and a file that asks for
 anything else is refused by the name of the setting: a tower shown other numbers than it was trained
-on answers all the same, and wrongly. What is left to choose becomes the default of a `Viewing`:
-Pan & Scan and its thresholds for Gemma 3, the side of the square for Gemma 3n. A setting that
-nobody here knows is told in `notices`.
+on answers all the same, and wrongly. What is left to choose becomes the default `VisionOptions`:
+Pan & Scan and its thresholds for Gemma 3, the image size for Gemma 3n. A setting that nobody here
+knows is told in `notices`.
 
     preprocessor = read_preprocessor([(path, {"do_pan_and_scan": True})], config)
-    preprocessor.viewing, preprocessor.thresholds, preprocessor.notices
+    preprocessor.vision_options, preprocessor.thresholds, preprocessor.notices
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from typing import Any, NamedTuple
 from gemelo.config import Gemma3Config, Gemma3nConfig, ModelConfig
 from gemelo.errors import FileFormatError, InputError, UnsupportedError
 from gemelo.inputs.media import mel
-from gemelo.inputs.media.audio import RATE
+from gemelo.inputs.media.audio import SAMPLING_RATE
 from gemelo.inputs.media.panscan import DEFAULT, PanScan
-from gemelo.inputs.prompt.media_loader import SIDES, Viewing
-from gemelo.inputs.prompt.placeholders import senses_of
+from gemelo.inputs.prompt.media_loader import IMAGE_SIZES, VisionOptions
+from gemelo.inputs.prompt.placeholders import modalities_of
 
 FILES = ("preprocessor_config.json", "processor_config.json")  # the later one counts more
 _PARTS = ("image_processor", "feature_extractor")
@@ -44,18 +44,18 @@ _EYE: dict[str, Any] = {
 }
 _EAR: dict[str, Any] = {
     "feature_size": mel.NUM_MELS,
-    "sampling_rate": RATE,
-    "frame_length": mel.FRAME,
-    "frame_length_ms": 1000.0 * mel.FRAME / RATE,
-    "hop_length": mel.HOP,
-    "hop_length_ms": 1000.0 * mel.HOP / RATE,
-    "fft_length": mel.FFT,
+    "sampling_rate": SAMPLING_RATE,
+    "frame_length": mel.FRAME_LENGTH,
+    "frame_length_ms": 1000.0 * mel.FRAME_LENGTH / SAMPLING_RATE,
+    "hop_length": mel.HOP_LENGTH,
+    "hop_length_ms": 1000.0 * mel.HOP_LENGTH / SAMPLING_RATE,
+    "fft_length": mel.FFT_LENGTH,
     "fft_overdrive": True,
-    "min_frequency": mel.LOWEST_HZ,
-    "max_frequency": mel.HIGHEST_HZ,
-    "preemphasis": mel.EMPHASIS,
+    "min_frequency": mel.MIN_FREQUENCY,
+    "max_frequency": mel.MAX_FREQUENCY,
+    "preemphasis": mel.PREEMPHASIS,
     "preemphasis_htk_flavor": True,
-    "mel_floor": mel.FLOOR,
+    "mel_floor": mel.MEL_FLOOR,
     "dither": 0.0,
     "input_scale_factor": 1.0,
 }
@@ -77,13 +77,13 @@ class Preprocessor:
 
     do_pan_and_scan: bool = False
     thresholds: PanScan = DEFAULT
-    side: int | None = None
+    image_size: int | None = None
     notices: tuple[str, ...] = ()
 
     @property
-    def viewing(self) -> Viewing:
+    def vision_options(self) -> VisionOptions:
         """How media are looked at if nobody says otherwise."""
-        return Viewing(self.thresholds if self.do_pan_and_scan else None, self.side)
+        return VisionOptions(self.thresholds if self.do_pan_and_scan else None, self.image_size)
 
 
 class Setting(NamedTuple):
@@ -112,8 +112,8 @@ def read_preprocessor(
         notices = _notices(said, {*_IDLE, _SWITCH, *_THRESHOLDS})
         return Preprocessor(_switch(said), _thresholds(said), None, notices)
     size = said["size"].value if {"size"} <= said.keys() & wanted.keys() else None
-    side = None if size is None else int(size["height"])
-    return Preprocessor(side=side, notices=_notices(said, _IDLE))
+    image_size = None if size is None else int(size["height"])
+    return Preprocessor(image_size=image_size, notices=_notices(said, _IDLE))
 
 
 def settings(files: Iterable[tuple[Path, Mapping[str, Any]]]) -> dict[str, Setting]:
@@ -133,22 +133,24 @@ def settings(files: Iterable[tuple[Path, Mapping[str, Any]]]) -> dict[str, Setti
 
 def built_for(config: ModelConfig) -> dict[str, tuple[Any, ...]]:
     """The values that a setting may have, by its name, for the towers that a model has."""
-    senses = senses_of(config)
+    modalities = modalities_of(config)
     one: dict[str, Any] = {}
-    if senses.image is not None:
-        one |= _EYE | {"image_seq_length": senses.image.num_tokens}
-    if senses.audio is not None:
-        one |= _EAR | {"audio_seq_length": senses.audio.num_tokens}
-    sides: tuple[int, ...] = SIDES
+    if modalities.image is not None:
+        one |= _EYE | {"image_seq_length": modalities.image.num_tokens}
+    if modalities.audio is not None:
+        one |= _EAR | {"audio_seq_length": modalities.audio.num_tokens}
+    image_sizes: tuple[int, ...] = IMAGE_SIZES
     if isinstance(config, Gemma3Config) and config.vision is not None:
         one |= {"do_normalize": True, "image_mean": 0.5, "image_std": 0.5}
-        sides = (config.vision.image_size,)
-    elif isinstance(config, Gemma3nConfig) and senses.image is not None:
+        image_sizes = (config.vision.image_size,)
+    elif isinstance(config, Gemma3nConfig) and modalities.image is not None:
         one |= {"do_normalize": False}  # its mean and deviation then say nothing
     known: dict[str, tuple[Any, ...]] = {name: (value,) for name, value in one.items()}
-    if senses.image is not None:
-        known["size"] = tuple({"height": side, "width": side} for side in sides)
-    if senses.audio is not None:
+    if modalities.image is not None:
+        known["size"] = tuple(
+            {"height": image_size, "width": image_size} for image_size in image_sizes
+        )
+    if modalities.audio is not None:
         known |= {"per_bin_mean": (), "per_bin_stddev": ()}
     return known
 

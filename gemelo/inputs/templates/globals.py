@@ -17,8 +17,8 @@ from gemelo.inputs.templates.values import (
     Undefined,
     check_key,
     iterate,
-    kind,
     length,
+    type_name,
 )
 from gemelo.inputs.templates.written import text_of
 
@@ -36,7 +36,7 @@ def global_names(budget: Budget) -> dict[str, Any]:
     def make_range(*bounds: Any) -> range:
         for bound in bounds:
             if not isinstance(bound, int):
-                raise Fault(f"range wants whole numbers, not {kind(bound)}")
+                raise Fault(f"range wants whole numbers, not {type_name(bound)}")
         made = range(*map(int, bounds))
         # Its len() fails for what does not fit in 64 bits.
         towards = 1 if made.step > 0 else -1

@@ -22,9 +22,9 @@ from gemelo.inputs.templates.values import (
     Undefined,
     check_key,
     iterate,
-    kind,
     length,
     listed,
+    type_name,
 )
 from gemelo.inputs.templates.written import concatenated, text_of
 
@@ -59,7 +59,7 @@ def _steps(path: Any) -> list[Any]:
     if isinstance(path, int):
         return [path]
     if not isinstance(path, str):
-        raise Fault(f"an attribute is a text or a number, not {kind(path)}")
+        raise Fault(f"an attribute is a text or a number, not {type_name(path)}")
     return [int(name) if name.isdigit() and len(name) < 10 else name for name in path.split(".")]
 
 
@@ -144,7 +144,7 @@ def dictsort(
     if by not in ("key", "value"):
         raise Fault('You can only sort by either "key" or "value"')
     if not isinstance(value, dict):
-        raise Fault(f"dictsort wants a dict, not {kind(value)}")
+        raise Fault(f"dictsort wants a dict, not {type_name(value)}")
     get = getter(budget, 0 if by == "key" else 1, ignore_case=not case_sensitive)
     return sorted_by(budget, methods.items(budget, value).items, get, reverse=bool(reverse))
 
@@ -188,7 +188,7 @@ def groupby(
 def batch(budget: Budget, value: Any, linecount: Any, fill_with: Any = None) -> Stream:
     """Rows of `linecount`; the last one filled up, if there is something to fill with."""
     if not isinstance(linecount, int):
-        raise Fault(f"batch wants a whole number, not {kind(linecount)}")
+        raise Fault(f"batch wants a whole number, not {type_name(linecount)}")
     pending = iter(listed(budget, value))
     rows = []
     # Jinja begins a row when one of exactly that size is full: rows of 0 are one row of all.

@@ -17,8 +17,8 @@ from gemelo.inputs.templates.values import (
     View,
     check_key,
     iterate,
-    kind,
     listed,
+    type_name,
 )
 
 
@@ -29,9 +29,11 @@ def call_method(
     owner = method.owner
     if isinstance(owner, Loop):
         return getattr(owner, method.name)(*arguments, **named)
-    known = METHODS.get(kind(owner), {}).get(method.name)
+    known = METHODS.get(type_name(owner), {}).get(method.name)
     if known is None:
-        raise Fault(f"the method {str(method.name[:80])!r} of {kind(owner)!r} is not supported")
+        raise Fault(
+            f"the method {str(method.name[:80])!r} of {type_name(owner)!r} is not supported"
+        )
     return known(budget, owner, *arguments, **named)
 
 

@@ -20,8 +20,8 @@ from gemelo.inputs.templates.values import (
     Namespace,
     Undefined,
     iterate,
-    kind,
     listed,
+    type_name,
 )
 from gemelo.inputs.templates.written import concatenated, text_of
 
@@ -187,7 +187,7 @@ class Statements(Expressions):
             for name, each in zip(target.items, values, strict=True):
                 self._set(name, each, scope)
         else:
-            raise Fault(f"it assigns to {kind(target)}")
+            raise Fault(f"it assigns to {type_name(target)}")
 
     # ---- macros ----------------------------------------------------------------------------------
 

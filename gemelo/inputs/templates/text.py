@@ -68,7 +68,7 @@ def blend(chars: str, sources: Iterable[str]) -> Text:
     return said(chars) if any(SAID in marks_of(source) for source in sources) else own(chars)
 
 
-def like(chars: str, source: str) -> Text:
+def marked_like(chars: str, source: str) -> Text:
     """`chars`, made of `source` character by character; where that cannot be, as `blend`."""
     if len(chars) == len(source):
         return Text(chars, marks_of(source))

@@ -6,7 +6,7 @@ looks for it in the text as the normaliser leaves it, not in the text as it came
 tokenizer.model can say any of this. The rules are those of the `tokenizers` library, corners too:
 the longest string at the leftmost place is a match, and one that is then rejected is used up.
 
-    finder = Finder([AddedString("cat", 7, single_word=True)])
+    finder = Finder([AddedToken("cat", 7, single_word=True)])
     list(finder.matches("the cat sat"))       # [Match(id=7, start=4, stop=7)]
 """
 
@@ -32,7 +32,7 @@ _MOST_COMPARED = 1 << 20  # characters, beyond which strings are rather looked f
 
 
 @dataclass(frozen=True)
-class AddedString:
+class AddedToken:
     """A string that is one id wherever it is found; special: an instruction to the model."""
 
     content: str
@@ -104,7 +104,7 @@ class Match(NamedTuple):
 class Finder:
     """Finds the longest of some strings at each place of a text, from left to right."""
 
-    def __init__(self, strings: Iterable[AddedString]) -> None:
+    def __init__(self, strings: Iterable[AddedToken]) -> None:
         """Raises UnsupportedError for strings that would take too long to look for."""
         self._strings = {string.content: string for string in strings}
         lengths: dict[str, set[int]] = {}
@@ -125,7 +125,7 @@ class Finder:
     def _openings(self) -> re.Pattern[str]:
         return re.compile("|".join(map(re.escape, sorted(self._lengths))) or r"(?!)")
 
-    def cut(self, text: str, skipped: Container[int] = ()) -> Iterator[str | Match]:
+    def split(self, text: str, skipped: Container[int] = ()) -> Iterator[str | Match]:
         """The text with what is found in it taken out: text, match, text, match, ..."""
         done = 0
         for match in self.matches(text, skipped):
@@ -153,7 +153,7 @@ class Finder:
                 yield Match(string.id, start, stop)
             taken = stop
 
-    def _places(self, text: str) -> Iterator[tuple[AddedString, int, int]]:
+    def _places(self, text: str) -> Iterator[tuple[AddedToken, int, int]]:
         """Where the strings are, before their flags are asked."""
         end = 0
         for opening in self._openings.finditer(text):
@@ -169,16 +169,16 @@ class Finder:
 
 
 @dataclass(frozen=True)
-class Passes:
+class AddedVocabulary:
     """Strings to look for first, in the text as it came, and then, in what is left between them, in
     the text as it is normalised."""
 
-    raw: tuple[AddedString, ...]
-    late: tuple[AddedString, ...]
+    raw: tuple[AddedToken, ...]
+    late: tuple[AddedToken, ...]
     spaced: bool
 
     @classmethod
-    def of(cls, strings: Iterable[AddedString], first: Container[str], spaced: bool) -> Self | None:
+    def of(cls, strings: Iterable[AddedToken], first: Container[str], spaced: bool) -> Self | None:
         """None where it is the same to look for all at once, by comparing characters.
 
         first: those that are looked for first whatever their flag says; spaced: whether
@@ -204,7 +204,7 @@ class Passes:
         return f"{string.content!r:.60} ({string.flags or 'a space in it'})"
 
 
-def _is_alike(raw: Sequence[AddedString], late: Sequence[AddedString], spaced: bool) -> bool:
+def _is_alike(raw: Sequence[AddedToken], late: Sequence[AddedToken], spaced: bool) -> bool:
     """Whether late strings may be looked for with the others: none holds one of those, or ends as
     one of those begins; and normalising leaves all of them as they are."""
     if not late:

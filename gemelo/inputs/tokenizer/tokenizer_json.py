@@ -24,7 +24,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemelo.errors import FileFormatError, UnsupportedError
-from gemelo.inputs.tokenizer.added_tokens import MAX_STRINGS, SPACE, AddedString, Passes, check_all
+from gemelo.inputs.tokenizer.added_tokens import (
+    MAX_STRINGS,
+    SPACE,
+    AddedToken,
+    AddedVocabulary,
+    check_all,
+)
 from gemelo.inputs.tokenizer.pipeline import Pipeline
 from gemelo.inputs.tokenizer.vocabulary import (
     BYTE,
@@ -64,7 +70,7 @@ class TokenizerJson:
     content: bytes
     top: Mapping[str, Any]
     model: Mapping[str, Any]
-    added: Mapping[str, AddedString]
+    added: Mapping[str, AddedToken]
 
     @classmethod
     def parse(cls, content: bytes) -> Self:
@@ -79,7 +85,7 @@ class TokenizerJson:
             raise FileFormatError("not a tokenizer.json: it has no model, or ends early")
         return cls(content, top, model, _added(top.get("added_tokens")))
 
-    def with_added(self, strings: Iterable[AddedString]) -> "TokenizerJson":
+    def with_added(self, strings: Iterable[AddedToken]) -> "TokenizerJson":
         """The same with more added strings; for one that is known, new flags and the old id."""
         added = dict(self.added)
         vocab = self.model.get("vocab")
@@ -110,14 +116,14 @@ class TokenizerJson:
         }
 
     @cached_property
-    def passes(self) -> Passes | None:
+    def added_vocabulary(self) -> AddedVocabulary | None:
         """How the added strings are to be looked for where that takes more than comparing.
 
         Where text is normalised in other ways than by writing spaces as U+2581, the library looks
         for normalised strings itself. It is never shown a control string: those are then first.
         """
         spaced = self.top.get("normalizer") == _SPACES_REPLACED
-        return Passes.of(self.added.values(), () if spaced else self.controls, spaced)
+        return AddedVocabulary.of(self.added.values(), () if spaced else self.controls, spaced)
 
     @property
     def spells_spaces(self) -> bool:
@@ -258,15 +264,15 @@ def _check_marks(content: bytes) -> None:
             )
 
 
-def _added(entries: Any) -> dict[str, AddedString]:
+def _added(entries: Any) -> dict[str, AddedToken]:
     """The added strings by content. Raises FileFormatError for two of one id."""
     if not isinstance(entries, list | None) or len(entries or ()) > MAX_STRINGS:
         raise FileFormatError(f"added_tokens is no list of at most {MAX_STRINGS}")
-    found: dict[str, AddedString] = {}
+    found: dict[str, AddedToken] = {}
     ids: dict[int, str] = {}
     for entry in entries or ():
         id = entry.get("id") if isinstance(entry, dict) else None
-        string = AddedString.parse(entry, id, "added_tokens")
+        string = AddedToken.parse(entry, id, "added_tokens")
         if ids.setdefault(string.id, string.content) != string.content:
             raise FileFormatError(
                 f"id {id} has two added tokens, {ids[string.id]!r:.60} and {string.content!r:.60}"

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemelo.errors import FileFormatError, UnsupportedError
-from gemelo.inputs.tokenizer.added_tokens import SPACE, AddedString, check_all
+from gemelo.inputs.tokenizer.added_tokens import SPACE, AddedToken, check_all
 from gemelo.string_table import Strings
 
 # The kinds of piece, with the numbers that both GGUF and SentencePiece give them.
@@ -163,7 +163,7 @@ class Vocabulary:
         """The id of the first piece written `name`, or None."""
         return _find(self.text, self.ends, name.replace(" ", SPACE))
 
-    def with_added(self, strings: Iterable[AddedString]) -> Self:
+    def with_added(self, strings: Iterable[AddedToken]) -> Self:
         """The same with some strings put in the place that their ids give, or added behind.
 
         Raises FileFormatError for an id far behind the last piece.
@@ -190,14 +190,14 @@ class Vocabulary:
         known = {name: id for name, id in ids.items() if id is not None}
         return self.from_pieces(pieces, scores, types, known)
 
-    def instructed(self, ids: Iterable[int | None]) -> "Vocabulary":
+    def with_controls(self, ids: Iterable[int | None]) -> "Vocabulary":
         """The same, where those of `ids` that are found in text as a whole are control strings."""
         types = self.types.copy()
         held = [id for id in ids if id is not None and types[id] == USER_DEFINED]
         types[held] = CONTROL
         return replace(self, types=types) if held else self
 
-    def check_twice(self) -> None:
+    def check_duplicates(self) -> None:
         """Raises FileFormatError, with both ids, where a piece is there twice."""
         seen: dict[bytes, int] = {}
         for id in range(len(self)):

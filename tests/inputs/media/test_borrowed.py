@@ -13,7 +13,7 @@ from PIL import Image
 from gemelo.errors import GemeloError, InputError
 from gemelo.inputs.media.audio import read_audio
 from gemelo.inputs.media.borrowed import Borrowed
-from gemelo.inputs.media.container import Patience, Watched
+from gemelo.inputs.media.container import TimeBudget, TimedFile
 from gemelo.inputs.media.image import read_image
 from gemelo.inputs.media.video import read_video
 from tests.inputs.bombs import encoded as pictured
@@ -116,7 +116,7 @@ def test_reading_goes_on_until_there_is_enough() -> None:
 
 def test_a_failure_is_told_once(capfd: pytest.CaptureFixture[str]) -> None:
     """The library passes some over and reads on; each one more was a traceback at the terminal."""
-    watched = Watched(io.BytesIO(b"abc"), Patience("a.wav"))
+    watched = TimedFile(io.BytesIO(b"abc"), TimeBudget("a.wav"))
     watched.file = Lent(b"", read=failing, seek=failing)  # type: ignore[assignment]
     with pytest.raises(RuntimeError):
         watched.read(3)

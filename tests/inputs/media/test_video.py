@@ -94,9 +94,9 @@ def test_uneven_times_and_pauses(tmp_path: Path) -> None:
 
 
 def test_squeezed_as_it_comes(film: bytes) -> None:
-    whole, square = read_video(film).frames[2], read_video(film, side=32).frames[2]
+    whole, square = read_video(film).frames[2], read_video(film, image_size=32).frames[2]
     assert square.picture.size == (32, 32)
-    wanted = np.asarray(whole.picture.squeezed(32).image)
+    wanted = np.asarray(whole.picture.resized(32).image)
     assert np.array_equal(np.asarray(square.picture.image), wanted)
 
 
@@ -237,7 +237,7 @@ def test_scans_of_moving_jpegs_are_counted(num_scans: int, is_read: bool) -> Non
             packet.pts = packet.dts = number
             container.mux(packet)
     if is_read:
-        assert len(read_video(file.getvalue(), side=64).frames) == 2
+        assert len(read_video(file.getvalue(), image_size=64).frames) == 2
     else:
         with pytest.raises(InputError, match="thousand million pixels"):
-            read_video(file.getvalue(), side=64)
+            read_video(file.getvalue(), image_size=64)

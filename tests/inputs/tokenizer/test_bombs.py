@@ -176,7 +176,7 @@ def read(path: Path) -> str:
 def measured(path: Path) -> dict[str, Any]:
     """Read a file in a child: how that ended, how long it took, and how large the child grew."""
     ours, theirs = os.pipe()
-    begun = time.perf_counter()
+    with_prefix_tokens = time.perf_counter()
     if (child := os.fork()) == 0:
         resource.setrlimit(resource.RLIMIT_AS, (LIMIT, LIMIT))
         resource.setrlimit(resource.RLIMIT_CPU, (20, 20))
@@ -186,7 +186,7 @@ def measured(path: Path) -> dict[str, Any]:
     with open(ours, encoding="utf-8") as pipe:
         said = pipe.read()
     _, status, usage = os.wait4(child, 0)
-    took = time.perf_counter() - begun
+    took = time.perf_counter() - with_prefix_tokens
     return {"said": said, "status": status, "s": took, "mib": usage.ru_maxrss / 1024}
 
 
