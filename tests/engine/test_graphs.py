@@ -27,8 +27,9 @@ from gemelo.models.layers import Embedding, Linear
 from tests.conftest import TINY, randomise
 from tests.gemma3n import TINY_3N
 from tests.kernels.matrices import TILES
+from tests.native import needs_native
 
-pytestmark = pytest.mark.skipif(cpu.native is None, reason="the native kernels were not built")
+pytestmark = needs_native
 
 GEMMA3 = dataclasses.replace(
     TINY["blocks-of-32"], head_dim=64, hidden_size=64, final_logit_softcapping=20.0

@@ -15,14 +15,14 @@ from gemelo.engine.elastic import Sizes
 from gemelo.engine.graphs import Decoder, Graph, packed
 from gemelo.engine.pages import present_bytes, release
 from gemelo.engine.repack import repacked
-from gemelo.kernels import cpu
 from gemelo.kernels.formats import FORMATS, Packed
 from gemelo.kernels.panels import Panels
 from gemelo.models.gemma3n import Block, Gemma3n
 from tests.engine.test_graphs import GEMMA3, GEMMA3N, IDS, cache_of, made
 from tests.kernels.matrices import random_weight
+from tests.native import needs_native
 
-pytestmark = pytest.mark.skipif(cpu.native is None, reason="the native kernels were not built")
+pytestmark = needs_native
 FORMATS_OF_FILES = ("q4_0", "q8_0")
 
 
