@@ -26,8 +26,8 @@ from gemelo.weights import names
 from gemelo.weights.gguf import GGUFFile
 from gemelo.weights.gguf_write import write_gguf
 from tests.gemma3n import TINY_3N, write_3n
+from tests.mmproj import rewritten, vision
 from tests.multimodal import AWAKE, EYED, awake, photograph, recording, write
-from tests.test_mmproj import rewritten, vision
 
 BOTH = "clip.vision.projector_type", "clip.audio.projector_type"
 

@@ -16,7 +16,7 @@ from gemelo.errors import FileFormatError, GemeloError, UnsupportedError
 from tests.conftest import TINY
 from tests.gemma3n import TINY_3N
 from tests.multimodal import AWAKE, EYED
-from tests.test_config import SIZES, published
+from tests.published import SIZES, published
 
 TEXT = TINY["blocks-of-32"].to_hf()
 # What training and other programs leave in published files.

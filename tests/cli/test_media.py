@@ -13,7 +13,7 @@ import gemelo as library
 from gemelo.inputs.album import Viewing
 from gemelo.inputs.panscan import PanScan
 from tests.cli.conftest import Command
-from tests.inputs.test_video import write_video
+from tests.media import write_video
 from tests.multimodal import photograph, recording, write_wave
 
 SHORT = ("--max-tokens", "4", "--temperature", "0", "--ignore-eos")

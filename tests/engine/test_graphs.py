@@ -7,7 +7,7 @@ from typing import get_args
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gemelo.config import Gemma3Config, Gemma3nConfig, Submodel
 from gemelo.config.rope import Linear as Stretch
@@ -19,24 +19,14 @@ from gemelo.engine.kv import KVCache, KVFormat
 from gemelo.engine.soft import Soft
 from gemelo.inputs.tokenizer import Tokenizer
 from gemelo.kernels import cpu
-from gemelo.kernels.formats import FORMATS, Packed, pack
-from gemelo.kernels.linear import QuantEmbedding, QuantLinear
 from gemelo.models.gemma3 import Gemma3
 from gemelo.models.gemma3n import Gemma3n
-from gemelo.models.layers import Embedding, Linear
-from tests.conftest import TINY, randomise
-from tests.gemma3n import TINY_3N
 from tests.kernels.matrices import TILES
 from tests.native import needs_native
+from tests.quantised import GEMMA3, GEMMA3N, IDS, cache_of, made
 
 pytestmark = needs_native
 
-GEMMA3 = dataclasses.replace(
-    TINY["blocks-of-32"], head_dim=64, hidden_size=64, final_logit_softcapping=20.0
-)
-GEMMA3N = dataclasses.replace(
-    TINY_3N, vocab_size_per_layer_input=500, intermediate_size=(128,) * 12, head_dim=64
-)
 STRETCHED = dataclasses.replace(
     GEMMA3,
     rope_scaling_factor=1.0,
@@ -45,33 +35,6 @@ STRETCHED = dataclasses.replace(
 )
 UNTIED = dataclasses.replace(GEMMA3, tie_word_embeddings=False)
 UNTIED_3N = dataclasses.replace(GEMMA3N, tie_word_embeddings=False)
-IDS = torch.randint(3, 500, (60,), generator=torch.Generator().manual_seed(3)).tolist()
-
-
-def quantised(decoder: Gemma3 | Gemma3n, name: str = "f32") -> Gemma3 | Gemma3n:
-    """The decoder with every matrix as blocks; "f32" blocks change no number."""
-    randomise(decoder)
-
-    def packed(weight: Tensor) -> Packed:
-        if name == "f32":
-            return Packed(weight.detach().clone().view(torch.uint8), FORMATS["f32"])
-        return pack(weight.detach(), FORMATS[name])
-
-    def exchange(module: nn.Module) -> None:
-        for leaf, child in module.named_children():
-            if isinstance(child, Embedding):
-                setattr(module, leaf, QuantEmbedding(packed(child.weight), torch.float32))
-            elif type(child) is Linear and child.weight.shape[1] % 32 == 0:
-                setattr(module, leaf, QuantLinear(packed(child.weight)))
-            else:
-                exchange(child)
-
-    exchange(decoder)
-    return decoder.eval()
-
-
-def made(config: Gemma3Config | Gemma3nConfig, name: str = "f32") -> Gemma3 | Gemma3n:
-    return quantised(Gemma3n(config) if isinstance(config, Gemma3nConfig) else Gemma3(config), name)
 
 
 @pytest.fixture(scope="module", params=[GEMMA3, GEMMA3N], ids=["gemma3", "gemma3n"])
@@ -97,12 +60,6 @@ def fused(decoder: Gemma3 | Gemma3n, isa: str) -> Graph:
         cpu.use(before)
     assert graph is not None
     return graph
-
-
-def cache_of(
-    decoder: Gemma3 | Gemma3n, rows: int = 1, chunk: int = 32, kv_format: KVFormat = "plain"
-) -> KVCache:
-    return KVCache(decoder.config, 256, rows, chunk, kv_format=kv_format)
 
 
 def close(a: Tensor, b: Tensor, isa: str, kv_format: KVFormat = "plain") -> None:

@@ -13,8 +13,7 @@ from gemelo.checkpoint import read
 from gemelo.engine.engine import Engine
 from gemelo.engine.model import Model, load
 from gemelo.errors import FileFormatError, InputError, UnsupportedError
-from tests.engine.test_elastic import CONFIG, PROMPT, SMALL, UPPER
-from tests.models.test_gemma3n import tiny_gemma3n
+from tests.matformer import CONFIG, PROMPT, SMALL, UPPER, tiny_gemma3n
 from tests.native import needs_native
 
 GREEDY = {"temperature": 0, "max_tokens": 12, "ignore_eos": True}

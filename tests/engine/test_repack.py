@@ -18,9 +18,9 @@ from gemelo.engine.repack import repacked
 from gemelo.kernels.formats import FORMATS, Packed
 from gemelo.kernels.panels import Panels
 from gemelo.models.gemma3n import Block, Gemma3n
-from tests.engine.test_graphs import GEMMA3, GEMMA3N, IDS, cache_of, made
 from tests.kernels.matrices import random_weight
 from tests.native import needs_native
+from tests.quantised import GEMMA3, GEMMA3N, IDS, cache_of, made
 
 pytestmark = needs_native
 FORMATS_OF_FILES = ("q4_0", "q8_0")

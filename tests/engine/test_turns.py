@@ -24,8 +24,7 @@ from gemelo.engine.sampling import Sampling
 from gemelo.engine.turns import Line, Turns
 from gemelo.errors import SessionBusyError
 from gemelo.kernels import cpu
-from tests.engine.test_elastic import CONFIG, PROMPT, SMALL
-from tests.models.test_gemma3n import tiny_gemma3n
+from tests.matformer import CONFIG, PROMPT, SMALL, tiny_gemma3n
 from tests.native import needs_native
 
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 12, "ignore_eos": True}

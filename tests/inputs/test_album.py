@@ -12,7 +12,7 @@ from gemelo.inputs.album import Album, Viewing
 from gemelo.inputs.audio import Samples
 from gemelo.inputs.media import MediaPart
 from gemelo.inputs.slots import AudioSlot, ImageSlot
-from tests.inputs.test_audio import Pipe, film
+from tests.media import Pipe, film
 
 CONFIG = Gemma3nConfig(vision_config={}, audio_config={})
 

@@ -24,7 +24,7 @@ from gemelo.inputs.boxes import check_boxes
 from gemelo.inputs.container import PATIENCE_S, Patience
 from gemelo.inputs.media import MediaPart
 from tests.inputs.recordings import encoded, stamped, voices
-from tests.inputs.test_audio import Pipe
+from tests.media import Pipe
 
 MOST_MB, MOST_S = 600, 3.0
 MEASURED = """

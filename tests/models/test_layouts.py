@@ -14,7 +14,7 @@ from gemelo.checkpoint import Source, build
 from gemelo.config import read_config
 from gemelo.errors import FileFormatError
 from gemelo.weights import names
-from tests.test_config import SIZES, published
+from tests.published import SIZES, published
 
 Shapes = dict[str, tuple[int, ...]]
 
