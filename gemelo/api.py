@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -326,14 +327,14 @@ def load(
 
     submodel runs a part of a Gemma 3n: a published name, a file, or a `Submodel`. format "native"
     keeps weights as the file has them; "bf16" and "f32" widen them at load, "q8_0" and "q4_0"
-    quantise them. device "auto" is CUDA where there is one. threads is for the whole process, as
-    torch's are. context limits the tokens a session may hold; kv_format "plain" keeps their keys
-    and values in the model's dtype, "bf16" and "int8" in 16 and 8 bits, and None is "bf16" where
-    the native kernels run, else "plain". ple is where Gemma 3n's per-layer embeddings lie: the
-    file, RAM, the device. mmproj is the eye and ear of a GGUF, if they do not lie beside it. repack
-    moves quantised weights out of the file's pages into an order that the native kernels read
-    faster, where memory has room for it; without it they stay mapped. Raises `GemeloError` for what
-    cannot be loaded, with the cure.
+    quantise them. device "auto" is CUDA where there is one (a notice says that it is not tested).
+    threads is for the whole process, as torch's are. context limits the tokens a session may hold;
+    kv_format "plain" keeps their keys and values in the model's dtype, "bf16" and "int8" in 16 and
+    8 bits, and None is "bf16" where the native kernels run, else "plain". ple is where Gemma 3n's
+    per-layer embeddings lie: the file, RAM, the device. mmproj is the eye and ear of a GGUF, if
+    they do not lie beside it. repack moves quantised weights out of the file's pages into an order
+    that the native kernels read faster, where memory has room for it; without it they stay mapped.
+    Raises `GemeloError` for what cannot be loaded, with the cure.
     """
     started = time.perf_counter()
     if threads is not None:
@@ -351,6 +352,8 @@ def load(
             decoder.fused = Graph(decoder, repacked(decoder) if repack else None)
 
     checkpoint = read(path, format, place(device), progress, eye, settle)
+    if told := gpu_notice(device):
+        checkpoint = replace(checkpoint, notices=(*checkpoint.notices, told))
     engine = Engine(checkpoint.decoder, checkpoint.tokenizer, context, kv_format=kv_format)
     loaded = Model(checkpoint, engine, time.perf_counter() - started)
     return loaded if submodel is None else loaded.submodel(submodel)
@@ -359,13 +362,26 @@ def load(
 def prepare(decoder: Gemma3n, ple: TablePlacement | None, device: torch.device) -> None:
     """Put the per-layer table where it was asked for, and sparse layers' columns together.
 
-    Not asked, the table stays where it lies: in the file, if that could be mapped.
+    Not asked, the table stays where it lies: in the file, if that could be mapped, else in memory,
+    out of which rows travel to another device.
     """
-    if ple is not None or is_mapped(as_packed(decoder.embed_tokens_per_layer).blocks):
-        place_table(decoder, ple or "disk", device)
+    mapped = is_mapped(as_packed(decoder.embed_tokens_per_layer).blocks)
+    if ple is not None or mapped or device.type != "cpu":
+        place_table(decoder, ple or ("disk" if mapped else "ram"), device)
     for block in decoder.layers:
         assert isinstance(block, Block)
         block.mlp.hold_columns()
+
+
+# Said once in a process: whoever loads several models knows it after the first.
+_UNTESTED = ["chose a CUDA device, on which this release was not tested; --device cpu is"]
+
+
+def gpu_notice(device: str) -> str | None:
+    """What is to be said of a GPU that nobody asked for by name, the first time it is chosen."""
+    if device != "auto" or place(device).type != "cuda" or not _UNTESTED:
+        return None
+    return f"device auto {_UNTESTED.pop()}"
 
 
 def place(device: str) -> torch.device:

@@ -19,6 +19,16 @@ from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.kernels import cpu
 from gemelo.models.gemma3 import Gemma3
 from gemelo.weights.safetensors import write_safetensors
+from tests import native
+
+
+def pytest_configure() -> None:
+    native.refuse_if_required()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    native.count_skipped(terminalreporter)
+
 
 # One thread: the models are tiny, and on a busy machine threads spend their time waiting.
 torch.set_num_threads(1)

@@ -14,9 +14,8 @@ from gemelo.checkpoints.load import read
 from gemelo.config.sampling import Sampling
 from gemelo.engine.engine import Engine
 from gemelo.errors import FileFormatError, InputError, UnsupportedError
-from gemelo.kernels import cpu
-from tests.engine.elastic.test_views import CONFIG, PROMPT, SMALL, UPPER
-from tests.models.test_gemma3n import tiny_gemma3n
+from tests.matformer import CONFIG, PROMPT, SMALL, UPPER, tiny_gemma3n
+from tests.native import needs_native
 
 GREEDY = {"temperature": 0, "max_tokens": 12, "ignore_eos": True}
 TEMPLATE = (
@@ -54,7 +53,7 @@ def test_stream_is_generate_in_pieces(model: Model) -> None:
     assert pieces[-1].finish_reason == whole.finish_reason == "length"
 
 
-@pytest.mark.skipif(cpu.extension is None, reason="the native kernels were not built")
+@needs_native
 @pytest.mark.parametrize("kind", ["gguf", "directory"])
 def test_a_file_that_is_cut_short_is_an_error(
     tiny_directory: Path, tiny_checkpoint: Path, tmp_path: Path, kind: str

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from gemelo.cli import run
-from tests.inputs.media.test_video import write_video
+from tests.media import write_video
 from tests.multimodal import AWAKE, EYED, photograph, recording, write, write_wave
 
 PAGE = (Path(__file__).parent.parent / "docs" / "media.md").read_text(encoding="utf-8")

@@ -20,6 +20,7 @@ from gemelo.kernels.formats import Packed
 from gemelo.weights.safetensors import Safetensors, write_safetensors
 from tests.conftest import TINY, tiny_model, write_checkpoint
 from tests.gemma3n import write_tensors
+from tests.native import needs_native
 
 IDS = [2, *range(300, 330)]
 
@@ -58,7 +59,7 @@ def test_formats_differ_as_much_as_they_should(
     assert close(rounded, exact, share)
 
 
-@pytest.mark.skipif(cpu.native is None, reason="the native kernels were not built")
+@needs_native
 @pytest.mark.parametrize("format", ["native", "q4_0"])
 def test_kernels_differ_by_activations_of_a_byte(
     tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, format: WeightFormat

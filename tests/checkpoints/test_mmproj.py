@@ -20,9 +20,8 @@ from gemelo.checkpoints.plan import TargetFormat
 from gemelo.config import Gemma3Config
 from gemelo.errors import FileFormatError, GemeloError, InputError, UnsupportedError
 from gemelo.kernels.formats import FORMATS
-from gemelo.models.multimodal import Gemma3Tree
 from gemelo.weights.gguf import GGUFFile
-from gemelo.weights.gguf_write import write_gguf
+from tests.mmproj import rewritten, vision
 from tests.multimodal import EYED, eyed, photograph, write
 
 
@@ -38,11 +37,6 @@ def pair(hub: Path, tmp_path: Path) -> tuple[Path, Path]:
     convert(hub, model, text_only=True)
     convert(hub, eye, mmproj=True)
     return model, eye
-
-
-def vision(tree: Any) -> dict[str, torch.Tensor]:
-    assert isinstance(tree, Gemma3Tree)
-    return {n: p for n, p in tree.state_dict().items() if not n.startswith("language_model.")}
 
 
 def test_an_eye_comes_back(pair: tuple[Path, Path]) -> None:
@@ -109,18 +103,6 @@ def test_a_picture_is_read_by_a_gguf(pair: tuple[Path, Path], hub: Path) -> None
     wanted = gemelo.load(hub).prompt([{"role": "user", "content": content}])
     found = told.generate(wanted, **settings)
     assert found.token_ids == model.generate(wanted, **settings).token_ids
-
-
-def rewritten(eye: Path, target: Path, rename: dict[str, str], **changes: Any) -> Path:
-    """An mmproj file with key-values changed and tensors renamed."""
-    file = GGUFFile(eye)
-    values = dict(file.metadata) | {key.replace("__", "."): v for key, v in changes.items()}
-    tensors = [
-        (rename.get(name, name), file.shape(name), file.format(name), lambda n=name: file.tensor(n))
-        for name in file.names()
-    ]
-    write_gguf(target, {k: v for k, v in values.items() if v is not None}, tensors)
-    return target
 
 
 def test_swapped_names_of_early_converters(pair: tuple[Path, Path], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import shutil
 from pathlib import Path
@@ -20,13 +21,13 @@ from gemelo.checkpoints.plan import TargetFormat
 from gemelo.config import Gemma3nConfig
 from gemelo.errors import GemeloError, InputError, UnsupportedError
 from gemelo.inputs.prompt.media_loader import VisionOptions
-from gemelo.kernels.formats import FORMATS
+from gemelo.kernels.formats import FORMATS, Packed, unpack
 from gemelo.models.multimodal import Gemma3nTree, tree_of
 from gemelo.weights import names
 from gemelo.weights.gguf import GGUFFile
 from gemelo.weights.gguf_write import write_gguf
-from tests.checkpoints.test_mmproj import rewritten, vision
 from tests.gemma3n import TINY_3N, write_3n
+from tests.mmproj import rewritten, vision
 from tests.multimodal import AWAKE, EYED, awake, photograph, recording, write
 
 BOTH = "clip.vision.projector_type", "clip.audio.projector_type"
@@ -159,10 +160,23 @@ def test_other_formats(hub: Path, tmp_path: Path, format: TargetFormat) -> None:
         assert file.format(name) == FORMATS["f32"]
     tree = read(tmp_path / "tiny.gguf").tree
     assert isinstance(tree, Gemma3nTree)
+    rounded = copy.deepcopy(awake())
+    for name, weight in towers(rounded).items():
+        weight.copy_(as_floats(file.tensor(names.to_gguf(name, NAMES))).view_as(weight))
     with torch.inference_mode():
         mel = torch.randn(1, 40, 128, generator=torch.Generator().manual_seed(0))
-        ours, exact = tree.encode_audio(mel), awake().encode_audio(mel)
-    assert 0 < float((ours - exact).abs().max() / exact.abs().max()) < 0.2
+        ours, steps, exact = (t.encode_audio(mel) for t in (tree, rounded, awake()))
+        assert apart(ours, steps) < 1e-5 < apart(ours, exact)  # the file's numbers, in floats
+        rounded.get_submodule("audio_tower.conformer.0.norm").weight.mul_(1.05)
+        assert apart(ours, rounded.encode_audio(mel)) > 1e-3
+
+
+def as_floats(weight: torch.Tensor | Packed) -> torch.Tensor:
+    return unpack(weight) if isinstance(weight, Packed) else weight.float()
+
+
+def apart(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a - b).norm() / b.norm())
 
 
 def test_an_eye_or_an_ear_alone(hub: Path, pair: tuple[Path, Path], tmp_path: Path) -> None:

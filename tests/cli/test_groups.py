@@ -24,7 +24,7 @@ from gemelo.cli.groups import (
 from gemelo.cli.transcribe import AudioLoading, TranscriptSampling
 from gemelo.config.sampling import CHAT, TRANSCRIPTION, Sampling
 from gemelo.engine.session import Session
-from gemelo.inputs.prompt.media_loader import Viewing
+from gemelo.inputs.prompt.media_loader import VisionOptions
 
 
 @dataclass(frozen=True)
@@ -82,4 +82,4 @@ def test_defaults_of_loading_are_the_librarys() -> None:
     assert AudioLoading().shared() == Loading()
     assert AudioLoading(weights="q4_0", threads=3).shared() == Loading(format="q4_0", threads=3)
     assert Elastic().repair == inspect.signature(Session.use).parameters["repair"].default
-    assert Frames().fps == Viewing().fps
+    assert Frames().fps == VisionOptions().fps

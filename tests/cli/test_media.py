@@ -13,7 +13,7 @@ import gemelo as library
 from gemelo.inputs.media.panscan import PanScan
 from gemelo.inputs.prompt.media_loader import VisionOptions
 from tests.cli.conftest import Command
-from tests.inputs.media.test_video import write_video
+from tests.media import write_video
 from tests.multimodal import photograph, recording, write_wave
 
 SHORT = ("--max-tokens", "4", "--temperature", "0", "--ignore-eos")

@@ -13,10 +13,10 @@ from gemelo.checkpoints.load import read
 from gemelo.config import Gemma3nConfig, read_config, setting_notices
 from gemelo.config.settings import generation_notices
 from gemelo.errors import FileFormatError, GemeloError, UnsupportedError
-from tests.config.test_model import SIZES, published
 from tests.conftest import TINY
 from tests.gemma3n import TINY_3N
 from tests.multimodal import AWAKE, EYED
+from tests.published import SIZES, published
 
 TEXT = TINY["blocks-of-32"].to_hf()
 # What training and other programs leave in published files.

@@ -24,8 +24,8 @@ from gemelo.engine.sampler import Sampling
 from gemelo.engine.turns import Line, Turns
 from gemelo.errors import SessionBusyError
 from gemelo.kernels import cpu
-from tests.engine.elastic.test_views import CONFIG, PROMPT, SMALL
-from tests.models.test_gemma3n import tiny_gemma3n
+from tests.matformer import CONFIG, PROMPT, SMALL, tiny_gemma3n
+from tests.native import needs_native
 
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 12, "ignore_eos": True}
 PROMPTS = ("the capital", "of the thing", "a ring in an", "her")
@@ -302,7 +302,7 @@ def child(work: Callable[[], bool], patience_s: float = 60.0) -> int | None:
 
 @forks
 @pytest.mark.parametrize(("threads", "count"), [(1, 6), (2, 2)])
-@pytest.mark.skipif(cpu.native is None, reason="the native kernels were not built")
+@needs_native
 def test_forks_while_another_thread_generates(
     tiny_checkpoint: Path, threads: int, count: int
 ) -> None:

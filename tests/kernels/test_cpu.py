@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-import os
 import sys
 
 import pytest
@@ -24,11 +23,9 @@ from tests.kernels.matrices import (
     random_weight,
     scale_offsets,
 )
+from tests.native import needs_native
 
-pytestmark = pytest.mark.skipif(
-    cpu.native is None and "GEMELO_NATIVE_REQUIRED" not in os.environ,
-    reason="the native kernels were not built here",
-)
+pytestmark = needs_native
 
 
 # ---- right numbers -------------------------------------------------------------------------------

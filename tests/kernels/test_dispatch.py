@@ -16,11 +16,9 @@ from gemelo.errors import InputError
 from gemelo.kernels import cpu, reference
 from gemelo.kernels.formats import FORMATS, Packed
 from tests.kernels.matrices import random_input, random_weight
+from tests.native import needs_native
 
-pytestmark = pytest.mark.skipif(
-    cpu.native is None and "GEMELO_NATIVE_REQUIRED" not in os.environ,
-    reason="the native kernels were not built here",
-)
+pytestmark = needs_native
 
 # ---- torch's operators ---------------------------------------------------------------------------
 

@@ -17,9 +17,10 @@ from torch import Tensor
 from gemelo.kernels import cpu
 from gemelo.kernels.formats import FORMATS, Packed
 from tests.kernels.matrices import random_input, random_weight
+from tests.native import needs_native
 
 pytestmark = [
-    pytest.mark.skipif(cpu.native is None, reason="the native kernels were not built here"),
+    needs_native,
     pytest.mark.timeout(120),
 ]
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 from torch import Tensor
@@ -13,11 +11,9 @@ from gemelo.kernels import repacked as panels_module
 from gemelo.kernels.formats import FORMATS, Format, Packed
 from gemelo.kernels.repacked import Panels, can_interleave, large_pages
 from tests.kernels.matrices import FEW, FLOATS, assert_close, random_input, random_weight
+from tests.native import needs_native
 
-pytestmark = pytest.mark.skipif(
-    cpu.native is None and "GEMELO_NATIVE_REQUIRED" not in os.environ,
-    reason="the native kernels were not built here",
-)
+pytestmark = needs_native
 BLOCKS = sorted(cpu.FORMATS - set(FLOATS))
 
 

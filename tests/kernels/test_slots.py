@@ -24,8 +24,9 @@ from gemelo.models.layers import KV, attend
 from gemelo.models.masks import visible
 from tests.conftest import TINY
 from tests.kernels.matrices import TILES
+from tests.native import needs_native
 
-pytestmark = pytest.mark.skipif(cpu.native is None, reason="the native kernels were not built")
+pytestmark = needs_native
 
 HEADS, KV_HEADS, WIDTH = 14, 2, 128  # seven heads a key: all numbers that are taken at once
 CONFIG = dataclasses.replace(TINY["blocks-of-32"], head_dim=WIDTH, sliding_window=24)

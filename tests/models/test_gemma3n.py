@@ -15,6 +15,7 @@ from gemelo.engine.kv import KVCache
 from gemelo.models.altup import strongest
 from gemelo.models.gemma3n import Gemma3n
 from gemelo.models.layers import TransposedLinear
+from tests.matformer import tiny_gemma3n
 
 TOLERANCE = 3e-4
 TOKENS = 31
@@ -53,17 +54,6 @@ TINY_3N = {
     ),
     "nothing-shared": dataclasses.replace(SMALL, num_kv_shared_layers=0),
 }
-
-
-def tiny_gemma3n(config: Gemma3nConfig, seed: int = 0) -> Gemma3n:
-    model = Gemma3n(config).eval()
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in model.parameters():
-        if parameter.dim() == 1:  # norms multiply by w, not by 1 + w
-            parameter.uniform_(0.5, 1.5, generator=generator)
-        else:
-            parameter.normal_(0, 0.15, generator=generator)
-    return model
 
 
 def reference(model: Gemma3n) -> Gemma3nForCausalLM:

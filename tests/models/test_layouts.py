@@ -14,7 +14,7 @@ from gemelo.checkpoints.load import Source, build
 from gemelo.config import read_config
 from gemelo.errors import FileFormatError
 from gemelo.weights import names
-from tests.config.test_model import SIZES, published
+from tests.published import SIZES, published
 
 Shapes = dict[str, tuple[int, ...]]
 

@@ -15,8 +15,7 @@ from gemelo.engine.sampler import Guess, Sampler, Sampling
 from gemelo.engine.session import Session
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.models.gemma3n import Gemma3n
-from tests.engine.elastic.test_views import CONFIG, GREEDY, PROMPT, SMALL, UPPER, ids_of
-from tests.models.test_gemma3n import tiny_gemma3n
+from tests.matformer import CONFIG, GREEDY, PROMPT, SMALL, UPPER, ids_of, tiny_gemma3n
 
 
 @pytest.fixture(scope="module")

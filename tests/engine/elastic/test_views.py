@@ -8,39 +8,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from gemelo.config import LAYER_TYPES, Gemma3nConfig, Submodel
+from gemelo.config import LAYER_TYPES, Submodel
 from gemelo.engine.elastic.policy import Moment, difficulty, fixed, latency, memory
 from gemelo.engine.elastic.views import Sizes
 from gemelo.engine.engine import Engine
 from gemelo.engine.kv import KVCache
-from gemelo.engine.sampler import Sampling
 from gemelo.engine.session import REPAIR_TOKENS, Session
 from gemelo.errors import InputError
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.models.gemma3n import Gemma3n
 from tests.conftest import TINY, tiny_model
-from tests.models.test_gemma3n import tiny_gemma3n
-
-CONFIG = Gemma3nConfig(
-    vocab_size=512,
-    vocab_size_per_layer_input=512,
-    hidden_size=64,
-    num_hidden_layers=14,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=16,
-    sliding_window=8,
-    max_position_embeddings=512,
-    num_kv_shared_layers=7,
-    hidden_size_per_layer_input=8,
-    laurel_rank=8,
-    intermediate_size=(128,) * 14,
-    activation_sparsity_pattern=(0.95,) * 4 + (0.0,) * 10,
-)
-SMALL = Submodel((64,) * 12, (9, 10), "small")  # differs everywhere
-UPPER = Submodel((128,) * 7 + (64,) * 7, (), "upper")  # differs above the last keys only
-PROMPT = [2, *range(300, 330)]
-GREEDY = Sampling(temperature=0, max_tokens=24, ignore_eos=True)
+from tests.matformer import CONFIG, GREEDY, PROMPT, SMALL, UPPER, ids_of, tiny_gemma3n
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +29,6 @@ def model() -> Gemma3n:
 @pytest.fixture
 def session(model: Gemma3n, tiny_tokenizer: Tokenizer) -> Session:
     return Engine(model, tiny_tokenizer, chunk=16).session()
-
-
-def ids_of(session: Session, prompt: list[int] = PROMPT, sampling: Sampling = GREEDY) -> list[int]:
-    return [token for piece in session.stream(prompt, sampling) for token in piece.token_ids]
 
 
 def sliced(model: Gemma3n, submodel: Submodel) -> Gemma3n:

@@ -24,10 +24,10 @@ from gemelo.engine.memory.pages import (
     release,
 )
 from gemelo.errors import FileFormatError, UnavailableError
-from gemelo.kernels.cpu import extension
 from gemelo.kernels.formats import FORMATS, Packed
 from gemelo.kernels.linear import QuantLinear
 from gemelo.weights.mapped import map_file
+from tests.native import needs_native
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of pages")
 
@@ -64,7 +64,7 @@ def test_pages_of_a_file_go_and_come_back(weight: Tensor) -> None:
     assert torch.equal(weight, content)
 
 
-@pytest.mark.skipif(extension is None, reason="the native kernels were not built")
+@needs_native
 def test_weights_of_a_cut_file_have_their_modules_names(tmp_path: Path) -> None:
     first, second, third, _ = mapped(tmp_path / "cut.bin").split(PAGES // 4 * PAGE_BYTES)
     model = nn.ModuleDict({"whole": nn.Module(), "plain": nn.Module()})

@@ -16,14 +16,14 @@ from gemelo.engine.memory import repack
 from gemelo.engine.memory.pages import present_bytes, release
 from gemelo.engine.memory.repack import repacked
 from gemelo.engine.native_program import Decoder, Graph, packed
-from gemelo.kernels import cpu
 from gemelo.kernels.formats import FORMATS, Packed
 from gemelo.kernels.repacked import Panels
 from gemelo.models.gemma3n import Block, Gemma3n
-from tests.engine.test_native_program import GEMMA3, GEMMA3N, IDS, cache_of, made
 from tests.kernels.matrices import random_weight
+from tests.native import needs_native
+from tests.quantised import GEMMA3, GEMMA3N, IDS, cache_of, made
 
-pytestmark = pytest.mark.skipif(cpu.native is None, reason="the native kernels were not built")
+pytestmark = needs_native
 FORMATS_OF_FILES = ("q4_0", "q8_0")
 
 

@@ -9,7 +9,6 @@ import struct
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pytest
 import torch
@@ -17,12 +16,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gemelo.errors import GemeloError, InputError
-from gemelo.inputs.media.audio import SAMPLING_RATE, Samples, read_audio, resample, stream_audio
-from gemelo.inputs.media.audio_channels import Floats
-from tests.inputs.media.test_video import write_video
+from gemelo.inputs.media.audio import (
+    SAMPLING_RATE,
+    Samples,
+    read_audio,
+    resample,
+    stream_audio,
+)
 from tests.inputs.recordings import encoded, needs, voices
+from tests.media import Pipe, film, recording, tone, write_video
 
-LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1"}
 RECORDINGS = {  # container, codec, rate, how near its samples are to what was said
     "wav-16": ("wav", "pcm_s16le", 16000, 1e-4),
     "wav-8-bit": ("wav", "pcm_u8", 16000, 0.01),
@@ -37,66 +40,6 @@ RECORDINGS = {  # container, codec, rate, how near its samples are to what was s
     "telephone": ("wav", "pcm_mulaw", 8000, 0.03),
     "aiff": ("aiff", "pcm_s16be", 11025, 1e-3),
 }
-
-
-def tone(hertz: float, rate: int, seconds: float = 1.0) -> Floats:
-    time_s = np.arange(round(rate * seconds)) / rate
-    return (0.5 * np.sin(2 * np.pi * hertz * time_s)).astype(np.float32)
-
-
-def recording(
-    channels: list[Floats], rate: int, container: str = "wav", codec: str = "pcm_s16le"
-) -> bytes:
-    """The bytes of a file with these channels."""
-    file = io.BytesIO()
-    with av.open(file, "w", format=container) as out:
-        stream = out.add_stream(codec, rate=rate, layout=LAYOUTS[len(channels)])
-        for start in range(0, len(channels[0]), 4000):
-            block = np.stack([channel[start : start + 4000] for channel in channels])
-            frame = av.AudioFrame.from_ndarray(
-                np.ascontiguousarray(block), "fltp", LAYOUTS[len(channels)]
-            )
-            frame.sample_rate, frame.pts = rate, start
-            out.mux(stream.encode(frame))
-        out.mux(stream.encode(None))
-    return file.getvalue()
-
-
-def film() -> bytes:
-    """A picture with a sound track."""
-    file = io.BytesIO()
-    with av.open(file, "w", format="mp4") as out:
-        picture, sound = out.add_stream("mpeg4", rate=5), out.add_stream("aac", rate=44100)
-        picture.width, picture.height, picture.pix_fmt = 32, 32, "yuv420p"
-        sound.layout = "mono"
-        for _ in range(5):
-            grey = np.zeros((32, 32, 3), np.uint8)
-            out.mux(picture.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")))
-        frame = av.AudioFrame.from_ndarray(tone(440, 44100)[None], "fltp", "mono")
-        frame.sample_rate, frame.pts = 44100, 0
-        out.mux(sound.encode(frame))
-        out.mux(picture.encode())
-        out.mux(sound.encode())
-    return file.getvalue()
-
-
-class Pipe(io.RawIOBase):
-    """What cannot be sought, and tells how much of it was read."""
-
-    def __init__(self, held: bytes) -> None:
-        self.held, self.num_read = held, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return False
-
-    def readinto(self, buffer: Any) -> int:
-        piece = self.held[self.num_read : self.num_read + len(buffer)]
-        buffer[: len(piece)] = piece
-        self.num_read += len(piece)
-        return len(piece)
 
 
 def error_of(source: Any) -> str:

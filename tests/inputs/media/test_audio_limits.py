@@ -23,8 +23,8 @@ from gemelo.inputs.media.container import BUDGET_S, TimeBudget
 from gemelo.inputs.media.mp4_boxes import check_boxes
 from gemelo.inputs.media.parts import MediaPart
 from gemelo.inputs.prompt.media_loader import MediaLoader, max_audio_s
-from tests.inputs.media.test_audio import Pipe
 from tests.inputs.recordings import encoded, stamped, voices
+from tests.media import Pipe
 
 MOST_MB, MOST_S = 600, 3.0
 MEASURED = """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
@@ -17,31 +17,7 @@ from gemelo.errors import GemeloError, InputError
 from gemelo.inputs.media.video import Video, read_video, timestamp
 from tests.inputs.bombs import scanned
 from tests.inputs.recordings import stamped
-
-SIZE = (64, 48)
-
-
-def write_video(
-    path: Path,
-    times_s: Iterable[float],
-    *,
-    format: str | None = None,
-    codec: str = "mpeg4",
-    index_first: bool = False,
-) -> bytes:
-    """A film in which the grey of a frame says its time: 40 levels a second."""
-    options = {"movflags": "faststart"} if index_first else {}
-    with av.open(str(path), "w", format=format, options=options) as container:
-        stream = cast(Any, container.add_stream(codec, rate=25))
-        stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
-        for time_s in times_s:
-            grey = np.full((SIZE[1], SIZE[0], 3), round(time_s * 40) % 256, np.uint8)
-            grey[:24, :32, 0] = 255
-            frame = av.VideoFrame.from_ndarray(grey, format="rgb24")
-            frame.pts, frame.time_base = round(time_s * 25), Fraction(1, 25)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return path.read_bytes()
+from tests.media import SIZE, write_video
 
 
 def seconds(video: Video) -> list[float]:

@@ -12,7 +12,7 @@ from gemelo.inputs.media.parts import MediaPart
 from gemelo.inputs.prompt import media_loader as opener
 from gemelo.inputs.prompt.media_loader import MediaLoader, VisionOptions
 from gemelo.inputs.prompt.placeholders import AudioPlaceholder, ImagePlaceholder
-from tests.inputs.media.test_audio import Pipe, film
+from tests.media import Pipe, film
 
 CONFIG = Gemma3nConfig(vision_config={}, audio_config={})
 
