@@ -54,8 +54,8 @@ INNER = {
     "Session.listen: Soft",
     "Session.read: Soft",
     "Session.stream: Soft",
-    "Tokenizer.passes: Passes",
-    "Tokenizer.speller: Speller",
+    "Tokenizer.added_vocabulary: AddedVocabulary",
+    "Tokenizer.backend: TokenizerBackend",
 }
 
 
