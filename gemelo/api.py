@@ -40,7 +40,7 @@ from gemelo.engine.media.audio_stream import AudioStream
 from gemelo.engine.media.encoders import Perception
 from gemelo.engine.memory.per_layer_table import Where, as_packed, is_mapped, place_table
 from gemelo.engine.memory.repack import repacked
-from gemelo.engine.native_program import Graph, is_native
+from gemelo.engine.native_program import NativeProgram, is_native
 from gemelo.engine.sampler import Sampling
 from gemelo.engine.session import Progress, RepairMode, Session, check
 from gemelo.engine.step import Decoder
@@ -327,7 +327,7 @@ def load(
         if isinstance(decoder, Gemma3n):
             prepare(decoder, ple, place(device))
         if is_native(decoder):
-            decoder.fused = Graph(decoder, repacked(decoder) if repack else None)
+            decoder.native_program = NativeProgram(decoder, repacked(decoder) if repack else None)
 
     checkpoint = read(path, format, place(device), progress, eye, settle)
     engine = Engine(checkpoint.decoder, checkpoint.tokenizer, context, kv_format=kv_format)

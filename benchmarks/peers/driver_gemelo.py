@@ -15,7 +15,7 @@ from gemelo import __version__
 from gemelo.api import load
 from gemelo.engine import step
 from gemelo.engine.kv import KVCache
-from gemelo.engine.native_program import Graph
+from gemelo.engine.native_program import NativeProgram
 from gemelo.evals.machine import read_speeds
 
 
@@ -42,8 +42,8 @@ class Gemelo:
         return prefill_s, time.perf_counter() - started
 
     def read(self) -> float:
-        fused = self.engine.decoder.fused
-        if not isinstance(fused, Graph) or fused.panels is None:
+        fused = self.engine.decoder.native_program
+        if not isinstance(fused, NativeProgram) or fused.panels is None:
             return 0.0
         room = fused.panels.room
         return median(read_speeds(room[: len(room) // 256 * 256]))

@@ -113,10 +113,10 @@ def _scores(
     """
     listen()
     beside = None
-    if soft or (isinstance(decoder, Gemma3n) and decoder.hard is not None):
+    if soft or (isinstance(decoder, Gemma3n) and decoder.modality_embeddings is not None):
         beside = given(decoder, _tensor(decoder, ids), _tensor(decoder, positions), soft)
-    if decoder.fused is not None and decoder.fused.takes(cache):
-        scores, finite = decoder.fused.scores(ids, positions, cache, keep, beside)
+    if decoder.native_program is not None and decoder.native_program.takes(cache):
+        scores, finite = decoder.native_program.scores(ids, positions, cache, keep, beside)
     else:
         tokens, places = _tensor(decoder, ids), _tensor(decoder, positions)
         hidden = decoder(tokens, places, cache, keep, beside).flatten(0, 1)

@@ -23,7 +23,7 @@ from torch import Tensor
 from gemelo.errors import InputError
 from gemelo.models.gemma3 import Gemma3
 from gemelo.models.gemma3n import Gemma3n
-from gemelo.models.layers import Given
+from gemelo.models.layers import StepInputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +79,7 @@ def before_block(position: int, soft: Sequence[Soft]) -> int:
 
 def given(
     decoder: Gemma3 | Gemma3n, ids: Tensor, positions: Tensor, soft: Sequence[Soft] = ()
-) -> Given | None:
+) -> StepInputs | None:
     """What a step of row 0 brings beside ids (1, T) at consecutive positions; None for plain text.
 
     Ids that have their embeddings with a tower are no plain text either.
@@ -87,9 +87,9 @@ def given(
     begin, end = (int(positions[0, 0]), int(positions[0, -1]) + 1) if soft else (0, 0)
     here = [run for run in soft if run.begin < end and run.end > begin]
     if not here:
-        hard = decoder.hard if isinstance(decoder, Gemma3n) else None
-        found = hard is not None and hard.among(ids)
-        return Given(decoder.embed(ids)) if found else None
+        hard = decoder.modality_embeddings if isinstance(decoder, Gemma3n) else None
+        found = hard is not None and hard.contains(ids)
+        return StepInputs(decoder.embed(ids)) if found else None
     embeds, reach = decoder.embed(ids).clone(), positions.clone()
     for run in here:
         first, last = max(run.begin, begin), min(run.end, end)
@@ -97,4 +97,4 @@ def given(
         embeds[0, place] = run.embeds[first - run.begin : last - run.begin].to(embeds)
         if run.is_block:
             reach[0, place] = run.end - 1
-    return Given(embeds, reach if any(run.is_block for run in here) else None)
+    return StepInputs(embeds, reach if any(run.is_block for run in here) else None)

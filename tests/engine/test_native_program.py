@@ -15,7 +15,7 @@ from gemelo.config.rope import Yarn
 from gemelo.engine import step
 from gemelo.engine.engine import Engine
 from gemelo.engine.kv import KVCache, KVFormat
-from gemelo.engine.native_program import Graph, is_native
+from gemelo.engine.native_program import NativeProgram, is_native
 from gemelo.engine.tokens import Soft
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.kernels import cpu
@@ -87,11 +87,11 @@ def isa(request: pytest.FixtureRequest) -> str:
     return name
 
 
-def fused(decoder: Gemma3 | Gemma3n, isa: str) -> Graph:
+def fused(decoder: Gemma3 | Gemma3n, isa: str) -> NativeProgram:
     before = cpu.isa()
     cpu.use(isa)
     try:
-        graph = Graph.of(decoder)
+        graph = NativeProgram.of(decoder)
     finally:
         cpu.use(before)
     assert graph is not None
@@ -123,11 +123,11 @@ def test_other_turns_and_heads(config: Gemma3Config | Gemma3nConfig, isa: str) -
     decoder = made(config)
     graph = fused(decoder, isa)
 
-    def run(with_graph: Graph | None) -> Tensor:
-        decoder.fused = with_graph
+    def run(with_graph: NativeProgram | None) -> Tensor:
+        decoder.native_program = with_graph
         cache = cache_of(decoder)
         out = [step.prefill(decoder, cache, IDS, 0), step.decode(decoder, cache, [5], [60])[0]]
-        decoder.fused = None
+        decoder.native_program = None
         return torch.stack(out)
 
     close(run(graph), run(None), isa)
@@ -141,8 +141,8 @@ def test_prefill_and_decode_are_the_modules(
 ) -> None:
     graph = fused(decoder, isa)
 
-    def run(with_graph: Graph | None) -> Tensor:
-        decoder.fused = with_graph
+    def run(with_graph: NativeProgram | None) -> Tensor:
+        decoder.native_program = with_graph
         cache = cache_of(decoder, 1, chunk, kv_format)
         assert graph.takes(cache)
         out = [step.prefill(decoder, cache, IDS, 0)]
@@ -150,7 +150,7 @@ def test_prefill_and_decode_are_the_modules(
             out.append(step.decode(decoder, cache, [token], [place])[0])
         cache.rewind(0, len(IDS) + 7)
         out.extend(step.verify(decoder, cache, IDS[9:13], len(IDS) + 7))
-        decoder.fused = None
+        decoder.native_program = None
         return torch.stack(out)
 
     close(run(graph), run(None), isa, kv_format)
@@ -172,12 +172,12 @@ def test_soft_tokens_are_the_modules(
                 for begin, count in ((3, 10), (17, 2), (48, 12))]  # fmt: skip
         return [Soft(begin, embeds, b"picture", is_block) for begin, embeds in made]
 
-    def run(with_graph: Graph | None, soft: list[Soft]) -> Tensor:
-        decoder.fused = with_graph
+    def run(with_graph: NativeProgram | None, soft: list[Soft]) -> Tensor:
+        decoder.native_program = with_graph
         cache = cache_of(decoder, 1, chunk)
         out = [step.prefill(decoder, cache, IDS, 0, soft=soft)]
         out.append(step.decode(decoder, cache, [5], [len(IDS)])[0])
-        decoder.fused = None
+        decoder.native_program = None
         return torch.stack(out)
 
     graph = fused(decoder, isa)
@@ -190,10 +190,10 @@ def test_soft_tokens_are_the_modules(
 class Markers:
     """Ids from 480 on have their embeddings with a tower."""
 
-    def among(self, ids: Tensor) -> bool:
+    def contains(self, ids: Tensor) -> bool:
         return int(ids.max()) >= 480
 
-    def put(self, x: Tensor, ids: Tensor) -> Tensor:
+    def replace(self, x: Tensor, ids: Tensor) -> Tensor:
         return torch.where(ids[..., None] >= 480, ids[..., None] / 100 - x, x)
 
 
@@ -204,8 +204,8 @@ def test_ids_of_a_tower_are_the_modules(isa: str) -> None:
     text = [id for id in IDS if id < 480]
     ids = [*text[:20], 490, *text[20:30]]
 
-    def run(with_graph: Graph | None, hard: Markers | None = None) -> Tensor:
-        decoder.fused, decoder.hard = with_graph, hard
+    def run(with_graph: NativeProgram | None, hard: Markers | None = None) -> Tensor:
+        decoder.native_program, decoder.modality_embeddings = with_graph, hard
         cache = cache_of(decoder)
         read = step.prefill(decoder, cache, ids, 0)
         return torch.stack([read, step.decode(decoder, cache, [485], [len(ids)])[0]])
@@ -220,9 +220,9 @@ def test_ids_of_a_tower_are_the_modules(isa: str) -> None:
 def test_scores_of_every_position(decoder: Gemma3 | Gemma3n, isa: str) -> None:
     graph = fused(decoder, isa)
     expected = step.score(decoder, cache_of(decoder), IDS)
-    decoder.fused = graph
+    decoder.native_program = graph
     close(step.score(decoder, cache_of(decoder), IDS), expected, isa)
-    decoder.fused = None
+    decoder.native_program = None
 
 
 @torch.inference_mode()
@@ -245,7 +245,7 @@ def test_one_token_is_the_same_among_sixteen(kv_format: KVFormat) -> None:
     """What speculation relies on: verification gives the bits that plain decoding gives."""
     decoder = made(GEMMA3, "q8_0")
     graph = fused(decoder, cpu.isa())
-    decoder.fused = graph
+    decoder.native_program = graph
     prompt, ahead = IDS[:20], IDS[20:36]
     one, many = (cache_of(decoder, kv_format=kv_format) for _ in range(2))
     assert graph.takes(one)
@@ -264,14 +264,14 @@ def test_a_view_is_a_program_of_its_own() -> None:
     config = decoder.config
     narrow = Submodel((96,) * 6 + (64,) * 5, skipped_layers=(8,))
     view = decoder.view(narrow.config(config), narrow.kept(config))
-    assert view.fused is None
+    assert view.native_program is None
     expected = step.prefill(view, cache_of(decoder), IDS, 0)
-    view.fused = fused(view, cpu.isa())
+    view.native_program = fused(view, cpu.isa())
     close(step.prefill(view, cache_of(decoder), IDS, 0), expected, cpu.isa())
 
 
 def test_what_has_no_program() -> None:
-    assert Graph.of(Gemma3(GEMMA3)) is None  # plain floats
+    assert NativeProgram.of(Gemma3(GEMMA3)) is None  # plain floats
     assert not is_native(made(dataclasses.replace(GEMMA3, head_dim=32)))
     graph = fused(made(GEMMA3), cpu.isa())
     assert not graph.takes(KVCache(GEMMA3, 64, dtype=torch.float16))

@@ -186,7 +186,7 @@ def test_ids_of_a_tower_have_their_own_embeddings(
     marked, plain = torch.tensor([[480, 496]]), torch.tensor([[300, 301]])
     assert given(decoder, plain, torch.tensor([[0, 1]])) is None
     beside = given(decoder, marked, torch.tensor([[0, 1]]))
-    assert beside is not None and beside.reach is None
+    assert beside is not None and beside.attend_until is None
     assert relative(beside.embeds[0].square().mean(-1), torch.ones(2)) < 1e-3
     assert given(eyed().language_model, marked, torch.tensor([[0, 1]])) is None
 

@@ -23,7 +23,7 @@ import torch
 from gemelo.config import Gemma3nConfig, Submodel
 from gemelo.engine import step
 from gemelo.engine.kv import KVCache, RewindError
-from gemelo.engine.native_program import Graph
+from gemelo.engine.native_program import NativeProgram
 from gemelo.engine.step import Decoder
 from gemelo.engine.tokens import Soft
 from gemelo.errors import InputError
@@ -70,8 +70,8 @@ class Sizes:
             config = self._config()
             kept = submodel.kept(config)
             view = self.whole.view(submodel.config(config), kept)
-            if isinstance(self.whole.fused, Graph):
-                view.fused = Graph.of(view, self.whole.fused.panels)
+            if isinstance(self.whole.native_program, NativeProgram):
+                view.native_program = NativeProgram.of(view, self.whole.native_program.panels)
             self._views.setdefault(submodel, view)  # another thread may have made one meanwhile
         return self._views[submodel]
 

@@ -182,7 +182,9 @@ def test_logits_do_not_depend_on_the_place(
     plain, decoder = read(path).decoder, read(path).decoder
     assert isinstance(plain, Gemma3n) and isinstance(decoder, Gemma3n)
     place_table(decoder, where)
-    assert isinstance(decoder.table, FileTable) == (where == "disk" and sys.platform == "linux")
+    assert isinstance(decoder.per_layer_table, FileTable) == (
+        where == "disk" and sys.platform == "linux"
+    )
     ids = WITH_SOFT if kind == "folder" else IDS  # GGUF files hold the rows of text alone
     decoder.prefetch(ids)
     assert torch.equal(scores(decoder, ids), scores(plain, ids))
@@ -246,7 +248,7 @@ def test_a_map_whose_file_is_gone_is_touched_instead(folder: Path, tmp_path: Pat
     assert isinstance(decoder, Gemma3n)
     (moved / "model.safetensors").unlink()
     place_table(decoder, "disk")
-    assert isinstance(decoder.table, HeldTable)
+    assert isinstance(decoder.per_layer_table, HeldTable)
     assert torch.equal(scores(decoder, WITH_SOFT), wanted)
 
 
@@ -262,12 +264,12 @@ class Recorder:
     """A table that writes down what it is asked, and for what."""
 
     def __init__(self, table: HeldTable) -> None:
-        self.table = table
+        self.per_layer_table = table
         self.asked: list[list[str | int]] = []
 
     def rows(self, ids: Tensor, kept: Sequence[int]) -> Tensor:
         self.asked.append(["rows", *ids.reshape(-1).tolist()])
-        return self.table.rows(ids, kept)
+        return self.per_layer_table.rows(ids, kept)
 
     def prefetch(self, ids: Sequence[int]) -> None:
         self.asked.append(["ahead", *ids])
@@ -278,7 +280,7 @@ def recorded() -> tuple[Gemma3n, Recorder]:
     decoder = tiny_3n(SOFT_3N)
     packed = as_blocks(decoder.embed_tokens_per_layer.weight.detach())
     recorder = Recorder(HeldTable(packed, SOFT_3N.hidden_size_per_layer_input, torch.float32))
-    decoder.table = recorder
+    decoder.per_layer_table = recorder
     return decoder, recorder
 
 
