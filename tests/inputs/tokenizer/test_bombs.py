@@ -205,7 +205,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], 
     (folder / "honest.json").write_text(json.dumps(honest()))
     for name, content in hostile_files().items():
         (folder / (name if name.endswith(".model") else f"{name}.json")).write_bytes(content)
-    command = [sys.executable, "-m", "tests.inputs.test_tokenizer_bombs", str(folder)]
+    command = [sys.executable, "-m", "tests.inputs.tokenizer.test_bombs", str(folder)]
     root = Path(__file__).parents[3]
     done = subprocess.run(command, capture_output=True, text=True, cwd=root, check=True)
     found: dict[str, Any] = json.loads(done.stdout)
