@@ -5,12 +5,13 @@ between two chunks of the prompt, so that the session stays usable and what was 
 second ends it at once.
 
     model = load_model("demo", quiet=False, format="bf16")
-    completion = answer(model, prompt, {"seed": 1}, show=terminal.show, quiet=False)
+    session = model.session()
+    completion = answer(model, session, prompt, Sampling(seed=1), show=terminal.show, quiet=False)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gemelo.cli.terminal import Bar, Interrupt, note, size
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from gemelo.api import Model
     from gemelo.engine.completion import Choice, Completion
     from gemelo.engine.continuation import Piece
+    from gemelo.engine.sampler import Sampling
+    from gemelo.engine.session import Session
     from gemelo.inputs.prompt.chat import Prompt
     from gemelo.transcription import Heard
 
@@ -45,12 +48,15 @@ def load_model(name: str | None, *, quiet: bool, verbose: bool, **settings: Any)
 
 def answer(
     model: Model,
+    session: Session,
     prompt: Prompt,
-    sampling: Mapping[str, Any],
+    sampling: Sampling,
     show: Callable[[str], None],
     quiet: bool,
 ) -> Completion:
     """Continue a prompt, handing text to `show` as it comes; Ctrl-C cuts it short and keeps it."""
+    from gemelo.engine.completion import Completion
+
     pieces: list[Piece] = []
     for notice in () if quiet else prompt.notices:
         note(f"note: {notice}")
@@ -61,14 +67,14 @@ def answer(
             interrupt.check()
 
         try:
-            for piece in model.stream(prompt, progress=read, **sampling):
+            for piece in session.stream(model.tokens(prompt), sampling, read):
                 pieces.append(piece)
                 show(piece.text)
                 if interrupt.asked:
                     break
         except KeyboardInterrupt:
             pass
-    return model.completion(prompt.ids, pieces, sampling.get("n", 1))
+    return Completion.of(prompt.ids, pieces, session.timings, session.seed, sampling.n)
 
 
 def cancelled(completion: Completion) -> bool:

@@ -68,7 +68,8 @@ def chat(
     sampling = options.sampling(ctx.params)
     _ = media.pan_scan(ctx.params)  # what is wrong with it is told before anything is loaded
     loaded = load_model(model, quiet=quiet, verbose=verbose, **options.loading(ctx.params))
-    elastic.apply(loaded, submodel, speculate, policy, repair)
+    session = loaded.session()
+    elastic.apply(loaded, session, submodel, speculate, policy, repair)
     viewing = media.viewing(ctx.params, loaded)
     _ = loaded.album(viewing)  # a side that the model cannot see is told before anything is said
     conversation = Conversation(prompt_for(loaded))
@@ -81,5 +82,5 @@ def chat(
         note("note: this is a base model without a chat template; it continues what you type")
     if not quiet and interactive():
         note("/help lists the commands; Ctrl-D leaves")
-    repl = Repl(loaded, conversation, sampling, viewing, quiet=quiet, verbose=verbose)
+    repl = Repl(loaded, session, conversation, sampling, viewing, quiet=quiet, verbose=verbose)
     repl.run(lines(quiet))

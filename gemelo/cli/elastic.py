@@ -13,31 +13,32 @@ from gemelo.errors import InputError
 if TYPE_CHECKING:
     from gemelo.api import Model
     from gemelo.engine.elastic.policy import Policy
-    from gemelo.engine.session import RepairMode
+    from gemelo.engine.session import RebuildMode, Session
 
 _KINDS = "latency:TOKENS_PER_S, memory:GIB or difficulty:NATS"
 
 
 def apply(
     model: Model,
+    session: Session,
     submodel: str | None,
     speculate: str | None,
     policy: str | None,
-    repair: RepairMode,
+    repair: RebuildMode,
 ) -> None:
-    """Set up the model's session as the options say; nothing for those not given."""
-    model.repair_mode = repair
+    """Set up a session as the options say; nothing for those not given."""
+    session.rebuild_mode = repair
     if speculate is not None and policy is not None:
         raise InputError("--speculate and --policy exclude each other: both choose the size")
     if submodel is not None:
-        model.use(submodel, repair)
+        session.use(submodel, repair)
     if speculate is not None:
         name, _, bits = speculate.partition(":")
         if bits not in ("", "int4"):
             raise InputError(f"--speculate {speculate}: expected NAME or NAME:int4")
-        model.speculate(name, format="q4_0" if bits else None)
+        session.draft = model.draft(name, format="q4_0" if bits else None)
     if policy is not None:
-        model.policy = parse(policy, model)
+        session.policy = parse(policy, model)
 
 
 def parse(text: str, model: Model) -> Policy:
@@ -68,15 +69,15 @@ def parse(text: str, model: Model) -> Policy:
     raise InputError(f"--policy {text}: expected {_KINDS}")
 
 
-def told(model: Model) -> list[str]:
+def told(session: Session) -> list[str]:
     """What the sizes did, a line each, for people."""
     lines = []
-    stats, draft = model.stats, model.draft
+    stats, draft = session.stats, session.draft
     if stats.switches or len(stats.tokens) > 1:
         sizes = ", ".join(f"{name} {count}" for name, count in stats.tokens.most_common())
         lines.append(
             f"tokens by size: {sizes}; {stats.switches} switches, "
-            f"{stats.repaired_tokens} tokens repaired"
+            f"{stats.rebuilt_tokens} tokens repaired"
         )
     if draft is not None and draft.rounds:
         full = draft.full_s or 1.0

@@ -9,7 +9,6 @@ says so. Without --json the text streams to stdout as it comes and everything el
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -24,6 +23,7 @@ from gemelo.evals.machine import peak_rss_bytes
 if TYPE_CHECKING:
     from gemelo.api import Model
     from gemelo.engine.completion import Choice, Completion
+    from gemelo.engine.session import Session
     from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 
 _INTERRUPTED = 130
@@ -106,7 +106,8 @@ def generate(
     if sampling.logprobs is not None and not json:
         raise InputError("--logprobs needs --json, which is where they are printed")
     loaded = load_model(model, quiet=quiet, verbose=verbose, **options.loading(ctx.params))
-    elastic.apply(loaded, submodel, speculate, policy, repair)
+    session = loaded.session()
+    elastic.apply(loaded, session, submodel, speculate, policy, repair)
     viewing = media.viewing(ctx.params, loaded)
     if _in_turns(loaded, system, chat, raw, quiet):
         told = None if system is None else checked_text("--system", system)
@@ -114,16 +115,16 @@ def generate(
     else:
         ready = media.completed(loaded, text, files, viewing)
     streamed = not json and n == 1
-    completion = answer(loaded, ready, asdict(sampling), show if streamed else _swallow, quiet)
+    completion = answer(loaded, session, ready, sampling, show if streamed else _swallow, quiet)
     if json:
-        print_json(_json(model or default_name(), loaded, completion, n, logprobs is not None))
+        print_json(_json(model or default_name(), session, completion, n, logprobs is not None))
     else:
         _finish_text(completion, streamed)
     if not quiet:
         tell_end(loaded, completion.choices, max_tokens, "--max-tokens")
     if verbose:
         tell_timings(completion)
-        for line in elastic.told(loaded):
+        for line in elastic.told(session):
             note(line)
     if cancelled(completion):
         raise typer.Exit(_INTERRUPTED)
@@ -204,14 +205,14 @@ def _finish_text(completion: Completion, streamed: bool) -> None:
 
 
 def _json(
-    name: str, model: Model, completion: Completion, n: int, logprobs: bool
+    name: str, session: Session, completion: Completion, n: int, logprobs: bool
 ) -> dict[str, Any]:
     """The contract's object; `choices` too where there are several."""
     timings = completion.timings
     first = _choice(completion.choices[0], logprobs)
     return {
         "model": name,
-        "submodel": model.active.name if model.active else None,
+        "submodel": session.active.name if session.active else None,
         "prompt_token_ids": list(completion.prompt_token_ids),
         **first,
         "seed": completion.seed,

@@ -75,7 +75,7 @@ def asked(
     """A user's turn of files and a text, after what the system says."""
     from gemelo.inputs.prompt.media_loader import arranged
 
-    parts = arranged(text, files, model.perception.senses)
+    parts = arranged(text, files, model.encoders.senses)
     content = [as_content(part) for part in parts] if files else text
     messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
     if system:

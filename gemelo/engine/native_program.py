@@ -68,7 +68,7 @@ class NativeProgram:
         """
         return cls(decoder, panels) if is_native(decoder) else None
 
-    def takes(self, cache: KVCache) -> bool:
+    def supports(self, cache: KVCache) -> bool:
         """Whether it reads and writes this cache."""
         return cache.stored in STORED and cpu.native is not None
 

@@ -68,7 +68,7 @@ class Cache(Protocol):
 class NativeForward(Protocol):
     """A decoder's forward and head as one call; see `gemelo.engine.native_program`."""
 
-    def takes(self, cache: Any) -> bool:
+    def supports(self, cache: Any) -> bool:
         """Whether it can read and write this cache."""
 
     def scores(

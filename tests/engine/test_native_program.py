@@ -16,7 +16,7 @@ from gemelo.engine import step
 from gemelo.engine.engine import Engine
 from gemelo.engine.kv import KVCache, KVFormat
 from gemelo.engine.native_program import NativeProgram, is_native
-from gemelo.engine.tokens import Soft
+from gemelo.engine.tokens import EmbeddingSpan, Tokens
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.kernels import cpu
 from gemelo.kernels.formats import FORMATS, Packed, pack
@@ -126,7 +126,10 @@ def test_other_turns_and_heads(config: Gemma3Config | Gemma3nConfig, isa: str) -
     def run(with_graph: NativeProgram | None) -> Tensor:
         decoder.native_program = with_graph
         cache = cache_of(decoder)
-        out = [step.prefill(decoder, cache, IDS, 0), step.decode(decoder, cache, [5], [60])[0]]
+        out = [
+            step.prefill(decoder, cache, Tokens(IDS)),
+            step.decode(decoder, cache, [5], [60])[0],
+        ]
         decoder.native_program = None
         return torch.stack(out)
 
@@ -144,8 +147,8 @@ def test_prefill_and_decode_are_the_modules(
     def run(with_graph: NativeProgram | None) -> Tensor:
         decoder.native_program = with_graph
         cache = cache_of(decoder, 1, chunk, kv_format)
-        assert graph.takes(cache)
-        out = [step.prefill(decoder, cache, IDS, 0)]
+        assert graph.supports(cache)
+        out = [step.prefill(decoder, cache, Tokens(IDS), 0)]
         for place, token in enumerate(IDS[:9], len(IDS)):
             out.append(step.decode(decoder, cache, [token], [place])[0])
         cache.rewind(0, len(IDS) + 7)
@@ -166,16 +169,16 @@ def test_soft_tokens_are_the_modules(
     generator = torch.Generator().manual_seed(4)
     width = decoder.config.hidden_size
 
-    def runs(louder: float = 1.0) -> list[Soft]:
+    def runs(louder: float = 1.0) -> list[EmbeddingSpan]:
         generator.manual_seed(4)
         made = [(begin, torch.randn(count, width, generator=generator) * louder)
                 for begin, count in ((3, 10), (17, 2), (48, 12))]  # fmt: skip
-        return [Soft(begin, embeds, b"picture", is_block) for begin, embeds in made]
+        return [EmbeddingSpan(begin, embeds, b"picture", is_block) for begin, embeds in made]
 
-    def run(with_graph: NativeProgram | None, soft: list[Soft]) -> Tensor:
+    def run(with_graph: NativeProgram | None, spans: list[EmbeddingSpan]) -> Tensor:
         decoder.native_program = with_graph
         cache = cache_of(decoder, 1, chunk)
-        out = [step.prefill(decoder, cache, IDS, 0, soft=soft)]
+        out = [step.prefill(decoder, cache, Tokens(IDS, spans), 0)]
         out.append(step.decode(decoder, cache, [5], [len(IDS)])[0])
         decoder.native_program = None
         return torch.stack(out)
@@ -207,7 +210,7 @@ def test_ids_of_a_tower_are_the_modules(isa: str) -> None:
     def run(with_graph: NativeProgram | None, hard: Markers | None = None) -> Tensor:
         decoder.native_program, decoder.modality_embeddings = with_graph, hard
         cache = cache_of(decoder)
-        read = step.prefill(decoder, cache, ids, 0)
+        read = step.prefill(decoder, cache, Tokens(ids), 0)
         return torch.stack([read, step.decode(decoder, cache, [485], [len(ids)])[0]])
 
     graph = fused(decoder, isa)
@@ -248,9 +251,9 @@ def test_one_token_is_the_same_among_sixteen(kv_format: KVFormat) -> None:
     decoder.native_program = graph
     prompt, ahead = IDS[:20], IDS[20:36]
     one, many = (cache_of(decoder, kv_format=kv_format) for _ in range(2))
-    assert graph.takes(one)
+    assert graph.supports(one)
     for cache in (one, many):
-        step.prefill(decoder, cache, prompt, 0)
+        step.prefill(decoder, cache, Tokens(prompt), 0)
     together = step.verify(decoder, many, ahead, len(prompt))
     for place, token in enumerate(ahead):
         alone = step.decode(decoder, one, [token], [len(prompt) + place])[0]
@@ -265,17 +268,17 @@ def test_a_view_is_a_program_of_its_own() -> None:
     narrow = Submodel((96,) * 6 + (64,) * 5, skipped_layers=(8,))
     view = decoder.view(narrow.config(config), narrow.kept(config))
     assert view.native_program is None
-    expected = step.prefill(view, cache_of(decoder), IDS, 0)
+    expected = step.prefill(view, cache_of(decoder), Tokens(IDS), 0)
     view.native_program = fused(view, cpu.isa())
-    close(step.prefill(view, cache_of(decoder), IDS, 0), expected, cpu.isa())
+    close(step.prefill(view, cache_of(decoder), Tokens(IDS), 0), expected, cpu.isa())
 
 
 def test_what_has_no_program() -> None:
     assert NativeProgram.of(Gemma3(GEMMA3)) is None  # plain floats
     assert not is_native(made(dataclasses.replace(GEMMA3, head_dim=32)))
     graph = fused(made(GEMMA3), cpu.isa())
-    assert not graph.takes(KVCache(GEMMA3, 64, dtype=torch.float16))
-    assert graph.takes(KVCache(GEMMA3, 64, dtype=torch.float16, kv_format="bf16"))
+    assert not graph.supports(KVCache(GEMMA3, 64, dtype=torch.float16))
+    assert graph.supports(KVCache(GEMMA3, 64, dtype=torch.float16, kv_format="bf16"))
 
 
 def test_keys_take_16_bits_where_there_is_a_program(tiny_tokenizer: Tokenizer) -> None:

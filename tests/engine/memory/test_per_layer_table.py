@@ -15,7 +15,7 @@ from gemelo.checkpoints.convert import convert
 from gemelo.checkpoints.load import as_blocks, module_bytes, read
 from gemelo.config import Submodel
 from gemelo.engine import step
-from gemelo.engine.elastic.views import Sizes
+from gemelo.engine.elastic.views import SubmodelViews
 from gemelo.engine.engine import Engine
 from gemelo.engine.kv import KVCache
 from gemelo.engine.memory import per_layer_table
@@ -32,6 +32,7 @@ from gemelo.engine.memory.per_layer_table import (
     tails,
 )
 from gemelo.engine.sampler import Sampling
+from gemelo.engine.tokens import Tokens
 from gemelo.errors import InputError, UnavailableError
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.kernels import reference
@@ -188,7 +189,7 @@ def test_logits_do_not_depend_on_the_place(
     ids = WITH_SOFT if kind == "folder" else IDS  # GGUF files hold the rows of text alone
     decoder.prefetch(ids)
     assert torch.equal(scores(decoder, ids), scores(plain, ids))
-    placed, other = (Sizes(model).view(NARROW) for model in (decoder, plain))
+    placed, other = (SubmodelViews(model).view(NARROW) for model in (decoder, plain))
     assert isinstance(placed, Gemma3n) and isinstance(other, Gemma3n)
     assert torch.equal(scores(placed, ids), scores(other, ids))
 
@@ -286,7 +287,7 @@ def recorded() -> tuple[Gemma3n, Recorder]:
 
 def test_a_prompt_s_next_chunk_is_read_ahead(recorded: tuple[Gemma3n, Recorder]) -> None:
     decoder, recorder = recorded
-    step.prefill(decoder, KVCache(SOFT_3N, 64, chunk=3), [5, 6, 7, 500, 9, 10, 11], start=0)
+    step.prefill(decoder, KVCache(SOFT_3N, 64, chunk=3), Tokens([5, 6, 7, 500, 9, 10, 11]), start=0)
     assert recorder.asked == [
         ["ahead", 0, 9, 10],  # 500 lies past the table
         ["rows", 5, 6, 7],
@@ -327,7 +328,7 @@ def feed_forward(decoder: Gemma3n, layer: int) -> NestedMLP:
 def test_an_unused_tail_is_let_go_and_comes_back(request: pytest.FixtureRequest, kind: str) -> None:
     decoder = read(request.getfixturevalue(kind)).decoder
     assert isinstance(decoder, Gemma3n)
-    view = Sizes(decoder).view(NARROW)
+    view = SubmodelViews(decoder).view(NARROW)
     assert isinstance(view, Gemma3n)
     whole, narrow = scores(decoder), scores(view)
     mlp, skipped = feed_forward(decoder, 0), feed_forward(decoder, 8)
@@ -365,10 +366,10 @@ def test_resident_bytes_are_those_of_the_model_that_runs() -> None:
     assert resident_bytes(decoder, "ram") == resident_bytes(decoder, "device") == all_bytes
     assert resident_bytes(decoder, "disk") == all_bytes - table_bytes
     half = Submodel((2048,) * 12)
-    view = Sizes(decoder).view(half)
+    view = SubmodelViews(decoder).view(half)
     assert isinstance(view, Gemma3n)
     alone = tiny_3n(half.config(WIDE_3N))
     assert resident_bytes(view, "ram") == sum(p.nbytes for p in alone.parameters())
-    skipping = Sizes(decoder).view(NARROW)
+    skipping = SubmodelViews(decoder).view(NARROW)
     assert isinstance(skipping, Gemma3n)
     assert resident_bytes(skipping, "ram") < resident_bytes(view, "ram")

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from gemelo.config import Submodel
 from gemelo.engine import step
-from gemelo.engine.elastic.views import Sizes
+from gemelo.engine.elastic.views import SubmodelViews
 from gemelo.engine.memory import repack
 from gemelo.engine.memory.pages import present_bytes, release
 from gemelo.engine.memory.repack import repacked
 from gemelo.engine.native_program import Decoder, NativeProgram, packed
+from gemelo.engine.tokens import Tokens
 from gemelo.kernels import cpu
 from gemelo.kernels.formats import FORMATS, Packed
 from gemelo.kernels.repacked import Panels
@@ -35,9 +36,9 @@ def decoder(request: pytest.FixtureRequest) -> Decoder:
 def scores(decoder: Decoder, graph: NativeProgram | None, given: int = 20) -> Tensor:
     """Of a prompt's last token, of single tokens after it, and of several at once."""
     decoder.native_program, cache = graph, cache_of(decoder)
-    found = [step.prefill(decoder, cache, IDS[:given], 0)]
+    found = [step.prefill(decoder, cache, Tokens(IDS[:given]), 0)]
     for position in range(given, given + 4):
-        found.append(step.prefill(decoder, cache, IDS[: position + 1], position))
+        found.append(step.prefill(decoder, cache, Tokens(IDS[: position + 1]), position))
     decoder.native_program = None
     return torch.stack([row.reshape(-1) for row in found])
 
@@ -74,7 +75,7 @@ def test_a_moved_decoder_computes_the_same(config: object, name: str) -> None:
 def test_sub_models_read_the_whole_ones_panels(decoder: Decoder) -> None:
     panels = repacked(decoder)
     decoder.native_program = NativeProgram.of(decoder, panels)
-    sizes = Sizes(decoder)
+    sizes = SubmodelViews(decoder)
     config = decoder.config
     widths = tuple(64 if layer % 2 else width for layer, width in enumerate(config.ffn_widths))
     view = sizes.view(Submodel(widths))
