@@ -17,11 +17,12 @@ ids = model.tokenizer.encode(prompt)
 for count, _ in enumerate(session.stream(ids, gemelo.Sampling(**settings))):
     if count == 5:
         session.use("E2B")
-print("sizes along one text:", session.provenance)
-session.use("E4B", repair="now")
-print("after repair:", set(session.provenance), session.stats)
+print("sizes along one text:", session.written_by)
+session.use("E4B", rebuild="now")
+print("after a rebuild:", set(session.written_by), session.stats)
 
-draft = model.speculate("E2B", gamma=4)  # the same text as without, in fewer passes
-print("drafted:", repr(model.generate(prompt, **settings).text))
+session = model.session()
+draft = session.speculate("E2B", gamma=4)  # the same text as without, in fewer passes
+print("drafted:", repr(session.generate(ids, **settings).text))
 print(f"accepted {draft.accepted} of {draft.drafted} guesses")
 print("widths of E2.54B:", set(gemelo.Submodel.named("E2.54B", model.config).ffn_widths))

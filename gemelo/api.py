@@ -31,23 +31,21 @@ from gemelo.checkpoints.locate import expanded, resolve
 from gemelo.checkpoints.source import open_source, without_padding, without_towers
 from gemelo.checkpoints.subset import cut
 from gemelo.config import ModelConfig, Submodel
-from gemelo.config.options import KVFormat, RepairMode, TablePlacement, WeightFormat
+from gemelo.config.options import KVFormat, TablePlacement, WeightFormat
 from gemelo.config.sampling import Sampling, SamplingSettings
-from gemelo.engine.completion import Completion, join
+from gemelo.engine.completion import Completion
 from gemelo.engine.continuation import Piece
-from gemelo.engine.elastic.policy import Policy
 from gemelo.engine.elastic.speculative import Draft
 from gemelo.engine.engine import Engine
 from gemelo.engine.media.audio_stream import AudioStream
-from gemelo.engine.media.encoders import Perception
+from gemelo.engine.media.encoders import MediaEncoders
 from gemelo.engine.memory.per_layer_table import as_packed, is_mapped, place_table
 from gemelo.engine.memory.repack import repacked
-from gemelo.engine.native_program import Graph, is_native
-from gemelo.engine.session import Progress, Session, check
+from gemelo.engine.native_program import NativeProgram, is_native
+from gemelo.engine.session import Progress, Session
 from gemelo.engine.step import Decoder
-from gemelo.engine.timings import Stats, Timings
-from gemelo.engine.tokens import Soft
-from gemelo.engine.turns import Line
+from gemelo.engine.tokens import Tokens, checked
+from gemelo.engine.turns import Line, Turn
 from gemelo.errors import InputError
 from gemelo.inputs.media.image import PictureSource, read_image
 from gemelo.inputs.prompt import chat, placeholders
@@ -63,20 +61,15 @@ PromptLike = str | Sequence[Message] | Sequence[int] | Prompt
 
 
 class Model:
-    """A loaded model. `load` makes one."""
+    """A loaded model. `load` makes one; what belongs to one conversation is a `Session`'s."""
 
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        engine: Engine,
-        load_s: float = 0.0,
-        part: Submodel | None = None,
-    ) -> None:
-        """part is the sub-model that `engine` runs, where it is not the whole checkpoint."""
-        self.checkpoint, self.engine, self.part = checkpoint, engine, part
-        self.load_s = load_s
-        self.perception = Perception(checkpoint.tree, checkpoint.config)
-        self._session, self._line = engine.session(), Line()
+    def __init__(self, checkpoint: Checkpoint, engine: Engine, load_s: float = 0.0) -> None:
+        """load_s: seconds that loading took, which the first turn's timings count."""
+        self.checkpoint, self.engine, self.load_s = checkpoint, engine, load_s
+        self.encoders = MediaEncoders(checkpoint.tree, checkpoint.config)
+        self._load_s_due = load_s
+        self._last: Session | None = None  # of generate and stream
+        self._line = Line()
 
     @property
     def config(self) -> ModelConfig:
@@ -87,84 +80,42 @@ class Model:
         return self.checkpoint.tokenizer
 
     @property
-    def timings(self) -> Timings:
-        """Of the last turn of this model's own session."""
-        return self._session.timings
-
-    @property
-    def cache_bytes(self) -> int:
-        """Bytes of keys and values that this model's own session holds."""
-        return self._session.cache.nbytes
-
-    @property
-    def stats(self) -> Stats:
-        """Tokens by sub-model, switches and repairs of this model's own session."""
-        return self._session.stats
+    def context(self) -> int:
+        """The most tokens that a session holds."""
+        return self.engine.context
 
     def session(self) -> Session:
         """A timeline of its own, with its own cache."""
-        return self.engine.session()
+        due, self._load_s_due = self._load_s_due, 0.0
+        return self.engine.session(due)
 
     def submodel(self, choice: str | Submodel) -> Model:
         """A sub-model as a model: a name, a file or a `Submodel`. It shares every weight of this
         one and allocates none."""
-        part = self.engine.sizes.named(choice)
-        view = self.engine.sizes.view(part)
+        part = self.engine.views.parse(choice)
+        view = self.engine.views.view(part)
         old = self.engine
         engine = Engine(
             view, old.tokenizer, old.context, old.chunk, old.kv_format, part.name or "custom"
         )
-        made = Model(self.checkpoint, engine, self.load_s, part)
-        made.perception = self.perception  # and what was seen lately
-        return made
+        nested = Model(self.checkpoint, engine, self.load_s)
+        nested.encoders = self.encoders  # and what they encoded lately
+        return nested
 
-    def use(self, choice: str | Submodel, repair: RepairMode = "off") -> None:
-        """Change the size that this model's own session runs, from the next token on."""
-        self._session.use(choice, repair)
-
-    @property
-    def active(self) -> Submodel | None:
-        """The size that this model's own session runs; None where there is only one."""
-        return self._session.active
-
-    @property
-    def repair_mode(self) -> RepairMode:
-        """What this model's own session does with positions that another size wrote."""
-        return self._session.repair_mode
-
-    @repair_mode.setter
-    def repair_mode(self, mode: RepairMode) -> None:
-        self._session.repair_mode = mode
-
-    @property
-    def policy(self) -> Policy | None:
-        """Who chooses the size of this model's own session before every token; None for nobody."""
-        return self._session.policy
-
-    @policy.setter
-    def policy(self, policy: Policy | None) -> None:
-        self._session.policy = policy
-
-    @property
-    def draft(self) -> Draft | None:
-        """The draft of this model's own session, and what has been learnt about it."""
-        return self._session.draft
-
-    def speculate(
+    def draft(
         self,
         choice: str | Submodel,
         gamma: int | None = None,
         format: WeightFormat | None = None,
     ) -> Draft:
-        """Draft with a sub-model on this model's own session; returns what is learnt about it.
+        """A sub-model that drafts for a session: `session.draft = model.draft("E2B")`.
 
         gamma None adapts the number of guesses to what is measured, down to none. format gives the
         draft its own copy of the weights, "q4_0" a small one; None shares the model's.
         """
-        part = self.engine.sizes.named(choice)
-        drafting = self.engine.sizes.view(part) if format is None else self._copy(part, format)
-        self._session.draft = draft = Draft(drafting, gamma)
-        return draft
+        part = self.engine.views.parse(choice)
+        decoder = self.engine.views.view(part) if format is None else self._copy(part, format)
+        return Draft(decoder, gamma)
 
     def _copy(self, part: Submodel, format: WeightFormat) -> Decoder:
         """A sub-model with weights of its own, read again from the file, activations as here."""
@@ -189,9 +140,7 @@ class Model:
             media_loader = self.media_loader(vision_options)
             made = chat.render(prompt, self.tokenizer, media_loader=media_loader)  # type: ignore[arg-type]
             if made.pictures or made.recordings:  # what is too long is told with what fills it
-                placeholders.check_context_length(
-                    made.ids, media_loader.modalities, self.engine.context
-                )
+                placeholders.check_context_length(made.ids, media_loader.modalities, self.context)
             return made
         try:
             ids = token_ids(prompt)
@@ -203,11 +152,14 @@ class Model:
             raise InputError("the prompt is empty; give text, messages or token ids")
         return Prompt(tuple(ids))
 
-    def prompt_ids(self, prompt: PromptLike) -> list[int]:
-        """Token ids of a prompt."""
-        return list(self.prompt(prompt).ids)
+    def tokens(self, prompt: PromptLike, vision_options: VisionOptions | None = None) -> Tokens:
+        """A prompt as `Session.stream` takes it: ids, and the embeddings of its media, which go
+        through their towers here. Raises InputError for one that cannot be run."""
+        ready = self.prompt(prompt, vision_options)
+        checked(Tokens(ready.ids), self.config, self.context)
+        return self.encoders.tokens(ready)
 
-    # ---- eyes and ears ---------------------------------------------------------------------------
+    # ---- media ----------------------------------------------------------------------------------
 
     @property
     def vision_options(self) -> VisionOptions:
@@ -222,42 +174,42 @@ class Model:
         )
 
     def encode_image(self, picture: PictureSource, image_size: int | None = None) -> Tensor:
-        """Soft tokens (J, D) of a picture: a path, bytes, an open file or a PIL image.
+        """Embeddings (J, D) of a picture: a path, bytes, an open file or a PIL image.
 
-        side is 256, 512 or 768 pixels for Gemma 3n.
+        image_size is 256, 512 or 768 pixels for Gemma 3n.
         """
         asked = self.vision_options.image_size if image_size is None else image_size
-        return self.perception.see(
-            read_image(picture), image_size_of(self.checkpoint.config, asked)
-        )
+        asked = image_size_of(self.checkpoint.config, asked)
+        return self.encoders.encode_image(read_image(picture), asked)
 
     def encode_audio(self, samples: Any) -> Tensor:
-        """Soft tokens (J, D) of a recording, one for 160 ms: a file, or samples at 16 kHz.
+        """Embeddings (J, D) of a recording, one for 160 ms: a file, or samples at 16 kHz.
 
         Raises InputError for one under 33 ms, which makes none.
         """
-        return self.perception.hear(samples_of(samples))
+        return self.encoders.encode_audio(samples_of(samples))
 
     def audio_stream(self) -> AudioStream:
-        """An ear for a sound that is still going on: push samples, get soft tokens."""
-        return self.perception.stream()
+        """The audio encoder for a sound that is still going on: push samples, get embeddings."""
+        return self.encoders.audio_stream()
+
+    # ---- text ------------------------------------------------------------------------------------
 
     def stream(
         self,
         prompt: PromptLike,
-        progress: Progress | None = None,
         sampling: Sampling | None = None,
+        progress: Progress | None = None,
         **settings: Unpack[SamplingSettings],
     ) -> Generator[Piece]:
         """Continue a prompt piece by piece, as `sampling` says or its fields given as keywords.
 
-        `progress` gets prompt tokens read and in all. The model's session keeps what was written,
-        so that a longer prompt with the same beginning only reads the rest.
+        The prompt is checked and its media are encoded at once, and read when the first piece is
+        asked for; close the stream, or stop, at any time. `progress` gets prompt tokens read and in
+        all. Of a prompt that begins as the last call's did only the rest is read.
         """
         chosen = Sampling.of(settings, sampling)
-        ready = self.prompt(prompt)
-        check(ready.ids, self.config, self.engine.context)
-        return self._pieces(ready, chosen, self.perception.of(ready), progress)
+        return self._stream(self.tokens(prompt), chosen, progress)
 
     def generate(
         self,
@@ -265,28 +217,33 @@ class Model:
         sampling: Sampling | None = None,
         **settings: Unpack[SamplingSettings],
     ) -> Completion:
-        """Continue a prompt to its end, as `sampling` says or its fields given as keywords."""
-        chosen = Sampling.of(settings, sampling)
-        ready = self.prompt(prompt)
-        check(ready.ids, self.config, self.engine.context)
-        soft = self.perception.of(ready)
-        with self._line.lock:
-            pieces = list(self._pieces(ready, chosen, soft))
-            return self.completion(ready.ids, pieces, chosen.n)
+        """Continue a prompt to its end, as `sampling` says or its fields given as keywords.
 
-    def _pieces(
-        self,
-        ready: Prompt,
-        sampling: Sampling,
-        soft: Sequence[Soft],
-        progress: Progress | None = None,
+        Threads may call it; they take turns.
+        """
+        chosen = Sampling.of(settings, sampling)
+        tokens = self.tokens(prompt)
+        with self._line.lock:
+            session, turn = self._turn(tokens)
+            pieces = list(session.answer(turn, tokens, chosen))
+            return Completion.of(tokens.ids, pieces, session.timings, session.seed, chosen.n)
+
+    def _stream(
+        self, tokens: Tokens, sampling: Sampling, progress: Progress | None
     ) -> Generator[Piece]:
-        """A turn of this model's own session; while a stream has that, of a new one in its place,
-        so that the stream goes on as it would have."""
-        session = self._session
-        while (turn := session.turns.claim()) is None:
-            session = self._session = session.another()
-        yield from session.answer(turn, ready.ids, sampling, progress, soft)
+        session, turn = self._turn(tokens)
+        yield from session.answer(turn, tokens, sampling, progress)
+
+    def _turn(self, tokens: Tokens) -> tuple[Session, Turn]:
+        """A turn of the last call's session, if it is over and holds how tokens begin; else of a
+        new session, so that a stream goes on as it would have."""
+        last = self._last
+        if last is not None and last.tokens.common_prefix(tokens) > 1:  # more than <bos>
+            turn = last.turns.claim()
+            if turn is not None:
+                return last, turn
+        self._last = session = self.session()
+        return session, session.turns.begin()
 
     def chat(
         self,
@@ -298,15 +255,8 @@ class Model:
         return self.generate(messages, sampling, **settings)
 
     def logits(self, ids: Sequence[int]) -> Tensor:
-        """Scores of the next token after every position, (T, V) float32: the scoring path."""
+        """Logits of the next token after every position, (T, V) float32; 1 MB a token."""
         return self.engine.score(ids)
-
-    def completion(self, ids: Sequence[int], pieces: Sequence[Piece], n: int = 1) -> Completion:
-        """Pieces of a stream, whole or cut short, as one result."""
-        choices = tuple(join([p for p in pieces if p.index == index]) for index in range(n))
-        timings = self.timings
-        timings.load_s, self.load_s = self.load_s, 0.0
-        return Completion(choices, tuple(ids), timings, self._session.seed)
 
 
 def load(
@@ -349,7 +299,7 @@ def load(
         if isinstance(decoder, Gemma3n):
             prepare(decoder, ple, place(device))
         if is_native(decoder):
-            decoder.fused = Graph(decoder, repacked(decoder) if repack else None)
+            decoder.native_program = NativeProgram(decoder, repacked(decoder) if repack else None)
 
     checkpoint = read(path, format, place(device), progress, eye, settle)
     if told := gpu_notice(device):

@@ -26,7 +26,7 @@ from gemelo.config.sampling import TRANSCRIPTION, Sampling, SamplingSettings
 from gemelo.engine.continuation import Piece
 from gemelo.engine.media.encoders import content_key
 from gemelo.engine.session import Session
-from gemelo.engine.tokens import Soft
+from gemelo.engine.tokens import EmbeddingSpan, Tokens
 from gemelo.errors import InputError
 from gemelo.inputs.media.audio import SAMPLING_RATE, Samples
 from gemelo.inputs.media.mel import MIN_SAMPLES, check_min_samples
@@ -113,42 +113,48 @@ class Segment:
 
 
 class Listening:
-    """A prompt whose recording is still going on."""
+    """A prompt whose recording is still going on. Every second costs the same, however long it
+    has been: what is settled is written after what the cache holds."""
 
     def __init__(self, model: Model, session: Session, instruction: str) -> None:
         self.model, self.session = model, session
         self.stream = model.audio_stream()
-        tokens = model.perception.modalities.audio
-        assert tokens is not None, "a model without an ear has no stream"
+        audio = model.encoders.modalities.audio
+        assert audio is not None, "a model without an audio encoder has no stream"
         ids = prompt_ids(model, instruction)
-        first = ids.index(tokens.token_id)
-        self.soft_id, self.num_samples = tokens.token_id, 0
-        self.before, self.after = ids[:first], ids[first + ids.count(tokens.token_id) :]
-        self.runs: list[Soft] = []
+        first = ids.index(audio.token_id)
+        self.placeholder, self.num_samples = audio.token_id, 0
+        self.num_places = 0  # of embeddings so far
+        self.ids, self.after = ids[:first], ids[first + ids.count(audio.token_id) :]
+        self.spans: list[EmbeddingSpan] = []
 
     def push(self, values: Any) -> None:
         """Hear samples (N,) at 16 kHz, and read what they settle."""
         self.num_samples += len(values)
-        self._place(self.stream.push(values))
-        self.session.listen(self._ids(), tuple(self.runs))
+        more = self._placed(self.stream.push(values))
+        if self.spans and len(self.session.ids) + len(more) == len(self.ids):
+            self.session.extend(more)
+        else:  # the first piece, or one after a piece that was interrupted
+            self.session.write(Tokens(self.ids, self.spans))
 
     def finish(self, sampling: Sampling) -> Iterator[Piece]:
         """The sound is over: read the rest, and answer."""
-        self._place(self.stream.finish())
-        self._place(self.model.perception.padding(self.num_samples, self._count()))
-        ids = [*self._ids(), *self.after]
-        return self.session.stream(ids, sampling, soft=tuple(self.runs))
+        self._placed(self.stream.finish())
+        encoders = self.model.encoders
+        self._placed(encoders.audio_padding(self.num_samples, self.num_places))
+        tokens = Tokens([*self.ids, *self.after], self.spans)
+        return self.session.stream(tokens, sampling)
 
-    def _count(self) -> int:
-        return sum(len(run.embeds) for run in self.runs)
-
-    def _ids(self) -> list[int]:
-        return [*self.before, *[self.soft_id] * self._count()]
-
-    def _place(self, soft: Tensor) -> None:
-        if len(soft):
-            begin = len(self.before) + self._count()
-            self.runs.append(Soft(begin, soft, content_key(soft.float())))
+    def _placed(self, embeds: Tensor) -> Tokens:
+        """Embeddings (J, D) put at the prompt's end; they alone, as tokens."""
+        if not len(embeds):
+            return Tokens([])
+        span = EmbeddingSpan(0, embeds, content_key(embeds.float()))
+        more = [self.placeholder] * len(embeds)
+        self.spans.append(span.moved(len(self.ids)))
+        self.ids.extend(more)
+        self.num_places += len(embeds)
+        return Tokens(more, [span])
 
 
 def prompt_ids(model: Model, instruction: str) -> list[int]:
@@ -158,7 +164,7 @@ def prompt_ids(model: Model, instruction: str) -> list[int]:
         parts = (TextPart(f"{instruction} "), nothing)
         return list(render_completion(parts, model.tokenizer, model.media_loader()).ids)
     content = [TextPart(instruction), nothing]
-    return model.prompt_ids([{"role": "user", "content": content}])
+    return list(model.prompt([{"role": "user", "content": content}]).ids)
 
 
 def transcribe(

@@ -67,7 +67,7 @@ def test_submodels_write_what_they_say(tmp_path: Path) -> None:
     said = dict(line.split(": ", 1) for line in lines if ": " in line)
     assert said["E2B"] != "''" and said["drafted"] != "''"
     assert said["sizes along one text"].count("'E2B'") == 6  # from the sixth of twelve tokens on
-    assert said["after repair"].startswith("{'E4B'}")
+    assert said["after a rebuild"].startswith("{'E4B'}")
     assert set(said["widths of E2.54B"].strip("{}").split(", ")) == {"8192", "16384"}
 
 

@@ -5,7 +5,8 @@ between two chunks of the prompt, so that the session stays usable and what was 
 second ends it at once.
 
     model = load_model("demo", Loading(format="bf16"), quiet=False, verbose=False)
-    completion = answer(model, prompt, Sampling(seed=1), show=terminal.show, quiet=False)
+    session = model.session()
+    completion = answer(model, session, prompt, Sampling(seed=1), show=terminal.show, quiet=False)
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from gemelo.config.sampling import Sampling
     from gemelo.engine.completion import Choice, Completion
     from gemelo.engine.continuation import Piece
+    from gemelo.engine.session import Session
     from gemelo.inputs.prompt.chat import Prompt
     from gemelo.transcription import Segment
 
@@ -55,12 +57,15 @@ def load_model(
 
 def answer(
     model: Model,
+    session: Session,
     prompt: Prompt,
     sampling: Sampling,
     show: Callable[[str], None],
     quiet: bool,
 ) -> Completion:
     """Continue a prompt, handing text to `show` as it comes; Ctrl-C cuts it short and keeps it."""
+    from gemelo.engine.completion import Completion
+
     pieces: list[Piece] = []
     for notice in () if quiet else prompt.notices:
         note(f"note: {notice}")
@@ -71,14 +76,14 @@ def answer(
             interrupt.check()
 
         try:
-            for piece in model.stream(prompt, read, sampling):
+            for piece in session.stream(model.tokens(prompt), sampling, read):
                 pieces.append(piece)
                 show(piece.text)
                 if interrupt.asked:
                     break
         except KeyboardInterrupt:
             pass
-    return model.completion(prompt.ids, pieces, sampling.n)
+    return Completion.of(prompt.ids, pieces, session.timings, session.seed, sampling.n)
 
 
 def cancelled(completion: Completion) -> bool:

@@ -64,7 +64,8 @@ def chat(
     chosen = checked_sampling(sampling)
     _ = media.pan_scan(crops)  # what is wrong with it is told before anything is loaded
     loaded = load_model(model, loading, sizes, quiet=quiet, verbose=verbose)
-    elastic.apply(loaded, sizes)
+    session = loaded.session()
+    elastic.apply(loaded, session, sizes)
     vision_options = media.vision_options(frames, crops, loaded)
     _ = loaded.media_loader(vision_options)  # an image size it cannot have is an error here
     conversation = Conversation(prompt_for(loaded))
@@ -77,5 +78,5 @@ def chat(
         note("note: this is a base model without a chat template; it continues what you type")
     if not quiet and interactive():
         note("/help lists the commands; Ctrl-D leaves")
-    repl = Repl(loaded, conversation, chosen, vision_options, quiet=quiet, verbose=verbose)
+    repl = Repl(loaded, session, conversation, chosen, vision_options, quiet=quiet, verbose=verbose)
     repl.run(lines(quiet))

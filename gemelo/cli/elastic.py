@@ -14,25 +14,26 @@ if TYPE_CHECKING:
     from gemelo.api import Model
     from gemelo.cli.groups import Elastic
     from gemelo.engine.elastic.policy import Policy
+    from gemelo.engine.session import Session
 
 _KINDS = "latency:TOKENS_PER_S, memory:GIB or difficulty:NATS"
 
 
-def apply(model: Model, options: Elastic) -> None:
-    """Set up the model's session as the options say; nothing for those not given."""
+def apply(model: Model, session: Session, options: Elastic) -> None:
+    """Set up a session as the options say; nothing for those not given."""
     submodel, speculate, policy = options.submodel, options.speculate, options.policy
-    model.repair_mode = options.repair
+    session.rebuild_mode = options.rebuild
     if speculate is not None and policy is not None:
         raise InputError("--speculate and --policy exclude each other: both choose the size")
     if submodel is not None:
-        model.use(submodel, options.repair)
+        session.use(submodel, options.rebuild)
     if speculate is not None:
         name, _, bits = speculate.partition(":")
         if bits not in ("", "int4"):
             raise InputError(f"--speculate {speculate}: expected NAME or NAME:int4")
-        model.speculate(name, format="q4_0" if bits else None)
+        session.draft = model.draft(name, format="q4_0" if bits else None)
     if policy is not None:
-        model.policy = parse(policy, model)
+        session.policy = parse(policy, model)
 
 
 def parse(text: str, model: Model) -> Policy:
@@ -63,15 +64,15 @@ def parse(text: str, model: Model) -> Policy:
     raise InputError(f"--policy {text}: expected {_KINDS}")
 
 
-def told(model: Model) -> list[str]:
+def told(session: Session) -> list[str]:
     """What the sizes did, a line each, for people."""
     lines = []
-    stats, draft = model.stats, model.draft
+    stats, draft = session.stats, session.draft
     if stats.switches or len(stats.tokens) > 1:
         sizes = ", ".join(f"{name} {count}" for name, count in stats.tokens.most_common())
         lines.append(
             f"tokens by size: {sizes}; {stats.switches} switches, "
-            f"{stats.repaired_tokens} tokens repaired"
+            f"{stats.rebuilt_tokens} tokens rebuilt"
         )
     if draft is not None and draft.rounds:
         full = draft.full_s or 1.0

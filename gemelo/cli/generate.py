@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from gemelo.api import Model
     from gemelo.config.sampling import Sampling
     from gemelo.engine.completion import Choice, Completion
+    from gemelo.engine.session import Session
     from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 
 _INTERRUPTED = 130
@@ -89,7 +90,8 @@ def generate(
     if chosen.logprobs is not None and not json:
         raise InputError("--logprobs needs --json, which is where they are printed")
     loaded = load_model(model, loading, sizes, quiet=quiet, verbose=verbose)
-    elastic.apply(loaded, sizes)
+    session = loaded.session()
+    elastic.apply(loaded, session, sizes)
     vision_options = media.vision_options(frames, crops, loaded)
     if _in_turns(loaded, system, chat, raw, quiet):
         told = None if system is None else checked_text("--system", system)
@@ -97,16 +99,16 @@ def generate(
     else:
         ready = media.completed(loaded, text, files, vision_options)
     streamed = not json and chosen.n == 1
-    completion = answer(loaded, ready, chosen, show if streamed else _swallow, quiet)
+    completion = answer(loaded, session, ready, chosen, show if streamed else _swallow, quiet)
     if json:
-        print_json(_json(model or default_name(), loaded, completion, chosen))
+        print_json(_json(model or default_name(), session, completion, chosen))
     else:
         _finish_text(completion, streamed)
     if not quiet:
         tell_end(loaded, completion.choices, chosen.max_tokens, "--max-tokens")
     if verbose:
         tell_timings(completion)
-        for line in elastic.told(loaded):
+        for line in elastic.told(session):
             note(line)
     if cancelled(completion):
         raise typer.Exit(_INTERRUPTED)
@@ -186,13 +188,15 @@ def _finish_text(completion: Completion, streamed: bool) -> None:
         show(f"--- {number} ---\n{choice.text}\n")
 
 
-def _json(name: str, model: Model, completion: Completion, sampling: Sampling) -> dict[str, Any]:
+def _json(
+    name: str, session: Session, completion: Completion, sampling: Sampling
+) -> dict[str, Any]:
     """The contract's object; `choices` too where there are several."""
     timings, logprobs = completion.timings, sampling.logprobs is not None
     first = _choice(completion.choices[0], logprobs)
     return {
         "model": name,
-        "submodel": model.active.name if model.active else None,
+        "submodel": session.active.name if session.active else None,
         "prompt_token_ids": list(completion.prompt_token_ids),
         **first,
         "seed": completion.seed,

@@ -76,7 +76,7 @@ class Elastic:
     submodel: options.Submodel = None
     speculate: options.Speculate = None
     policy: options.Policy = None
-    repair: options.Repair = "off"
+    rebuild: options.Rebuild = "off"
 
     @property
     def limits_memory(self) -> bool:

@@ -78,7 +78,7 @@ def asked(
     """A user's turn of files and a text, after what the system says."""
     from gemelo.inputs.prompt.media_loader import place_media
 
-    parts = place_media(text, files, model.perception.modalities)
+    parts = place_media(text, files, model.encoders.modalities)
     content = parts if files else text
     messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
     if system:

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperOption
 
-from gemelo.config.options import KVFormat, RepairMode, TablePlacement, WeightFormat
+from gemelo.config.options import KVFormat, RebuildMode, TablePlacement, WeightFormat
 
 _of_model, _of_media, _of_sampling, _of_output = (
     partial(typer.Option, rich_help_panel=title)
@@ -115,8 +115,8 @@ Policy = Annotated[
         help="Change size as needed: latency:TOKENS_PER_S, memory:GIB or difficulty:NATS.",
     ),
 ]
-Repair = Annotated[
-    RepairMode,
+Rebuild = Annotated[
+    RebuildMode,
     _of_model(
         help="Keys that another size wrote: kept, encoded again beside new tokens, or at once."
     ),

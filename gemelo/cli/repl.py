@@ -4,7 +4,8 @@ Lines come from an iterator, so that the loop is the same on a terminal, from a 
 A line that begins with three double quotes goes on until they close it. Settings are the library's
 `Sampling`, whole: every field of it can be set, and a value that makes no sense changes nothing.
 
-    Repl(model, conversation, Sampling(seed=1), quiet=False, verbose=False).run(["Hi", "/stats"])
+    repl = Repl(model, session, conversation, Sampling(seed=1), quiet=False, verbose=False)
+    repl.run(["Hi", "/stats"])
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from gemelo.api import Model
     from gemelo.engine.completion import Completion
+    from gemelo.engine.session import Session
     from gemelo.inputs.prompt.media_loader import VisionOptions
 
 QUOTES = '"""'
@@ -52,6 +54,7 @@ class Repl:
     def __init__(
         self,
         model: Model,
+        session: Session,
         conversation: Conversation,
         sampling: Sampling,
         vision_options: VisionOptions | None = None,
@@ -59,7 +62,8 @@ class Repl:
         quiet: bool,
         verbose: bool,
     ) -> None:
-        self.model, self.conversation, self.sampling = model, conversation, sampling
+        self.model, self.session = model, session
+        self.conversation, self.sampling = conversation, sampling
         self.vision_options = vision_options  # of what is attached; None as the model's files say
         self.quiet, self.verbose = quiet, verbose
         self.last: Completion | None = None
@@ -114,7 +118,7 @@ class Repl:
         said = ""
         try:
             prompt = self.model.prompt(self.conversation.prompt(), self.vision_options)
-            self.last = answer(self.model, prompt, self.sampling, show, self.quiet)
+            self.last = answer(self.model, self.session, prompt, self.sampling, show, self.quiet)
             said = self.last.text
         finally:
             self.conversation.answer(said)
@@ -172,8 +176,8 @@ class Repl:
         tell_timings(self.last)
         held = len(self.last.prompt_token_ids) + len(self.last.token_ids)
         note(f"context {held} of {self.model.engine.context} tokens")
-        note(f"keys and values {size(self.model.cache_bytes)}")
-        for line in elastic.told(self.model):
+        note(f"keys and values {size(self.session.cache.nbytes)}")
+        for line in elastic.told(self.session):
             note(line)
 
     def _image(self, rest: str) -> None:
@@ -187,7 +191,7 @@ class Repl:
 
     def _attach(self, kind: Modality, command: str, rest: str) -> None:
         path = _path(command, rest)
-        check_modalities([MediaPart(kind, path)], self.model.perception.modalities)
+        check_modalities([MediaPart(kind, path)], self.model.encoders.modalities)
         if self.model.tokenizer.chat_template is None:
             raise InputError(TEXT_ONLY)
         with open_media(path, kind):
@@ -197,14 +201,14 @@ class Repl:
 
     def _submodel(self, rest: str) -> None:
         if rest:
-            self.model.use(rest, self.model.repair_mode)
-            active = self.model.active
+            self.session.use(rest, self.session.rebuild_mode)
+            active = self.session.active
             note(f"from the next token on: {active.name if active else rest}")
             return
         from gemelo.config import Gemma3nConfig
         from gemelo.config.submodel import HALF, WHOLE, names_in
 
-        active = self.model.active
+        active = self.session.active
         note(f"active: {active.name if active else 'this model has one size'}")
         if isinstance(self.model.config, Gemma3nConfig):
             held = [*names_in(self.model.config), WHOLE, HALF]

@@ -15,5 +15,5 @@ WeightFormat = Literal["native", "bf16", "f32", "q8_0", "q4_0"]  # native: as in
 TargetFormat = Literal["native", "bf16", "f16", "f32", "q8_0", "q4_0"]  # of a converted model
 KVFormat = Literal["plain", "bf16", "int8"]  # plain: in the model's own dtype
 TablePlacement = Literal["disk", "ram", "device"]  # of Gemma 3n's per-layer embeddings
-RepairMode = Literal["off", "lazy", "now"]  # of keys and values that another sub-model wrote
+RebuildMode = Literal["off", "lazy", "now"]  # of keys and values that another sub-model wrote
 FinishReason = Literal["stop", "length", "cancelled"]

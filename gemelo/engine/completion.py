@@ -33,6 +33,19 @@ class Completion:
     timings: Timings
     seed: int
 
+    @classmethod
+    def of(
+        cls,
+        prompt_ids: Sequence[int],
+        pieces: Sequence[Piece],
+        timings: Timings,
+        seed: int,
+        n: int = 1,
+    ) -> Completion:
+        """Pieces of a stream of n continuations, whole or cut short, as one result."""
+        choices = tuple(join([p for p in pieces if p.index == index]) for index in range(n))
+        return cls(choices, tuple(prompt_ids), timings, seed)
+
     @property
     def text(self) -> str:
         return self.choices[0].text

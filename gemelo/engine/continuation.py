@@ -34,7 +34,7 @@ class Piece:
     finish_reason: FinishReason | None = None
 
 
-class Row:
+class Continuation:
     """A continuation of `prompt`; `index` tells those of one prompt apart."""
 
     def __init__(

@@ -14,11 +14,12 @@ from torch import Tensor
 from gemelo.config import Gemma3Config, ModelConfig
 from gemelo.config.options import KVFormat
 from gemelo.engine import step
-from gemelo.engine.elastic.views import Sizes
+from gemelo.engine.elastic.views import SubmodelViews
 from gemelo.engine.kv import KVCache
 from gemelo.engine.native_program import is_native
-from gemelo.engine.session import Session, check
+from gemelo.engine.session import Session
 from gemelo.engine.step import Decoder
+from gemelo.engine.tokens import Tokens, checked
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.weights.mapped import check as check_files
 
@@ -48,7 +49,7 @@ class Engine:
         self.chunk = max(chunk, block)
         # Beside activations of 8 bits, what 16 round off of keys is not to be seen (benchmarks/).
         self.kv_format = kv_format or ("bf16" if is_native(decoder) else "plain")
-        self.sizes = Sizes(decoder, name)
+        self.views = SubmodelViews(decoder, name)
 
     def cache(self) -> KVCache:
         """An empty cache of one row."""
@@ -58,15 +59,15 @@ class Engine:
             self.decoder.config, self.context, 1, self.chunk, embed.dtype, device, self.kv_format
         )
 
-    def session(self) -> Session:
-        """A new timeline, empty."""
-        return Session(self.sizes, self.tokenizer, self.cache())
+    def session(self, load_s: float = 0.0) -> Session:
+        """A new timeline, empty; its first turn counts load_s seconds of loading."""
+        return Session(self.views, self.tokenizer, self.cache(), load_s)
 
     def score(self, ids: Sequence[int]) -> Tensor:
         """Next-token scores at every position, (T, V) float32."""
-        wanted = check(ids, self.decoder.config, self.context)
-        check_files(self.sizes.files)
-        return step.score(self.decoder, self.cache(), wanted)
+        wanted = checked(Tokens(ids), self.decoder.config, self.context)
+        check_files(self.views.files)
+        return step.score(self.decoder, self.cache(), wanted.ids)
 
 
 def tokens_at_once(config: ModelConfig) -> int:

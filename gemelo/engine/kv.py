@@ -59,7 +59,7 @@ class Memory(NamedTuple):
     held: list[Tensor]
 
 
-class Table(NamedTuple):
+class SlotPositions(NamedTuple):
     """The positions in the slots of one kind of layer, (B, capacity), and how many are in use."""
 
     positions: Tensor
@@ -113,7 +113,7 @@ class KVCache:
             layer: (store(), store()) for layer in config.kv_layers
         }
         self._used = dict.fromkeys(LAYER_TYPES, 0)
-        self._where: dict[LayerType, Where] = {}
+        self._where: dict[LayerType, SlotIndex] = {}
         self._memory: Memory | None = None  # when it has to be asked for again
 
     def slots(self, kind: LayerType, length: int) -> int:
@@ -133,7 +133,7 @@ class KVCache:
         """
         self.make_room(positions.shape[1], int(positions.max()) + 1)
         for kind in LAYER_TYPES:
-            self._where[kind] = where = Where(positions, self.positions[kind].shape[1])
+            self._where[kind] = where = SlotIndex(positions, self.positions[kind].shape[1])
             where.put(self.positions[kind], positions)
         return {kind: self.positions[kind][:, : self._used[kind]] for kind in LAYER_TYPES}
 
@@ -162,9 +162,9 @@ class KVCache:
             raise InputError(f"a step of {tokens} tokens; the cache takes {self.chunk}")
         self.reserve(length)
 
-    def tables(self) -> list[Table]:
+    def tables(self) -> list[SlotPositions]:
         """Of every kind of layer, until the cache grows."""
-        return [Table(table, self._used[kind]) for kind, table in self.positions.items()]
+        return [SlotPositions(table, self._used[kind]) for kind, table in self.positions.items()]
 
     def reserve(self, length: int) -> None:
         """Make room for `length` tokens a row, doubling what has to grow."""
@@ -244,7 +244,7 @@ class KVCache:
         return copy
 
 
-class Where:
+class SlotIndex:
     """Which slots a step's tokens go to: slot = position mod capacity, padding nowhere."""
 
     def __init__(self, positions: Tensor, capacity: int) -> None:
@@ -264,7 +264,7 @@ class Slots(Protocol):
 
     @property
     def nbytes(self) -> int: ...
-    def put(self, where: Where, new: Tensor) -> None: ...
+    def put(self, where: SlotIndex, new: Tensor) -> None: ...
     def view(self, used: int) -> Tensor: ...
     def grow(self, capacity: int) -> None: ...
     def copy_row(self, other: Any) -> None: ...
@@ -290,7 +290,7 @@ class PlainSlots:
     def nbytes(self) -> int:
         return self.x.nbytes
 
-    def put(self, where: Where, new: Tensor) -> None:
+    def put(self, where: SlotIndex, new: Tensor) -> None:
         """new (B, K, T, d)."""
         where.put(self.x, new.transpose(1, 2).to(self.x.dtype))
 
@@ -323,7 +323,7 @@ class Int8Slots:
     def nbytes(self) -> int:
         return self.levels.nbytes + self.scales.nbytes
 
-    def put(self, where: Where, new: Tensor) -> None:
+    def put(self, where: SlotIndex, new: Tensor) -> None:
         """new (B, K, T, d), rounded to 127 levels of its head's largest magnitude."""
         scale = (new.float().abs().amax(-1, keepdim=True) / 127).clamp(min=1e-7).half()
         self.scales.put(where, scale)

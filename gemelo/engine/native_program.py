@@ -3,13 +3,13 @@
 In a step of a small model the work between the products (norms, angles, attention, gates) costs as
 much as the products when Python and torch go from one to the next. So a quantised decoder on the
 CPU is written down, when it is loaded, as a program that all threads run together
-(kernels/csrc/program.h). `Graph.of` reads the modules and keeps their weights where they are; a
-view of a sub-model is a program over the leading rows and columns. The plain modules stay the
-oracle: tests compare the two, and everything that has no program (other dtypes, devices) runs
+(kernels/csrc/program.h). `NativeProgram.of` reads the modules and keeps their weights where they
+are; a view of a sub-model is a program over the leading rows and columns. The plain modules stay
+the oracle: tests compare the two, and everything that has no program (other dtypes, devices) runs
 through them.
 
-    decoder.fused = Graph.of(decoder)
-    scores, finite = decoder.fused.scores([ids], [positions], cache, keep=1)     # (1, V)
+    decoder.native_program = NativeProgram.of(decoder)
+    scores, finite = decoder.native_program.scores([ids], [positions], cache, logits_to_keep=1)
 
 B rows, T tokens, S streams, D width, L layers, P width of a per-layer embedding, V vocabulary.
 """
@@ -36,7 +36,7 @@ from gemelo.models.gemma3 import Block as Gemma3Block
 from gemelo.models.gemma3 import Gemma3
 from gemelo.models.gemma3n import Block as Gemma3nBlock
 from gemelo.models.gemma3n import Gemma3n, PlainNorm
-from gemelo.models.layers import Given, Linear, RMSNorm
+from gemelo.models.layers import Linear, RMSNorm, StepInputs
 
 Decoder = Gemma3 | Gemma3n
 Rows = Sequence[Sequence[int]]  # of ids or positions, as many in each
@@ -46,11 +46,11 @@ UNTURNED = -1
 ALL = -1
 
 
-class Graph:
+class NativeProgram:
     """A decoder's program, and how a step is put to it."""
 
     def __init__(self, decoder: Decoder, panels: Panels | None = None) -> None:
-        """Write the program down; `Graph.of` says whether there can be one."""
+        """Write the program down; `NativeProgram.of` says whether there can be one."""
         self.decoder, self.config, self.panels = decoder, decoder.config, panels
         self.native = cpu.native_module()
         self.program = self.native.Program()
@@ -61,14 +61,14 @@ class Graph:
             _write_gemma3(self, decoder)
 
     @classmethod
-    def of(cls, decoder: Decoder, panels: Panels | None = None) -> Graph | None:
+    def of(cls, decoder: Decoder, panels: Panels | None = None) -> NativeProgram | None:
         """The program of a decoder that is quantised, on the CPU, in float32; else None.
 
         It reads matrices from `panels` where they were moved there.
         """
         return cls(decoder, panels) if is_native(decoder) else None
 
-    def takes(self, cache: KVCache) -> bool:
+    def supports(self, cache: KVCache) -> bool:
         """Whether it reads and writes this cache."""
         return cache.stored in STORED and cpu.native is not None
 
@@ -77,20 +77,25 @@ class Graph:
         ids: Rows,
         positions: Rows,
         cache: KVCache,
-        keep: int | None,
-        given: Given | None = None,
+        logits_to_keep: int | None,
+        inputs: StepInputs | None = None,
     ) -> tuple[Tensor, bool]:
-        """ids, positions (B, T) -> scores (B * (T or keep), V) float32, and whether all are finite;
-        writes the cache. `given` stands for the embeddings where soft tokens are among the ids."""
+        """ids, positions (B, T) -> scores (B * (T or logits_to_keep), V) float32, and whether all
+        are finite; writes the cache. `inputs` holds embeddings where not all tokens are text."""
         rows, tokens = len(ids), len(ids[0]) if ids else 0
-        out = torch.empty(rows * (tokens if keep is None else keep), self.config.vocab_size)
+        kept = tokens if logits_to_keep is None else logits_to_keep
+        out = torch.empty(rows * kept, self.config.vocab_size)
         if not rows * tokens:
             return out, True
         cache.make_room(tokens, max(map(max, positions)) + 1)
         all_ids, places = _flat(ids), _flat(positions)
         told = self._told(all_ids)
-        embeds = None if given is None else given.embeds.float().contiguous()
-        seen = None if given is None or given.reach is None else given.reach.contiguous()
+        embeds = None if inputs is None else inputs.inputs_embeds.float().contiguous()
+        seen = (
+            None
+            if inputs is None or inputs.attend_until is None
+            else inputs.attend_until.contiguous()
+        )
         memory, tables = cache.memory(), cache.tables()  # held until the program is done with them
         finite = self.program.run(
             all_ids.buffer_info()[0],
@@ -99,7 +104,7 @@ class Graph:
             0 if embeds is None else embeds.data_ptr(),
             rows,
             tokens,
-            ALL if keep is None else keep,
+            ALL if logits_to_keep is None else logits_to_keep,
             [table.numbers for table in tables],
             memory.layers,
             STORED.index(cache.stored),
@@ -116,8 +121,8 @@ class Graph:
         if not isinstance(decoder, Gemma3n):
             return None
         known = decoder.in_table(ids)
-        if decoder.table is not None:
-            return decoder.table.packed(known, decoder.kept)
+        if decoder.per_layer_table is not None:
+            return decoder.per_layer_table.packed(known, decoder.kept)
         vectors = decoder.looked_up(torch.tensor([known]))
         return as_blocks(vectors.float().flatten(0, 2).contiguous())
 
@@ -220,7 +225,7 @@ def is_native(decoder: Decoder) -> bool:
 # ---- the forwards --------------------------------------------------------------------------------
 
 
-def _write_gemma3(graph: Graph, decoder: Gemma3) -> None:
+def _write_gemma3(graph: NativeProgram, decoder: Gemma3) -> None:
     """`Gemma3.forward`, and `Block.forward` for every layer."""
     config, p = decoder.config, graph.program
     width, d = config.hidden_size, config.head_dim
@@ -259,7 +264,7 @@ def _write_gemma3(graph: Graph, decoder: Gemma3) -> None:
     p.logits(h, graph.head(decoder, table), config.final_logit_softcapping or 0.0)
 
 
-def _write_gemma3n(graph: Graph, decoder: Gemma3n) -> None:
+def _write_gemma3n(graph: NativeProgram, decoder: Gemma3n) -> None:
     """`Gemma3n.forward`, and `Block.forward` for every layer."""
     config, p = decoder.config, graph.program
     width, d, told = config.hidden_size, config.head_dim, config.hidden_size_per_layer_input
@@ -322,7 +327,7 @@ def _write_gemma3n(graph: Graph, decoder: Gemma3n) -> None:
         )
         p.correct(streams, predicted, g, coefficients, m)
         p.product(m, [graph.matrix(block.per_layer_input_gate)], [gates])
-        p.inform(gates, informed, place)
+        p.gated_per_layer_input(gates, informed, place)
         p.product(gates, [graph.matrix(block.per_layer_projection)], [y])
         p.add_to_others(streams, y, graph.norm(block.post_per_layer_input_norm))
 
@@ -336,7 +341,7 @@ def _write_gemma3n(graph: Graph, decoder: Gemma3n) -> None:
 
 
 def _write_nested_mlp(
-    graph: Graph,
+    graph: NativeProgram,
     mlp: NestedMLP,
     width: int,
     x: int,
@@ -353,7 +358,7 @@ def _write_nested_mlp(
     p.product(gates, [graph.matrix(mlp.down_proj, columns=width)], [out])
 
 
-def _altup(graph: Graph, block: Gemma3nBlock) -> Any:
+def _altup(graph: NativeProgram, block: Gemma3nBlock) -> Any:
     altup = block.altup
     coefficients = (altup.modality_router, altup.prediction_coefs, altup.correction_coefs)
     return graph.native.AltUp(

@@ -39,5 +39,5 @@ class Stats:
 
     tokens: Counter[str] = field(default_factory=Counter)  # written, by the sub-model's name
     switches: int = 0
-    repaired_tokens: int = 0
-    repairs: int = 0  # caches brought up to date
+    rebuilt_tokens: int = 0
+    rebuilds: int = 0  # caches brought up to date

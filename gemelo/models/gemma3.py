@@ -22,13 +22,13 @@ from gemelo.config import Gemma3Config
 from gemelo.models.layers import (
     MLP,
     Attention,
+    AttentionContext,
     Cache,
     Embedding,
-    Fused,
-    Given,
     Linear,
+    NativeForward,
     RMSNorm,
-    Span,
+    StepInputs,
     last,
     rounded,
     softcap,
@@ -50,13 +50,15 @@ class Block(nn.Module):
         self.pre_feedforward_layernorm = RMSNorm(width, eps, NORM_OFFSET)
         self.post_feedforward_layernorm = RMSNorm(width, eps, NORM_OFFSET)
 
-    def forward(self, x: Tensor, span: Span, keep: int | None = None) -> Tensor:
-        """x (B, T, D) -> (B, T, D), or its last `keep` tokens alone."""
+    def forward(
+        self, x: Tensor, ctx: AttentionContext, logits_to_keep: int | None = None
+    ) -> Tensor:
+        """x (B, T, D) -> (B, T, D), or its last `logits_to_keep` tokens alone."""
         h = self.input_layernorm(x)
-        kv = self.self_attn.keys(h, span)
-        if keep is not None:
-            x, h, span = last(x, keep), last(h, keep), span.last(keep)
-        x = x + self.post_attention_layernorm(self.self_attn(h, span, kv))
+        kv = self.self_attn.keys(h, ctx)
+        if logits_to_keep is not None:
+            x, h, ctx = last(x, logits_to_keep), last(h, logits_to_keep), ctx.last(logits_to_keep)
+        x = x + self.post_attention_layernorm(self.self_attn(h, ctx, kv))
         m = self.mlp(self.pre_feedforward_layernorm(x))
         return x + self.post_feedforward_layernorm(m)  # type: ignore[no-any-return]
 
@@ -67,7 +69,7 @@ class Gemma3(nn.Module):
     def __init__(self, config: Gemma3Config) -> None:
         super().__init__()
         self.config = config
-        self.fused: Fused | None = None
+        self.native_program: NativeForward | None = None
         self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Block(config, layer) for layer in config.layers)
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, NORM_OFFSET)
@@ -79,19 +81,20 @@ class Gemma3(nn.Module):
         ids: Tensor,
         positions: Tensor,
         cache: Cache | None = None,
-        keep: int | None = None,
-        given: Given | None = None,
+        logits_to_keep: int | None = None,
+        inputs: StepInputs | None = None,
     ) -> Tensor:
-        """ids, positions (B, T) -> normalised hidden states (B, T, D), or of the last `keep`.
+        """ids, positions (B, T) -> normalised hidden states (B, T, D).
 
-        Position -1 is padding. keep=0 writes the cache and computes nothing else. A picture's
-        tokens, which `given` holds, have to be in one step.
+        `logits_to_keep` gives those of the last tokens alone; 0 writes the cache and computes
+        nothing else. Position -1 is padding. A picture's tokens, whose embeddings
+        `inputs` holds, have to be in one step.
         """
-        x, reach = (self.embed(ids), None) if given is None else given
-        span = Span.of(self.config, positions, cache, x.dtype, reach)
+        x, attend_until = (self.embed(ids), None) if inputs is None else inputs
+        ctx = AttentionContext.of(self.config, positions, cache, x.dtype, attend_until)
         for layer in self.layers[:-1]:
-            x = layer(x, span)
-        return self.norm(self.layers[-1](x, span, keep))  # type: ignore[no-any-return]
+            x = layer(x, ctx)
+        return self.norm(self.layers[-1](x, ctx, logits_to_keep))  # type: ignore[no-any-return]
 
     def prefetch(self, ids: Sequence[int]) -> None:
         """Nothing: all that a step looks up for ids is in memory anyway, as the head."""

@@ -8,7 +8,7 @@ at the last layer that owns keys: half the depth.
 A nested model is this one with fewer layers and narrower feed-forwards. `view` makes one that
 shares every weight; each of its blocks runs the first neurons of the whole.
 
-    hidden = Gemma3n(config)(ids, positions, cache, keep=1)     # (B, 1, D)
+    hidden = Gemma3n(config)(ids, positions, cache, logits_to_keep=1)     # (B, 1, D)
 
 S streams, B rows, T tokens, D width, L layers, P width of a per-layer embedding.
 """
@@ -29,13 +29,13 @@ from gemelo.models.altup import NORM_OFFSET, AltUp, Laurel, NestedMLP, rescaled
 from gemelo.models.layers import (
     KV,
     Attention,
+    AttentionContext,
     Cache,
     Embedding,
-    Fused,
-    Given,
     Linear,
+    NativeForward,
     RMSNorm,
-    Span,
+    StepInputs,
     last,
     rounded,
     softcap,
@@ -76,36 +76,41 @@ class Block(nn.Module):
         self,
         streams: Tensor,
         per_layer_input: Tensor,
-        span: Span,
+        ctx: AttentionContext,
         donor: KV | None,
         width: int,
-        keep: int | None = None,
+        logits_to_keep: int | None = None,
     ) -> tuple[Tensor, KV]:
         """streams (S, B, T, D), per_layer_input (B, T, P) -> streams, and the keys attended over.
 
-        donor holds another layer's keys; `keep` lets only the last tokens on, once keys are made.
+        donor holds another layer's keys; with `logits_to_keep` only the last tokens go on, once
+        keys are made.
         """
         predicted = self.altup.predict(streams)
         x = self.input_layernorm(predicted[0])
-        kv = self.self_attn.keys(x, span) if donor is None else donor
-        if keep is not None:
-            predicted, x, span = last(predicted, keep), last(x, keep), span.last(keep)
-            per_layer_input = last(per_layer_input, keep)
-        attended = self.post_attention_layernorm(self.self_attn(x, span, kv))
+        kv = self.self_attn.keys(x, ctx) if donor is None else donor
+        if logits_to_keep is not None:
+            predicted, x, ctx = (
+                last(predicted, logits_to_keep),
+                last(x, logits_to_keep),
+                ctx.last(logits_to_keep),
+            )
+            per_layer_input = last(per_layer_input, logits_to_keep)
+        attended = self.post_attention_layernorm(self.self_attn(x, ctx, kv))
         g = ((predicted[0] + attended) + self.laurel(x)) / 2**0.5
         m = self.mlp(self.pre_feedforward_layernorm(g), width)
         streams = self.altup.correct(predicted, g + self.post_feedforward_layernorm(m))
-        streams[1:] += self.inform(streams[0], per_layer_input)
+        streams[1:] += self.gated_per_layer_input(streams[0], per_layer_input)
         return streams, kv
 
-    def inform(self, x: Tensor, per_layer_input: Tensor) -> Tensor:
+    def gated_per_layer_input(self, x: Tensor, per_layer_input: Tensor) -> Tensor:
         """What the token's own embedding for this layer adds to the silent streams: (B, T, D)."""
         gate = self.per_layer_input_gate(x * self.altup.correct_output_scale)  # (B, T, P)
         gated = F.gelu(gate, approximate="tanh") * per_layer_input
         return self.post_per_layer_input_norm(self.per_layer_projection(gated))  # type: ignore[no-any-return]
 
 
-class Table(Protocol):
+class PerLayerTable(Protocol):
     """Per-layer embeddings out of the way, as a decoder asks for them: see
     `gemelo.engine.memory.per_layer_table`."""
 
@@ -119,28 +124,29 @@ class Table(Protocol):
         """Begin to read the rows of ids, which will be asked for soon."""
 
 
-class Hard(Protocol):
+class ModalityEmbeddings(Protocol):
     """Embeddings of ids past the text vocabulary: see `gemelo.models.multimodal`."""
 
-    def among(self, ids: Tensor) -> bool:
+    def contains(self, ids: Tensor) -> bool:
         """Whether there are such ids."""
 
-    def put(self, x: Tensor, ids: Tensor) -> Tensor:
+    def replace(self, x: Tensor, ids: Tensor) -> Tensor:
         """The embeddings x (B, T, D) of ids (B, T), with theirs in place."""
 
 
 class Gemma3n(nn.Module):
     """Token ids in, hidden states out; `logits` is the tied head. `kept` are its blocks' places in
-    the whole model, which tell their columns of the per-layer embeddings; `table`, where there is
-    one, is asked for those instead of `embed_tokens_per_layer`, and `hard` for ids of a tower."""
+    the whole model, which tell their columns of the per-layer embeddings; `per_layer_table`,
+    where there is one, is asked for those instead of `embed_tokens_per_layer`, and
+    `modality_embeddings` for ids of a tower."""
 
     def __init__(self, config: Gemma3nConfig) -> None:
         super().__init__()
         self.config = config
-        self.fused: Fused | None = None
+        self.native_program: NativeForward | None = None
         self.kept: Sequence[int] = config.layers
-        self.table: Table | None = None
-        self.hard: Hard | None = None
+        self.per_layer_table: PerLayerTable | None = None
+        self.modality_embeddings: ModalityEmbeddings | None = None
         width, eps, others = config.hidden_size, config.rms_norm_eps, config.altup_num_inputs - 1
         columns = config.num_hidden_layers * config.hidden_size_per_layer_input
         self.embed_tokens = Embedding(config.vocab_size, width)
@@ -165,7 +171,7 @@ class Gemma3n(nn.Module):
         # A shallow copy shares the table of children; the nested model needs one of its own.
         nested._modules = dict(self._modules)
         nested.layers = nn.ModuleList(self.layers[self.kept.index(layer)] for layer in kept)
-        nested.config, nested.kept, nested.fused = config, kept, None
+        nested.config, nested.kept, nested.native_program = config, kept, None
         return nested
 
     def forward(
@@ -173,27 +179,33 @@ class Gemma3n(nn.Module):
         ids: Tensor,
         positions: Tensor,
         cache: Cache | None = None,
-        keep: int | None = None,
-        given: Given | None = None,
+        logits_to_keep: int | None = None,
+        inputs: StepInputs | None = None,
     ) -> Tensor:
-        """ids, positions (B, T) -> normalised hidden states (B, T, D), or of the last `keep`.
+        """ids, positions (B, T) -> normalised hidden states (B, T, D).
 
-        Position -1 is padding. keep=0 writes the cache and computes nothing else. `given` stands
-        for the embeddings where soft tokens are among the ids.
+        `logits_to_keep` gives those of the last tokens alone; 0 writes the cache and computes
+        nothing else. Position -1 is padding. `inputs` holds the
+        embeddings where not all tokens are text.
         """
-        x, reach = (self.embed(ids), None) if given is None else given
-        span = Span.of(self.config, positions, cache, x.dtype, reach)
-        informed = self.per_layer_inputs(ids, x)  # (B, T, L, P)
+        x, attend_until = (self.embed(ids), None) if inputs is None else inputs
+        ctx = AttentionContext.of(self.config, positions, cache, x.dtype, attend_until)
+        per_layer_inputs = self.per_layer_inputs(ids, x)  # (B, T, L, P)
         streams = self.expand(x)
         donors: dict[LayerType, KV] = {}
         last_owner = len(self.config.kv_layers) - 1
         for place, layer in enumerate(self.layers):
             kind, width = self.config.layer_types[place], self.config.ffn_widths[place]
             donor = donors[kind] if place > last_owner else None
-            cut = keep if place == last_owner else None
-            streams, donors[kind] = layer(streams, informed[:, :, place], span, donor, width, cut)
+            cut = logits_to_keep if place == last_owner else None
+            streams, donors[kind] = layer(
+                streams, per_layer_inputs[:, :, place], ctx, donor, width, cut
+            )
             if cut is not None:
-                span, informed = span.last(cut), informed[:, informed.shape[1] - cut :]
+                ctx, per_layer_inputs = (
+                    ctx.last(cut),
+                    per_layer_inputs[:, per_layer_inputs.shape[1] - cut :],
+                )
             if cut == 0:
                 break
         return self.norm(self.merge(streams))  # type: ignore[no-any-return]
@@ -205,7 +217,11 @@ class Gemma3n(nn.Module):
         """
         x: Tensor = self.embed_tokens(ids)
         x = x * rounded(self.config.hidden_size**0.5, x)
-        return x if self.hard is None or not self.hard.among(ids) else self.hard.put(x, ids)
+        return (
+            x
+            if self.modality_embeddings is None or not self.modality_embeddings.contains(ids)
+            else self.modality_embeddings.replace(x, ids)
+        )
 
     def per_layer_inputs(self, ids: Tensor, x: Tensor) -> Tensor:
         """The vector every layer is told about a token, looked up and projected: (B, T, L, P).
@@ -221,14 +237,14 @@ class Gemma3n(nn.Module):
 
     def looked_up(self, ids: Tensor) -> Tensor:
         """The table's vectors for ids (B, T), those of this model's layers: (B, T, L, P)."""
-        if self.table is not None:
-            return self.table.rows(ids, self.kept)
+        if self.per_layer_table is not None:
+            return self.per_layer_table.rows(ids, self.kept)
         return self.blocks(self.embed_tokens_per_layer(ids))
 
     def prefetch(self, ids: Sequence[int]) -> None:
         """Have what a step will look up for ids read ahead, if it lies out of the way."""
-        if self.table is not None:
-            self.table.prefetch(self.in_table(ids))
+        if self.per_layer_table is not None:
+            self.per_layer_table.prefetch(self.in_table(ids))
 
     def in_table(self, ids: Sequence[int]) -> list[int]:
         """Where the table has what is looked up for ids: those outside take its row 0."""

@@ -3,9 +3,9 @@
 `Linear` is the one seam: nested widths, quantised weights, adapters and dtype all pass through
 its forward, and no model file knows any of them. Keys and values travel from layer to layer, not
 through the cache: `Attention.keys` makes them (and stores them, if there is a cache), its forward
-attends over whatever it is handed, its own or a donor's. Positions are data: a `Span` holds the
-rotary angles and masks that follow from the positions of a step's tokens, made once for all
-layers.
+attends over whatever it is handed, its own or a donor's. Positions are data: an `AttentionContext`
+holds the rotary angles and masks that follow from the positions of a step's tokens, made once for
+all layers.
 
     span = Span.of(config, positions, cache, x.dtype)
     y = attention(x, span, attention.keys(x, span))
@@ -44,15 +44,15 @@ class Rope(NamedTuple):
     sin: Tensor
 
 
-class Given(NamedTuple):
+class StepInputs(NamedTuple):
     """What a step brings beside ids, where pictures or sounds are among its tokens.
 
-    embeds (B, T, D) are used instead of the ids' own; reach (B, T) is the last position that each
-    token sees, which for those of a picture lies ahead; None for their own.
+    inputs_embeds (B, T, D) are used instead of the ids' own; attend_until (B, T) is the last
+    position that each token sees, which for those of a picture lies ahead; None for their own.
     """
 
-    embeds: Tensor
-    reach: Tensor | None = None
+    inputs_embeds: Tensor
+    attend_until: Tensor | None = None
 
 
 class Cache(Protocol):
@@ -65,10 +65,10 @@ class Cache(Protocol):
         """Store the step's keys and values of one layer; everything that layer sees."""
 
 
-class Fused(Protocol):
+class NativeForward(Protocol):
     """A decoder's forward and head as one call; see `gemelo.engine.native_program`."""
 
-    def takes(self, cache: Any) -> bool:
+    def supports(self, cache: Any) -> bool:
         """Whether it can read and write this cache."""
 
     def scores(
@@ -76,10 +76,10 @@ class Fused(Protocol):
         ids: Sequence[Sequence[int]],
         positions: Sequence[Sequence[int]],
         cache: Any,
-        keep: int | None,
-        given: Given | None = None,
+        logits_to_keep: int | None,
+        inputs: StepInputs | None = None,
     ) -> tuple[Tensor, bool]:
-        """ids, positions (B, T) -> scores (B * (T or the last `keep`), V) float32, all finite?"""
+        """ids, positions (B, T) -> scores (B * (T or logits_to_keep), V) float32, all finite?"""
 
 
 class Linear(nn.Module):
@@ -226,7 +226,7 @@ def attend(q: Tensor, kv: KV, mask: Tensor, scale: float) -> Tensor:
     return y.transpose(1, 2).flatten(2)
 
 
-class Span(NamedTuple):
+class AttentionContext(NamedTuple):
     """The tokens of a step as its layers see them: how to turn them, and what they may look at."""
 
     ropes: dict[LayerType, Rope]
@@ -240,8 +240,8 @@ class Span(NamedTuple):
         positions: Tensor,
         cache: Cache | None,
         dtype: torch.dtype,
-        reach: Tensor | None = None,
-    ) -> Span:
+        attend_until: Tensor | None = None,
+    ) -> AttentionContext:
         """Angles and masks of positions (B, T); places the tokens in the cache if there is one.
 
         Sliding layers turn fast and unscaled; full layers turn slowly, scaled in the larger models.
@@ -249,13 +249,17 @@ class Span(NamedTuple):
         keys = dict.fromkeys(LAYER_TYPES, positions) if cache is None else cache.place(positions)
         turns = {kind: config.rope(kind).frequencies(config.head_dim) for kind in LAYER_TYPES}
         ropes = {k: rotary(positions, turns[k], dtype) for k in LAYER_TYPES}
-        masks = {k: visible(positions, keys[k], config.window(k), reach) for k in LAYER_TYPES}
+        masks = {
+            k: visible(positions, keys[k], config.window(k), attend_until) for k in LAYER_TYPES
+        }
         return cls(ropes, masks, cache)
 
-    def last(self, count: int) -> Span:
+    def last(self, count: int) -> AttentionContext:
         """The last `count` tokens of the span; what they may look at stays."""
         ropes = {k: Rope(last(r.cos, count), last(r.sin, count)) for k, r in self.ropes.items()}
-        return Span(ropes, {k: last(m, count) for k, m in self.masks.items()}, self.cache)
+        return AttentionContext(
+            ropes, {k: last(m, count) for k, m in self.masks.items()}, self.cache
+        )
 
 
 def last(x: Tensor, count: int) -> Tensor:
@@ -284,16 +288,16 @@ class Attention(nn.Module):
             self.v_proj = Linear(width, config.num_key_value_heads * d)
             self.v_norm = v_norm
 
-    def keys(self, x: Tensor, span: Span) -> KV:
+    def keys(self, x: Tensor, ctx: AttentionContext) -> KV:
         """Keys and values of x (B, T, D), and those the cache holds before them: (B, K, S, d)."""
-        k = rotate(self.k_norm(self.heads(self.k_proj(x))), span.ropes[self.kind])
+        k = rotate(self.k_norm(self.heads(self.k_proj(x))), ctx.ropes[self.kind])
         kv = KV(k, self.v_norm(self.heads(self.v_proj(x))))
-        return kv if span.cache is None else span.cache.write(self.layer, kv)
+        return kv if ctx.cache is None else ctx.cache.write(self.layer, kv)
 
-    def forward(self, x: Tensor, span: Span, kv: KV) -> Tensor:
+    def forward(self, x: Tensor, ctx: AttentionContext, kv: KV) -> Tensor:
         """x (B, T, D) -> (B, T, D), over keys and values of this layer or of its donor."""
-        q = rotate(self.q_norm(self.heads(self.q_proj(x))), span.ropes[self.kind])  # (B, H, T, d)
-        return self.o_proj(attend(q, kv, span.masks[self.kind], self.scale))  # type: ignore[no-any-return]
+        q = rotate(self.q_norm(self.heads(self.q_proj(x))), ctx.ropes[self.kind])  # (B, H, T, d)
+        return self.o_proj(attend(q, kv, ctx.masks[self.kind], self.scale))  # type: ignore[no-any-return]
 
     def heads(self, x: Tensor) -> Tensor:
         """(B, T, n * d) -> (B, n, T, d)."""

@@ -66,7 +66,7 @@ class Gemma3nTree(nn.Module):
             )
             embedders.append(self.embed_audio)
         if embedders:
-            self.language_model.hard = HardRows(embedders)
+            self.language_model.modality_embeddings = TowerEmbeddings(embedders)
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """Images (N, 3, side, side) in [0, 1] -> soft tokens (N, 256, D)."""
@@ -84,18 +84,18 @@ class Gemma3nTree(nn.Module):
         return embedder.hard(torch.tensor([[embedder.pad_id]], device=weight.device))
 
 
-class HardRows:
-    """Embeddings of the ids that belong to towers; what `Gemma3n.hard` is."""
+class TowerEmbeddings:
+    """Embeddings of the ids that belong to towers; what `Gemma3n.modality_embeddings` is."""
 
     def __init__(self, embedders: Sequence[MultimodalEmbedder]) -> None:
         self.embedders = embedders
         self.first = min(embedder.vocab.start for embedder in embedders)
 
-    def among(self, ids: Tensor) -> bool:
+    def contains(self, ids: Tensor) -> bool:
         """Whether there are such ids."""
         return int(ids.max()) >= self.first
 
-    def put(self, x: Tensor, ids: Tensor) -> Tensor:
+    def replace(self, x: Tensor, ids: Tensor) -> Tensor:
         """The embeddings x (B, T, D) of ids (B, T), with theirs in place."""
         x = x.clone()
         for embedder in self.embedders:

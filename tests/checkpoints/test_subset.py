@@ -17,7 +17,7 @@ from gemelo.checkpoints.load import read
 from gemelo.checkpoints.source import open_source
 from gemelo.checkpoints.subset import cut
 from gemelo.config import Submodel
-from gemelo.engine.elastic.views import Sizes
+from gemelo.engine.elastic.views import SubmodelViews
 from gemelo.errors import GemeloError, InputError, UnsupportedError
 from gemelo.kernels.formats import Packed
 from tests.gemma3n import IDS, TINY_3N, write_3n
@@ -77,7 +77,7 @@ def test_quantised_slices_are_prefixes_of_blocks(whole: Path, tmp_path: Path) ->
 def test_views_of_a_quantised_model_copy_nothing(whole: Path, tmp_path: Path) -> None:
     convert(whole, tmp_path / "whole.gguf", "q8_0")
     decoder = read(tmp_path / "whole.gguf").decoder
-    view = Sizes(decoder).view(PARTS["narrow"])
+    view = SubmodelViews(decoder).view(PARTS["narrow"])
     theirs = {id(buffer) for buffer in decoder.buffers()}
     assert all(id(buffer) in theirs for buffer in view.buffers())
 

@@ -24,7 +24,7 @@ SHORT = ("--max-tokens", "4", "--seed", "1")
 
 def talk(model: library.Model) -> Repl:
     sampling = Sampling(seed=1, max_tokens=4, ignore_eos=True)
-    return Repl(model, Conversation(as_turns), sampling, quiet=True, verbose=False)
+    return Repl(model, model.session(), Conversation(as_turns), sampling, quiet=True, verbose=False)
 
 
 @pytest.fixture

@@ -64,16 +64,16 @@ def test_the_table_lies_anywhere(gemelo: Command, model: Path, where: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("repair", "told"), [("off", ", 0 tokens repaired"), ("now", " tokens rep")]
+    ("rebuild", "expected"), [("off", ", 0 tokens rebuilt"), ("now", " tokens rebuilt")]
 )
-def test_repair_on_a_switch(
-    gemelo: Command, model: Path, part: Path, repair: str, told: str
+def test_rebuild_on_a_switch(
+    gemelo: Command, model: Path, part: Path, rebuild: str, expected: str
 ) -> None:
     said = f"the capital\n/submodel {part}\n/stats\n/bye\n"
-    words = ("chat", "-m", str(model), "--max-tokens", "4", "--seed", "1", "--repair", repair)
+    words = ("chat", "-m", str(model), "--max-tokens", "4", "--seed", "1", "--rebuild", rebuild)
     ran = gemelo(*words, stdin=said.encode())
     assert ran.code == 0 and told in ran.err
-    assert (", 0 tokens repaired" in ran.err) == (repair == "off")
+    assert (", 0 tokens rebuilt" in ran.err) == (rebuild == "off")
 
 
 def test_in_chat(gemelo: Command, model: Path, part: Path) -> None:

@@ -81,5 +81,5 @@ def test_defaults_of_loading_are_the_librarys() -> None:
         assert known[name].default == value, name
     assert AudioLoading().shared() == Loading()
     assert AudioLoading(weights="q4_0", threads=3).shared() == Loading(format="q4_0", threads=3)
-    assert Elastic().repair == inspect.signature(Session.use).parameters["repair"].default
+    assert Elastic().rebuild == inspect.signature(Session.use).parameters["rebuild"].default
     assert Frames().fps == VisionOptions().fps

@@ -22,7 +22,7 @@ from gemelo.api import load, prepare
 from gemelo.checkpoints.load import Checkpoint, read
 from gemelo.config import Gemma3Config, Gemma3nConfig
 from gemelo.config.options import TablePlacement
-from gemelo.engine.elastic.views import Sizes
+from gemelo.engine.elastic.views import SubmodelViews
 from gemelo.engine.engine import Engine
 from gemelo.engine.memory.per_layer_table import HeldTable
 from gemelo.engine.step import Decoder
@@ -101,8 +101,8 @@ def test_greedy_ids_are_those_of_the_plain_forward(
 def test_a_view_scores_as_on_the_cpu(device: torch.device, tiny_tokenizer: Tokenizer) -> None:
     """Fewer layers and narrower ones, over the whole's weights where those are."""
     whole = tiny_gemma3n(CONFIG)
-    expected = Engine(Sizes(whole).view(SMALL), tiny_tokenizer).score(PROMPT)
-    view = Sizes(on(device, whole)).view(SMALL)
+    expected = Engine(SubmodelViews(whole).view(SMALL), tiny_tokenizer).score(PROMPT)
+    view = SubmodelViews(on(device, whole)).view(SMALL)
     assert_near(Engine(view, tiny_tokenizer, chunk=16).score(PROMPT), expected)
 
 
@@ -115,8 +115,10 @@ def test_per_layer_rows_travel_to_the_device(
     loaded = load(folder, device=str(device), ple=where)
     decoder = loaded.engine.decoder
     assert isinstance(decoder, Gemma3n)
-    if isinstance(decoder.table, HeldTable):
-        assert decoder.table.parts.device.type == (device.type if where == "device" else "cpu")
+    if isinstance(decoder.per_layer_table, HeldTable):
+        assert decoder.per_layer_table.parts.device.type == (
+            device.type if where == "device" else "cpu"
+        )
     assert_near(loaded.logits(IDS), expected)
 
 
@@ -140,10 +142,10 @@ def test_a_table_in_memory_is_not_left_where_the_ids_are_not() -> None:
     """What cannot be mapped stays in the host's memory and hands out rows, if others are far."""
     decoder = tiny_3n()
     prepare(decoder, None, torch.device("cpu"))
-    assert decoder.table is None  # an embedding like any other
+    assert decoder.per_layer_table is None  # an embedding like any other
     prepare(decoder, None, torch.device("meta"))
-    assert isinstance(decoder.table, HeldTable)
-    assert decoder.table.parts.device.type == "cpu"
+    assert isinstance(decoder.per_layer_table, HeldTable)
+    assert decoder.per_layer_table.parts.device.type == "cpu"
 
 
 # ---- auto ----------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from torch import Tensor
 from gemelo.engine.engine import Engine
 from gemelo.engine.kv import PlainSlots, Where
 from gemelo.engine.sampler import Sampling
-from gemelo.engine.session import Session, common_prefix
+from gemelo.engine.session import Session
 from gemelo.errors import ContextLengthError, FileFormatError, InputError
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.models.gemma3 import Gemma3
@@ -217,9 +217,3 @@ def test_a_broken_weight_is_named(model: Gemma3, tiny_tokenizer: Tokenizer) -> N
     broken.layers[2].mlp.up_proj.weight[3, 4] = float("nan")
     with pytest.raises(FileFormatError, match=r"layers\.2\.mlp\.up_proj\.weight holds NaN"):
         Engine(broken, tiny_tokenizer).score(PROMPT)
-
-
-def test_common_prefix() -> None:
-    assert common_prefix([1, 2, 3], [1, 2, 4]) == 2
-    assert common_prefix([], [1]) == 0
-    assert common_prefix([1, 2], [1, 2, 3]) == 2

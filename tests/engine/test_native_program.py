@@ -16,8 +16,8 @@ from gemelo.config.rope import Yarn
 from gemelo.engine import step
 from gemelo.engine.engine import Engine
 from gemelo.engine.kv import KVCache, KVFormat
-from gemelo.engine.native_program import Graph, is_native
-from gemelo.engine.tokens import Soft
+from gemelo.engine.native_program import NativeProgram, is_native
+from gemelo.engine.tokens import EmbeddingSpan, Tokens
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.kernels import cpu
 from gemelo.models.gemma3 import Gemma3
@@ -35,7 +35,7 @@ STRETCHED = dataclasses.replace(
     rope_scaling=Yarn(8.0, 32, attention_factor=1.4),
     rope_local_scaling=Stretch(4.0),
 )
-Run = Callable[[Graph | None], Tensor]
+Run = Callable[[NativeProgram | None], Tensor]
 UNTIED = dataclasses.replace(GEMMA3, tie_word_embeddings=False)
 UNTIED_3N = dataclasses.replace(GEMMA3N, tie_word_embeddings=False)
 
@@ -54,11 +54,11 @@ def isa(request: pytest.FixtureRequest) -> str:
     return name
 
 
-def fused(decoder: Gemma3 | Gemma3n, isa: str) -> Graph:
+def fused(decoder: Gemma3 | Gemma3n, isa: str) -> NativeProgram:
     before = cpu.isa()
     cpu.use(isa)
     try:
-        graph = Graph.of(decoder)
+        graph = NativeProgram.of(decoder)
     finally:
         cpu.use(before)
     assert graph is not None
@@ -80,7 +80,7 @@ def bound(run: Run, expected: Tensor, isa: str, kv_format: KVFormat = "plain") -
         return sums + 4 * divergence(run(None), expected)
 
 
-def assert_alike(run: Run, graph: Graph, isa: str, kv_format: KVFormat = "plain") -> None:
+def assert_alike(run: Run, graph: NativeProgram, isa: str, kv_format: KVFormat = "plain") -> None:
     """(test_slots.py compares bits.)"""
     found, expected = run(graph), run(None)
     assert divergence(found, expected) <= bound(run, expected, isa, kv_format)
@@ -94,11 +94,14 @@ def test_other_turns_and_heads(config: Gemma3Config | Gemma3nConfig, isa: str) -
     decoder = made(config)
     graph = fused(decoder, isa)
 
-    def run(with_graph: Graph | None) -> Tensor:
-        decoder.fused = with_graph
+    def run(with_graph: NativeProgram | None) -> Tensor:
+        decoder.native_program = with_graph
         cache = cache_of(decoder)
-        out = [step.prefill(decoder, cache, IDS, 0), step.decode(decoder, cache, [5], [60])[0]]
-        decoder.fused = None
+        out = [
+            step.prefill(decoder, cache, Tokens(IDS)),
+            step.decode(decoder, cache, [5], [60])[0],
+        ]
+        decoder.native_program = None
         return torch.stack(out)
 
     assert_alike(run, graph, isa)
@@ -111,7 +114,7 @@ def test_a_norm_five_percent_off_is_out_of_bounds(
 ) -> None:
     """Even on TILES, where bounds are widest, and in the longest chunk."""
 
-    def run(_: Graph | None) -> Tensor:
+    def run(_: NativeProgram | None) -> Tensor:
         return step.score(decoder, cache_of(decoder, 1, 60, kv_format), IDS)
 
     expected = run(None)
@@ -129,16 +132,16 @@ def test_prefill_and_decode_are_the_modules(
 ) -> None:
     graph = fused(decoder, isa)
 
-    def run(with_graph: Graph | None) -> Tensor:
-        decoder.fused = with_graph
+    def run(with_graph: NativeProgram | None) -> Tensor:
+        decoder.native_program = with_graph
         cache = cache_of(decoder, 1, chunk, kv_format)
-        assert graph.takes(cache)
-        out = [step.prefill(decoder, cache, IDS, 0)]
+        assert graph.supports(cache)
+        out = [step.prefill(decoder, cache, Tokens(IDS), 0)]
         for place, token in enumerate(IDS[:9], len(IDS)):
             out.append(step.decode(decoder, cache, [token], [place])[0])
         cache.rewind(0, len(IDS) + 7)
         out.extend(step.verify(decoder, cache, IDS[9:13], len(IDS) + 7))
-        decoder.fused = None
+        decoder.native_program = None
         return torch.stack(out)
 
     assert_alike(run, graph, isa, kv_format)
@@ -154,18 +157,18 @@ def test_soft_tokens_are_the_modules(
     generator = torch.Generator().manual_seed(4)
     width = decoder.config.hidden_size
 
-    def runs(louder: float = 1.0) -> list[Soft]:
+    def runs(louder: float = 1.0) -> list[EmbeddingSpan]:
         generator.manual_seed(4)
         made = [(begin, torch.randn(count, width, generator=generator) * louder)
                 for begin, count in ((3, 10), (17, 2), (48, 12))]  # fmt: skip
-        return [Soft(begin, embeds, b"picture", is_block) for begin, embeds in made]
+        return [EmbeddingSpan(begin, embeds, b"picture", is_block) for begin, embeds in made]
 
-    def run(with_graph: Graph | None, soft: list[Soft]) -> Tensor:
-        decoder.fused = with_graph
+    def run(with_graph: NativeProgram | None, spans: list[EmbeddingSpan]) -> Tensor:
+        decoder.native_program = with_graph
         cache = cache_of(decoder, 1, chunk)
-        out = [step.prefill(decoder, cache, IDS, 0, soft=soft)]
+        out = [step.prefill(decoder, cache, Tokens(IDS, spans), 0)]
         out.append(step.decode(decoder, cache, [5], [len(IDS)])[0])
-        decoder.fused = None
+        decoder.native_program = None
         return torch.stack(out)
 
     graph = fused(decoder, isa)
@@ -178,10 +181,10 @@ def test_soft_tokens_are_the_modules(
 class Markers:
     """Ids from 480 on have their embeddings with a tower."""
 
-    def among(self, ids: Tensor) -> bool:
+    def contains(self, ids: Tensor) -> bool:
         return int(ids.max()) >= 480
 
-    def put(self, x: Tensor, ids: Tensor) -> Tensor:
+    def replace(self, x: Tensor, ids: Tensor) -> Tensor:
         return torch.where(ids[..., None] >= 480, ids[..., None] / 100 - x, x)
 
 
@@ -192,10 +195,10 @@ def test_ids_of_a_tower_are_the_modules(isa: str) -> None:
     text = [id for id in IDS if id < 480]
     ids = [*text[:20], 490, *text[20:30]]
 
-    def run(with_graph: Graph | None, hard: Markers | None = None) -> Tensor:
-        decoder.fused, decoder.hard = with_graph, hard
+    def run(with_graph: NativeProgram | None, hard: Markers | None = None) -> Tensor:
+        decoder.native_program, decoder.modality_embeddings = with_graph, hard
         cache = cache_of(decoder)
-        read = step.prefill(decoder, cache, ids, 0)
+        read = step.prefill(decoder, cache, Tokens(ids), 0)
         return torch.stack([read, step.decode(decoder, cache, [485], [len(ids)])[0]])
 
     graph = fused(decoder, isa)
@@ -208,10 +211,10 @@ def test_ids_of_a_tower_are_the_modules(isa: str) -> None:
 def test_scores_of_every_position(decoder: Gemma3 | Gemma3n, isa: str) -> None:
     graph = fused(decoder, isa)
 
-    def run(with_graph: Graph | None) -> Tensor:
-        decoder.fused = with_graph
+    def run(with_graph: NativeProgram | None) -> Tensor:
+        decoder.native_program = with_graph
         scores = step.score(decoder, cache_of(decoder), IDS)
-        decoder.fused = None
+        decoder.native_program = None
         return scores
 
     assert_alike(run, graph, isa)
@@ -225,7 +228,7 @@ def test_rows_of_different_lengths(decoder: Gemma3 | Gemma3n, kv_format: KVForma
     positions = torch.arange(9).expand(3, 9).clone()
     positions[1, 6:], positions[2, 2:] = -1, -1
 
-    def run(with_graph: Graph | None) -> Tensor:
+    def run(with_graph: NativeProgram | None) -> Tensor:
         cache = cache_of(decoder, 3, kv_format=kv_format)
         if with_graph is None:
             scores = decoder.logits(decoder(ids, positions, cache))
@@ -242,12 +245,12 @@ def test_one_token_is_the_same_among_sixteen(kv_format: KVFormat) -> None:
     """What speculation relies on: verification gives the bits that plain decoding gives."""
     decoder = made(GEMMA3, "q8_0")
     graph = fused(decoder, cpu.isa())
-    decoder.fused = graph
+    decoder.native_program = graph
     prompt, ahead = IDS[:20], IDS[20:36]
     one, many = (cache_of(decoder, kv_format=kv_format) for _ in range(2))
-    assert graph.takes(one)
+    assert graph.supports(one)
     for cache in (one, many):
-        step.prefill(decoder, cache, prompt, 0)
+        step.prefill(decoder, cache, Tokens(prompt), 0)
     together = step.verify(decoder, many, ahead, len(prompt))
     for place, token in enumerate(ahead):
         alone = step.decode(decoder, one, [token], [len(prompt) + place])[0]
@@ -261,21 +264,21 @@ def test_a_view_is_a_program_of_its_own() -> None:
     config = decoder.config
     narrow = Submodel((96,) * 6 + (64,) * 5, skipped_layers=(8,))
     view = decoder.view(narrow.config(config), narrow.kept(config))
-    assert view.fused is None
+    assert view.native_program is None
 
-    def run(with_graph: Graph | None) -> Tensor:
-        view.fused = with_graph
-        return step.prefill(view, cache_of(decoder), IDS, 0)
+    def run(with_graph: NativeProgram | None) -> Tensor:
+        view.native_program = with_graph
+        return step.prefill(view, cache_of(decoder), Tokens(IDS), 0)
 
     assert_alike(run, fused(view, cpu.isa()), cpu.isa())
 
 
 def test_what_has_no_program() -> None:
-    assert Graph.of(Gemma3(GEMMA3)) is None  # plain floats
+    assert NativeProgram.of(Gemma3(GEMMA3)) is None  # plain floats
     assert not is_native(made(dataclasses.replace(GEMMA3, head_dim=32)))
     graph = fused(made(GEMMA3), cpu.isa())
-    assert not graph.takes(KVCache(GEMMA3, 64, dtype=torch.float16))
-    assert graph.takes(KVCache(GEMMA3, 64, dtype=torch.float16, kv_format="bf16"))
+    assert not graph.supports(KVCache(GEMMA3, 64, dtype=torch.float16))
+    assert graph.supports(KVCache(GEMMA3, 64, dtype=torch.float16, kv_format="bf16"))
 
 
 def test_keys_take_16_bits_where_there_is_a_program(tiny_tokenizer: Tokenizer) -> None:

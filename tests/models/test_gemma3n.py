@@ -128,7 +128,7 @@ def test_half_depth_is_exact_for_the_tokens_that_are_kept(
     """Prompt tokens stop at the last layer that owns keys; later steps cannot tell."""
     model, ids, wanted = pair
     cache = KVCache(model.config, context=64, rows=2, chunk=TOKENS)
-    hidden = model(ids, positions_of(ids), cache, keep=keep)
+    hidden = model(ids, positions_of(ids), cache, logits_to_keep=keep)
     assert hidden.shape[1] == keep
     if keep:
         assert difference(model.logits(hidden), wanted[:, -keep:]) <= TOLERANCE
@@ -153,7 +153,7 @@ def test_upper_layers_do_not_run_for_tokens_nobody_asks_for(
         monkeypatch.setattr(block.mlp, "forward", counted)
     ids = torch.arange(3, 24)[None]
     with torch.inference_mode():
-        model(ids, positions_of(ids), KVCache(SMALL, 64), keep=1)
+        model(ids, positions_of(ids), KVCache(SMALL, 64), logits_to_keep=1)
     assert [seen[place] for place in range(12)] == [21] * 6 + [1] * 6
 
 

@@ -96,7 +96,7 @@ def test_every_tensor_is_consumed(size: str, dead: bool, multimodal: bool) -> No
     assert len(opened.notices) == int(dead)
     tree = build(opened)
     assert len(list(tree.parameters())) == count + (len(tower_shapes()) if multimodal else 0)
-    assert (tree.language_model.hard is not None) == multimodal
+    assert (tree.language_model.modality_embeddings is not None) == multimodal
 
 
 def test_parameters_are_those_published() -> None:

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from gemelo.engine import step
-from gemelo.engine.continuation import Row
+from gemelo.engine.continuation import Continuation
 from gemelo.engine.kv import KVCache
 from gemelo.engine.sampler import Guess
 from gemelo.engine.step import Decoder
@@ -76,13 +76,13 @@ class Draft:
         nearest = min(self.verify_s, key=lambda known: abs(known - gamma))
         return self.verify_s[nearest] * (1 + gamma) / (1 + min(nearest, gamma))
 
-    def propose(self, cache: KVCache, row: Row, position: int, gamma: int) -> list[Guess]:
+    def propose(self, cache: KVCache, row: Continuation, position: int, gamma: int) -> list[Guess]:
         """`gamma` guesses of what follows the row's last token, which stands at `position`."""
         guesses: list[Guess] = []
         token = row.ids[-1]
         started = time.perf_counter()
-        for place in range(position, position + gamma):
-            scores = step.decode(self.decoder, cache, [token], [place])[0]
+        for ahead in range(position, position + gamma):
+            scores = step.decode(self.decoder, cache, [token], [ahead])[0]
             guesses.append(row.guess(scores, [guess.id for guess in guesses]))
             token = guesses[-1].id
         self.draft_s = smooth(self.draft_s, (time.perf_counter() - started) / gamma)

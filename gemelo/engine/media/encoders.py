@@ -1,13 +1,13 @@
-"""Perception: pictures and recordings through their towers, to where a prompt has places for them.
+"""The vision tower and the audio encoder at work: a prompt's media to embeddings among its ids.
 
 A tower's work is the dear part of a prompt, and a conversation shows the same picture at every
-turn; so what was seen or heard lately is remembered by its content. The same content is the key by
-which a session knows whether its cache holds this picture or another.
+turn; so what was encoded lately is remembered by its content. The same content is the key by which
+a session knows whether its cache holds this picture or another.
 
-    perception = Perception(tree, config)
-    soft = perception.of(prompt)          # runs for Session.stream(prompt.ids, ..., soft=soft)
+    encoders = MediaEncoders(tree, config)
+    tokens = encoders.tokens(prompt)          # for Session.stream(tokens)
 
-J soft tokens, D decoder width.
+J tokens of a picture or a recording, D decoder width.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from gemelo.config import Gemma3Config, Gemma3nConfig, ModelConfig
 from gemelo.engine.media.audio_stream import AudioStream
-from gemelo.engine.tokens import Soft
+from gemelo.engine.tokens import EmbeddingSpan, Tokens
 from gemelo.errors import InputError, UnsupportedError
 from gemelo.inputs.media.audio import Samples
 from gemelo.inputs.media.image import Picture, pixel_values
@@ -35,55 +35,55 @@ from gemelo.models.multimodal import Gemma3nTree, Tree
 REMEMBERED = 128  # pictures and recordings: 256 tokens of Gemma 3 4B in bfloat16 are 1.3 MB
 
 
-class Perception:
+class MediaEncoders:
     """The towers of a model, and what they were given lately."""
 
     def __init__(self, tree: Tree, config: ModelConfig) -> None:
         self.tree, self.config, self.modalities = tree, config, modalities_of(config)
         self._remembered: OrderedDict[bytes, Tensor] = OrderedDict()
 
-    def of(self, prompt: Prompt) -> list[Soft]:
-        """The runs of soft tokens of a prompt, in order.
+    def tokens(self, prompt: Prompt) -> Tokens:
+        """A prompt's ids, with the embeddings of its pictures and recordings in place.
 
-        Raises InputError unless its ids have a place for each of its pictures and recordings.
+        Raises InputError unless its ids have a placeholder for each of these embeddings.
         """
-        eye, ear = self.modalities.image, self.modalities.audio
-        runs: list[Soft] = []
-        if eye is not None:
-            together = isinstance(self.config, Gemma3Config)
+        image, audio = self.modalities.image, self.modalities.audio
+        spans: list[EmbeddingSpan] = []
+        if image is not None:
+            both_ways = isinstance(self.config, Gemma3Config)
             seen = map(self._seen, prompt.pictures)
-            runs += placed(prompt.ids, eye, [*seen], "pictures", together)
-        if ear is not None:
+            spans += placed(prompt.ids, image, [*seen], "pictures", both_ways)
+        if audio is not None:
             heard = map(self._heard, prompt.recordings)
-            runs += placed(prompt.ids, ear, [*heard], "recordings", False)
-        return sorted(runs, key=lambda run: run.begin)
+            spans += placed(prompt.ids, audio, [*heard], "recordings", False)
+        return Tokens(prompt.ids, sorted(spans, key=lambda span: span.begin))
 
-    def see(self, picture: Picture, image_size: int) -> Tensor:
-        """Soft tokens (J, D) of a picture in a square of `side` pixels.
+    def encode_image(self, picture: Picture, image_size: int) -> Tensor:
+        """Embeddings (J, D) of a picture in a square of `image_size` pixels.
 
-        Raises UnsupportedError for a model without an eye.
+        Raises UnsupportedError for a model without a vision tower.
         """
         if self.modalities.image is None:
-            raise UnsupportedError("the model has no eye: it cannot take pictures")
+            raise UnsupportedError("the model has no vision tower: it cannot take pictures")
         return self._seen(picture.resized(image_size))[1]
 
-    def hear(self, samples: Samples) -> Tensor:
-        """Soft tokens (J, D) of a recording: its own, without what fills the places after it.
+    def encode_audio(self, samples: Samples) -> Tensor:
+        """Embeddings (J, D) of a recording: its own, without what fills the places after it.
 
         Raises InputError for one that is too short for a token.
         """
-        stream = self.stream()
+        stream = self.audio_stream()
         check_min_samples(len(samples.values))
         return stream.whole(samples.values)
 
-    def stream(self) -> AudioStream:
-        """An ear for a sound that is still going on. Raises UnsupportedError if there is none."""
+    def audio_stream(self) -> AudioStream:
+        """The audio encoder for a sound that is still going on; UnsupportedError without one."""
         config = self.config
         return AudioStream(self.tree, config.audio if isinstance(config, Gemma3nConfig) else None)
 
     @torch.inference_mode()
-    def padding(self, num_samples: int, num_tokens: int) -> Tensor:
-        """Silence (J, D) for the placeholder tokens of a recording beyond its own num_tokens."""
+    def audio_padding(self, num_samples: int, num_tokens: int) -> Tensor:
+        """Embeddings (J, D) for the placeholders of a recording beyond its own num_tokens."""
         assert isinstance(self.tree, Gemma3nTree)
         count = num_audio_tokens(self.config, num_samples) - num_tokens
         return self.tree.silence()[0].expand(count, -1)
@@ -98,8 +98,8 @@ class Perception:
     @torch.inference_mode()
     def _heard(self, samples: Samples) -> tuple[bytes, Tensor]:
         def hear() -> Tensor:
-            soft = self.hear(samples)
-            return torch.cat([soft, self.padding(len(samples.values), len(soft))])
+            embeds = self.encode_audio(samples)
+            return torch.cat([embeds, self.audio_padding(len(samples.values), len(embeds))])
 
         return self._known(samples.values, hear)
 
@@ -130,19 +130,19 @@ def placed(
     tokens: PlaceholderTokens,
     made: Sequence[tuple[bytes, Tensor]],
     noun: str,
-    block: bool,
-) -> Iterator[Soft]:
+    both_ways: bool,
+) -> Iterator[EmbeddingSpan]:
     """What towers made, at the places that ids have for it, in order."""
     places = [at for at, token in enumerate(ids) if token == tokens.token_id]
     wanted = sum(len(embeds) for _, embeds in made)
     if len(places) != wanted:
         raise InputError(
-            f"the prompt has {len(places)} soft tokens for {len(made)} {noun}, which make {wanted}"
+            f"the prompt has {len(places)} placeholders for {len(made)} {noun}, which make {wanted}"
         )
     used = 0
     for key, embeds in made:
         here = places[used : used + len(embeds)]
         if here[-1] - here[0] + 1 != len(here):
-            raise InputError(f"the prompt's soft tokens for {noun} are not one after the other")
-        yield Soft(here[0], embeds, key, block)
+            raise InputError(f"the prompt's placeholders for {noun} are not one after the other")
+        yield EmbeddingSpan(here[0], embeds, key, both_ways)
         used += len(here)

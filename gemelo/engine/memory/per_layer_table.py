@@ -41,7 +41,7 @@ _FLOATS = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
 
 class HeldTable:
-    """Per-layer embeddings in memory, of the host or of a device; one that `Gemma3n.table` is."""
+    """Per-layer embeddings in memory, of the host or of a device (`Gemma3n.per_layer_table`)."""
 
     def __init__(self, table: Packed, width: int, dtype: torch.dtype) -> None:
         """table (V, L * P) in any format, `width` being P; rows come out in `dtype`."""
@@ -69,7 +69,7 @@ class HeldTable:
 
 
 class FileTable:
-    """Per-layer embeddings that stay in their file; the other one that `Gemma3n.table` is.
+    """Per-layer embeddings that stay in their file (`Gemma3n.per_layer_table`).
 
     Rows are read beside the map, so that a row takes no more memory than it is long.
     """
@@ -187,9 +187,9 @@ def place_table(
         hold(module, table.blocks)
     width, dtype = decoder.config.hidden_size_per_layer_input, decoder.embed_tokens.dtype
     if file is None:  # or a map whose file cannot be opened again, and is touched instead
-        decoder.table = HeldTable(table, width, dtype)
+        decoder.per_layer_table = HeldTable(table, width, dtype)
     else:
-        decoder.table = FileTable(file, table, width, dtype)
+        decoder.per_layer_table = FileTable(file, table, width, dtype)
 
 
 def as_packed(module: Embedding | QuantEmbedding) -> Packed:

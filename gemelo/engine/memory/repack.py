@@ -7,7 +7,7 @@ pages back. Where memory is short, or a memory policy is to let weights go and t
 stay mapped.
 
     panels = repacked(decoder)
-    decoder.fused = Graph.of(decoder, panels)
+    decoder.native_program = NativeProgram.of(decoder, panels)
 """
 
 from __future__ import annotations

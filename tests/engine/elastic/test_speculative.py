@@ -28,7 +28,7 @@ def drafting(
 ) -> Session:
     engine = Engine(model, tokenizer, chunk=16)
     session = engine.session()
-    session.draft = Draft(engine.sizes.view(submodel), gamma)
+    session.draft = Draft(engine.views.view(submodel), gamma)
     return session
 
 
@@ -79,7 +79,7 @@ def test_max_tokens_and_context_hold(model: Gemma3n, tiny_tokenizer: Tokenizer) 
         assert len(ids_of(session, PROMPT, dataclasses.replace(GREEDY, max_tokens=limit))) == limit
     engine = Engine(model, tiny_tokenizer, context=len(PROMPT) + 5, chunk=16)
     session = engine.session()
-    session.draft = Draft(engine.sizes.view(UPPER), 4)
+    session.draft = Draft(engine.views.view(UPPER), 4)
     pieces = list(session.stream(PROMPT, GREEDY))
     assert len(pieces) == 6 and pieces[-1].finish_reason == "length"
 

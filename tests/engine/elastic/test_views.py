@@ -1,4 +1,4 @@
-"""Sub-models as views: no copy, the slice's logits, switching, provenance, repair, policies."""
+"""Sub-models as views: no copy, the slice's logits, switching, who wrote what, rebuilding, policies."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from torch import Tensor
 
 from gemelo.config import LAYER_TYPES, Submodel
 from gemelo.engine.elastic.policy import Moment, difficulty, fixed, latency, memory
-from gemelo.engine.elastic.views import Sizes
+from gemelo.engine.elastic.views import SubmodelViews
 from gemelo.engine.engine import Engine
 from gemelo.engine.kv import KVCache
-from gemelo.engine.session import REPAIR_TOKENS, Session
+from gemelo.engine.session import REBUILD_TOKENS, Session
+from gemelo.engine.tokens import Tokens
 from gemelo.errors import InputError
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.models.gemma3n import Gemma3n
@@ -66,7 +67,7 @@ def logits(model: Gemma3n, ids: list[int]) -> Tensor:
 
 @pytest.mark.parametrize("submodel", [SMALL, UPPER], ids=["small", "upper"])
 def test_a_view_is_the_slice(model: Gemma3n, submodel: Submodel) -> None:
-    view = Sizes(model).view(submodel)
+    view = SubmodelViews(model).view(submodel)
     assert isinstance(view, Gemma3n)
     assert (
         float((logits(view, PROMPT) - logits(sliced(model, submodel), PROMPT)).abs().max()) < 1e-5
@@ -75,14 +76,14 @@ def test_a_view_is_the_slice(model: Gemma3n, submodel: Submodel) -> None:
 
 def test_a_view_owns_nothing(model: Gemma3n) -> None:
     """Every parameter of the view is a parameter of the whole: the same object, the same bytes."""
-    view = Sizes(model).view(SMALL)
+    view = SubmodelViews(model).view(SMALL)
     whole = {id(parameter) for parameter in model.parameters()}
     assert all(id(parameter) in whole for parameter in view.parameters())
     assert len(list(model.layers)) == 14  # and the whole has not changed
 
 
 def test_a_view_is_made_once(model: Gemma3n) -> None:
-    sizes = Sizes(model)
+    sizes = SubmodelViews(model)
     assert sizes.view(SMALL) is sizes.view(dataclasses.replace(SMALL, name="again"))
     assert sizes.view(Submodel.whole(CONFIG)) is model
 
@@ -111,8 +112,8 @@ def test_every_position_knows_who_wrote_it(session: Session) -> None:
     session.use(SMALL)
     held = [*PROMPT, *first]
     ids_of(session, held, dataclasses.replace(GREEDY, max_tokens=4))
-    assert session.provenance == ["whole"] * (len(held) - 1) + ["small"] * 4
-    assert session.stale == len(held) - 1
+    assert session.written_by == ["whole"] * (len(held) - 1) + ["small"] * 4
+    assert session.num_stale == len(held) - 1
     assert session.stats.tokens == {"whole": len(held) - 1, "small": 4}
     assert session.stats.switches == 1
 
@@ -138,7 +139,7 @@ def clean(model: Gemma3n, tokenizer: Tokenizer, ids: list[int], chunk: int) -> K
     from gemelo.engine import step
 
     for begin in range(0, len(ids), chunk):
-        step.write(model, cache, ids, begin, min(begin + chunk, len(ids)))
+        step.write(model, cache, Tokens(ids[begin : begin + chunk]), begin)
     return cache
 
 
@@ -147,10 +148,10 @@ def test_repair_now_is_a_clean_prefill_bit_for_bit(
 ) -> None:
     session.use(SMALL)
     ids_of(session)
-    assert session.stale == 0
-    session.use("whole", repair="now")
-    assert session.stale == 0 and set(session.provenance) == {"whole"}
-    assert session.stats.repairs == 1
+    assert session.num_stale == 0
+    session.use("whole", rebuild="now")
+    assert session.num_stale == 0 and set(session.written_by) == {"whole"}
+    assert session.stats.rebuilds == 1
     assert caches_equal(session.cache, clean(model, tiny_tokenizer, session.ids, 16))
 
 
@@ -160,14 +161,14 @@ def test_lazy_repair_catches_up_beside_generation(
     session.use(SMALL)
     ids_of(session)
     held = list(session.ids)
-    session.use("whole", repair="lazy")
-    assert session.stale == len(held)
+    session.use("whole", rebuild="lazy")
+    assert session.num_stale == len(held)
     longer = [*held, 400]
     for _ in session.stream(longer, dataclasses.replace(GREEDY, max_tokens=40)):
-        if not session.stale:
+        if not session.num_stale:
             break
-    assert session.stats.repairs == 1 and set(session.provenance) == {"whole"}
-    reference = clean(model, tiny_tokenizer, session.ids, REPAIR_TOKENS + 1)
+    assert session.stats.rebuilds == 1 and set(session.written_by) == {"whole"}
+    reference = clean(model, tiny_tokenizer, session.ids, REBUILD_TOKENS + 1)
     assert caches_equal(session.cache, reference)
 
 
@@ -176,7 +177,7 @@ def test_off_keeps_what_is_there(session: Session) -> None:
     ids_of(session)
     session.use("whole")
     ids_of(session, [*session.ids, 400])
-    assert session.stale > 0 and session.stats.repairs == 0
+    assert session.num_stale > 0 and session.stats.rebuilds == 0
 
 
 def test_the_exact_zone_needs_no_repair_and_shares_the_cache(
@@ -185,8 +186,8 @@ def test_the_exact_zone_needs_no_repair_and_shares_the_cache(
     """Sizes that differ above the last keys write the very same cache."""
     session.use(UPPER)
     ids_of(session, PROMPT, dataclasses.replace(GREEDY, max_tokens=1))
-    session.use("whole", repair="now")
-    assert session.stale == 0 and session.stats.repairs == 0
+    session.use("whole", rebuild="now")
+    assert session.num_stale == 0 and session.stats.rebuilds == 0
     whole = Engine(model, tiny_tokenizer, chunk=16).session()
     list(whole.stream(PROMPT, dataclasses.replace(GREEDY, max_tokens=1)))
     assert caches_equal(session.cache, whole.cache)
@@ -195,14 +196,14 @@ def test_the_exact_zone_needs_no_repair_and_shares_the_cache(
 def test_an_interrupted_repair_is_begun_again(session: Session) -> None:
     session.use(SMALL)
     ids_of(session)
-    session.use("whole", repair="lazy")
+    session.use("whole", rebuild="lazy")
     stream = session.stream([*session.ids, 400], GREEDY)
     next(stream)
     next(stream)
     stream.close()
     session.use(SMALL)
-    session.use("whole", repair="now")
-    assert session.stale == 0
+    session.use("whole", rebuild="now")
+    assert session.num_stale == 0
 
 
 def moment(active: Submodel, step_s: float = 0.1, tokens: int = 10, sure: bool = True) -> Moment:
@@ -250,7 +251,7 @@ def test_a_policy_is_asked_before_every_token(session: Session) -> None:
     assert session.stats.tokens["small"] > 10 and session.stats.switches > 10
     session.policy = fixed(UPPER)
     ids_of(session, [5, 6, 7])
-    assert session.provenance[-1] == "upper"
+    assert session.written_by[-1] == "upper"
 
 
 def test_what_cannot_be_used_is_said(session: Session, tiny_tokenizer: Tokenizer) -> None:
@@ -261,4 +262,4 @@ def test_what_cannot_be_used_is_said(session: Session, tiny_tokenizer: Tokenizer
     gemma3 = Engine(tiny_model(TINY["one-kv-head"]), tiny_tokenizer).session()
     with pytest.raises(InputError, match="gemma3_text has no sub-models"):
         gemma3.use("E2B")
-    assert gemma3.provenance == [] and gemma3.stale == 0
+    assert gemma3.written_by == [] and gemma3.num_stale == 0

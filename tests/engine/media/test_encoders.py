@@ -58,7 +58,7 @@ def relative(a: Tensor, b: Tensor) -> float:
 
 @torch.inference_mode()
 def scores(model: Model, prompt: Prompt) -> Tensor:
-    return model.session().read(prompt.ids, soft=model.perception.of(prompt))
+    return model.session().read(model.encoders.tokens(prompt))
 
 
 # ---- pictures ------------------------------------------------------------------------------------
@@ -93,12 +93,12 @@ def test_a_conversation_encodes_a_picture_once_and_reads_it_once(eyed_directory:
     model = load(eyed_directory)
     messages = user(image(photograph()), text("the"))
     first = model.generate(messages, **GREEDY)
-    made = model.perception.tree.encode_image
-    model.perception.tree.encode_image = None  # type: ignore[assignment, method-assign]
+    made = model.encoders.tree.encode_image
+    model.encoders.tree.encode_image = None  # type: ignore[assignment, method-assign]
     messages += [{"role": "assistant", "content": first.text or "of"}, *user(text("an"))]
     again = model.generate(messages, **GREEDY)
     assert again.timings.reused_tokens >= len(first.prompt_token_ids)
-    model.perception.tree.encode_image = made  # type: ignore[method-assign]
+    model.encoders.tree.encode_image = made  # type: ignore[method-assign]
     assert again.token_ids == load(eyed_directory).generate(messages, **GREEDY).token_ids
 
 

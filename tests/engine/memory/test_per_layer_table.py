@@ -16,7 +16,7 @@ from gemelo.checkpoints.load import as_blocks, module_bytes, read
 from gemelo.config import Submodel
 from gemelo.config.options import TablePlacement
 from gemelo.engine import step
-from gemelo.engine.elastic.views import Sizes
+from gemelo.engine.elastic.views import SubmodelViews
 from gemelo.engine.engine import Engine
 from gemelo.engine.kv import KVCache
 from gemelo.engine.memory import per_layer_table
@@ -32,6 +32,7 @@ from gemelo.engine.memory.per_layer_table import (
     tails,
 )
 from gemelo.engine.sampler import Sampling
+from gemelo.engine.tokens import Tokens
 from gemelo.errors import InputError, UnavailableError
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.kernels import reference
@@ -182,11 +183,13 @@ def test_logits_do_not_depend_on_the_place(
     plain, decoder = read(path).decoder, read(path).decoder
     assert isinstance(plain, Gemma3n) and isinstance(decoder, Gemma3n)
     place_table(decoder, where)
-    assert isinstance(decoder.table, FileTable) == (where == "disk" and sys.platform == "linux")
+    assert isinstance(decoder.per_layer_table, FileTable) == (
+        where == "disk" and sys.platform == "linux"
+    )
     ids = WITH_SOFT if kind == "folder" else IDS  # GGUF files hold the rows of text alone
     decoder.prefetch(ids)
     assert torch.equal(scores(decoder, ids), scores(plain, ids))
-    placed, other = (Sizes(model).view(NARROW) for model in (decoder, plain))
+    placed, other = (SubmodelViews(model).view(NARROW) for model in (decoder, plain))
     assert isinstance(placed, Gemma3n) and isinstance(other, Gemma3n)
     assert torch.equal(scores(placed, ids), scores(other, ids))
 
@@ -246,7 +249,7 @@ def test_a_map_whose_file_is_gone_is_touched_instead(folder: Path, tmp_path: Pat
     assert isinstance(decoder, Gemma3n)
     (moved / "model.safetensors").unlink()
     place_table(decoder, "disk")
-    assert isinstance(decoder.table, HeldTable)
+    assert isinstance(decoder.per_layer_table, HeldTable)
     assert torch.equal(scores(decoder, WITH_SOFT), wanted)
 
 
@@ -262,12 +265,12 @@ class Recorder:
     """A table that writes down what it is asked, and for what."""
 
     def __init__(self, table: HeldTable) -> None:
-        self.table = table
+        self.per_layer_table = table
         self.asked: list[list[str | int]] = []
 
     def rows(self, ids: Tensor, kept: Sequence[int]) -> Tensor:
         self.asked.append(["rows", *ids.reshape(-1).tolist()])
-        return self.table.rows(ids, kept)
+        return self.per_layer_table.rows(ids, kept)
 
     def prefetch(self, ids: Sequence[int]) -> None:
         self.asked.append(["ahead", *ids])
@@ -278,13 +281,13 @@ def recorded() -> tuple[Gemma3n, Recorder]:
     decoder = tiny_3n(SOFT_3N)
     packed = as_blocks(decoder.embed_tokens_per_layer.weight.detach())
     recorder = Recorder(HeldTable(packed, SOFT_3N.hidden_size_per_layer_input, torch.float32))
-    decoder.table = recorder
+    decoder.per_layer_table = recorder
     return decoder, recorder
 
 
 def test_a_prompt_s_next_chunk_is_read_ahead(recorded: tuple[Gemma3n, Recorder]) -> None:
     decoder, recorder = recorded
-    step.prefill(decoder, KVCache(SOFT_3N, 64, chunk=3), [5, 6, 7, 500, 9, 10, 11], start=0)
+    step.prefill(decoder, KVCache(SOFT_3N, 64, chunk=3), Tokens([5, 6, 7, 500, 9, 10, 11]), start=0)
     assert recorder.asked == [
         ["ahead", 0, 9, 10],  # 500 lies past the table
         ["rows", 5, 6, 7],
@@ -329,7 +332,7 @@ def feed_forward(decoder: Gemma3n, layer: int) -> NestedMLP:
 def test_an_unused_tail_is_let_go_and_comes_back(request: pytest.FixtureRequest, kind: str) -> None:
     decoder = read(request.getfixturevalue(kind)).decoder
     assert isinstance(decoder, Gemma3n)
-    view = Sizes(decoder).view(NARROW)
+    view = SubmodelViews(decoder).view(NARROW)
     assert isinstance(view, Gemma3n)
     whole, narrow = scores(decoder), scores(view)
     mlp, skipped = feed_forward(decoder, 0), feed_forward(decoder, 8)
@@ -367,10 +370,10 @@ def test_resident_bytes_are_those_of_the_model_that_runs() -> None:
     assert resident_bytes(decoder, "ram") == resident_bytes(decoder, "device") == all_bytes
     assert resident_bytes(decoder, "disk") == all_bytes - table_bytes
     half = Submodel((2048,) * 12)
-    view = Sizes(decoder).view(half)
+    view = SubmodelViews(decoder).view(half)
     assert isinstance(view, Gemma3n)
     alone = tiny_3n(half.config(WIDE_3N))
     assert resident_bytes(view, "ram") == sum(p.nbytes for p in alone.parameters())
-    skipping = Sizes(decoder).view(NARROW)
+    skipping = SubmodelViews(decoder).view(NARROW)
     assert isinstance(skipping, Gemma3n)
     assert resident_bytes(skipping, "ram") < resident_bytes(view, "ram")
