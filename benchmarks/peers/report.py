@@ -12,7 +12,7 @@ from statistics import median
 
 from peers.engines import GEMELO, LLAMA, OPENVINO_INT4, OPENVINO_INT8
 from peers.subjects import SUBJECTS, Work
-from rich.per_layer_table import Table
+from rich.table import Table
 
 Rounds = list[dict[str, float]]  # measures of one engine, a dictionary a round
 LIMIT_DECODE = 0.8  # of the measured read bandwidth, for the files in LIMITED
@@ -130,7 +130,7 @@ class Found:
         }
 
 
-def per_layer_table(found: Found) -> Table:
+def table(found: Found) -> Table:
     """One file's measures: gemelo, then every peer with gemelo's ratio to it and the target."""
     drawn = Table(title=found.subject, title_justify="left", caption_justify="left")
     drawn.add_column("")

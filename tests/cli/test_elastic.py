@@ -72,7 +72,7 @@ def test_rebuild_on_a_switch(
     said = f"the capital\n/submodel {part}\n/stats\n/bye\n"
     words = ("chat", "-m", str(model), "--max-tokens", "4", "--seed", "1", "--rebuild", rebuild)
     ran = gemelo(*words, stdin=said.encode())
-    assert ran.code == 0 and told in ran.err
+    assert ran.code == 0 and expected in ran.err
     assert (", 0 tokens rebuilt" in ran.err) == (rebuild == "off")
 
 

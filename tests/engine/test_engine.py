@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gemelo.engine.engine import Engine
-from gemelo.engine.kv import PlainSlots, Where
+from gemelo.engine.kv import PlainSlots, SlotIndex
 from gemelo.engine.sampler import Sampling
 from gemelo.engine.session import Session
 from gemelo.errors import ContextLengthError, FileFormatError, InputError
@@ -168,7 +168,7 @@ def test_an_int8_cache_is_keys_and_values_rounded_to_bytes(
     exact = Engine(model, tiny_tokenizer, chunk=8).score(PROMPT)
     put = PlainSlots.put
 
-    def put_rounded(self: PlainSlots, where: Where, new: Tensor) -> None:
+    def put_rounded(self: PlainSlots, where: SlotIndex, new: Tensor) -> None:
         steps = (new.abs().amax(-1, keepdim=True) / 127).half().float()
         put(self, where, torch.round(new / steps) * steps)
 

@@ -1,4 +1,4 @@
-"""Sub-models as views: no copy, the slice's logits, switching, who wrote what, rebuilding, policies."""
+"""Sub-models as views: no copy, the slice's logits, switching, rebuilding, policies."""
 
 from __future__ import annotations
 
