@@ -233,7 +233,7 @@ def whole(pieces: Iterable[Samples], tell: Callable[[str], None]) -> Iterator[Se
                 "a time: what comes later may be heard less well; cut it into segments"
             )
         values = piece.values.numpy()
-        onset.hear(values)
+        onset.push(values)
         yield Segment(values, 0.0, False, False, onset.time_s)
     yield Segment(torch.zeros(0).numpy(), 0.0, True, False, onset.time_s)
 

@@ -1,4 +1,4 @@
-"""A timeline: when each frame of a recording is heard, by the time stamps of its container.
+"""Audio presentation times: when each frame is played, and the silence in the gaps.
 
 A player starts a container at its earliest stamp and plays every frame at its own. So a sound that
 begins later than the picture, or lost packets on the way, is preceded by silence here too; the

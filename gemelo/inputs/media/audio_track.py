@@ -1,4 +1,4 @@
-"""A sound track: the best one of a container, as one channel, in the order and at the time heard.
+"""Audio stream decoding: the best audio stream of a container, frames to mono samples.
 
 Frames are copied plane by plane, as many as the frame has channels: the library's own way goes on
 until it meets a null pointer, which is not there behind eight planes. And its layouts of channels
@@ -110,7 +110,7 @@ class Track:
         notices = []
         if (num_tracks := len(self.container.streams.audio)) > 1:
             number = self.container.streams.audio.index(self.stream) + 1
-            notices.append(f"it has {num_tracks} sound tracks: number {number} is heard")
+            notices.append(f"it has {num_tracks} sound tracks: number {number} is used")
         if num_broken := self.corruptions["packet"]:
             notices.append(f"it has broken packets, which were left out: {num_broken}")
         if self.corruptions["end"]:

@@ -1,4 +1,4 @@
-"""Files that others opened: bytes and nothing else, no more than were asked for, and no fewer.
+"""File-like objects of callers, wrapped: bytes and nothing else, and as many as were asked for.
 
 A decoder takes an open file at its word: what is read goes into memory of the size that was asked
 for, and fewer bytes are the end. But anything with the right methods is a file to Python: a socket

@@ -1,4 +1,4 @@
-"""Pictures: upright and in RGB, and the tensor a tower sees.
+"""Image preprocessing: load, transpose by EXIF, convert to RGB, resize, rescale and normalise.
 
 A picture is decoded inside bounds (`image_decoding`), made RGB (`image_colours`: transparent parts
 are laid on white, deep greys read by their range) and turned as its EXIF says; of an animation the
@@ -9,7 +9,7 @@ Only the bytes given are read.
     pixel_values(picture.resized(896), mean=0.5, std=0.5)    # Gemma 3: (3, 896, 896) in [-1, 1]
     pixel_values(picture.resized(768), mean=0.0, std=1.0)    # Gemma 3n: (3, 768, 768) in [0, 1]
 
-Shapes: H and W are the height and width of a picture, S the side of a tower's square.
+Shapes: H and W are the height and width of a picture, S the image size of a vision tower.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 ORIENTATION = 0x0112  # EXIF's tag
-WARNINGS = 4  # of a decoder, that are told
-WIDE_BYTES = 64_000_000  # of rows squeezed to their width, before they are squeezed in height
+WARNINGS = 4  # of a decoder, that become notices
+WIDE_BYTES = 64_000_000  # of rows resized in width, before they are resized in height
 
 PictureSource: TypeAlias = "Source | Image.Image | Picture | NDArray[Any]"
 

@@ -1,9 +1,9 @@
-"""Picture files to pixels, inside bounds that hold while a decoder runs and not after.
+"""Image decoding: picture files to pixels, within limits on memory and time.
 
 A file of a few hundred bytes can ask for gigabytes, or for minutes. So a format is on a list or is
 refused by name; what its decoder will take is reckoned from the header, in bytes a pixel, before
-anything is decoded; scans, strips and pieces are counted first; a JPEG far larger than a tower sees
-is shrunk by the decoder itself; and what a decoder reads is bounded by what its pixels can fill.
+anything is decoded; scans, strips and pieces are counted first; a JPEG far larger than a tower's
+input is shrunk by the decoder itself; and what is read is bounded by what its pixels can fill.
 
     decoded = decode("cat.jpg", file)
     decoded.image, decoded.notices

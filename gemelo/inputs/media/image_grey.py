@@ -1,4 +1,4 @@
-"""Greys of more than 8 bits: which of their numbers is black, and which is white.
+"""Grey images of more than 8 bits: black point, white point, and conversion to 8 bits.
 
 Sixteen bits have a range of their own, 0 to 65535. Numbers in 32 bits, whole or not, have none: 0
 to 255 are the 8 bits that Pillow's `convert("RGB")` and with it the reference processor takes them

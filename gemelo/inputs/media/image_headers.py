@@ -1,4 +1,4 @@
-"""What a picture file's own tables say of the work to come, beside its size.
+"""Image headers: scans, strips, tiles, EXIF tags and icons, counted before anything is decoded.
 
 Pillow trusts some of them: a TIFF's list of strips may be as long as memory, and shorter than the
 picture; a progressive JPEG may go over its picture ten thousand times; an icon holds pictures of

@@ -1,4 +1,4 @@
-"""Boxes of an MP4 or QuickTime file: numbers of samples, held against the bytes that there are.
+"""MP4 and QuickTime boxes: sample counts, held against the bytes that there are.
 
 The decoding library believes these numbers and makes an entry of 24 bytes or more for every sample
 before it looks for one, so that a file of a kilobyte takes gigabytes. Here they are compared with

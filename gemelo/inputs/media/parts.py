@@ -1,4 +1,4 @@
-"""What people pass beside text: parts of a message, and the files, bytes and URLs behind them.
+"""Media parts of a message, and opening them: paths, bytes, data: URLs and open files.
 
 A message's content is a text or a list of parts, in the words of OpenAI's or of Hugging Face's
 clients. Parsing says what is there and opens nothing; `open_media` gives one part's bytes as a file
@@ -85,7 +85,7 @@ def parse_content(content: Any, *, allow_paths: bool = True) -> tuple[Part, ...]
 
 
 def video_parts(frames: Sequence[tuple[str, Any]], sound: Any = None) -> tuple[Part, ...]:
-    """A video as the model sees it: each frame after its timestamp, the sound track at the end.
+    """A video as it stands in a prompt: each frame after its timestamp, the sound track at the end.
 
     frames: (timestamp, picture). Google's guide for Gemma gives a video as its frames in order,
     one a second, and then its sound; it names no times. The later processors of the family write

@@ -1,8 +1,8 @@
-"""Messages to a prompt: who said what, put in the words the model was trained on.
+"""Chat template: messages and media to a prompt of token ids.
 
 Gemma's turns are written here in plain Python; any other template that a file brings is run by
 `templates`. Either way only the template's own markers become control ids: a message that contains
-`<end_of_turn>` has it spelt out as text and cannot end its turn. Text between two markers is
+`<end_of_turn>` has it encoded as text and cannot end its turn. Text between two markers is
 encoded in one go, so that newlines merge across the borders of a message exactly as they do
 elsewhere. Pictures, recordings and videos are handed to a `MediaLoader`, which opens them and
 says what they are in the text.

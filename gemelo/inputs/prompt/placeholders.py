@@ -1,7 +1,7 @@
-"""Where pictures and recordings stand in a prompt, and the ids they become.
+"""Placeholder tokens: where images and audio stand in a prompt, and the token ids they become.
 
 A family's template leaves one placeholder for each. Before the text is tokenised it is replaced
-by a marker, as many soft tokens as the tower gives, a closing marker, and two newlines on either
+by a begin token, as many tokens as the tower gives, an end token, and two newlines on either
 side. That it happens in the text matters: the newlines merge with those around them, so "user\\n"
 before a picture ends in one token of three newlines. Here text stays text until every piece is in
 its place, and what lies between two markers is tokenised in one go. A placeholder in what a person
@@ -32,13 +32,13 @@ AROUND = "\n\n"  # before the opening marker and after the closing one
 
 @dataclass(frozen=True)
 class PlaceholderTokens:
-    """How one kind is written: the template's placeholder, and ids of markers and soft tokens."""
+    """How one modality is written: the template's placeholder, and the ids that it becomes."""
 
     placeholder: str
     begin_token_id: int
     token_id: int
     end_token_id: int
-    num_tokens: int  # soft tokens of one picture; of one recording, in the reference
+    num_tokens: int  # of one picture; of one recording, in the reference
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class ImagePlaceholder:
 
 @dataclass(frozen=True)
 class AudioPlaceholder:
-    """The place of a recording; num_tokens: its soft tokens, None for the reference's number."""
+    """The place of a recording; num_tokens: None for the reference's number."""
 
     num_tokens: int | None = None
 
@@ -86,19 +86,21 @@ def modalities_of(config: ModelConfig) -> Modalities:
 
 
 def check_modalities(parts: Iterable[Part], modalities: Modalities) -> None:
-    """Raises UnsupportedError where a model is given what it has no sense for.
+    """Raises UnsupportedError where a model is given a modality that it has no tower for.
 
-    To be asked before anything is decoded. A video needs an eye; its sound is a part of its own.
+    To be asked before anything is decoded. A video needs a vision tower; its sound is a part of its
+    own.
     """
     kinds = [part.modality for part in parts if not isinstance(part, TextPart)]
     num_seen = sum(kind != "audio" for kind in kinds)
     if num_seen and modalities.image is None:
         raise _unsupported_modality(
-            "eye", num_seen, "picture or video", "pictures and videos", modalities
+            "vision tower", num_seen, "picture or video", "pictures and videos", modalities
         )
     if len(kinds) > num_seen and modalities.audio is None:
-        heard = len(kinds) - num_seen
-        raise _unsupported_modality("ear", heard, "recording", "recordings", modalities)
+        raise _unsupported_modality(
+            "audio encoder", len(kinds) - num_seen, "recording", "recordings", modalities
+        )
 
 
 def fill_placeholders(
@@ -136,10 +138,10 @@ def fill_placeholders(
 def tokenize(
     chunks: Iterable[Chunk], modalities: Modalities, tokenizer: Tokenizer, *, bos: bool = True
 ) -> list[int]:
-    """The ids of a prompt, with soft tokens where its pictures and recordings stand.
+    """The ids of a prompt, with image and audio tokens where its media stand.
 
-    Plain text between two ids is tokenised as a whole, its control strings spelt out. bos: begin
-    with BOS, and not twice. Raises UnsupportedError for a slot the model has no sense for.
+    Plain text between two ids is tokenised as a whole, its control strings as text. bos: begin
+    with BOS, and not twice. Raises UnsupportedError for a modality that the model has no tower for.
     """
     ids: list[int] = []
     for is_text, run in groupby(_written(chunks, modalities), lambda chunk: isinstance(chunk, str)):
@@ -247,9 +249,9 @@ def _needed(tokens: PlaceholderTokens | None, noun: str) -> PlaceholderTokens:
 
 
 def _unsupported_modality(
-    organ: str, count: int, one: str, many: str, modalities: Modalities
+    tower: str, count: int, one: str, many: str, modalities: Modalities
 ) -> UnsupportedError:
-    has = "reads text only" if modalities == Modalities() else f"has no {organ}"
-    able = "Gemma 3 from 4B up or a Gemma 3n" if organ == "eye" else "Gemma 3n with its ear"
+    has = "reads text only" if modalities == Modalities() else f"has no {tower}"
+    able = "Gemma 3 from 4B up or a Gemma 3n" if tower == "vision tower" else "Gemma 3n"
     given = f"1 {one}" if count == 1 else f"{count} {many}"
     return UnsupportedError(f"the model {has}, and was given {given}: use a {able}")

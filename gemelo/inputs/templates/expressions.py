@@ -1,4 +1,4 @@
-"""The values of Jinja's expressions.
+"""Jinja's expressions, evaluated.
 
 Statements(budget).value(node, scope)
 """

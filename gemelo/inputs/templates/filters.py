@@ -1,4 +1,4 @@
-"""All filters by name, and those that run other filters or tests over the items of a list.
+"""Jinja's filters by name, and those that map a filter or test over a list.
 
 call_filter(budget, "map", [" a "], ("trim",), {})        # a stream of "a"
 """

@@ -1,4 +1,4 @@
-"""The % operator and `format` on text, with whose each character is kept.
+"""String formatting: the % operator and `format`, with whose each character is kept.
 
 percent(budget, own("%s!"), said("Hello"))          # "Hello!"
 braces(budget, own("{0:>8}"), (said("Hello"),), {}) # "   Hello"

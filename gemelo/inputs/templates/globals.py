@@ -1,4 +1,4 @@
-"""The functions that every template can call.
+"""Jinja's global functions: what every template can call.
 
 names = global_names(budget)
 names["range"].call(3)      # range(0, 3)

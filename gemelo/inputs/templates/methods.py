@@ -1,4 +1,4 @@
-"""The methods of texts, lists and dicts that templates call, each at a cost that is known.
+"""Methods of texts, lists and dicts that templates call, each at a cost that is known.
 
 call_method(budget, Method(said("a b"), "split"), (), {})       # ["a", "b"]
 """

@@ -1,4 +1,4 @@
-"""What Jinja's statements write and set.
+"""Jinja's statements, executed: what they write and set.
 
 writer = Statements(Budget(0, 0))
 writer.write(parse("Hello {{ name }}").body, Scope({"name": "Ann"}))     # "Hello Ann"

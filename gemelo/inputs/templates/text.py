@@ -1,4 +1,4 @@
-"""Text that knows who wrote each of its characters: the template, or the people who talk.
+"""Text with provenance: each character knows if the template or a message wrote it.
 
 Only the template may write control strings. So every text a template handles is one of two things:
 a `Text`, with a mark for each character, or a plain str, which counts as said by people in whole.

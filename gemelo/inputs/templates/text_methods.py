@@ -1,4 +1,4 @@
-"""The methods of texts that templates call, each at a cost that is known.
+"""String methods that templates call, each at a cost that is known.
 
 split(budget, said("a b"))      # ["a", "b"]
 """

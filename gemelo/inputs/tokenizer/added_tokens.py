@@ -1,4 +1,4 @@
-"""Added strings: what is found in a text before its spelling begins, and how it asks to be found.
+"""Added tokens: strings that are one id each, matched in a text before the model splits it.
 
 A tokenizer.json lists them with four flags. `single_word` finds a string only where no letter or
 digit stands beside it; `lstrip` and `rstrip` take the spaces on that side with it; `normalized`

@@ -1,4 +1,4 @@
-"""The tokenizer.model file: a vocabulary in SentencePiece's own container, read and written.
+"""The tokenizer.model file: a vocabulary as SentencePiece's protobuf, read and written.
 
 The container is one protocol-buffer message: 262,144 small records (piece, score, type), then two
 short ones (how it was trained, how text is normalised). Records are laid out and taken apart with
@@ -316,7 +316,7 @@ def _read_number(message: bytes, at: int, end: int) -> tuple[int, int]:
 def _check_rules(
     trainer: _Record, normalizer: _Record, denormalizer: _Record, has_bytes: bool
 ) -> None:
-    """Refuse what would spell text otherwise than Gemma does; absent fields have defaults."""
+    """Refuse what would encode text otherwise than Gemma does; absent fields have defaults."""
     wrong = {
         "its model is not BPE": trainer.number(_MODEL_TYPE, 1) != _BPE,
         "it puts spaces at the end of words": trainer.number(_SPACE_SUFFIX, 0) != 0,

@@ -1,4 +1,4 @@
-"""Token ids as people hand them over, made Python integers: the one door that all of them take.
+"""Token ids from callers: lists, arrays and tensors to checked Python integers.
 
 A list, a tuple, a range, an iterator, an array or a tensor of one dimension; the integers in it
 Python's, NumPy's or torch's. Whatever is no whole number stays outside: truth values, floats, rows

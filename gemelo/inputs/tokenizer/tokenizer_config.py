@@ -1,12 +1,12 @@
-"""What lies beside a vocabulary in a directory and changes how it is used.
+"""Tokenizer config: tokenizer_config.json, added tokens, generation_config.json, chat template.
 
 tokenizer_config.json names the strings that begin and end a text and says whether they are put
 there; it, or the older added_tokens.json and special_tokens_map.json, may add strings to the
 vocabulary or give them other flags; generation_config.json lists the ids that end an answer; the
 chat template is in a file of its own or in the config. All is read as transformers reads it. What
-has no effect here is told in a notice.
+has no effect here is said in a notice.
 
-    settings = read_settings(Path("gemma-3-1b-it")); settings.eos       # "<eos>"
+    config = read_tokenizer_config(Path("gemma-3-1b-it")); config.eos     # "<eos>"
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The tokenizer.json file: as much of it as must be understood here.
+"""The tokenizer.json file: vocabulary, merges and added tokens, as much as must be understood here.
 
 The format belongs to the `tokenizers` library, which can run any such file. Gemma's is a special
 case worth knowing: most of its 33 MB are merge rules that say again what the order of its pieces
@@ -120,7 +120,7 @@ class TokenizerJson:
         """How the added strings are to be looked for where that takes more than comparing.
 
         Where text is normalised in other ways than by writing spaces as U+2581, the library looks
-        for normalised strings itself. It is never shown a control string: those are then first.
+        for normalised strings itself. No control string reaches it: those are then first.
         """
         spaced = self.top.get("normalizer") == _SPACES_REPLACED
         return AddedVocabulary.of(self.added.values(), () if spaced else self.controls, spaced)

@@ -1,4 +1,4 @@
-"""What a tokenizer knows by heart: its pieces, their scores, and what kind each one is.
+"""Tokenizer vocabulary: pieces, scores, types.
 
 A `Vocabulary` is a value that every container is read into and written from: the key-values of a
 GGUF file here, a tokenizer.model in `sentencepiece_file`, a tokenizer.json in `tokenizer_json`. It
@@ -33,8 +33,8 @@ CONTROL_NAME = re.compile(
     r"<(?:pad|eos|bos|unk|mask|unused\d+|(?:start|end)_of_(?:turn|image|audio)"
     r"|(?:image|audio|video)_soft_token|\|[\w-]{1,40}\|)>"  # <|im_start|> and its kin
 )
-# A soft token is a seat for a picture or a sound; it is placed, never typed.
-SOFT_TOKEN = re.compile(r"<(?:image|audio|video)_soft_token>")
+# Placeholder tokens of images and audio: they are placed, never read from text.
+PLACEHOLDER = re.compile(r"<(?:image|audio|video)_soft_token>")
 
 MAX_PIECE_BYTES = 4096
 MAX_PIECES = 1 << 19
