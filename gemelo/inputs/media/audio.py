@@ -62,9 +62,10 @@ def read_audio(source: Source, limit_s: float = LIMIT_S) -> Samples:
     values, notices = np.zeros(0, np.float32), list[str]()
     for piece in stream_audio(source, 10.0, limit_s):
         notices += piece.notices
-        held = len(values)
-        values.resize(held + len(piece.values), refcheck=False)  # in place: a copy is twice as much
-        values[held:] = piece.values.numpy()
+        length = len(values)
+        # In place: a copy would take twice as much.
+        values.resize(length + len(piece.values), refcheck=False)
+        values[length:] = piece.values.numpy()
     return Samples(torch.from_numpy(values), tuple(notices))
 
 
@@ -144,19 +145,19 @@ def resampled(blocks: Iterable[tuple[Floats, int]]) -> Iterator[Floats]:
 
 def pieces(blocks: Iterable[Floats], size: int) -> Iterator[Floats]:
     """The blocks cut anew into pieces of `size` samples; the last is what is left, if any."""
-    held: list[Floats] = []
+    waiting: list[Floats] = []
     count = 0
     for block in blocks:
-        held.append(block)
+        waiting.append(block)
         count += len(block)
         if count < size:
             continue
-        whole = np.concatenate(held)
+        whole = np.concatenate(waiting)
         kept = count - count % size
         yield from whole[:kept].reshape(-1, size)
-        held, count = [whole[kept:]], count - kept
+        waiting, count = [whole[kept:]], count - kept
     if count:
-        yield np.concatenate(held)
+        yield np.concatenate(waiting)
 
 
 # ---- the library ---------------------------------------------------------------------------------

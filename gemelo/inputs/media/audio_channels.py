@@ -112,17 +112,17 @@ def check_finite(name: str, values: Floats, first: int) -> None:
     """Raise InputError where a sample is no number, or out of all proportion."""
     loud = ~(np.abs(values) <= LOUDEST)
     if loud.any():
-        at = int(loud.argmax())
+        index = int(loud.argmax())
         raise InputError(
-            f"{name} has the sample {values[at]} at index {first + at}: "
+            f"{name} has the sample {values[index]} at index {first + index}: "
             f"give numbers within +-1 (whole numbers of 16 bits as int16)"
         )
 
 
 def _as_array(values: Any) -> NDArray[Any]:
     if isinstance(values, Tensor):
-        held = values.detach().cpu()
-        return (held.float() if held.is_floating_point() else held).numpy()
+        tensor = values.detach().cpu()
+        return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
     try:
         return np.asarray(values)
     except ValueError:

@@ -77,8 +77,8 @@ class Track:
         rate = length = 0
         for silence_s, frame in self._placed():
             samples = planes(self.name, frame)
-            like = not batch or (batch[0].dtype, len(batch[0])) == (samples.dtype, len(samples))
-            if batch and (silence_s or rate != frame.sample_rate or not like):
+            is_alike = not batch or (batch[0].dtype, len(batch[0])) == (samples.dtype, len(samples))
+            if batch and (silence_s or rate != frame.sample_rate or not is_alike):
                 yield self._block(batch), rate
                 batch, length = [], 0
             rate = frame.sample_rate
@@ -175,15 +175,15 @@ def planes(name: str, frame: AudioFrame) -> NDArray[Any]:
     if not frame.format.is_planar:
         packed = _samples(frame, 0, dtype, frame.samples * num_channels)
         return packed.reshape(frame.samples, num_channels).T
-    held = [_samples(frame, index, dtype, frame.samples) for index in range(num_channels)]
-    return np.stack(held) if len(held) > 1 else held[0][None]
+    channels = [_samples(frame, index, dtype, frame.samples) for index in range(num_channels)]
+    return np.stack(channels) if len(channels) > 1 else channels[0][None]
 
 
 def _samples(frame: AudioFrame, plane: int, dtype: np.dtype[Any], count: int) -> NDArray[Any]:
     from av.audio.plane import AudioPlane
 
-    held: Any = AudioPlane(frame, plane)
-    return np.frombuffer(held, dtype, count)
+    buffer: Any = AudioPlane(frame, plane)
+    return np.frombuffer(buffer, dtype, count)
 
 
 def silences(num_samples: int) -> Iterator[Floats]:
@@ -204,8 +204,8 @@ def _sound_track(name: str, container: InputContainer) -> AudioStream:
     stream = container.streams.best("audio")
     if stream is None and not container.streams.audio:
         kinds = sorted({str(stream.type) for stream in container.streams})
-        held = f"only {' and '.join(kinds)}" if kinds else "nothing"
-        raise InputError(f"{name} has no sound track: it holds {held}")
+        contents = f"only {' and '.join(kinds)}" if kinds else "nothing"
+        raise InputError(f"{name} has no sound track: it holds {contents}")
     from av import AudioStream
 
     if not isinstance(stream, AudioStream) or stream.codec_context is None:

@@ -172,17 +172,17 @@ class Pipe:
     def read(self, size: int) -> bytes:
         """Up to `size` bytes, as soon as there are some; none at the end."""
         if self.held:
-            held, self.held = self.held[:size], self.held[size:]
-            return held
+            ahead, self.held = self.held[:size], self.held[size:]
+            return ahead
         return self.file.read1(size)
 
     def peek(self, size: int) -> bytes:
         """The next `size` bytes, which are still to be read; fewer at the end."""
-        seen = b""
-        while len(seen) < size and (piece := self.read(size - len(seen))):
-            seen += piece
-        self.held = seen
-        return seen
+        ahead = b""
+        while len(ahead) < size and (piece := self.read(size - len(ahead))):
+            ahead += piece
+        self.held = ahead
+        return ahead
 
     def rest(self, name: str) -> bytes:
         """All there is. Raises InputError for more than is read from a pipe."""
@@ -251,11 +251,11 @@ def input_errors(name: str, modality: Modality) -> Iterator[None]:
         raise InputError(f"{name} needs more memory than there is") from None
     except Exception as error:  # av's own errors, and what a damaged index makes of numbers
         reason = error.strerror if isinstance(error, OSError | av.FFmpegError) else str(error)
-        said = str(reason).partition(":")[0] or type(error).__name__
-        if said == "Invalid argument":  # what the library says of a format that is not on its list
-            said = "its format is not one of those that are read here"
+        short = str(reason).partition(":")[0] or type(error).__name__
+        if short == "Invalid argument":  # what the library says of a format that is not on its list
+            short = "its format is not one of those that are read here"
         raise InputError(
-            f"{name} cannot be read ({said}): it is broken, no {modality} file, "
+            f"{name} cannot be read ({short}): it is broken, no {modality} file, "
             "or a list of other files"
         ) from None
 

@@ -87,7 +87,7 @@ def read_image(source: PictureSource) -> Picture:
     from PIL import Image
 
     name = name_of(source, "image")
-    with _as_input_errors(name), _collected_warnings() as said:
+    with _as_input_errors(name), _collected_warnings() as warned:
         if isinstance(source, np.ndarray):
             source = Image.fromarray(source)
         if isinstance(source, Image.Image):
@@ -95,12 +95,12 @@ def read_image(source: PictureSource) -> Picture:
             picture = _upright(*to_rgb(source), *_exif_transpose(source))
         else:
             with open_media(source, "image") as file:
-                image, told = decode(name, file)
+                image, decode_notices = decode(name, file)
             rgb, notices = to_rgb(image)
             turn = _exif_transpose(image)
             image.close()  # it may be large, and turning makes another
-            picture = _upright(rgb, (*told, *notices), *turn)
-    return replace(picture, notices=(*picture.notices, *said))
+            picture = _upright(rgb, (*decode_notices, *notices), *turn)
+    return replace(picture, notices=(*picture.notices, *warned))
 
 
 def views(picture: Picture, boxes: Iterable[Box]) -> list[Picture]:
@@ -149,21 +149,21 @@ def _as_input_errors(name: str) -> Iterator[None]:
 @contextmanager
 def _collected_warnings() -> Iterator[list[str]]:
     """What Pillow warns of or logs, as sentences, once the block has ended."""
-    said: list[str] = []
+    notices: list[str] = []
     listener = _Listener()
     log = logging.getLogger("PIL")
     with _WARNINGS, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         log.addHandler(listener)
         try:
-            yield said
+            yield notices
         finally:
             log.removeHandler(listener)
-    heard = dict.fromkeys((*(str(warning.message) for warning in caught), *listener.heard))
-    told = [message for message in heard if "decompression bomb" not in message]  # ours was kept
-    said += [f"the decoder warns: {' '.join(message.split()):.200}" for message in told[:WARNINGS]]
-    if len(told) > WARNINGS:
-        said.append(f"the decoder has {len(told) - WARNINGS:,} more warnings")
+    messages = dict.fromkeys((*(str(warning.message) for warning in caught), *listener.heard))
+    texts = [text for text in messages if "decompression bomb" not in text]  # ours was kept
+    notices += [f"the decoder warns: {' '.join(text.split()):.200}" for text in texts[:WARNINGS]]
+    if len(texts) > WARNINGS:
+        notices.append(f"the decoder has {len(texts) - WARNINGS:,} more warnings")
 
 
 class _Listener(logging.Handler):

@@ -63,10 +63,10 @@ def stored_bytes(mode: str, width: int, height: int) -> int:
 def shrinking(size: tuple[int, int]) -> tuple[int, int]:
     """How many pixels across and down become one."""
     width, height = size
-    held = stored_bytes("RGB", width, height)
-    if held <= FULL_BYTES:
+    full_bytes = stored_bytes("RGB", width, height)
+    if full_bytes <= FULL_BYTES:
         return 1, 1
-    factor = math.ceil(math.sqrt(held / KEPT_BYTES))
+    factor = math.ceil(math.sqrt(full_bytes / KEPT_BYTES))
     across = max(1, min(factor, width // FINE_SIDE))
     down = max(1, min(factor, height // FINE_SIDE))
     while stored_bytes("RGB", math.ceil(width / across), math.ceil(height / down)) > KEPT_BYTES:

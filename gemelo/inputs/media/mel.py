@@ -29,9 +29,7 @@ from gemelo.inputs.media.audio_channels import Floats, to_mono
 NUM_MELS = 128
 FRAME_LENGTH = 512  # samples in a window
 HOP_LENGTH = 160
-MIN_SAMPLES = (
-    FRAME_LENGTH + 1
-)  # samples that must be there for a frame: the reference waits for one more
+MIN_SAMPLES = FRAME_LENGTH + 1  # of a frame: the reference waits for one more
 PAD = 128  # a clip's length becomes a multiple of this
 FFT_LENGTH = 1024  # twice the window, which is what its authors call overdrive
 PREEMPHASIS = 0.97

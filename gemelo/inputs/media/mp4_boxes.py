@@ -39,22 +39,22 @@ class Counts:
     track_samples: int = 0
     track_edits: int = 0
 
-    def add(self, kind: bytes, held: bytes) -> None:
+    def add(self, kind: bytes, fields: bytes) -> None:
         """Count what a box says. Raises InputError for what cannot be."""
         if kind == b"trak":
             self.track_samples = self.track_edits = 0
         elif kind in (b"tkhd", b"tfhd"):
-            at = 4 if kind == b"tfhd" else 20 if held[:1] == b"\1" else 12
-            number = int.from_bytes(held[at : at + 4], "big")
+            offset = 4 if kind == b"tfhd" else 20 if fields[:1] == b"\1" else 12
+            number = int.from_bytes(fields[offset : offset + 4], "big")
             if number > MOST_TRACK_ID:
                 raise InputError(f"{self.name} has a track of the number {number}: it is broken")
         elif kind == b"cmov":
             raise InputError(f"{self.name} has a compressed header: convert it to WAV first")
         elif kind == b"elst":
-            self.track_edits = max(self.track_edits, int.from_bytes(held[4:8], "big"))
+            self.track_edits = max(self.track_edits, int.from_bytes(fields[4:8], "big"))
         else:
-            self.samples += _samples(kind, held)
-            self.track_samples += _samples(kind, held)
+            self.samples += _samples(kind, fields)
+            self.track_samples += _samples(kind, fields)
         self._compare()
 
     def _compare(self) -> None:
@@ -81,8 +81,8 @@ def check_boxes(name: str, file: BinaryIO) -> None:
     file.seek(0)
     if is_boxes(file.read(8)):
         counts = Counts(name, file.seek(0, 2))
-        for kind, held in _described(file, counts):
-            for inner, fields in _counted(kind, held, 0):
+        for kind, content in _described(file, counts):
+            for inner, fields in _counted(kind, content, 0):
                 counts.add(inner, fields)
     file.seek(0)
 
@@ -105,18 +105,18 @@ def _described(file: BinaryIO, counts: Counts) -> Iterator[tuple[bytes, bytes]]:
         begin += length
 
 
-def _counted(kind: bytes, held: bytes, depth: int) -> Iterator[tuple[bytes, bytes]]:
+def _counted(kind: bytes, content: bytes, depth: int) -> Iterator[tuple[bytes, bytes]]:
     """Kind and fields of every box in a box that counts something, and of every track."""
     if kind in COUNTED or kind == b"trak":
-        yield kind, held[:24]
+        yield kind, content[:24]
     if kind == b"stsd":  # its entries hold boxes behind fields of many lengths
-        yield from _found(held)
+        yield from _found(content)
     if kind not in HOLDERS or depth > MOST_DEPTH:
         return
-    begin = max(0, held.find(b"hdlr", 0, 64) - 4) if kind == b"meta" else 0
-    while begin + 8 <= len(held):
-        inner, first, length = _head(held[begin : begin + 16], len(held) - begin)
-        yield from _counted(inner, held[begin + first : begin + length], depth + 1)
+    begin = max(0, content.find(b"hdlr", 0, 64) - 4) if kind == b"meta" else 0
+    while begin + 8 <= len(content):
+        inner, first, length = _head(content[begin : begin + 16], len(content) - begin)
+        yield from _counted(inner, content[begin + first : begin + length], depth + 1)
         begin += length
 
 

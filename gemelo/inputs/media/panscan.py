@@ -60,5 +60,5 @@ def crops(size: tuple[int, int], options: PanScan = DEFAULT) -> list[Box]:
         return []
     starts = range(0, long, step)  # rounding up may leave nothing for the last of `count`
     if width >= height:
-        return [(at, 0, min(at + step, width), height) for at in starts]
-    return [(0, at, width, min(at + step, height)) for at in starts]
+        return [(start, 0, min(start + step, width), height) for start in starts]
+    return [(0, start, width, min(start + step, height)) for start in starts]

@@ -221,33 +221,35 @@ class _Taken:
             what = f"goes on at {timestamp(time_s, 1)}"
             raise _too_many(self.name, what, self.fps, self.max_frames)
         matrix = self.display_matrix.matrix(frame)
-        seen = picture(frame, matrix, self.scaler)
-        self.num_bytes += 4 * seen.size[0] * seen.size[1]
+        shown = picture(frame, matrix, self.scaler)
+        self.num_bytes += 4 * shown.size[0] * shown.size[1]
         if self.scaler.image_size is None and self.num_bytes > 2 * KEPT_BYTES:
             raise InputError(
                 f"{self.name} has more frames than its header says, and they fill "
                 f"{self.num_bytes / 1e6:,.0f} MB: give an image_size, or a lower fps"
             )
-        self.frames.append(Frame(time_s, timestamp(time_s, self.fps), seen))
-        self.brightest = max(self.brightest, brightest(seen.image))
+        self.frames.append(Frame(time_s, timestamp(time_s, self.fps), shown))
+        self.brightest = max(self.brightest, brightest(shown.image))
         self.askew = self.askew or is_askew(matrix)
         if frame.width * frame.height > self.scaler.most_pixels and self.scaler.image_size is None:
             self.full = (frame.width, frame.height)
 
     def notices(self) -> list[str]:
         """What there is to say about them."""
-        said = []
+        notices = []
         if self.full is not None:
             width, height = self.frames[0].picture.size
-            said.append(
+            notices.append(
                 f"its frames of {self.full[0]} x {self.full[1]} pixels are kept as "
                 f"{width} x {height}, so that all of them fit"
             )
         if self.askew:
-            said.append("it is to be turned by less than a right angle: the nearest one is shown")
+            notices.append(
+                "it is to be turned by less than a right angle: the nearest one is shown"
+            )
         if self.brightest < NEARLY_BLACK:
-            said.append(f"it is nearly black: its brightest value is {self.brightest} of 255")
-        return said
+            notices.append(f"it is nearly black: its brightest value is {self.brightest} of 255")
+        return notices
 
 
 def _bounded(

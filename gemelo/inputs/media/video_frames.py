@@ -106,8 +106,8 @@ def picture(frame: VideoFrame, matrix: Matrix, scaler: FrameScaler) -> Picture:
         frame = frame.reformat(width, height, "rgb24", interpolation="AREA" if finer else "BICUBIC")
     image = Image.fromarray(frame.to_ndarray(format="rgb24"))
     turn = _transpose(matrix)
-    seen = Picture(image if turn is None else image.transpose(turn))
-    return seen if scaler.image_size is None else seen.resized(scaler.image_size)
+    shown = Picture(image if turn is None else image.transpose(turn))
+    return shown if scaler.image_size is None else shown.resized(scaler.image_size)
 
 
 def is_askew(matrix: Matrix) -> bool:
@@ -137,10 +137,11 @@ class DisplayMatrix:
 def _matrix(frame: VideoFrame) -> Matrix:
     from av.sidedata.sidedata import Type
 
-    held = cast(Any, frame.side_data).get(Type.DISPLAYMATRIX)  # which is typed as one of strings
-    if held is None or held.buffer_size != 36:
+    # The side data are typed as if strings were their keys.
+    side_data = cast(Any, frame.side_data).get(Type.DISPLAYMATRIX)
+    if side_data is None or side_data.buffer_size != 36:
         return 1, 0, 0, 1
-    a, b, _, c, d, *_ = struct.unpack("9i", held)
+    a, b, _, c, d, *_ = struct.unpack("9i", side_data)
     return a, b, c, d
 
 

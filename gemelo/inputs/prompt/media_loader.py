@@ -86,11 +86,11 @@ class MediaLoader:
         samples = samples_of(source, max_audio_s(self.config))
         self._note(name, samples.notices)
         if samples.duration_s > TRAINED_S:
-            told = (
+            notice = (
                 f"it lasts {samples.duration_s:.0f} s, and the model was trained on "
                 f"{TRAINED_S:.0f} s at a time: what comes later may be understood less well"
             )
-            self._note(name, (told,))
+            self._note(name, (notice,))
         check_min_samples(len(samples.values), name)
         self.recordings.append(samples)
         return AudioPlaceholder(num_audio_tokens(self.config, len(samples.values)))

@@ -148,7 +148,7 @@ def tokenize(
         if is_text:
             ids += tokenizer.encode("".join(map(str, run)), bos=False, special=False)
         else:
-            ids += (id for held in run if not isinstance(held, str) for id in held)
+            ids += (id for run_ids in run if not isinstance(run_ids, str) for id in run_ids)
     return tokenizer.with_prefix_tokens(ids) if bos else ids
 
 

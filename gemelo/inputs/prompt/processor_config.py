@@ -103,22 +103,22 @@ def read_preprocessor(
     """
     if not config.is_multimodal:
         return Preprocessor()
-    said = settings(files)
+    by_name = settings(files)
     wanted = built_for(config)
-    for name, setting in said.items():
+    for name, setting in by_name.items():
         if name in wanted:
             _check(name, setting, wanted[name])
     if isinstance(config, Gemma3Config):
-        notices = _notices(said, {*_WITHOUT_EFFECT, _SWITCH, *_THRESHOLDS})
-        return Preprocessor(_switch(said), _thresholds(said), None, notices)
-    size = said["size"].value if {"size"} <= said.keys() & wanted.keys() else None
+        notices = _notices(by_name, {*_WITHOUT_EFFECT, _SWITCH, *_THRESHOLDS})
+        return Preprocessor(_switch(by_name), _thresholds(by_name), None, notices)
+    size = by_name["size"].value if {"size"} <= by_name.keys() & wanted.keys() else None
     image_size = None if size is None else int(size["height"])
-    return Preprocessor(image_size=image_size, notices=_notices(said, _WITHOUT_EFFECT))
+    return Preprocessor(image_size=image_size, notices=_notices(by_name, _WITHOUT_EFFECT))
 
 
 def settings(files: Iterable[tuple[Path, Mapping[str, Any]]]) -> dict[str, Setting]:
     """Every setting that has a value, by its name; those of a part count more than the whole's."""
-    said: dict[str, Setting] = {}
+    by_name: dict[str, Setting] = {}
     for where, raw in files:
         parts = [{name: value for name, value in raw.items() if name not in _PARTS}]
         for name in _PARTS:
@@ -127,8 +127,8 @@ def settings(files: Iterable[tuple[Path, Mapping[str, Any]]]) -> dict[str, Setti
                 raise FileFormatError(f"{where} has {name} = {part!r:.60}; expected an object")
             parts.append(dict(part))
         for part in parts:
-            said |= {n: Setting(where, value) for n, value in part.items() if value is not None}
-    return {name: held for name, held in said.items() if not name.startswith("_")}
+            by_name |= {n: Setting(where, value) for n, value in part.items() if value is not None}
+    return {name: setting for name, setting in by_name.items() if not name.startswith("_")}
 
 
 def built_for(config: ModelConfig) -> dict[str, tuple[Any, ...]]:
@@ -183,10 +183,10 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _switch(said: Mapping[str, Setting]) -> bool:
-    if _SWITCH not in said:
+def _switch(by_name: Mapping[str, Setting]) -> bool:
+    if _SWITCH not in by_name:
         return False
-    setting = said[_SWITCH]
+    setting = by_name[_SWITCH]
     if not isinstance(setting.value, bool):
         raise FileFormatError(
             f"{setting.where} has {_SWITCH} = {setting.value!r:.60}; expected true or false"
@@ -194,19 +194,21 @@ def _switch(said: Mapping[str, Setting]) -> bool:
     return setting.value
 
 
-def _thresholds(said: Mapping[str, Setting]) -> PanScan:
-    held = {_THRESHOLDS[name]: setting for name, setting in said.items() if name in _THRESHOLDS}
+def _thresholds(by_name: Mapping[str, Setting]) -> PanScan:
+    thresholds = {
+        _THRESHOLDS[name]: setting for name, setting in by_name.items() if name in _THRESHOLDS
+    }
     try:
-        return PanScan(**{name: setting.value for name, setting in held.items()})
+        return PanScan(**{name: setting.value for name, setting in thresholds.items()})
     except InputError as error:
-        where = held[str(error).partition(" ")[0]].where  # it begins with what is wrong
+        where = thresholds[str(error).partition(" ")[0]].where  # it begins with what is wrong
         raise FileFormatError(f"{where}: {_PREFIX}{error}") from None
 
 
-def _notices(said: Mapping[str, Setting], known: set[str]) -> tuple[str, ...]:
+def _notices(by_name: Mapping[str, Setting], known: set[str]) -> tuple[str, ...]:
     """A sentence for each file on the settings that nobody here knows."""
     unknown: dict[str, list[str]] = {}
-    for name, setting in said.items():
+    for name, setting in by_name.items():
         if name not in known:
             unknown.setdefault(setting.where.name, []).append(f"{name!r:.40}")
     notices = []

@@ -386,13 +386,13 @@ def _named(
 ) -> tuple[list[AddedToken], list[str]]:
     """What is special by its role alone, and a notice for each string that is no piece."""
     known = {**added, **{string.content: string for string in settings.added}}
-    found, notices = [], []
+    tokens, notices = [], []
     for name in settings.named:
         id = find(name)
         if name in known:
-            found += [] if known[name].special else [replace(known[name], special=True)]
+            tokens += [] if known[name].special else [replace(known[name], special=True)]
         elif id is None:
             notices.append(f"tokenizer_config.json names {name!r:.60}, which is no piece")
         else:
-            found.append(AddedToken(name, id, special=True))
-    return found, notices
+            tokens.append(AddedToken(name, id, special=True))
+    return tokens, notices

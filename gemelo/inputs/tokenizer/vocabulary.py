@@ -79,22 +79,22 @@ class Vocabulary:
         marks = np.frombuffer(text, np.uint8)
         ends = np.flatnonzero(marks == 0).astype(np.int64)
         _check_shapes(len(pieces), ends, scores, types)
-        kinds = types.astype(np.uint8)
-        _promote_controls(text, ends, kinds)
-        found = _named_ids(text, ends, kinds)
+        piece_types = types.astype(np.uint8)
+        _promote_controls(text, ends, piece_types)
+        known_ids = _named_ids(text, ends, piece_types)
         for name, id in (ids or {}).items():
             if not 0 <= id < len(ends):
                 raise FileFormatError(f"the {name} id {id} is outside the {len(ends)} pieces")
-            found.setdefault(name, id)
-        held = cls(
+            known_ids.setdefault(name, id)
+        vocabulary = cls(
             text,
             ends,
             scores.astype(np.float32, copy=False),
-            kinds,
-            *(found.get(name) for name in ("bos", "eos", "unk", "pad")),
+            piece_types,
+            *(known_ids.get(name) for name in ("bos", "eos", "unk", "pad")),
         )
-        held._check_bytes()
-        return held
+        vocabulary._check_bytes()
+        return vocabulary
 
     @classmethod
     def from_gguf(cls, metadata: Mapping[str, Any]) -> Self:
@@ -193,9 +193,9 @@ class Vocabulary:
     def with_controls(self, ids: Iterable[int | None]) -> "Vocabulary":
         """The same, where those of `ids` that are found in text as a whole are control strings."""
         types = self.types.copy()
-        held = [id for id in ids if id is not None and types[id] == USER_DEFINED]
-        types[held] = CONTROL
-        return replace(self, types=types) if held else self
+        present = [id for id in ids if id is not None and types[id] == USER_DEFINED]
+        types[present] = CONTROL
+        return replace(self, types=types) if present else self
 
     def check_duplicates(self) -> None:
         """Raises FileFormatError, with both ids, where a piece is there twice."""
@@ -315,12 +315,12 @@ def _promote_controls(text: bytes, ends: NDArray[np.int64], types: NDArray[np.ui
 
 def _named_ids(text: bytes, ends: NDArray[np.int64], types: NDArray[np.uint8]) -> dict[str, int]:
     """Where <bos>, <eos>, <unk> and <pad> are, by name; a name is better evidence than a key."""
-    found: dict[str, int] = {}
+    ids: dict[str, int] = {}
     for name in ("bos", "eos", "unk", "pad"):
         id = _find(text, ends, f"<{name}>")
         if id is not None and types[id] in (CONTROL, UNKNOWN):
-            found[name] = id
-    return found
+            ids[name] = id
+    return ids
 
 
 def _find(text: bytes, ends: NDArray[np.int64], name: str) -> int | None:
@@ -328,8 +328,8 @@ def _find(text: bytes, ends: NDArray[np.int64], name: str) -> int | None:
     wanted = name.encode(errors="replace") + b"\0"
     if text.startswith(wanted):
         return 0
-    at = text.find(b"\0" + wanted)
-    return None if at < 0 else int(np.searchsorted(ends, at + 1))
+    position = text.find(b"\0" + wanted)
+    return None if position < 0 else int(np.searchsorted(ends, position + 1))
 
 
 def _required(metadata: Mapping[str, Any], key: str) -> Any:
