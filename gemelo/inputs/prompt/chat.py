@@ -67,7 +67,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class _LoadedMessage:
-    """A message with its media opened: texts, and the places of pictures and recordings."""
+    """A message with its media opened: texts, and placeholders of pictures and recordings."""
 
     role: str
     chunks: tuple[str | Placeholder, ...]
@@ -261,12 +261,11 @@ def _render_template(
     )
     check_text(text)
     modalities = _modalities(media_loader)
-    slots = [chunk for message in messages for chunk in message.chunks]
-    images = [slot for slot in slots if isinstance(slot, ImagePlaceholder)]
-    sounds = [slot for slot in slots if isinstance(slot, AudioPlaceholder)]
-    ids = tokenize(
-        fill_placeholders(text, images, sounds, modalities, tokenizer), modalities, tokenizer
-    )
+    chunks = [chunk for message in messages for chunk in message.chunks]
+    images = [chunk for chunk in chunks if isinstance(chunk, ImagePlaceholder)]
+    recordings = [chunk for chunk in chunks if isinstance(chunk, AudioPlaceholder)]
+    filled = fill_placeholders(text, images, recordings, modalities, tokenizer)
+    ids = tokenize(filled, modalities, tokenizer)
     return _prompt(_with_one_bos(ids, tokenizer.bos_id), media_loader)
 
 

@@ -167,29 +167,30 @@ def samples_of(source: Any, limit_s: float = LIMIT_S) -> Samples:
 
 
 def place_media(text: str, media: Sequence[MediaPart], modalities: Modalities) -> tuple[Part, ...]:
-    """A text and its media as parts: at the placeholders that the text has for their kind, those
-    of a kind that it has none for in front of it, all in the order given.
+    """A text and its media as parts: at the placeholders that the text has for their modality,
+    those of a modality that it has none for in front of it, all in the order given.
 
-    Raises InputError where the placeholders of a kind are not as many as its media.
+    Raises InputError where the placeholders of a modality are not as many as its media.
     """
     if not media:
         return (TextPart(text),)
     known = {"image": modalities.image, "audio": modalities.audio}
-    kinds = {
-        tokens.placeholder: kind
-        for kind, tokens in known.items()
+    placed = {
+        tokens.placeholder: modality
+        for modality, tokens in known.items()
         if tokens is not None and tokens.placeholder in text
     }
     waiting = {
-        mark: [part for part in media if part.modality == kind] for mark, kind in kinds.items()
+        placeholder: [part for part in media if part.modality == modality]
+        for placeholder, modality in placed.items()
     }
-    for mark, files in waiting.items():
-        if text.count(mark) != len(files):
+    for placeholder, files in waiting.items():
+        if (count := text.count(placeholder)) != len(files):
             raise InputError(
-                f"the prompt has {mark} {text.count(mark)} times for {len(files)} files of that "
-                "kind: give one for each, or leave it out of the text"
+                f"the prompt has {placeholder} {count} times for {len(files)} files of that kind: "
+                "give one for each, or leave it out of the text"
             )
-    parts: list[Part] = [part for part in media if part.modality not in kinds.values()]
+    parts: list[Part] = [part for part in media if part.modality not in placed.values()]
     pattern = "|".join(map(re.escape, waiting))
     for piece in re.split(f"({pattern})", text) if waiting else (text,):
         if piece in waiting:
