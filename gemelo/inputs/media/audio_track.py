@@ -168,10 +168,10 @@ class Track:
 
 def planes(name: str, frame: AudioFrame) -> NDArray[Any]:
     """A frame's samples (C, N) of the type they have, by the channels that it says."""
-    num_channels, kind = _num_channels(name, frame.layout), frame.format.name
-    if kind.removesuffix("p") not in TYPES:
-        raise UnsupportedError(f"{name} has samples of the type {kind}: convert it to WAV")
-    dtype = np.dtype(TYPES[kind.removesuffix("p")])
+    num_channels, sample_format = _num_channels(name, frame.layout), frame.format.name
+    if sample_format.removesuffix("p") not in TYPES:
+        raise UnsupportedError(f"{name} has samples of the type {sample_format}: convert it to WAV")
+    dtype = np.dtype(TYPES[sample_format.removesuffix("p")])
     if not frame.format.is_planar:
         packed = _samples(frame, 0, dtype, frame.samples * num_channels)
         return packed.reshape(frame.samples, num_channels).T
@@ -203,8 +203,8 @@ def check_rate(name: str, rate: Any) -> None:
 def _sound_track(name: str, container: InputContainer) -> AudioStream:
     stream = container.streams.best("audio")
     if stream is None and not container.streams.audio:
-        kinds = sorted({str(stream.type) for stream in container.streams})
-        contents = f"only {' and '.join(kinds)}" if kinds else "nothing"
+        stream_types = sorted({str(stream.type) for stream in container.streams})
+        contents = f"only {' and '.join(stream_types)}" if stream_types else "nothing"
         raise InputError(f"{name} has no sound track: it holds {contents}")
     from av import AudioStream
 

@@ -57,7 +57,7 @@ class TextPart:
 class MediaPart:
     """A picture, a recording or a video; source: a path, bytes, an open file, or what is decoded.
 
-    Decoded are a PIL image and an array of samples; the reader of the kind knows them.
+    Decoded are a PIL image and an array of samples; the reader of the modality knows them.
     """
 
     modality: Modality

@@ -153,8 +153,8 @@ def _moving_pictures(name: str, container: InputContainer) -> VideoStream:
         stream.thread_type = "AUTO"  # every thread holds frames of its own
         stream.codec_context.thread_count = max(1, min(8, THREADED_PIXELS // (width * height or 1)))
         return stream
-    kind = "only sound" if container.streams.audio else "no video stream"
-    raise InputError(f"{name} has {kind}: give a video, or pass it as a recording")
+    contents = "only sound" if container.streams.audio else "no video stream"
+    raise InputError(f"{name} has {contents}: give a video, or pass it as a recording")
 
 
 def _duration_s(container: InputContainer, stream: VideoStream) -> float:

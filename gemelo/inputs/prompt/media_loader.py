@@ -58,14 +58,14 @@ class MediaLoader:
         self.config, self.modalities = config, modalities_of(config)
         self.vision_options = VisionOptions() if vision_options is None else vision_options
         self.image_size = image_size_of(config, self.vision_options.image_size)
-        self.pictures: list[Picture] = []  # squeezed; crops after their original
+        self.pictures: list[Picture] = []  # resized; crops after their original
         self.recordings: list[Samples] = []
         self.notices: list[str] = []
 
     def expand(self, part: MediaPart) -> tuple[str | Placeholder, ...]:
         """The texts and places that a medium stands for; it is opened and kept.
 
-        Raises InputError for what cannot be read as its kind.
+        Raises InputError for what cannot be read as its modality.
         """
         if part.modality == "image":
             return (self._picture(part.source),)

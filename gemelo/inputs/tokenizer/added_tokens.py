@@ -233,12 +233,12 @@ def _is_in_word(text: str, start: int, stop: int) -> bool:
 
 def _is_word(character: str) -> bool:
     r"""Whether a character is one of \w, as Unicode's technical standard 18 has it."""
-    kind = unicodedata.category(character)
+    category = unicodedata.category(character)
     return (
-        kind[0] in "LM"
-        or kind in ("Nd", "Nl", "Pc")
+        category[0] in "LM"
+        or category in ("Nd", "Nl", "Pc")
         or character in "\u200c\u200d"
-        or (kind == "So" and _CIRCLED.fullmatch(character) is not None)
+        or (category == "So" and _CIRCLED.fullmatch(character) is not None)
     )
 
 

@@ -79,7 +79,7 @@ def find_tokenizer(path: Path) -> Path:
 def read_tokenizer_config(folder: Path) -> TokenizerConfig:
     """Read the files of a directory; those that are not there say nothing.
 
-    Raises FileFormatError for one that cannot be read, or a setting of the wrong kind.
+    Raises FileFormatError for one that cannot be read, or a setting of the wrong type.
     """
     config = _object(folder / _CONFIG)
     if "added_tokens_decoder" not in config:
@@ -179,9 +179,9 @@ def _notices(config: Mapping[str, Any]) -> Iterator[str]:
     for name in _WITHOUT_EFFECT:
         if config.get(name):
             yield f"{_CONFIG}: {name} = {config[name]!r:.60} has no effect here"
-    kind = config.get("tokenizer_class")
-    if kind is not None and not str(kind).startswith(_CLASSES):
+    class_name = config.get("tokenizer_class")
+    if class_name is not None and not str(class_name).startswith(_CLASSES):
         yield (
-            f"{_CONFIG}: tokenizer_class {kind!r:.60} is not Gemma's: the file beside it is run "
-            "as it is"
+            f"{_CONFIG}: tokenizer_class {class_name!r:.60} is not Gemma's: the file beside it is "
+            "run as it is"
         )

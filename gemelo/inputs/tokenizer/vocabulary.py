@@ -26,7 +26,7 @@ from gemelo.errors import FileFormatError, UnsupportedError
 from gemelo.inputs.tokenizer.added_tokens import SPACE, AddedToken, check_all
 from gemelo.string_table import Strings
 
-# The kinds of piece, with the numbers that both GGUF and SentencePiece give them.
+# The types of pieces, with the numbers that both GGUF and SentencePiece give them.
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 
 CONTROL_NAME = re.compile(
@@ -47,7 +47,7 @@ class Vocabulary:
 
     text: the pieces in UTF-8, spaces as U+2581, each one closed by a NUL; ends: (V,) where those
     NULs are; scores: (V,) float32, the higher the sooner two neighbours merge into that piece;
-    types: (V,) uint8, one of the kinds above. An id is None when the vocabulary has no such piece.
+    types: (V,) uint8, one of the types above. An id is None when the vocabulary has no such piece.
     """
 
     text: bytes
@@ -246,8 +246,10 @@ def gguf_flag(metadata: Mapping[str, Any], key: str) -> bool | None:
 def _read_id(value: Any, key: str) -> int:
     """A token id that a file gives as `key`. Raises FileFormatError for what is no whole number."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        kind = type(value).__name__
-        shown = f"{value!r:.60}" if isinstance(value, str | float | bool) else f"of type {kind}"
+        type_name = type(value).__name__
+        shown = (
+            f"{value!r:.60}" if isinstance(value, str | float | bool) else f"of type {type_name}"
+        )
         raise FileFormatError(f"{key} is {shown}: not a token id, which is a whole number")
     return int(value)
 

@@ -1,4 +1,4 @@
-"""What an album makes of a medium, wherever its bytes come from."""
+"""What a `MediaLoader` makes of a medium, wherever its bytes come from."""
 
 from __future__ import annotations
 
