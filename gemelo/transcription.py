@@ -246,7 +246,7 @@ def whole(pieces: Iterable[Samples], tell: Callable[[str], None]) -> Iterator[Au
                 "a time: what comes later may be heard less well; cut it into segments"
             )
         values = piece.values.numpy()
-        onset.hear(values)
+        onset.push(values)
         yield AudioSegment(values, 0.0, False, False, onset.time_s)
     yield AudioSegment(torch.zeros(0).numpy(), 0.0, True, False, onset.time_s)
 

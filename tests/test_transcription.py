@@ -135,7 +135,7 @@ def test_the_prompt_says_it_before_the_sound(model: Model) -> None:
 @pytest.mark.parametrize("cut", [False, True])
 def test_a_sound_too_short_for_a_token(model: Model, cut: bool) -> None:
     for short in (0, 512):
-        with pytest.raises(InputError, match="too short for a soft token: give one of 0.0321 s"):
+        with pytest.raises(InputError, match="too short for an audio token: give one of 0.0321 s"):
             list(transcribe(model, in_pieces(recording(1.0)[:short], 200), cut=cut, **GREEDY))
     (heard,) = transcribe(model, in_pieces(recording(1.0)[:513], 200), cut=cut, **GREEDY)
     assert len(heard.token_ids) == 5

@@ -102,7 +102,7 @@ def test_a_recording_too_short_for_a_token(
     gemelo: Command, awake_directory: Path, files: Path
 ) -> None:
     write_wave(files / "short.wav", recording(0.02))
-    told = "short.wav lasts 0.0200 s, too short for a soft token: give one of 0.0321 s or more"
+    told = "short.wav lasts 0.0200 s, too short for an audio token: give one of 0.0321 s or more"
     for way in ("--chat", "--raw"):
         words = ("-m", str(awake_directory), "--audio", str(files / "short.wav"), way, *SHORT)
         ran = gemelo("generate", *words, "-q", "the")
@@ -122,7 +122,10 @@ def test_what_cannot_be_taken_is_one_line(
     for words, reason in (
         (("--image", picture), "reads text only, and was given 1 picture"),
         (("-m", str(chat_directory), "--image", picture), "reads text only"),
-        (("-m", str(eyed_directory), "--audio", sound), "has no ear, and was given 1 recording"),
+        (
+            ("-m", str(eyed_directory), "--audio", sound),
+            "has no audio encoder, and was given 1 recording",
+        ),
         (("-m", str(eyed_directory), "--image", str(files / "no.png")), "no such file"),
         (("-m", str(eyed_directory), "--image", sound), "cannot be read as a picture"),
     ):
@@ -188,7 +191,9 @@ def test_a_conversation_looks_at_files_as_its_options_say(
         wanted = held.generate(prompt, max_tokens=3, temperature=0)
         assert ran.out == f"{wanted.text}\n"
     wrong = gemelo("chat", "-m", str(eyed_directory), "--image-size", "256")
-    assert wrong.code == 2 and "a side of 256 pixels: this model sees pictures of" in wrong.err
+    assert (
+        wrong.code == 2 and "an image size of 256 pixels: this model takes pictures of" in wrong.err
+    )
     wrong = gemelo("chat", "-m", str(eyed_directory), "--pan-and-scan", "--max-num-crops", "1")
     assert wrong.code == 2 and "max_num_crops is 1" in wrong.err
 
@@ -198,7 +203,11 @@ def test_files_that_a_conversation_cannot_take(
 ) -> None:
     script = f"/audio {files / 'c.wav'}\n/image {files / 'no.png'}\n/image\n/video\n"
     told = gemelo("chat", "-m", str(eyed_directory), stdin=script.encode()).err
-    assert "has no ear" in told and "no such file" in told and "/image needs a file's name" in told
+    assert (
+        "has no audio encoder" in told
+        and "no such file" in told
+        and "/image needs a file's name" in told
+    )
     assert "/video needs a file's name" in told
     base = gemelo("chat", stdin=f"/image {files / 'a.png'}\n".encode())
     assert "reads text only" in base.err

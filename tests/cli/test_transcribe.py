@@ -104,7 +104,7 @@ def test_what_is_wrong_is_one_line(gemelo: Command, ear: str, talk: Path, tmp_pa
         ((str(talk),), "no ear"),
         ((str(tmp_path / "none.wav"), "-m", ear), "no such file"),
         ((str(tmp_path / "bad.mp3"), "-m", ear), "bad.mp3 cannot be read"),
-        ((str(tmp_path / "short.wav"), "-m", ear), "lasts 0.0200 s, too short for a soft token"),
+        ((str(tmp_path / "short.wav"), "-m", ear), "lasts 0.0200 s, too short for an audio token"),
         ((str(tmp_path / "short.wav"), "-m", ear, "--segment"), "give one of 0.0321 s or more"),
     ):
         ran = gemelo("transcribe", *words, "-q")

@@ -1,4 +1,4 @@
-"""Sound: any recording that PyAV decodes, as what the encoder hears: one channel at 16 kHz.
+"""Audio loading: any recording that PyAV decodes, as mono float32 at 16 kHz.
 
 Channels are averaged, rates are resampled with a proper filter, whole numbers are scaled to +-1,
 and nothing is cut off: a recording longer than fits in memory is streamed. What a person should
@@ -57,14 +57,15 @@ def read_audio(source: Source, limit_s: float = LIMIT_S) -> Samples:
     """All the sound in a path, bytes or an open file: its best sound track, from start to end.
 
     Raises InputError for a file that is broken, silent by having no sound track or no samples,
-    longer than limit_s (told as soon as that is known), or holding a sample that is no number.
+    longer than limit_s (raised as soon as that is known), or holding a sample that is no number.
     """
     values, notices = np.zeros(0, np.float32), list[str]()
     for piece in stream_audio(source, 10.0, limit_s):
         notices += piece.notices
-        held = len(values)
-        values.resize(held + len(piece.values), refcheck=False)  # in place: a copy is twice as much
-        values[held:] = piece.values.numpy()
+        length = len(values)
+        # In place: a copy would take twice as much.
+        values.resize(length + len(piece.values), refcheck=False)
+        values[length:] = piece.values.numpy()
     return Samples(torch.from_numpy(values), tuple(notices))
 
 
@@ -93,7 +94,7 @@ def stream_audio(
 
 
 def resample(values: Any, rate: int) -> Samples:
-    """Decoded sound (N,), (N, C) or (C, N) at `rate` samples a second, as the encoder hears it.
+    """Decoded sound (N,), (N, C) or (C, N) at `rate` samples a second, resampled to 16 kHz.
 
     A tensor, an array or a list. Floats are within +-1; whole numbers are scaled from the range of
     their type. Raises InputError for another shape or rate, for no samples and for no numbers.
@@ -123,8 +124,8 @@ def check_length(name: str, length_s: float, limit_s: float) -> None:
     """Raise InputError for a recording that lasts length_s or more, if that is too long."""
     if length_s > limit_s + 1 / SAMPLING_RATE:
         raise InputError(
-            f"{name} lasts {length_s:.0f} s or more, longer than the {limit_s:g} s that are heard "
-            "at once: give a part of it, or let it be heard in pieces (gemelo transcribe --segment)"
+            f"{name} lasts {length_s:.0f} s or more, longer than the {limit_s:g} s that are read "
+            "at once: give a part of it, or transcribe it in segments (gemelo transcribe --segment)"
         )
 
 
@@ -144,19 +145,19 @@ def resampled(blocks: Iterable[tuple[Floats, int]]) -> Iterator[Floats]:
 
 def pieces(blocks: Iterable[Floats], size: int) -> Iterator[Floats]:
     """The blocks cut anew into pieces of `size` samples; the last is what is left, if any."""
-    held: list[Floats] = []
+    waiting: list[Floats] = []
     count = 0
     for block in blocks:
-        held.append(block)
+        waiting.append(block)
         count += len(block)
         if count < size:
             continue
-        whole = np.concatenate(held)
+        whole = np.concatenate(waiting)
         kept = count - count % size
         yield from whole[:kept].reshape(-1, size)
-        held, count = [whole[kept:]], count - kept
+        waiting, count = [whole[kept:]], count - kept
     if count:
-        yield np.concatenate(held)
+        yield np.concatenate(waiting)
 
 
 # ---- the library ---------------------------------------------------------------------------------
@@ -174,7 +175,7 @@ def _is_live(source: Source) -> bool:
         return False
     try:
         return not source.seekable()
-    except Exception:  # it is closed, or no file: which will be told when it is opened
+    except Exception:  # it is closed, or no file: opening it will say which
         return False
 
 

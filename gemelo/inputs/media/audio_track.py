@@ -1,4 +1,4 @@
-"""A sound track: the best one of a container, as one channel, in the order and at the time heard.
+"""Audio stream decoding: the best audio stream of a container, frames to mono samples.
 
 Frames are copied plane by plane, as many as the frame has channels: the library's own way goes on
 until it meets a null pointer, which is not there behind eight planes. And its layouts of channels
@@ -77,8 +77,8 @@ class Track:
         rate = length = 0
         for silence_s, frame in self._placed():
             samples = planes(self.name, frame)
-            like = not batch or (batch[0].dtype, len(batch[0])) == (samples.dtype, len(samples))
-            if batch and (silence_s or rate != frame.sample_rate or not like):
+            is_alike = not batch or (batch[0].dtype, len(batch[0])) == (samples.dtype, len(samples))
+            if batch and (silence_s or rate != frame.sample_rate or not is_alike):
                 yield self._block(batch), rate
                 batch, length = [], 0
             rate = frame.sample_rate
@@ -110,7 +110,7 @@ class Track:
         notices = []
         if (num_tracks := len(self.container.streams.audio)) > 1:
             number = self.container.streams.audio.index(self.stream) + 1
-            notices.append(f"it has {num_tracks} sound tracks: number {number} is heard")
+            notices.append(f"it has {num_tracks} sound tracks: number {number} is used")
         if num_broken := self.corruptions["packet"]:
             notices.append(f"it has broken packets, which were left out: {num_broken}")
         if self.corruptions["end"]:
@@ -168,22 +168,22 @@ class Track:
 
 def planes(name: str, frame: AudioFrame) -> NDArray[Any]:
     """A frame's samples (C, N) of the type they have, by the channels that it says."""
-    num_channels, kind = _num_channels(name, frame.layout), frame.format.name
-    if kind.removesuffix("p") not in TYPES:
-        raise UnsupportedError(f"{name} has samples of the type {kind}: convert it to WAV")
-    dtype = np.dtype(TYPES[kind.removesuffix("p")])
+    num_channels, sample_format = _num_channels(name, frame.layout), frame.format.name
+    if sample_format.removesuffix("p") not in TYPES:
+        raise UnsupportedError(f"{name} has samples of the type {sample_format}: convert it to WAV")
+    dtype = np.dtype(TYPES[sample_format.removesuffix("p")])
     if not frame.format.is_planar:
         packed = _samples(frame, 0, dtype, frame.samples * num_channels)
         return packed.reshape(frame.samples, num_channels).T
-    held = [_samples(frame, index, dtype, frame.samples) for index in range(num_channels)]
-    return np.stack(held) if len(held) > 1 else held[0][None]
+    channels = [_samples(frame, index, dtype, frame.samples) for index in range(num_channels)]
+    return np.stack(channels) if len(channels) > 1 else channels[0][None]
 
 
 def _samples(frame: AudioFrame, plane: int, dtype: np.dtype[Any], count: int) -> NDArray[Any]:
     from av.audio.plane import AudioPlane
 
-    held: Any = AudioPlane(frame, plane)
-    return np.frombuffer(held, dtype, count)
+    buffer: Any = AudioPlane(frame, plane)
+    return np.frombuffer(buffer, dtype, count)
 
 
 def silences(num_samples: int) -> Iterator[Floats]:
@@ -203,9 +203,9 @@ def check_rate(name: str, rate: Any) -> None:
 def _sound_track(name: str, container: InputContainer) -> AudioStream:
     stream = container.streams.best("audio")
     if stream is None and not container.streams.audio:
-        kinds = sorted({str(stream.type) for stream in container.streams})
-        held = f"only {' and '.join(kinds)}" if kinds else "nothing"
-        raise InputError(f"{name} has no sound track: it holds {held}")
+        stream_types = sorted({str(stream.type) for stream in container.streams})
+        contents = f"only {' and '.join(stream_types)}" if stream_types else "nothing"
+        raise InputError(f"{name} has no sound track: it holds {contents}")
     from av import AudioStream
 
     if not isinstance(stream, AudioStream) or stream.codec_context is None:

@@ -1,4 +1,4 @@
-"""Files that others opened: bytes and nothing else, no more than were asked for, and no fewer.
+"""File-like objects of callers, wrapped: bytes and nothing else, and as many as were asked for.
 
 A decoder takes an open file at its word: what is read goes into memory of the size that was asked
 for, and fewer bytes are the end. But anything with the right methods is a file to Python: a socket
@@ -17,8 +17,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from gemelo.errors import InputError
 
-MOST_PLACE = (1 << 63) - 1
-MOST_BYTES = 1 << 30  # what is read at once when all is asked for
+MAX_POSITION = (1 << 63) - 1
+MAX_READ_BYTES = 1 << 30  # what is read at once when all is asked for
 
 
 @runtime_checkable
@@ -40,14 +40,14 @@ class Borrowed:
 
     def read(self, size: int = -1, /) -> bytes:
         """`size` bytes; fewer only at the end."""
-        wanted = MOST_BYTES if size < 0 else size
+        wanted = MAX_READ_BYTES if size < 0 else size
         first = self.read1(wanted)
         if len(first) in (0, wanted):
             return first
-        pieces, held = [first], len(first)
-        while held < wanted and (piece := self.read1(wanted - held)):
+        pieces, num_read = [first], len(first)
+        while num_read < wanted and (piece := self.read1(wanted - num_read)):
             pieces.append(piece)
-            held += len(piece)
+            num_read += len(piece)
         return b"".join(pieces)
 
     def read1(self, size: int, /) -> bytes:
@@ -69,20 +69,20 @@ class Borrowed:
         return bytes(data)
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
-        """Go to a place, and say where that is."""
-        place: Any = self.file.seek(offset, whence)
-        if place is None:  # as some wrappers have it
-            place = getattr(self.file, "tell", lambda: None)()
+        """Go somewhere, and say where that is."""
+        position: Any = self.file.seek(offset, whence)
+        if position is None:  # as some wrappers have it
+            position = getattr(self.file, "tell", lambda: None)()
         try:
-            place = operator.index(place)
+            position = operator.index(position)
         except TypeError:
-            place = -1
-        if not 0 <= place <= MOST_PLACE:
+            position = -1
+        if not 0 <= position <= MAX_POSITION:
             raise InputError(
                 f"the {self.noun} is an open file whose seek() does not say where it is: "
                 "give its content instead"
             )
-        return int(place)
+        return int(position)
 
     def tell(self) -> int:
         """Where it is."""

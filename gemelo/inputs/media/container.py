@@ -1,12 +1,12 @@
-"""Media containers, opened inside a fence: the bytes that were given, and nothing else.
+"""Media containers opened with PyAV, demuxed and decoded under whitelists and a time budget.
 
 Some formats are lists of other files or of addresses (playlists, concatenations, session
 descriptions), and a decoding library follows them. Handed a file by a stranger, it would read the
 machine's other files or call out. So there is a list of the formats that people have, those are not
 on it, and the library may use no protocol to open anything by itself; all it has is one open file.
 The decoders of sound are a list, too. A pipe that cannot be sought is read as it comes, by
-`open_live`, so that what was said can be heard before the speaker is done. What takes much time
-and gives little sound is given up.
+`open_live`, so that a live recording can be transcribed before it is over. What takes much time and
+gives little sound is given up.
 
     with open_container("talk.m4a", "audio") as container:
         stream = container.streams.best("audio")
@@ -57,7 +57,7 @@ MOST_ALLOCATED = 200 << 20  # a frame of 8K in 16 bits
 
 
 class TimeBudget:
-    """Time that a container may take: some, and then as much as the sound lasts that it gave.
+    """Time that decoding may take: some, and then as much as the sound lasts that it gave.
 
     What counts is computing from `begin` to `end`, which leaves out whatever is done with the
     sound, and neither waiting for a pipe nor for a disk.
@@ -172,17 +172,17 @@ class Pipe:
     def read(self, size: int) -> bytes:
         """Up to `size` bytes, as soon as there are some; none at the end."""
         if self.held:
-            held, self.held = self.held[:size], self.held[size:]
-            return held
+            ahead, self.held = self.held[:size], self.held[size:]
+            return ahead
         return self.file.read1(size)
 
     def peek(self, size: int) -> bytes:
         """The next `size` bytes, which are still to be read; fewer at the end."""
-        seen = b""
-        while len(seen) < size and (piece := self.read(size - len(seen))):
-            seen += piece
-        self.held = seen
-        return seen
+        ahead = b""
+        while len(ahead) < size and (piece := self.read(size - len(ahead))):
+            ahead += piece
+        self.held = ahead
+        return ahead
 
     def rest(self, name: str) -> bytes:
         """All there is. Raises InputError for more than is read from a pipe."""
@@ -202,7 +202,7 @@ class Pipe:
 def open_restricted(
     file: BinaryIO | Pipe, modality: Modality, name: str, time_budget: TimeBudget
 ) -> Iterator[InputContainer]:
-    """The container in an open file; errors are told about `name`."""
+    """The container in an open file; errors begin with `name`."""
     import av
 
     fences = {
@@ -251,11 +251,11 @@ def input_errors(name: str, modality: Modality) -> Iterator[None]:
         raise InputError(f"{name} needs more memory than there is") from None
     except Exception as error:  # av's own errors, and what a damaged index makes of numbers
         reason = error.strerror if isinstance(error, OSError | av.FFmpegError) else str(error)
-        said = str(reason).partition(":")[0] or type(error).__name__
-        if said == "Invalid argument":  # what the library says of a format that is not on its list
-            said = "its format is not one of those that are read here"
+        short = str(reason).partition(":")[0] or type(error).__name__
+        if short == "Invalid argument":  # what the library says of a format that is not on its list
+            short = "its format is not one of those that are read here"
         raise InputError(
-            f"{name} cannot be read ({said}): it is broken, no {modality} file, "
+            f"{name} cannot be read ({short}): it is broken, no {modality} file, "
             "or a list of other files"
         ) from None
 
@@ -267,10 +267,10 @@ def decode_frames(
     time_budget: TimeBudget | None = None,
     on_packet: Callable[[Packet[Any]], None] = lambda packet: None,
 ) -> Iterator[Any]:
-    """Every frame of a stream in the order it is played; `amiss` counts what is none.
+    """Every frame of a stream in the order it is played; `corruptions` counts what is none.
 
-    The other streams are passed over. on_packet: sees each packet before it is decoded. Raises
-    InputError once the time budget is used up.
+    The other streams are passed over. on_packet: called with each packet before it is decoded.
+    Raises InputError once the time budget is used up.
     """
     from av.error import FFmpegError
     from av.stream import Discard

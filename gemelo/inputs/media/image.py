@@ -1,4 +1,4 @@
-"""Pictures: upright and in RGB, and the tensor a tower sees.
+"""Image preprocessing: load, transpose by EXIF, convert to RGB, resize, rescale and normalise.
 
 A picture is decoded inside bounds (`image_decoding`), made RGB (`image_colours`: transparent parts
 are laid on white, deep greys read by their range) and turned as its EXIF says; of an animation the
@@ -9,7 +9,7 @@ Only the bytes given are read.
     pixel_values(picture.resized(896), mean=0.5, std=0.5)    # Gemma 3: (3, 896, 896) in [-1, 1]
     pixel_values(picture.resized(768), mean=0.0, std=1.0)    # Gemma 3n: (3, 768, 768) in [0, 1]
 
-Shapes: H and W are the height and width of a picture, S the side of a tower's square.
+Shapes: H and W are the height and width of a picture, S the image size of a vision tower.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 ORIENTATION = 0x0112  # EXIF's tag
-WARNINGS = 4  # of a decoder, that are told
-WIDE_BYTES = 64_000_000  # of rows squeezed to their width, before they are squeezed in height
+WARNINGS = 4  # of a decoder, that become notices
+WIDE_BYTES = 64_000_000  # of rows resized in width, before they are resized in height
 
 PictureSource: TypeAlias = "Source | Image.Image | Picture | NDArray[Any]"
 
@@ -87,7 +87,7 @@ def read_image(source: PictureSource) -> Picture:
     from PIL import Image
 
     name = name_of(source, "image")
-    with _as_input_errors(name), _collected_warnings() as said:
+    with _as_input_errors(name), _collected_warnings() as warned:
         if isinstance(source, np.ndarray):
             source = Image.fromarray(source)
         if isinstance(source, Image.Image):
@@ -95,12 +95,12 @@ def read_image(source: PictureSource) -> Picture:
             picture = _upright(*to_rgb(source), *_exif_transpose(source))
         else:
             with open_media(source, "image") as file:
-                image, told = decode(name, file)
+                image, decode_notices = decode(name, file)
             rgb, notices = to_rgb(image)
             turn = _exif_transpose(image)
             image.close()  # it may be large, and turning makes another
-            picture = _upright(rgb, (*told, *notices), *turn)
-    return replace(picture, notices=(*picture.notices, *said))
+            picture = _upright(rgb, (*decode_notices, *notices), *turn)
+    return replace(picture, notices=(*picture.notices, *warned))
 
 
 def views(picture: Picture, boxes: Iterable[Box]) -> list[Picture]:
@@ -149,21 +149,21 @@ def _as_input_errors(name: str) -> Iterator[None]:
 @contextmanager
 def _collected_warnings() -> Iterator[list[str]]:
     """What Pillow warns of or logs, as sentences, once the block has ended."""
-    said: list[str] = []
+    notices: list[str] = []
     listener = _Listener()
     log = logging.getLogger("PIL")
     with _WARNINGS, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         log.addHandler(listener)
         try:
-            yield said
+            yield notices
         finally:
             log.removeHandler(listener)
-    heard = dict.fromkeys((*(str(warning.message) for warning in caught), *listener.heard))
-    told = [message for message in heard if "decompression bomb" not in message]  # ours was kept
-    said += [f"the decoder warns: {' '.join(message.split()):.200}" for message in told[:WARNINGS]]
-    if len(told) > WARNINGS:
-        said.append(f"the decoder has {len(told) - WARNINGS:,} more warnings")
+    messages = dict.fromkeys((*(str(warning.message) for warning in caught), *listener.heard))
+    texts = [text for text in messages if "decompression bomb" not in text]  # ours was kept
+    notices += [f"the decoder warns: {' '.join(text.split()):.200}" for text in texts[:WARNINGS]]
+    if len(texts) > WARNINGS:
+        notices.append(f"the decoder has {len(texts) - WARNINGS:,} more warnings")
 
 
 class _Listener(logging.Handler):

@@ -1,8 +1,8 @@
-"""From every mode of Pillow's to RGB in 8 bits, a band at a time.
+"""Colour conversion: every mode of Pillow's to 8-bit RGB, a band at a time.
 
 Transparent parts are laid on white, as the reference processor does. Greys of more than 8 bits are
 read by their range (`image_grey`). Only one band is ever held in a mode between, and a picture far
-larger than a tower sees is shrunk band by band: the memory it takes is that of what comes out.
+larger than a vision tower takes is shrunk band by band: it takes the memory of what comes out.
 
     image, notices = to_rgb(image)
 """
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 FULL_BYTES = 100_000_000  # of RGB as Pillow holds it; up to here, 24 megapixels, all pixels stay
-KEPT_BYTES = 50_000_000  # of a larger picture: four views of 896 pixels see no more
-FINE_SIDE = 1792  # a side is not shrunk below twice what a tower sees, if the other can be
+KEPT_BYTES = 50_000_000  # of a larger picture: four views of 896 pixels hold no more
+FINE_SIDE = 1792  # a side is not shrunk below twice a tower's image size, if the other can be
 BAND_PIXELS = 1_000_000
 BAND_ROWS = 1 << 17
 NEARLY_BLACK = 8  # of 255
@@ -63,10 +63,10 @@ def stored_bytes(mode: str, width: int, height: int) -> int:
 def shrinking(size: tuple[int, int]) -> tuple[int, int]:
     """How many pixels across and down become one."""
     width, height = size
-    held = stored_bytes("RGB", width, height)
-    if held <= FULL_BYTES:
+    full_bytes = stored_bytes("RGB", width, height)
+    if full_bytes <= FULL_BYTES:
         return 1, 1
-    factor = math.ceil(math.sqrt(held / KEPT_BYTES))
+    factor = math.ceil(math.sqrt(full_bytes / KEPT_BYTES))
     across = max(1, min(factor, width // FINE_SIDE))
     down = max(1, min(factor, height // FINE_SIDE))
     while stored_bytes("RGB", math.ceil(width / across), math.ceil(height / down)) > KEPT_BYTES:

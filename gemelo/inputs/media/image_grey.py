@@ -1,4 +1,4 @@
-"""Greys of more than 8 bits: which of their numbers is black, and which is white.
+"""Grey images of more than 8 bits: black point, white point, and conversion to 8 bits.
 
 Sixteen bits have a range of their own, 0 to 65535. Numbers in 32 bits, whole or not, have none: 0
 to 255 are the 8 bits that Pillow's `convert("RGB")` and with it the reference processor takes them
@@ -100,10 +100,10 @@ def _sixteen(numbers: ValueRange) -> GreyRange:
     high = numbers.high
     if high == 0 or high > MOST_12_BITS:
         return GreyRange(0, MOST_16_BITS)
-    held = MOST_8_BITS if high <= MOST_8_BITS else MOST_12_BITS
-    bits = held.bit_length()
+    white = MOST_8_BITS if high <= MOST_8_BITS else MOST_12_BITS
+    bits = white.bit_length()
     return GreyRange(
-        0, held, (f"its 16-bit greys go up to {high:g} only: they are read as {bits} bits",)
+        0, white, (f"its 16-bit greys go up to {high:g} only: they are read as {bits} bits",)
     )
 
 
@@ -115,14 +115,16 @@ def _without_range(numbers: ValueRange, mode: str) -> GreyRange:
     if low >= 0 and high <= MOST_8_BITS:
         return GreyRange(0, MOST_8_BITS)
     if _strays(numbers):
-        told = f"{numbers.num_strays:,} of its greys, from {low:g} to {high:g}, are cut to 0 to 255"
-        return GreyRange(0, MOST_8_BITS, (told,))
+        notice = (
+            f"{numbers.num_strays:,} of its greys, from {low:g} to {high:g}, are cut to 0 to 255"
+        )
+        return GreyRange(0, MOST_8_BITS, (notice,))
     if low >= 0 and high <= MOST_16_BITS:
         most = MOST_12_BITS if high <= MOST_12_BITS else MOST_16_BITS
-        told = f"its 32-bit greys go up to {high:g}: they are read as {most.bit_length()} bits"
-        return GreyRange(0, most, (told,))
-    told = f"its greys from {low:g} to {high:g} are stretched from black to white"
-    return GreyRange(low, high, (told,))
+        notice = f"its 32-bit greys go up to {high:g}: they are read as {most.bit_length()} bits"
+        return GreyRange(0, most, (notice,))
+    notice = f"its greys from {low:g} to {high:g} are stretched from black to white"
+    return GreyRange(low, high, (notice,))
 
 
 def _strays(numbers: ValueRange) -> bool:

@@ -1,4 +1,4 @@
-"""Log-mel spectrogram: what the encoder hears of a sound, 128 numbers every 10 ms.
+"""Log-mel spectrogram: the audio encoder's input features, 128 mel bins every 10 ms.
 
 The reference's front end, in the form of a stream: windows of 32 ms, HTK pre-emphasis within each,
 a transform of twice the needed length, triangles equally spaced in mel, and the natural logarithm.
@@ -29,9 +29,7 @@ from gemelo.inputs.media.audio_channels import Floats, to_mono
 NUM_MELS = 128
 FRAME_LENGTH = 512  # samples in a window
 HOP_LENGTH = 160
-MIN_SAMPLES = (
-    FRAME_LENGTH + 1
-)  # samples that must be there for a frame: the reference waits for one more
+MIN_SAMPLES = FRAME_LENGTH + 1  # of a frame: the reference waits for one more
 PAD = 128  # a clip's length becomes a multiple of this
 FFT_LENGTH = 1024  # twice the window, which is what its authors call overdrive
 PREEMPHASIS = 0.97
@@ -53,10 +51,10 @@ def num_frames(num_samples: int) -> int:
 
 
 def check_min_samples(num_samples: int, name: str = "the recording") -> None:
-    """Raises InputError for a sound too short for a frame, and so for a soft token."""
+    """Raises InputError for a sound too short for a frame, and so for an audio token."""
     if num_samples < MIN_SAMPLES:
         raise InputError(
-            f"{name} lasts {num_samples / SAMPLING_RATE:.4f} s, too short for a soft token: "
+            f"{name} lasts {num_samples / SAMPLING_RATE:.4f} s, too short for an audio token: "
             f"give one of {MIN_SAMPLES / SAMPLING_RATE:.4f} s or more"
         )
 
@@ -77,7 +75,7 @@ class LogMel:
         """Samples (N,) at 16 kHz -> every frame (T, 128) that they complete, T perhaps 0.
 
         A tensor, an array or a list; floats within +-1, or whole numbers of their type's range.
-        Raises InputError for a sample that is no number, and then has not heard any of them.
+        Raises InputError for a sample that is no number, and then none of them counts.
         """
         new = to_mono(samples)
         self.num_samples += len(new)

@@ -1,4 +1,4 @@
-"""What people pass beside text: parts of a message, and the files, bytes and URLs behind them.
+"""Media parts of a message, and opening them: paths, bytes, data: URLs and open files.
 
 A message's content is a text or a list of parts, in the words of OpenAI's or of Hugging Face's
 clients. Parsing says what is there and opens nothing; `open_media` gives one part's bytes as a file
@@ -57,7 +57,7 @@ class TextPart:
 class MediaPart:
     """A picture, a recording or a video; source: a path, bytes, an open file, or what is decoded.
 
-    Decoded are a PIL image and an array of samples; the reader of the kind knows them.
+    Decoded are a PIL image and an array of samples; the reader of the modality knows them.
     """
 
     modality: Modality
@@ -85,7 +85,7 @@ def parse_content(content: Any, *, allow_paths: bool = True) -> tuple[Part, ...]
 
 
 def video_parts(frames: Sequence[tuple[str, Any]], sound: Any = None) -> tuple[Part, ...]:
-    """A video as the model sees it: each frame after its timestamp, the sound track at the end.
+    """A video as it stands in a prompt: each frame after its timestamp, the sound track at the end.
 
     frames: (timestamp, picture). Google's guide for Gemma gives a video as its frames in order,
     one a second, and then its sound; it names no times. The later processors of the family write
@@ -203,10 +203,10 @@ def _only_source(where: str, part: Mapping[str, Any], modality: Modality) -> tup
 
 def _inline(where: str, part: Mapping[str, Any]) -> bytes:
     """OpenAI's input_audio; its format is not needed, the bytes say it."""
-    held = part.get("input_audio")
-    if not isinstance(held, Mapping) or held.get("data") is None:
+    content = part.get("input_audio")
+    if not isinstance(content, Mapping) or content.get("data") is None:
         raise InputError(f'{where} of type input_audio needs {{"input_audio": {{"data": ...}}}}')
-    return _decode_base64(where, held["data"])
+    return _decode_base64(where, content["data"])
 
 
 # ---- sources -------------------------------------------------------------------------------------
@@ -242,13 +242,13 @@ def _unescaped(text: bytes) -> bytes:
     digits = [b"0123456789abcdef".find(bytes([byte]).lower()) for byte in range(256)]
     values = np.array(digits, np.int16)  # of bytes as digits; below 0 for those that are none
     content = bytearray()
-    at = 0
-    while at < len(text):
-        piece = text[at : at + PIECE_BYTES]
-        cut = piece.rfind(b"%", len(piece) - 2) if at + len(piece) < len(text) else -1
+    offset = 0
+    while offset < len(text):
+        piece = text[offset : offset + PIECE_BYTES]
+        cut = piece.rfind(b"%", len(piece) - 2) if offset + len(piece) < len(text) else -1
         piece = piece[:cut] if cut > 0 else piece
         content += _unescaped_piece(np.frombuffer(piece, np.uint8), values)
-        at += len(piece)
+        offset += len(piece)
     return bytes(content)
 
 
@@ -307,16 +307,16 @@ def _sought(file: Readable, modality: Modality) -> BinaryIO:
         if file.seekable():
             lent.seek(0)
             return cast(BinaryIO, lent)
-        held = Borrowed(file, NOUNS[modality]).read(MAX_STREAM_BYTES + 1)
+        content = Borrowed(file, NOUNS[modality]).read(MAX_STREAM_BYTES + 1)
     except GemeloError:
         raise
     except Exception as error:  # of any kind: the object is the caller's
         reason = str(error) or type(error).__name__
         raise InputError(f"the {NOUNS[modality]} cannot be read: {reason}") from None
-    if not held or len(held) > MAX_STREAM_BYTES:
-        size = f"more than {MAX_STREAM_BYTES:,}" if held else "0"
+    if not content or len(content) > MAX_STREAM_BYTES:
+        size = f"more than {MAX_STREAM_BYTES:,}" if content else "0"
         raise InputError(f"the {NOUNS[modality]} has {size} bytes: give one of 1 to that many")
-    return io.BytesIO(held)
+    return io.BytesIO(content)
 
 
 def _shown(value: Any) -> str:

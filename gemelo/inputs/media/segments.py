@@ -1,7 +1,7 @@
-"""Silences: where a sound that goes on for too long may be cut.
+"""Voice activity: pauses at which a long recording is cut into segments of at most 30 s.
 
-Gemma 3n was trained on 30 s of sound at a time. A longer one is cut into stretches that are no
-longer: at the first pause after 15 s, or, if nobody pauses, at 30 s, and then the next stretch
+Gemma 3n was trained on 30 s of sound at a time. A longer one is cut into segments that are no
+longer: at the first pause after 15 s, or, if nobody pauses, at 30 s, and then the next segment
 begins a second earlier, so that no word is lost between the two. Everything is decided as the sound
 arrives, and nothing of it is kept but that second.
 
@@ -28,13 +28,13 @@ MIN_SEGMENT_S = 15.0
 PAUSE_S = 0.3
 OVERLAP_S = 1.0
 BLOCK = SAMPLING_RATE // 10  # samples whose loudness is one number
-QUIET = 0.1  # of the loudest block of the stretch
+QUIET = 0.1  # of the loudest block of the segment
 SILENT = 1e-3  # of full scale: quiet whatever else there is
 
 
 @dataclass(frozen=True, eq=False)
 class AudioSegment:
-    """Samples (N,) at 16 kHz of a stretch that began at start_s; ends: it is over with them.
+    """Samples (N,) at 16 kHz of a segment that began at start_s; ends: it is over with them.
 
     overlaps: the segment began before the last one was over. onset_s: when there was first a sound
     in it, to a tenth of a second; start_s while there is none.
@@ -58,7 +58,7 @@ class Onset:
         """Seconds of silence at its beginning; 0 while there is nothing else."""
         return max(0, self._at) // BLOCK * BLOCK / SAMPLING_RATE
 
-    def hear(self, values: Floats) -> None:
+    def push(self, values: Floats) -> None:
         """The samples (N,) that follow."""
         loud = np.abs(values) > SILENT if self._at < 0 else np.zeros(0, bool)
         if loud.any():
@@ -79,7 +79,7 @@ class Segmenter:
 
     def _begin(self, overlap: Floats | None = None) -> None:
         self._overlap = np.zeros(0, np.float32) if overlap is None else overlap
-        self._length = 0  # samples of the stretch so far
+        self._length = 0  # samples of the segment so far
         self._loudest = 0.0
         self._pause = 0  # quiet blocks in a row
         self._overlaps = overlap is not None
@@ -106,7 +106,7 @@ class Segmenter:
             yield self._part(blocks, ends=False)
 
     def finish(self) -> AudioSegment | None:
-        """The rest, as the end of the last stretch; None where there is nothing to end."""
+        """The rest, as the end of the last segment; None where there is nothing to end."""
         if not self._length and not len(self._held):
             return None
         part = self._part([self._overlap, self._held], ends=True)
@@ -114,7 +114,7 @@ class Segmenter:
         return part
 
     def _ends_with(self, block: Floats) -> bool:
-        """Whether a block is the last of its stretch."""
+        """Whether a block is the last of its segment."""
         level = float(np.sqrt(np.mean(np.square(block))))
         self._loudest = max(self._loudest, level)
         quiet = level < max(SILENT, QUIET * self._loudest)
@@ -126,7 +126,7 @@ class Segmenter:
         )
 
     def _cut(self) -> None:
-        """Begin the next stretch: a second back, unless it was a pause."""
+        """Begin the next segment: a second back, unless it was a pause."""
         self._first += self._length
         if self._pause * BLOCK >= PAUSE_S * SAMPLING_RATE:
             self._begin()
@@ -136,12 +136,12 @@ class Segmenter:
 
     def _part(self, blocks: list[Floats], ends: bool) -> AudioSegment:
         values, start_s = np.concatenate(blocks), self._first / SAMPLING_RATE
-        self._onset.hear(values)
+        self._onset.push(values)
         return AudioSegment(values, start_s, ends, self._overlaps, start_s + self._onset.time_s)
 
 
 def without_overlap(before: str, after: str, most: int = 12) -> str:
-    """`after` less the words at its beginning that `before` ends with, heard twice in the overlap.
+    """`after` less the words at its beginning that `before` ends with: the overlap's, said twice.
 
     A word that the cut went through may stand before the repeated ones, and is dropped with them.
     """

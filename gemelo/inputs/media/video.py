@@ -1,11 +1,11 @@
-"""Video: frames at a steady rate with the time of each, upright, as pictures.
+"""Video loading: frames sampled at a fixed rate with their timestamps, as pictures.
 
 Gemma takes a video as pictures, one a second unless asked otherwise, and its sound as a recording.
 Any container that PyAV reads will do. It is read from the one file given: formats that are lists of
 other files (playlists, sets of segments, session descriptions) are refused, and the library
 underneath is allowed no protocol with which it could open a file or a connection by itself.
 
-    video = read_video("walk.mp4", fps=1.0, side=768)
+    video = read_video("walk.mp4", fps=1.0, image_size=768)
     [frame.timestamp for frame in video.frames]    # ["00:00", "00:01", "00:02"]
 """
 
@@ -34,7 +34,7 @@ MAX_FRAMES = 120  # two minutes at one a second; with 256 tokens each, nearly al
 MAX_FPS = 60.0
 MAX_PIXELS = 36_000_000  # of a frame: 8K fits
 THREADED_PIXELS = 16_000_000  # of the frames that threads decode at once
-KEPT_BYTES = 192_000_000  # of all frames, where they are not squeezed
+KEPT_BYTES = 192_000_000  # of all frames, where they are not resized
 MAX_DECODED = 32_000_000_000  # pixels of all frames: two minutes of 4K
 STILL_DECODED, PIXELS_A_BYTE = 5_000_000_000, 4000  # of an empty file, and for each byte
 LARGE_PIXELS = 10_000_000  # of a frame that is more than 4K
@@ -72,8 +72,8 @@ def read_video(
 ) -> Video:
     """The first frame and then `fps` frames a second of a video, in a path, bytes or open file.
 
-    side: squeeze each frame into a square of so many pixels as it comes, which is how the towers
-    see it; without it they keep their size and the shape of their pixels, as far as KEPT_BYTES
+    image_size: resize each frame to a square of so many pixels as it comes, as the vision tower
+    takes it; without it they keep their size and the shape of their pixels, as far as KEPT_BYTES
     reach for all of them. Raises InputError for a file without moving pictures, a broken one, one
     of more than max_frames at this rate, or of more pixels than are decoded for a file of its
     length; UnsupportedError for a remote URL.
@@ -153,8 +153,8 @@ def _moving_pictures(name: str, container: InputContainer) -> VideoStream:
         stream.thread_type = "AUTO"  # every thread holds frames of its own
         stream.codec_context.thread_count = max(1, min(8, THREADED_PIXELS // (width * height or 1)))
         return stream
-    kind = "only sound" if container.streams.audio else "no video stream"
-    raise InputError(f"{name} has {kind}: give a video, or pass it as a recording")
+    contents = "only sound" if container.streams.audio else "no video stream"
+    raise InputError(f"{name} has {contents}: give a video, or pass it as a recording")
 
 
 def _duration_s(container: InputContainer, stream: VideoStream) -> float:
@@ -221,33 +221,35 @@ class _Taken:
             what = f"goes on at {timestamp(time_s, 1)}"
             raise _too_many(self.name, what, self.fps, self.max_frames)
         matrix = self.display_matrix.matrix(frame)
-        seen = picture(frame, matrix, self.scaler)
-        self.num_bytes += 4 * seen.size[0] * seen.size[1]
+        shown = picture(frame, matrix, self.scaler)
+        self.num_bytes += 4 * shown.size[0] * shown.size[1]
         if self.scaler.image_size is None and self.num_bytes > 2 * KEPT_BYTES:
             raise InputError(
                 f"{self.name} has more frames than its header says, and they fill "
-                f"{self.num_bytes / 1e6:,.0f} MB: give a side to squeeze them to, or a lower fps"
+                f"{self.num_bytes / 1e6:,.0f} MB: give an image_size, or a lower fps"
             )
-        self.frames.append(Frame(time_s, timestamp(time_s, self.fps), seen))
-        self.brightest = max(self.brightest, brightest(seen.image))
+        self.frames.append(Frame(time_s, timestamp(time_s, self.fps), shown))
+        self.brightest = max(self.brightest, brightest(shown.image))
         self.askew = self.askew or is_askew(matrix)
         if frame.width * frame.height > self.scaler.most_pixels and self.scaler.image_size is None:
             self.full = (frame.width, frame.height)
 
     def notices(self) -> list[str]:
         """What there is to say about them."""
-        said = []
+        notices = []
         if self.full is not None:
             width, height = self.frames[0].picture.size
-            said.append(
+            notices.append(
                 f"its frames of {self.full[0]} x {self.full[1]} pixels are kept as "
                 f"{width} x {height}, so that all of them fit"
             )
         if self.askew:
-            said.append("it is to be turned by less than a right angle: the nearest one is shown")
+            notices.append(
+                "it is to be turned by less than a right angle: the nearest one is shown"
+            )
         if self.brightest < NEARLY_BLACK:
-            said.append(f"it is nearly black: its brightest value is {self.brightest} of 255")
-        return said
+            notices.append(f"it is nearly black: its brightest value is {self.brightest} of 255")
+        return notices
 
 
 def _bounded(

@@ -1,8 +1,8 @@
-"""Messages to a prompt: who said what, put in the words the model was trained on.
+"""Chat template: messages and media to a prompt of token ids.
 
 Gemma's turns are written here in plain Python; any other template that a file brings is run by
 `templates`. Either way only the template's own markers become control ids: a message that contains
-`<end_of_turn>` has it spelt out as text and cannot end its turn. Text between two markers is
+`<end_of_turn>` has it encoded as text and cannot end its turn. Text between two markers is
 encoded in one go, so that newlines merge across the borders of a message exactly as they do
 elsewhere. Pictures, recordings and videos are handed to a `MediaLoader`, which opens them and
 says what they are in the text.
@@ -55,19 +55,19 @@ class Prompt:
 
     def checked(self) -> Self:
         """The same with its ids as Python integers; InputError for a field of other things."""
-        for name, kind in (("pictures", Picture), ("recordings", Samples)):
-            held = getattr(self, name)
-            for item in held if isinstance(held, Sequence) else (held,):
-                if not isinstance(item, kind):
+        for name, type in (("pictures", Picture), ("recordings", Samples)):
+            value = getattr(self, name)
+            for item in value if isinstance(value, Sequence) else (value,):
+                if not isinstance(item, type):
                     raise InputError(
-                        f"a prompt's {name} are a list of {kind.__name__}, not {item!r:.100}"
+                        f"a prompt's {name} are a list of {type.__name__}, not {item!r:.100}"
                     )
         return replace(self, ids=tuple(token_ids(self.ids)))
 
 
 @dataclass(frozen=True)
 class _LoadedMessage:
-    """A message with its media opened: texts, and the places of pictures and recordings."""
+    """A message with its media opened: texts, and placeholders of pictures and recordings."""
 
     role: str
     chunks: tuple[str | Placeholder, ...]
@@ -117,8 +117,8 @@ def render(
         _check_tools(parsed, tools, template)
     else:
         check_alternating_roles(parsed)
-    said = _loaded(parsed, media_loader)
-    return _render_template(said, tokenizer, template, tools, add_generation_prompt, media_loader)
+    loaded = _loaded(parsed, media_loader)
+    return _render_template(loaded, tokenizer, template, tools, add_generation_prompt, media_loader)
 
 
 def render_gemma_template(
@@ -136,8 +136,8 @@ def render_gemma_template(
     """
     parsed = parse_messages(messages, allow_paths=allow_paths)
     check_alternating_roles(parsed)
-    said = _loaded(parsed, media_loader)
-    return _in_turns(said, tokenizer, add_generation_prompt, media_loader)
+    loaded = _loaded(parsed, media_loader)
+    return _in_turns(loaded, tokenizer, add_generation_prompt, media_loader)
 
 
 def render_completion(
@@ -261,24 +261,23 @@ def _render_template(
     )
     check_text(text)
     modalities = _modalities(media_loader)
-    slots = [chunk for message in messages for chunk in message.chunks]
-    images = [slot for slot in slots if isinstance(slot, ImagePlaceholder)]
-    sounds = [slot for slot in slots if isinstance(slot, AudioPlaceholder)]
-    ids = tokenize(
-        fill_placeholders(text, images, sounds, modalities, tokenizer), modalities, tokenizer
-    )
+    chunks = [chunk for message in messages for chunk in message.chunks]
+    images = [chunk for chunk in chunks if isinstance(chunk, ImagePlaceholder)]
+    recordings = [chunk for chunk in chunks if isinstance(chunk, AudioPlaceholder)]
+    filled = fill_placeholders(text, images, recordings, modalities, tokenizer)
+    ids = tokenize(filled, modalities, tokenizer)
     return _prompt(_with_one_bos(ids, tokenizer.bos_id), media_loader)
 
 
 def _for_templates(message: _LoadedMessage) -> dict[str, Any]:
     """The message as templates expect it: its texts are people's, its role is a word of ours."""
-    made = {"role": own(message.role), **message.more}
+    members = {"role": own(message.role), **message.more}
     if not message.chunks:
-        return made
+        return members
     # Gemma's template reads only the first part of a system message: give it one text.
     if message.role == "system" or not message.is_list:
-        return made | {"content": said("".join(message.texts))}
-    return made | {"content": [_part_for_templates(chunk) for chunk in message.chunks]}
+        return members | {"content": said("".join(message.texts))}
+    return members | {"content": [_part_for_templates(chunk) for chunk in message.chunks]}
 
 
 def _part_for_templates(chunk: str | Placeholder) -> dict[str, str]:
@@ -296,7 +295,7 @@ def _tokens(tokenizer: Tokenizer) -> dict[str, str]:
 
 def _with_one_bos(ids: list[int], bos_id: int | None) -> list[int]:
     """Begun once: by the template, by the tokenizer's settings, or by both."""
-    begun = next((at for at, id in enumerate(ids) if id != bos_id), len(ids))
+    begun = next((index for index, id in enumerate(ids) if id != bos_id), len(ids))
     return ids[max(0, begun - 1) :]
 
 

@@ -1,4 +1,4 @@
-"""Media loading: the pictures and recordings of one prompt, opened in order and counted.
+"""Media loading: the images and audio of one prompt, preprocessed in order and counted in tokens.
 
 How many tokens a medium takes in a prompt is known only once it is open: a long picture has crops,
 a recording as many tokens as it lasts, a video is frames with their times and a sound track. So a
@@ -36,14 +36,14 @@ from gemelo.inputs.prompt.placeholders import (
     modalities_of,
 )
 
-IMAGE_SIZES = (256, 512, 768)  # of the square that Gemma 3n sees, in pixels
-TRAINED_S = 30.0  # what the ear was trained on at a time
+IMAGE_SIZES = (256, 512, 768)  # that Gemma 3n takes, in pixels
+TRAINED_S = 30.0  # what the audio encoder was trained on at a time
 
 
 @dataclass(frozen=True)
 class VisionOptions:
-    """How media are looked at: Pan & Scan if its thresholds are given, the side of Gemma 3n's
-    square in pixels (None for 768), frames a second of a video."""
+    """How images and videos are preprocessed: Pan & Scan if its thresholds are given, Gemma 3n's
+    image size in pixels (None for 768), frames a second of a video."""
 
     pan_and_scan: PanScan | None = None
     image_size: int | None = None
@@ -58,14 +58,14 @@ class MediaLoader:
         self.config, self.modalities = config, modalities_of(config)
         self.vision_options = VisionOptions() if vision_options is None else vision_options
         self.image_size = image_size_of(config, self.vision_options.image_size)
-        self.pictures: list[Picture] = []  # squeezed; crops after their original
+        self.pictures: list[Picture] = []  # resized; crops after their original
         self.recordings: list[Samples] = []
         self.notices: list[str] = []
 
     def expand(self, part: MediaPart) -> tuple[str | Placeholder, ...]:
         """The texts and places that a medium stands for; it is opened and kept.
 
-        Raises InputError for what cannot be read as its kind.
+        Raises InputError for what cannot be read as its modality.
         """
         if part.modality == "image":
             return (self._picture(part.source),)
@@ -86,11 +86,11 @@ class MediaLoader:
         samples = samples_of(source, max_audio_s(self.config))
         self._note(name, samples.notices)
         if samples.duration_s > TRAINED_S:
-            told = (
+            notice = (
                 f"it lasts {samples.duration_s:.0f} s, and the model was trained on "
-                f"{TRAINED_S:.0f} s at a time: what comes later may be heard less well"
+                f"{TRAINED_S:.0f} s at a time: what comes later may be understood less well"
             )
-            self._note(name, (told,))
+            self._note(name, (notice,))
         check_min_samples(len(samples.values), name)
         self.recordings.append(samples)
         return AudioPlaceholder(num_audio_tokens(self.config, len(samples.values)))
@@ -105,13 +105,15 @@ class MediaLoader:
     def _frames_and_sound(self, source: Any, name: str) -> tuple[str | Placeholder, ...]:
         video = read_video(source, fps=self.vision_options.fps, image_size=self.image_size)
         self._note(name, video.notices)
-        hears = video.has_sound and self.modalities.audio is not None
-        if video.has_sound and not hears:
-            self._note(name, ("its sound is left out: the model has no ear",))
+        takes_sound = video.has_sound and self.modalities.audio is not None
+        if video.has_sound and not takes_sound:
+            self._note(name, ("its sound is left out: the model has no audio encoder",))
         frames = [(frame.timestamp, frame.picture) for frame in video.frames]
-        sound = read_audio(source, max_audio_s(self.config)) if hears else None
+        sound = read_audio(source, max_audio_s(self.config)) if takes_sound else None
         if sound is not None and len(sound.values) < MIN_SAMPLES:
-            self._note(name, (f"its sound lasts {sound.duration_s:.4f} s: too short to be heard",))
+            self._note(
+                name, (f"its sound lasts {sound.duration_s:.4f} s: too short for an audio token",)
+            )
             sound = None
         expanded: list[str | Placeholder] = []
         for part in video_parts(frames, sound):
@@ -123,23 +125,23 @@ class MediaLoader:
 
 
 def image_size_of(config: ModelConfig, asked: int | None) -> int:
-    """The side of the square that a tower sees, in pixels; 0 where there is no eye."""
+    """The side of the square that a vision tower takes, in pixels; 0 where there is none."""
     if isinstance(config, Gemma3nConfig):
         if asked is not None and asked not in IMAGE_SIZES:
             raise InputError(
-                f"a side of {asked} pixels: give one of {', '.join(map(str, IMAGE_SIZES))}"
+                f"an image size of {asked} pixels: give one of {', '.join(map(str, IMAGE_SIZES))}"
             )
         return asked or IMAGE_SIZES[-1]
     eye = config.vision if isinstance(config, Gemma3Config) else None
     if asked is not None and (eye is None or asked != eye.image_size):
-        sees = "no picture" if eye is None else f"pictures of {eye.image_size} pixels"
-        raise InputError(f"a side of {asked} pixels: this model sees {sees}; leave it out")
+        takes = "no picture" if eye is None else f"pictures of {eye.image_size} pixels"
+        raise InputError(f"an image size of {asked} pixels: this model takes {takes}; leave it out")
     return 0 if eye is None else eye.image_size
 
 
 def num_audio_tokens(config: ModelConfig, num_samples: int) -> int:
-    """Soft tokens of a recording at 16 kHz: what the reference gives any clip, or more where it
-    lasts longer. Raises InputError for one that is too short to be heard."""
+    """Audio tokens of a recording at 16 kHz: what the reference gives any clip, or more where it
+    lasts longer. Raises InputError for one that is too short."""
     ear = config.audio if isinstance(config, Gemma3nConfig) else None
     if ear is None or not isinstance(config, Gemma3nConfig):
         raise UnsupportedError("the model cannot take recordings: it has no tower for them")
@@ -156,7 +158,7 @@ def max_audio_s(config: ModelConfig) -> float:
 
 
 def samples_of(source: Any, limit_s: float = LIMIT_S) -> Samples:
-    """A recording as the ear hears it: a file, or samples at 16 kHz in an array or a tensor."""
+    """A recording at 16 kHz: a file, or samples at 16 kHz in an array or a tensor."""
     if isinstance(source, Samples):
         return source
     if isinstance(source, str | Path | bytes | bytearray | memoryview | Readable):
@@ -165,29 +167,30 @@ def samples_of(source: Any, limit_s: float = LIMIT_S) -> Samples:
 
 
 def place_media(text: str, media: Sequence[MediaPart], modalities: Modalities) -> tuple[Part, ...]:
-    """A text and its media as parts: at the placeholders that the text has for their kind, those
-    of a kind that it has none for in front of it, all in the order given.
+    """A text and its media as parts: at the placeholders that the text has for their modality,
+    those of a modality that it has none for in front of it, all in the order given.
 
-    Raises InputError where the placeholders of a kind are not as many as its media.
+    Raises InputError where the placeholders of a modality are not as many as its media.
     """
     if not media:
         return (TextPart(text),)
     known = {"image": modalities.image, "audio": modalities.audio}
-    kinds = {
-        tokens.placeholder: kind
-        for kind, tokens in known.items()
+    placed = {
+        tokens.placeholder: modality
+        for modality, tokens in known.items()
         if tokens is not None and tokens.placeholder in text
     }
     waiting = {
-        mark: [part for part in media if part.modality == kind] for mark, kind in kinds.items()
+        placeholder: [part for part in media if part.modality == modality]
+        for placeholder, modality in placed.items()
     }
-    for mark, files in waiting.items():
-        if text.count(mark) != len(files):
+    for placeholder, files in waiting.items():
+        if (count := text.count(placeholder)) != len(files):
             raise InputError(
-                f"the prompt has {mark} {text.count(mark)} times for {len(files)} files of that "
-                "kind: give one for each, or leave it out of the text"
+                f"the prompt has {placeholder} {count} times for {len(files)} files of that kind: "
+                "give one for each, or leave it out of the text"
             )
-    parts: list[Part] = [part for part in media if part.modality not in kinds.values()]
+    parts: list[Part] = [part for part in media if part.modality not in placed.values()]
     pattern = "|".join(map(re.escape, waiting))
     for piece in re.split(f"({pattern})", text) if waiting else (text,):
         if piece in waiting:

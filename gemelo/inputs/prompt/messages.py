@@ -1,4 +1,4 @@
-"""The messages of a conversation, checked: who speaks, in which parts, and what comes with it.
+"""Chat messages: roles, content parts and tool calls, checked.
 
 A message is {"role": "system" | "user" | "assistant" | "model" | "tool", "content": text or a list
 of parts, as `media.parse_content` has them}. An assistant that calls tools may leave its content

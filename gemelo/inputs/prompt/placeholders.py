@@ -1,7 +1,7 @@
-"""Where pictures and recordings stand in a prompt, and the ids they become.
+"""Placeholder tokens: where images and audio stand in a prompt, and the token ids they become.
 
 A family's template leaves one placeholder for each. Before the text is tokenised it is replaced
-by a marker, as many soft tokens as the tower gives, a closing marker, and two newlines on either
+by a begin token, as many tokens as the tower gives, an end token, and two newlines on either
 side. That it happens in the text matters: the newlines merge with those around them, so "user\\n"
 before a picture ends in one token of three newlines. Here text stays text until every piece is in
 its place, and what lies between two markers is tokenised in one go. A placeholder in what a person
@@ -27,18 +27,18 @@ from gemelo.inputs.media.parts import Part, TextPart
 from gemelo.inputs.templates.text import Text, spans
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 
-AROUND = "\n\n"  # before the opening marker and after the closing one
+AROUND = "\n\n"  # before the begin token and after the end token
 
 
 @dataclass(frozen=True)
 class PlaceholderTokens:
-    """How one kind is written: the template's placeholder, and ids of markers and soft tokens."""
+    """How one modality is written: the template's placeholder, and the ids that it becomes."""
 
     placeholder: str
     begin_token_id: int
     token_id: int
     end_token_id: int
-    num_tokens: int  # soft tokens of one picture; of one recording, in the reference
+    num_tokens: int  # of one picture; of one recording, in the reference
 
 
 @dataclass(frozen=True)
@@ -51,20 +51,20 @@ class Modalities:
 
 @dataclass(frozen=True)
 class ImagePlaceholder:
-    """The place of a picture, and of the crops that Pan & Scan shows with it."""
+    """Where a picture stands, and the crops that Pan & Scan shows with it."""
 
     num_crops: int = 0
 
 
 @dataclass(frozen=True)
 class AudioPlaceholder:
-    """The place of a recording; num_tokens: its soft tokens, None for the reference's number."""
+    """Where a recording stands; num_tokens: None for the reference's number."""
 
     num_tokens: int | None = None
 
 
 Placeholder = ImagePlaceholder | AudioPlaceholder
-Chunk = str | int | Placeholder  # plain text, the id of a control string, or a place
+Chunk = str | int | Placeholder  # plain text, the id of a control string, or a placeholder
 
 
 def modalities_of(config: ModelConfig) -> Modalities:
@@ -86,19 +86,22 @@ def modalities_of(config: ModelConfig) -> Modalities:
 
 
 def check_modalities(parts: Iterable[Part], modalities: Modalities) -> None:
-    """Raises UnsupportedError where a model is given what it has no sense for.
+    """Raises UnsupportedError where a model is given a modality that it has no tower for.
 
-    To be asked before anything is decoded. A video needs an eye; its sound is a part of its own.
+    To be asked before anything is decoded. A video needs a vision tower; its sound is a part of its
+    own.
     """
-    kinds = [part.modality for part in parts if not isinstance(part, TextPart)]
-    num_seen = sum(kind != "audio" for kind in kinds)
-    if num_seen and modalities.image is None:
+    given = [part.modality for part in parts if not isinstance(part, TextPart)]
+    num_audio = given.count("audio")
+    num_visual = len(given) - num_audio
+    if num_visual and modalities.image is None:
         raise _unsupported_modality(
-            "eye", num_seen, "picture or video", "pictures and videos", modalities
+            "vision tower", num_visual, "picture or video", "pictures and videos", modalities
         )
-    if len(kinds) > num_seen and modalities.audio is None:
-        heard = len(kinds) - num_seen
-        raise _unsupported_modality("ear", heard, "recording", "recordings", modalities)
+    if num_audio and modalities.audio is None:
+        raise _unsupported_modality(
+            "audio encoder", num_audio, "recording", "recordings", modalities
+        )
 
 
 def fill_placeholders(
@@ -108,45 +111,45 @@ def fill_placeholders(
     modalities: Modalities,
     tokenizer: Tokenizer,
 ) -> list[Chunk]:
-    """A plain prompt or a template's text in pieces, its placeholders filled, its controls read.
+    """A plain prompt or a template's text in chunks, its placeholders filled, its controls read.
 
     Of a template's `Text` only the runs that the template wrote are read; what people said in it
-    stays text. Raises InputError unless there are as many placeholders of a kind as slots.
+    stays text. Raises InputError unless there are as many placeholders of a modality as media.
     """
     runs = list(spans(text)) if isinstance(text, Text) else [(text, True)]
     written = [run for run, is_own in runs if is_own]
-    slots: dict[str, Iterator[Placeholder]] = {}
+    waiting: dict[str, Iterator[Placeholder]] = {}
     if images or modalities.image is not None:
-        eye = _needed(modalities.image, "pictures")
-        slots[eye.placeholder] = _matched(written, eye, images, "pictures")
+        tokens = _needed(modalities.image, "pictures")
+        waiting[tokens.placeholder] = _matched(written, tokens, images, "pictures")
     if recordings or modalities.audio is not None:
-        ear = _needed(modalities.audio, "recordings")
-        slots[ear.placeholder] = _matched(written, ear, recordings, "recordings")
+        tokens = _needed(modalities.audio, "recordings")
+        waiting[tokens.placeholder] = _matched(written, tokens, recordings, "recordings")
     chunks: list[Chunk] = []
-    pattern = "|".join(map(re.escape, slots))
+    pattern = "|".join(map(re.escape, waiting))
     for run, is_own in runs:
         if not is_own:
             chunks.append(run)
             continue
-        for part in re.split(f"({pattern})", run) if slots else (run,):
-            chunks += [next(slots[part])] if part in slots else tokenizer.split(part)
+        for part in re.split(f"({pattern})", run) if waiting else (run,):
+            chunks += [next(waiting[part])] if part in waiting else tokenizer.split(part)
     return chunks
 
 
 def tokenize(
     chunks: Iterable[Chunk], modalities: Modalities, tokenizer: Tokenizer, *, bos: bool = True
 ) -> list[int]:
-    """The ids of a prompt, with soft tokens where its pictures and recordings stand.
+    """The ids of a prompt, with image and audio tokens where its media stand.
 
-    Plain text between two ids is tokenised as a whole, its control strings spelt out. bos: begin
-    with BOS, and not twice. Raises UnsupportedError for a slot the model has no sense for.
+    Plain text between two ids is tokenised as a whole, its control strings as text. bos: begin
+    with BOS, and not twice. Raises UnsupportedError for a modality that the model has no tower for.
     """
     ids: list[int] = []
     for is_text, run in groupby(_written(chunks, modalities), lambda chunk: isinstance(chunk, str)):
         if is_text:
             ids += tokenizer.encode("".join(map(str, run)), bos=False, special=False)
         else:
-            ids += (id for held in run if not isinstance(held, str) for id in held)
+            ids += (id for run_ids in run if not isinstance(run_ids, str) for id in run_ids)
     return tokenizer.with_prefix_tokens(ids) if bos else ids
 
 
@@ -172,7 +175,7 @@ def check_context_length(ids: Sequence[int], modalities: Modalities, context: in
 
 
 def _written(chunks: Iterable[Chunk], modalities: Modalities) -> Iterator[str | list[int]]:
-    """Texts and runs of ids, every slot written out."""
+    """Texts and runs of ids, every placeholder written out."""
     for chunk in chunks:
         if isinstance(chunk, str):
             yield chunk
@@ -208,14 +211,14 @@ def _full(tokens: PlaceholderTokens, num_tokens: int | None = None) -> Iterator[
 
 
 def _gemma3n_modalities(config: Gemma3nConfig) -> Modalities:
-    eye = PlaceholderTokens(
+    image = PlaceholderTokens(
         "<image_soft_token>",
         config.boi_token_id,
         config.image_token_id,
         config.eoi_token_id,
         config.vision_soft_tokens_per_image,
     )
-    ear = PlaceholderTokens(
+    audio = PlaceholderTokens(
         "<audio_soft_token>",
         config.boa_token_id,
         config.audio_token_id,
@@ -223,8 +226,8 @@ def _gemma3n_modalities(config: Gemma3nConfig) -> Modalities:
         config.audio_soft_tokens_per_image,
     )
     return Modalities(
-        eye if config.vision_config is not None else None,
-        ear if config.audio_config is not None else None,
+        image if config.vision_config is not None else None,
+        audio if config.audio_config is not None else None,
     )
 
 
@@ -247,9 +250,13 @@ def _needed(tokens: PlaceholderTokens | None, noun: str) -> PlaceholderTokens:
 
 
 def _unsupported_modality(
-    organ: str, count: int, one: str, many: str, modalities: Modalities
+    tower: str, count: int, one: str, many: str, modalities: Modalities
 ) -> UnsupportedError:
-    has = "reads text only" if modalities == Modalities() else f"has no {organ}"
-    able = "Gemma 3 from 4B up or a Gemma 3n" if organ == "eye" else "Gemma 3n with its ear"
+    has = "reads text only" if modalities == Modalities() else f"has no {tower}"
+    able = (
+        "Gemma 3 from 4B up or a Gemma 3n"
+        if tower == "vision tower"
+        else f"Gemma 3n with its {tower}"
+    )
     given = f"1 {one}" if count == 1 else f"{count} {many}"
     return UnsupportedError(f"the model {has}, and was given {given}: use a {able}")

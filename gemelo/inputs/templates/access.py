@@ -77,8 +77,8 @@ def _item(budget: Budget, owner: Any, key: Any) -> Any:
         return MISSING
     if isinstance(owner, str):
         budget.text(1)
-        at = int(key) % len(owner)
-        return cut(owner, at, at + 1)
+        index = int(key) % len(owner)
+        return cut(owner, index, index + 1)
     return owner[key]
 
 

@@ -1,4 +1,4 @@
-"""What running a template may cost: steps, and bytes of everything it makes.
+"""Limits on running a template: steps, and bytes of everything it makes.
 
 Each is taken before it is spent, so that nothing is built and then found to be too large. Bytes are
 counted when a value is made and never given back: what is made bounds what is held, and the time

@@ -1,4 +1,4 @@
-"""The values of Jinja's expressions.
+"""Jinja's expressions, evaluated.
 
 Statements(budget).value(node, scope)
 """
@@ -139,11 +139,11 @@ class Expressions(ABC):
 
     def _dict(self, node: nodes.Dict, scope: Scope) -> dict[Any, Any]:
         self.budget.entries(len(node.items))
-        made = {}
+        members = {}
         for pair in node.items:
             key = check_key(self.budget, self.value(pair.key, scope))
-            made[key] = self.value(pair.value, scope)
-        return made
+            members[key] = self.value(pair.value, scope)
+        return members
 
     def _conditional(self, node: nodes.CondExpr, scope: Scope) -> Any:
         if self.value(node.test, scope):

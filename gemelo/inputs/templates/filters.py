@@ -1,4 +1,4 @@
-"""All filters by name, and those that run other filters or tests over the items of a list.
+"""Jinja's filters by name, and those that map a filter or test over a list.
 
 call_filter(budget, "map", [" a "], ("trim",), {})        # a stream of "a"
 """
@@ -35,11 +35,11 @@ def _unknown(name: Any) -> Fault:
 
 def _map(budget: Budget, value: Any, *arguments: Any, **named: Any) -> Stream:
     change = _change(budget, arguments, named)
-    made = []
+    changed = []
     for item in iterate(budget, value):
         budget.items(1)
-        made.append(change(item))
-    return Stream(made)
+        changed.append(change(item))
+    return Stream(changed)
 
 
 def _change(
@@ -63,8 +63,8 @@ def _choose(wanted: bool, by_attribute: bool) -> Callable[..., Stream]:
         test = arguments[1 if by_attribute else 0 :]
         kept = []
         for item in iterate(budget, value):
-            held = get(item)
-            meant = call_test(budget, test[0], held, test[1:]) if test else bool(held)
+            tested = get(item)
+            meant = call_test(budget, test[0], tested, test[1:]) if test else bool(tested)
             if meant == wanted:
                 budget.items(1)
                 kept.append(item)

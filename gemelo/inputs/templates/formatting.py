@@ -1,4 +1,4 @@
-"""The % operator and `format` on text, with whose each character is kept.
+"""String formatting: the % operator and `format`, with whose each character is kept.
 
 percent(budget, own("%s!"), said("Hello"))          # "Hello!"
 braces(budget, own("{0:>8}"), (said("Hello"),), {}) # "   Hello"
@@ -50,18 +50,18 @@ def percent(budget: Budget, text: str, given: Any) -> str:
     arguments = _Arguments(budget, given)
     parts: list[str] = []
     budget.read(len(text))
-    at = 0
-    while (start := str.find(text, "%", at)) >= 0:
+    position = 0
+    while (start := str.find(text, "%", position)) >= 0:
         match = CONVERSION.match(text, start)
         if match is None:
             raise Fault(f"unsupported format character at index {start}")
-        budget.texts(2, start - at)
+        budget.texts(2, start - position)
         budget.step(4)
-        parts.append(cut(text, at, start))
+        parts.append(cut(text, position, start))
         of_people = SAID in marks_of(text)[start : match.end()]
         parts.append(_converted(budget, match, arguments, of_people))
-        at = match.end()
-    parts.append(cut(text, at))
+        position = match.end()
+    parts.append(cut(text, position))
     arguments.finish()
     return concatenated(budget, parts)
 

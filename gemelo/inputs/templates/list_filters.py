@@ -132,8 +132,8 @@ def sort(
     gets = [getter(budget, path, ignore_case=not case_sensitive) for path in paths]
 
     def key(each: Any) -> Any:
-        found = [get(each) for get in gets]
-        return found if isinstance(attribute, str) else found[0]
+        keys = [get(each) for get in gets]
+        return keys if isinstance(attribute, str) else keys[0]
 
     return sorted_by(budget, listed(budget, value), key, reverse=bool(reverse))
 
@@ -174,13 +174,13 @@ def groupby(
     fold = getter(budget, attribute, default, ignore_case=not case_sensitive)
     get = getter(budget, attribute, default)
     groups: list[Group] = []
-    held: Any = None
+    last_key: Any = None
     for each in sorted_by(budget, listed(budget, value), fold):
         key = fold(each)
-        if not groups or not equal(budget, held, key):
+        if not groups or not equal(budget, last_key, key):
             budget.items(8)
             groups.append(Group(get(each), []))
-            held = key
+            last_key = key
         groups[-1].list.append(each)
     return groups
 
@@ -209,14 +209,14 @@ def slice(budget: Budget, value: Any, slices: Any, fill_with: Any = None) -> Str
     budget.items(12 * max(0, slices))
     budget.step(max(0, slices))
     each, more = divmod(len(seq), slices)
-    columns, at = [], 0
+    columns, start = [], 0
     for column in range(slices):
-        stop = at + each + (column < more)
-        part = seq[at:stop]
+        stop = start + each + (column < more)
+        part = seq[start:stop]
         if fill_with is not None and column >= more:
             part.append(fill_with)
         columns.append(part)
-        at = stop
+        start = stop
     return Stream(columns)
 
 
@@ -232,13 +232,13 @@ def total(budget: Budget, iterable: Any, attribute: Any = None, start: Any = 0) 
 def _extreme(prefers: Callable[[Budget, Any, Any], bool]) -> Callable[..., Any]:
     def find(budget: Budget, value: Any, case_sensitive: Any = False, attribute: Any = None) -> Any:
         get = getter(budget, attribute, ignore_case=not case_sensitive)
-        found: Any = Undefined("No aggregated item, sequence was empty.")
-        held: Any = None
+        best: Any = Undefined("No aggregated item, sequence was empty.")
+        best_key: Any = None
         for index, each in enumerate(iterate(budget, value)):
             key = get(each)
-            if not index or prefers(budget, key, held):
-                found, held = each, key
-        return found
+            if not index or prefers(budget, key, best_key):
+                best, best_key = each, key
+        return best
 
     return find
 
@@ -247,10 +247,10 @@ def named_attribute(budget: Budget, obj: Any, name: Any) -> Any:
     """The attribute alone, never the item."""
     name = text_of(budget, name)
     budget.read(len(name))
-    found = attribute(budget, obj, name)
-    if isinstance(obj, dict) and name in obj and found is obj[name]:
+    value = attribute(budget, obj, name)
+    if isinstance(obj, dict) and name in obj and value is obj[name]:
         return Undefined(f"'dict object' has no attribute {str(name[:80])!r}")
-    return found
+    return value
 
 
 LIST_FILTERS: dict[str, Callable[..., Any]] = {

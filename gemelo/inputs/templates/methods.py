@@ -1,4 +1,4 @@
-"""The methods of texts, lists and dicts that templates call, each at a cost that is known.
+"""Methods of texts, lists and dicts that templates call, each at a cost that is known.
 
 call_method(budget, Method(said("a b"), "split"), (), {})       # ["a", "b"]
 """
@@ -44,9 +44,9 @@ def _count(budget: Budget, items: Any, sought: Any) -> int:
 def _index(budget: Budget, items: Any, sought: Any, *bounds: Any) -> int:
     start, stop = (*places(bounds), None, None)[:2]
     searched = range(*slice(start, stop).indices(len(items)))
-    for at in searched:
-        if equal(budget, items[at], sought):
-            return at
+    for index in searched:
+        if equal(budget, items[index], sought):
+            return index
     raise Fault("the item sought is not in list")
 
 

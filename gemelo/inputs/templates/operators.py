@@ -89,8 +89,8 @@ def escaped(budget: Budget, text: str) -> Safe:
     budget.text(2 * len(text))  # five characters at most for one, of one byte
     chars = str(escape(str.__str__(text)))
     budget.text(len(chars))
-    like = text if len(chars) == len(text) else blend(chars, (text,))
-    return Safe(chars, marks_of(like))
+    source = text if len(chars) == len(text) else blend(chars, (text,))
+    return Safe(chars, marks_of(source))
 
 
 def _number(budget: Budget, a: Any, b: Any, operator: str) -> Any:

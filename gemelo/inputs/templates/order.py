@@ -1,4 +1,4 @@
-"""Comparing values, at a cost that is known: texts by length, lists and dicts item by item.
+"""Comparisons at a cost that is known: texts by length, lists and dicts item by item.
 
 equal(budget, [1, "a"], [1, "a"])       # True
 less(budget, "a", "b")                  # True

@@ -241,14 +241,14 @@ def to_int(budget: Budget, value: Any, default: Any = 0, base: Any = 10) -> Any:
     if isinstance(value, str) and len(value) > MAX_DIGITS:
         raise Fault(f"it makes a number of {len(value):,} digits: the limit is {MAX_DIGITS:,}")
     try:
-        made = int(str.__str__(value), base) if isinstance(value, str) else int(value)
+        number = int(str.__str__(value), base) if isinstance(value, str) else int(value)
     except (TypeError, ValueError):
         try:
-            made = int(float(value))
+            number = int(float(value))
         except (TypeError, ValueError):
             return default
-    budget.bits(made.bit_length())
-    return SaidInt(made) if _of_people(value) else made
+    budget.bits(number.bit_length())
+    return SaidInt(number) if _of_people(value) else number
 
 
 def to_float(budget: Budget, value: Any, default: Any = 0.0) -> Any:
@@ -257,10 +257,10 @@ def to_float(budget: Budget, value: Any, default: Any = 0.0) -> Any:
     if isinstance(value, str):
         budget.text(len(value))
     try:
-        made = float(value)
+        number = float(value)
     except (TypeError, ValueError):
         return default
-    return SaidFloat(made) if _of_people(value) else made
+    return SaidFloat(number) if _of_people(value) else number
 
 
 def rounded(budget: Budget, value: Any, precision: Any = 0, method: Any = "common") -> Any:
@@ -269,12 +269,12 @@ def rounded(budget: Budget, value: Any, precision: Any = 0, method: Any = "commo
         raise Fault("method must be common, ceil or floor")
     if not isinstance(precision, int) or abs(precision) > MAX_PRECISION:
         raise Fault(f"round takes up to {MAX_PRECISION} places")
-    made = round(number, precision)
+    result = round(number, precision)
     if method != "common":
-        made = getattr(math, method)(number * (10**precision)) / (10**precision)
+        result = getattr(math, method)(number * (10**precision)) / (10**precision)
     if not is_said(value):
-        return made
-    return SaidInt(made) if isinstance(made, int) else SaidFloat(made)
+        return result
+    return SaidInt(result) if isinstance(result, int) else SaidFloat(result)
 
 
 def _number(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The methods of texts that templates call, each at a cost that is known.
+"""String methods that templates call, each at a cost that is known.
 
 split(budget, said("a b"))      # ["a", "b"]
 """
@@ -155,10 +155,10 @@ def splitlines(budget: Budget, text: str, keepends: Any = False) -> list[Text]:
     count = 1 + sum(str.count(text, end) for end in ends)
     budget.step(count)
     budget.texts(3 * count, 3 * len(text))
-    lines, at = [], 0
+    lines, position = [], 0
     for whole, line in zip(str.splitlines(text, True), str.splitlines(text), strict=True):
-        lines.append(cut(text, at, at + len(whole if keepends else line)))
-        at += len(whole)
+        lines.append(cut(text, position, position + len(whole if keepends else line)))
+        position += len(whole)
     return lines
 
 
@@ -193,7 +193,7 @@ def replace(budget: Budget, text: str, old: Any, new: Any, count: Any = -1) -> T
     if old:
         kept = _apart(text, str.split(text, old, times), len(old))
     else:
-        kept = [own(""), *(cut(text, at, at + 1) for at in range(times - 1))]
+        kept = [own(""), *(cut(text, index, index + 1) for index in range(times - 1))]
         kept.append(cut(text, max(0, times - 1)))
         kept = kept if times else [cut(text, 0)]
     parts: list[str] = []

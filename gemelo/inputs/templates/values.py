@@ -1,4 +1,4 @@
-"""What a template computes with, besides text: numbers, lists, dicts, and a few kinds of Jinja's.
+"""Values of a template besides text: numbers, lists, dicts, and a few types of Jinja's.
 
 Lists, tuples, dicts, ranges, numbers, booleans and None are Python's own. Numbers that people gave
 are told from those that the template counts, as texts are.

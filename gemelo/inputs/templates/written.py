@@ -1,4 +1,4 @@
-"""Values written as text: as Python prints them, and as JSON.
+"""Serialisation of values: to text as Python prints them, and to JSON.
 
 Every piece is counted before it is made, so that a list that holds itself many times over stops at
 the budget, and keeps the marks of the texts in it.

@@ -1,4 +1,4 @@
-"""Added strings: what is found in a text before its spelling begins, and how it asks to be found.
+"""Added tokens: strings that are one id each, matched in a text before the model splits it.
 
 A tokenizer.json lists them with four flags. `single_word` finds a string only where no letter or
 digit stands beside it; `lstrip` and `rstrip` take the spaces on that side with it; `normalized`
@@ -110,13 +110,13 @@ class Finder:
         lengths: dict[str, set[int]] = {}
         for content in self._strings:
             lengths.setdefault(content[0], set()).add(len(content))
-        for first, found in lengths.items():
-            if len(found) > MAX_LENGTHS:
+        for first, each in lengths.items():
+            if len(each) > MAX_LENGTHS:
                 raise UnsupportedError(
-                    f"{len(found)} lengths of added tokens begin with {first!r}: the limit is "
+                    f"{len(each)} lengths of added tokens begin with {first!r}: the limit is "
                     f"{MAX_LENGTHS}"
                 )
-        self._lengths = {first: sorted(found, reverse=True) for first, found in lengths.items()}
+        self._lengths = {first: sorted(each, reverse=True) for first, each in lengths.items()}
 
     def __bool__(self) -> bool:
         return bool(self._strings)
@@ -184,11 +184,11 @@ class AddedVocabulary:
         first: those that are looked for first whatever their flag says; spaced: whether
         normalising writes spaces as U+2581 and does no more.
         """
-        held = list(strings)
-        raw = tuple(s for s in held if not s.normalized or s.content in first)
-        late = tuple(s for s in held if s.normalized and s.content not in first)
+        tokens = list(strings)
+        raw = tuple(s for s in tokens if not s.normalized or s.content in first)
+        late = tuple(s for s in tokens if s.normalized and s.content not in first)
         alike = _is_alike(raw, late, spaced)
-        if any(s.has_flags or " " in s.content for s in held) or not alike:
+        if any(s.has_flags or " " in s.content for s in tokens) or not alike:
             return cls(raw, late, spaced)
         return None
 
@@ -215,8 +215,8 @@ def _is_alike(raw: Sequence[AddedToken], late: Sequence[AddedToken], spaced: boo
     begun = {begun for s in raw for begun in _beginnings(s.content)}
     whole = {s.content for s in raw}
     for content in (s.content for s in late):
-        ends = {content[at:] for at in range(1, len(content))}
-        inside = {c for at in range(len(content)) for c in _beginnings(content[at:])}
+        ends = {content[start:] for start in range(1, len(content))}
+        inside = {c for start in range(len(content)) for c in _beginnings(content[start:])}
         if " " in content or SPACE in content or ends & begun or inside & whole:
             return False
     return True
@@ -233,12 +233,12 @@ def _is_in_word(text: str, start: int, stop: int) -> bool:
 
 def _is_word(character: str) -> bool:
     r"""Whether a character is one of \w, as Unicode's technical standard 18 has it."""
-    kind = unicodedata.category(character)
+    category = unicodedata.category(character)
     return (
-        kind[0] in "LM"
-        or kind in ("Nd", "Nl", "Pc")
+        category[0] in "LM"
+        or category in ("Nd", "Nl", "Pc")
         or character in "\u200c\u200d"
-        or (kind == "So" and _CIRCLED.fullmatch(character) is not None)
+        or (category == "So" and _CIRCLED.fullmatch(character) is not None)
     )
 
 

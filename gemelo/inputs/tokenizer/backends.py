@@ -1,11 +1,11 @@
-"""Plain text to token ids and back, by one of the two libraries that are good at it.
+"""Tokenizer backends: plain text to token ids and back, by SentencePiece or `tokenizers`.
 
 A backend knows no control strings and no BOS: `tokenizer` takes those out of the text first, so
 that both libraries agree on what is left. `SentencePieceBackend` is SentencePiece over a
 `Vocabulary`, and the way of every Gemma; `TokenizersBackend` is `tokenizers` over a tokenizer.json
 with any other vocabulary. Both libraries are imported where they are used.
 
-An `DecodeStream` turns ids into text as they come. Decoding a whole list is by definition what its
+A `DecodeStream` turns ids into text as they come. Decoding a whole list is by definition what its
 stream would have said, so that streamed and unstreamed answers cannot differ.
 
     backend = SentencePieceBackend(vocabulary); backend.encode("Hello world")   # [9259, 1902]
@@ -46,7 +46,7 @@ class TokenizerBackend(Protocol):
         """The pieces as a value; raises UnsupportedError where they have no scores."""
 
     def encode(self, text: str) -> list[int]:
-        """The ids of `text`, control strings in it spelt out like any other text."""
+        """The ids of `text`, control strings in it encoded like any other text."""
 
     def piece(self, id: int) -> str:
         """How the vocabulary writes `id`."""
@@ -59,7 +59,7 @@ class TokenizerBackend(Protocol):
 
 
 class SentencePieceBackend:
-    """SentencePiece: pieces merged by score, what remains spelt in bytes."""
+    """SentencePiece: pieces merged by score, what remains in bytes."""
 
     def __init__(self, vocabulary: Vocabulary, cutting: Vocabulary | None = None) -> None:
         """cutting: the vocabulary that text is cut by, where somebody else looks for the rest.
@@ -207,7 +207,7 @@ def _load_library(source: TokenizerJson) -> Any:
             json.dumps({"version": "1.0", "added_tokens": [], "model": bare} | steps)
         )
         library.model = _library_model(source)
-        # What is looked for elsewhere is special here: one that is left over is spelt as text.
+        # What is looked for elsewhere is special here: one that is left over is encoded as text.
         library.add_tokens(_library_strings(source, library.normalizer))
         library.encode_special_tokens = True
     for content, string in source.added.items():

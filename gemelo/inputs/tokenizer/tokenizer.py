@@ -1,9 +1,9 @@
-"""Text to token ids and back, from whichever file a model came with.
+"""Tokenizer: text to token ids and back, from whichever file a model came with.
 
 A tokenizer.json, a tokenizer.model and the key-values of a GGUF file give the same ids for the same
 text. Control strings such as `<start_of_turn>` are found here, before any library sees the text,
 and only when the caller says that the text may carry them: text from people should not, or a
-message can end its own turn. A soft token (`<image_soft_token>`) is never read from text.
+message can end its own turn. A placeholder token (`<image_soft_token>`) is never read from text.
 
     tokenizer = Tokenizer.from_file("gemma-3-1b-it")
     ids = tokenizer.encode("The capital of France is")     # [2, 818, 5279, 529, 7001, 563]
@@ -33,7 +33,7 @@ from gemelo.inputs.tokenizer.tokenizer_config import (
     read_tokenizer_config,
 )
 from gemelo.inputs.tokenizer.tokenizer_json import MAX_FILE_BYTES, TokenizerJson
-from gemelo.inputs.tokenizer.vocabulary import SOFT_TOKEN, Vocabulary, gguf_flag, gguf_id
+from gemelo.inputs.tokenizer.vocabulary import PLACEHOLDER, Vocabulary, gguf_flag, gguf_id
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,11 +121,11 @@ class Tokenizer:
         """The ids of `text`, by `bos` with what the file puts around it (BOS, and not twice if the
         text begins with it).
 
-        special: control strings in the text become their ids; else they are spelt out as text,
+        special: control strings in the text become their ids; else they are encoded as text,
         which is what text from people needs. Raises InputError for an unpaired surrogate.
         """
         check_text(text)
-        ids = self._ids(text, self._soft_ids if special else self._control_ids)
+        ids = self._ids(text, self._placeholder_ids if special else self._control_ids)
         return self.with_special_tokens(ids) if bos else ids
 
     def with_prefix_tokens(self, ids: Sequence[int]) -> list[int]:
@@ -157,7 +157,7 @@ class Tokenizer:
         if self.added_vocabulary is None:
             yield from self._controls_of(self._controls_finder, text)
             return
-        for part in self._raw_finder.split(text, self._soft_ids):
+        for part in self._raw_finder.split(text, self._placeholder_ids):
             if isinstance(part, Match):
                 yield self._control_or_text(part, text)
             elif self._late_finder:
@@ -268,10 +268,10 @@ class Tokenizer:
         )
 
     def _ids(self, text: str, skipped: Container[int]) -> list[int]:
-        """The ids of a text, in which the added strings in `skipped` are spelt out."""
+        """The ids of a text, in which the added tokens in `skipped` are left as text."""
         ids: list[int] = []
         if self.added_vocabulary is None:
-            for run in self.split(text) if skipped is self._soft_ids else (text,):
+            for run in self.split(text) if skipped is self._placeholder_ids else (text,):
                 ids += [run] if isinstance(run, int) else self.backend.encode(run)
             return ids
         for part in self._raw_finder.split(text, skipped):
@@ -279,11 +279,11 @@ class Tokenizer:
         return ids
 
     def _controls_of(self, finder: Finder, text: str) -> Iterator[str | int]:
-        for part in finder.split(text, self._soft_ids):
+        for part in finder.split(text, self._placeholder_ids):
             yield part if isinstance(part, str) else self._control_or_text(part, text)
 
     def _control_or_text(self, match: Match, text: str) -> str | int:
-        """Only instructions are taken out of a text; other strings are found when it is spelt."""
+        """Only instructions are taken out of a text; other strings are found when it is encoded."""
         return match.id if match.id in self._control_ids else text[match.start : match.stop]
 
     def _late_ids(self, text: str, skipped: Container[int]) -> list[int]:
@@ -315,9 +315,9 @@ class Tokenizer:
         return frozenset(self.controls.values())
 
     @cached_property
-    def _soft_ids(self) -> frozenset[int]:
+    def _placeholder_ids(self) -> frozenset[int]:
         """The ids that are placed and never read from a text."""
-        return frozenset(id for name, id in self.controls.items() if SOFT_TOKEN.fullmatch(name))
+        return frozenset(id for name, id in self.controls.items() if PLACEHOLDER.fullmatch(name))
 
     @cached_property
     def _other_stop_ids(self) -> list[int]:
@@ -326,7 +326,7 @@ class Tokenizer:
 
     @cached_property
     def _controls_finder(self) -> Finder:
-        typed = (item for item in self.controls.items() if item[1] not in self._soft_ids)
+        typed = (item for item in self.controls.items() if item[1] not in self._placeholder_ids)
         return Finder(AddedToken(*item) for item in typed)
 
     @cached_property
@@ -386,13 +386,13 @@ def _named(
 ) -> tuple[list[AddedToken], list[str]]:
     """What is special by its role alone, and a notice for each string that is no piece."""
     known = {**added, **{string.content: string for string in settings.added}}
-    found, notices = [], []
+    tokens, notices = [], []
     for name in settings.named:
         id = find(name)
         if name in known:
-            found += [] if known[name].special else [replace(known[name], special=True)]
+            tokens += [] if known[name].special else [replace(known[name], special=True)]
         elif id is None:
             notices.append(f"tokenizer_config.json names {name!r:.60}, which is no piece")
         else:
-            found.append(AddedToken(name, id, special=True))
-    return found, notices
+            tokens.append(AddedToken(name, id, special=True))
+    return tokens, notices

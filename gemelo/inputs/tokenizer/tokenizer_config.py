@@ -1,12 +1,12 @@
-"""What lies beside a vocabulary in a directory and changes how it is used.
+"""Tokenizer config: tokenizer_config.json, added tokens, generation_config.json, chat template.
 
 tokenizer_config.json names the strings that begin and end a text and says whether they are put
 there; it, or the older added_tokens.json and special_tokens_map.json, may add strings to the
 vocabulary or give them other flags; generation_config.json lists the ids that end an answer; the
 chat template is in a file of its own or in the config. All is read as transformers reads it. What
-has no effect here is told in a notice.
+has no effect here is said in a notice.
 
-    settings = read_settings(Path("gemma-3-1b-it")); settings.eos       # "<eos>"
+    config = read_tokenizer_config(Path("gemma-3-1b-it")); config.eos     # "<eos>"
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def find_tokenizer(path: Path) -> Path:
 def read_tokenizer_config(folder: Path) -> TokenizerConfig:
     """Read the files of a directory; those that are not there say nothing.
 
-    Raises FileFormatError for one that cannot be read, or a setting of the wrong kind.
+    Raises FileFormatError for one that cannot be read, or a setting of the wrong type.
     """
     config = _object(folder / _CONFIG)
     if "added_tokens_decoder" not in config:
@@ -179,9 +179,9 @@ def _notices(config: Mapping[str, Any]) -> Iterator[str]:
     for name in _WITHOUT_EFFECT:
         if config.get(name):
             yield f"{_CONFIG}: {name} = {config[name]!r:.60} has no effect here"
-    kind = config.get("tokenizer_class")
-    if kind is not None and not str(kind).startswith(_CLASSES):
+    class_name = config.get("tokenizer_class")
+    if class_name is not None and not str(class_name).startswith(_CLASSES):
         yield (
-            f"{_CONFIG}: tokenizer_class {kind!r:.60} is not Gemma's: the file beside it is run "
-            "as it is"
+            f"{_CONFIG}: tokenizer_class {class_name!r:.60} is not Gemma's: the file beside it is "
+            "run as it is"
         )

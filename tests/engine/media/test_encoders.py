@@ -131,9 +131,9 @@ def test_encode_image_is_the_tower(sees: Model, hears: Model, tmp_path: Path) ->
     sizes = [hears.encode_image(photograph(), image_size) for image_size in (None, 256, 768)]
     assert torch.equal(sizes[0], sizes[2]) and not torch.equal(sizes[0], sizes[1])
     assert sizes[0].shape == (16, 64)
-    with pytest.raises(InputError, match="a side of 300 pixels: give one of 256, 512, 768"):
+    with pytest.raises(InputError, match="an image size of 300 pixels: give one of 256, 512, 768"):
         hears.encode_image(photograph(), 300)
-    with pytest.raises(InputError, match="sees pictures of 32 pixels"):
+    with pytest.raises(InputError, match="takes pictures of 32 pixels"):
         sees.encode_image(photograph(), 256)
 
 
@@ -195,7 +195,7 @@ def test_the_far_side_of_thirty_seconds(hears: Model) -> None:
 
 def test_a_model_without_a_sense_says_so(sees: Model, hears: Model, tiny_directory: Path) -> None:
     blind = load(tiny_directory)
-    with pytest.raises(UnsupportedError, match="no ear, and was given 1 recording"):
+    with pytest.raises(UnsupportedError, match="no audio encoder, and was given 1 recording"):
         sees.prompt(user(audio(recording())))
     with pytest.raises(UnsupportedError, match="no ear"):
         sees.encode_audio(recording())
@@ -215,7 +215,7 @@ def test_bad_media_are_one_clear_line(hears: Model, tmp_path: Path) -> None:
         (audio(np.zeros(0, np.float32)), "no sound"),
         (
             audio(np.zeros(100, np.float32)),
-            "lasts 0.0063 s, too short for a soft token",
+            "lasts 0.0063 s, too short for an audio token",
         ),
         (audio(np.full(9000, np.nan, np.float32)), "sample nan at index 0"),
     ]
@@ -227,7 +227,7 @@ def test_bad_media_are_one_clear_line(hears: Model, tmp_path: Path) -> None:
 def test_a_recording_is_long_enough_for_a_token_or_refused(hears: Model) -> None:
     assert len(hears.encode_audio(np.zeros(513, np.float32))) == 1
     for short in (512, 1):
-        with pytest.raises(InputError, match="too short for a soft token: give one of 0.0321 s"):
+        with pytest.raises(InputError, match="too short for an audio token: give one of 0.0321 s"):
             hears.encode_audio(np.zeros(short, np.float32))
 
 

@@ -168,4 +168,4 @@ def test_several_tracks_are_said(tmp_path: Path) -> None:
             frame.sample_rate, frame.pts = SAMPLING_RATE, 0
             out.mux(track.encode(frame))
     (said,) = read_audio(file.getvalue()).notices
-    assert said == "it has 3 sound tracks: number 1 is heard"
+    assert said == "it has 3 sound tracks: number 1 is used"

@@ -137,7 +137,7 @@ def test_hours_of_plain_samples_are_refused_at_once(
 
 def test_a_limit_holds_while_decoding() -> None:
     held = encoded(voices(1, 8000, 3.0), 8000, "wav", "pcm_mulaw")
-    with pytest.raises(InputError, match=r"longer than the 2 s that are heard at once"):
+    with pytest.raises(InputError, match=r"longer than the 2 s that are read at once"):
         list(stream_audio(held, 0.1, limit_s=2))
     assert sum(piece.duration_s for piece in stream_audio(held, 0.1)) == pytest.approx(3.0)
 
@@ -156,7 +156,7 @@ def test_a_model_hears_what_its_context_holds(monkeypatch: pytest.MonkeyPatch) -
     assert max_audio_s(config) == pytest.approx(config.max_position_embeddings * 0.16)
     media_loader = MediaLoader(replace(config, max_position_embeddings=50))
     held = encoded(voices(1, SAMPLING_RATE, 9.0), SAMPLING_RATE, "wav", "pcm_s16le")
-    with pytest.raises(InputError, match="longer than the 8 s that are heard at once"):
+    with pytest.raises(InputError, match="longer than the 8 s that are read at once"):
         media_loader.expand(MediaPart("audio", held))
 
 

@@ -216,6 +216,6 @@ def test_an_onset_does_not_depend_on_the_pieces() -> None:
     for size in (1, 777, 16000, 1 << 20):
         onset = Onset()
         for start in range(0, len(sound), size):
-            onset.hear(sound[start : start + size])
+            onset.push(sound[start : start + size])
         assert onset.time_s == 0.7
     assert Onset().time_s == 0.0

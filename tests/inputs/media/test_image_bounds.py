@@ -334,7 +334,7 @@ def test_a_large_jpeg_is_shrunk_by_its_decoder(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_column_is_squeezed_without_a_room_full_of_rows() -> None:
     image = photograph(3, 30_000)
-    squeezed = read_image(image).resized(896)
-    assert squeezed.size == (896, 896)
+    resized = read_image(image).resized(896)
+    assert resized.size == (896, 896)
     wanted = np.asarray(image.resize((896, 896), Image.Resampling.BILINEAR)).astype(int)
-    assert abs(np.asarray(squeezed.image) - wanted).max() <= 1
+    assert abs(np.asarray(resized.image) - wanted).max() <= 1

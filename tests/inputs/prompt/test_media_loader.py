@@ -1,4 +1,4 @@
-"""What an album makes of a medium, wherever its bytes come from."""
+"""What a `MediaLoader` makes of a medium, wherever its bytes come from."""
 
 from __future__ import annotations
 
@@ -37,4 +37,4 @@ def test_a_sound_track_too_short_for_a_token_is_left_out(monkeypatch: pytest.Mon
     monkeypatch.setattr(opener, "read_audio", lambda source, limit_s: Samples(torch.zeros(512)))
     media_loader, places = expanded(film())
     assert places == ("00:00", ImagePlaceholder()) and media_loader.recordings == []
-    assert "its sound lasts 0.0320 s: too short to be heard" in media_loader.notices[-1]
+    assert "its sound lasts 0.0320 s: too short for an audio token" in media_loader.notices[-1]

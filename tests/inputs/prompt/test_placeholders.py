@@ -165,9 +165,9 @@ def test_what_a_model_has_no_sense_for() -> None:
     check_modalities([song], hearing)
     with pytest.raises(UnsupportedError, match="reads text only, and was given 1 picture or"):
         check_modalities([photo], text_only)
-    with pytest.raises(UnsupportedError, match="has no ear, and was given 2 recordings"):
+    with pytest.raises(UnsupportedError, match="has no audio encoder, and was given 2 recordings"):
         check_modalities([photo, song, song], seeing)
-    with pytest.raises(UnsupportedError, match="has no eye"):
+    with pytest.raises(UnsupportedError, match="has no vision tower"):
         check_modalities([film], hearing)
 
 
