@@ -62,11 +62,11 @@ def chat(
     from gemelo.cli.repl import Repl, lines
 
     chosen = checked_sampling(sampling)
-    _ = media.pan_scan(crops)  # what is wrong with it is told before anything is loaded
+    _ = media.pan_scan(crops)  # what is wrong with it is an error before anything is loaded
     loaded = load_model(model, loading, sizes, quiet=quiet, verbose=verbose)
     elastic.apply(loaded, sizes)
     viewing = media.viewing(frames, crops, loaded)
-    _ = loaded.album(viewing)  # a side that the model cannot see is told before anything is said
+    _ = loaded.album(viewing)  # an error now, for a side that the model does not take
     conversation = Conversation(prompt_for(loaded))
     template = loaded.tokenizer.chat_template is not None
     if system and not template:
