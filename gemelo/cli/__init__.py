@@ -33,7 +33,9 @@ app = typer.Typer(
     invoke_without_command=True,
 )
 shows = typer.Typer(
-    rich_markup_mode=None, help="Show what a model is made of, and sees.", no_args_is_help=False
+    rich_markup_mode=None,
+    help="Show a model layer by layer, or the crops of a picture.",
+    no_args_is_help=False,
 )
 for _group, _name, _command in (
     (app, "generate", generate.generate),
