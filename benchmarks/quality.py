@@ -39,8 +39,8 @@ from gemelo import __version__
 from gemelo.api import Model, load
 from gemelo.checkpoints.locate import resolve
 from gemelo.cli.terminal import note
+from gemelo.config.options import KVFormat
 from gemelo.engine import step
-from gemelo.engine.kv import KVFormat
 from gemelo.errors import GemeloError, InputError
 from gemelo.evals.machine import cpu_name, peak_rss_bytes
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer

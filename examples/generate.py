@@ -1,4 +1,4 @@
-"""Stream a continuation from the embedded default, then look at what the model was torn between."""
+"""Stream a continuation from the embedded default, then show what the likeliest tokens were."""
 
 import gemelo
 

@@ -150,6 +150,7 @@ def test_a_model_can_change_size_and_draft(elastic: Model) -> None:
     draft = elastic.speculate(SMALL, gamma=3)
     assert elastic.generate(PROMPT, **GREEDY).token_ids == plain
     assert draft.rounds > 0
+    assert len(repr(draft)) < 400, "its network is left out"
 
 
 def test_gemma3_has_no_submodels(model: Model) -> None:

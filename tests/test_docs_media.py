@@ -60,5 +60,5 @@ def test_the_python(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (block,) = PYTHON
     names: dict[str, object] = {}
     exec(block, names)
-    assert names["heard"].shape[0] == 7  # type: ignore[attr-defined]
-    assert names["soft"].shape == (16, 96)  # type: ignore[attr-defined]
+    assert names["tokens"].shape[0] == 7  # type: ignore[attr-defined]
+    assert names["embeddings"].shape == (16, 96)  # type: ignore[attr-defined]

@@ -33,7 +33,9 @@ app = typer.Typer(
     invoke_without_command=True,
 )
 shows = typer.Typer(
-    rich_markup_mode=None, help="Show what a model is made of, and sees.", no_args_is_help=False
+    rich_markup_mode=None,
+    help="Show a model layer by layer, or the crops of a picture.",
+    no_args_is_help=False,
 )
 for _group, _name, _command in (
     (app, "generate", generate.generate),
@@ -119,7 +121,7 @@ def _told(error: Exception, words: Sequence[str]) -> int:
             terminal.note(f"error: {error}")
             return error.exit_code
         case typer.TyperException():
-            said = " ".join(error.format_message().split())
+            said = _not_a_number(error) or " ".join(error.format_message().split())
             said = said.replace(": Value error, ", ": ")  # the type checker's own word
             terminal.note(
                 f"error: {said} (`{' '.join(['gemelo', *_command_in(words)])} --help` helps)"
@@ -145,6 +147,20 @@ def _told(error: Exception, words: Sequence[str]) -> int:
         f"`gemelo --verbose {' '.join(words[:1])} ...` shows where)"
     )
     return _FAILED
+
+
+def _not_a_number(error: typer.TyperException) -> str:
+    """What is wrong with the value of an option that takes a number, and the value itself, which
+    typer's own message leaves out; "" for any other error."""
+    parameter, errors = getattr(error, "param", None), getattr(error.__cause__, "errors", None)
+    if parameter is None or errors is None:
+        return ""
+    found = errors()[0]
+    kind = str(found["type"]).partition("_")[0]
+    wanted = {"int": "a whole number", "float": "a number"}.get(kind)
+    name = max(parameter.opts, key=len)
+    value = found["input"] or "''"
+    return f"{name} {value}: expected {wanted}" if wanted else ""
 
 
 def _command_in(words: Sequence[str]) -> list[str]:

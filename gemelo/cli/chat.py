@@ -62,12 +62,12 @@ def chat(
     from gemelo.cli.repl import Repl, lines
 
     chosen = checked_sampling(sampling)
-    _ = media.pan_scan(crops)  # what is wrong with it is told before anything is loaded
+    _ = media.pan_scan(crops)  # what is wrong with it is an error before anything is loaded
     loaded = load_model(model, loading, sizes, quiet=quiet, verbose=verbose)
     session = loaded.session()
     elastic.apply(loaded, session, sizes)
     vision_options = media.vision_options(frames, crops, loaded)
-    _ = loaded.media_loader(vision_options)  # an image size it cannot have is an error here
+    _ = loaded.media_loader(vision_options)  # an error now, for a size it does not take
     conversation = Conversation(prompt_for(loaded))
     template = loaded.tokenizer.chat_template is not None
     if system and not template:

@@ -1,4 +1,4 @@
-"""Options that make a Gemma 3n elastic: a size to run, a size to draft with, a policy that chooses.
+"""Elastic inference on the command line: a sub-model to run, one to draft with, or a policy.
 
 elastic.apply(model, Elastic(submodel="E2B", policy="latency:20"))
 """
@@ -24,7 +24,7 @@ def apply(model: Model, session: Session, options: Elastic) -> None:
     submodel, speculate, policy = options.submodel, options.speculate, options.policy
     session.rebuild_mode = options.rebuild
     if speculate is not None and policy is not None:
-        raise InputError("--speculate and --policy exclude each other: both choose the size")
+        raise InputError("--speculate and --policy exclude each other: both choose the sub-model")
     if submodel is not None:
         session.use(submodel, options.rebuild)
     if speculate is not None:
@@ -51,7 +51,7 @@ def parse(text: str, model: Model) -> Policy:
         raise InputError(f"--policy {text}: expected {_KINDS}") from None
     config = model.config
     if not isinstance(config, Gemma3nConfig):
-        raise InputError(f"--policy {text}: {config.model_type} has one size; Gemma 3n has many")
+        raise InputError(f"--policy {text}: {config.model_type} has no sub-models; Gemma 3n has")
     if kind == "latency":
         return policy.latency(number, Submodel.ladder(config))
     if kind == "memory":
@@ -64,14 +64,14 @@ def parse(text: str, model: Model) -> Policy:
     raise InputError(f"--policy {text}: expected {_KINDS}")
 
 
-def told(session: Session) -> list[str]:
-    """What the sizes did, a line each, for people."""
+def summary(session: Session) -> list[str]:
+    """What the sub-models and the draft did, a line each, for people."""
     lines = []
     stats, draft = session.stats, session.draft
     if stats.switches or len(stats.tokens) > 1:
         sizes = ", ".join(f"{name} {count}" for name, count in stats.tokens.most_common())
         lines.append(
-            f"tokens by size: {sizes}; {stats.switches} switches, "
+            f"tokens by sub-model: {sizes}; {stats.switches} switches, "
             f"{stats.rebuilt_tokens} tokens rebuilt"
         )
     if draft is not None and draft.rounds:

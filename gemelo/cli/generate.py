@@ -85,7 +85,7 @@ def generate(
     """
     text = _prompt_text(prompt)
     files = media.given(attached, ctx.meta[options.WORDS])
-    _ = media.pan_scan(crops)  # what is wrong with it is told before anything is loaded
+    _ = media.pan_scan(crops)  # what is wrong with it is an error before anything is loaded
     chosen = checked_sampling(sampling)
     if chosen.logprobs is not None and not json:
         raise InputError("--logprobs needs --json, which is where they are printed")
@@ -94,8 +94,8 @@ def generate(
     elastic.apply(loaded, session, sizes)
     vision_options = media.vision_options(frames, crops, loaded)
     if _in_turns(loaded, system, chat, raw, quiet):
-        told = None if system is None else checked_text("--system", system)
-        ready = media.asked(loaded, text, files, vision_options, told)
+        instructions = None if system is None else checked_text("--system", system)
+        ready = media.asked(loaded, text, files, vision_options, instructions)
     else:
         ready = media.completed(loaded, text, files, vision_options)
     streamed = not json and chosen.n == 1
@@ -108,7 +108,7 @@ def generate(
         tell_end(loaded, completion.choices, chosen.max_tokens, "--max-tokens")
     if verbose:
         tell_timings(completion)
-        for line in elastic.told(session):
+        for line in elastic.summary(session):
             note(line)
     if cancelled(completion):
         raise typer.Exit(_INTERRUPTED)

@@ -114,7 +114,7 @@ def show_crops(
 ) -> None:
     """Show what Pan & Scan makes of a picture.
 
-    The views that a model would be given, the whole first, and what they cost in soft tokens.
+    The views that a model would be given, the whole first, and what they cost in image tokens.
 
     \b
     gemelo show crops panorama.jpg

@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperArgument, TyperCommand, TyperOption
 
 from gemelo.config.options import KVFormat, RebuildMode, TablePlacement, WeightFormat
+from gemelo.errors import InputError
 
 _of_model, _of_media, _of_sampling, _of_output = (
     partial(typer.Option, rich_help_panel=title)
@@ -28,7 +29,7 @@ class SectionedCommand(TyperCommand):
     """A command whose help groups its options by `rich_help_panel`, without rich."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Keep the words too: in what order options of several names came is told by them alone."""
+        """Keep the words too: they alone have the order in which options of several names came."""
         ctx.meta[WORDS] = list(args)
         return super().parse_args(ctx, args)
 
@@ -44,6 +45,13 @@ class SectionedCommand(TyperCommand):
                 formatter.write_dl(records)
 
 
+def _not_empty(parameter: typer.CallbackParam, value: Any) -> Any:
+    """A file's name, or several; an empty one, as from an unset variable of a shell, is refused."""
+    if "" in (value if isinstance(value, list | tuple) else (value,)):
+        raise InputError(f"{max(parameter.opts, key=len)} is empty: name a file")
+    return value
+
+
 def _section(parameter: object) -> str:
     if isinstance(parameter, TyperArgument):
         return parameter.rich_help_panel or "Arguments"
@@ -54,11 +62,14 @@ def _section(parameter: object) -> str:
 
 # ---- files ---------------------------------------------------------------------------------------
 
-TextOnly = Annotated[bool, typer.Option("--text-only", help="Leave the eye and the ear out.")]
+TextOnly = Annotated[
+    bool, typer.Option("--text-only", help="Leave the vision tower and the audio encoder out.")
+]
 WriteMmproj = Annotated[
     bool,
     typer.Option(
-        "--mmproj", help="Write the eye and ear alone, as the GGUF beside a text model's."
+        "--mmproj",
+        help="Write the vision tower and audio encoder alone, as the GGUF beside a text model's.",
     ),
 ]
 MixedWidths = Annotated[
@@ -97,7 +108,7 @@ Submodel = Annotated[
     str | None,
     _of_model(
         metavar="NAME|FILE",
-        help="Run this part of a Gemma 3n: E2B, a published mix, or a .toml or .json file.",
+        help="Run this sub-model of a Gemma 3n: E2B, a published mix, or a .toml or .json file.",
         show_default="the whole",
     ),
 ]
@@ -105,20 +116,21 @@ Speculate = Annotated[
     str | None,
     _of_model(
         metavar="NAME[:int4]",
-        help="Draft with this part of a Gemma 3n; the answer stays the model's own.",
+        help="Draft with this sub-model of a Gemma 3n; the answer stays the model's own.",
     ),
 ]
 Policy = Annotated[
     str | None,
     _of_model(
         metavar="KIND:N",
-        help="Change size as needed: latency:TOKENS_PER_S, memory:GIB or difficulty:NATS.",
+        help="Choose the sub-model as needed: latency:TOKENS_PER_S, memory:GIB or difficulty:NATS.",
     ),
 ]
 Rebuild = Annotated[
     RebuildMode,
     _of_model(
-        help="Keys that another size wrote: kept, encoded again beside new tokens, or at once."
+        help="Keys that another sub-model wrote: kept, computed again beside new tokens, or at "
+        "once."
     ),
 ]
 Ple = Annotated[
@@ -127,13 +139,18 @@ Ple = Annotated[
 ]
 Mmproj = Annotated[
     str | None,
-    _of_model(metavar="FILE", help="The eye and ear of a GGUF.", show_default="the one beside it"),
+    _of_model(
+        metavar="FILE",
+        help="The vision tower and audio encoder of a GGUF.",
+        show_default="the one beside it",
+        callback=_not_empty,
+    ),
 ]
 Repack = Annotated[
     bool,
     _of_model(
         "--repack/--no-repack",
-        help="Move quantised weights to where they are read faster, or leave them mapped.",
+        help="Repack quantised weights for speed, or leave them mapped.",
     ),
 ]
 Threads = Annotated[
@@ -169,21 +186,25 @@ System = Annotated[
 # ---- pictures and sound --------------------------------------------------------------------------
 
 Image = Annotated[
-    list[str] | None, _of_media(metavar="FILE", help="A picture to look at; repeatable.")
+    list[str] | None,
+    _of_media(metavar="FILE", help="A picture of the prompt; repeatable.", callback=_not_empty),
 ]
 Audio = Annotated[
-    list[str] | None, _of_media(metavar="FILE", help="A recording to hear; repeatable.")
+    list[str] | None,
+    _of_media(metavar="FILE", help="A recording of the prompt; repeatable.", callback=_not_empty),
 ]
 Video = Annotated[
     list[str] | None,
-    _of_media(metavar="FILE", help="Frames with their times, and the sound track."),
+    _of_media(
+        metavar="FILE", help="Frames with their times, and the sound track.", callback=_not_empty
+    ),
 ]
 Fps = Annotated[float, _of_media(metavar="N", help="Frames a second of a video.")]
 ImageSize = Annotated[
     int | None,
     _of_media(
         metavar="256|512|768",
-        help="Side of the square that Gemma 3n sees, in pixels.",
+        help="Side of Gemma 3n's square picture, in pixels.",
         show_default="what the model's files say, else 768",
     ),
 ]
@@ -191,7 +212,7 @@ PanAndScan = Annotated[
     bool | None,
     _of_media(
         "--pan-and-scan/--no-pan-and-scan",
-        help="Show long pictures whole and in crops, or whole alone.",
+        help="Encode long pictures whole and in crops, or whole alone.",
         show_default="what the model's files say, else whole",
     ),
 ]
@@ -234,10 +255,10 @@ RepetitionPenalty = Annotated[
     float, _of_sampling(metavar="X", help="Divides scores of tokens already seen.")
 ]
 PresencePenalty = Annotated[
-    float, _of_sampling(metavar="X", help="Fine for tokens seen in the answer.")
+    float, _of_sampling(metavar="X", help="Subtracted from scores of tokens seen in the answer.")
 ]
 FrequencyPenalty = Annotated[
-    float, _of_sampling(metavar="X", help="Fine for every time seen there.")
+    float, _of_sampling(metavar="X", help="Subtracted for every time they were seen.")
 ]
 LogitBias = Annotated[
     list[str] | None,
@@ -246,7 +267,7 @@ LogitBias = Annotated[
 Seed = Annotated[
     int | None,
     _of_sampling(
-        metavar="S", help="Same seed, same text.", show_default="drawn; --verbose tells which"
+        metavar="S", help="Same seed, same text.", show_default="drawn; --verbose shows it"
     ),
 ]
 Stop = Annotated[

@@ -76,10 +76,10 @@ class Repl:
             "/set": Command(self._set, "NAME VALUE", "set how tokens are chosen; alone, show all"),
             "/save": Command(self._save, "FILE", "write the conversation as JSON"),
             "/load": Command(self._load, "FILE", "read one, in place of this"),
-            "/image": Command(self._image, "FILE", "show a picture with what you say next"),
-            "/audio": Command(self._audio, "FILE", "play a recording with what you say next"),
-            "/video": Command(self._video, "FILE", "show and play a video with what you say next"),
-            "/submodel": Command(self._submodel, "NAME", "change size; alone, list the names"),
+            "/image": Command(self._image, "FILE", "attach a picture to what you say next"),
+            "/audio": Command(self._audio, "FILE", "attach a recording to it"),
+            "/video": Command(self._video, "FILE", "attach a video to it"),
+            "/submodel": Command(self._submodel, "NAME", "change the sub-model; alone, list them"),
             "/stats": Command(self._stats, "", "what the last answer took"),
             "/regen": Command(self._regen, "", "answer the last question again"),
             "/bye": leave,
@@ -176,8 +176,8 @@ class Repl:
         tell_timings(self.last)
         held = len(self.last.prompt_token_ids) + len(self.last.token_ids)
         note(f"context {held} of {self.model.engine.context} tokens")
-        note(f"keys and values {size(self.session.cache.nbytes)}")
-        for line in elastic.told(self.session):
+        note(f"KV cache {size(self.session.cache.nbytes)}")
+        for line in elastic.summary(self.session):
             note(line)
 
     def _image(self, rest: str) -> None:
@@ -195,7 +195,7 @@ class Repl:
         if self.model.tokenizer.chat_template is None:
             raise InputError(TEXT_ONLY)
         with open_media(path, kind):
-            pass  # what cannot be opened is told now
+            pass  # an error now, for what cannot be opened
         self.conversation.attach(kind, path)
         note(f"{path} goes with what you say next")
 
@@ -209,10 +209,10 @@ class Repl:
         from gemelo.config.submodel import HALF, WHOLE, names_in
 
         active = self.session.active
-        note(f"active: {active.name if active else 'this model has one size'}")
+        note(f"active: {active.name if active else 'this model has no sub-models'}")
         if isinstance(self.model.config, Gemma3nConfig):
             held = [*names_in(self.model.config), WHOLE, HALF]
-            note(f"sizes: {', '.join(held)}; or a .toml or .json file")
+            note(f"sub-models: {', '.join(held)}; or a .toml or .json file")
 
     def _regen(self, rest: str) -> None:
         if not self.conversation.take_back("assistant"):

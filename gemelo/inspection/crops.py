@@ -55,7 +55,7 @@ class Crops:
     def text(self) -> str:
         """A few lines for a terminal."""
         width, height = self.views[0].size
-        lines = [f"{self.name}: {width} x {height}, {self.num_tokens} soft tokens"]
+        lines = [f"{self.name}: {width} x {height}, {self.num_tokens} image tokens"]
         for view in self.views:
             left, top, right, bottom = view.box
             size = f"{view.size[0]} x {view.size[1]}"

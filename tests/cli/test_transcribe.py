@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -15,7 +16,7 @@ import gemelo as library
 from gemelo.cli.transcribe import clock, subtitles
 from gemelo.inputs.media.audio import stream_audio
 from gemelo.transcription import Segment, transcribe
-from tests.cli.conftest import Command
+from tests.cli.conftest import Command, start
 from tests.multimodal import recording, write_wave
 
 CUES = [
@@ -102,6 +103,7 @@ def test_what_is_wrong_is_one_line(gemelo: Command, ear: str, talk: Path, tmp_pa
         ((str(talk), "--chain-of-thought"), "say what into"),
         ((str(talk), "--language", "xx"), "known codes are"),
         ((str(talk),), "no ear"),
+        (("", "-m", ear), "the name of the recording is empty"),
         ((str(tmp_path / "none.wav"), "-m", ear), "no such file"),
         ((str(tmp_path / "bad.mp3"), "-m", ear), "bad.mp3 cannot be read"),
         ((str(tmp_path / "short.wav"), "-m", ear), "lasts 0.0200 s, too short for an audio token"),
@@ -110,6 +112,14 @@ def test_what_is_wrong_is_one_line(gemelo: Command, ear: str, talk: Path, tmp_pa
         ran = gemelo("transcribe", *words, "-q")
         assert (ran.code, ran.out, len(ran.err.splitlines())) == (2, "", 1), ran.err
         assert reason in ran.err
+
+
+def test_an_empty_stdin_is_no_broken_recording(ear: str) -> None:
+    streams = {"stdin": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    with start("transcribe", "-", "-q", "-m", ear, **streams) as process:
+        assert process.stderr is not None
+        assert process.stderr.read().decode() == "error: stdin is empty: no recording came\n"
+        assert process.wait(60) == 2
 
 
 def test_a_microphone(gemelo: Command, ear: str, monkeypatch: pytest.MonkeyPatch) -> None:
