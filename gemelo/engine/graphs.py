@@ -3,7 +3,7 @@
 In a step of a small model the work between the products (norms, angles, attention, gates) costs as
 much as the products when Python and torch go from one to the next. So a quantised decoder on the
 CPU is written down, when it is loaded, as a program that all threads run together
-(kernels/csrc/program.h). `Graph.of` reads the modules and keeps their weights where they are; a
+(kernels/csrc/program). `Graph.of` reads the modules and keeps their weights where they are; a
 view of a sub-model is a program over the leading rows and columns. The plain modules stay the
 oracle: tests compare the two, and everything that has no program (other dtypes, devices) runs
 through them.
@@ -40,7 +40,7 @@ from gemelo.models.layers import Given, Linear, RMSNorm
 
 Decoder = Gemma3 | Gemma3n
 Rows = Sequence[Sequence[int]]  # of ids or positions, as many in each
-STORED = (torch.float32, torch.bfloat16, torch.int8)  # as kernels.h numbers them
+STORED = (torch.float32, torch.bfloat16, torch.int8)  # as runtime/kernels.h numbers them
 KINDS: dict[LayerType, int] = {kind: number for number, kind in enumerate(LAYER_TYPES)}
 UNTURNED = -1
 ALL = -1

@@ -68,7 +68,7 @@ def _chosen(module: ModuleType | None) -> ModuleType | None:
 
 
 # The child of a fork has none of torch's threads, and torch's OpenMP waits for them for good. The
-# native products, which matter, make threads of their own there (kernels/csrc/pool.cpp).
+# native products, which matter, make threads of their own there (kernels/csrc/runtime/pool.cpp).
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
@@ -230,7 +230,7 @@ def matrix_at(
     index: Tensor | None = None,
     layout: Layout = Layout.ROWS,
 ) -> Any:
-    """The same of blocks at an address; `stride` bytes as in kernels/csrc/formats.h."""
+    """The same of blocks at an address; `stride` bytes as in kernels/csrc/gemm/formats.h."""
     rows, place = (shape[0], 0) if index is None else (len(index), index.data_ptr())
     return native_module().Matrix(address, stride, format.ggml_id, rows, shape[1], place, layout)
 

@@ -2,7 +2,7 @@
 
 A mapped file is memory in pages of 4 KiB, and rows lie in it one after the other. Processors read
 large pages faster (by a third on the machines measured), and a product with few tokens needs no
-sums across lanes when sixteen rows are interleaved (kernels/csrc/panels.h). So where memory allows
+sums across lanes when sixteen rows are interleaved (csrc/gemm/panels.h). So where memory allows
 it, matrices move once, when a model is loaded, at the speed of a copy; the pages of the file are
 let go by whoever asked for that (`engine.pages.release`), so that one copy stays. What cannot be
 interleaved (plain floats, matrices of which single rows are read) moves as it is. Matrices that

@@ -6,7 +6,7 @@ reserves no memory, so a file larger than RAM opens too, which the maps of `torc
 `safe_open`) refuse on Linux.
 
 A map shows what becomes of its file: others may write over it, or cut it short. To touch what is
-gone would end the process, were it not for kernels/csrc/maps.h, which puts zeros there and
+gone would end the process, were it not for csrc/runtime/mapped_files.h, which puts zeros there and
 remembers it. So whoever begins a piece of work asks first whether files are as they were (`check`),
 and whoever has computed something asks whether it was computed with zeros (`lost`). A file that is
 replaced by another of its name, as downloads and `gemelo convert` do it, is no trouble: the map

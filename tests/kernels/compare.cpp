@@ -12,7 +12,7 @@
 #include <utility>
 #include <vector>
 
-#include "kernels.h"
+#include "runtime/kernels.h"
 
 using namespace gemelo;
 

@@ -2,27 +2,27 @@
 
 #include <atomic>
 
-#include "kernels.h"
+#include "runtime/kernels.h"
 
 #if defined(GEMELO_AVX512)
-#include "simd_avx512.h"
+#include "simd/avx512.h"
 #elif defined(GEMELO_AVX2)
-#include "simd_avx2.h"
+#include "simd/avx2.h"
 #elif defined(GEMELO_NEON)
-#include "simd_neon.h"
+#include "simd/neon.h"
 #else
-#include "simd_generic.h"
+#include "simd/generic.h"
 #endif
 
-#include "altup.h"
-#include "attend.h"
-#include "dot.h"
-#include "matrix.h"
-#include "steps.h"
-#include "strips.h"
+#include "attention/attend.h"
+#include "gemm/panel_gemm.h"
+#include "gemm/rows.h"
+#include "gemm/sparse_columns.h"
+#include "ops/altup.h"
+#include "ops/elementwise.h"
 #ifdef GEMELO_AVX512
-#include "attend_tiles.h"
-#include "tiles.h"
+#include "attention/attend_tiles.h"
+#include "gemm/bf16_tiles.h"
 #endif
 
 namespace GEMELO_ISA {

@@ -10,7 +10,7 @@
 
 #include <algorithm>
 
-#include "matrix.h"
+#include "gemm/panel_gemm.h"
 
 namespace GEMELO_ISA {
 

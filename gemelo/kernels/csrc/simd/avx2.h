@@ -1,4 +1,4 @@
-// The names of simd_avx512.h over AVX2 with FMA and F16C (Haswell, Zen and later): every value is
+// The names of avx512.h over AVX2 with FMA and F16C (Haswell, Zen and later): every value is
 // two registers. The dot product uses AVX-VNNI where the compiler was told that it is there.
 
 #pragma once

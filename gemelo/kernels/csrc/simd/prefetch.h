@@ -9,7 +9,7 @@
 
 #include <cstdint>
 
-#include "unroll.h"
+#include "simd/unroll.h"
 
 namespace GEMELO_ISA {
 

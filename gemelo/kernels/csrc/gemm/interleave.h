@@ -6,7 +6,7 @@
 
 #pragma once
 
-#include "panels.h"
+#include "gemm/panels.h"
 
 namespace GEMELO_ISA {
 

@@ -10,9 +10,9 @@
 
 #pragma once
 
-#include "activations.h"
-#include "matrix.h"
-#include "pool.h"
+#include "gemm/activations.h"
+#include "gemm/panel_gemm.h"
+#include "runtime/pool.h"
 
 namespace GEMELO_ISA {
 

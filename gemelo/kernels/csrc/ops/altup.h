@@ -3,7 +3,7 @@
 
 #pragma once
 
-#include "steps.h"
+#include "ops/elementwise.h"
 
 namespace GEMELO_ISA {
 

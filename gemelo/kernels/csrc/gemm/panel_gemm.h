@@ -10,10 +10,10 @@
 
 #include <algorithm>
 
-#include "activations.h"
-#include "fetch.h"
-#include "interleave.h"
-#include "pool.h"
+#include "gemm/activations.h"
+#include "gemm/interleave.h"
+#include "runtime/pool.h"
+#include "simd/prefetch.h"
 
 namespace GEMELO_ISA {
 

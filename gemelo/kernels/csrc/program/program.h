@@ -13,8 +13,8 @@
 #include <mutex>
 #include <vector>
 
-#include "kernels.h"
-#include "scratch.h"
+#include "runtime/kernels.h"
+#include "runtime/scratch.h"
 
 namespace gemelo {
 

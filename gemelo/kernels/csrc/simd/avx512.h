@@ -1,8 +1,8 @@
 // Sixteen floats, sixteen integers or sixty-four bytes at a time: AVX-512 with VNNI, VBMI and BF16
 // (Ice Lake, Zen 4 and later).
 //
-// Every simd_*.h offers the same names; the kernels are written once over them and compiled once
-// for each. F holds floats, I 32-bit integers, B bytes.
+// The four files of instructions here offer the same names; the kernels are written once over them
+// and compiled once for each. F holds floats, I 32-bit integers, B bytes.
 
 #pragma once
 

@@ -6,11 +6,11 @@
 
 #pragma once
 
-#include "activations.h"
-#include "blocks.h"
-#include "fetch.h"
-#include "scratch.h"
-#include "unroll.h"
+#include "gemm/activations.h"
+#include "gemm/blocks.h"
+#include "runtime/scratch.h"
+#include "simd/prefetch.h"
+#include "simd/unroll.h"
 
 namespace GEMELO_ISA {
 

@@ -5,8 +5,8 @@
 
 #include <cstddef>
 
-#include "formats.h"
-#include "pool.h"
+#include "gemm/formats.h"
+#include "runtime/pool.h"
 
 namespace gemelo {
 
@@ -26,7 +26,7 @@ struct Norm {
   float offset, eps;
 };
 
-// What the numbers of a cache are kept as (slots.h), in the order of gemelo/engine/graphs.py.
+// What the numbers of a cache are kept as (attention/kv_cache.h), in the order of gemelo/engine/graphs.py.
 enum CacheFormat { kFloats, kBfloats, kLevels };
 
 // A layer's keys, or values: (rows, slots, heads, d), and where those are levels their scales, half
@@ -107,7 +107,7 @@ struct Kernels {
   size_t (*attend_bytes)(const Attend& a);
   void (*attend)(Worker& worker, const Attend& a, void* room);
 
-  // Gemma 3n's own, described in altup.h.
+  // Gemma 3n's own, described in ops/altup.h.
   void (*predict)(Worker& worker, const float* const* streams, float* const* predicted,
                   const AltUp& a, int64_t tokens, int64_t width);
   void (*correct)(Worker& worker, float* const* streams, const float* const* predicted,

@@ -1,4 +1,4 @@
-#include "maps.h"
+#include "runtime/mapped_files.h"
 
 #if defined(__unix__) || defined(__APPLE__)
 

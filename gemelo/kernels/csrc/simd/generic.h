@@ -1,4 +1,4 @@
-// The names of simd_avx512.h for any machine: vectors as GCC and Clang know them, which they turn
+// The names of avx512.h for any machine: vectors as GCC and Clang know them, which they turn
 // into what the baseline has. The definition that the other three are tested against.
 
 #pragma once

@@ -9,7 +9,7 @@
 
 #include <type_traits>
 
-#include "kernels.h"
+#include "runtime/kernels.h"
 
 namespace GEMELO_ISA {
 

@@ -2,7 +2,7 @@
 
 #include <cstring>
 
-#include "kernels.h"
+#include "runtime/kernels.h"
 
 #if defined(__linux__) && defined(__x86_64__)
 #include <sys/syscall.h>

@@ -7,8 +7,8 @@
 
 #pragma once
 
-#include "attend.h"
-#include "tiles.h"
+#include "attention/attend.h"
+#include "gemm/bf16_tiles.h"
 
 namespace GEMELO_ISA {
 

@@ -21,9 +21,9 @@
 
 #pragma once
 
-#include "blocks.h"
-#include "scratch.h"
-#include "unroll.h"
+#include "gemm/blocks.h"
+#include "runtime/scratch.h"
+#include "simd/unroll.h"
 
 namespace GEMELO_ISA {
 

@@ -1,4 +1,4 @@
-// The names of simd_avx512.h over NEON with the dot product (ARMv8.2: Cortex-A76, Neoverse N1,
+// The names of avx512.h over NEON with the dot product (ARMv8.2: Cortex-A76, Neoverse N1,
 // Apple M1 and later): every value is four registers. The mixed-sign dot product of ARMv8.6 is used
 // where the compiler was told that it is there.
 //

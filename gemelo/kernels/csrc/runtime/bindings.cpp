@@ -8,9 +8,9 @@
 #include <nanobind/stl/vector.h>
 #include <pthread.h>
 
-#include "kernels.h"
-#include "maps.h"
-#include "program.h"
+#include "program/program.h"
+#include "runtime/kernels.h"
+#include "runtime/mapped_files.h"
 
 namespace nb = nanobind;
 using namespace gemelo;

@@ -12,7 +12,7 @@
 
 #pragma once
 
-#include "formats.h"
+#include "gemm/formats.h"
 
 namespace GEMELO_ISA {
 

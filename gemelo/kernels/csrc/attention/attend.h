@@ -10,12 +10,12 @@
 #include <algorithm>
 #include <cmath>
 
-#include "curves.h"
-#include "fetch.h"
-#include "kernels.h"
-#include "scratch.h"
-#include "slots.h"
-#include "unroll.h"
+#include "attention/kv_cache.h"
+#include "runtime/kernels.h"
+#include "runtime/scratch.h"
+#include "simd/math.h"
+#include "simd/prefetch.h"
+#include "simd/unroll.h"
 
 namespace GEMELO_ISA {
 
