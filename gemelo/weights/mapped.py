@@ -128,7 +128,7 @@ def listen() -> None:
     """From here on a file that is cut short is noticed, though others (Python's faulthandler, a
     handler of the caller's) may have taken the signal since the last time."""
     if extension is not None:
-        extension.listen()
+        extension.install_handler()
 
 
 def lost() -> list[tuple[int, int]]:

@@ -1,7 +1,7 @@
-// Attention of few tokens, or without tiles: every key and value is read once for all the heads
-// that share it, some slots at a time.
+// Attention of few tokens, or without tiles, as Flash-Decoding splits it: every key and value is
+// read once for all the heads that share it, some slots at a time.
 //
-// What a run of slots contributes to a head (a part) has sums of its own, and parts are put
+// What a split of the slots contributes to a head (a part) has sums of its own, and parts are put
 // together in the order of their slots. So a result depends neither on how slots were shared out
 // among threads nor on what other tokens there are.
 
@@ -22,9 +22,9 @@ namespace GEMELO_ISA {
 using gemelo::Attend;
 using gemelo::Worker;
 
-constexpr int kPartSlots = 64;                     // of a part
-constexpr int kSlotsAhead = 4;                     // whose keys are fetched beforehand
-constexpr int kHeadsAtOnce = kTokens > 4 ? 4 : 2;  // as registers allow
+constexpr int kPartSlots = 64;                          // of a part
+constexpr int kSlotsAhead = 4;                          // whose keys are fetched beforehand
+constexpr int kHeadsAtOnce = kMicroTokens > 4 ? 4 : 2;  // as registers allow
 
 // A part, behind the d sums of its weighted values. Weights are relative to the largest score; with
 // no slot to look at, `total` is 0.
@@ -34,14 +34,14 @@ struct Part {
 static inline int64_t part_floats(int64_t d) { return d + 16; }
 static inline Part& part_of(float* sums, int64_t d) { return *(Part*)(sums + d); }
 
-// Whether the token at `query`, which looks ahead as far as `reach`, sees a key.
-static inline bool sees(int64_t query, int64_t reach, int64_t key, int64_t window) {
+// Whether the token at `query`, which looks ahead as far as `until`, sees a key.
+static inline bool attends_to(int64_t query, int64_t until, int64_t key, int64_t window) {
   if (query < 0) return true;  // padding: unread, but finite
-  return key >= 0 && key <= reach && (!window || key > query - window);
+  return key >= 0 && key <= until && (!window || key > query - window);
 }
 
 // Scores to weights, in place, filled up to sixteens: the part but for its values.
-static inline Part weigh(float* scores, int count) {
+static inline Part softmax_part(float* scores, int count) {
   for (int i = count; i % 16; i++) scores[i] = scores[count - 1];
   F top = load(scores), odd = set(0);  // odd becomes NaN with any score that is not finite
   for (int i = 0; i < count; i += 16) {
@@ -63,7 +63,7 @@ static inline Part weigh(float* scores, int count) {
 // that will be looked at are fetched meanwhile.
 template <int H, class Number>
 static inline void score_slots(const float* q, const Slots<Number> k, int64_t d,
-                               const int32_t* seen, int count, float scale, Ahead& values,
+                               const int32_t* seen, int count, float scale, Prefetcher& values,
                                float* scores) {
   constexpr int kLine = 64 / sizeof(Number);  // numbers that are fetched together
   for (int i = 0; i < count; i++) {
@@ -72,9 +72,9 @@ static inline void score_slots(const float* q, const Slots<Number> k, int64_t d,
     each<H>([&](auto h) GEMELO_INLINE { sums[h] = set(0); });
     for (int64_t p = 0; p < d; p += kLine) {
       __builtin_prefetch(key + kSlotsAhead * k.stride + p);
-      values.line();
+      values.next_line();
       each<kLine / 16>([&](auto j) GEMELO_INLINE {
-        const F x = sixteen(key + p + 16 * j);
+        const F x = load_numbers(key + p + 16 * j);
         each<H>([&](auto h)
                     GEMELO_INLINE { sums[h] = fma(load(q + h * d + p + 16 * j), x, sums[h]); });
       });
@@ -88,16 +88,16 @@ static inline void score_slots(const float* q, const Slots<Number> k, int64_t d,
 // come next are fetched meanwhile.
 template <int H, class Number>
 static inline void sum_values(const float* weights, const Slots<Number> v, int64_t d,
-                              const int32_t* seen, int count, Ahead& keys, float* parts) {
+                              const int32_t* seen, int count, Prefetcher& keys, float* parts) {
   constexpr int kLine = 64 / sizeof(Number);
   for (int64_t p = 0; p < d; p += 64) {
     F y[H][4];
     each<H>([&](auto h) GEMELO_INLINE { each<4>([&](auto j) { y[h][j] = set(0); }); });
     for (int i = 0; i < count; i++) {
       const Number* value = v.at(seen[i]) + p;
-      each<64 / kLine>([&](auto) GEMELO_INLINE { keys.line(); });
+      each<64 / kLine>([&](auto) GEMELO_INLINE { keys.next_line(); });
       each<4>([&](auto j) GEMELO_INLINE {
-        const F x = sixteen(value + 16 * j);
+        const F x = load_numbers(value + 16 * j);
         each<H>([&](auto h)
                     GEMELO_INLINE { y[h][j] = fma(set(weights[h * kPartSlots + i]), x, y[h][j]); });
       });
@@ -120,59 +120,61 @@ static inline void by_heads(int64_t group, const Body& body) {
 }
 
 // The slots of a part, for the heads of a token that share the `count` key heads from `shared` on.
-struct Run {
+struct Split {
   int64_t token, shared, count, begin, end;
 };
 
 static inline int64_t parts_of(const Attend& a) { return (a.slots + kPartSlots - 1) / kPartSlots; }
 
-static inline Run run_of(const Attend& a, int64_t token, int64_t part, int64_t shared,
-                         int64_t count) {
+static inline Split split_of(const Attend& a, int64_t token, int64_t part, int64_t shared,
+                             int64_t count) {
   const int64_t begin = part * kPartSlots;
   return {token, shared, count, begin, std::min(begin + kPartSlots, a.slots)};
 }
 
-// The slots [first, last) of the key heads of a run, which lie side by side.
+// The slots [first, last) of the key heads of a split, which lie side by side.
 template <class Number>
-static inline Ahead ahead(const Slots<Number>& of, const Run& run, int64_t first, int64_t last,
-                          int64_t d) {
+static inline Prefetcher prefetcher(const Slots<Number>& of, const Split& split, int64_t first,
+                                    int64_t last, int64_t d) {
   const auto* at = (const uint8_t*)of.at(first);
-  const int64_t row = of.stride * sizeof(Number), bytes = run.count * d * sizeof(Number);
+  const int64_t row = of.stride * sizeof(Number), bytes = split.count * d * sizeof(Number);
   return {at, at + (last - first) * row, bytes / 64, row - bytes};
 }
 
-// The parts that a run contributes to its heads; `next` is what this thread reads after it. Keys of
-// all heads go before values of all heads, so that memory is read as it lies; and it is never idle,
-// as values are fetched while keys are scored, and the next keys while values are added up.
-static inline void attend_run(const Attend& a, const Run& run, const Run& next, float* parts) {
+// The parts that a split contributes to its heads; `next` is what this thread reads after it. Keys
+// of all heads go before values of all heads, so that memory is read as it lies; and it is never
+// idle, as values are fetched while keys are scored, and the next keys while values are added up.
+static inline void attend_split(const Attend& a, const Split& split, const Split& next,
+                                float* parts) {
   static thread_local gemelo::Scratch room;
-  const int64_t d = a.cache.d, group = a.heads / a.cache.heads, heads = run.count * group;
-  const int64_t row = run.token / a.tokens_a_row, next_row = next.token / a.tokens_a_row;
+  const int64_t d = a.cache.d, group = a.heads / a.cache.heads, heads = split.count * group;
+  const int64_t row = split.token / a.tokens_a_row, next_row = next.token / a.tokens_a_row;
   const int64_t* positions = a.key_positions + row * a.position_stride;
-  const float* q = a.q + (run.token * a.heads + run.shared * group) * d;
-  const int64_t query = a.query_positions[run.token], reach = a.reach[run.token];
+  const float* q = a.q + (split.token * a.heads + split.shared * group) * d;
+  const int64_t query = a.query_positions[split.token], until = a.attend_until[split.token];
   float* weights = room.room<float>(heads * kPartSlots);
-  int32_t seen[kPartSlots] = {(int32_t)run.begin};
+  int32_t seen[kPartSlots] = {(int32_t)split.begin};
   int count = 0;
-  for (int64_t s = run.begin; s < run.end; s++)
-    if (sees(query, reach, positions[s], a.window)) seen[count++] = (int32_t)s;
+  for (int64_t s = split.begin; s < split.end; s++)
+    if (attends_to(query, until, positions[s], a.window)) seen[count++] = (int32_t)s;
   with_numbers(a.cache, [&](auto number) {
     using Of = Slots<decltype(number)>;
     const Of keys(a.cache, a.cache.k, next_row, next.shared);
-    const Of values(a.cache, a.cache.v, row, run.shared);
-    Ahead next_keys = ahead(keys, next, next.begin, next.end, d);
-    Ahead then = ahead(values, run, seen[0], count ? seen[count - 1] + 1 : run.begin, d);
-    for (int64_t i = 0; i < run.count; i++)
+    const Of values(a.cache, a.cache.v, row, split.shared);
+    Prefetcher next_keys = prefetcher(keys, next, next.begin, next.end, d);
+    Prefetcher then =
+        prefetcher(values, split, seen[0], count ? seen[count - 1] + 1 : split.begin, d);
+    for (int64_t i = 0; i < split.count; i++)
       by_heads(group, [&](auto H, int64_t head) GEMELO_INLINE {
-        const Of k(a.cache, a.cache.k, row, run.shared + i);
+        const Of k(a.cache, a.cache.k, row, split.shared + i);
         score_slots<H>(q + (i * group + head) * d, k, d, seen, count, a.scale, then,
                        weights + (i * group + head) * kPartSlots);
       });
-    for (int64_t i = 0; i < run.count; i++) {
-      const Of v(a.cache, a.cache.v, row, run.shared + i);
+    for (int64_t i = 0; i < split.count; i++) {
+      const Of v(a.cache, a.cache.v, row, split.shared + i);
       for (int64_t head = i * group; head < (i + 1) * group; head++) {
         float* own = weights + head * kPartSlots;
-        part_of(parts + head * part_floats(d), d) = count ? weigh(own, count) : Part{};
+        part_of(parts + head * part_floats(d), d) = count ? softmax_part(own, count) : Part{};
         if constexpr (Of::kScaled)
           for (int s = 0; s < count; s++) own[s] *= v.scale(seen[s]);
       }
@@ -185,7 +187,7 @@ static inline void attend_run(const Attend& a, const Run& run, const Run& next, 
 }
 
 // sum = sum and one part more.
-static inline void add_part(float* sum, float* part, int64_t d) {
+static inline void merge_part(float* sum, float* part, int64_t d) {
   Part &s = part_of(sum, d), &p = part_of(part, d);
   if (p.total == 0) return;
   const float most = p.most > s.most ? p.most : s.most;
@@ -211,13 +213,13 @@ static void attend_few(Worker& worker, const Attend& a, void* room) {
   // All heads go together, unless that leaves too little for every thread.
   const int64_t cuts = all_parts >= 4 * worker.count ? 1 : a.cache.heads;
   const int64_t runs = all_parts * cuts, shared = a.cache.heads / cuts;
-  const auto run = [&](int64_t i) {
-    return run_of(a, i / cuts / parts, i / cuts % parts, i % cuts * shared, shared);
+  const auto split = [&](int64_t i) {
+    return split_of(a, i / cuts / parts, i / cuts % parts, i % cuts * shared, shared);
   };
   // Dealt out in turn: what a window shows of a ring lies together.
   for (int64_t i = worker.index; i < runs; i += worker.count) {
     const int64_t next = i + worker.count < runs ? i + worker.count : i;
-    attend_run(a, run(i), run(next), all + i * shared * group * floats);
+    attend_split(a, split(i), split(next), all + i * shared * group * floats);
   }
   worker.barrier();
   int64_t begin, end;
@@ -225,7 +227,7 @@ static void attend_few(Worker& worker, const Attend& a, void* room) {
   for (int64_t i = begin; i < end; i++) {
     float* first = all + (i / a.heads * parts * a.heads + i % a.heads) * floats;
     for (int64_t part = 1; part < parts; part++)
-      add_part(first, first + part * a.heads * floats, d);
+      merge_part(first, first + part * a.heads * floats, d);
     finish(first, a.out + i * d, d);
   }
 }
@@ -239,11 +241,11 @@ static void attend_few(Worker& worker, const Attend& a, void* room) {
   // Later tokens see more: dealt out in turn, everybody gets early and late ones.
   for (int64_t i = worker.index; i < a.tokens; i += worker.count) {
     for (int64_t part = 0; part < parts; part++) {
-      const Run run = run_of(a, i, part, 0, a.cache.heads);
-      const Run next = run_of(a, i, (part + 1) % parts, 0, a.cache.heads);
-      attend_run(a, run, next, part ? more : sums);
+      const Split split = split_of(a, i, part, 0, a.cache.heads);
+      const Split next = split_of(a, i, (part + 1) % parts, 0, a.cache.heads);
+      attend_split(a, split, next, part ? more : sums);
       for (int64_t head = 0; part && head < a.heads; head++)
-        add_part(sums + head * floats, more + head * floats, d);
+        merge_part(sums + head * floats, more + head * floats, d);
     }
     for (int64_t head = 0; head < a.heads; head++)
       finish(sums + head * floats, a.out + (i * a.heads + head) * d, d);

@@ -1,6 +1,6 @@
-// Attention of many tokens in tiles: keys and values are turned to bfloat16 tiles once for
-// all heads' tokens, blocks of 32 tokens look at blocks of 32 slots, and blocks that nobody may
-// look at are skipped, which is all that a window or the future costs.
+// Attention of many tokens in bfloat16 tiles, as FlashAttention blocks it: keys and values become
+// tiles once for all heads' tokens, blocks of 32 tokens look at blocks of 32 slots, and blocks that
+// nobody may look at are skipped, which is all that a window or the future costs.
 //
 // Scores of up to kSlots slots are held at once; longer caches go on with the running maximum and
 // sum (online softmax, arXiv 1805.02867).
@@ -28,7 +28,7 @@ static size_t tile_attend_bytes(const Attend& a) {
 // Sixteen of the numbers of a slot, times its scale; 0 where there is no such slot.
 template <class Number>
 static inline F numbers_of(const Slots<Number>& x, int64_t slot, int64_t slots, int64_t column) {
-  return slot < slots ? sixteen(x.at(slot) + column) * set(x.scale(slot)) : set(0);
+  return slot < slots ? load_numbers(x.at(slot) + column) * set(x.scale(slot)) : set(0);
 }
 
 // Keys of 16 slots as d / 32 tiles of 16 pairs of columns x 16 slots.
@@ -40,7 +40,7 @@ static inline void pack_keys(const Slots<Number>& k, int64_t slot, int64_t slots
     for (int i = 0; i < 16; i++)
       lines[i] = (__m512i)_mm512_cvtne2ps_pbh(numbers_of(k, slot + i, slots, column + 16),
                                               numbers_of(k, slot + i, slots, column));
-    turn(lines);
+    transpose(lines);
     for (int i = 0; i < 16; i++) _mm512_storeu_si512(*out + 32 * i, lines[i]);
   }
 }
@@ -99,8 +99,8 @@ static inline void mask_row(float* scores, const int32_t* positions, int32_t low
 
 // Turn a token's scores over `count` slots into weights, bfloat16 in tile rows; the sum so far and
 // what was summed before shrink when a larger score turns up. Returns by how much.
-static inline float weigh_row(float* scores, int64_t count, float* most, float* total, int64_t line,
-                              Tile* weights, int64_t span) {
+static inline float softmax_row(float* scores, int64_t count, float* most, float* total,
+                                int64_t line, Tile* weights, int64_t span) {
   F top = set(*most), odd = set(0);
   for (int64_t i = 0; i < count; i += 16) {
     const F s = load(scores + i);
@@ -139,7 +139,7 @@ static inline void attend_block(const Attend& a, const Tile* keys, const Tile* v
   auto* positions = (int32_t*)(weights + 2 * wide / 32);
   auto* slots = positions + all_blocks * kBlock;  // blocks of slots that somebody sees
   const int64_t* queries = a.query_positions + row * a.tokens_a_row + first;
-  const int64_t* reach = a.reach + row * a.tokens_a_row + first;
+  const int64_t* until = a.attend_until + row * a.tokens_a_row + first;
 
   for (int64_t t = 0; t < kBlock; t++) {
     const float* x = a.q + ((row * a.tokens_a_row + first + t) * a.heads + head) * d;
@@ -155,7 +155,7 @@ static inline void attend_block(const Attend& a, const Tile* keys, const Tile* v
     const int64_t query = t < there ? queries[t] : -1;  // padding sees everything, and is not read
     const int64_t first_seen = a.window && query >= a.window ? query - a.window + 1 : 0;
     state.low[t] = query < 0 ? INT32_MIN : (int32_t)first_seen;
-    state.high[t] = query < 0 ? INT32_MAX : (int32_t)reach[t];
+    state.high[t] = query < 0 ? INT32_MAX : (int32_t)until[t];
     state.most[t] = -1e30f;
     state.total[t] = 0;
     if (query >= 0 && state.low[t] < least) least = state.low[t];
@@ -182,8 +182,8 @@ static inline void attend_block(const Attend& a, const Tile* keys, const Tile* v
                  a.scale);
     }
     for (int64_t t = 0; t < kBlock; t++) {
-      const float shrink = weigh_row(scores + t * wide, blocks * kBlock, &state.most[t],
-                                     &state.total[t], t, weights, wide / 32);
+      const float shrink = softmax_row(scores + t * wide, blocks * kBlock, &state.most[t],
+                                       &state.total[t], t, weights, wide / 32);
       if (begin && shrink != 1.0f)
         for (int64_t i = 0; i < d; i += 16)
           store(out + t * d + i, load(out + t * d + i) * set(shrink));

@@ -1,4 +1,4 @@
-// A head of a cache's slots, whatever its numbers are kept as: float, bfloat16 (uint16_t here), or
+// One head of a KV cache, whatever its numbers are stored as: float, bfloat16 (uint16_t here), or
 // signed bytes (int8_t) with a half-precision scale for every slot.
 //
 // Numbers are read sixteen at a time and bytes as they are: whoever reads multiplies a key's score
@@ -13,12 +13,12 @@
 
 namespace GEMELO_ISA {
 
-using gemelo::Cache;
-using gemelo::Kept;
+using gemelo::KvCache;
+using gemelo::KvTensor;
 
-static inline F sixteen(const float* p) { return load(p); }
-static inline F sixteen(const uint16_t* p) { return load_bf16(p); }
-static inline F sixteen(const int8_t* p) { return sixteen_levels(p); }
+static inline F load_numbers(const float* p) { return load(p); }
+static inline F load_numbers(const uint16_t* p) { return load_bf16(p); }
+static inline F load_numbers(const int8_t* p) { return load_int8(p); }
 
 static inline void round_head(const float* x, int64_t d, float* out, uint16_t*) {
   std::memcpy(out, x, d * sizeof(float));
@@ -26,7 +26,7 @@ static inline void round_head(const float* x, int64_t d, float* out, uint16_t*) 
 static inline void round_head(const float* x, int64_t d, uint16_t* out, uint16_t*) {
   for (int64_t i = 0; i < d; i += 16) store_bf16(out + i, load(x + i));
 }
-// To 127 levels of the largest magnitude.
+// To signed bytes, 127 of them the largest magnitude.
 static inline void round_head(const float* x, int64_t d, int8_t* out, uint16_t* scale) {
   F top = set(0), odd = set(0);  // odd becomes NaN with any number that is not finite
   for (int64_t i = 0; i < d; i += 16) {
@@ -35,9 +35,9 @@ static inline void round_head(const float* x, int64_t d, int8_t* out, uint16_t* 
   }
   const float exact = largest(top) / 127.0f;
   *scale = narrow_half((exact < 1e-7f ? 1e-7f : exact) + sum(odd));
-  const F level = set(widen_half(*scale));
+  const F step = set(widen_half(*scale));
   for (int64_t i = 0; i < d; i += 16)
-    store_bytes(out + i, nearest(smaller(larger(load(x + i) / level, set(-127)), set(127))));
+    store_bytes(out + i, nearest(smaller(larger(load(x + i) / step, set(-127)), set(127))));
 }
 
 // Keys or values of one head of a row.
@@ -48,7 +48,7 @@ struct Slots {
   uint16_t* scales;
   int64_t stride, heads;
 
-  Slots(const Cache& cache, const Kept& kept, int64_t row, int64_t head)
+  Slots(const KvCache& cache, const KvTensor& kept, int64_t row, int64_t head)
       : numbers((Number*)kept.numbers + row * cache.row_stride + head * cache.d),
         scales(kScaled ? kept.scales + row * cache.row_stride / cache.d + head : nullptr),
         stride(cache.heads * cache.d),
@@ -66,11 +66,11 @@ struct Slots {
 
 // body(float{}) and the like: the code for what a cache keeps, which is only known when it runs.
 template <class Body>
-static inline void with_numbers(const Cache& cache, const Body& body) {
+static inline void with_numbers(const KvCache& cache, const Body& body) {
   switch (cache.format) {
-    case gemelo::kFloats: return body(float{});
-    case gemelo::kBfloats: return body(uint16_t{});
-    case gemelo::kLevels: return body(int8_t{});
+    case gemelo::CacheFormat::kF32: return body(float{});
+    case gemelo::CacheFormat::kBF16: return body(uint16_t{});
+    case gemelo::CacheFormat::kInt8: return body(int8_t{});
   }
 }
 

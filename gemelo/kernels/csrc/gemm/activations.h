@@ -1,4 +1,4 @@
-// Activations as the dot products want them: bytes with a scale for every 32, made anew for each
+// Activations quantised to int8, with a scale for every 32 (as GGUF's Q8_0), made anew for each
 // product by every thread that needs them (cheaper than a barrier).
 //
 // A NaN among 32 numbers makes their scale NaN, and an infinity makes it infinite, so that a broken

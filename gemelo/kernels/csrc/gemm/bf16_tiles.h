@@ -1,8 +1,9 @@
-// Many tokens in bfloat16, summed in float: on AMX's tile unit, or with AVX-512's dot products.
+// GEMM of many tokens in bfloat16 tiles, summed in float: on AMX's tile unit, or with AVX-512's dot
+// products.
 //
 // A tile is 16 rows of 64 bytes; AMX multiplies 16 tokens of 32 columns with pairs of columns of 16
 // rows, which is how panels have them: weights of any format are expanded to bfloat16 out of
-// panels, and nothing but plain floats has to be turned. There are no scales left to apply in
+// panels, and nothing but plain floats has to be transposed. There are no scales left to apply in
 // between, which is why this beats the byte products by more than the peaks say. Without AMX the
 // same tiles go through dot products of pairs, twice as fast as floats and half as fast as bytes:
 // plain floats and attention take them. Rounding weights and activations to eight bits of mantissa
@@ -16,12 +17,12 @@
 
 namespace GEMELO_ISA {
 
-constexpr int64_t kTileRows = 128;      // rows of a panel
-constexpr int64_t kTileColumns = 2048;  // and its columns: half a megabyte of the second cache
+constexpr int64_t kTileRows = 128;      // of the weights that are expanded at once
+constexpr int64_t kTileColumns = 2048;  // and their columns: half a megabyte of the second cache
 using Tile = uint16_t[512];             // sixteen rows of 32 bfloat16, or 16 x 16 floats in two
 
 // Whether the products of many tokens with a format take tiles.
-static inline bool in_tiles(int format) {
+static inline bool in_tiles(gemelo::Format format) {
 #ifdef GEMELO_AMX
   return format != gemelo::kF32;
 #else
@@ -48,7 +49,7 @@ static inline void end_tiles() {}
 #endif
 
 // Columns [at, at + 32) of one token or row of floats as bfloat16, zeros past the last.
-static inline __m512i line_of(const Activations& x, int64_t token, int64_t at, int64_t columns) {
+static inline __m512i tile_row(const Activations& x, int64_t token, int64_t at, int64_t columns) {
   const int64_t there = columns - at;
   if (there >= 32)
     return (__m512i)_mm512_cvtne2ps_pbh(load16(x, token, at + 16), load16(x, token, at));
@@ -62,7 +63,7 @@ static inline void pack_tile_tokens(const Activations& x, int64_t token, int64_t
                                     int64_t columns, Tile* out) {
   for (int64_t at = 0; at < columns; at += 32, out++)
     for (int i = 0; i < 16; i++)
-      _mm512_storeu_si512(*out + 32 * i, token + i < tokens ? line_of(x, token + i, at, columns)
+      _mm512_storeu_si512(*out + 32 * i, token + i < tokens ? tile_row(x, token + i, at, columns)
                                                             : _mm512_setzero_si512());
 }
 
@@ -70,10 +71,10 @@ static inline void pack_tile_tokens(const Activations& x, int64_t token, int64_t
 template <class P>
 struct BlockTiles {
   static void expand(const Matrix& w, int64_t row, int64_t first, int64_t last, Tile* out) {
-    alignas(64) uint8_t laid[P::kUnit];
+    alignas(64) uint8_t interleaved[P::kUnit];
     for (int64_t at = first; at < last; at += P::kWeights, out += P::kBlocks) {
       const int64_t unit = at / P::kWeights;
-      const InPanel from{units_at<P>(w, row, unit, unit + 1, laid)};
+      const InPanel from{units_at<P>(w, row, unit, unit + 1, interleaved)};
       const int there = last - at < P::kWeights ? (int)(last - at) / 32 : P::kBlocks;
       for (int run = 0; run * P::kRun < there; run++)
         each<P::kRun>([&](auto block) GEMELO_INLINE {
@@ -90,12 +91,12 @@ struct BlockTiles {
                          21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
     const __m512i byte = _mm512_set1_epi32(255);
     each<8>([&](auto four) GEMELO_INLINE {
-      const F level = P::levels(from, run, block, four / 4);
-      F offset = level * set(P::kZero);
-      if constexpr (P::kMinima) offset = P::offsets(from, run, block);
+      const F scale = P::scales(from, run, block, four / 4);
+      F minimum = scale * set(P::kZero);
+      if constexpr (P::kMinima) minimum = P::minima(from, run, block);
       const __m512i u = P::quants(from, run, block, four);
       const auto weight = [&](__m512i q) GEMELO_INLINE {
-        return _mm512_fmsub_ps(_mm512_cvtepi32_ps(q), level, offset);
+        return _mm512_fmsub_ps(_mm512_cvtepi32_ps(q), scale, minimum);
       };
       const F a = weight(_mm512_and_si512(u, byte));
       const F b = weight(_mm512_and_si512(_mm512_srli_epi32(u, 8), byte));
@@ -125,7 +126,7 @@ struct FloatTiles {
         }
         lines[r] = (__m512i)_mm512_cvtne2ps_pbh(W::at(p + 16 * W::kBytes), W::at(p));
       }
-      turn(lines);
+      transpose(lines);
       for (int i = 0; i < 16; i++) _mm512_storeu_si512(*out + 32 * i, lines[i]);
     }
   }
@@ -220,28 +221,28 @@ static void multiply_tiles(gemelo::Worker& worker, const void* tokens_packed, in
   const auto* packed = (const Tile*)tokens_packed;
   const int64_t steps = (w.columns + 31) / 32, groups = (tokens + 31) / 32 * 2;
   begin_tiles();
-  Tile* panel = panel_room.room<Tile>(kTileRows / 16 * (kTileColumns / 32));
+  Tile* expanded = panel_room.room<Tile>(kTileRows / 16 * (kTileColumns / 32));
   float* sums = sum_room.room<float>(kTileRows * groups * 16);
   worker.deal(w.rows, 32, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; row += kTileRows) {
       const int64_t last = row + kTileRows < end ? row + kTileRows : end;
-      const int64_t strips = (last - row + 31) / 32;
+      const int64_t bands = (last - row + 31) / 32;
       for (int64_t first = 0; first < w.columns; first += kTileColumns) {
         const int64_t until = first + kTileColumns < w.columns ? first + kTileColumns : w.columns;
         const int64_t span = (until - first + 31) / 32;
-        for (int64_t i = 0; i < 2 * strips; i++)
-          Tiles::expand(w, row + 16 * i, first, until, panel + i * span);
+        for (int64_t i = 0; i < 2 * bands; i++)
+          Tiles::expand(w, row + 16 * i, first, until, expanded + i * span);
         for (int64_t group = 0; group < groups; group += 2) {
           const Tile* x = packed + group * steps + first / 32;
-          for (int64_t strip = 0; strip < strips; strip++)
-            tile_block(x, steps, panel + 2 * strip * span, 1, span, span,
-                       sums + (group / 2 * strips + strip) * 1024, 32, first == 0);
+          for (int64_t band = 0; band < bands; band++)
+            tile_block(x, steps, expanded + 2 * band * span, 1, span, span,
+                       sums + (group / 2 * bands + band) * 1024, 32, first == 0);
         }
       }
       for (int64_t group = 0; group < groups; group += 2)
-        for (int64_t strip = 0; strip < strips; strip++)
-          write_block(sums + (group / 2 * strips + strip) * 1024, y, group * 16, tokens,
-                      row + 32 * strip, last);
+        for (int64_t band = 0; band < bands; band++)
+          write_block(sums + (group / 2 * bands + band) * 1024, y, group * 16, tokens,
+                      row + 32 * band, last);
     }
   });
   end_tiles();

@@ -1,16 +1,19 @@
-// The block formats, as the file has them: how a run of 64 or 256 weights becomes bytes and levels.
+// Decoding GGUF's blocks, as the file has them: unsigned bytes, scales and minima of 64 or 256
+// weights.
 //
-// Every format is w = level * u - offset with u an unsigned byte, and level and offset constant
-// over 32 weights (16 in Q6_K). A Run gives the bytes of 64 weights at a time (a "pair" of blocks
-// of 32) and what to scale their partial sums by, lane by lane: lane i of a dot product has added
-// weights 4 i to 4 i + 3. The layouts are drawn in docs/kernels.md; gemelo/kernels/formats.py is
-// their definition in Python.
+// Every format is w = scale * u - minimum with u an unsigned byte, and scale and minimum constant
+// over 32 weights (16 in Q6_K). A super-block gives the bytes of 64 weights at a time (a "pair" of
+// blocks of 32) and what to scale their partial sums by, lane by lane: lane i of a dot product has
+// added weights 4 i to 4 i + 3. The layouts are drawn in docs/kernels.md; gemelo/kernels/formats.py
+// is their definition in Python.
 //
-//   kZero      where every offset is level * kZero: the byte that stands for 0, else 0
-//   kLevels    how many levels 32 weights have
-//   kMinima    whether offsets are free, as in the K formats with minima
+//   kZero      where every minimum is scale * kZero: the byte that stands for 0, else 0
+//   kNumScales how many scales 32 weights have
+//   kMinima    whether minima are free, as in the K formats with minima
 
 #pragma once
+
+#include <type_traits>
 
 #include "gemm/formats.h"
 
@@ -23,31 +26,31 @@ static inline float half_at(const uint8_t* p) {
 }
 
 struct Q8_0 {
-  static constexpr int kWeights = 64, kBytes = 68, kPairs = 1, kLevels = 1, kZero = 128;
+  static constexpr int kWeights = 64, kBytes = 68, kPairs = 1, kNumScales = 1, kZero = 128;
   static constexpr bool kMinima = false;
   const uint8_t* p;
 
   B quants(int) const { return flip(join(p + 2, p + 36), 0x80); }
-  F levels(int) const { return pair_of_halves(p, p + 34); }
-  F offsets(int) const { return set(0); }
-  float level(int sixteenth) const { return half_at(p + (sixteenth < 2 ? 0 : 34)); }
-  float offset(int sixteenth) const { return kZero * level(sixteenth); }
+  F scales(int) const { return pair_of_halves(p, p + 34); }
+  F minima(int) const { return set(0); }
+  float scale(int sixteenth) const { return half_at(p + (sixteenth < 2 ? 0 : 34)); }
+  float minimum(int sixteenth) const { return kZero * scale(sixteenth); }
 };
 
 struct Q4_0 {
-  static constexpr int kWeights = 64, kBytes = 36, kPairs = 1, kLevels = 1, kZero = 8;
+  static constexpr int kWeights = 64, kBytes = 36, kPairs = 1, kNumScales = 1, kZero = 8;
   static constexpr bool kMinima = false;
   const uint8_t* p;
 
   B quants(int) const { return nibbles(p + 2, p + 20); }
-  F levels(int) const { return pair_of_halves(p, p + 18); }
-  F offsets(int) const { return set(0); }
-  float level(int sixteenth) const { return half_at(p + (sixteenth < 2 ? 0 : 18)); }
-  float offset(int sixteenth) const { return kZero * level(sixteenth); }
+  F scales(int) const { return pair_of_halves(p, p + 18); }
+  F minima(int) const { return set(0); }
+  float scale(int sixteenth) const { return half_at(p + (sixteenth < 2 ? 0 : 18)); }
+  float minimum(int sixteenth) const { return kZero * scale(sixteenth); }
 };
 
 struct Q5_0 {
-  static constexpr int kWeights = 64, kBytes = 44, kPairs = 1, kLevels = 1, kZero = 16;
+  static constexpr int kWeights = 64, kBytes = 44, kPairs = 1, kNumScales = 1, kZero = 16;
   static constexpr bool kMinima = false;
   const uint8_t* p;
 
@@ -57,10 +60,10 @@ struct Q5_0 {
     std::memcpy(&high, p + 24, 4);
     return either(nibbles(p + 6, p + 28), where(low | (uint64_t)high << 32, 16));
   }
-  F levels(int) const { return pair_of_halves(p, p + 22); }
-  F offsets(int) const { return set(0); }
-  float level(int sixteenth) const { return half_at(p + (sixteenth < 2 ? 0 : 22)); }
-  float offset(int sixteenth) const { return kZero * level(sixteenth); }
+  F scales(int) const { return pair_of_halves(p, p + 22); }
+  F minima(int) const { return set(0); }
+  float scale(int sixteenth) const { return half_at(p + (sixteenth < 2 ? 0 : 22)); }
+  float minimum(int sixteenth) const { return kZero * scale(sixteenth); }
 };
 
 using Rows = const uint8_t* const*;  // where each of some rows lies
@@ -83,67 +86,67 @@ struct SixBits {
 };
 
 // The same times d and dmin.
-struct SixBitLevels {
-  float level[8], offset[8];
+struct SixBitScales {
+  float scale[8], minimum[8];
 
-  explicit SixBitLevels(const uint8_t* p) {
+  explicit SixBitScales(const uint8_t* p) {
     const SixBits six(p);
     const float d = half_at(p), m = half_at(p + 2);
-    for (int i = 0; i < 8; i++) level[i] = d * six.scale[i];
-    for (int i = 0; i < 8; i++) offset[i] = m * six.minimum[i];
+    for (int i = 0; i < 8; i++) scale[i] = d * six.scale[i];
+    for (int i = 0; i < 8; i++) minimum[i] = m * six.minimum[i];
   }
 };
 
 struct Q4_K {
-  static constexpr int kWeights = 256, kBytes = 144, kPairs = 4, kLevels = 1, kZero = 0;
+  static constexpr int kWeights = 256, kBytes = 144, kPairs = 4, kNumScales = 1, kZero = 0;
   static constexpr bool kMinima = true;
   const uint8_t* p;
-  SixBitLevels six;
+  SixBitScales six;
 
   explicit Q4_K(const uint8_t* p) : p(p), six(p) {}
   B quants(int i) const { return fork(p + 16 + 32 * i, 0, 4, 15); }
-  F levels(int i) const { return pair(six.level[2 * i], six.level[2 * i + 1]); }
-  F offsets(int i) const { return pair(six.offset[2 * i], six.offset[2 * i + 1]); }
-  float level(int sixteenth) const { return six.level[sixteenth / 2]; }
-  float offset(int sixteenth) const { return six.offset[sixteenth / 2]; }
+  F scales(int i) const { return pair(six.scale[2 * i], six.scale[2 * i + 1]); }
+  F minima(int i) const { return pair(six.minimum[2 * i], six.minimum[2 * i + 1]); }
+  float scale(int sixteenth) const { return six.scale[sixteenth / 2]; }
+  float minimum(int sixteenth) const { return six.minimum[sixteenth / 2]; }
 };
 
 struct Q5_K {
-  static constexpr int kWeights = 256, kBytes = 176, kPairs = 4, kLevels = 1, kZero = 0;
+  static constexpr int kWeights = 256, kBytes = 176, kPairs = 4, kNumScales = 1, kZero = 0;
   static constexpr bool kMinima = true;
   const uint8_t* p;
-  SixBitLevels six;
+  SixBitScales six;
 
   explicit Q5_K(const uint8_t* p) : p(p), six(p) {}
   B quants(int i) const {
     const B fifth = shift_left_4(fork(p + 16, 2 * i, 2 * i + 1, 1));
     return either(fork(p + 48 + 32 * i, 0, 4, 15), fifth);
   }
-  F levels(int i) const { return pair(six.level[2 * i], six.level[2 * i + 1]); }
-  F offsets(int i) const { return pair(six.offset[2 * i], six.offset[2 * i + 1]); }
-  float level(int sixteenth) const { return six.level[sixteenth / 2]; }
-  float offset(int sixteenth) const { return six.offset[sixteenth / 2]; }
+  F scales(int i) const { return pair(six.scale[2 * i], six.scale[2 * i + 1]); }
+  F minima(int i) const { return pair(six.minimum[2 * i], six.minimum[2 * i + 1]); }
+  float scale(int sixteenth) const { return six.scale[sixteenth / 2]; }
+  float minimum(int sixteenth) const { return six.minimum[sixteenth / 2]; }
 };
 
 struct Q6_K {
-  static constexpr int kWeights = 256, kBytes = 210, kPairs = 4, kLevels = 2, kZero = 32;
+  static constexpr int kWeights = 256, kBytes = 210, kPairs = 4, kNumScales = 2, kZero = 32;
   static constexpr bool kMinima = false;
   const uint8_t* p;
-  float scale[16];
+  float scale_of[16];
 
   explicit Q6_K(const uint8_t* p) : p(p) {
     const float d = half_at(p + 208);
-    for (int i = 0; i < 16; i++) scale[i] = d * (int8_t)p[192 + i];
+    for (int i = 0; i < 16; i++) scale_of[i] = d * (int8_t)p[192 + i];
   }
   B quants(int i) const {
     const B four = load_bytes(p + 64 * (i / 2));
     const B two = shift_left_4(fork(p + 128 + 32 * (i / 2), i % 2 * 4, i % 2 * 4 + 2, 3));
     return either(i % 2 ? high_nibbles(four) : low_nibbles(four), two);
   }
-  F levels(int i) const { return fours(scale + 4 * i); }
-  F offsets(int) const { return set(0); }
-  float level(int sixteenth) const { return scale[sixteenth]; }
-  float offset(int sixteenth) const { return kZero * scale[sixteenth]; }
+  F scales(int i) const { return fours(scale_of + 4 * i); }
+  F minima(int) const { return set(0); }
+  float scale(int sixteenth) const { return scale_of[sixteenth]; }
+  float minimum(int sixteenth) const { return kZero * scale_of[sixteenth]; }
 };
 
 // Plain floats: sixteen weights at a time.
@@ -160,45 +163,44 @@ struct BF16 {
   static F at(const uint8_t* p) { return load_bf16((const uint16_t*)p); }
 };
 
-// body(Type<Q4_0>{}) and the like: the code for a format that is only known when it runs.
-template <class T>
-struct Type {
-  using type = T;
-};
+// body(std::type_identity<Q4_0>{}) and the like: the code for a format that is only known when it
+// runs.
 template <class Body>
-static inline void with_blocks(int format, const Body& body) {
+static inline void with_blocks(gemelo::Format format, const Body& body) {
   switch (format) {
-    case gemelo::kQ4_0: return body(Type<Q4_0>{});
-    case gemelo::kQ5_0: return body(Type<Q5_0>{});
-    case gemelo::kQ8_0: return body(Type<Q8_0>{});
-    case gemelo::kQ4_K: return body(Type<Q4_K>{});
-    case gemelo::kQ5_K: return body(Type<Q5_K>{});
-    case gemelo::kQ6_K: return body(Type<Q6_K>{});
+    case gemelo::kQ4_0: return body(std::type_identity<Q4_0>{});
+    case gemelo::kQ5_0: return body(std::type_identity<Q5_0>{});
+    case gemelo::kQ8_0: return body(std::type_identity<Q8_0>{});
+    case gemelo::kQ4_K: return body(std::type_identity<Q4_K>{});
+    case gemelo::kQ5_K: return body(std::type_identity<Q5_K>{});
+    case gemelo::kQ6_K: return body(std::type_identity<Q6_K>{});
+    default: return;
   }
 }
 template <class Body>
-static inline void with_floats(int format, const Body& body) {
+static inline void with_floats(gemelo::Format format, const Body& body) {
   switch (format) {
-    case gemelo::kF32: return body(Type<F32>{});
-    case gemelo::kF16: return body(Type<F16>{});
-    case gemelo::kBF16: return body(Type<BF16>{});
+    case gemelo::kF32: return body(std::type_identity<F32>{});
+    case gemelo::kF16: return body(std::type_identity<F16>{});
+    case gemelo::kBF16: return body(std::type_identity<BF16>{});
+    default: return;
   }
 }
 
-// A run as 64 * kPairs floats, exactly what the format defines.
+// A super-block as 64 * kPairs floats, exactly what the format defines.
 template <class Q>
-static inline void expand(const Q& run, float* out) {
+static inline void expand(const Q& block, float* out) {
 #pragma GCC unroll 4
   for (int i = 0; i < Q::kPairs; i++, out += 64) {
-    const B u = run.quants(i);
-    store(out, fma(widen<0>(u), set(run.level(4 * i)), set(-run.offset(4 * i))));
-    store(out + 16, fma(widen<1>(u), set(run.level(4 * i + 1)), set(-run.offset(4 * i + 1))));
-    store(out + 32, fma(widen<2>(u), set(run.level(4 * i + 2)), set(-run.offset(4 * i + 2))));
-    store(out + 48, fma(widen<3>(u), set(run.level(4 * i + 3)), set(-run.offset(4 * i + 3))));
+    const B u = block.quants(i);
+    store(out, fma(widen<0>(u), set(block.scale(4 * i)), set(-block.minimum(4 * i))));
+    store(out + 16, fma(widen<1>(u), set(block.scale(4 * i + 1)), set(-block.minimum(4 * i + 1))));
+    store(out + 32, fma(widen<2>(u), set(block.scale(4 * i + 2)), set(-block.minimum(4 * i + 2))));
+    store(out + 48, fma(widen<3>(u), set(block.scale(4 * i + 3)), set(-block.minimum(4 * i + 3))));
   }
 }
 
-// The last run of a row may be half a pair: blocks of 32 in rows of an odd number of them.
+// The last super-block of a row may be half a pair: blocks of 32 in rows of an odd number of them.
 template <class Q>
 struct Tail {
   uint8_t bytes[Q::kBytes] = {};

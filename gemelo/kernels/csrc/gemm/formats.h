@@ -1,4 +1,5 @@
-// Names of the block formats, by their numbers in a GGUF file, and what a matrix is here.
+// A matrix of weights: its block format, by the number it has in a GGUF file, its layout, and where
+// it lies.
 
 #pragma once
 
@@ -20,14 +21,14 @@ enum Format {
 };
 
 // Rows of blocks, usually in a mapped file; or panels of sixteen rows, or strips of their columns
-// (panels.h).
-enum Layout { kRows, kPanels, kStrips };
+// (gemm/panels.h).
+enum class Layout { kRows, kPanels, kStrips };
 
 // Weights somewhere in memory; `rows` and `columns` may be leading parts.
 struct Matrix {
   const uint8_t* blocks;
   int64_t stride;  // bytes from row to row, from panel to panel, or of a line of all panels
-  int format;
+  Format format;
   int64_t rows, columns;
   const int64_t* index;  // where row r lies, if not at r; for rows only
   Layout layout;

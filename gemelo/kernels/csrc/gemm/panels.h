@@ -1,4 +1,5 @@
-// The block formats again, sixteen rows side by side: a panel, made from the file's rows once.
+// The panel layout of every block format: sixteen rows interleaved, as BLIS packs a matrix for its
+// micro-kernel, made from the file's rows once.
 //
 // A register of a panel holds four columns of each of sixteen rows, so that a dot product with one
 // broadcast four needs no adding across lanes, scales come sixteen at a time, and memory is read in
@@ -8,16 +9,16 @@
 // byte's sign, and six-bit scales become bytes).
 //
 //   kBlocks    32 columns each, in a unit; kRun of them make a run
-//   kind       of a line of a unit: fours of the rows, masks of their bits, or what scales them
+//   line_type  of a line of a unit: fours of the rows, masks of their bits, or what scales them
 //   quants     columns 4 four to 4 four + 3 of a run's block, as unsigned bytes: row r in lane r
-//   levels     of a block's first or second sixteen columns; offsets of all 32
-//   lay        makes a unit of what sixteen rows, blocks as in the file, have of it
+//   scales     of a block's first or second sixteen columns; minima of all 32
+//   interleave makes a unit of what sixteen rows, blocks as in the file, have of it
 //
-// A strip is the same part of all panels. Where most columns meet nothing but zeros, the strips of
-// the others are all that has to be read. A line of fours makes four strips, for each of its bytes
-// one: a column or two. So that a register is full again, four panels share a line of them, row r
-// of panel k in byte k of lane r; and masks of bits likewise. Any line but one of fours makes two
-// strips, of half of it each.
+// A strip is the same part of all panels. Where most columns meet nothing but zeros, the
+// strips of the others are all that has to be read. A line of fours makes four strips, for each of
+// its bytes one: a column or two. So that a register is full again, four panels share a line of
+// them, row r of panel k in byte k of lane r; and masks of bits likewise. Any line but one of fours
+// makes two strips, of half of it each.
 
 #pragma once
 
@@ -29,15 +30,15 @@ namespace GEMELO_ISA {
 
 using gemelo::Matrix;
 
-constexpr int kPanel = 16;  // rows
-constexpr int kLine = 64;   // bytes
+constexpr int kPanelRows = 16;  // rows
+constexpr int kLine = 64;       // bytes
 constexpr int kHalf = kLine / 2, kQuarter = kLine / 4, kMask = 8;
-constexpr int kTogether = 4;  // panels whose strips are interleaved
+constexpr int kStripPanels = 4;  // panels whose strips are interleaved
 
 // One workspace a thread for all formats.
 static thread_local gemelo::Scratch pair_room, packed_room, panel_room, sum_room;
 
-enum Kind { kScales, kMasks, kFours };
+enum class LineType { kScales, kMasks, kFours };
 
 // Where the bytes of a unit lie that have an offset in its drawing: one behind the other, or in
 // strips, of which a line of all panels takes `stride` bytes. Out of strips, fours and their masks
@@ -84,11 +85,12 @@ static inline B nibbles_of_pair(const At& at, int first, int block, int four) {
   return block ? high_nibbles(x) : low_nibbles(x);
 }
 // Bytes `at` of sixteen rows, `count` fours of each, to as many lines.
-static inline void lay_fours(Rows from, int at, int count, uint8_t* out, uint32_t flipped = 0) {
+static inline void interleave_fours(Rows from, int at, int count, uint8_t* out,
+                                    uint32_t flipped = 0) {
 #ifdef GEMELO_AVX512
-  if (count >= 8) return lay_lines(from, at, count, out, flipped);
+  if (count >= 8) return interleave_lines(from, at, count, out, flipped);
 #endif
-  for (int r = 0; r < kPanel; r++)
+  for (int r = 0; r < kPanelRows; r++)
     for (int i = 0; i < count; i++) {
       uint32_t four;
       std::memcpy(&four, from[r] + at + 4 * i, 4);
@@ -97,14 +99,14 @@ static inline void lay_fours(Rows from, int at, int count, uint8_t* out, uint32_
     }
 }
 // Two bytes of sixteen rows, side by side.
-static inline void lay_halves(Rows from, int at, uint8_t* out) {
-  for (int r = 0; r < kPanel; r++) std::memcpy(out + 2 * r, from[r] + at, 2);
+static inline void interleave_halves(Rows from, int at, uint8_t* out) {
+  for (int r = 0; r < kPanelRows; r++) std::memcpy(out + 2 * r, from[r] + at, 2);
 }
 // Eight masks, of four bits a row: body(r) has the bits of row r, four for each mask.
 template <class Body>
-static inline void lay_masks(uint8_t* out, const Body& body) {
+static inline void interleave_masks(uint8_t* out, const Body& body) {
   uint64_t masks[8] = {};
-  for (int r = 0; r < kPanel; r++) {
+  for (int r = 0; r < kPanelRows; r++) {
     const uint32_t bits = body(r);
     for (int i = 0; i < 8; i++) masks[i] |= (uint64_t)(bits >> 4 * i & 15) << 4 * r;
   }
@@ -114,20 +116,20 @@ static inline void lay_masks(uint8_t* out, const Body& body) {
 // | 2 x 16 scales | 2 x 8 registers of bytes |
 struct Q8_0Panel : Q8_0 {
   static constexpr int kBlocks = 2, kRun = 2, kUnit = 1088;
-  static Kind kind(int64_t line) { return line ? kFours : kScales; }
+  static LineType line_type(int64_t line) { return line ? LineType::kFours : LineType::kScales; }
   template <class At>
   static B quants(const At& at, int, int block, int four) {
     return load_bytes(at.fours(64 * (1 + 8 * block + four)));
   }
   template <class At>
-  static F levels(const At& at, int, int block, int) {
+  static F scales(const At& at, int, int block, int) {
     return halves_at(at(32 * block));
   }
 
-  static void lay(Rows from, uint8_t* out) {
+  static void interleave(Rows from, uint8_t* out) {
     for (int block = 0; block < 2; block++) {
-      lay_halves(from, 34 * block, out + 32 * block);
-      lay_fours(from, 34 * block + 2, 8, out + 64 * (1 + 8 * block), 0x80808080);
+      interleave_halves(from, 34 * block, out + 32 * block);
+      interleave_fours(from, 34 * block + 2, 8, out + 64 * (1 + 8 * block), 0x80808080);
     }
   }
 };
@@ -135,20 +137,20 @@ struct Q8_0Panel : Q8_0 {
 // | 2 x 16 scales | 2 x 4 registers of nibbles |
 struct Q4_0Panel : Q4_0 {
   static constexpr int kBlocks = 2, kRun = 2, kUnit = 576;
-  static Kind kind(int64_t line) { return line ? kFours : kScales; }
+  static LineType line_type(int64_t line) { return line ? LineType::kFours : LineType::kScales; }
   template <class At>
   static B quants(const At& at, int, int block, int four) {
     return nibbles_of_block(at, 64, block, four);
   }
   template <class At>
-  static F levels(const At& at, int, int block, int) {
+  static F scales(const At& at, int, int block, int) {
     return halves_at(at(32 * block));
   }
 
-  static void lay(Rows from, uint8_t* out) {
+  static void interleave(Rows from, uint8_t* out) {
     for (int block = 0; block < 2; block++) {
-      lay_halves(from, 18 * block, out + 32 * block);
-      lay_fours(from, 18 * block + 2, 4, out + 64 + 256 * block);
+      interleave_halves(from, 18 * block, out + 32 * block);
+      interleave_fours(from, 18 * block + 2, 4, out + 64 + 256 * block);
     }
   }
 };
@@ -156,26 +158,28 @@ struct Q4_0Panel : Q4_0 {
 // | 2 x 16 scales | 2 x 8 masks of fifth bits | 2 x 4 registers of nibbles |
 struct Q5_0Panel : Q5_0 {
   static constexpr int kBlocks = 2, kRun = 2, kUnit = 704;
-  static Kind kind(int64_t line) { return line > 2 ? kFours : line ? kMasks : kScales; }
+  static LineType line_type(int64_t line) {
+    return line > 2 ? LineType::kFours : line ? LineType::kMasks : LineType::kScales;
+  }
   template <class At>
   static B quants(const At& at, int, int block, int four) {
     const B fifth = bits_at(at.mask(64 + 8 * (8 * block + four)), 16);
     return either(nibbles_of_block(at, 192, block, four), fifth);
   }
   template <class At>
-  static F levels(const At& at, int, int block, int) {
+  static F scales(const At& at, int, int block, int) {
     return halves_at(at(32 * block));
   }
 
-  static void lay(Rows from, uint8_t* out) {
+  static void interleave(Rows from, uint8_t* out) {
     for (int block = 0; block < 2; block++) {
-      lay_halves(from, 22 * block, out + 32 * block);
-      lay_masks(out + 64 + 64 * block, [&](int r) {
+      interleave_halves(from, 22 * block, out + 32 * block);
+      interleave_masks(out + 64 + 64 * block, [&](int r) {
         uint32_t high;
         std::memcpy(&high, from[r] + 22 * block + 2, 4);
         return high;
       });
-      lay_fours(from, 22 * block + 6, 4, out + 192 + 256 * block);
+      interleave_fours(from, 22 * block + 6, 4, out + 192 + 256 * block);
     }
   }
 };
@@ -183,28 +187,28 @@ struct Q5_0Panel : Q5_0 {
 // Q4_K and Q5_K: d and dmin at the head of a unit, and at the head of every run of two blocks,
 // whose runs are `bytes` long, their scales and minima as bytes.
 template <int bytes>
-struct Minima {
-  static constexpr int kWeights = 256, kLevels = 1, kZero = 0, kBlocks = 8, kRun = 2;
+struct KQuantPanel {
+  static constexpr int kWeights = 256, kNumScales = 1, kZero = 0, kBlocks = 8, kRun = 2;
   static constexpr bool kMinima = true;
   static int first(int run) { return 64 + bytes * run; }
-  static Kind kind(int64_t line) {
+  static LineType line_type(int64_t line) {
     constexpr int lines = bytes / kLine;
     const int64_t place = line ? (line - 1) % lines : 0;
-    return !place ? kScales : place < lines - 8 ? kMasks : kFours;
+    return !place ? LineType::kScales : place < lines - 8 ? LineType::kMasks : LineType::kFours;
   }
   template <class At>
-  static F levels(const At& at, int run, int block, int) {
-    return sixteen_bytes(at(first(run) + 16 * block)) * halves_at(at(0));
+  static F scales(const At& at, int run, int block, int) {
+    return load_uint8(at(first(run) + 16 * block)) * halves_at(at(0));
   }
   template <class At>
-  static F offsets(const At& at, int run, int block) {
-    return sixteen_bytes(at(first(run) + 32 + 16 * block)) * halves_at(at(32));
+  static F minima(const At& at, int run, int block) {
+    return load_uint8(at(first(run) + 32 + 16 * block)) * halves_at(at(32));
   }
 
-  static void lay_scales(Rows from, uint8_t* out) {
-    lay_halves(from, 0, out);
-    lay_halves(from, 2, out + 32);
-    for (int r = 0; r < kPanel; r++) {
+  static void interleave_scales(Rows from, uint8_t* out) {
+    interleave_halves(from, 0, out);
+    interleave_halves(from, 2, out + 32);
+    for (int r = 0; r < kPanelRows; r++) {
       const SixBits six(from[r]);
       for (int i = 0; i < 8; i++) {
         uint8_t* scales = out + 64 + bytes * (i / 2) + 16 * (i % 2) + r;
@@ -216,21 +220,22 @@ struct Minima {
 };
 
 // | 16 d | 16 dmin | and four times | 2 x 16 scales | 2 x 16 minima | 8 registers of nibbles |
-struct Q4_KPanel : Minima<576> {
+struct Q4_KPanel : KQuantPanel<576> {
   static constexpr int kBytes = 144, kUnit = 2368;
   template <class At>
   static B quants(const At& at, int run, int block, int four) {
     return nibbles_of_pair(at, first(run) + 64, block, four);
   }
 
-  static void lay(Rows from, uint8_t* out) {
-    lay_scales(from, out);
-    for (int run = 0; run < 4; run++) lay_fours(from, 16 + 32 * run, 8, out + 128 + 576 * run);
+  static void interleave(Rows from, uint8_t* out) {
+    interleave_scales(from, out);
+    for (int run = 0; run < 4; run++)
+      interleave_fours(from, 16 + 32 * run, 8, out + 128 + 576 * run);
   }
 };
 
 // The same with 2 x 8 masks of fifth bits before the nibbles.
-struct Q5_KPanel : Minima<704> {
+struct Q5_KPanel : KQuantPanel<704> {
   static constexpr int kBytes = 176, kUnit = 2880;
   template <class At>
   static B quants(const At& at, int run, int block, int four) {
@@ -238,10 +243,10 @@ struct Q5_KPanel : Minima<704> {
     return either(nibbles_of_pair(at, first(run) + 192, block, four), fifth);
   }
 
-  static void lay(Rows from, uint8_t* out) {
-    lay_scales(from, out);
+  static void interleave(Rows from, uint8_t* out) {
+    interleave_scales(from, out);
     for (int block = 0; block < 8; block++)
-      lay_masks(out + 128 + 704 * (block / 2) + 64 * (block % 2), [&](int r) {
+      interleave_masks(out + 128 + 704 * (block / 2) + 64 * (block % 2), [&](int r) {
         uint32_t bits = 0;
         for (int i = 0; i < 8; i++) {
           uint32_t four;
@@ -251,15 +256,18 @@ struct Q5_KPanel : Minima<704> {
         }
         return bits;
       });
-    for (int run = 0; run < 4; run++) lay_fours(from, 48 + 32 * run, 8, out + 256 + 704 * run);
+    for (int run = 0; run < 4; run++)
+      interleave_fours(from, 48 + 32 * run, 8, out + 256 + 704 * run);
   }
 };
 
 // | 16 d | and twice | 8 x 16 scales | 8 registers of nibbles | 8 of pairs of bits | 8 of nibbles |
 struct Q6_KPanel {
-  static constexpr int kWeights = 256, kBytes = 210, kLevels = 2, kZero = 32;
+  static constexpr int kWeights = 256, kBytes = 210, kNumScales = 2, kZero = 32;
   static constexpr int kBlocks = 8, kRun = 4, kUnit = 3392;
-  static Kind kind(int64_t line) { return line && (line - 1) % 26 > 1 ? kFours : kScales; }
+  static LineType line_type(int64_t line) {
+    return line && (line - 1) % 26 > 1 ? LineType::kFours : LineType::kScales;
+  }
   static constexpr bool kMinima = false;
   template <class At>
   static B quants(const At& at, int run, int block, int four) {
@@ -269,33 +277,34 @@ struct Q6_KPanel {
     return either(low, bits_4_and_5(load_bytes(at.fours(first + 512)), 4 - 2 * block));
   }
   template <class At>
-  static F levels(const At& at, int run, int block, int half) {
+  static F scales(const At& at, int run, int block, int half) {
     const F d = halves_at(at(0));
-    return fma(sixteen_bytes(at(64 + 1664 * run + 16 * (2 * block + half))), d, d * set(-128));
+    return fma(load_uint8(at(64 + 1664 * run + 16 * (2 * block + half))), d, d * set(-128));
   }
 
-  static void lay(Rows from, uint8_t* out) {
-    lay_halves(from, 208, out);
+  static void interleave(Rows from, uint8_t* out) {
+    interleave_halves(from, 208, out);
     for (int run = 0; run < 2; run++) {
       uint8_t* at = out + 64 + 1664 * run;
       for (int i = 0; i < 8; i++)
-        for (int r = 0; r < kPanel; r++) at[16 * i + r] = from[r][192 + 8 * run + i] ^ 0x80;
-      lay_fours(from, 64 * run, 8, at + 128);
-      lay_fours(from, 128 + 32 * run, 8, at + 640);
-      lay_fours(from, 64 * run + 32, 8, at + 1152);
+        for (int r = 0; r < kPanelRows; r++) at[16 * i + r] = from[r][192 + 8 * run + i] ^ 0x80;
+      interleave_fours(from, 64 * run, 8, at + 128);
+      interleave_fours(from, 128 + 32 * run, 8, at + 640);
+      interleave_fours(from, 64 * run + 32, 8, at + 1152);
     }
   }
 };
 
 template <class Body>
-static inline void with_panels(int format, const Body& body) {
+static inline void with_panels(gemelo::Format format, const Body& body) {
   switch (format) {
-    case gemelo::kQ4_0: return body(Type<Q4_0Panel>{});
-    case gemelo::kQ5_0: return body(Type<Q5_0Panel>{});
-    case gemelo::kQ8_0: return body(Type<Q8_0Panel>{});
-    case gemelo::kQ4_K: return body(Type<Q4_KPanel>{});
-    case gemelo::kQ5_K: return body(Type<Q5_KPanel>{});
-    case gemelo::kQ6_K: return body(Type<Q6_KPanel>{});
+    case gemelo::kQ4_0: return body(std::type_identity<Q4_0Panel>{});
+    case gemelo::kQ5_0: return body(std::type_identity<Q5_0Panel>{});
+    case gemelo::kQ8_0: return body(std::type_identity<Q8_0Panel>{});
+    case gemelo::kQ4_K: return body(std::type_identity<Q4_KPanel>{});
+    case gemelo::kQ5_K: return body(std::type_identity<Q5_KPanel>{});
+    case gemelo::kQ6_K: return body(std::type_identity<Q6_KPanel>{});
+    default: return;
   }
 }
 

@@ -1,4 +1,5 @@
-// What lies between the products of a decoder: norms, rotary angles, gates, and writing the cache.
+// Elementwise operations of a decoder: RMSNorm, rotary embedding, GeGLU, soft cap, argmax, and
+// storing keys and values.
 //
 // Each is run by all threads of a step and takes its share of the tokens, heads or columns. Widths
 // are multiples of sixteen (the program that calls checks that).
@@ -57,8 +58,8 @@ static void add_norm(Worker& worker, float* x, const float* y, const Norm& n, co
 }
 
 // h = gelu(gate) * up, over the columns [begin, end) of every token.
-static void gate(float* gates, const float* up, int64_t tokens, int64_t width, int64_t begin,
-                 int64_t end) {
+static void gelu_and_mul(float* gates, const float* up, int64_t tokens, int64_t width,
+                         int64_t begin, int64_t end) {
   for (int64_t t = 0; t < tokens; t++) {
     float* g = gates + t * width;
     const float* u = up + t * width;
@@ -75,7 +76,7 @@ static void softcap(float* x, float cap, int64_t begin, int64_t end) {
 }
 
 // Whether none of them is NaN or infinite.
-static bool finite(const float* x, int64_t begin, int64_t end) {
+static bool all_finite(const float* x, int64_t begin, int64_t end) {
   F odd[4] = {set(0), set(0), set(0), set(0)};  // NaN with anything else
   for (; begin + 64 <= end; begin += 64)
     each<4>([&](auto i) GEMELO_INLINE { odd[i] = fma(load(x + begin + 16 * i), set(0), odd[i]); });
@@ -85,7 +86,7 @@ static bool finite(const float* x, int64_t begin, int64_t end) {
 }
 
 // Where the largest of [begin, end) is, the first if there are several: the best run, and in it.
-static int64_t largest_at(const float* x, int64_t begin, int64_t end) {
+static int64_t argmax(const float* x, int64_t begin, int64_t end) {
   constexpr int64_t kRun = 1024;
   float best = -INFINITY;
   int64_t at = begin;
@@ -104,17 +105,17 @@ static int64_t largest_at(const float* x, int64_t begin, int64_t end) {
   return at;
 }
 
-// Normalise heads of width d and turn their pairs (p, p + d/2) by the tokens' angles, in place.
-// `angles` holds d/2 cosines and d/2 sines a token; null leaves the heads unturned.
-static void heads(Worker& worker, float* x, int64_t tokens, int64_t count, int64_t d, const Norm& n,
-                  const float* angles) {
+// Normalise heads of width d and rotate their pairs (p, p + d/2) by the tokens' angles, in place.
+// `rotations` holds d/2 cosines and d/2 sines a token; null leaves out the rotary embedding.
+static void norm_rope_heads(Worker& worker, float* x, int64_t tokens, int64_t count, int64_t d,
+                            const Norm& n, const float* rotations) {
   int64_t begin, end;
   worker.share(tokens * count, 1, begin, end);
   for (int64_t i = begin; i < end; i++) {
     float* head = x + i * d;
     norm_row(head, n, d, head);
-    if (!angles) continue;
-    const float* cosines = angles + i / count * d;
+    if (!rotations) continue;
+    const float* cosines = rotations + i / count * d;
     const float* sines = cosines + d / 2;
     for (int64_t p = 0; p < d / 2; p += 16) {
       const F low = load(head + p), high = load(head + d / 2 + p);
@@ -126,8 +127,8 @@ static void heads(Worker& worker, float* x, int64_t tokens, int64_t count, int64
 }
 
 // Keys and values (tokens, heads * d) to the slots of the cache, padding nowhere.
-static void keep(Worker& worker, const float* k, const float* v, const Cache& cache,
-                 const int64_t* slots, int64_t tokens, int64_t tokens_a_row) {
+static void store_kv(Worker& worker, const float* k, const float* v, const KvCache& cache,
+                     const int64_t* slots, int64_t tokens, int64_t tokens_a_row) {
   int64_t begin, end;
   worker.share(tokens, 1, begin, end);
   const int64_t width = cache.heads * cache.d;

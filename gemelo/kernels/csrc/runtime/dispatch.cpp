@@ -1,4 +1,4 @@
-// Which instruction sets were compiled in, and which of them this machine runs.
+// Run-time dispatch: which instruction sets were compiled in, and which of them this machine runs.
 
 #include <cstring>
 

@@ -1,3 +1,5 @@
+// The SIGBUS handler and its table of watched maps.
+
 #include "runtime/mapped_files.h"
 
 #if defined(__unix__) || defined(__APPLE__)
@@ -33,7 +35,7 @@ std::mutex changes;
 // Who heard the signal before the first map, and whom a signal is passed on to: the same, or
 // whoever has put a handler over ours since.
 struct sigaction below, before;
-bool listening = false;
+bool installed = false;
 
 bool replace(uintptr_t address) {
   const uintptr_t page = address & ~((uintptr_t)sysconf(_SC_PAGESIZE) - 1);
@@ -49,7 +51,7 @@ bool replace(uintptr_t address) {
   return false;
 }
 
-void missed(int signal, siginfo_t* info, void* context);
+void on_sigbus(int signal, siginfo_t* info, void* context);
 
 bool same(const struct sigaction& a, const struct sigaction& b) {
   if ((a.sa_flags ^ b.sa_flags) & SA_SIGINFO) return false;
@@ -58,7 +60,7 @@ bool same(const struct sigaction& a, const struct sigaction& b) {
 
 struct sigaction ours() {
   struct sigaction action = {};
-  action.sa_sigaction = missed;
+  action.sa_sigaction = on_sigbus;
   action.sa_flags = SA_SIGINFO | SA_ONSTACK;
   sigemptyset(&action.sa_mask);
   return action;
@@ -75,8 +77,8 @@ struct sigaction in_place(int signal) {
 }
 
 // A signal that is none of ours, as it would have gone without us. A handler that survives it finds
-// us in place again. One that hands it back to whom it found before itself, as Python's faulthandler
-// does, may mean us by that: then it is for those below.
+// us in place again. One that hands it back to whom it found before itself, as Python's
+// faulthandler does, may mean us by that: then it is for those below.
 void pass_on(int signal, siginfo_t* info, void* context, bool touched) {
   const bool handed_back = !same(in_place(signal), ours());
   const struct sigaction next = handed_back ? below : before;
@@ -93,19 +95,19 @@ void pass_on(int signal, siginfo_t* info, void* context, bool touched) {
   else if (same(now, again)) sigaction(signal, &below, nullptr);
 }
 
-void missed(int signal, siginfo_t* info, void* context) {
+void on_sigbus(int signal, siginfo_t* info, void* context) {
   const int error = errno;
   const bool touched = info->si_code > 0;  // else somebody sent it
   if (!touched || !replace((uintptr_t)info->si_addr)) pass_on(signal, info, context, touched);
   errno = error;
 }
 
-void listen_alone() {
+void install() {
   const struct sigaction now = in_place(SIGBUS), action = ours();
   if (same(now, action)) return;
   before = now;
-  if (!listening) below = now;
-  listening = true;
+  if (!installed) below = now;
+  installed = true;
   sigaction(SIGBUS, &action, nullptr);
 }
 
@@ -113,7 +115,7 @@ void listen_alone() {
 
 Watch::Watch(uintptr_t begin, uint64_t bytes) {
   std::lock_guard<std::mutex> lock(changes);
-  listen_alone();
+  install();
   map_ = maps;
   while (map_ && map_->begin) map_ = map_->next;
   const bool is_new = !map_;
@@ -131,9 +133,9 @@ Watch::~Watch() {
   map_->begin = 0;
 }
 
-void listen() {
+void install_handler() {
   std::lock_guard<std::mutex> lock(changes);
-  if (listening) listen_alone();
+  if (installed) install();
 }
 
 std::vector<std::pair<uintptr_t, uintptr_t>> lost() {
@@ -153,7 +155,7 @@ void release_maps() { changes.unlock(); }
 namespace gemelo {
 Watch::Watch(uintptr_t, uint64_t) {}
 Watch::~Watch() {}
-void listen() {}
+void install_handler() {}
 std::vector<std::pair<uintptr_t, uintptr_t>> lost() { return {}; }
 void hold_maps() {}
 void release_maps() {}

@@ -1,7 +1,10 @@
-// Mapped files that are cut short while they are in use. The kernel answers a touch of a page that
-// is gone with SIGBUS, which ends a process. For maps that are watched, the pages from there to the
-// end of the map become zeros, and where it happened is noted; the work goes on, and whoever asked
-// for it finds out afterwards (gemelo/weights/mapped.py).
+// A SIGBUS handler for memory-mapped files that are cut short while they are in use.
+//
+// The kernel answers a touch of a page that is gone with SIGBUS, which ends a process. For maps
+// that are watched, the pages from there to the end of the map become zeros, and where it happened
+// is noted; the work goes on, and whoever asked for it finds out afterwards
+// (gemelo/weights/mapped.py, which leaves the signal alone where GEMELO_SIGBUS=off asks for that).
+// Nothing is installed before the first map is watched.
 
 #pragma once
 
@@ -23,9 +26,9 @@ class Watch {
   struct Map* map_;
 };
 
-// Be the one who hears the signal. Others may have put a handler of their own in place since the
-// last map: it is kept, and gets every signal that is no touch of a watched map.
-void listen();
+// Install the handler again, if a map was ever watched. Others may have put a handler of their own
+// in place since the last map: it is kept, and gets every signal that is no touch of a watched map.
+void install_handler();
 
 // Of each watched map that misses something, where its zeros begin, and its end.
 std::vector<std::pair<uintptr_t, uintptr_t>> lost();

@@ -1,13 +1,13 @@
+// The threads of a pool: starting them, running a job, waiting at a barrier.
+
 #include "runtime/pool.h"
 
 #include <pthread.h>
 #include <sched.h>
 
-#include <cstdio>
-#include <cstdlib>
 #include <map>
-#include <new>
 #include <system_error>
+#include <utility>
 
 namespace gemelo {
 namespace {
@@ -81,22 +81,33 @@ Pool::Pool(int threads) : threads_(threads < 1 ? 1 : threads) {
 
 namespace {
 
-// A thread that failed inside a job would leave the others waiting at the next barrier for good.
-void work(Pool::Job job, void* context, Worker& worker) {
-  try {
-    job(context, worker);
-  } catch (const std::bad_alloc&) {
-    std::fputs("error: no memory left for a product's workspace\n", stderr);
-    std::_Exit(1);
-  }
-}
+struct Abandoned {};  // thrown at a barrier that another thread will not reach
 
 }  // namespace
 
+// A thread that threw inside a job would leave the others waiting at the next barrier for good: it
+// says so, and they abandon the job there.
+void Pool::work(Worker& worker) {
+  try {
+    job_(context_, worker);
+  } catch (const Abandoned&) {
+  } catch (...) {
+    if (!failed_.exchange(true, std::memory_order_acq_rel)) failure_ = std::current_exception();
+  }
+}
+
+// All threads are done with it.
+void Pool::end_job() {
+  if (!failed_.load(std::memory_order_acquire)) return;
+  arrived_.store(0, std::memory_order_relaxed);
+  failed_.store(false, std::memory_order_relaxed);
+  std::rethrow_exception(std::exchange(failure_, nullptr));
+}
+
 void Pool::run(Job job, void* context) {
-  std::lock_guard<std::mutex> turn(turn_);
+  std::lock_guard<std::mutex> lock(one_job_);
   Worker self{*this, 0, threads_};
-  if (threads_ == 1) return work(job, context, self);
+  if (threads_ == 1) return job(context, self);
   job_ = job;
   context_ = context;
   busy_.store(threads_ - 1, std::memory_order_relaxed);
@@ -106,8 +117,9 @@ void Pool::run(Job job, void* context) {
     std::lock_guard<std::mutex> lock(sleep_);
     wake_.notify_all();
   }
-  work(job, context, self);
+  work(self);
   spin_until([this] { return busy_.load(std::memory_order_acquire) == 0; });
+  end_job();
 }
 
 void Pool::serve(int index, int hoped_for) {
@@ -122,7 +134,7 @@ void Pool::serve(int index, int hoped_for) {
       asleep_.fetch_sub(1, std::memory_order_seq_cst);
     }
     Worker self{*this, index, threads_};
-    work(job_, context_, self);
+    work(self);
     busy_.fetch_sub(1, std::memory_order_release);
   }
 }
@@ -135,9 +147,13 @@ void Pool::barrier(Worker& worker) {
     passed_.fetch_add(1, std::memory_order_release);
     return;
   }
-  const auto passed = [&] { return passed_.load(std::memory_order_acquire) != here; };
-  for (; worker.soon_ < worker.soon_end_ && !passed(); worker.soon_ += 64)
-    __builtin_prefetch(worker.soon_, 0, 2);
+  const auto passed = [&] {
+    if (passed_.load(std::memory_order_acquire) != here) return true;
+    if (failed_.load(std::memory_order_acquire)) throw Abandoned{};
+    return false;
+  };
+  for (; worker.hint_ < worker.hint_end_ && !passed(); worker.hint_ += 64)
+    __builtin_prefetch(worker.hint_, 0, 2);
   spin_until(passed);
 }
 
@@ -156,11 +172,11 @@ void set_threads(int threads) {
 
 void hold_pools() {
   making.lock();
-  for (auto& [threads, pool] : *pools) pool->turn_.lock();
+  for (auto& [threads, pool] : *pools) pool->one_job_.lock();
 }
 
 void release_pools() {
-  for (auto& [threads, pool] : *pools) pool->turn_.unlock();
+  for (auto& [threads, pool] : *pools) pool->one_job_.unlock();
   making.unlock();
 }
 

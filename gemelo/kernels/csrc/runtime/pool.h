@@ -1,13 +1,16 @@
-// Threads that stay: a job is one function that all of them run, with barriers inside it.
+// A thread pool: a job is one function that all of its threads run, with barriers inside it.
 //
 // Starting and joining threads for every product costs more than a small product. These spin for a
-// moment after each job, since the next one usually follows within microseconds, and then sleep.
+// moment after each job, since the next one usually follows within microseconds, and then sleep. A
+// job that throws in one thread ends in all of them, at their next barrier, and the caller gets
+// what was thrown.
 
 #pragma once
 
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <exception>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -22,7 +25,8 @@ class Pool {
   Pool(const Pool&) = delete;
   int threads() const { return threads_; }
 
-  // Run job(worker) on every thread, the caller's included; one job at a time.
+  // Run job(worker) on every thread, the caller's included; one job at a time. Throws what the
+  // first of them threw.
   using Job = void (*)(void* context, Worker& worker);
   void run(Job job, void* context);
 
@@ -31,18 +35,22 @@ class Pool {
   friend void hold_pools();
   friend void release_pools();
   void serve(int index, int hoped_for);
+  void work(Worker& worker);
+  void end_job();
   void barrier(Worker& worker);
 
-  int threads_;      // as many as the system gave; fixed before the first job
-  std::mutex turn_;  // one job at a time
+  int threads_;         // as many as the system gave; fixed before the first job
+  std::mutex one_job_;  // at a time
   Job job_ = nullptr;
   void* context_ = nullptr;
   alignas(64) std::atomic<uint64_t> round_{0};   // jobs begun
   alignas(64) std::atomic<int> busy_{0};         // workers that have not finished the job
   alignas(64) std::atomic<int> arrived_{0};      // threads at the barrier
   alignas(64) std::atomic<uint64_t> passed_{0};  // barriers passed
+  std::atomic<bool> failed_{false};              // whether a thread of the job threw
   alignas(64) std::atomic<int64_t> taken_{0};    // pieces dealt since the last of them
   alignas(64) std::atomic<int> asleep_{0};
+  std::exception_ptr failure_;  // what the first threw
   std::mutex sleep_;
   std::condition_variable wake_;
   std::vector<std::thread> workers_;
@@ -96,9 +104,9 @@ class Worker {
   }
 
   // These bytes will be read soon.
-  void expect(const uint8_t* bytes, int64_t count) {
-    soon_ = bytes;
-    soon_end_ = bytes + count;
+  void prefetch_hint(const uint8_t* bytes, int64_t count) {
+    hint_ = bytes;
+    hint_end_ = bytes + count;
   }
 
  private:
@@ -113,7 +121,7 @@ class Worker {
 
   int64_t dealt_ = 0;   // pieces of what was dealt since the last barrier
   int64_t taken_ = -1;  // the piece that is this thread's next, when there is one
-  const uint8_t *soon_ = nullptr, *soon_end_ = nullptr;
+  const uint8_t *hint_ = nullptr, *hint_end_ = nullptr;
 };
 
 // The pool of this process with as many threads as were asked for, made on first use.

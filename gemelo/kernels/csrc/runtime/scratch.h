@@ -1,4 +1,4 @@
-// Memory that a thread keeps between products: it grows to what was ever needed.
+// Workspace that a thread keeps between products: it grows to what was ever needed.
 
 #pragma once
 

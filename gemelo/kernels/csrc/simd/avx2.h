@@ -20,7 +20,7 @@ struct B {
   __m256i a, b;
 };
 
-constexpr int kTokens = 3;  // that a tile of the matrix product keeps in registers
+constexpr int kMicroTokens = 3;  // of a micro-tile of the panel GEMM
 
 // ---- floats -------------------------------------------------------------------------------------
 
@@ -186,11 +186,11 @@ static inline B bits_4_and_5(B x, int up) {
   return mask(B{moved(x.a), moved(x.b)}, 0x30);
 }
 static inline __m256 eight_bytes(__m128i x) { return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(x)); }
-static inline F sixteen_bytes(const uint8_t* p) {
+static inline F load_uint8(const uint8_t* p) {
   const __m128i x = _mm_loadu_si128((const __m128i*)p);
   return {eight_bytes(x), eight_bytes(_mm_srli_si128(x, 8))};
 }
-static inline F sixteen_levels(const int8_t* p) {
+static inline F load_int8(const int8_t* p) {
   const __m128i x = _mm_loadu_si128((const __m128i*)p);
   return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(x)),
           _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(x, 8)))};

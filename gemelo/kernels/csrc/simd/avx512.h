@@ -1,4 +1,4 @@
-// Sixteen floats, sixteen integers or sixty-four bytes at a time: AVX-512 with VNNI, VBMI and BF16
+// Vectors of sixteen floats, sixteen integers or sixty-four bytes: AVX-512 with VNNI, VBMI and BF16
 // (Ice Lake, Zen 4 and later).
 //
 // The four files of instructions here offer the same names; the kernels are written once over them
@@ -17,7 +17,7 @@ using F = __m512;
 using I = __m512i;
 using B = __m512i;
 
-constexpr int kTokens = 8;  // that a tile of the matrix product keeps in registers
+constexpr int kMicroTokens = 8;  // of a micro-tile of the panel GEMM
 
 // ---- floats -------------------------------------------------------------------------------------
 
@@ -124,11 +124,11 @@ static inline B bits_4_and_5(B x, int up) {
   return _mm512_and_si512(moved, _mm512_set1_epi8(0x30));
 }
 // Sixteen unsigned bytes as floats.
-static inline F sixteen_bytes(const uint8_t* p) {
+static inline F load_uint8(const uint8_t* p) {
   return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p)));
 }
 // The same of signed ones.
-static inline F sixteen_levels(const int8_t* p) {
+static inline F load_int8(const int8_t* p) {
   return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)));
 }
 // Sixteen of the bytes as floats.
@@ -138,7 +138,7 @@ static inline F widen(B x) {
 }
 
 // 16 x 16 words: out[j][i] = in[i][j].
-static inline void turn(__m512i x[16]) {
+static inline void transpose(__m512i x[16]) {
   __m512i y[16];
   for (int i = 0; i < 16; i += 2) {
     y[i] = _mm512_unpacklo_epi32(x[i], x[i + 1]);
@@ -165,12 +165,12 @@ static inline void turn(__m512i x[16]) {
 }
 
 // Bytes `at` of sixteen rows, `count` words of each, as lines of one word a row.
-static inline void lay_lines(const uint8_t* const* from, int at, int count, uint8_t* out,
-                             uint32_t flipped) {
+static inline void interleave_lines(const uint8_t* const* from, int at, int count, uint8_t* out,
+                                    uint32_t flipped) {
   __m512i x[16];
   const auto there = (__mmask16)((1 << count) - 1);
   for (int r = 0; r < 16; r++) x[r] = _mm512_maskz_loadu_epi32(there, from[r] + at);
-  turn(x);
+  transpose(x);
   const __m512i flip = _mm512_set1_epi32((int)flipped);
   for (int i = 0; i < count; i++) _mm512_storeu_si512(out + 64 * i, _mm512_xor_si512(x[i], flip));
 }

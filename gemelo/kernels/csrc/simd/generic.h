@@ -13,7 +13,7 @@ typedef float F __attribute__((vector_size(64)));
 typedef int32_t I __attribute__((vector_size(64)));
 typedef uint8_t B __attribute__((vector_size(64)));
 
-constexpr int kTokens = 2;  // that a tile of the matrix product keeps in registers
+constexpr int kMicroTokens = 2;  // of a micro-tile of the panel GEMM
 
 // What there are no operators for goes lane by lane.
 #define GEMELO_EACH(n) for (int i = 0; i < (n); i++)
@@ -173,19 +173,19 @@ static inline B where(uint64_t bits, uint8_t value) {
   return y;
 }
 static inline B bits_4_and_5(B x, int up) { return (up < 0 ? x >> -up : x << up) & 0x30; }
-static inline F sixteen_bytes(const uint8_t* p) {
+static inline F load_uint8(const uint8_t* p) {
   F y;
   GEMELO_EACH(16) y[i] = p[i];
   return y;
 }
-static inline F sixteen_levels(const int8_t* p) {
+static inline F load_int8(const int8_t* p) {
   F y;
   GEMELO_EACH(16) y[i] = p[i];
   return y;
 }
 template <int quarter>
 static inline F widen(B x) {
-  return sixteen_bytes((const uint8_t*)&x + 16 * quarter);
+  return load_uint8((const uint8_t*)&x + 16 * quarter);
 }
 
 #undef GEMELO_EACH

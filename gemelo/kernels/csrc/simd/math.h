@@ -1,4 +1,4 @@
-// exp and what is made of it, sixteen at a time, to about two units in the last place.
+// exp, GELU and tanh, sixteen at a time, to about two units in the last place.
 
 #pragma once
 

@@ -23,7 +23,7 @@ struct B {
   uint8x16_t a, b, c, d;
 };
 
-constexpr int kTokens = 3;  // that a tile of the matrix product keeps in registers
+constexpr int kMicroTokens = 3;  // of a micro-tile of the panel GEMM
 
 #define GEMELO_ONE(f, x) {f(x.a), f(x.b), f(x.c), f(x.d)}
 #define GEMELO_TWO(f, x, y) {f(x.a, y.a), f(x.b, y.b), f(x.c, y.c), f(x.d, y.d)}
@@ -211,13 +211,13 @@ static inline B bits_4_and_5(B x, int up) {
   return {vandq_u8(vshlq_u8(x.a, by), both), vandq_u8(vshlq_u8(x.b, by), both),
           vandq_u8(vshlq_u8(x.c, by), both), vandq_u8(vshlq_u8(x.d, by), both)};
 }
-static inline F sixteen_bytes(uint8x16_t q) {
+static inline F load_uint8(uint8x16_t q) {
   const uint16x8_t low = vmovl_u8(vget_low_u8(q)), high = vmovl_high_u8(q);
   return {vcvtq_f32_u32(vmovl_u16(vget_low_u16(low))), vcvtq_f32_u32(vmovl_high_u16(low)),
           vcvtq_f32_u32(vmovl_u16(vget_low_u16(high))), vcvtq_f32_u32(vmovl_high_u16(high))};
 }
-static inline F sixteen_bytes(const uint8_t* p) { return sixteen_bytes(vld1q_u8(p)); }
-static inline F sixteen_levels(const int8_t* p) {
+static inline F load_uint8(const uint8_t* p) { return load_uint8(vld1q_u8(p)); }
+static inline F load_int8(const int8_t* p) {
   const int8x16_t q = vld1q_s8(p);
   const int16x8_t low = vmovl_s8(vget_low_s8(q)), high = vmovl_high_s8(q);
   return {vcvtq_f32_s32(vmovl_s16(vget_low_s16(low))), vcvtq_f32_s32(vmovl_high_s16(low)),
@@ -225,7 +225,7 @@ static inline F sixteen_levels(const int8_t* p) {
 }
 template <int quarter>
 static inline F widen(B x) {
-  return sixteen_bytes(quarter == 0 ? x.a : quarter == 1 ? x.b : quarter == 2 ? x.c : x.d);
+  return load_uint8(quarter == 0 ? x.a : quarter == 1 ? x.b : quarter == 2 ? x.c : x.d);
 }
 
 #undef GEMELO_ONE

@@ -1,5 +1,5 @@
-// Loops that are unrolled before the compiler looks at arrays, so that small arrays of vectors
-// become registers: each<4>([&](auto i) { ... sums[i] ... }).
+// Loops unrolled by the compiler's front end, before it looks at arrays, so that small arrays of
+// vectors become registers: each<4>([&](auto i) { ... sums[i] ... }).
 
 #pragma once
 
