@@ -21,7 +21,6 @@ from torch import Tensor
 
 from gemelo.engine.graphs import Rows
 from gemelo.engine.kv import KVCache
-from gemelo.engine.pages import lost_weights
 from gemelo.engine.soft import Soft, chunks, given
 from gemelo.errors import FileFormatError
 from gemelo.kernels.formats import Packed, unpacked_chunks
@@ -29,7 +28,7 @@ from gemelo.kernels.linear import QuantEmbedding, QuantLinear
 from gemelo.models.gemma3 import Gemma3
 from gemelo.models.gemma3n import Gemma3n
 from gemelo.models.layers import Embedding, Linear, RMSNorm, TransposedLinear
-from gemelo.weights.mapped import listen, lost
+from gemelo.weights.mapped import listen, lost, lost_weights
 
 Decoder = Gemma3 | Gemma3n
 

@@ -18,7 +18,6 @@ from gemelo.engine.pages import (
     PAGE_BYTES,
     ask,
     backing,
-    lost_weights,
     present_bytes,
     process_bytes,
     release,
@@ -27,7 +26,7 @@ from gemelo.errors import FileFormatError, UnavailableError
 from gemelo.kernels.cpu import extension
 from gemelo.kernels.formats import FORMATS, Packed
 from gemelo.kernels.linear import QuantLinear
-from gemelo.weights.mapped import map_file
+from gemelo.weights.mapped import lost_weights, map_file
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of pages")
 
