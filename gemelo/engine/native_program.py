@@ -3,7 +3,7 @@
 In a step of a small model the work between the products (norms, angles, attention, gates) costs as
 much as the products when Python and torch go from one to the next. So a quantised decoder on the
 CPU is written down, when it is loaded, as a program that all threads run together
-(kernels/csrc/program.h). `NativeProgram.of` reads the modules and keeps their weights where they
+(kernels/csrc/program). `NativeProgram.of` reads the modules and keeps their weights where they
 are; a view of a sub-model is a program over the leading rows and columns. The plain modules stay
 the oracle: tests compare the two, and everything that has no program (other dtypes, devices) runs
 through them.
@@ -19,13 +19,13 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from gemelo.checkpoints.load import as_blocks
-from gemelo.config import LAYER_TYPES, LayerType
+from gemelo.config import FULL, LAYER_TYPES, SLIDING, LayerType
 from gemelo.engine.kv import KVCache
 from gemelo.kernels import cpu
 from gemelo.kernels.formats import FORMATS, Packed, unpack
@@ -38,12 +38,14 @@ from gemelo.models.gemma3n import Block as Gemma3nBlock
 from gemelo.models.gemma3n import Gemma3n, PlainNorm
 from gemelo.models.layers import Linear, RMSNorm, StepInputs
 
+if TYPE_CHECKING:
+    from gemelo.kernels import _native
+
 Decoder = Gemma3 | Gemma3n
 Rows = Sequence[Sequence[int]]  # of ids or positions, as many in each
-STORED = (torch.float32, torch.bfloat16, torch.int8)  # as kernels.h numbers them
-KINDS: dict[LayerType, int] = {kind: number for number, kind in enumerate(LAYER_TYPES)}
-UNTURNED = -1
-ALL = -1
+# Names of the extension's enums.
+STORED = {torch.float32: "F32", torch.bfloat16: "BF16", torch.int8: "INT8"}
+KINDS: dict[LayerType, str] = {SLIDING: "SLIDING", FULL: "FULL"}
 
 
 class NativeProgram:
@@ -52,8 +54,7 @@ class NativeProgram:
     def __init__(self, decoder: Decoder, panels: Panels | None = None) -> None:
         """Write the program down; `NativeProgram.of` says whether there can be one."""
         self.decoder, self.config, self.panels = decoder, decoder.config, panels
-        self.native = cpu.native_module()
-        self.program = self.native.Program()
+        self.program = cpu.extension.Program()
         self.kept: list[Tensor] = []  # what the program reads and nobody else holds
         if isinstance(decoder, Gemma3n):
             _write_gemma3n(self, decoder)
@@ -97,23 +98,23 @@ class NativeProgram:
             else inputs.attend_until.contiguous()
         )
         memory, tables = cache.memory(), cache.tables()  # held until the program is done with them
-        finite = self.program.run(
-            all_ids.buffer_info()[0],
-            places.buffer_info()[0],
-            places.buffer_info()[0] if seen is None else seen.data_ptr(),
-            0 if embeds is None else embeds.data_ptr(),
-            rows,
-            tokens,
-            ALL if logits_to_keep is None else logits_to_keep,
-            [table.numbers for table in tables],
-            memory.layers,
-            STORED.index(cache.stored),
-            self.config.num_key_value_heads,
-            self.config.head_dim,
-            None if told is None else cpu.matrix(told),
-            out.data_ptr(),
+        call = cpu.extension.Call(
+            ids=all_ids.buffer_info()[0],
+            positions=places.buffer_info()[0],
+            attend_until=places.buffer_info()[0] if seen is None else seen.data_ptr(),
+            inputs_embeds=0 if embeds is None else embeds.data_ptr(),
+            rows=rows,
+            tokens_a_row=tokens,
+            logits_to_keep=logits_to_keep,
+            slots=[table.numbers for table in tables],
+            caches=memory.layers,
+            format=cpu.extension.CacheFormat[STORED[cache.stored]],
+            kv_heads=self.config.num_key_value_heads,
+            head_dim=self.config.head_dim,
+            per_layer_rows=None if told is None else cpu.matrix(told),
+            scores=out.data_ptr(),
         )
-        return out, finite
+        return out, self.program.run(call)
 
     def _told(self, ids: Sequence[int]) -> Packed | None:
         """Gemma 3n's vectors of N tokens for every layer, (N * L, P), as they are stored."""
@@ -134,7 +135,7 @@ class NativeProgram:
         rows: int | None = None,
         columns: int | None = None,
         index: Tensor | None = None,
-    ) -> Any:
+    ) -> _native.Matrix:
         """The weight of a layer, or its leading part, or its rows at `index`."""
         weight = packed(module).prefix(rows, columns)
         if index is not None:
@@ -144,11 +145,11 @@ class NativeProgram:
         self.kept.append(weight.blocks)
         return cpu.matrix(weight, index)
 
-    def norm(self, module: nn.Module) -> Any:
+    def norm(self, module: nn.Module) -> _native.Norm:
         if isinstance(module, RMSNorm):
-            return self.native.Norm(self.address(module.weight), module.offset, module.eps)
+            return cpu.extension.Norm(self.address(module.weight), module.offset, module.eps)
         assert isinstance(module, PlainNorm)
-        return self.native.Norm(0, 0.0, module.eps)
+        return cpu.extension.Norm(0, 0.0, module.eps)
 
     def address(self, tensor: Tensor) -> int:
         """Where a tensor's numbers lie, as float32, one behind the other; it stays alive."""
@@ -159,14 +160,19 @@ class NativeProgram:
         """The turns of both kinds of layer, as `layers.rotary` makes them."""
         config, program = self.config, self.program
         for kind in LAYER_TYPES:
-            program.angles(config.rope(kind).frequencies(config.head_dim), KINDS[kind])
+            frequencies = config.rope(kind).frequencies(config.head_dim)
+            program.rotary_embedding(frequencies, self.layer_type(kind))
 
-    def head(self, decoder: Decoder, table: Any) -> Any:
+    def layer_type(self, kind: LayerType) -> _native.LayerType:
+        """What the program calls it."""
+        return cpu.extension.LayerType[KINDS[kind]]
+
+    def head(self, decoder: Decoder, table: _native.Matrix) -> _native.Matrix:
         """The matrix that makes scores: the embedding, or one of its own."""
         tied = self.config.tie_word_embeddings
         return table if tied else self.matrix(decoder.lm_head)
 
-    def product(self, x: int, to: Sequence[tuple[Any, int]]) -> None:
+    def product(self, x: int, to: Sequence[tuple[_native.Matrix, int]]) -> None:
         """A buffer times several matrices, each to a buffer of its own."""
         self.program.product(x, [matrix for matrix, _ in to], [buffer for _, buffer in to])
 
@@ -176,7 +182,7 @@ class NativeProgram:
         self.program.attend(
             q,
             owner,
-            KINDS[kind],
+            self.layer_type(kind),
             config.num_attention_heads,
             config.window(kind) or 0,
             attention.scale,
@@ -242,22 +248,22 @@ def _write_gemma3(graph: NativeProgram, decoder: Gemma3) -> None:
     p.norm(x, graph.norm(blocks[0].input_layernorm), h)
     for place, block in enumerate(blocks):
         attention, mlp = block.self_attn, block.mlp
-        kind = KINDS[attention.kind]
+        kind = graph.layer_type(attention.kind)
         is_last = place == len(blocks) - 1
         keys = [(graph.matrix(attention.k_proj), k), (graph.matrix(attention.v_proj), v)]
         queries = [(graph.matrix(attention.q_proj), q)]
         graph.product(h, keys if is_last else keys + queries)
-        p.heads(k, d, graph.norm(attention.k_norm), kind)
-        p.keep(k, v, place, kind)
+        p.norm_rope_heads(k, d, graph.norm(attention.k_norm), kind)
+        p.store_kv(k, v, place, kind)
         if is_last:
-            p.cut([x, h])
+            p.keep_last_tokens([x, h])
             graph.product(h, queries)
-        p.heads(q, d, graph.norm(attention.q_norm), kind)
+        p.norm_rope_heads(q, d, graph.norm(attention.q_norm), kind)
         graph.attend(block, q, place, a)
         p.product(a, [graph.matrix(attention.o_proj)], [y])
         before, after = block.pre_feedforward_layernorm, block.post_feedforward_layernorm
         p.add_norm(x, y, graph.norm(block.post_attention_layernorm), graph.norm(before), h)
-        p.gated(h, graph.matrix(mlp.gate_proj), graph.matrix(mlp.up_proj), gate, up)
+        p.geglu(h, graph.matrix(mlp.gate_proj), graph.matrix(mlp.up_proj), gate, up)
         p.product(gate, [graph.matrix(mlp.down_proj)], [y])
         following = decoder.norm if is_last else blocks[place + 1].input_layernorm
         p.add_norm(x, y, graph.norm(after), graph.norm(following), h)
@@ -286,18 +292,18 @@ def _write_gemma3n(graph: NativeProgram, decoder: Gemma3n) -> None:
     rows = None if len(every) == len(decoder.kept) else every[list(decoder.kept)].flatten()
     p.product(streams[0], [graph.matrix(projection, index=rows)], [informed])
     known = graph.norm(decoder.per_layer_projection_norm)
-    p.combine(informed, len(decoder.kept), known, width**-0.5, told**0.5)
+    p.per_layer_inputs(informed, len(decoder.kept), known, width**-0.5, told**0.5)
     for stream, project in zip(streams[1:], decoder.altup_projections, strict=True):
         p.product(streams[0], [graph.matrix(project)], [stream])
-        p.rescale(stream, streams[0], 1.0, False, stream)
+        p.match_magnitude(stream, streams[0], 1.0, False, stream)
 
     owners: dict[LayerType, int] = {}
     last_owner = len(config.kv_layers) - 1
     for place, block in enumerate(decoder.layers):
         assert isinstance(block, Gemma3nBlock)
-        attention, kind = block.self_attn, KINDS[block.self_attn.kind]
+        attention, kind = block.self_attn, graph.layer_type(block.self_attn.kind)
         coefficients = _altup(graph, block)
-        p.predict(streams, predicted, coefficients)
+        p.altup_predict(streams, predicted, coefficients)
         p.norm(predicted[0], graph.norm(block.input_layernorm), h)
         laurel = block.laurel
         queries = [(graph.matrix(attention.q_proj), q), (graph.matrix(laurel.linear_left), low)]
@@ -305,37 +311,35 @@ def _write_gemma3n(graph: NativeProgram, decoder: Gemma3n) -> None:
             owners[attention.kind] = place
             keys = [(graph.matrix(attention.k_proj), k), (graph.matrix(attention.v_proj), v)]
             graph.product(h, keys if place == last_owner else keys + queries)
-            p.heads(k, d, graph.norm(attention.k_norm), kind)
-            p.heads(v, d, graph.norm(attention.v_norm), UNTURNED)
-            p.keep(k, v, place, kind)
+            p.norm_rope_heads(k, d, graph.norm(attention.k_norm), kind)
+            p.norm_rope_heads(v, d, graph.norm(attention.v_norm), None)
+            p.store_kv(k, v, place, kind)
         if place == last_owner:
-            p.cut([*predicted, h, informed])
+            p.keep_last_tokens([*predicted, h, informed])
         if place >= last_owner:
             graph.product(h, queries)
-        p.heads(q, d, graph.norm(attention.q_norm), kind)
+        p.norm_rope_heads(q, d, graph.norm(attention.q_norm), kind)
         graph.attend(block, q, owners[attention.kind], a)
         p.product(a, [graph.matrix(attention.o_proj)], [y])
         p.product(low, [graph.matrix(laurel.linear_right)], [detour])
-        p.meet(
+        p.laurel_residual(
             predicted[0], y, graph.norm(block.post_attention_layernorm),
             h, detour, graph.norm(laurel.post_laurel_norm),
             graph.norm(block.pre_feedforward_layernorm), g, m,
         )  # fmt: skip
         _write_nested_mlp(graph, block.mlp, config.ffn_widths[place], m, hidden, y)
-        p.add_norm(
-            g, y, graph.norm(block.post_feedforward_layernorm), graph.native.Norm(0, 0, 0), h
-        )
-        p.correct(streams, predicted, g, coefficients, m)
+        p.add_norm(g, y, graph.norm(block.post_feedforward_layernorm), None, h)
+        p.altup_correct(streams, predicted, g, coefficients, m)
         p.product(m, [graph.matrix(block.per_layer_input_gate)], [gates])
-        p.gated_per_layer_input(gates, informed, place)
+        p.gate_per_layer_input(gates, informed, place)
         p.product(gates, [graph.matrix(block.per_layer_projection)], [y])
         p.add_to_others(streams, y, graph.norm(block.post_per_layer_input_norm))
 
     share = 1 / len(streams)
-    p.rescale(streams[0], streams[0], share, False, g)
+    p.match_magnitude(streams[0], streams[0], share, False, g)
     for stream, project in zip(streams[1:], decoder.altup_unembed_projections, strict=True):
         p.product(stream, [graph.matrix(project)], [y])
-        p.rescale(y, streams[0], share, True, g)
+        p.match_magnitude(y, streams[0], share, True, g)
     p.norm(g, graph.norm(decoder.norm), h)
     p.logits(h, graph.head(decoder, table), config.final_logit_softcapping or 0.0)
 
@@ -352,19 +356,20 @@ def _write_nested_mlp(
     p, (gates, ups) = graph.program, hidden[width]
     gate, up = graph.matrix(mlp.gate_proj, width), graph.matrix(mlp.up_proj, width)
     if mlp.cutoff is None:
-        p.gated(x, gate, up, gates, ups)
+        p.geglu(x, gate, up, gates, ups)
     else:
-        p.sparse_gated(x, gate, up, mlp.cutoff, gates, ups)
+        p.sparse_geglu(x, gate, up, mlp.cutoff, gates, ups)
     p.product(gates, [graph.matrix(mlp.down_proj, columns=width)], [out])
 
 
-def _altup(graph: NativeProgram, block: Gemma3nBlock) -> Any:
+def _altup(graph: NativeProgram, block: Gemma3nBlock) -> _native.AltUp:
     altup = block.altup
-    coefficients = (altup.modality_router, altup.prediction_coefs, altup.correction_coefs)
-    return graph.native.AltUp(
+    return cpu.extension.AltUp(
         graph.norm(altup.router_norm),
-        *(graph.address(_floats(module)) for module in coefficients),
-        graph.address(altup.correct_output_scale),
+        modality_router=graph.address(_floats(altup.modality_router)),
+        prediction_coefs=graph.address(_floats(altup.prediction_coefs)),
+        correction_coefs=graph.address(_floats(altup.correction_coefs)),
+        correct_output_scale=graph.address(altup.correct_output_scale),
     )
 
 

@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from gemelo.engine.kv import KVCache
-from gemelo.engine.memory.pages import lost_weights
 from gemelo.engine.native_program import Rows
 from gemelo.engine.tokens import EmbeddingSpan, Tokens, step_inputs
 from gemelo.errors import FileFormatError
@@ -30,7 +29,7 @@ from gemelo.kernels.linear import QuantEmbedding, QuantLinear
 from gemelo.models.gemma3 import Gemma3
 from gemelo.models.gemma3n import Gemma3n
 from gemelo.models.layers import Embedding, Linear, RMSNorm, TransposedLinear
-from gemelo.weights.mapped import listen, lost
+from gemelo.weights.mapped import listen, lost, lost_weights
 
 Decoder = Gemma3 | Gemma3n
 

@@ -16,10 +16,10 @@ dispatcher, which costs more than a small product. Legend: R rows, C columns.
 from __future__ import annotations
 
 import os
-from enum import IntEnum
+from enum import Enum, auto
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, library
@@ -28,16 +28,16 @@ from gemelo.errors import InputError
 from gemelo.kernels import reference
 from gemelo.kernels.formats import FORMATS_BY_ID, Format, Packed
 
-FORMATS = frozenset({"f32", "f16", "bf16", "q4_0", "q5_0", "q8_0", "q4_k", "q5_k", "q6_k"})
 DTYPES = (torch.float32, torch.bfloat16)
 MAX_THREADS = 1024
 REFERENCE = "reference"
 
 
-class Layout(IntEnum):
-    """How a matrix lies: as in the file, or as one of the copies of `kernels.panels`."""
+class Layout(Enum):
+    """How a matrix lies: as in the file, or as one of the copies of `kernels.panels`. Names are the
+    extension's."""
 
-    ROWS, PANELS, STRIPS = range(3)
+    ROWS, PANELS, STRIPS = auto(), auto(), auto()
 
 
 def _extension() -> ModuleType | None:
@@ -68,12 +68,24 @@ def _chosen(module: ModuleType | None) -> ModuleType | None:
 
 
 # The child of a fork has none of torch's threads, and torch's OpenMP waits for them for good. The
-# native products, which matter, make threads of their own there (kernels/csrc/pool.cpp).
+# native products, which matter, make threads of their own there (kernels/csrc/runtime/pool.cpp).
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
-extension = _extension()  # None where it was not built
+if TYPE_CHECKING:
+    from gemelo.kernels import _native
+
+    extension = _native
+else:
+    extension = _extension()  # None where it was not built
 native = _chosen(extension)  # None where nothing is to be computed by it, either
+
+# The formats that it multiplies, by our names.
+_FORMATS = {
+    name.lower(): format
+    for name, format in ({} if extension is None else extension.Format.__members__).items()
+}
+FORMATS = frozenset(_FORMATS)
 
 
 def isa() -> str:
@@ -127,7 +139,7 @@ def largest(scores: Tensor) -> int:
     """
     if native is None or scores.dtype != torch.float32 or not scores.is_contiguous():
         return int(scores.numpy().argmax())  # ten times as fast as torch's
-    return int(native.largest_at(scores.data_ptr(), scores.numel()))
+    return extension.argmax(scores.data_ptr(), scores.numel())
 
 
 def takes(x: Tensor, weight: Packed) -> bool:
@@ -187,7 +199,7 @@ def _linear(x: Tensor, weight: Packed, index: Tensor | None) -> Tensor:
         return out.zero_()
     inputs = x if x.is_contiguous() else x.contiguous()
     bf16 = x.dtype == torch.bfloat16
-    native_module().product(
+    extension.product(
         inputs.data_ptr(), columns, bf16, tokens, matrix(weight, index), out.data_ptr(), rows, bf16
     )
     return out
@@ -197,7 +209,7 @@ def _embedding(ids: Tensor, weight: Packed, dtype: torch.dtype) -> Tensor:
     rows, columns = weight.shape
     index = _checked(ids, rows)
     out = torch.empty(*ids.shape, columns, dtype=dtype)
-    native_module().gather(
+    extension.gather(
         index.data_ptr(), index.numel(), matrix(weight),
         out.data_ptr(), columns, dtype == torch.bfloat16,
     )  # fmt: skip
@@ -216,7 +228,7 @@ def _checked(index: Tensor, rows: int) -> Tensor:
     return index
 
 
-def matrix(weight: Packed, index: Tensor | None = None) -> Any:
+def matrix(weight: Packed, index: Tensor | None = None) -> extension.Matrix:
     """What the kernels call a matrix: `weight`, or its rows at `index` (N,) int64, by address."""
     blocks = weight.blocks
     return matrix_at(blocks.data_ptr(), blocks.stride(0), weight.format, weight.shape, index)
@@ -229,14 +241,20 @@ def matrix_at(
     shape: tuple[int, int],
     index: Tensor | None = None,
     layout: Layout = Layout.ROWS,
-) -> Any:
-    """The same of blocks at an address; `stride` bytes as in kernels/csrc/formats.h."""
+) -> extension.Matrix:
+    """The same of blocks at an address; `stride` bytes as in kernels/csrc/gemm/formats.h."""
     rows, place = (shape[0], 0) if index is None else (len(index), index.data_ptr())
-    return native_module().Matrix(address, stride, format.ggml_id, rows, shape[1], place, layout)
+    lies = extension.Layout[layout.name]
+    return extension.Matrix(address, stride, _FORMATS[format.name], rows, shape[1], place, lies)
+
+
+def panel_bytes(format: Format, columns: int) -> int:
+    """Bytes of sixteen rows, interleaved; 0 for a format that has no panels."""
+    return extension.panel_bytes(_FORMATS[format.name], columns)
 
 
 def native_module() -> ModuleType:
-    """The extension; only called where it is there."""
+    """The extension; only called where it computes."""
     assert native is not None
     return native
 

@@ -199,3 +199,45 @@ assert 1 < cpu.native_module().threads() < 1000  # starts them
 resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
 assert torch.equal(cpu.linear(x, weight), want)
 """
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
+@pytest.mark.parametrize("tokens", [3, 17], ids=["without a barrier", "with a barrier"])
+def test_a_thread_without_memory_is_an_error_and_no_end(tokens: int) -> None:
+    """The caller has its workspace already, so that the other thread alone finds none: the product
+    is a MemoryError, nobody waits at a barrier, and the next product is right."""
+    done = subprocess.run(
+        [sys.executable, "-c", STARVED, str(tokens)],
+        env=os.environ | {"PYTHONPATH": _python_path(), "GEMELO_ISA": "generic"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["starved", "right"]
+
+
+STARVED = """
+import resource, sys, torch
+torch.set_num_threads(1)
+from gemelo.kernels import cpu
+from gemelo.kernels.formats import FORMATS, Packed
+
+columns = 1 << 20
+weight = Packed(torch.ones(32, columns // 32 * 34, dtype=torch.uint8), FORMATS["q8_0"])
+x = torch.randn(int(sys.argv[1]), columns)
+cpu.set_threads(1)
+want = cpu.linear(x, weight)
+cpu.set_threads(2)
+cpu.linear(x[:, :64].contiguous(), weight.prefix(columns=64))  # starts the other thread
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+_, hard = resource.getrlimit(resource.RLIMIT_AS)
+resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 20), hard))
+try:
+    cpu.linear(x, weight)
+except MemoryError:
+    print("starved")
+resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+assert torch.equal(cpu.linear(x, weight), want)
+print("right")
+"""

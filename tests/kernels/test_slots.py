@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gemelo.config import FULL, SLIDING, LayerType
 from gemelo.engine.kv import Int8Slots, KVCache, KVFormat, PlainSlots, Slots
-from gemelo.engine.native_program import ALL, KINDS, STORED
+from gemelo.engine.native_program import KINDS, STORED
 from gemelo.kernels import cpu
 from gemelo.kernels.formats import FORMATS, Packed
 from gemelo.models.layers import KV, attend
@@ -49,9 +49,10 @@ class Tables:
         buffers = [p.buffer(x.shape[1]) for x in (k, v, q, q)]
         for table, buffer in zip((k, v, q), buffers[:3], strict=True):
             p.embed(matrix(table), 1.0, buffer)
-        p.keep(buffers[0], buffers[1], owner, KINDS[kind])
+        layer_type = cpu.native.LayerType[KINDS[kind]]
+        p.store_kv(buffers[0], buffers[1], owner, layer_type)
         window = CONFIG.window(kind) or 0
-        p.attend(buffers[2], owner, KINDS[kind], HEADS, window, SCALE, buffers[3])
+        p.attend(buffers[2], owner, layer_type, HEADS, window, SCALE, buffers[3])
         p.logits(buffers[3], matrix(self.identity), 0.0)
 
     def native(
@@ -61,12 +62,23 @@ class Tables:
         reach = positions if reach is None else reach
         cache.make_room(positions.shape[1], int(positions.max()) + 1)
         out = torch.empty(*ids.shape, self.q.shape[1])
-        self.program.run(
-            ids.data_ptr(), positions.data_ptr(), reach.data_ptr(), 0, *ids.shape, ALL,
-            [table.numbers for table in cache.tables()], cache.memory().layers,
-            STORED.index(cache.stored), KV_HEADS, WIDTH, None,
-            out.data_ptr(),
-        )  # fmt: skip
+        call = cpu.extension.Call(
+            ids=ids.data_ptr(),
+            positions=positions.data_ptr(),
+            attend_until=reach.data_ptr(),
+            inputs_embeds=0,
+            rows=ids.shape[0],
+            tokens_a_row=ids.shape[1],
+            logits_to_keep=None,
+            slots=[table.numbers for table in cache.tables()],
+            caches=cache.memory().layers,
+            format=cpu.extension.CacheFormat[STORED[cache.stored]],
+            kv_heads=KV_HEADS,
+            head_dim=WIDTH,
+            per_layer_rows=None,
+            scores=out.data_ptr(),
+        )
+        self.program.run(call)
         return out
 
     def torch(

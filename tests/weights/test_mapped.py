@@ -125,9 +125,10 @@ BY_HAND = (  # what a crash reporter in C does: note it, and go on
 )
 
 
-def process(tmp_path: Path, code: str) -> subprocess.CompletedProcess[str]:
+def process(tmp_path: Path, code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     words = [sys.executable, "-c", OPENING + code, str(tmp_path / "file")]
-    return subprocess.run(words, capture_output=True, text=True, timeout=120)
+    env = os.environ | environment
+    return subprocess.run(words, env=env, capture_output=True, text=True, timeout=120)
 
 
 @needs_native
@@ -204,3 +205,32 @@ def test_an_interrupt_does_not_leave_a_map_behind(tmp_path: Path) -> None:
         "sys.setprofile(None); print(len(lost()))\n",
     )
     assert done.stdout.split() == ["0"] and done.stderr == "", done.stderr
+
+
+# ---- hosts that own their handlers ---------------------------------------------------------------
+
+CAUGHT = (  # whether somebody has a handler for SIGBUS, by the system's word
+    "def caught():\n"
+    "    words = dict(line.split(':') for line in open('/proc/self/status'))\n"
+    "    return int(words['SigCgt'], 16) >> 6 & 1\n"
+)
+
+
+@needs_native
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux which signals are caught")
+@pytest.mark.parametrize(("asked", "ours"), [("on", "1"), ("off", "0")])
+def test_the_environment_may_keep_the_signal(tmp_path: Path, asked: str, ours: str) -> None:
+    code = f"{CAUGHT}ours = begin(); check([ours]); print(caught(), len(lost()))\n"
+    done = process(tmp_path, code, GEMELO_SIGBUS=asked)
+    assert done.stdout.split() == [ours, "0"], done.stderr
+
+
+@needs_native
+def test_without_us_a_file_that_is_cut_short_ends_the_process(tmp_path: Path) -> None:
+    done = process(tmp_path, "print(1, flush=True); cut(begin()); print(2)\n", GEMELO_SIGBUS="off")
+    assert done.stdout.split() == ["1"] and done.returncode == -7, done.stderr
+
+
+def test_another_word_for_the_signal_is_refused(tmp_path: Path) -> None:
+    done = process(tmp_path, "", GEMELO_SIGBUS="0")
+    assert "InputError: GEMELO_SIGBUS=0; expected on or off" in done.stderr

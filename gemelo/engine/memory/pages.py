@@ -25,16 +25,15 @@ import functools
 import mmap
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor, nn
+from torch import Tensor
 
 from gemelo.errors import FileFormatError, UnavailableError
-from gemelo.weights.mapped import lost
 
 PAGE_BYTES = mmap.PAGESIZE
 _WILL_NEED, _DO_NOT_NEED = 3, 4  # advice of madvise(2), the same on Linux and macOS
@@ -73,16 +72,6 @@ def present_bytes(tensor: Tensor) -> int:
     """Bytes of the whole pages inside a tensor that this process has in memory now."""
     pages, wanted = _whole_pages(tensor)
     return int((wanted & _held(pages, _IN_MEMORY)).sum()) * PAGE_BYTES
-
-
-def lost_weights(module: nn.Module) -> Iterator[str]:
-    """Names of weights in which pages are missing by now, because their file was cut short."""
-    ranges = lost()
-    weights = (*module.named_parameters(), *module.named_buffers())
-    for name, weight in weights if ranges else ():
-        begin, end = weight.data_ptr(), weight.data_ptr() + weight.nbytes
-        if any(begin < stop and first < end for first, stop in ranges):
-            yield f"{name.removesuffix('.blocks')}.weight" if name.endswith(".blocks") else name
 
 
 def process_bytes() -> int:

@@ -18,7 +18,6 @@ from gemelo.engine.memory.pages import (
     PAGE_BYTES,
     ask,
     backing,
-    lost_weights,
     present_bytes,
     process_bytes,
     release,
@@ -26,7 +25,7 @@ from gemelo.engine.memory.pages import (
 from gemelo.errors import FileFormatError, UnavailableError
 from gemelo.kernels.formats import FORMATS, Packed
 from gemelo.kernels.linear import QuantLinear
-from gemelo.weights.mapped import map_file
+from gemelo.weights.mapped import lost_weights, map_file
 from tests.native import needs_native
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of pages")
