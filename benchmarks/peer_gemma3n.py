@@ -76,8 +76,8 @@ def write(folder: Path) -> None:
         decoder = read(path).decoder
         ids, ours = continued(decoder, list(PROMPT))
         for layer in decoder.layers:
-            if layer.mlp.cutoff is not None:
-                layer.mlp.cutoff *= (FFN / (FFN - 1)) ** 0.5
+            if layer.mlp.std_multiplier is not None:
+                layer.mlp.std_multiplier *= (FFN / (FFN - 1)) ** 0.5
         _, as_theirs = continued(decoder, ids)
         np.savez(path.with_suffix(".npz"), ids=ids, ours=ours, as_theirs=as_theirs)
         print(f"wrote {path}", file=sys.stderr)

@@ -55,7 +55,6 @@ from gemelo.inputs.prompt.media_loader import Album, Viewing, samples_of, side_o
 from gemelo.inputs.tokenizer.token_ids import token_ids
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.kernels import cpu
-from gemelo.models.gemma3n import Block, Gemma3n
 
 Message = Mapping[str, Any]
 PromptLike = str | Sequence[Message] | Sequence[int] | Prompt
@@ -324,7 +323,7 @@ def load(
     eye = None if mmproj is None else expanded(str(mmproj))
 
     def settle(decoder: Decoder) -> None:
-        if isinstance(decoder, Gemma3n):
+        if decoder.config.hidden_size_per_layer_input:
             prepare(decoder, ple, place(device))
         if is_native(decoder):
             decoder.native_program = NativeProgram(decoder, repacked(decoder) if repack else None)
@@ -335,16 +334,14 @@ def load(
     return loaded if submodel is None else loaded.submodel(submodel)
 
 
-def prepare(decoder: Gemma3n, ple: Where | None, device: torch.device) -> None:
+def prepare(decoder: Decoder, ple: Where | None, device: torch.device) -> None:
     """Put the per-layer table where it was asked for, and sparse layers' columns together.
 
     Not asked, the table stays where it lies: in the file, if that could be mapped.
     """
     if ple is not None or is_mapped(as_packed(decoder.embed_tokens_per_layer).blocks):
         place_table(decoder, ple or "disk", device)
-    for block in decoder.layers:
-        assert isinstance(block, Block)
-        block.mlp.hold_columns()
+    decoder.transpose_down_proj()
 
 
 def place(device: str) -> torch.device:

@@ -120,9 +120,9 @@ class Listening:
         marks = model.perception.senses.audio
         assert marks is not None, "a model without an ear has no stream"
         ids = prompt_ids(model, instruction)
-        first = ids.index(marks.soft)
-        self.soft_id, self.num_samples = marks.soft, 0
-        self.before, self.after = ids[:first], ids[first + ids.count(marks.soft) :]
+        first = ids.index(marks.token_id)
+        self.soft_id, self.num_samples = marks.token_id, 0
+        self.before, self.after = ids[:first], ids[first + ids.count(marks.token_id) :]
         self.runs: list[Soft] = []
 
     def push(self, values: Any) -> None:

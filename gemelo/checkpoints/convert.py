@@ -45,7 +45,7 @@ from gemelo.checkpoints.source import (
     without_towers,
 )
 from gemelo.checkpoints.subset import cut
-from gemelo.config import Gemma3nConfig, Submodel
+from gemelo.config import Submodel
 from gemelo.errors import InputError, UnavailableError, UnsupportedError
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.kernels.formats import Packed
@@ -138,7 +138,7 @@ def _make_parents(target: Path) -> None:
 
 def chosen_part(source: Source, submodel: str | Submodel) -> Submodel:
     """A sub-model by name, file or value; `UnsupportedError` for a model that has none."""
-    if not isinstance(source.config, Gemma3nConfig):
+    if not source.config.is_matformer:
         raise UnsupportedError(
             f"{source.path}: {source.config.model_type} has no sub-models; Gemma 3n has"
         )
@@ -163,7 +163,7 @@ def for_gguf(source: Source, mixed_widths: bool) -> Source:
             "llama.cpp reads one width a model; slice it to one, or --mixed-widths writes a file "
             "for gemelo alone"
         )
-    if not isinstance(config, Gemma3nConfig):
+    if architecture(config) != "gemma3n":
         return source
     assumed = list(built_in(config.to_hf()))
     if len(widths) > 1:
@@ -177,7 +177,6 @@ def for_gguf(source: Source, mixed_widths: bool) -> Source:
 def _with_equal_rows(source: Source) -> Source:
     """Both tables cut to the text vocabulary: GGUF has one row a token, here as there."""
     config = source.config
-    assert isinstance(config, Gemma3nConfig)
     source = without_padding(source)
     rows = config.vocab_size_per_layer_input
     if rows >= config.vocab_size:

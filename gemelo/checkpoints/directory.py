@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from gemelo.config import ModelConfig
-from gemelo.config.model import eos_ids
+from gemelo.config.config_json import eos_ids
 from gemelo.documents import read_object
 from gemelo.errors import GemeloError, InputError, UnsupportedError
 from gemelo.weights.safetensors import INDEX_NAME, SINGLE_NAME, Safetensors

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from gemelo.config.model import section
+from gemelo.config.config_json import section
 from gemelo.errors import FileFormatError
 
 MOST_MISSING = 16  # of what a config counts, before the two are taken for different models

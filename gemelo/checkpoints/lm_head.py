@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from gemelo.config import ModelConfig
-from gemelo.config.model import section
+from gemelo.config.config_json import section
 from gemelo.errors import FileFormatError
 from gemelo.kernels.formats import Packed
 from gemelo.weights.names import HEAD

@@ -46,8 +46,7 @@ from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.kernels import cpu
 from gemelo.kernels.formats import FORMATS, Packed, pack, unpack
 from gemelo.kernels.linear import QuantEmbedding, QuantLinear
-from gemelo.models.gemma3 import Gemma3
-from gemelo.models.gemma3n import Gemma3n
+from gemelo.models.decoder import Decoder
 from gemelo.models.layers import Embedding, Linear
 from gemelo.models.multimodal import Tree, tree_of
 from gemelo.models.siglip import Affine
@@ -75,7 +74,7 @@ class Checkpoint:
     preprocessor: Preprocessor = Preprocessor()
 
     @property
-    def decoder(self) -> Gemma3 | Gemma3n:
+    def decoder(self) -> Decoder:
         return self.tree.language_model
 
     @property
@@ -90,7 +89,7 @@ def read(
     device: torch.device | str = "cpu",
     progress: Callable[[int, int], None] | None = None,
     mmproj: Path | None = None,
-    settle: Callable[[Gemma3 | Gemma3n], None] = lambda decoder: None,
+    settle: Callable[[Decoder], None] = lambda decoder: None,
 ) -> Checkpoint:
     """Load a GGUF file or a directory with config.json and safetensors.
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from gemelo.checkpoints import mmproj_gemma3n
 from gemelo.checkpoints.layer_counts import EYE, check_count
 from gemelo.checkpoints.source import Source, Weight, canonical
-from gemelo.config import Gemma3Config, Gemma3nConfig, VisionConfig
+from gemelo.config import ModelConfig, VisionConfig
 from gemelo.errors import FileFormatError, GemeloError, InputError, UnsupportedError, one_line
 from gemelo.weights import names
 from gemelo.weights.gguf import GGUFFile
@@ -44,8 +44,8 @@ FIELDS = (
 )
 # Settings that other eyes have, and the one value at which they say what this one does.
 FIXED: dict[str, float | bool] = {
-    f"{VISION}image_mean": 0.5,
-    f"{VISION}image_std": 0.5,
+    f"{VISION}image_mean": VisionConfig.image_mean,
+    f"{VISION}image_std": VisionConfig.image_std,
     "clip.use_gelu": True,
     "clip.use_silu": False,
 }
@@ -122,9 +122,9 @@ def mmproj_values(source: Source) -> dict[str, Any]:
     Raises UnsupportedError for one that has none, or none that the file can tell of.
     """
     config = source.config
-    if isinstance(config, Gemma3Config) and config.vision is not None:
-        return eye_values(config, source.path.resolve().name)
-    if isinstance(config, Gemma3nConfig) and config.is_multimodal:
+    if isinstance(config.vision, VisionConfig):
+        return eye_values(config, config.vision, source.path.resolve().name)
+    if config.is_multimodal:
         return mmproj_gemma3n.tower_values(source)
     raise UnsupportedError(
         f"{source.path}: an mmproj file is written of a model with towers, and this is "
@@ -134,12 +134,12 @@ def mmproj_values(source: Source) -> dict[str, Any]:
 
 def mmproj_names(source: Source) -> str:
     """What `gemelo.weights.names` calls the tensors of an mmproj file for a model."""
-    return mmproj_gemma3n.NAMES if isinstance(source.config, Gemma3nConfig) else ARCHITECTURE
+    return ARCHITECTURE if isinstance(source.config.vision, VisionConfig) else mmproj_gemma3n.NAMES
 
 
 def _with_eye(source: Source, file: GGUFFile) -> Source:
     config, path, facts = source.config, file.path, _eye_facts(file.path, file.metadata)
-    if not isinstance(config, Gemma3Config) or config.vision is not None:
+    if config.model_type != "gemma3_text":
         raise UnsupportedError(
             f"{path} gives an eye to a text model of Gemma 3, and "
             f"{source.path.name} is {config.model_type}{', with towers' * config.is_multimodal}"
@@ -174,10 +174,8 @@ def _with_eye(source: Source, file: GGUFFile) -> Source:
     )
 
 
-def eye_values(config: Gemma3Config, name: str) -> dict[str, Any]:
-    """The key-values of an mmproj file for the eye of a config."""
-    vision = config.vision
-    assert vision is not None
+def eye_values(config: ModelConfig, vision: VisionConfig, name: str) -> dict[str, Any]:
+    """The key-values of an mmproj file for the vision tower of a config."""
     side = vision.image_size // vision.patch_size
     values: dict[str, Any] = {
         "general.architecture": ARCHITECTURE,
@@ -188,9 +186,9 @@ def eye_values(config: Gemma3Config, name: str) -> dict[str, Any]:
         "clip.projector_type": PROJECTOR,
         "clip.use_gelu": True,
         f"{VISION}projection_dim": config.hidden_size,
-        f"{VISION}projector.scale_factor": side // round(config.mm_tokens_per_image**0.5),
-        f"{VISION}image_mean": np.full(3, 0.5, np.float32),
-        f"{VISION}image_std": np.full(3, 0.5, np.float32),
+        f"{VISION}projector.scale_factor": side // round(config.bidirectional_image_tokens**0.5),
+        f"{VISION}image_mean": np.full(3, vision.image_mean, np.float32),
+        f"{VISION}image_std": np.full(3, vision.image_std, np.float32),
     }
     return values | {f"{VISION}{key}": vars(vision)[field] for key, field in FIELDS}
 
@@ -277,11 +275,11 @@ def _vision(
 
 
 def _with_vision(
-    config: Gemma3Config,
+    config: ModelConfig,
     vision: VisionConfig,
     facts: Mapping[str, Any],
     vocabulary: Mapping[str, Any] | None,
-) -> Gemma3Config:
+) -> ModelConfig:
     side = vision.image_size // vision.patch_size
     pool = facts.get(f"{VISION}projector.scale_factor", POOLED)
     if type(pool) is not int or not 0 < pool <= side:
@@ -289,15 +287,10 @@ def _with_vision(
         raise FileFormatError(f"{key} is {pool!r:.60}; expected 1 to {side}")
     ids = _marker_ids(vocabulary or {}, config.vocab_size)
     # Rows past the text's may be missing; the embedding under a picture is never used.
-    last_row = config.vocab_size - 1
-    return dataclasses.replace(
-        config,
-        vision=vision,
-        mm_tokens_per_image=(side // pool) ** 2,
-        boi_token_index=ids.get("boi_token_index", config.boi_token_index),
-        eoi_token_index=ids.get("eoi_token_index", config.eoi_token_index),
-        image_token_index=ids.get("image_token_index", min(config.image_token_index, last_row)),
-    )
+    image_token = min(vars(config)["image_token_index"], config.vocab_size - 1)
+    ids.setdefault("image_token_index", image_token)
+    told: dict[str, Any] = ids | {"vision": vision, "mm_tokens_per_image": (side // pool) ** 2}
+    return dataclasses.replace(config, **told)
 
 
 def _marker_ids(facts: Mapping[str, Any], rows: int) -> dict[str, int]:

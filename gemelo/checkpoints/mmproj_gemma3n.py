@@ -23,7 +23,7 @@ import torch
 from gemelo.checkpoints.layer_counts import EAR as EAR_LAYERS
 from gemelo.checkpoints.layer_counts import check_count
 from gemelo.checkpoints.source import EMBEDDING, Source, Weight, canonical, without_towers
-from gemelo.config import Gemma3nConfig
+from gemelo.config import Gemma3nConfig, ModelConfig
 from gemelo.config.gemma3n_audio import AudioConfig
 from gemelo.config.gemma3n_vision import Vision3nConfig
 from gemelo.errors import FileFormatError, GemeloError, InputError, UnsupportedError
@@ -33,7 +33,7 @@ from gemelo.weights.gguf import GGUFFile
 NAMES = "clip-gemma3n"  # of the tensors, as gemelo.weights.names calls them
 EYE, EAR = "gemma3nv", "gemma3na"  # llama.cpp's projector types
 VISION, AUDIO, MODEL = "clip.vision.", "clip.audio.", "clip."
-IMAGE_SIZE = 768
+IMAGE_SIZE = Vision3nConfig.image_sizes[-1]
 # What llama.cpp asks of every eye, and this one has nothing like.
 INVENTED = {"block_count": 128, "feed_forward_length": 8192, "attention.head_count": 8}
 # (GGUF key after AUDIO, field of AudioConfig)
@@ -61,7 +61,7 @@ def with_towers(source: Source, file: GGUFFile) -> Source:
     for towers of a model of another width.
     """
     config = source.config
-    if not isinstance(config, Gemma3nConfig) or config.is_multimodal:
+    if config.model_type != "gemma3n_text":
         raise UnsupportedError(
             f"{file.path} has the towers of a Gemma 3n, for a text model of it, and "
             f"{source.path.name} is {config.model_type}{', with towers' * config.is_multimodal}"
@@ -111,14 +111,13 @@ def tower_values(source: Source) -> dict[str, Any]:
     Raises UnsupportedError for what neither keys nor shapes can tell.
     """
     config, text = source.config, without_towers(source).config
-    assert isinstance(config, Gemma3nConfig) and isinstance(text, Gemma3nConfig)
     values: dict[str, Any] = {
         "general.architecture": "clip",
         "general.type": "mmproj",
         "general.name": source.path.resolve().name,
         "general.quantization_version": 2,
     }
-    if config.vision is not None:
+    if isinstance(config.vision, Vision3nConfig):
         values |= _vision_values(config, config.vision)
     if config.audio is not None:
         values |= _audio_values(config, config.audio)
@@ -154,13 +153,14 @@ def file_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _told(
-    config: Gemma3nConfig, facts: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
-) -> Gemma3nConfig:
+    config: ModelConfig, facts: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+) -> ModelConfig:
     """A text config with the towers that keys and shapes tell of. Ids follow on those of text."""
     parts = {name.partition(".")[0] for name in shapes}
     rows, eye, ear = config.vocab_size_per_layer_input, None, None
     num_seen = Vision3nConfig.vocab_size
-    found = {field: vars(Gemma3nConfig)[field] for field in (*IDS, *IDS_HEARD, *COUNTS)}
+    spoken = (*IDS, *IDS_HEARD, *COUNTS)
+    found: dict[str, Any] = {field: vars(Gemma3nConfig)[field] for field in spoken}
     if "vision_tower" in parts:
         eye = _vision_config(rows, facts, shapes)
         seen = Vision3nConfig.from_hf(eye)
@@ -174,7 +174,8 @@ def _told(
     if eye is None and ear is None:
         raise FileFormatError("there is neither an eye nor an ear in it")
     found |= {field: facts[MODEL + field] for field in found if MODEL + field in facts}
-    return dataclasses.replace(config, vision_config=eye, audio_config=ear, **found)
+    found |= {"vision_config": eye, "audio_config": ear}
+    return dataclasses.replace(config, **found)
 
 
 def _vision_config(
@@ -237,9 +238,9 @@ def _with_rows_of_ids(source: Source) -> Source:
     the padding token's, as the reference has it. Only such files have their embedding copied.
     """
     config, shape = source.config, source.shapes.get(EMBEDDING, ())
-    assert isinstance(config, Gemma3nConfig)
-    towers = [tower for tower in (config.vision, config.audio) if tower is not None]
-    rows = max(tower.vocab_offset + tower.vocab_size for tower in towers)
+    both = (config.vision, config.audio)
+    towers = [tower for tower in both if isinstance(tower, Vision3nConfig | AudioConfig)]
+    rows = max(tower.vocab.stop for tower in towers)
     if len(shape) != 2 or shape[0] >= rows:
         return source
     missing = rows - shape[0]
@@ -264,7 +265,7 @@ def _with_rows_of_ids(source: Source) -> Source:
 # ---- writing -------------------------------------------------------------------------------------
 
 
-def _vision_values(config: Gemma3nConfig, eye: Vision3nConfig) -> dict[str, Any]:
+def _vision_values(config: ModelConfig, eye: Vision3nConfig) -> dict[str, Any]:
     own = {
         "projector_type": EYE,
         "projection_dim": config.hidden_size,
@@ -272,14 +273,14 @@ def _vision_values(config: Gemma3nConfig, eye: Vision3nConfig) -> dict[str, Any]
         "patch_size": max(1, IMAGE_SIZE // eye.num_tokens),
         "embedding_length": eye.hidden_size,
         _EPS: eye.rms_norm_eps,
-        "image_mean": np.zeros(3, np.float32),
-        "image_std": np.ones(3, np.float32),
+        "image_mean": np.full(3, eye.image_mean, np.float32),
+        "image_std": np.full(3, eye.image_std, np.float32),
     }
     values = {VISION + key: value for key, value in (own | INVENTED).items()}
     return {"clip.has_vision_encoder": True} | values
 
 
-def _audio_values(config: Gemma3nConfig, ear: AudioConfig) -> dict[str, Any]:
+def _audio_values(config: ModelConfig, ear: AudioConfig) -> dict[str, Any]:
     own = {
         "projector_type": EAR,
         "projection_dim": config.hidden_size,
@@ -290,7 +291,7 @@ def _audio_values(config: Gemma3nConfig, ear: AudioConfig) -> dict[str, Any]:
     return {"clip.has_audio_encoder": True} | {AUDIO + key: value for key, value in own.items()}
 
 
-def _differences(config: Gemma3nConfig, read: Gemma3nConfig) -> dict[str, Any]:
+def _differences(config: ModelConfig, read: ModelConfig) -> dict[str, Any]:
     """Numbers that a reader would get wrong, by the config's words."""
     pairs = (
         (VISION, config.vision, read.vision),
@@ -312,7 +313,7 @@ def _differences(config: Gemma3nConfig, read: Gemma3nConfig) -> dict[str, Any]:
     return {key: np.float64(x) if isinstance(x, float) else x for key, x in wrong.items()}
 
 
-def _spoken_of(config: Gemma3nConfig) -> Iterator[str]:
+def _spoken_of(config: ModelConfig) -> Iterator[str]:
     """Fields of the whole model that its towers bring with them."""
     if config.vision is not None:
         yield from (*IDS, COUNTS[0])

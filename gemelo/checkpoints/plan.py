@@ -29,7 +29,6 @@ from gemelo.checkpoints.source import (
     dead_keys,
     without_padding,
 )
-from gemelo.config import Gemma3nConfig
 from gemelo.errors import InputError, UnsupportedError
 from gemelo.kernels.formats import FORMATS, Format, Packed, unpack
 from gemelo.weights import names
@@ -105,9 +104,7 @@ def _gguf_format(source: Source, name: str, format: TargetFormat) -> Format:
 
 def _stack_target(source: Source, stack: str, format: TargetFormat) -> Target:
     """Matrices (D, D) that GGUF holds as one tensor (n, D, D), which stays a float."""
-    config = source.config
-    assert isinstance(config, Gemma3nConfig)  # the only family with stacks
-    parts = names.parts_of(stack, config.altup_num_inputs - 1)
+    parts = names.parts_of(stack, source.config.altup_num_inputs - 1)
     shape = (len(parts), *source.shapes[parts[0]])
     own = _held_format(source, parts[0])
     chosen = FORMATS[format] if format in DTYPES else own if own.block == 1 else FORMATS["f32"]
@@ -148,10 +145,10 @@ def tower_targets(source: Source, format: TargetFormat) -> Iterator[Target]:
     A matrix whose rows are no whole blocks is float16.
     """
     build(source)
-    is_3n = isinstance(source.config, Gemma3nConfig)
     for name in source.shapes:
         if not name.startswith(DECODER):
-            yield _target_3n(source, name, format) if is_3n else _siglip(source, name, format)
+            target = _target_3n if names.is_tower_3n(name) else _siglip
+            yield target(source, name, format)
 
 
 def _siglip(source: Source, name: str, format: TargetFormat) -> Target:

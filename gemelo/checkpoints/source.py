@@ -33,7 +33,7 @@ from gemelo.checkpoints.directory import (
 from gemelo.checkpoints.layer_counts import check_counts
 from gemelo.checkpoints.lm_head import EMBEDDING as EMBEDDING
 from gemelo.checkpoints.lm_head import with_head
-from gemelo.config import Gemma3Config, Gemma3nConfig, ModelConfig, read_config
+from gemelo.config import Gemma3nConfig, ModelConfig, read_config
 from gemelo.config.gemma3n import spare_layer_types
 from gemelo.config.settings import (
     check_kind,
@@ -147,7 +147,7 @@ def _of(path: Path) -> Iterator[None]:
 
 
 def _spare_notice(raw: Mapping[str, Any], config: ModelConfig) -> tuple[str, ...]:
-    spare = spare_layer_types(raw) if isinstance(config, Gemma3nConfig) else 0
+    spare = spare_layer_types(raw)
     layers = config.num_hidden_layers
     notice = (
         f"config.json lists {layers + spare} layer_types for {layers} layers; the {layers} are "
@@ -316,10 +316,8 @@ def without_padding(source: Source) -> Source:
     A table with a row for every row of the embedding has been padded with zeros.
     """
     config, shape = source.config, source.shapes.get(TABLE)
-    if not isinstance(config, Gemma3nConfig) or shape is None:
-        return source
     rows = config.vocab_size_per_layer_input
-    if shape[0] == rows or shape[0] != config.vocab_size:
+    if shape is None or not rows or shape[0] == rows or shape[0] != config.vocab_size:
         return source
     notice = f"{shape[0] - rows} rows of embed_tokens_per_layer past the {rows}th are padding"
     return with_rows(source, {TABLE: rows}, notice)
@@ -347,26 +345,20 @@ def without_absent_towers(source: Source) -> Source:
     """The same, without the towers that its config speaks of and its files hold nothing of."""
     parts = {name.partition(".")[0] for name in source.shapes}
     config, gone = source.config, list[str]()
-    if isinstance(config, Gemma3Config) and config.vision and not parts & _EYE:
-        config, gone = dataclasses.replace(config, vision=None), ["vision_config"]
-    if isinstance(config, Gemma3nConfig):
-        held = {"vision_config": parts & _EYE, "audio_config": parts & _EAR}
-        gone = [key for key in held if vars(config)[key] is not None and not held[key]]
-        absent: dict[str, Any] = dict.fromkeys(gone)
-        config = dataclasses.replace(config, **absent)
+    if config.vision is not None and not parts & _EYE:
+        gone.append("vision_config")
+    if config.audio is not None and not parts & _EAR:
+        gone.append("audio_config")
     if not gone:
         return source
+    config = config.without_towers(*gone)
     notice = f"config.json speaks of {' and '.join(gone)}, but the files hold no weights for it"
     return dataclasses.replace(source, config=config, notices=(*source.notices, notice))
 
 
 def without_towers(source: Source) -> Source:
     """The decoder alone, as a text model."""
-    config = source.config
-    if isinstance(config, Gemma3Config):
-        config = dataclasses.replace(config, vision=None)
-    elif isinstance(config, Gemma3nConfig):
-        config = dataclasses.replace(config, vision_config=None, audio_config=None)
+    config = source.config.without_towers("vision_config", "audio_config")
     kept = {name for name in source.shapes if name.startswith(DECODER)}
     return dataclasses.replace(_narrowed(source, kept), config=config)
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from gemelo.checkpoints.source import DECODER, TABLE, Source, Weight
-from gemelo.config import Gemma3nConfig, Submodel
+from gemelo.config import ModelConfig, Submodel
 from gemelo.errors import UnsupportedError
 from gemelo.kernels.formats import Packed
 
@@ -30,7 +30,7 @@ _LAYERS = f"{DECODER}layers."
 def cut(source: Source, submodel: Submodel) -> Source:
     """The source of a sub-model: its config, names and shapes, and a way to each tensor."""
     config = source.config
-    if not isinstance(config, Gemma3nConfig):
+    if not config.is_matformer:
         raise UnsupportedError(
             f"{source.path}: {config.model_type} has no nested models; Gemma 3n has"
         )
@@ -69,7 +69,7 @@ def _renamed(name: str, kept: Sequence[int]) -> str | None:
 def _part(
     name: str,
     shape: tuple[int, ...],
-    config: Gemma3nConfig,
+    config: ModelConfig,
     submodel: Submodel,
     kept: Sequence[int],
 ) -> tuple[Part, Part]:
@@ -85,7 +85,7 @@ def _part(
     return None, None
 
 
-def _columns(config: Gemma3nConfig, kept: Sequence[int]) -> Part:
+def _columns(config: ModelConfig, kept: Sequence[int]) -> Part:
     """Columns of the kept layers in a row that holds P of them for every layer."""
     if len(kept) == config.num_hidden_layers:
         return None

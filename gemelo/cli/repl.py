@@ -202,12 +202,11 @@ class Repl:
             active = self.model.active
             note(f"from the next token on: {active.name if active else rest}")
             return
-        from gemelo.config import Gemma3nConfig
         from gemelo.config.submodel import HALF, WHOLE, names_in
 
         active = self.model.active
         note(f"active: {active.name if active else 'this model has one size'}")
-        if isinstance(self.model.config, Gemma3nConfig):
+        if self.model.config.is_matformer:
             held = [*names_in(self.model.config), WHOLE, HALF]
             note(f"sizes: {', '.join(held)}; or a .toml or .json file")
 

@@ -1,6 +1,6 @@
-"""Gemma 3n's ear: the `audio_config` of a checkpoint.
+"""Universal Speech Model audio encoder: the `audio_config` of a Gemma 3n (arXiv 2303.01037).
 
-A Universal Speech Model encoder (arXiv 2303.01037). The file's own words are kept: `conf_` is the
+ The file's own words are kept: `conf_` is the
 conformer, `sscp_` the sub-sampling convolutions before it. What would make the encoder look into
 the future, or step over frames, is refused by name; the chunk size of its attention says only how
 the reference blocks the work and changes no result.
@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from gemelo.config.model import check_numbers, check_whole, known_fields, refuse
+from gemelo.config.checks import check_numbers, check_whole
+from gemelo.config.config_json import known_fields, refuse
 from gemelo.errors import FileFormatError, UnsupportedError
 
 Pairs = tuple[tuple[int, int], ...]  # (time, frequency) of each convolution
@@ -55,6 +56,11 @@ class AudioConfig:
                 "expected an even multiple of it"
             )
         self._refuse_the_unheard_of()
+
+    @property
+    def vocab(self) -> range:
+        """The ids past the text's that have their embeddings with this tower."""
+        return range(self.vocab_offset, self.vocab_offset + self.vocab_size)
 
     @property
     def head_dim(self) -> int:

@@ -23,6 +23,8 @@ from torch import Tensor
 from gemelo.errors import FileFormatError, UnsupportedError
 
 _MOST = 1e12
+# Of full and of sliding layers, where a file does not say.
+ROPE_THETA, ROPE_LOCAL_BASE_FREQ = 1_000_000.0, 10_000.0
 
 
 @dataclass(frozen=True)

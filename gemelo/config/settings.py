@@ -14,17 +14,13 @@ from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from gemelo.config.gemma3 import ALIASES, VisionConfig
+from gemelo.config.config_json import PATTERN_KEYS, REFUSED, section
+from gemelo.config.gemma3 import ALIASES
+from gemelo.config.gemma3_vision import VisionConfig
 from gemelo.config.gemma3n_audio import AudioConfig
 from gemelo.config.gemma3n_vision import Vision3nConfig
-from gemelo.config.model import (
-    LAYER_TYPES,
-    PATTERN_KEYS,
-    REFUSED,
-    ModelConfig,
-    alternating,
-    section,
-)
+from gemelo.config.layers import LAYER_TYPES, alternating
+from gemelo.config.model import ModelConfig
 from gemelo.config.rope import unknown_keys
 from gemelo.errors import UnsupportedError
 

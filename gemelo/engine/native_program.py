@@ -32,13 +32,13 @@ from gemelo.kernels.formats import FORMATS, Packed, unpack
 from gemelo.kernels.linear import QuantEmbedding, QuantLinear
 from gemelo.kernels.repacked import Panels
 from gemelo.models.altup import NestedMLP
+from gemelo.models.decoder import Decoder as Decoder
 from gemelo.models.gemma3 import Block as Gemma3Block
 from gemelo.models.gemma3 import Gemma3
 from gemelo.models.gemma3n import Block as Gemma3nBlock
 from gemelo.models.gemma3n import Gemma3n, PlainNorm
 from gemelo.models.layers import Linear, RMSNorm, StepInputs
 
-Decoder = Gemma3 | Gemma3n
 Rows = Sequence[Sequence[int]]  # of ids or positions, as many in each
 STORED = (torch.float32, torch.bfloat16, torch.int8)  # as kernels.h numbers them
 KINDS: dict[LayerType, int] = {kind: number for number, kind in enumerate(LAYER_TYPES)}
@@ -57,7 +57,7 @@ class NativeProgram:
         self.kept: list[Tensor] = []  # what the program reads and nobody else holds
         if isinstance(decoder, Gemma3n):
             _write_gemma3n(self, decoder)
-        else:
+        elif isinstance(decoder, Gemma3):
             _write_gemma3(self, decoder)
 
     @classmethod
@@ -236,7 +236,7 @@ def _write_gemma3(graph: NativeProgram, decoder: Gemma3) -> None:
     k, v = p.buffer(kv_heads * d), p.buffer(kv_heads * d)
     gate, up = p.buffer(ffn), p.buffer(ffn)
     table = graph.matrix(decoder.embed_tokens)
-    p.embed(table, config.hidden_size**0.5, x)
+    p.embed(table, config.embed_scale, x)
     graph.angles()
     blocks = [block for block in decoder.layers if isinstance(block, Gemma3Block)]
     p.norm(x, graph.norm(blocks[0].input_layernorm), h)
@@ -279,14 +279,15 @@ def _write_gemma3n(graph: NativeProgram, decoder: Gemma3n) -> None:
     informed = p.buffer(told * len(decoder.kept))
     table = graph.matrix(decoder.embed_tokens)
 
-    p.embed(table, width**0.5, streams[0])
+    p.embed(table, config.embed_scale, streams[0])
     graph.angles()
     projection = decoder.per_layer_model_projection
     every = torch.arange(packed(projection).shape[0]).view(-1, told)
     rows = None if len(every) == len(decoder.kept) else every[list(decoder.kept)].flatten()
     p.product(streams[0], [graph.matrix(projection, index=rows)], [informed])
     known = graph.norm(decoder.per_layer_projection_norm)
-    p.combine(informed, len(decoder.kept), known, width**-0.5, told**0.5)
+    scales = config.per_layer_projection_scale, config.per_layer_embed_scale
+    p.combine(informed, len(decoder.kept), known, *scales)
     for stream, project in zip(streams[1:], decoder.altup_projections, strict=True):
         p.product(streams[0], [graph.matrix(project)], [stream])
         p.rescale(stream, streams[0], 1.0, False, stream)
@@ -351,10 +352,10 @@ def _write_nested_mlp(
     """`NestedMLP.forward` through the first `width` neurons; one token reads only live rows."""
     p, (gates, ups) = graph.program, hidden[width]
     gate, up = graph.matrix(mlp.gate_proj, width), graph.matrix(mlp.up_proj, width)
-    if mlp.cutoff is None:
+    if mlp.std_multiplier is None:
         p.gated(x, gate, up, gates, ups)
     else:
-        p.sparse_gated(x, gate, up, mlp.cutoff, gates, ups)
+        p.sparse_gated(x, gate, up, mlp.std_multiplier, gates, ups)
     p.product(gates, [graph.matrix(mlp.down_proj, columns=width)], [out])
 
 

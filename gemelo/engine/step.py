@@ -26,12 +26,9 @@ from gemelo.engine.tokens import Soft, chunks, given
 from gemelo.errors import FileFormatError
 from gemelo.kernels.formats import Packed, unpacked_chunks
 from gemelo.kernels.linear import QuantEmbedding, QuantLinear
-from gemelo.models.gemma3 import Gemma3
-from gemelo.models.gemma3n import Gemma3n
+from gemelo.models.decoder import Decoder as Decoder
 from gemelo.models.layers import Embedding, Linear, RMSNorm, TransposedLinear
 from gemelo.weights.mapped import listen, lost
-
-Decoder = Gemma3 | Gemma3n
 
 
 @torch.inference_mode()
@@ -113,7 +110,7 @@ def _scores(
     """
     listen()
     beside = None
-    if soft or (isinstance(decoder, Gemma3n) and decoder.modality_embeddings is not None):
+    if soft or decoder.modality_embeddings is not None:
         beside = given(decoder, _tensor(decoder, ids), _tensor(decoder, positions), soft)
     if decoder.native_program is not None and decoder.native_program.takes(cache):
         scores, finite = decoder.native_program.scores(ids, positions, cache, keep, beside)

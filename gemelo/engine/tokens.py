@@ -21,8 +21,7 @@ from itertools import zip_longest
 from torch import Tensor
 
 from gemelo.errors import InputError
-from gemelo.models.gemma3 import Gemma3
-from gemelo.models.gemma3n import Gemma3n
+from gemelo.models.decoder import Decoder
 from gemelo.models.layers import StepInputs
 
 
@@ -78,7 +77,7 @@ def before_block(position: int, soft: Sequence[Soft]) -> int:
 
 
 def given(
-    decoder: Gemma3 | Gemma3n, ids: Tensor, positions: Tensor, soft: Sequence[Soft] = ()
+    decoder: Decoder, ids: Tensor, positions: Tensor, soft: Sequence[Soft] = ()
 ) -> StepInputs | None:
     """What a step of row 0 brings beside ids (1, T) at consecutive positions; None for plain text.
 
@@ -87,7 +86,7 @@ def given(
     begin, end = (int(positions[0, 0]), int(positions[0, -1]) + 1) if soft else (0, 0)
     here = [run for run in soft if run.begin < end and run.end > begin]
     if not here:
-        hard = decoder.modality_embeddings if isinstance(decoder, Gemma3n) else None
+        hard = decoder.modality_embeddings
         found = hard is not None and hard.contains(ids)
         return StepInputs(decoder.embed(ids)) if found else None
     embeds, reach = decoder.embed(ids).clone(), positions.clone()

@@ -136,9 +136,9 @@ def summarise(checkpoint: Checkpoint) -> Summary:
         model_type=config.model_type,
         format=checkpoint.format,
         layers=tuple(
-            Layer(_weights(block), index, kind, config.window(kind))
-            for index, (kind, block) in enumerate(
-                zip(config.layer_types, decoder.layers, strict=True)
+            Layer(_weights(block), index, layer.type, layer.window)
+            for index, (layer, block) in enumerate(
+                zip(config.layer_configs, decoder.layers, strict=True)
             )
         ),
         parts=_children(decoder, decoder.layers),

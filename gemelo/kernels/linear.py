@@ -45,7 +45,7 @@ class QuantLinear(nn.Module):
     def columns_at(self, h: Tensor, index: Tensor, width: int) -> Tensor:
         """The product with an input of `width` that is h at `index` and zero elsewhere."""
         x = h.new_zeros(*h.shape[:-1], width).index_copy(-1, index, h)
-        return self(x, columns=width)  # type: ignore[no-any-return]
+        return self.forward(x, columns=width)
 
 
 class QuantEmbedding(nn.Module):

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gemelo.config.gemma3n_audio import AudioConfig
-from gemelo.models.layers import Linear, RMSNorm, softcap
+from gemelo.models.layers import Linear, Module, RMSNorm, softcap
 from gemelo.models.subsampling import Subsampling, SubsamplingState
 
 NORM_OFFSET = 0.0  # weights multiply as they are
@@ -64,7 +64,7 @@ class ConformerState(NamedTuple):
         return sum(tensor.nbytes for part in (*convs, *blocks) for tensor in part)
 
 
-class FeedForward(nn.Module):
+class FeedForward(Module):
     """Half a feed-forward step: a conformer block has one before and one after."""
 
     def __init__(self, config: AudioConfig) -> None:
@@ -81,10 +81,10 @@ class FeedForward(nn.Module):
         """(B, n, D) -> (B, n, D)."""
         h = F.silu(self.ffw_layer_1(self.pre_layer_norm(clipped(x, self.clip))), inplace=True)
         y = clipped(self.ffw_layer_2(h), self.clip)
-        return x + self.weight * self.post_layer_norm(y)  # type: ignore[no-any-return]
+        return x + self.weight * self.post_layer_norm(y)
 
 
-class RelativePosition(nn.Module):
+class RelativePosition(Module):
     """What a distance of 0 to P frames means to a query: a learnt map of sinusoids."""
 
     def __init__(self, config: AudioConfig) -> None:
@@ -101,7 +101,8 @@ class RelativePosition(nn.Module):
         past = torch.arange(self.num_past, -1, -1, dtype=torch.float32, device=like.device)
         angles = past[:, None] * rate  # (P + 1, D / 2)
         waves = torch.cat([angles.sin(), angles.cos()], dim=1).to(like.dtype)
-        return self.pos_proj(waves).unflatten(1, (self.num_heads, -1)).permute(1, 2, 0)  # type: ignore[no-any-return]
+        heads = torch.unflatten(self.pos_proj(waves), 1, (self.num_heads, -1))  # (P + 1, H, d)
+        return heads.permute(1, 2, 0)
 
 
 class LocalAttention(nn.Module):
@@ -127,7 +128,7 @@ class LocalAttention(nn.Module):
     def forward(self, x: Tensor, past: Past, mask: Tensor) -> tuple[Tensor, Past]:
         """x (B, n, D) -> (B, n, D), in blocks as `audible` cuts its mask."""
         q, k, v = (
-            project(x).unflatten(-1, (-1, self.head_dim))  # (B, n, H, d)
+            torch.unflatten(project(x), -1, (-1, self.head_dim))  # (B, n, H, d)
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
         k, v = torch.cat([past.k, k], dim=1), torch.cat([past.v, v], dim=1)  # (B, P + n, H, d)
@@ -149,7 +150,7 @@ class LocalAttention(nn.Module):
         k, v = (  # (B, H, U, W + P, d), laid out anew: the products want each block in one place
             x.transpose(1, 2).unfold(2, context, block).transpose(3, 4).contiguous() for x in (k, v)
         )
-        by_distance = (q @ distances).unflatten(2, (blocks, block))  # type: ignore[no-untyped-call]
+        by_distance = torch.unflatten(q @ distances, 2, (blocks, block))
         by_content = q.view(*k.shape[:3], block, -1) @ k.transpose(3, 4)  # (B, H, U, W, W + P)
         scores = softcap((by_content + skewed(by_distance)).float(), self.cap)
         shares = scores.masked_fill_(~mask, torch.finfo(scores.dtype).min).softmax(-1)

@@ -12,24 +12,22 @@ B rows, J tokens, E tower width, D decoder width.
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from gemelo.models.layers import Embedding, Linear, RMSNorm, unit
+from gemelo.models.layers import Embedding, Linear, Module, RMSNorm, unit
 
 NORM_OFFSET = 0.0  # weights multiply as they are
 
 
-class MultimodalEmbedder(nn.Module):
+class MultimodalEmbedder(Module):
     """Features of a tower, or ids of its vocabulary, as decoder embeddings."""
 
-    def __init__(
-        self, vocab_size: int, vocab_offset: int, width: int, text_width: int, eps: float
-    ) -> None:
-        """The vocabulary's ids begin at `vocab_offset`; `width` is E, `text_width` D."""
+    def __init__(self, vocab: range, width: int, text_width: int, eps: float) -> None:
+        """vocab: the modality's own ids; `width` is E, `text_width` D."""
         super().__init__()
-        self.vocab = range(vocab_offset, vocab_offset + vocab_size)
+        self.vocab = vocab
         self.eps = eps
-        self.embedding = Embedding(vocab_size, width)
+        self.embedding = Embedding(len(vocab), width)
         self.hard_embedding_norm = RMSNorm(width, eps, NORM_OFFSET)
         self.soft_embedding_norm = RMSNorm(width, eps, NORM_OFFSET)
         self.embedding_projection = Linear(width, text_width)

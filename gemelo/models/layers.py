@@ -17,7 +17,7 @@ width, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,15 @@ from gemelo.models.masks import visible
 
 # Rows on a CPU that `product` takes for columns; float32 has kernels of its own for two and three.
 FEW_ROWS = {torch.bfloat16: range(2, 65), torch.float32: range(4, 49)}
+
+
+class Module(nn.Module):
+    """A module whose forward gives one tensor, as type checkers are told of a call."""
+
+    if TYPE_CHECKING:
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+            """`forward`, and the hooks around it."""
 
 
 class KV(NamedTuple):
@@ -82,7 +91,7 @@ class NativeForward(Protocol):
         """ids, positions (B, T) -> scores (B * (T or logits_to_keep), V) float32, all finite?"""
 
 
-class Linear(nn.Module):
+class Linear(Module):
     """y = x W^T, of which the leading rows or columns of W may be used alone.
 
     `rows` keeps the first outputs, `columns` says that x holds only the first inputs: a nested
@@ -107,10 +116,10 @@ class Linear(nn.Module):
         Rows lie together in memory, so that skipping columns saves nothing: the zeros are read.
         """
         x = h.new_zeros(*h.shape[:-1], width).index_copy(-1, index, h)
-        return self(x, columns=width)  # type: ignore[no-any-return]
+        return self(x, columns=width)
 
 
-class TransposedLinear(nn.Module):
+class TransposedLinear(Module):
     """`Linear` with the columns of W together in memory, for inputs that are mostly zero."""
 
     def __init__(self, weight: Tensor) -> None:
@@ -136,7 +145,7 @@ class TransposedLinear(nn.Module):
         return h @ self.columns.index_select(0, index)
 
 
-class Embedding(nn.Module):
+class Embedding(Module):
     """Token rows on the way in and, tied, the head on the way out."""
 
     def __init__(self, vocab_size: int, width: int) -> None:
@@ -174,7 +183,7 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
     return F.linear(x, weight)
 
 
-class RMSNorm(nn.Module):
+class RMSNorm(Module):
     """x / rms(x) * (offset + w), in float32 and rounded once (arXiv 1910.07467).
 
     Gemma 3 stores w around zero, so its offset is 1. The product is taken before the cast back;
@@ -267,22 +276,22 @@ def last(x: Tensor, count: int) -> Tensor:
     return x.narrow(-2, x.shape[-2] - count, count)
 
 
-class Attention(nn.Module):
+class Attention(Module):
     """Grouped-query attention with normalised queries and keys (Gemma 3 report, section 2)."""
 
-    def __init__(self, config: ModelConfig, layer: int, norm_offset: float, v_norm: nn.Module):
+    def __init__(self, config: ModelConfig, layer: int, v_norm: nn.Module) -> None:
         """A layer that borrows its keys and values has no maps to make them."""
         super().__init__()
-        self.layer = layer
-        self.kind = config.layer_types[layer]
+        facts, norm_offset = config.layer(layer), config.norm_offset
+        self.layer, self.kind = layer, facts.type
         self.head_dim = config.head_dim
         # Cosines and sines of queries and of keys would be multiplied by it.
-        self.scale = config.attention_scale * config.rope(self.kind).sharpness ** 2
+        self.scale = config.attention_scale * facts.rope.sharpness**2
         width, d = config.hidden_size, config.head_dim
         self.q_proj = Linear(width, config.num_attention_heads * d)
         self.q_norm = RMSNorm(d, config.rms_norm_eps, norm_offset)
         self.o_proj = Linear(config.num_attention_heads * d, width)
-        if layer in config.kv_layers:
+        if facts.owns_keys:
             self.k_proj = Linear(width, config.num_key_value_heads * d)
             self.k_norm = RMSNorm(d, config.rms_norm_eps, norm_offset)
             self.v_proj = Linear(width, config.num_key_value_heads * d)
@@ -297,19 +306,19 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, ctx: AttentionContext, kv: KV) -> Tensor:
         """x (B, T, D) -> (B, T, D), over keys and values of this layer or of its donor."""
         q = rotate(self.q_norm(self.heads(self.q_proj(x))), ctx.ropes[self.kind])  # (B, H, T, d)
-        return self.o_proj(attend(q, kv, ctx.masks[self.kind], self.scale))  # type: ignore[no-any-return]
+        return self.o_proj(attend(q, kv, ctx.masks[self.kind], self.scale))
 
     def heads(self, x: Tensor) -> Tensor:
         """(B, T, n * d) -> (B, n, T, d)."""
         return x.view(*x.shape[:2], x.shape[2] // self.head_dim, self.head_dim).transpose(1, 2)
 
 
-class MLP(nn.Module):
+class MLP(Module):
     """down(gelu(gate(x)) * up(x)), GELU in its tanh form (GeGLU, arXiv 2002.05202)."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        width, ffn = config.hidden_size, config.ffn_widths[layer]
+        width, ffn = config.hidden_size, config.layer(layer).intermediate_size
         self.gate_proj = Linear(width, ffn)
         self.up_proj = Linear(width, ffn)
         self.down_proj = Linear(ffn, width)
@@ -317,7 +326,7 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x (B, T, D) -> (B, T, D)."""
         gate = F.gelu(self.gate_proj(x), approximate="tanh")  # (B, T, F)
-        return self.down_proj(gate * self.up_proj(x))  # type: ignore[no-any-return]
+        return self.down_proj(gate * self.up_proj(x))
 
 
 def rounded(value: float, like: Tensor) -> Tensor:

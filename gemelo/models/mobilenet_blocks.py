@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gemelo.models.layers import Module
+
 EPS = 1e-6
 
 
@@ -66,7 +68,7 @@ def block_of(spec: Spec, channels: int) -> nn.Module:
     return MultiQueryBlock(spec)
 
 
-class EdgeResidual(nn.Module):
+class EdgeResidual(Module):
     """Expand by a whole convolution, come back by a 1 x 1 one (EfficientNet-EdgeTPU)."""
 
     def __init__(self, spec: Edge, channels: int) -> None:
@@ -85,7 +87,7 @@ class EdgeResidual(nn.Module):
         return torch.addcmul(x, y, self.bn2.weight) if self.skips else y.mul_(self.bn2.weight)
 
 
-class InvertedBottleneck(nn.Module):
+class InvertedBottleneck(Module):
     """Depthwise, expand, depthwise, project: either depthwise convolution may be absent."""
 
     def __init__(self, spec: Bottleneck, channels: int) -> None:
@@ -111,7 +113,7 @@ class InvertedBottleneck(nn.Module):
         return torch.addcmul(x, y, weight) if self.skips else y.mul_(weight)
 
 
-class MultiQueryBlock(nn.Module):
+class MultiQueryBlock(Module):
     """Attention from every pixel to all, on a residual (Mobile MQA)."""
 
     def __init__(self, spec: MultiQuery) -> None:
@@ -125,7 +127,7 @@ class MultiQueryBlock(nn.Module):
         return torch.addcmul(x, self.attn(self.norm(x)), self.layer_scale.gamma)
 
 
-class MultiQueryAttention(nn.Module):
+class MultiQueryAttention(Module):
     """Many heads of queries, one of keys and values (arXiv 1911.02150), without positions."""
 
     def __init__(self, spec: MultiQuery) -> None:
@@ -142,7 +144,7 @@ class MultiQueryAttention(nn.Module):
         rows = q.view(len(x), 1, -1, self.width)  # (N, 1, P q, d): one head with every head's rows
         k, v = self.key(x).unsqueeze(1), self.value(x).unsqueeze(1)  # (N, 1, S, d)
         y = F.scaled_dot_product_attention(rows, k, v)
-        return self.output.proj(y.reshape(q.shape))  # type: ignore[no-any-return]
+        return self.output.proj(y.reshape(q.shape))
 
 
 class Projection(nn.Module):
@@ -151,7 +153,7 @@ class Projection(nn.Module):
         self.proj = Pointwise(in_channels, out_channels)
 
 
-class Reduction(nn.Module):
+class Reduction(Module):
     """Pixels to keys or values, first taken together depthwise where the stride is not 1."""
 
     def __init__(self, spec: MultiQuery) -> None:
@@ -169,7 +171,7 @@ class Reduction(nn.Module):
         return keys.flatten(1, 2)
 
 
-class ConvNorm(nn.Module):
+class ConvNorm(Module):
     """A convolution and the norm of its output."""
 
     def __init__(self, conv: Convolution) -> None:
@@ -193,7 +195,7 @@ class LayerScale(nn.Module):
         self.gamma = nn.Parameter(torch.empty(channels), requires_grad=False)
 
 
-class ChannelNorm(nn.Module):
+class ChannelNorm(Module):
     """x / rms(x) * w over the channels of a pixel."""
 
     def __init__(self, channels: int) -> None:
@@ -208,7 +210,7 @@ class ChannelNorm(nn.Module):
         return scaled_gelu(unit(x), self.weight)
 
 
-class Convolution(nn.Module):
+class Convolution(Module):
     """A convolution that pads as TensorFlow does: no more than it takes, the odd row at the end."""
 
     def __init__(

@@ -158,4 +158,4 @@ class Subsampling(nn.Module):
 
     def project(self, x: Tensor) -> Tensor:
         """(B, C, n, F) -> (B, n, D): all channels of a band lie together."""
-        return self.input_proj_linear(x.permute(0, 2, 3, 1).flatten(2))  # type: ignore[no-any-return]
+        return self.input_proj_linear(x.permute(0, 2, 3, 1).flatten(2))

@@ -183,7 +183,9 @@ def test_one_file_beside_a_model_is_its_eye(pair: tuple[Path, Path]) -> None:
     shutil.copy(pair[1], pair[1].with_name("other-mmproj.gguf"))
     assert companion(pair[0]) is None
     assert companion(pair[0].parent) is None
-    assert eye_values(EYED, "x")["clip.vision.image_size"] == 32
+    vision = EYED.vision
+    assert vision is not None
+    assert eye_values(EYED, vision, "x")["clip.vision.image_size"] == 32
 
 
 def test_bytes_behind_an_eye_are_told(pair: tuple[Path, Path]) -> None:

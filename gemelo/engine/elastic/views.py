@@ -20,14 +20,13 @@ from functools import cached_property
 
 import torch
 
-from gemelo.config import Gemma3nConfig, Submodel
+from gemelo.config import ModelConfig, Submodel
 from gemelo.engine import step
 from gemelo.engine.kv import KVCache, RewindError
 from gemelo.engine.native_program import NativeProgram
 from gemelo.engine.step import Decoder
 from gemelo.engine.tokens import Soft
 from gemelo.errors import InputError
-from gemelo.models.gemma3n import Gemma3n
 from gemelo.weights.mapped import Mapped, behind
 
 
@@ -37,7 +36,7 @@ class Sizes:
     def __init__(self, whole: Decoder, name: str = "") -> None:
         """name is what the whole is called in statistics, where it is itself a sub-model."""
         self.whole, self.name = whole, name
-        self._views: dict[Submodel, Gemma3n] = {}
+        self._views: dict[Submodel, Decoder] = {}
 
     @cached_property
     def files(self) -> list[Mapped]:
@@ -58,18 +57,16 @@ class Sizes:
     @property
     def full(self) -> Submodel | None:
         """The whole as a sub-model; None for a decoder that has no others."""
-        if not isinstance(self.whole, Gemma3n):
+        if not self.whole.config.is_matformer:
             return None
         return Submodel.whole(self._config(), self.name)
 
     def view(self, submodel: Submodel | None) -> Decoder:
         """The decoder of a sub-model: the whole's own weights, fewer of them used."""
-        if submodel is None or submodel == self.full or not isinstance(self.whole, Gemma3n):
+        if submodel is None or submodel == self.full or not self.whole.config.is_matformer:
             return self.whole
         if submodel not in self._views:
-            config = self._config()
-            kept = submodel.kept(config)
-            view = self.whole.view(submodel.config(config), kept)
+            view = self.whole.view(submodel)
             if isinstance(self.whole.native_program, NativeProgram):
                 view.native_program = NativeProgram.of(view, self.whole.native_program.panels)
             self._views.setdefault(submodel, view)  # another thread may have made one meanwhile
@@ -79,9 +76,9 @@ class Sizes:
         """Whether a cache written by one is exactly what the other would have written."""
         return a is b or (a is not None and b is not None and a.same_keys(b, self._config()))
 
-    def _config(self) -> Gemma3nConfig:
+    def _config(self) -> ModelConfig:
         config = self.whole.config
-        if not isinstance(config, Gemma3nConfig):
+        if not config.is_matformer:
             raise InputError(f"{config.model_type} has no sub-models; Gemma 3n has")
         return config
 

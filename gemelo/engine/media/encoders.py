@@ -20,7 +20,7 @@ from hashlib import blake2b
 import torch
 from torch import Tensor
 
-from gemelo.config import Gemma3Config, Gemma3nConfig, ModelConfig
+from gemelo.config import ModelConfig
 from gemelo.engine.media.audio_stream import AudioStream
 from gemelo.engine.tokens import Soft
 from gemelo.errors import InputError, UnsupportedError
@@ -30,7 +30,7 @@ from gemelo.inputs.media.mel import check_span
 from gemelo.inputs.prompt.chat import Prompt
 from gemelo.inputs.prompt.media_loader import num_places
 from gemelo.inputs.prompt.placeholders import Marks, senses_of
-from gemelo.models.multimodal import Gemma3nTree, Tree
+from gemelo.models.multimodal import Tree
 
 REMEMBERED = 128  # pictures and recordings: 256 tokens of Gemma 3 4B in bfloat16 are 1.3 MB
 
@@ -50,7 +50,7 @@ class Perception:
         eye, ear = self.senses.image, self.senses.audio
         runs: list[Soft] = []
         if eye is not None:
-            together = isinstance(self.config, Gemma3Config)
+            together = self.config.bidirectional_image_tokens > 0
             seen = map(self._seen, prompt.pictures)
             runs += placed(prompt.ids, eye, [*seen], "pictures", together)
         if ear is not None:
@@ -78,18 +78,17 @@ class Perception:
 
     def stream(self) -> AudioStream:
         """An ear for a sound that is still going on. Raises UnsupportedError if there is none."""
-        config = self.config
-        return AudioStream(self.tree, config.audio if isinstance(config, Gemma3nConfig) else None)
+        return AudioStream(self.tree, self.config.audio)
 
     def silence(self, count: int) -> Tensor:
         """Soft tokens (count, D) for the places that a recording is too short to fill."""
-        assert isinstance(self.tree, Gemma3nTree)
         return self.tree.silence()[0].expand(count, -1)
 
     @torch.inference_mode()
     def _seen(self, picture: Picture) -> tuple[bytes, Tensor]:
-        level = 0.5 if isinstance(self.config, Gemma3Config) else 0.0
-        values = pixels(picture, picture.size[0], mean=level, std=level or 1.0)
+        vision = self.config.vision
+        assert vision is not None
+        values = pixels(picture, picture.size[0], vision.image_mean, vision.image_std)
         return self._known(values, lambda: self.tree.encode_image(values[None])[0])
 
     @torch.inference_mode()
@@ -128,7 +127,7 @@ def placed(
     ids: Sequence[int], marks: Marks, made: Sequence[tuple[bytes, Tensor]], noun: str, block: bool
 ) -> Iterator[Soft]:
     """What towers made, at the places that ids have for it, in order."""
-    places = [at for at, token in enumerate(ids) if token == marks.soft]
+    places = [at for at, token in enumerate(ids) if token == marks.token_id]
     wanted = sum(len(embeds) for _, embeds in made)
     if len(places) != wanted:
         raise InputError(

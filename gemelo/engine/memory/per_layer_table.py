@@ -30,7 +30,8 @@ from gemelo.kernels.cpu import embedding
 from gemelo.kernels.formats import Format, Packed
 from gemelo.kernels.linear import QuantEmbedding, QuantLinear
 from gemelo.models.altup import NestedMLP
-from gemelo.models.gemma3n import Block, Gemma3n
+from gemelo.models.decoder import Decoder
+from gemelo.models.gemma3n import Block
 from gemelo.models.layers import Embedding, Linear
 
 Where = Literal["disk", "ram", "device"]
@@ -157,7 +158,7 @@ class Layout(NamedTuple):
 
 
 def place_table(
-    decoder: Gemma3n,
+    decoder: Decoder,
     where: Where,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
@@ -241,7 +242,7 @@ def copied(source: Tensor, device: torch.device, progress: Progress | None = Non
 # ---- what a sub-model does not use ---------------------------------------------------------------
 
 
-def release_tail(decoder: Gemma3n, submodel: Submodel) -> int:
+def release_tail(decoder: Decoder, submodel: Submodel) -> int:
     """Let go the pages of the whole `decoder` that `submodel` does not run; returns their bytes.
 
     They are the neurons beyond its widths and the layers it skips, as far as they fill pages and
@@ -256,7 +257,7 @@ def release_tail(decoder: Gemma3n, submodel: Submodel) -> int:
     return let_go
 
 
-def resident_bytes(decoder: Gemma3n, where: Where) -> int:
+def resident_bytes(decoder: Decoder, where: Where) -> int:
     """Bytes of weights that running `decoder` keeps in memory, the table lying at `where`.
 
     Of a view, only what it runs counts. Caches and activations come on top.

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gemelo.config import Gemma3Config, Gemma3nConfig, ModelConfig
+from gemelo.config import ModelConfig
 from gemelo.errors import InputError, UnsupportedError
 from gemelo.inputs.media.audio import LIMIT_S, RATE, Samples, read_audio, resample
 from gemelo.inputs.media.borrowed import Readable
@@ -29,7 +29,6 @@ from gemelo.inputs.media.parts import MediaPart, Part, TextPart, name_of, opened
 from gemelo.inputs.media.video import read_video
 from gemelo.inputs.prompt.placeholders import AudioSlot, ImageSlot, Senses, Slot, senses_of
 
-SIDES = (256, 512, 768)  # of the square that Gemma 3n sees, in pixels
 TRAINED_S = 30.0  # what the ear was trained on at a time
 
 
@@ -117,31 +116,30 @@ class Album:
 
 def side_of(config: ModelConfig, asked: int | None) -> int:
     """The side of the square that a tower sees, in pixels; 0 where there is no eye."""
-    if isinstance(config, Gemma3nConfig):
-        if asked is not None and asked not in SIDES:
-            raise InputError(f"a side of {asked} pixels: give one of {', '.join(map(str, SIDES))}")
-        return asked or SIDES[-1]
-    eye = config.vision if isinstance(config, Gemma3Config) else None
-    if asked is not None and (eye is None or asked != eye.image_size):
-        sees = "no picture" if eye is None else f"pictures of {eye.image_size} pixels"
-        raise InputError(f"a side of {asked} pixels: this model sees {sees}; leave it out")
-    return 0 if eye is None else eye.image_size
+    sizes = () if config.vision is None else config.vision.image_sizes
+    if asked is not None and asked not in sizes:
+        sees = f"pictures of {sizes[0]} pixels" if sizes else "no picture"
+        cure = f"this model sees {sees}; leave it out"
+        if len(sizes) > 1:
+            cure = f"give one of {', '.join(map(str, sizes))}"
+        raise InputError(f"a side of {asked} pixels: {cure}")
+    return asked or max(sizes, default=0)
 
 
 def num_places(config: ModelConfig, num_samples: int) -> int:
     """Soft tokens of a recording at 16 kHz: what the reference gives any clip, or more where it
     lasts longer. Raises InputError for one that is too short to be heard."""
-    ear = config.audio if isinstance(config, Gemma3nConfig) else None
-    if ear is None or not isinstance(config, Gemma3nConfig):
+    ear, tokens = config.audio, config.modalities.audio
+    if ear is None or tokens is None:
         raise UnsupportedError("the model cannot take recordings: it has no tower for them")
     check_span(num_samples)
-    return max(config.audio_soft_tokens_per_image, ear.num_tokens(num_frames(num_samples)))
+    return max(tokens.num_tokens, ear.num_tokens(num_frames(num_samples)))
 
 
 def longest_s(config: ModelConfig) -> float:
     """The longest recording that a context of the model can hold, in seconds."""
-    ear = config.audio if isinstance(config, Gemma3nConfig) else None
-    if ear is None or not isinstance(config, Gemma3nConfig):
+    ear = config.audio
+    if ear is None:
         return LIMIT_S
     return config.max_position_embeddings * ear.frames_per_token * HOP / RATE
 

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from gemelo.config import Gemma3Config, Gemma3nConfig, ModelConfig
+from gemelo.config import Modalities, ModelConfig, PlaceholderTokens
 from gemelo.errors import ContextLengthError, InputError, UnsupportedError
 from gemelo.inputs.media.panscan import BEFORE_CROPS, BEFORE_ORIGINAL, BETWEEN_CROPS
 from gemelo.inputs.media.parts import Part, TextPart
@@ -27,25 +27,8 @@ from gemelo.inputs.templates.text import Text, spans
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 
 AROUND = "\n\n"  # before the opening marker and after the closing one
-
-
-@dataclass(frozen=True)
-class Marks:
-    """How one kind is written: the template's placeholder, and ids of markers and soft tokens."""
-
-    placeholder: str
-    begin: int
-    soft: int
-    end: int
-    num_tokens: int  # soft tokens of one picture; of one recording, in the reference
-
-
-@dataclass(frozen=True)
-class Senses:
-    """What a model can take in beside text; None for what it cannot."""
-
-    image: Marks | None = None
-    audio: Marks | None = None
+Marks = PlaceholderTokens
+Senses = Modalities
 
 
 @dataclass(frozen=True)
@@ -68,20 +51,7 @@ Piece = str | int | Slot  # plain text, the id of a control string, or a place
 
 def senses_of(config: ModelConfig) -> Senses:
     """The senses of a checkpoint; a text-only one has none."""
-    if not config.is_multimodal:
-        return Senses()
-    if isinstance(config, Gemma3nConfig):
-        return _senses_of_gemma3n(config)
-    assert isinstance(config, Gemma3Config)
-    return Senses(
-        Marks(
-            "<start_of_image>",
-            config.boi_token_index,
-            config.image_token_index,
-            config.eoi_token_index,
-            config.mm_tokens_per_image,
-        )
-    )
+    return config.modalities
 
 
 def check_senses(parts: Iterable[Part], senses: Senses) -> None:
@@ -153,8 +123,8 @@ def check_room(ids: Sequence[int], senses: Senses, context: int) -> None:
         return
     filled = []
     for marks, noun in ((senses.image, "pictures and crops"), (senses.audio, "recordings")):
-        if marks is not None and (count := ids.count(marks.begin)):
-            filled.append(f"{ids.count(marks.soft):,} of them for {count} {noun}")
+        if marks is not None and (count := ids.count(marks.begin_token_id)):
+            filled.append(f"{ids.count(marks.token_id):,} of them for {count} {noun}")
     cure = "give fewer of them" if filled else "give a shorter one"
     raise ContextLengthError(
         f"the prompt has {', '.join([f'{len(ids):,} tokens', *filled])}: "
@@ -194,32 +164,11 @@ def _views(marks: Marks, num_crops: int) -> Iterator[str | list[int]]:
 def _full(marks: Marks, num_tokens: int | None = None) -> Iterator[str | list[int]]:
     count = marks.num_tokens if num_tokens is None else num_tokens
     yield AROUND
-    yield [marks.begin, *[marks.soft] * count, marks.end]
+    yield [marks.begin_token_id, *[marks.token_id] * count, marks.end_token_id]
     yield AROUND
 
 
 # ---- checks --------------------------------------------------------------------------------------
-
-
-def _senses_of_gemma3n(config: Gemma3nConfig) -> Senses:
-    eye = Marks(
-        "<image_soft_token>",
-        config.boi_token_id,
-        config.image_token_id,
-        config.eoi_token_id,
-        config.vision_soft_tokens_per_image,
-    )
-    ear = Marks(
-        "<audio_soft_token>",
-        config.boa_token_id,
-        config.audio_token_id,
-        config.eoa_token_id,
-        config.audio_soft_tokens_per_image,
-    )
-    return Senses(
-        eye if config.vision_config is not None else None,
-        ear if config.audio_config is not None else None,
-    )
 
 
 def _matched(runs: Sequence[str], marks: Marks, given: Sequence[Slot], noun: str) -> Iterator[Slot]:

@@ -18,12 +18,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gemelo.config import Gemma3Config, Gemma3nConfig, ModelConfig
+from gemelo.config import ModelConfig
 from gemelo.errors import FileFormatError, InputError, UnsupportedError
 from gemelo.inputs.media import mel
 from gemelo.inputs.media.audio import RATE
 from gemelo.inputs.media.panscan import DEFAULT, PanScan
-from gemelo.inputs.prompt.media_loader import SIDES, Viewing
+from gemelo.inputs.prompt.media_loader import Viewing
 from gemelo.inputs.prompt.placeholders import senses_of
 
 FILES = ("preprocessor_config.json", "processor_config.json")  # the later one counts more
@@ -108,7 +108,7 @@ def read_preprocessor(
     for name, setting in said.items():
         if name in wanted:
             _check(name, setting, wanted[name])
-    if isinstance(config, Gemma3Config):
+    if config.vision is not None and config.vision.do_pan_and_scan:
         notices = _notices(said, {*_IDLE, _SWITCH, *_THRESHOLDS})
         return Preprocessor(_switch(said), _thresholds(said), None, notices)
     size = said["size"].value if {"size"} <= said.keys() & wanted.keys() else None
@@ -139,15 +139,15 @@ def built_for(config: ModelConfig) -> dict[str, tuple[Any, ...]]:
         one |= _EYE | {"image_seq_length": senses.image.num_tokens}
     if senses.audio is not None:
         one |= _EAR | {"audio_seq_length": senses.audio.num_tokens}
-    sides: tuple[int, ...] = SIDES
-    if isinstance(config, Gemma3Config) and config.vision is not None:
-        one |= {"do_normalize": True, "image_mean": 0.5, "image_std": 0.5}
-        sides = (config.vision.image_size,)
-    elif isinstance(config, Gemma3nConfig) and senses.image is not None:
-        one |= {"do_normalize": False}  # its mean and deviation then say nothing
-    known: dict[str, tuple[Any, ...]] = {name: (value,) for name, value in one.items()}
-    if senses.image is not None:
-        known["size"] = tuple({"height": side, "width": side} for side in sides)
+    known: dict[str, tuple[Any, ...]] = {}
+    if config.vision is not None:
+        mean, std = config.vision.image_mean, config.vision.image_std
+        one["do_normalize"] = (mean, std) != (0, 1)
+        if one["do_normalize"]:  # else the two say nothing
+            one |= {"image_mean": mean, "image_std": std}
+        sizes = config.vision.image_sizes
+        known["size"] = tuple({"height": side, "width": side} for side in sizes)
+    known |= {name: (value,) for name, value in one.items()}
     if senses.audio is not None:
         known |= {"per_bin_mean": (), "per_bin_stddev": ()}
     return known

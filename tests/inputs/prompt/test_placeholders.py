@@ -111,7 +111,7 @@ def test_the_real_vocabulary(real: Callable[[str], Tokenizer]) -> None:
 def test_a_recording_of_its_own_length(gemma3n: Family) -> None:
     ids = expand([AudioSlot(7)], gemma3n.senses, gemma3n.tokenizer)
     assert gemma3n.senses.audio is not None
-    assert ids.count(gemma3n.senses.audio.soft) == 7
+    assert ids.count(gemma3n.senses.audio.token_id) == 7
 
 
 def test_bos_comes_once(gemma3: Family) -> None:
