@@ -20,9 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-import torch
-from torch import Tensor
-
 from gemelo.checkpoints.destination import check_apart, check_place, is_gguf
 from gemelo.checkpoints.key_values import gguf_values, with_losses_told
 from gemelo.checkpoints.load import tokenizer_of
@@ -54,7 +51,7 @@ from gemelo.weights.folder import TOKENIZER_FILES, replaced_folder
 from gemelo.weights.gguf_write import write_gguf
 from gemelo.weights.mapped import behind, check
 from gemelo.weights.metadata_gemma3n import built_in
-from gemelo.weights.safetensors import write_safetensors
+from gemelo.weights.safetensors import TensorToWrite, write_safetensors
 from gemelo.weights.unfinished import said_plainly
 
 Progress = Callable[[int, int], None]  # bytes written, bytes in all
@@ -223,10 +220,10 @@ def _write_directory(
         layout = "multimodal-3n"
     total = sum(target.nbytes for target in targets)
 
-    def tensors() -> Iterator[tuple[str, tuple[int, ...], torch.dtype, Callable[[], Tensor]]]:
+    def tensors() -> Iterator[TensorToWrite]:
         for target in targets:
             dtype = DTYPES[target.format.name]
-            yield names.to_hf(target.name, layout), target.shape, dtype, target.weight  # type: ignore[misc]
+            yield names.to_hf(target.name, layout), target.shape, dtype, target.weight
 
     with replaced_folder(path, overwrite) as folder:
         write_safetensors(folder, tensors(), progress=_bytes_done(progress, total))

@@ -275,8 +275,9 @@ class Conformer(nn.Module):
     def fresh(self, rows: int = 1) -> ConformerState:
         """The state before the first frame of `rows` sounds that run side by side."""
         like = self.subsample_conv_projection.conv_0.conv.weight  # never quantised
-        blocks = tuple(block.fresh(rows, like) for block in self.conformer)  # type: ignore[operator]
-        return ConformerState(self.subsample_conv_projection.fresh(rows), blocks, 0)
+        blocks = (block for block in self.conformer if isinstance(block, Block))
+        states = tuple(block.fresh(rows, like) for block in blocks)
+        return ConformerState(self.subsample_conv_projection.fresh(rows), states, 0)
 
     def forward(self, mel: Tensor, state: ConformerState) -> tuple[Tensor, ConformerState]:
         """mel (B, T, input_feat_size) -> every token (B, J, D) that it settles, J perhaps 0.

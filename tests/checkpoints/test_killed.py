@@ -32,7 +32,14 @@ def test_three_hundred_kills(tiny_directory: Path, tmp_path: Path) -> None:
 def check(source: Path, folder: Path, kills: int) -> None:
     """So many for a file and for a folder, in a process that forks and so must have no threads."""
     ran = subprocess.run(
-        [sys.executable, "-m", "tests.checkpoints.test_killed", str(source), str(folder), str(kills)],
+        [
+            sys.executable,
+            "-m",
+            "tests.checkpoints.test_killed",
+            str(source),
+            str(folder),
+            str(kills),
+        ],
         capture_output=True,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
