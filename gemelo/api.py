@@ -25,10 +25,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gemelo.checkpoints.load import Checkpoint, WeightFormat, assemble, read
+from gemelo.checkpoints.load import Checkpoint, WeightFormat, assemble, load_checkpoint
 from gemelo.checkpoints.locate import expanded, resolve
-from gemelo.checkpoints.source import open_source, without_padding, without_towers
-from gemelo.checkpoints.subset import cut
+from gemelo.checkpoints.open import open_source
+from gemelo.checkpoints.subset import cut, without_padding, without_towers
 from gemelo.config import ModelConfig, Submodel
 from gemelo.engine.completion import Completion, join
 from gemelo.engine.continuation import Piece
@@ -322,13 +322,13 @@ def load(
     path = resolve(None if model is None else str(model))
     eye = None if mmproj is None else expanded(str(mmproj))
 
-    def settle(decoder: Decoder) -> None:
+    def finish(decoder: Decoder) -> None:
         if decoder.config.hidden_size_per_layer_input:
             prepare(decoder, ple, place(device))
         if is_native(decoder):
             decoder.native_program = NativeProgram(decoder, repacked(decoder) if repack else None)
 
-    checkpoint = read(path, format, place(device), progress, eye, settle)
+    checkpoint = load_checkpoint(path, format, place(device), progress, eye, finish)
     engine = Engine(checkpoint.decoder, checkpoint.tokenizer, context, kv_format=kv_format)
     loaded = Model(checkpoint, engine, time.perf_counter() - started)
     return loaded if submodel is None else loaded.submodel(submodel)

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 from gemelo.checkpoints.destination import check_apart, check_place, is_gguf
-from gemelo.checkpoints.key_values import gguf_values, with_losses_told
+from gemelo.checkpoints.key_values import gguf_values, with_loss_notices
 from gemelo.checkpoints.load import tokenizer_of
 from gemelo.checkpoints.mmproj import mmproj_names, mmproj_values, with_own_towers
+from gemelo.checkpoints.open import open_source
 from gemelo.checkpoints.plan import (
     DTYPES,
     Target,
@@ -32,16 +33,8 @@ from gemelo.checkpoints.plan import (
     hf_targets,
     tower_targets,
 )
-from gemelo.checkpoints.source import (
-    EMBEDDING,
-    Source,
-    architecture,
-    open_source,
-    with_rows,
-    without_padding,
-    without_towers,
-)
-from gemelo.checkpoints.subset import cut
+from gemelo.checkpoints.source import EMBEDDING, Source, architecture
+from gemelo.checkpoints.subset import cut, with_rows, without_padding, without_towers
 from gemelo.config import Submodel
 from gemelo.errors import InputError, UnavailableError, UnsupportedError
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
@@ -52,7 +45,7 @@ from gemelo.weights.gguf_write import write_gguf
 from gemelo.weights.mapped import behind, check
 from gemelo.weights.metadata_gemma3n import built_in
 from gemelo.weights.safetensors import TensorToWrite, write_safetensors
-from gemelo.weights.unfinished import said_plainly
+from gemelo.weights.unfinished import plain_os_errors
 
 Progress = Callable[[int, int], None]  # bytes written, bytes in all
 _MAPS = ".msfa.ffn.pw_exp.conv.weight"  # one of the eye's convolutions; all have one format
@@ -97,7 +90,7 @@ def convert(
     check_apart(target, opened, towers_only=mmproj)
     with _while_whole(opened, progress) as more:
         if submodel is not None:
-            opened = cut(opened, chosen_part(opened, submodel))
+            opened = cut(opened, chosen_submodel(opened, submodel))
         if text_only:
             opened = without_towers(opened)
         if mmproj:
@@ -129,11 +122,11 @@ def _convert_towers(
 
 
 def _make_parents(target: Path) -> None:
-    with said_plainly(target):
+    with plain_os_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
 
 
-def chosen_part(source: Source, submodel: str | Submodel) -> Submodel:
+def chosen_submodel(source: Source, submodel: str | Submodel) -> Submodel:
     """A sub-model by name, file or value; `UnsupportedError` for a model that has none."""
     if not source.config.is_matformer:
         raise UnsupportedError(
@@ -205,7 +198,7 @@ def _write_gguf(
 
 def for_directory(source: Source) -> Source:
     """The source as a directory holds it."""
-    return with_losses_told(without_padding(source))
+    return with_loss_notices(without_padding(source))
 
 
 def _write_directory(

@@ -180,7 +180,7 @@ def _check_cache() -> None:
 
 def _whole_snapshot(repository: str, revision: str | None) -> Path | None:
     """A directory of the cache, if it has all that a model needs."""
-    from gemelo.checkpoints.source import open_source
+    from gemelo.checkpoints.open import open_source
 
     snapshot = _snapshot(_folder(repository), revision or "main")
     try:

@@ -30,14 +30,14 @@ class Counted(NamedTuple):
 
 
 DECODER = ("language_model.",)
-EYE = Counted(
+SIGLIP = Counted(
     "vision_config",
     "num_hidden_layers",
     "vision_tower.encoder.layers.",
     0,
     ("vision_tower.", "multi_modal_projector."),
 )
-EAR = Counted(
+AUDIO_ENCODER = Counted(
     "audio_config",
     "conf_num_hidden_layers",
     "audio_tower.conformer.",
@@ -47,8 +47,8 @@ EAR = Counted(
 COUNTED = (
     Counted("text_config", "num_hidden_layers", "language_model.layers.", 0, DECODER),
     Counted("text_config", "altup_num_inputs", "language_model.altup_projections.", 1, DECODER),
-    EYE,
-    EAR,
+    SIGLIP,
+    AUDIO_ENCODER,
 )
 
 

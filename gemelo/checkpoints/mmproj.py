@@ -21,7 +21,7 @@ import numpy as np
 from torch import Tensor
 
 from gemelo.checkpoints import mmproj_gemma3n
-from gemelo.checkpoints.layer_counts import EYE, check_count
+from gemelo.checkpoints.layer_counts import SIGLIP, check_count
 from gemelo.checkpoints.source import Source, Weight, canonical
 from gemelo.config import ModelConfig, VisionConfig
 from gemelo.errors import FileFormatError, GemeloError, InputError, UnsupportedError, one_line
@@ -56,7 +56,7 @@ KNOWN = {
     *(f"{VISION}{key}" for key in ("projection_dim", "projector.scale_factor", "use_gelu")),
 }
 _LISTED = 8  # settings in a notice before "and n more"
-POOLED = 4  # patches of a side that become one soft token, where a file does not say
+SCALE_FACTOR = 4  # patches of a side that become one soft token, where a file does not say
 MARKERS = {
     "boi_token_index": "<start_of_image>",
     "eoi_token_index": "<end_of_image>",
@@ -74,20 +74,20 @@ def companion(path: Path) -> Path | None:
 def with_companion(source: Source) -> Source:
     """The source with the towers that are in its file or lie beside it; itself where none do, or
     none fit."""
-    found = companion(source.path) if source.towers is None else source.path
-    if found is None or source.facts is None:
+    found = companion(source.path) if source.tower_file is None else source.path
+    if found is None or source.gguf_metadata is None:
         return source
     try:
-        return with_own_towers(source) if source.towers else with_mmproj(source, found)
+        return with_own_towers(source) if source.tower_file else with_mmproj(source, found)
     except GemeloError as error:
-        what = "its towers are" if source.towers else "it lies beside the model and is"
+        what = "its towers are" if source.tower_file else "it lies beside the model and is"
         return dataclasses.replace(source, notices=(*source.notices, f"{error}; {what} left out"))
 
 
 def with_own_towers(source: Source) -> Source:
     """The source with the towers that its GGUF file holds itself, as Ollama keeps them; itself
     where there are none. Raises as `with_mmproj`."""
-    return source if source.towers is None else _with(source, source.towers)
+    return source if source.tower_file is None else _with(source, source.tower_file)
 
 
 def with_mmproj(source: Source, path: Path) -> Source:
@@ -104,7 +104,7 @@ def with_mmproj(source: Source, path: Path) -> Source:
         _kinds(path, file.metadata)
     opened = _with(source, towers)
     notices = (*opened.notices, *towers.notices, *_unread(path, towers.metadata))
-    return dataclasses.replace(opened, lent=path, notices=notices)
+    return dataclasses.replace(opened, mmproj=path, notices=notices)
 
 
 def _with(source: Source, towers: GGUFFile) -> Source:
@@ -112,7 +112,10 @@ def _with(source: Source, towers: GGUFFile) -> Source:
     if facts.get("general.architecture") in ARCHITECTURES:
         three_n = facts["general.architecture"] == "gemma3n"
     else:
-        three_n = _kinds(towers.path, facts) <= {mmproj_gemma3n.EYE, mmproj_gemma3n.EAR}
+        three_n = _kinds(towers.path, facts) <= {
+            mmproj_gemma3n.VISION_PROJECTOR,
+            mmproj_gemma3n.AUDIO_PROJECTOR,
+        }
     return mmproj_gemma3n.with_towers(source, towers) if three_n else _with_eye(source, towers)
 
 
@@ -123,7 +126,7 @@ def mmproj_values(source: Source) -> dict[str, Any]:
     """
     config = source.config
     if isinstance(config.vision, VisionConfig):
-        return eye_values(config, config.vision, source.path.resolve().name)
+        return siglip_values(config, config.vision, source.path.resolve().name)
     if config.is_multimodal:
         return mmproj_gemma3n.tower_values(source)
     raise UnsupportedError(
@@ -163,7 +166,7 @@ def _with_eye(source: Source, file: GGUFFile) -> Source:
             f"and this model takes {wanted[0]} to {wanted[1]}"
         )
     try:
-        seeing = _with_vision(config, vision, facts, source.facts)
+        seeing = _with_vision(config, vision, facts, source.gguf_metadata)
     except GemeloError as error:
         raise type(error)(f"{path}: {error}") from None
     return dataclasses.replace(
@@ -174,7 +177,7 @@ def _with_eye(source: Source, file: GGUFFile) -> Source:
     )
 
 
-def eye_values(config: ModelConfig, vision: VisionConfig, name: str) -> dict[str, Any]:
+def siglip_values(config: ModelConfig, vision: VisionConfig, name: str) -> dict[str, Any]:
     """The key-values of an mmproj file for the vision tower of a config."""
     side = vision.image_size // vision.patch_size
     values: dict[str, Any] = {
@@ -213,12 +216,12 @@ def _kinds(path: Path, facts: Mapping[str, Any]) -> set[str]:
         raise UnsupportedError(f"{path} is no mmproj file: its general.architecture is not clip")
     keys = (f"clip.{sense}projector_type" for sense in ("vision.", "audio.", ""))
     kinds = [facts[key] for key in keys if key in facts] or [None]
-    known = ({PROJECTOR}, {mmproj_gemma3n.EYE, mmproj_gemma3n.EAR})
+    known = ({PROJECTOR}, mmproj_gemma3n.PROJECTORS)
     for kind in kinds:
         if not isinstance(kind, str) or not any({kind, kinds[0]} <= family for family in known):
             raise UnsupportedError(
                 f"{path} holds a projector {kind!r:.40}; gemelo reads {PROJECTOR!r}, or "
-                f"{mmproj_gemma3n.EYE!r} and {mmproj_gemma3n.EAR!r}"
+                f"{mmproj_gemma3n.VISION_PROJECTOR!r} and {mmproj_gemma3n.AUDIO_PROJECTOR!r}"
             )
     return set(kinds)
 
@@ -265,7 +268,7 @@ def _vision(
         raise FileFormatError(f"{path}: {VISION}attention.layer_norm_epsilon is {eps!r}")
     raw["layer_norm_eps"] = float(str(np.float32(eps)))  # 1e-06, not what float32 makes of it
     try:
-        check_count(f"{VISION}block_count", raw.get("num_hidden_layers"), EYE, shapes)
+        check_count(f"{VISION}block_count", raw.get("num_hidden_layers"), SIGLIP, shapes)
         vision = VisionConfig.from_hf(raw)
     except GemeloError as error:
         raise type(error)(f"{path}: {error}") from None
@@ -281,7 +284,7 @@ def _with_vision(
     vocabulary: Mapping[str, Any] | None,
 ) -> ModelConfig:
     side = vision.image_size // vision.patch_size
-    pool = facts.get(f"{VISION}projector.scale_factor", POOLED)
+    pool = facts.get(f"{VISION}projector.scale_factor", SCALE_FACTOR)
     if type(pool) is not int or not 0 < pool <= side:
         key = f"{VISION}projector.scale_factor"
         raise FileFormatError(f"{key} is {pool!r:.60}; expected 1 to {side}")

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from gemelo.checkpoints.layer_counts import EAR as EAR_LAYERS
-from gemelo.checkpoints.layer_counts import check_count
-from gemelo.checkpoints.source import EMBEDDING, Source, Weight, canonical, without_towers
+from gemelo.checkpoints.layer_counts import AUDIO_ENCODER, check_count
+from gemelo.checkpoints.source import EMBEDDING, Source, Weight, canonical
+from gemelo.checkpoints.subset import without_towers
 from gemelo.config import Gemma3nConfig, ModelConfig
 from gemelo.config.gemma3n_audio import AudioConfig
 from gemelo.config.gemma3n_vision import Vision3nConfig
@@ -31,7 +31,8 @@ from gemelo.kernels.formats import Packed, unpack
 from gemelo.weights.gguf import GGUFFile
 
 NAMES = "clip-gemma3n"  # of the tensors, as gemelo.weights.names calls them
-EYE, EAR = "gemma3nv", "gemma3na"  # llama.cpp's projector types
+VISION_PROJECTOR, AUDIO_PROJECTOR = "gemma3nv", "gemma3na"  # llama.cpp's projector types
+PROJECTORS = {VISION_PROJECTOR, AUDIO_PROJECTOR}
 VISION, AUDIO, MODEL = "clip.vision.", "clip.audio.", "clip."
 IMAGE_SIZE = Vision3nConfig.image_sizes[-1]
 # What llama.cpp asks of every eye, and this one has nothing like.
@@ -45,8 +46,8 @@ FIELDS = (
 )
 MODEL_ARGS = ("channel_multiplier", "msfa_output_resolution")  # what timm is told of the eye
 # Of the whole model, beside its towers: what the sizes of these tell, and what nothing tells.
-IDS = ("boi_token_id", "eoi_token_id", "image_token_id")
-IDS_HEARD = ("boa_token_id", "eoa_token_id", "audio_token_id")
+IMAGE_IDS = ("boi_token_id", "eoi_token_id", "image_token_id")
+AUDIO_IDS = ("boa_token_id", "eoa_token_id", "audio_token_id")
 COUNTS = ("vision_soft_tokens_per_image", "audio_soft_tokens_per_image")
 _EPS = "attention.layer_norm_epsilon"
 _SUBSAMPLING = "audio_tower.subsample_conv_projection"
@@ -135,7 +136,7 @@ def known_keys() -> set[str]:
     sizes = ("projector_type", "projection_dim", "image_size", "patch_size", "embedding_length")
     seen = {*sizes, _EPS, *INVENTED, *_names(Vision3nConfig)}
     heard = {*sizes, _EPS, "feed_forward_length", *(key for key, _ in FIELDS), *_names(AudioConfig)}
-    spoken = {MODEL + name for name in (*IDS, *IDS_HEARD, *COUNTS)}
+    spoken = {MODEL + name for name in (*IMAGE_IDS, *AUDIO_IDS, *COUNTS)}
     return {VISION + key for key in seen} | {AUDIO + key for key in heard} | spoken
 
 
@@ -159,18 +160,18 @@ def _told(
     parts = {name.partition(".")[0] for name in shapes}
     rows, eye, ear = config.vocab_size_per_layer_input, None, None
     num_seen = Vision3nConfig.vocab_size
-    spoken = (*IDS, *IDS_HEARD, *COUNTS)
+    spoken = (*IMAGE_IDS, *AUDIO_IDS, *COUNTS)
     found: dict[str, Any] = {field: vars(Gemma3nConfig)[field] for field in spoken}
     if "vision_tower" in parts:
         eye = _vision_config(rows, facts, shapes)
         seen = Vision3nConfig.from_hf(eye)
         num_seen = seen.vocab_size
-        found |= dict(zip(IDS[1:], (seen.vocab_offset, seen.vocab_offset + 1), strict=True))
+        found |= dict(zip(IMAGE_IDS[1:], (seen.vocab_offset, seen.vocab_offset + 1), strict=True))
         found[COUNTS[0]] = seen.num_tokens
     if "audio_tower" in parts:
         ear = _audio_config(rows + num_seen, facts, shapes)
         first = ear["vocab_offset"]
-        found |= dict(zip(IDS_HEARD[1:], (first, first + 1), strict=True))
+        found |= dict(zip(AUDIO_IDS[1:], (first, first + 1), strict=True))
     if eye is None and ear is None:
         raise FileFormatError("there is neither an eye nor an ear in it")
     found |= {field: facts[MODEL + field] for field in found if MODEL + field in facts}
@@ -210,7 +211,7 @@ def _audio_config(
     }
     raw |= {field: facts[AUDIO + key] for key, field in FIELDS if AUDIO + key in facts}
     raw |= _own(AudioConfig, AUDIO, facts)
-    check_count(f"{AUDIO}block_count", raw.get("conf_num_hidden_layers"), EAR_LAYERS, shapes)
+    check_count(f"{AUDIO}block_count", raw.get("conf_num_hidden_layers"), AUDIO_ENCODER, shapes)
     AudioConfig.from_hf(raw)
     return raw
 
@@ -267,7 +268,7 @@ def _with_rows_of_ids(source: Source) -> Source:
 
 def _vision_values(config: ModelConfig, eye: Vision3nConfig) -> dict[str, Any]:
     own = {
-        "projector_type": EYE,
+        "projector_type": VISION_PROJECTOR,
         "projection_dim": config.hidden_size,
         "image_size": IMAGE_SIZE,
         "patch_size": max(1, IMAGE_SIZE // eye.num_tokens),
@@ -282,7 +283,7 @@ def _vision_values(config: ModelConfig, eye: Vision3nConfig) -> dict[str, Any]:
 
 def _audio_values(config: ModelConfig, ear: AudioConfig) -> dict[str, Any]:
     own = {
-        "projector_type": EAR,
+        "projector_type": AUDIO_PROJECTOR,
         "projection_dim": config.hidden_size,
         "feed_forward_length": 4 * ear.hidden_size,
         _EPS: ear.rms_norm_eps,
@@ -316,6 +317,6 @@ def _differences(config: ModelConfig, read: ModelConfig) -> dict[str, Any]:
 def _spoken_of(config: ModelConfig) -> Iterator[str]:
     """Fields of the whole model that its towers bring with them."""
     if config.vision is not None:
-        yield from (*IDS, COUNTS[0])
+        yield from (*IMAGE_IDS, COUNTS[0])
     if config.audio is not None:
-        yield from (*IDS_HEARD, COUNTS[1])
+        yield from (*AUDIO_IDS, COUNTS[1])

@@ -21,14 +21,8 @@ from torch import Tensor
 
 from gemelo.checkpoints.load import build, is_tiny, keeps_eight_bits
 from gemelo.checkpoints.mmproj_gemma3n import file_shape
-from gemelo.checkpoints.source import (
-    DECODER,
-    Source,
-    Weight,
-    architecture,
-    dead_keys,
-    without_padding,
-)
+from gemelo.checkpoints.source import DECODER, Source, Weight, architecture
+from gemelo.checkpoints.subset import dead_keys, without_padding
 from gemelo.errors import InputError, UnsupportedError
 from gemelo.kernels.formats import FORMATS, Format, Packed, unpack
 from gemelo.weights import names
@@ -36,7 +30,7 @@ from gemelo.weights import names
 TargetFormat = Literal["native", "bf16", "f16", "f32", "q8_0", "q4_0"]
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 _HALF_MAX = 65504.0
-EYE = "clip"  # the architecture of an mmproj file
+CLIP = "clip"  # the architecture of an mmproj file
 _PROJECTION = "multi_modal_projector.mm_input_projection"
 
 
@@ -158,7 +152,7 @@ def _siglip(source: Source, name: str, format: TargetFormat) -> Target:
         chosen = FORMATS["f16"]
     elif len(shape) == 2 and ".layers." in name:
         chosen = _in_blocks(source, name, format)
-    shift = names.norm_shift(name, EYE)
+    shift = names.norm_shift(name, CLIP)
     make = _shifted(source, name, shift) if shift else _checked(source, name, chosen)
     return Target(name, shape, chosen, make)
 

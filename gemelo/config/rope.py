@@ -61,7 +61,7 @@ class Yarn:
         return frequencies / self.factor * ramp + frequencies * (1 - ramp)
 
     @property
-    def sharpness(self) -> float:
+    def attention_scaling(self) -> float:
         """What cosines and sines are multiplied by."""
         if self.attention_factor is not None:
             return self.attention_factor
@@ -118,9 +118,9 @@ class Rope:
         return tuple(stretched.tolist())
 
     @property
-    def sharpness(self) -> float:
+    def attention_scaling(self) -> float:
         """What the cosines and sines of queries and keys are multiplied by: 1 but for yarn."""
-        return self.scaling.sharpness if isinstance(self.scaling, Yarn) else 1.0
+        return self.scaling.attention_scaling if isinstance(self.scaling, Yarn) else 1.0
 
     def to_hf(self) -> dict[str, Any]:
         """The entry of this kind of layer in `rope_parameters`."""

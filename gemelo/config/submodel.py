@@ -144,7 +144,7 @@ class Submodel:
         layers, widths = config.num_hidden_layers, config.ffn_widths
         if layers != len(_ALL):
             return f"{len(_ALL)} layers and this model has {layers}: it is a part of {E4B}"
-        for layer, width in zip(self.kept(config), self.ffn_widths, strict=True):
+        for layer, width in zip(self.kept_layers(config), self.ffn_widths, strict=True):
             if widths[layer] < width:
                 return (
                     f"{E4B}, with {width} neurons in layer {layer}, of which this model has "
@@ -154,13 +154,13 @@ class Submodel:
             return f"{E4B}, whose layers are others than this model's"
         return ""
 
-    def kept(self, config: ModelConfig) -> tuple[int, ...]:
+    def kept_layers(self, config: ModelConfig) -> tuple[int, ...]:
         """The whole's layers that run, in order."""
         return tuple(layer for layer in config.layers if layer not in self.skipped_layers)
 
     def config(self, config: Config) -> Config:
         """The config of this sub-model as a model of its own."""
-        return config.nested(self.kept(config), self.ffn_widths)
+        return config.nested(self.kept_layers(config), self.ffn_widths)
 
     def checked(self, config: ModelConfig) -> Self:
         """Itself, if it can be cut from a model of `config`; else an `InputError` that says why."""
@@ -176,7 +176,7 @@ class Submodel:
                 f"layer {lost[0]} cannot be skipped: the last {config.num_kv_shared_layers} layers "
                 "attend over its keys and values"
             )
-        kept = self.kept(config)
+        kept = self.kept_layers(config)
         if len(self.ffn_widths) != len(kept):
             raise InputError(
                 f"{len(self.ffn_widths)} ffn_widths for {len(kept)} kept layers "
@@ -223,7 +223,7 @@ class Submodel:
         return all(ours[layer] == theirs[layer] for layer in owners[:-1])
 
     def _width_of(self, config: ModelConfig) -> dict[int, int]:
-        return dict(zip(self.kept(config), self.ffn_widths, strict=True))
+        return dict(zip(self.kept_layers(config), self.ffn_widths, strict=True))
 
 
 def names() -> list[str]:

@@ -24,12 +24,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gemelo.checkpoints.load import as_blocks
 from gemelo.config import LAYER_TYPES, LayerType
 from gemelo.engine.kv import KVCache
 from gemelo.kernels import cpu
 from gemelo.kernels.formats import FORMATS, Packed, unpack
-from gemelo.kernels.linear import QuantEmbedding, QuantLinear
+from gemelo.kernels.linear import QuantEmbedding, QuantLinear, as_blocks
 from gemelo.kernels.repacked import Panels
 from gemelo.models.altup import NestedMLP
 from gemelo.models.decoder import Decoder as Decoder
@@ -120,10 +119,10 @@ class NativeProgram:
         decoder = self.decoder
         if not isinstance(decoder, Gemma3n):
             return None
-        known = decoder.in_table(ids)
+        known = decoder.per_layer_ids(ids)
         if decoder.per_layer_table is not None:
-            return decoder.per_layer_table.packed(known, decoder.kept)
-        vectors = decoder.looked_up(torch.tensor([known]))
+            return decoder.per_layer_table.packed(known, decoder.layer_indices)
+        vectors = decoder.get_per_layer_inputs(torch.tensor([known]))
         return as_blocks(vectors.float().flatten(0, 2).contiguous())
 
     # ---- what the program refers to --------------------------------------------------------------
@@ -172,7 +171,7 @@ class NativeProgram:
 
     def attend(self, block: Gemma3Block | Gemma3nBlock, q: int, owner: int, out: int) -> None:
         attention, config = block.self_attn, self.config
-        kind = attention.kind
+        kind = attention.layer_type
         self.program.attend(
             q,
             owner,
@@ -242,7 +241,7 @@ def _write_gemma3(graph: NativeProgram, decoder: Gemma3) -> None:
     p.norm(x, graph.norm(blocks[0].input_layernorm), h)
     for place, block in enumerate(blocks):
         attention, mlp = block.self_attn, block.mlp
-        kind = KINDS[attention.kind]
+        kind = KINDS[attention.layer_type]
         is_last = place == len(blocks) - 1
         keys = [(graph.matrix(attention.k_proj), k), (graph.matrix(attention.v_proj), v)]
         queries = [(graph.matrix(attention.q_proj), q)]
@@ -276,18 +275,22 @@ def _write_gemma3n(graph: NativeProgram, decoder: Gemma3n) -> None:
     k, v = p.buffer(kv_heads * d), p.buffer(kv_heads * d)
     low, gates = p.buffer(config.laurel_rank), p.buffer(told)
     hidden = {w: (p.buffer(w), p.buffer(w)) for w in sorted(set(config.ffn_widths))}
-    informed = p.buffer(told * len(decoder.kept))
+    informed = p.buffer(told * len(decoder.layer_indices))
     table = graph.matrix(decoder.embed_tokens)
 
     p.embed(table, config.embed_scale, streams[0])
     graph.angles()
     projection = decoder.per_layer_model_projection
     every = torch.arange(packed(projection).shape[0]).view(-1, told)
-    rows = None if len(every) == len(decoder.kept) else every[list(decoder.kept)].flatten()
+    rows = (
+        None
+        if len(every) == len(decoder.layer_indices)
+        else every[list(decoder.layer_indices)].flatten()
+    )
     p.product(streams[0], [graph.matrix(projection, index=rows)], [informed])
     known = graph.norm(decoder.per_layer_projection_norm)
     scales = config.per_layer_projection_scale, config.per_layer_embed_scale
-    p.combine(informed, len(decoder.kept), known, *scales)
+    p.combine(informed, len(decoder.layer_indices), known, *scales)
     for stream, project in zip(streams[1:], decoder.altup_projections, strict=True):
         p.product(streams[0], [graph.matrix(project)], [stream])
         p.rescale(stream, streams[0], 1.0, False, stream)
@@ -296,14 +299,14 @@ def _write_gemma3n(graph: NativeProgram, decoder: Gemma3n) -> None:
     last_owner = len(config.kv_layers) - 1
     for place, block in enumerate(decoder.layers):
         assert isinstance(block, Gemma3nBlock)
-        attention, kind = block.self_attn, KINDS[block.self_attn.kind]
+        attention, kind = block.self_attn, KINDS[block.self_attn.layer_type]
         coefficients = _altup(graph, block)
         p.predict(streams, predicted, coefficients)
         p.norm(predicted[0], graph.norm(block.input_layernorm), h)
         laurel = block.laurel
         queries = [(graph.matrix(attention.q_proj), q), (graph.matrix(laurel.linear_left), low)]
         if place <= last_owner:
-            owners[attention.kind] = place
+            owners[attention.layer_type] = place
             keys = [(graph.matrix(attention.k_proj), k), (graph.matrix(attention.v_proj), v)]
             graph.product(h, keys if place == last_owner else keys + queries)
             p.heads(k, d, graph.norm(attention.k_norm), kind)
@@ -314,7 +317,7 @@ def _write_gemma3n(graph: NativeProgram, decoder: Gemma3n) -> None:
         if place >= last_owner:
             graph.product(h, queries)
         p.heads(q, d, graph.norm(attention.q_norm), kind)
-        graph.attend(block, q, owners[attention.kind], a)
+        graph.attend(block, q, owners[attention.layer_type], a)
         p.product(a, [graph.matrix(attention.o_proj)], [y])
         p.product(low, [graph.matrix(laurel.linear_right)], [detour])
         p.meet(

@@ -22,13 +22,14 @@ import torch
 from torch import nn
 
 from gemelo.api import Model, load
-from gemelo.checkpoints.load import WeightFormat, module_bytes
+from gemelo.checkpoints.load import WeightFormat
 from gemelo.engine.kv import KVFormat
 from gemelo.engine.sampler import Sampling
 from gemelo.engine.step import Decoder
 from gemelo.engine.timings import Timings
 from gemelo.errors import InputError
 from gemelo.evals import machine
+from gemelo.kernels.linear import module_bytes
 
 Progress = Callable[[int, int], None]  # measurements done, measurements in all
 _SHORT_PROMPT = 8  # tokens of the prompt whose first token ends "load to first token"

@@ -21,10 +21,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from gemelo.checkpoints.load import Checkpoint, module_bytes
+from gemelo.checkpoints.load import Checkpoint
 from gemelo.config import LayerType, kv_bytes
 from gemelo.engine.engine import Engine
-from gemelo.kernels.linear import QuantEmbedding, QuantLinear
+from gemelo.kernels.linear import QuantEmbedding, QuantLinear, module_bytes
 
 CONTEXTS = (1024, 8192, 32768, 131072)  # tokens at which the KV cache is reckoned
 _NAMES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}

@@ -9,7 +9,8 @@ and the state is as small after an hour as after six seconds. The reference know
 of at most 30 s, in batches padded to the longest, whose padding leaks into the last token or two;
 here a clip is always as if it were alone.
 
-    tokens, state = conformer(mel, conformer.fresh());  tail = conformer.finish(last_mel, state)
+    tokens, state = conformer(mel, conformer.init_state())
+    tail = conformer.finish(last_mel, state)
 
 B rows, T spectrogram frames, n encoder frames, H heads, d head width, D width, P past frames
 attended to, U blocks of W queries.
@@ -120,13 +121,13 @@ class LocalAttention(nn.Module):
         self.k_proj = Linear(width, width)
         self.v_proj = Linear(width, width)
 
-    def fresh(self, rows: int, like: Tensor) -> Past:
+    def init_state(self, rows: int, like: Tensor) -> Past:
         """Nothing heard yet, in the dtype and on the device of `like`."""
         empty = like.new_zeros(rows, self.num_past, self.num_heads, self.head_dim)
         return Past(empty, empty, self.relative_position_embedding(like))
 
     def forward(self, x: Tensor, past: Past, mask: Tensor) -> tuple[Tensor, Past]:
-        """x (B, n, D) -> (B, n, D), in blocks as `audible` cuts its mask."""
+        """x (B, n, D) -> (B, n, D), in blocks as `local_causal_mask` cuts its mask."""
         q, k, v = (
             torch.unflatten(project(x), -1, (-1, self.head_dim))  # (B, n, H, d)
             for project in (self.q_proj, self.k_proj, self.v_proj)
@@ -152,13 +153,13 @@ class LocalAttention(nn.Module):
         )
         by_distance = torch.unflatten(q @ distances, 2, (blocks, block))
         by_content = q.view(*k.shape[:3], block, -1) @ k.transpose(3, 4)  # (B, H, U, W, W + P)
-        scores = softcap((by_content + skewed(by_distance)).float(), self.cap)
+        scores = softcap((by_content + relative_shift(by_distance)).float(), self.cap)
         shares = scores.masked_fill_(~mask, torch.finfo(scores.dtype).min).softmax(-1)
         y = (shares.to(v.dtype) @ v).flatten(2, 3)  # (B, H, U * W, d)
         return y[:, :, :length].transpose(1, 2).flatten(2)
 
 
-def skewed(scores: Tensor) -> Tensor:
+def relative_shift(scores: Tensor) -> Tensor:
     """Scores by distance (..., W, P + 1) -> by key (..., W, W + P); query w's first key is w."""
     block, span = scores.shape[-2:]
     width = block + span - 1
@@ -166,7 +167,9 @@ def skewed(scores: Tensor) -> Tensor:
     return flat[..., : block * width].view(*scores.shape[:-1], width)
 
 
-def audible(length: int, chunk: int, reach: int, before: int, device: torch.device) -> Tensor:
+def local_causal_mask(
+    length: int, chunk: int, reach: int, before: int, device: torch.device
+) -> Tensor:
     """Which keys a query may hear, (U, W, W + P): P back to itself, none before the start.
 
     `length` queries stand in blocks of `chunk`, or in one; `before` frames came before them.
@@ -241,11 +244,11 @@ class Block(nn.Module):
         self.ffw_layer_end = FeedForward(config)
         self.norm = RMSNorm(config.hidden_size, NORM_EPS, NORM_OFFSET)
 
-    def fresh(self, rows: int, like: Tensor) -> BlockState:
+    def init_state(self, rows: int, like: Tensor) -> BlockState:
         """The state before the first frame, in the dtype and on the device of `like`."""
         conv = self.lconv1d.depthwise_conv1d
         gated = like.new_zeros(rows, conv.kernel_size[0] - 1, conv.out_channels)
-        return BlockState(self.attention.attn.fresh(rows, like), gated)
+        return BlockState(self.attention.attn.init_state(rows, like), gated)
 
     def forward(self, x: Tensor, state: BlockState, mask: Tensor) -> tuple[Tensor, BlockState]:
         """x (B, n, D) -> (B, n, D)."""
@@ -272,12 +275,12 @@ class Conformer(nn.Module):
         self.subsample_conv_projection = Subsampling(config)
         self.conformer = nn.ModuleList(Block(config) for _ in range(config.conf_num_hidden_layers))
 
-    def fresh(self, rows: int = 1) -> ConformerState:
+    def init_state(self, rows: int = 1) -> ConformerState:
         """The state before the first frame of `rows` sounds that run side by side."""
         like = self.subsample_conv_projection.conv_0.conv.weight  # never quantised
         blocks = (block for block in self.conformer if isinstance(block, Block))
-        states = tuple(block.fresh(rows, like) for block in blocks)
-        return ConformerState(self.subsample_conv_projection.fresh(rows), states, 0)
+        states = tuple(block.init_state(rows, like) for block in blocks)
+        return ConformerState(self.subsample_conv_projection.init_state(rows), states, 0)
 
     def forward(self, mel: Tensor, state: ConformerState) -> tuple[Tensor, ConformerState]:
         """mel (B, T, input_feat_size) -> every token (B, J, D) that it settles, J perhaps 0.
@@ -287,7 +290,7 @@ class Conformer(nn.Module):
         tokens = []
         for piece in torch.split(mel, PIECE_FRAMES, dim=1):
             x, subsampling = self.subsample_conv_projection(piece, state.subsampling)
-            x, state = self.listen(x, state._replace(subsampling=subsampling))
+            x, state = self.encode_frames(x, state._replace(subsampling=subsampling))
             tokens.append(x)
         return torch.cat(tokens, dim=1), state
 
@@ -307,17 +310,17 @@ class Conformer(nn.Module):
         x = torch.cat([x, self.subsample_conv_projection.finish(subsampling)], dim=1)
         beyond = (state.num_frames + x.shape[1] - 1) % self.reduction  # past the last kept
         x = x[:, : max(0, x.shape[1] - beyond)]
-        return torch.cat([tokens, self.listen(x, state)[0]], dim=1)
+        return torch.cat([tokens, self.encode_frames(x, state)[0]], dim=1)
 
     def encode(self, mel: Tensor) -> Tensor:
         """Whole clips of one length, mel (B, T, input_feat_size) -> (B, ceil(T / 16), D)."""
-        return self.finish(mel, self.fresh(mel.shape[0]))
+        return self.finish(mel, self.init_state(mel.shape[0]))
 
-    def listen(self, x: Tensor, state: ConformerState) -> tuple[Tensor, ConformerState]:
+    def encode_frames(self, x: Tensor, state: ConformerState) -> tuple[Tensor, ConformerState]:
         """Encoder frames (B, n, D) through all blocks; every fourth of the sound comes out."""
         if not x.shape[1]:
             return x, state
-        mask = audible(x.shape[1], self.chunk, self.num_past, state.num_frames, x.device)
+        mask = local_causal_mask(x.shape[1], self.chunk, self.num_past, state.num_frames, x.device)
         blocks = []
         for block, kept in zip(self.conformer, state.blocks, strict=True):
             x, kept = block(x, kept, mask)

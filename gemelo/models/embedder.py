@@ -5,7 +5,7 @@ from a tower, and the few ids past the text vocabulary that a modality has of it
 an image, the placeholder, the padding). What comes out has unit RMS and takes no further scale,
 unlike text embeddings.
 
-    soft = embedder(features);  hard = embedder.hard(ids)          # (B, J, D)
+    soft = embedder(features);  hard = embedder.embed(ids)          # (B, J, D)
 
 B rows, J tokens, E tower width, D decoder width.
 """
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from gemelo.models.layers import Embedding, Linear, Module, RMSNorm, unit
+from gemelo.models.layers import Embedding, Linear, Module, RMSNorm, rms_norm
 
 NORM_OFFSET = 0.0  # weights multiply as they are
 
@@ -41,10 +41,10 @@ class MultimodalEmbedder(Module):
         """Soft tokens (B, J, E) -> (B, J, D)."""
         return self.project(self.soft_embedding_norm(features))
 
-    def hard(self, ids: Tensor) -> Tensor:
+    def embed(self, ids: Tensor) -> Tensor:
         """Ids of this vocabulary (B, J) -> (B, J, D)."""
         return self.project(self.hard_embedding_norm(self.embedding(ids - self.vocab.start)))
 
     def project(self, x: Tensor) -> Tensor:
         """(B, J, E) -> (B, J, D) with unit RMS."""
-        return unit(self.embedding_projection(x), self.eps).to(x.dtype)
+        return rms_norm(self.embedding_projection(x), self.eps).to(x.dtype)

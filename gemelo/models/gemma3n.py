@@ -36,8 +36,8 @@ from gemelo.models.layers import (
     RMSNorm,
     StepInputs,
     last,
+    rms_norm,
     rounded,
-    unit,
 )
 
 
@@ -49,7 +49,7 @@ class PlainNorm(Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return unit(x, self.eps).to(x.dtype)
+        return rms_norm(x, self.eps).to(x.dtype)
 
 
 class Block(nn.Module):
@@ -109,14 +109,14 @@ class Block(nn.Module):
 
 
 class Gemma3n(Decoder):
-    """Token ids in, hidden states out; `logits` is the tied head. `kept` are its blocks' places in
-    the whole model, which tell their columns of the per-layer embeddings."""
+    """Token ids in, hidden states out; `logits` is the tied head. `layer_indices` are those of its
+    blocks in the whole model, which tell their columns of the per-layer embeddings."""
 
     config: Gemma3nConfig
 
     def __init__(self, config: Gemma3nConfig) -> None:
         super().__init__(config)
-        self.kept: Sequence[int] = config.layers
+        self.layer_indices: Sequence[int] = config.layers
         width, others = config.hidden_size, config.altup_num_inputs - 1
         columns = config.num_hidden_layers * config.hidden_size_per_layer_input
         self.embed_tokens = Embedding(config.vocab_size, width)
@@ -134,13 +134,13 @@ class Gemma3n(Decoder):
 
     def view(self, submodel: Submodel) -> Gemma3n:
         """The nested model that a sub-model is: same storage, nothing copied."""
-        layers = submodel.kept(self.config)
+        layers = submodel.kept_layers(self.config)
         nested = copy.copy(self)
         # A shallow copy shares the table of children; the nested model needs one of its own.
         nested._modules = dict(self._modules)
         nested.layers = nn.ModuleList(self.layers[layer] for layer in layers)
         nested.config = submodel.config(self.config)
-        nested.kept = tuple(self.kept[layer] for layer in layers)
+        nested.layer_indices = tuple(self.layer_indices[layer] for layer in layers)
         nested.native_program = None
         return nested
 
@@ -158,7 +158,7 @@ class Gemma3n(Decoder):
         """
         x, attend_until = (self.embed(ids), None) if inputs is None else inputs
         ctx = AttentionContext.of(self.config, positions, cache, x.dtype, attend_until)
-        per_layer_inputs = self.per_layer_inputs(ids, x)  # (B, T, L, P)
+        per_layer_inputs = self.project_per_layer_inputs(ids, x)  # (B, T, L, P)
         streams = self.expand(x)
         owned: dict[int, KV] = {}
         last_owner = len(self.config.kv_layers) - 1
@@ -177,29 +177,29 @@ class Gemma3n(Decoder):
                 break
         return self.norm(self.merge(streams))
 
-    def per_layer_inputs(self, ids: Tensor, x: Tensor) -> Tensor:
+    def project_per_layer_inputs(self, ids: Tensor, x: Tensor) -> Tensor:
         """The vector every layer is told about a token, looked up and projected: (B, T, L, P).
 
         Ids outside the table (images, sounds) take its row 0.
         """
         config = self.config
         ids = torch.where(ids < config.vocab_size_per_layer_input, ids, 0)
-        table = self.looked_up(ids) * rounded(config.per_layer_embed_scale, x)
+        table = self.get_per_layer_inputs(ids) * rounded(config.per_layer_embed_scale, x)
         projected = self.per_layer_model_projection(x)
         projected = projected * rounded(config.per_layer_projection_scale, x)
         known = self.per_layer_projection_norm(self.blocks(projected))
         return (known + table) * rounded(2**-0.5, x)
 
-    def looked_up(self, ids: Tensor) -> Tensor:
+    def get_per_layer_inputs(self, ids: Tensor) -> Tensor:
         """The table's vectors for ids (B, T), those of this model's layers: (B, T, L, P)."""
         if self.per_layer_table is not None:
-            return self.per_layer_table.rows(ids, self.kept)
+            return self.per_layer_table.rows(ids, self.layer_indices)
         return self.blocks(self.embed_tokens_per_layer(ids))
 
     def prefetch(self, ids: Sequence[int]) -> None:
         """Have what a step will look up for ids read ahead, if it lies out of the way."""
         if self.per_layer_table is not None:
-            self.per_layer_table.prefetch(self.in_table(ids))
+            self.per_layer_table.prefetch(self.per_layer_ids(ids))
 
     def transpose_down_proj(self) -> None:
         """Copy sparse layers' down_proj the other way round, so that a token reads little of it."""
@@ -207,7 +207,7 @@ class Gemma3n(Decoder):
             assert isinstance(block, Block)
             block.mlp.transpose_down_proj()
 
-    def in_table(self, ids: Sequence[int]) -> list[int]:
+    def per_layer_ids(self, ids: Sequence[int]) -> list[int]:
         """Where the table has what is looked up for ids: those outside take its row 0."""
         rows = self.config.vocab_size_per_layer_input
         return [id if id < rows else 0 for id in ids]
@@ -216,7 +216,11 @@ class Gemma3n(Decoder):
         """Columns of all layers of the whole model -> this model's layers, (B, T, L, P)."""
         width = self.config.hidden_size_per_layer_input
         parts = columns.view(*columns.shape[:2], columns.shape[2] // width, width)
-        return parts if len(self.kept) == parts.shape[2] else parts[:, :, list(self.kept)]
+        return (
+            parts
+            if len(self.layer_indices) == parts.shape[2]
+            else parts[:, :, list(self.layer_indices)]
+        )
 
     def expand(self, x: Tensor) -> Tensor:
         """One stream (B, T, D) -> all of them, equally loud: (S, B, T, D)."""

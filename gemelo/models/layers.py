@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gemelo.config import LAYER_TYPES, LayerType, ModelConfig
-from gemelo.models.masks import visible
+from gemelo.models.masks import attention_mask
 
 # Rows on a CPU that `product` takes for columns; float32 has kernels of its own for two and three.
 FEW_ROWS = {torch.bfloat16: range(2, 65), torch.float32: range(4, 49)}
@@ -197,10 +197,10 @@ class RMSNorm(Module):
         self.offset = offset
 
     def forward(self, x: Tensor) -> Tensor:
-        return (unit(x, self.eps) * (self.offset + self.weight.float())).to(x.dtype)
+        return (rms_norm(x, self.eps) * (self.offset + self.weight.float())).to(x.dtype)
 
 
-def unit(x: Tensor, eps: float) -> Tensor:
+def rms_norm(x: Tensor, eps: float) -> Tensor:
     """x / rms(x) over the last dimension, in float32."""
     y = x.float()
     return y * torch.rsqrt(y.square().mean(-1, keepdim=True) + eps)
@@ -259,7 +259,8 @@ class AttentionContext(NamedTuple):
         turns = {kind: config.rope(kind).frequencies(config.head_dim) for kind in LAYER_TYPES}
         ropes = {k: rotary(positions, turns[k], dtype) for k in LAYER_TYPES}
         masks = {
-            k: visible(positions, keys[k], config.window(k), attend_until) for k in LAYER_TYPES
+            k: attention_mask(positions, keys[k], config.window(k), attend_until)
+            for k in LAYER_TYPES
         }
         return cls(ropes, masks, cache)
 
@@ -283,10 +284,10 @@ class Attention(Module):
         """A layer that borrows its keys and values has no maps to make them."""
         super().__init__()
         facts, norm_offset = config.layer(layer), config.norm_offset
-        self.layer, self.kind = layer, facts.type
+        self.layer, self.layer_type = layer, facts.type
         self.head_dim = config.head_dim
         # Cosines and sines of queries and of keys would be multiplied by it.
-        self.scale = config.attention_scale * facts.rope.sharpness**2
+        self.scale = config.attention_scale * facts.rope.attention_scaling**2
         width, d = config.hidden_size, config.head_dim
         self.q_proj = Linear(width, config.num_attention_heads * d)
         self.q_norm = RMSNorm(d, config.rms_norm_eps, norm_offset)
@@ -299,14 +300,16 @@ class Attention(Module):
 
     def keys(self, x: Tensor, ctx: AttentionContext) -> KV:
         """Keys and values of x (B, T, D), and those the cache holds before them: (B, K, S, d)."""
-        k = rotate(self.k_norm(self.heads(self.k_proj(x))), ctx.ropes[self.kind])
+        k = rotate(self.k_norm(self.heads(self.k_proj(x))), ctx.ropes[self.layer_type])
         kv = KV(k, self.v_norm(self.heads(self.v_proj(x))))
         return kv if ctx.cache is None else ctx.cache.write(self.layer, kv)
 
     def forward(self, x: Tensor, ctx: AttentionContext, kv: KV) -> Tensor:
         """x (B, T, D) -> (B, T, D), over keys and values of this layer or of its donor."""
-        q = rotate(self.q_norm(self.heads(self.q_proj(x))), ctx.ropes[self.kind])  # (B, H, T, d)
-        return self.o_proj(attend(q, kv, ctx.masks[self.kind], self.scale))
+        q = rotate(
+            self.q_norm(self.heads(self.q_proj(x))), ctx.ropes[self.layer_type]
+        )  # (B, H, T, d)
+        return self.o_proj(attend(q, kv, ctx.masks[self.layer_type], self.scale))
 
     def heads(self, x: Tensor) -> Tensor:
         """(B, T, n * d) -> (B, n, T, d)."""

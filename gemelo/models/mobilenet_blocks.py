@@ -83,7 +83,7 @@ class EdgeResidual(Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, H, W, C) -> (N, H / stride, W / stride, channels)."""
         y = self.bn1.gelu(self.conv_exp(x))  # (N, H / stride, W / stride, F)
-        y = unit(self.conv_pwl(y))
+        y = rms_norm(self.conv_pwl(y))
         return torch.addcmul(x, y, self.bn2.weight) if self.skips else y.mul_(self.bn2.weight)
 
 
@@ -108,7 +108,7 @@ class InvertedBottleneck(Module):
         else:
             y = self.pw_exp.gelu(self.dw_mid.conv.padded(y))  # padded early: zeros stay zeros
             y = self.dw_mid.bn.gelu(self.dw_mid.conv.valid(y))
-        y = unit(self.pw_proj.conv(y))
+        y = rms_norm(self.pw_proj.conv(y))
         weight = self.pw_proj.bn.weight * self.layer_scale.gamma
         return torch.addcmul(x, y, weight) if self.skips else y.mul_(weight)
 
@@ -180,7 +180,7 @@ class ConvNorm(Module):
         self.bn = ChannelNorm(conv.weight.shape[0])
 
     def forward(self, x: Tensor) -> Tensor:
-        return unit(self.conv(x)).mul_(self.bn.weight)
+        return rms_norm(self.conv(x)).mul_(self.bn.weight)
 
     def gelu(self, x: Tensor) -> Tensor:
         """The same, activated."""
@@ -207,7 +207,7 @@ class ChannelNorm(Module):
 
     def gelu(self, x: Tensor) -> Tensor:
         """gelu(x / rms(x) * w); x is overwritten."""
-        return scaled_gelu(unit(x), self.weight)
+        return scaled_gelu(rms_norm(x), self.weight)
 
 
 class Convolution(Module):
@@ -279,7 +279,7 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
     return zeros // 2, zeros - zeros // 2
 
 
-def unit(x: Tensor) -> Tensor:
+def rms_norm(x: Tensor) -> Tensor:
     """x / rms(x) over the channels; x is overwritten."""
     return x.mul_(inverse_rms(x))
 

@@ -50,7 +50,7 @@ class Tree(nn.Module):
         """What fills the places that a recording is too short for: (1, 1, D)."""
         embedder = self.embed_audio
         weight = embedder.soft_embedding_norm.weight
-        return embedder.hard(torch.tensor([[embedder.pad_id]], device=weight.device))
+        return embedder.embed(torch.tensor([[embedder.pad_id]], device=weight.device))
 
 
 class Gemma3Tree(Tree):
@@ -120,7 +120,7 @@ class TowerEmbeddings:
         for embedder in self.embedders:
             own = (ids >= embedder.vocab.start) & (ids < embedder.vocab.stop)  # (B, T)
             if own.any():
-                x[own] = embedder.hard(ids[own][None])[0].to(x.dtype)
+                x[own] = embedder.embed(ids[own][None])[0].to(x.dtype)
         return x
 
 

@@ -6,7 +6,7 @@ sound up to the row itself: the one part of the ear with an unbounded memory, ke
 Every step is written for a stream: rows and a state in, rows and the next state out; a whole clip
 is a stream with a fresh state. States are values: an old one can be gone on from again.
 
-    x, state = subsampling(mel, subsampling.fresh(rows=1));  tail = subsampling.finish(state)
+    x, state = subsampling(mel, subsampling.init_state(rows=1));  tail = subsampling.finish(state)
 
 B rows, T time steps, C channels, F frequency bands, D encoder width.
 """
@@ -127,7 +127,7 @@ class Subsampling(nn.Module):
         width = config.sscp_conv_channel_size[1] * self.num_bands[1]
         self.input_proj_linear = Linear(width, config.hidden_size)
 
-    def fresh(self, rows: int) -> SubsamplingState:
+    def init_state(self, rows: int) -> SubsamplingState:
         """The state before the first frame of `rows` sounds that run side by side."""
         weight = self.conv_0.conv.weight
         zero = torch.zeros(rows, dtype=torch.float64, device=weight.device)

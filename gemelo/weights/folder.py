@@ -26,9 +26,9 @@ from gemelo.weights.files import sync_folder
 from gemelo.weights.unfinished import (
     MARK,
     leftovers,
+    plain_os_errors,
     real_path,
     refusal,
-    said_plainly,
     unfinished_folder,
 )
 
@@ -61,7 +61,7 @@ def replaced_folder(path: Path, overwrite: bool = True) -> Iterator[Path]:
     Raises `InputError` where `path` is no checkpoint's folder, or is there without `overwrite`,
     also if it became so meanwhile.
     """
-    with said_plainly(path):
+    with plain_os_errors(path):
         real = real_path(path)
         check_replaceable(path, overwrite)
         remove_folders_left(real)

@@ -45,7 +45,7 @@ _NO_ROOM = {
 
 
 @contextmanager
-def said_plainly(path: Path) -> Iterator[None]:
+def plain_os_errors(path: Path) -> Iterator[None]:
     """The system's refusals as one line each that names the target and the cure."""
     try:
         yield

@@ -28,7 +28,7 @@ def test_both_paths_equal_the_reference(kind: str, width: int) -> None:
     features = torch.randn(2, 5, width, generator=generator)
     ids = torch.tensor([[100, 103, 107]])
     torch.testing.assert_close(ours(features), theirs(inputs_embeds=features))
-    torch.testing.assert_close(ours.hard(ids), theirs(input_ids=ids))
+    torch.testing.assert_close(ours.embed(ids), theirs(input_ids=ids))
 
 
 def test_the_last_id_pads() -> None:

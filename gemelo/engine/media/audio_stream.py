@@ -92,7 +92,7 @@ class AudioStream:
 
     def _begin(self) -> None:
         """Nothing heard yet."""
-        self.state = self.tree.audio_tower.fresh()
+        self.state = self.tree.audio_tower.init_state()
         self.waiting, self.num_encoded = no_frames(), 0
 
     def _wait(self, mel: Tensor) -> None:

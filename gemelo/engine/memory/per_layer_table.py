@@ -22,13 +22,12 @@ from typing import Literal, NamedTuple, Self, get_args
 import torch
 from torch import Tensor, nn
 
-from gemelo.checkpoints.load import as_blocks, module_bytes
 from gemelo.config import Submodel
 from gemelo.engine.memory.pages import Backing, ask, backing, release
 from gemelo.errors import InputError, UnavailableError
 from gemelo.kernels.cpu import embedding
 from gemelo.kernels.formats import Format, Packed
-from gemelo.kernels.linear import QuantEmbedding, QuantLinear
+from gemelo.kernels.linear import QuantEmbedding, QuantLinear, as_blocks, module_bytes
 from gemelo.models.altup import NestedMLP
 from gemelo.models.decoder import Decoder
 from gemelo.models.gemma3n import Block
@@ -248,7 +247,7 @@ def release_tail(decoder: Decoder, submodel: Submodel) -> int:
     They are the neurons beyond its widths and the layers it skips, as far as they fill pages and
     are mapped; anything else stays. The whole still runs, and reads them again as it does.
     """
-    widths = dict(zip(submodel.kept(decoder.config), submodel.ffn_widths, strict=True))
+    widths = dict(zip(submodel.kept_layers(decoder.config), submodel.ffn_widths, strict=True))
     let_go = 0
     for layer, block in enumerate(decoder.layers):
         assert isinstance(block, Block)
