@@ -1,4 +1,4 @@
-"""From a model to a file: GGUF or a Hugging Face directory, from either.
+"""Conversion: a model written as GGUF or as a Hugging Face directory, from either.
 
 Tensors stream from the source's memory map to the target one at a time, so the largest tensor is
 all the memory this takes. "native" is exact: what the file has is what is written, block formats
@@ -48,7 +48,7 @@ from gemelo.weights.safetensors import TensorToWrite, write_safetensors
 from gemelo.weights.unfinished import plain_os_errors
 
 Progress = Callable[[int, int], None]  # bytes written, bytes in all
-_MAPS = ".msfa.ffn.pw_exp.conv.weight"  # one of the eye's convolutions; all have one format
+_MAPS = ".msfa.ffn.pw_exp.conv.weight"  # one of MobileNet's convolutions; all have one format
 
 
 @dataclass(frozen=True)

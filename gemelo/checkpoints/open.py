@@ -101,7 +101,7 @@ def _open_directory(path: Path) -> Source:
 
 @contextmanager
 def _of(path: Path) -> Iterator[None]:
-    """Errors about a config's values, told with the file that has them."""
+    """Errors about a config's values name the file that has them."""
     try:
         yield
     except GemeloError as error:

@@ -1,4 +1,4 @@
-"""What a conversion writes: every tensor's name, shape and format, and a way to get it.
+"""Conversion plans: every tensor's name, shape and format, and a way to get it.
 
 A list of targets is a plan. Making it checks the source's names and shapes against the network, so
 that what cannot be loaded is refused before a byte is written; the weights themselves are asked for
@@ -158,8 +158,8 @@ def _siglip(source: Source, name: str, format: TargetFormat) -> Target:
 
 
 def _target_3n(source: Source, name: str, format: TargetFormat) -> Target:
-    """Convolutions of the eye are matrices of a kind; its stem's and the ear's are small, and
-    readers want them in float32."""
+    """Convolutions of MobileNet are matrices of a kind; those of its stem and of the audio encoder
+    are small, and readers want them in float32."""
     shape = source.shapes[name]
     is_small = len(shape) > 2 and (name.startswith("audio_tower.") or ".conv_stem." in name)
     chosen = FORMATS["f32"]

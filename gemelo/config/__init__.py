@@ -1,4 +1,4 @@
-"""What a model is: the facts of a `config.json`, and what follows from them.
+"""Model configs: the facts of a `config.json`, and what follows from them.
 
 Configs are frozen values with Hugging Face's field names. They are read from every generation of
 `config.json` (`rope_theta` or `rope_parameters`, a pattern or `layer_types`, a text config alone

@@ -1,4 +1,4 @@
-"""What a model costs: parameters, FLOPs and KV bytes as functions of its config.
+"""Cost model: parameters, FLOPs and KV-cache bytes as functions of a config.
 
 Planner, summary, benchmark and documentation all ask here, so that they cannot disagree. Nothing is
 built; a test compares the sums with built models.

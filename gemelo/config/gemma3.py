@@ -1,4 +1,4 @@
-"""Gemma 3: 270M, 1B, 4B, 12B, 27B, with SigLIP where a model takes images.
+"""The config of Gemma 3: 270M, 1B, 4B, 12B, 27B, with SigLIP where a model takes images.
 
 config = Gemma3Config.from_hf(json.loads(text))
 """

@@ -1,4 +1,4 @@
-"""Gemma 3n: E4B, E2B, and everything cut from E4B in between.
+"""The config of Gemma 3n: E4B, E2B, and everything cut from E4B in between.
 
 The decoder's feed-forward widths and its Gaussian sparsity are lists, one entry a layer. The last
 `num_kv_shared_layers` layers own no keys and values: a sliding one borrows those of the last

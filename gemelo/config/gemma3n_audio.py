@@ -79,12 +79,12 @@ class AudioConfig:
 
     @property
     def frames_per_token(self) -> int:
-        """Spectrogram frames that one soft token stands for: 16, which are 160 ms."""
+        """Spectrogram frames that one audio token stands for: 16, which are 160 ms."""
         (first, _), (second, _) = self.sscp_conv_stride_size
         return first * second * self.conf_reduction_factor
 
     def num_tokens(self, num_frames: int) -> int:
-        """Soft tokens that a whole clip of so many spectrogram frames becomes."""
+        """Audio tokens that a whole clip of so many spectrogram frames becomes."""
         return -(-num_frames // self.frames_per_token)
 
     @classmethod
@@ -105,8 +105,8 @@ class AudioConfig:
         if self.conf_attention_context_right:
             raise UnsupportedError(
                 f"audio_config has conf_attention_context_right = "
-                f"{self.conf_attention_context_right}; gemelo runs encoders with 0, which hear "
-                "nothing before it is said"
+                f"{self.conf_attention_context_right}; gemelo runs encoders with 0, which see "
+                "no frame before its time"
             )
         for kernel, stride in zip(
             self.sscp_conv_kernel_size, self.sscp_conv_stride_size, strict=True

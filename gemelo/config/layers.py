@@ -1,4 +1,4 @@
-"""Decoder layers: their types, and what one layer is told apart from the others by.
+"""Decoder layers: their types, and the facts of one layer.
 
 A layer attends within a sliding window or fully, and each type has its own rotary embedding. In
 Gemma 3n the upper layers borrow keys and values of a lower one of their type (the donor), and the

@@ -1,4 +1,4 @@
-"""What both families have in common: the fields of a decoder, its layers, and its facts.
+"""The config of a decoder: the fields of both families, its layers, and where families differ.
 
 A layer slides or attends fully; a family says which layers own keys and values and which borrow
 them (`kv_donor`). Everything per layer is derived from a few numbers or read as a list, never

@@ -1,4 +1,4 @@
-"""How fast heads turn: a `rope_parameters` or `rope_scaling` in every spelling that files have.
+"""Rotary embedding (RoPE): frequencies and scaling, from every spelling that config files have.
 
 A kind of layer has a base (theta) and perhaps a way to stretch it to longer contexts: linear
 (position interpolation, arXiv 2306.15595), yarn (arXiv 2309.00071) or llama3 (arXiv 2407.21783),

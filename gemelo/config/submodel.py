@@ -1,4 +1,4 @@
-"""A sub-model as a value: which layers of a whole Gemma 3n run, and how wide they are.
+"""Sub-models (MatFormer, Mix-n-Match) as values: which layers run, and how wide they are.
 
 The same value is what a slice copies, a view shares, a draft runs, a search tries and a loss
 samples. It has names for the published ones (E2B, and the mixes of the slicing table), or is

@@ -1,4 +1,4 @@
-"""What a loaded model is made of: every layer's type, shapes, format, parameters and bytes.
+"""Model summary: every layer's type, shapes, format, parameters and bytes.
 
 The numbers come from the modules that run, after loading, so that they are true for whatever format
 the weights are held in; the cost model of `config` is their check and not their source. Bytes are

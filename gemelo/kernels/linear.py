@@ -1,4 +1,4 @@
-"""Quantised layers: the forwards of `models.layers.Linear` and `Embedding`, over block formats.
+"""Quantised linear and embedding layers: the forwards of `models.layers`, over block formats.
 
 A model is built with plain layers and these are put in their place, so no model file knows that
 weights can be quantised. The blocks stay as they lie in the file, memory-mapped, and are computed

@@ -1,4 +1,4 @@
-"""What Gemma 3n puts around an ordinary block: AltUp, LAuReL, and the sparse feed-forward.
+"""AltUp, LAuReL and the sparse MatFormer feed-forward: what Gemma 3n adds to a decoder layer.
 
 AltUp (arXiv 2301.13310) keeps the residual as several streams but runs the block on one: before it,
 every stream is predicted as a mixture of all; after it, every stream is corrected by what the block

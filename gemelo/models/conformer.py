@@ -1,6 +1,6 @@
-"""Gemma 3n's ear: spectrogram frames in, one soft token every 160 ms out, for as long as it lasts.
+"""Universal Speech Model audio encoder (Conformer) of Gemma 3n: log-mel frames to audio features.
 
-A Universal Speech Model encoder (arXiv 2303.01037): sub-sampling, then conformer blocks
+The encoder of arXiv 2303.01037: sub-sampling, then conformer blocks
 (arXiv 2005.08100) of feed-forward, attention over the frame itself and the twelve before it,
 a causal convolution over five frames, and feed-forward again; at the end every fourth frame is
 kept. Nothing looks ahead except the sub-sampling, by 50 ms. So the encoder is written once, for a
@@ -122,7 +122,7 @@ class LocalAttention(nn.Module):
         self.v_proj = Linear(width, width)
 
     def init_state(self, rows: int, like: Tensor) -> Past:
-        """Nothing heard yet, in the dtype and on the device of `like`."""
+        """The state before the first frame, in the dtype and on the device of `like`."""
         empty = like.new_zeros(rows, self.num_past, self.num_heads, self.head_dim)
         return Past(empty, empty, self.relative_position_embedding(like))
 
@@ -170,7 +170,7 @@ def relative_shift(scores: Tensor) -> Tensor:
 def local_causal_mask(
     length: int, chunk: int, reach: int, before: int, device: torch.device
 ) -> Tensor:
-    """Which keys a query may hear, (U, W, W + P): P back to itself, none before the start.
+    """Which keys a query may see, (U, W, W + P): P back to itself, none before the start.
 
     `length` queries stand in blocks of `chunk`, or in one; `before` frames came before them.
     """
@@ -266,7 +266,7 @@ def clipped(x: Tensor, limit: float) -> Tensor:
 
 
 class Conformer(nn.Module):
-    """Log-mel frames to soft tokens, before `MultimodalEmbedder` brings them to the decoder."""
+    """Log-mel frames to audio features, before `MultimodalEmbedder` brings them to the decoder."""
 
     def __init__(self, config: AudioConfig) -> None:
         super().__init__()

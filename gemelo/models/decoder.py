@@ -1,4 +1,4 @@
-"""What both text decoders have in common: embeddings in, the tied head out, and what runs them.
+"""Text decoder: what Gemma 3 and Gemma 3n have in common, embeddings in and the tied head out.
 
 `Gemma3` and `Gemma3n` are the two there are. An engine holds either by this type, and what one of
 them has nothing of is None or does nothing there, so that nobody has to ask which one it is.

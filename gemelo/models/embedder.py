@@ -1,11 +1,11 @@
-"""Where soft tokens meet the decoder: the one embedder of Gemma 3n's eye and ear alike.
+"""Multimodal embedder of Gemma 3n: tower features, and ids of a modality, as decoder embeddings.
 
-Two ways lead into the decoder's space, with a norm each and one projection for both: soft tokens
-from a tower, and the few ids past the text vocabulary that a modality has of its own (the end of
+Two ways lead into the decoder's space, with a norm each and one projection for both: features
+of a tower, and the few ids past the text vocabulary that a modality has of its own (the end of
 an image, the placeholder, the padding). What comes out has unit RMS and takes no further scale,
 unlike text embeddings.
 
-    soft = embedder(features);  hard = embedder.embed(ids)          # (B, J, D)
+    x = embedder(features);  x = embedder.embed(ids)          # (B, J, D)
 
 B rows, J tokens, E tower width, D decoder width.
 """
@@ -38,7 +38,7 @@ class MultimodalEmbedder(Module):
         return self.vocab[-1]
 
     def forward(self, features: Tensor) -> Tensor:
-        """Soft tokens (B, J, E) -> (B, J, D)."""
+        """Features (B, J, E) -> (B, J, D)."""
         return self.project(self.soft_embedding_norm(features))
 
     def embed(self, ids: Tensor) -> Tensor:

@@ -178,7 +178,7 @@ class Gemma3n(Decoder):
         return self.norm(self.merge(streams))
 
     def project_per_layer_inputs(self, ids: Tensor, x: Tensor) -> Tensor:
-        """The vector every layer is told about a token, looked up and projected: (B, T, L, P).
+        """Every layer's own embedding of a token, looked up and projected: (B, T, L, P).
 
         Ids outside the table (images, sounds) take its row 0.
         """

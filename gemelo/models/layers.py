@@ -1,4 +1,4 @@
-"""The layers that both decoders are made of.
+"""Transformer layers of both decoders: linear maps, RMSNorm, RoPE, grouped-query attention, GeGLU.
 
 `Linear` is the one seam: nested widths, quantised weights, adapters and dtype all pass through
 its forward, and no model file knows any of them. Keys and values travel from layer to layer, not
@@ -7,8 +7,8 @@ attends over whatever it is handed, its own or a donor's. Positions are data: an
 holds the rotary angles and masks that follow from the positions of a step's tokens, made once for
 all layers.
 
-    span = Span.of(config, positions, cache, x.dtype)
-    y = attention(x, span, attention.keys(x, span))
+    ctx = AttentionContext.of(config, positions, cache, x.dtype)
+    y = attention(x, ctx, attention.keys(x, ctx))
 
 B rows, T tokens, S keys, H query heads, K key/value heads, D width, F feed-forward width, d head
 width, V vocabulary.
@@ -31,7 +31,7 @@ FEW_ROWS = {torch.bfloat16: range(2, 65), torch.float32: range(4, 49)}
 
 
 class Module(nn.Module):
-    """A module whose forward gives one tensor, as type checkers are told of a call."""
+    """A module whose forward gives one tensor, which type checkers read of a call."""
 
     if TYPE_CHECKING:
 
@@ -265,7 +265,7 @@ class AttentionContext(NamedTuple):
         return cls(ropes, masks, cache)
 
     def last(self, count: int) -> AttentionContext:
-        """The last `count` tokens of the span; what they may look at stays."""
+        """The last `count` tokens of the step; what they may look at stays."""
         ropes = {k: Rope(last(r.cos, count), last(r.sin, count)) for k, r in self.ropes.items()}
         return AttentionContext(
             ropes, {k: last(m, count) for k, m in self.masks.items()}, self.cache

@@ -1,4 +1,4 @@
-"""Attention masks from positions: causal, sliding window, and both ways within a picture.
+"""Attention masks from positions: causal, sliding window, and bidirectional within an image.
 
 A cache slot, a padded batch and a plain sequence all look the same here: queries and keys carry
 absolute positions, and -1 marks what is not there (an empty slot, a padded token). No mask is ever

@@ -1,10 +1,10 @@
-"""MobileNet-V5-300M, Gemma 3n's eye: pixels to 256 soft tokens.
+"""MobileNet-V5-300M, the vision tower of Gemma 3n: pixels to 256 image features.
 
 Four stages of MobileNet-V4's blocks halve a picture's sides and widen its channels; the last two
 stages are then fused into one map of 16 x 16 pixels, whatever size the picture had. The stages are
 a table of data. Names are those of the checkpoint.
 
-    soft = MobileNetTower(Vision3nConfig())(pixels)      # (N, 3, 768, 768) in [0, 1] -> (N, 256, E)
+    features = MobileNetTower(Vision3nConfig())(pixels)  # (N, 3, 768, 768) in [0, 1] -> (N, 256, E)
 
 N pictures, H rows and W columns of pixels, C channels, E the width of the tower's output.
 """
@@ -60,7 +60,7 @@ STAGES: Stages = (
 
 
 class MobileNetTower(Module):
-    """The eye as Gemma 3n uses it: a picture in, soft tokens for the embedder out."""
+    """The tower as Gemma 3n uses it: pixels in, image features for the embedder out."""
 
     def __init__(self, config: Vision3nConfig, stages: Stages = STAGES) -> None:
         super().__init__()

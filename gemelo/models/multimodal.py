@@ -1,14 +1,14 @@
-"""A whole checkpoint as one module tree: the decoder, and the towers that it came with.
+"""Multimodal models: decoder, vision tower and audio encoder as one module tree.
 
 The names of the tree are gemelo's canonical parameter names (`language_model.`, `vision_tower.`,
 `embed_vision.` and so on), which every file format is mapped to, so that nothing in a checkpoint
-is without a place. A text-only model is the same tree with the decoder alone. Both families turn a
-picture into soft tokens by one name, `encode_image`; only Gemma 3n hears.
+is without a place. A text-only model is the same tree with the decoder alone. Both families turn an
+image into features by one name, `encode_image`; only Gemma 3n takes audio.
 
     tree = tree_of(config);  hidden = tree.language_model(ids, positions)
-    soft = tree.encode_image(pixels)      # (N, 3, side, side) -> (N, J, D)
+    features = tree.encode_image(pixels)      # (N, 3, side, side) -> (N, J, D)
 
-N pictures, J soft tokens, B rows, T tokens, M spectrogram frames, D decoder width.
+N images, J image tokens, B rows, T tokens, M spectrogram frames, D decoder width.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""SigLIP So400m/14, Gemma 3's eye, and the projector that brings its patches into the decoder.
+"""SigLIP So400m/14, the vision tower of Gemma 3, and the projector into the decoder's width.
 
 A plain pre-norm transformer over a grid of patches (arXiv 2303.15343), without a class token and
-without the pooling head. The projector averages 4 x 4 patches, so that any image is 256 soft
-tokens. Every linear map here has a bias, unlike the decoder's.
+without the pooling head. The projector averages 4 x 4 patches, so that any image is 256
+features. Every linear map here has a bias, unlike the decoder's.
 
-    soft = Projector(config)(Siglip(config.vision)(pixels))      # (N, 3, 896, 896) -> (N, 256, D)
+    features = Projector(config)(Siglip(config.vision)(pixels))    # (N, 3, 896, 896) -> (N, 256, D)
 
 N images, P patches, E vision width, D decoder width.
 """

@@ -1,8 +1,8 @@
-"""Sub-sampling: two strided convolutions that make an encoder frame of four spectrogram frames.
+"""Convolutional sub-sampling of the audio encoder: one encoder frame of four spectrogram frames.
 
 Time is padded on the far side only, so an output row waits for the two input rows after its first
 and for nothing more. Between them stands a group norm whose statistics run from the start of the
-sound up to the row itself: the one part of the ear with an unbounded memory, kept in two sums.
+sound up to the row itself: the one part of the encoder with an unbounded memory, kept in two sums.
 Every step is written for a stream: rows and a state in, rows and the next state out; a whole clip
 is a stream with a fresh state. States are values: an old one can be gone on from again.
 

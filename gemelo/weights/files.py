@@ -1,4 +1,4 @@
-"""Files written: streamed out, and put in place whole.
+"""Writing files: streamed out, and put in place whole.
 
 A file is written beside its target and renamed, so that an interrupted write leaves the old one.
 The target may be a link, which stays one: what it leads to is replaced.

@@ -1,4 +1,4 @@
-"""A checkpoint's folder: which files are its own, and how it is replaced whole.
+"""Checkpoint folders: which files are a checkpoint's own, and how it is replaced whole.
 
 A new folder grows inside an unfinished one beside its target, `.NAME.<16 digits>.part/new`. When
 all of it is on the disk, it takes the target's name: by an exchange of the two names at one moment,

@@ -1,5 +1,4 @@
-"""A model in several GGUF files, as llama.cpp's `gguf-split` cuts one: the parts, and whether they
-belong together.
+"""Split GGUF files (`gguf-split`): the parts of one model, found and checked to be one.
 
 Every part says which it is (`split.no`), of how many (`split.count`) and how many tensors all of
 them hold; the first has the model's own key-values, and perhaps no tensor. The names follow from

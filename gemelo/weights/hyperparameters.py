@@ -1,4 +1,4 @@
-"""Hyperparameters that a GGUF file may set, and that these two families have at one value alone.
+"""GGUF hyperparameters that these two families have at one value alone.
 
 llama.cpp knows some two hundred keys, for models of every kind. One that asks for what Gemma does
 not do (experts, a cap on attention scores, attention both ways) makes another model of the same

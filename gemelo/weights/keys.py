@@ -1,4 +1,4 @@
-"""GGUF key-values read with types, and the facts that files of every family store alike.
+"""GGUF key-values read with types, and the entries that both families store alike.
 
 Nothing in a file is trusted: a number is checked for its type and range before anybody allocates
 from it, and an error names the key, its value and the limit.

@@ -1,4 +1,4 @@
-"""What is being written, beside what it will become; and what a killed writer left of it.
+"""Temporary files of a write in progress, and what a killed writer left of them.
 
 An unfinished `NAME` is called `.NAME.<16 random digits>.part` and made exclusively, so that no two
 writers of one target share a file, whatever their process ids are. Its writer holds a lock on it,

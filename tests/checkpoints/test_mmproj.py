@@ -164,11 +164,11 @@ def test_what_does_not_fit(pair: tuple[Path, Path], tmp_path: Path, tiny_checkpo
     other = dataclasses.replace(EYED, hidden_size=64)
     wide = write(tmp_path / "other", other)
     convert(wide, tmp_path / "other.gguf", text_only=True)
-    with pytest.raises(InputError, match="the eye of another model: it projects 32 to 96"):
+    with pytest.raises(InputError, match="the vision tower of another model: it projects 32 to 96"):
         load_checkpoint(tmp_path / "other.gguf", mmproj=pair[1])
     notices = load_checkpoint(tmp_path / "other.gguf").notices
     assert len(notices) == 1 and "lies beside the model and is left out" in notices[0]
-    with pytest.raises(UnsupportedError, match="gives an eye to a text model of Gemma 3"):
+    with pytest.raises(UnsupportedError, match="gives a vision tower to a text model of Gemma 3"):
         load_checkpoint(wide, mmproj=pair[1])
     with pytest.raises(UnsupportedError, match="of a model with towers"):
         convert(tiny_checkpoint, tmp_path / "x.gguf", mmproj=True)

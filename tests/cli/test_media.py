@@ -203,7 +203,7 @@ def test_files_that_a_conversation_cannot_take(
 def test_show_crops(gemelo: Command, files: Path) -> None:
     Image.new("RGB", (1200, 500)).save(files / "wide.png")
     ran = gemelo("show", "crops", str(files / "wide.png"), "--save", str(files / "crops"))
-    assert ran.code == 0 and "1200 x 500, 768 soft tokens" in ran.out
+    assert ran.code == 0 and "1200 x 500, 768 image tokens" in ran.out
     names = sorted(path.name for path in (files / "crops").iterdir())
     assert names == ["wide-crop1.png", "wide-crop2.png", "wide-original.png"]
     again = gemelo("show", "crops", str(files / "wide.png"), "--save", str(files / "crops"))
