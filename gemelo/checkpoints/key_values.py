@@ -18,6 +18,7 @@ import numpy as np
 from gemelo.checkpoints.load import tokenizer_of
 from gemelo.checkpoints.plan import Target
 from gemelo.checkpoints.source import Source, architecture
+from gemelo.errors import listed
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.weights import gguf_split, metadata
 from gemelo.weights.gguf_values import KeyValues
@@ -25,7 +26,6 @@ from gemelo.weights.gguf_values import KeyValues
 _FILE_TYPE = "general.file_type"
 _FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7, "bf16": 32}
 _UNUSED = 5  # GGUF's type of a token that no text has
-_LISTED = 6  # keys in a notice before "and n more"
 _COUNTS = ("general.parameter_count", "general.size_label")  # of the model as it was
 # What a directory says in its own words, or what is true of the one file alone.
 _HELD = (
@@ -105,9 +105,8 @@ def with_loss_notices(source: Source) -> Source:
     lost = [key for key in facts if not (key.startswith(held) or key in _HELD_TOKENIZER)]
     if not lost:
         return source
-    more = f" and {len(lost) - _LISTED} more" if len(lost) > _LISTED else ""
     notice = (
         f"{len(lost)} key-values of the GGUF have no place in a directory and are left out: "
-        f"{', '.join(lost[:_LISTED])}{more}"
+        f"{listed(lost, most=6)}"
     )
     return dataclasses.replace(source, notices=(*source.notices, notice))

@@ -24,7 +24,15 @@ from gemelo.checkpoints import mmproj_gemma3n
 from gemelo.checkpoints.layer_counts import SIGLIP, check_count
 from gemelo.checkpoints.source import Source, Weight, canonical
 from gemelo.config import ModelConfig, VisionConfig
-from gemelo.errors import FileFormatError, GemeloError, InputError, UnsupportedError, one_line
+from gemelo.config.checks import is_whole
+from gemelo.errors import (
+    FileFormatError,
+    GemeloError,
+    InputError,
+    UnsupportedError,
+    listed,
+    one_line,
+)
 from gemelo.weights import names
 from gemelo.weights.gguf import GGUFFile
 from gemelo.weights.keys import ARCHITECTURES
@@ -55,7 +63,6 @@ KNOWN = {
     *("clip.has_llava_projector", "clip.projector_type", f"{VISION}projector_type"),
     *(f"{VISION}{key}" for key in ("projection_dim", "projector.scale_factor", "use_gelu")),
 }
-_LISTED = 8  # settings in a notice before "and n more"
 SCALE_FACTOR = 4  # patches of a side that become one image token, where a file does not say
 MARKERS = {
     "boi_token_index": "<start_of_image>",
@@ -205,9 +212,8 @@ def _unread(path: Path, facts: Mapping[str, Any]) -> tuple[str, ...]:
     left = [key for key in facts if key.startswith(f"{ARCHITECTURE}.") and key not in known]
     if not left:
         return ()
-    more = f" and {len(left) - _LISTED} more" if len(left) > _LISTED else ""
-    named = ", ".join(one_line(key, 80) for key in left[:_LISTED])
-    return (f"{path.name} has settings of no effect here: {named}{more}",)
+    names = listed(left, show=lambda key: one_line(key, 80))
+    return (f"{path.name} has settings of no effect here: {names}",)
 
 
 def _kinds(path: Path, facts: Mapping[str, Any]) -> set[str]:
@@ -237,7 +243,7 @@ def _vision_facts(path: Path, facts: Mapping[str, Any]) -> Mapping[str, Any]:
     if tokens is None:
         return found
     sizes = [found.get(f"{VISION}image_size"), found.get(f"{VISION}patch_size"), tokens]
-    image, patch, count = (x if type(x) is int and 0 < x < 1 << 16 else 0 for x in sizes)
+    image, patch, count = (x if is_whole(x, 1, (1 << 16) - 1) else 0 for x in sizes)
     if not image * patch * count:
         raise FileFormatError(f"{path}: its {own}* sizes are no whole numbers above zero")
     side, pooled = image // patch, math.isqrt(count)
@@ -285,7 +291,7 @@ def _with_vision(
 ) -> ModelConfig:
     side = vision.image_size // vision.patch_size
     pool = facts.get(f"{VISION}projector.scale_factor", SCALE_FACTOR)
-    if type(pool) is not int or not 0 < pool <= side:
+    if not is_whole(pool, 1, side):
         key = f"{VISION}projector.scale_factor"
         raise FileFormatError(f"{key} is {pool!r:.60}; expected 1 to {side}")
     ids = _marker_ids(vocabulary or {}, config.vocab_size)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gemelo.checkpoints.lm_head import EMBEDDING as EMBEDDING
 from gemelo.config import ModelConfig
-from gemelo.errors import FileFormatError, UnsupportedError
+from gemelo.errors import FileFormatError, UnsupportedError, listed
 from gemelo.kernels.formats import Packed
 from gemelo.weights import names
 from gemelo.weights.gguf import GGUFFile
@@ -29,7 +29,6 @@ DECODER = "language_model."
 PER_LAYER_EMBEDDING = "language_model.embed_tokens_per_layer.weight"
 _MOST_IN_A_STACK = 15
 _ROPE_HINT = "; factors of the rotary embedding are of models that gemelo does not run"
-_LISTED = 8  # names in an error message before "and n more"
 
 
 @dataclass(frozen=True)
@@ -61,10 +60,7 @@ def architecture(config: ModelConfig) -> str:
 
 def listing(what: str, found: Sequence[str]) -> str:
     """Names for an error message, the first few of them; "" if there are none."""
-    if not found:
-        return ""
-    more = f" and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
-    return f"{len(found)} weights {what}: {', '.join(found[:_LISTED])}{more}"
+    return f"{len(found)} weights {what}: {listed(found)}" if found else ""
 
 
 Named = tuple[dict[str, tuple[int, ...]], Callable[[str], Weight]]

@@ -1,14 +1,15 @@
-"""Checks of the numbers in a config: whole ones within a limit, positive ones that float32 holds.
+"""Checks of numbers from files: whole ones within a limit, positive ones that float32 holds.
 
 A corrupt file arrives here first, so every number is checked before anything is allocated from it.
+To Python true is a 1; here it is no number.
 
-    check_whole("head_dim", config.head_dim);  check_numbers(config)
+    check_whole("head_dim", config.head_dim);  check_numbers(config);  is_whole(value, 0, 255)
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, TypeGuard
 
 from gemelo.errors import FileFormatError
 
@@ -22,8 +23,6 @@ _MAY_BE_ZERO = (
     "num_kv_shared_layers",
     "conf_attention_context_right",
 )
-
-
 # Of what is made so many times, and no tensor's side shows.
 _MOST = {
     "num_hidden_layers": MOST_LAYERS,
@@ -34,6 +33,16 @@ _MOST = {
     "audio_soft_tokens_per_image": 1 << 14,
     "mm_tokens_per_image": 1 << 14,
 }
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether a value is a number; true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def is_whole(value: object, lowest: int, most: int) -> TypeGuard[int]:
+    """Whether a value is a whole number from `lowest` to `most`."""
+    return isinstance(value, int) and is_number(value) and lowest <= value <= most
 
 
 def check_numbers(config: Any) -> None:
@@ -50,12 +59,11 @@ def check_numbers(config: Any) -> None:
 
 def check_whole(name: str, value: Any, lowest: int = 1, most: int = LIMIT) -> None:
     """Raise unless value is a whole number from `lowest` to `most`."""
-    if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= most:
+    if not is_whole(value, lowest, most):
         raise FileFormatError(f"config has {name} = {value!r:.60}; expected {lowest} to {most}")
 
 
 def check_positive(name: str, value: Any) -> None:
     """Raise unless value is a number that is above 0 and still is in float32."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not SMALLEST < value < LARGEST:
+    if not is_number(value) or not SMALLEST < value < LARGEST:
         raise FileFormatError(f"config has {name} = {value!r:.60}; expected a number above 0")

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from statistics import NormalDist
 from typing import Any, Self
 
-from gemelo.config.checks import MOST_LAYERS, check_whole
+from gemelo.config.checks import MOST_LAYERS, check_whole, is_number
 from gemelo.config.config_json import (
     eos_ids,
     known_fields,
@@ -235,7 +235,7 @@ class Gemma3nConfig(ModelConfig):
                     f"num_hidden_layers = {self.num_hidden_layers}; they must be equal"
                 )
         for share in self.activation_sparsity_pattern:
-            if not isinstance(share, int | float) or not 0 <= share < 1:
+            if not is_number(share) or not 0 <= share < 1:
                 raise FileFormatError(
                     f"activation_sparsity_pattern holds {share!r:.60}; expected 0 to below 1"
                 )

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gemelo.config.checks import is_number
 from gemelo.errors import FileFormatError, UnsupportedError
 
 _MOST = 1e12
@@ -200,7 +201,7 @@ def positive(raw: Mapping[str, Any], key: str, where: str) -> float | None:
     value = raw.get(key)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < _MOST:
+    if not is_number(value) or not 0 < value < _MOST:
         raise FileFormatError(
             f"{where} has {key} = {value!r:.40}; expected a number above 0 and below {_MOST:g}"
         )

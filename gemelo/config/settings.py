@@ -22,11 +22,10 @@ from gemelo.config.gemma3n_vision import Vision3nConfig
 from gemelo.config.layers import LAYER_TYPES, alternating
 from gemelo.config.model import ModelConfig
 from gemelo.config.rope import unknown_keys
-from gemelo.errors import UnsupportedError
+from gemelo.errors import UnsupportedError, listed
 
 MODEL_TYPES = ("gemma3_text", "gemma3", "gemma3n_text", "gemma3n")
 PARTS = ("text_config", "vision_config", "audio_config")
-_LISTED = 8  # settings in a notice before "and n more"
 _LONGEST = 64  # characters of a name that is looked up among the known ones
 
 # What other models of the family call themselves.
@@ -297,9 +296,8 @@ def _rope_strangers(text: Mapping[str, Any], where: str) -> Iterator[str]:
 
 def _of_no_effect(file: str, unknown: list[str], known: set[str]) -> str:
     """The notice of settings that nobody knows, with known ones that they may be meant as."""
-    more = f" and {len(unknown) - _LISTED} more" if len(unknown) > _LISTED else ""
-    listed = ", ".join(_guessed(name, known) for name in unknown[:_LISTED])
-    return f"{file} has settings of no effect here: {listed}{more}"
+    names = listed(unknown, show=lambda name: _guessed(name, known))
+    return f"{file} has settings of no effect here: {names}"
 
 
 def _guessed(name: str, known: set[str]) -> str:

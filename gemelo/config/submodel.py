@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from gemelo.config.checks import is_number
 from gemelo.config.gemma3n import Gemma3nConfig
 from gemelo.config.model import ModelConfig
 from gemelo.documents import read_object
@@ -270,6 +271,6 @@ def _whole_numbers(path: Path, name: str, value: Any) -> tuple[int, ...]:
     if not isinstance(value, Iterable) or isinstance(value, str | bytes | dict):
         raise FileFormatError(f"{path}: {name} is {value!r}; expected whole numbers")
     found = tuple(value)
-    if not all(isinstance(item, int) and not isinstance(item, bool) for item in found):
+    if not all(isinstance(item, int) and is_number(item) for item in found):
         raise FileFormatError(f"{path}: {name} is {value!r}; expected whole numbers")
     return found

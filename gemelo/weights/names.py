@@ -80,7 +80,7 @@ PROJECTOR = (
     ("mm_input_projection_weight", "mm.input_projection.weight"),
     ("mm_soft_emb_norm.weight", "mm.soft_emb_norm.weight"),
 )
-# What Ollama's files, which hold the vision tower beside the decoder, call its parts; llama.cpp too.
+# What Ollama's files, which hold the vision tower too, call its parts; and llama.cpp's.
 OLLAMA = {
     "v.patch_embedding": "v.patch_embd",
     "v.position_embedding": "v.position_embd",

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gemelo.config import ModelConfig
+from gemelo.config.checks import is_number
 from gemelo.errors import FileFormatError, InputError, UnsupportedError
 from gemelo.inputs.media import mel
 from gemelo.inputs.media.audio import RATE
@@ -169,16 +170,12 @@ def _same(value: Any, wanted: Any) -> bool:
     if isinstance(wanted, float):
         least, most = wanted * (1 - _SAME), wanted * (1 + _SAME)
         numbers = value if isinstance(value, list) and value else [value]
-        return all(_is_number(number) and least <= number <= most for number in numbers)
+        return all(is_number(number) and least <= number <= most for number in numbers)
     if isinstance(wanted, dict) and isinstance(value, Mapping):
         value = {name: number for name, number in value.items() if number is not None}
     if isinstance(wanted, int) and not isinstance(wanted, bool):
-        return _is_number(value) and bool(value == wanted)
+        return is_number(value) and bool(value == wanted)
     return type(value) is type(wanted) and bool(value == wanted)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _switch(said: Mapping[str, Setting]) -> bool:
