@@ -176,7 +176,7 @@ def main() -> None:
     whole = filled(lambda: Gemma3n(E4B))
     assert isinstance(whole, Gemma3n)
     for block in whole.layers:
-        block.mlp.hold_columns()  # as gemelo.load does
+        block.mlp.transpose_down_proj()  # as gemelo.load does
     e2b = SubmodelViews(whole).view(Submodel.named("E2B", E4B))
     results["switch"] = switching(whole)
 

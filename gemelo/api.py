@@ -26,10 +26,10 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
-from gemelo.checkpoints.load import Checkpoint, assemble, read
+from gemelo.checkpoints.load import Checkpoint, assemble, load_checkpoint
 from gemelo.checkpoints.locate import expanded, resolve
-from gemelo.checkpoints.source import open_source, without_padding, without_towers
-from gemelo.checkpoints.subset import cut
+from gemelo.checkpoints.open import open_source
+from gemelo.checkpoints.subset import cut, without_padding, without_towers
 from gemelo.config import ModelConfig, Submodel
 from gemelo.config.options import KVFormat, TablePlacement, WeightFormat
 from gemelo.config.sampling import Sampling, SamplingSettings
@@ -54,7 +54,6 @@ from gemelo.inputs.prompt.media_loader import MediaLoader, VisionOptions, image_
 from gemelo.inputs.tokenizer.token_ids import token_ids
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.kernels import cpu
-from gemelo.models.gemma3n import Block, Gemma3n
 
 Message = Mapping[str, Any]
 PromptLike = str | Sequence[Message] | Sequence[int] | Prompt
@@ -295,13 +294,13 @@ def load(
     path = resolve(None if model is None else str(model))
     eye = None if mmproj is None else expanded(str(mmproj))
 
-    def settle(decoder: Decoder) -> None:
-        if isinstance(decoder, Gemma3n):
+    def finish(decoder: Decoder) -> None:
+        if decoder.config.hidden_size_per_layer_input:
             prepare(decoder, ple, place(device))
         if is_native(decoder):
             decoder.native_program = NativeProgram(decoder, repacked(decoder) if repack else None)
 
-    checkpoint = read(path, format, place(device), progress, eye, settle)
+    checkpoint = load_checkpoint(path, format, place(device), progress, eye, finish)
     if told := gpu_notice(device):
         checkpoint = replace(checkpoint, notices=(*checkpoint.notices, told))
     engine = Engine(checkpoint.decoder, checkpoint.tokenizer, context, kv_format=kv_format)
@@ -309,7 +308,7 @@ def load(
     return loaded if submodel is None else loaded.submodel(submodel)
 
 
-def prepare(decoder: Gemma3n, ple: TablePlacement | None, device: torch.device) -> None:
+def prepare(decoder: Decoder, ple: TablePlacement | None, device: torch.device) -> None:
     """Put the per-layer table where it was asked for, and sparse layers' columns together.
 
     Not asked, the table stays where it lies: in the file, if that could be mapped, else in memory,
@@ -318,9 +317,7 @@ def prepare(decoder: Gemma3n, ple: TablePlacement | None, device: torch.device) 
     mapped = is_mapped(as_packed(decoder.embed_tokens_per_layer).blocks)
     if ple is not None or mapped or device.type != "cpu":
         place_table(decoder, ple or ("disk" if mapped else "ram"), device)
-    for block in decoder.layers:
-        assert isinstance(block, Block)
-        block.mlp.hold_columns()
+    decoder.transpose_down_proj()
 
 
 # Said once in a process: whoever loads several models knows it after the first.

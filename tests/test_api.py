@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gemelo.api import Model, load
-from gemelo.checkpoints.load import read
+from gemelo.checkpoints.load import load_checkpoint
 from gemelo.config.sampling import Sampling
 from gemelo.engine.engine import Engine
 from gemelo.errors import FileFormatError, InputError, UnsupportedError
@@ -33,7 +33,7 @@ def model(tiny_checkpoint: Path) -> Model:
 @pytest.fixture
 def elastic(tiny_checkpoint: Path) -> Model:
     """A Gemma 3n in the place of the checkpoint's own decoder."""
-    checkpoint = read(tiny_checkpoint)
+    checkpoint = load_checkpoint(tiny_checkpoint)
     return Model(checkpoint, Engine(tiny_gemma3n(CONFIG), checkpoint.tokenizer, chunk=16))
 
 

@@ -1,4 +1,4 @@
-"""From a model to a file: GGUF or a Hugging Face directory, from either.
+"""Conversion: a model written as GGUF or as a Hugging Face directory, from either.
 
 Tensors stream from the source's memory map to the target one at a time, so the largest tensor is
 all the memory this takes. "native" is exact: what the file has is what is written, block formats
@@ -20,14 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-import torch
-from torch import Tensor
-
 from gemelo.checkpoints.destination import check_apart, check_place, is_gguf
-from gemelo.checkpoints.key_values import gguf_values, with_losses_told
+from gemelo.checkpoints.key_values import gguf_values, with_loss_notices
 from gemelo.checkpoints.load import tokenizer_of
 from gemelo.checkpoints.locate import expanded, resolve
 from gemelo.checkpoints.mmproj import mmproj_names, mmproj_values, with_own_towers
+from gemelo.checkpoints.open import open_source
 from gemelo.checkpoints.plan import (
     DTYPES,
     Target,
@@ -35,17 +33,9 @@ from gemelo.checkpoints.plan import (
     hf_targets,
     tower_targets,
 )
-from gemelo.checkpoints.source import (
-    EMBEDDING,
-    Source,
-    architecture,
-    open_source,
-    with_rows,
-    without_padding,
-    without_towers,
-)
-from gemelo.checkpoints.subset import cut
-from gemelo.config import Gemma3nConfig, Submodel
+from gemelo.checkpoints.source import EMBEDDING, Source, architecture
+from gemelo.checkpoints.subset import cut, with_rows, without_padding, without_towers
+from gemelo.config import Submodel
 from gemelo.config.options import TargetFormat
 from gemelo.errors import InputError, UnavailableError, UnsupportedError
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
@@ -55,11 +45,11 @@ from gemelo.weights.folder import TOKENIZER_FILES, replaced_folder
 from gemelo.weights.gguf_write import write_gguf
 from gemelo.weights.mapped import behind, check
 from gemelo.weights.metadata_gemma3n import built_in
-from gemelo.weights.safetensors import write_safetensors
-from gemelo.weights.unfinished import said_plainly
+from gemelo.weights.safetensors import TensorToWrite, write_safetensors
+from gemelo.weights.unfinished import plain_os_errors
 
 Progress = Callable[[int, int], None]  # bytes written, bytes in all
-_MAPS = ".msfa.ffn.pw_exp.conv.weight"  # one of the eye's convolutions; all have one format
+_MAPS = ".msfa.ffn.pw_exp.conv.weight"  # one of MobileNet's convolutions; all have one format
 
 
 @dataclass(frozen=True)
@@ -104,7 +94,7 @@ def convert(
     check_apart(target, opened, towers_only=mmproj)
     with _while_whole(opened, progress) as more:
         if submodel is not None:
-            opened = cut(opened, chosen_part(opened, submodel))
+            opened = cut(opened, chosen_submodel(opened, submodel))
         if text_only:
             opened = without_towers(opened)
         if mmproj:
@@ -164,13 +154,13 @@ def _convert_towers(
 
 
 def _make_parents(target: Path) -> None:
-    with said_plainly(target):
+    with plain_os_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
 
 
-def chosen_part(source: Source, submodel: str | Submodel) -> Submodel:
+def chosen_submodel(source: Source, submodel: str | Submodel) -> Submodel:
     """A sub-model by name, file or value; `UnsupportedError` for a model that has none."""
-    if not isinstance(source.config, Gemma3nConfig):
+    if not source.config.is_matformer:
         raise UnsupportedError(
             f"{source.path}: {source.config.model_type} has no sub-models; Gemma 3n has"
         )
@@ -195,7 +185,7 @@ def for_gguf(source: Source, mixed_widths: bool) -> Source:
             "llama.cpp reads one width a model; slice it to one, or --mixed-widths writes a file "
             "for gemelo alone"
         )
-    if not isinstance(config, Gemma3nConfig):
+    if architecture(config) != "gemma3n":
         return source
     assumed = list(built_in(config.to_hf()))
     if len(widths) > 1:
@@ -209,7 +199,6 @@ def for_gguf(source: Source, mixed_widths: bool) -> Source:
 def _with_equal_rows(source: Source) -> Source:
     """Both tables cut to the text vocabulary: GGUF has one row a token, here as there."""
     config = source.config
-    assert isinstance(config, Gemma3nConfig)
     source = without_padding(source)
     rows = config.vocab_size_per_layer_input
     if rows >= config.vocab_size:
@@ -241,7 +230,7 @@ def _write_gguf(
 
 def for_directory(source: Source) -> Source:
     """The source as a directory holds it."""
-    return with_losses_told(without_padding(source))
+    return with_loss_notices(without_padding(source))
 
 
 def _write_directory(
@@ -256,10 +245,10 @@ def _write_directory(
         layout = "multimodal-3n"
     total = sum(target.nbytes for target in targets)
 
-    def tensors() -> Iterator[tuple[str, tuple[int, ...], torch.dtype, Callable[[], Tensor]]]:
+    def tensors() -> Iterator[TensorToWrite]:
         for target in targets:
             dtype = DTYPES[target.format.name]
-            yield names.to_hf(target.name, layout), target.shape, dtype, target.weight  # type: ignore[misc]
+            yield names.to_hf(target.name, layout), target.shape, dtype, target.weight
 
     with replaced_folder(path, overwrite) as folder:
         write_safetensors(folder, tensors(), progress=_bytes_done(progress, total))

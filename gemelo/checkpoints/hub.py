@@ -21,14 +21,13 @@ from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from gemelo.errors import GemeloError, InputError, UnavailableError
+from gemelo.errors import GemeloError, InputError, UnavailableError, listed
 
 CONFIG = "config.json"
 _FILES = ("*.json", "*.safetensors", "tokenizer.model", "*.jinja")
 _COMMIT = re.compile(r"[0-9a-f]{5,64}")
 _PART = re.compile(r"(.*-)(\d{5})-of-(\d{5})(\.gguf)", re.IGNORECASE)
 _CLIENTS = {"httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3"}
-_LISTED = 8  # files in an error message
 _MOST_PARTS = 1000
 _DISK = {
     errno.ENOSPC: "free some room there, or set HF_HUB_CACHE to a folder on another disk",
@@ -107,7 +106,7 @@ def _pull_directory(repository: str, revision: str | None) -> Path:
     there = [file.rfilename for file in info.siblings or ()]
     there = there or HfApi().list_repo_files(repository, revision=info.sha)
     if CONFIG not in there:
-        files = _listed(_ggufs(there))
+        files = listed(_ggufs(there))
         cure = f"it has {files}; ask for {repository}:FILE" if files else "it is no model that runs"
         raise InputError(f"{repository} has no {CONFIG}: {cure}")
     snapshot = Path(hf_hub_download(repository, CONFIG, revision=revision)).parent
@@ -180,7 +179,7 @@ def _check_cache() -> None:
 
 def _whole_snapshot(repository: str, revision: str | None) -> Path | None:
     """A directory of the cache, if it has all that a model needs."""
-    from gemelo.checkpoints.source import open_source
+    from gemelo.checkpoints.open import open_source
 
     snapshot = _snapshot(_folder(repository), revision or "main")
     try:
@@ -270,7 +269,7 @@ def _refused_by_hub(
 
 
 def _no_such_file(repository: str, file: str, there: Sequence[str]) -> GemeloError:
-    files = _listed(there) or "no GGUF file"
+    files = listed(there) or "no GGUF file"
     return InputError(f"{repository} has no file {file!r}; it has {files}")
 
 
@@ -285,12 +284,12 @@ def _unreachable(
     here = _here(repository, revision)
     if not file and here:
         return InputError(
-            f"{repository} has no {CONFIG} on this machine, but {_listed(here)}; ask for "
+            f"{repository} has no {CONFIG} on this machine, but {listed(here)}; ask for "
             f"{repository}:FILE"
         )
     if here:
         return UnavailableError(
-            f"{repository} has no file {file!r} on this machine, but {_listed(here)}, and {why}"
+            f"{repository} has no file {file!r} on this machine, but {listed(here)}, and {why}"
         )
     return UnavailableError(
         f"{repository} is not on this machine, or not whole, and {why}; `gemelo list` shows what "
@@ -330,11 +329,6 @@ def _gguf_there(repository: str, revision: str | None) -> list[str]:
     with suppress(Exception):  # it only makes an error message better
         return _ggufs(HfApi().list_repo_files(repository, revision=revision))
     return _here(repository, revision)
-
-
-def _listed(files: Sequence[str]) -> str:
-    more = f" and {len(files) - _LISTED} more" if len(files) > _LISTED else ""
-    return f"{', '.join(files[:_LISTED])}{more}"
 
 
 def _line(error: BaseException) -> str:

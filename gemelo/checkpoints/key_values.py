@@ -1,10 +1,10 @@
-"""The key-values that a conversion writes, and what becomes of those that it found.
+"""GGUF key-values of a conversion: which are written, and what becomes of those that it found.
 
 From GGUF to GGUF an entry passes through as it is stored, whoever's it is; only what the conversion
 changes is written anew. A Hugging Face directory has a place for the model's facts and its
 tokenizer, and for nothing else: what is left out is said.
 
-    values = gguf_values(source, targets);  source = with_losses_told(source)
+    values = gguf_values(source, targets);  source = with_loss_notices(source)
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 from gemelo.checkpoints.load import tokenizer_of
 from gemelo.checkpoints.plan import Target
 from gemelo.checkpoints.source import Source, architecture
+from gemelo.errors import listed
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.weights import gguf_split, metadata
 from gemelo.weights.gguf_values import KeyValues
@@ -25,7 +26,6 @@ from gemelo.weights.gguf_values import KeyValues
 _FILE_TYPE = "general.file_type"
 _FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7, "bf16": 32}
 _UNUSED = 5  # GGUF's type of a token that no text has
-_LISTED = 6  # keys in a notice before "and n more"
 _COUNTS = ("general.parameter_count", "general.size_label")  # of the model as it was
 # What a directory says in its own words, or what is true of the one file alone.
 _HELD = (
@@ -51,20 +51,20 @@ def gguf_values(source: Source, targets: Sequence[Target]) -> KeyValues:
     kinds = [target.format.name for target in targets if len(target.shape) == 2]
     common = max(set(kinds), key=kinds.count)
     file_type = {_FILE_TYPE: _FILE_TYPES[common]} if common in _FILE_TYPES else {}
-    if source.facts is None:
+    if source.gguf_metadata is None:
         return KeyValues(_values_of(source) | file_type, {})
-    facts = source.facts
+    facts = source.gguf_metadata
     values = facts if isinstance(facts, KeyValues) else KeyValues(facts, {})
-    changes = {} if source.whole else metadata.config_to_gguf(source.config.to_hf())
+    changes = {} if source.is_whole else metadata.config_to_gguf(source.config.to_hf())
     return values.changed(changes | file_type, _outdated(source, values, not file_type))
 
 
 def _outdated(source: Source, values: Mapping[str, Any], no_file_type: bool) -> list[str]:
     """Keys that are not true of the new file."""
     gone = [*gguf_split.KEYS, _FILE_TYPE] if no_file_type else [*gguf_split.KEYS]
-    if not source.whole or source.towers is not None:
+    if not source.is_whole or source.tower_file is not None:
         gone += _COUNTS
-    if source.towers is not None:
+    if source.tower_file is not None:
         own = architecture(source.config)
         of_towers = (f"{own}.vision.", f"{own}.audio.", f"{own}.mm.", "clip.")
         gone += [key for key in values if key.startswith(of_towers)]
@@ -98,16 +98,15 @@ def _tokens(tokenizer: Tokenizer, rows: int) -> dict[str, Any]:
     return values
 
 
-def with_losses_told(source: Source) -> Source:
+def with_loss_notices(source: Source) -> Source:
     """The same with a notice of the key-values that a directory has no place for."""
     held = (*_HELD, f"{architecture(source.config)}.", "clip.")
-    facts = source.facts or ()
+    facts = source.gguf_metadata or ()
     lost = [key for key in facts if not (key.startswith(held) or key in _HELD_TOKENIZER)]
     if not lost:
         return source
-    more = f" and {len(lost) - _LISTED} more" if len(lost) > _LISTED else ""
     notice = (
         f"{len(lost)} key-values of the GGUF have no place in a directory and are left out: "
-        f"{', '.join(lost[:_LISTED])}{more}"
+        f"{listed(lost, most=6)}"
     )
     return dataclasses.replace(source, notices=(*source.notices, notice))

@@ -1,4 +1,4 @@
-"""How many layers and streams the tensors of a file show, held against what its config claims.
+"""Layer counts: what a config claims, held against the layers that a file's tensors show.
 
 A network is built before its names are compared with a file's, and a corrupt or hostile config may
 ask for any number of layers. So each number of things that are made is compared with the names
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from gemelo.config.model import section
+from gemelo.config.config_json import section
 from gemelo.errors import FileFormatError
 
 MOST_MISSING = 16  # of what a config counts, before the two are taken for different models
@@ -30,14 +30,14 @@ class Counted(NamedTuple):
 
 
 DECODER = ("language_model.",)
-EYE = Counted(
+SIGLIP = Counted(
     "vision_config",
     "num_hidden_layers",
     "vision_tower.encoder.layers.",
     0,
     ("vision_tower.", "multi_modal_projector."),
 )
-EAR = Counted(
+AUDIO_ENCODER = Counted(
     "audio_config",
     "conf_num_hidden_layers",
     "audio_tower.conformer.",
@@ -47,8 +47,8 @@ EAR = Counted(
 COUNTED = (
     Counted("text_config", "num_hidden_layers", "language_model.layers.", 0, DECODER),
     Counted("text_config", "altup_num_inputs", "language_model.altup_projections.", 1, DECODER),
-    EYE,
-    EAR,
+    SIGLIP,
+    AUDIO_ENCODER,
 )
 
 

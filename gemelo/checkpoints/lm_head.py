@@ -1,4 +1,4 @@
-"""The head of a checkpoint: the embedding once more, or one of its own, whatever its config says.
+"""The LM head of a checkpoint: tied to the embedding or its own, whatever its config says.
 
 transformers ties the two only if the files hold no other head, and so does this. A multimodal
 config may say it at either level.
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from gemelo.config import ModelConfig
-from gemelo.config.model import section
+from gemelo.config.config_json import section
 from gemelo.errors import FileFormatError
 from gemelo.kernels.formats import Packed
 from gemelo.weights.names import HEAD

@@ -38,11 +38,10 @@ def apply(model: Model, session: Session, options: Elastic) -> None:
 
 def parse(text: str, model: Model) -> Policy:
     """A policy from KIND:NUMBER."""
-    from gemelo.config import Gemma3nConfig, Submodel
+    from gemelo.config import Submodel
     from gemelo.engine.elastic import policy
     from gemelo.engine.memory.pages import process_bytes
     from gemelo.engine.memory.per_layer_table import release_tail
-    from gemelo.models.gemma3n import Gemma3n
 
     kind, _, value = text.partition(":")
     try:
@@ -50,13 +49,12 @@ def parse(text: str, model: Model) -> Policy:
     except ValueError:
         raise InputError(f"--policy {text}: expected {_KINDS}") from None
     config = model.config
-    if not isinstance(config, Gemma3nConfig):
+    if not config.is_matformer:
         raise InputError(f"--policy {text}: {config.model_type} has no sub-models; Gemma 3n has")
     if kind == "latency":
         return policy.latency(number, Submodel.ladder(config))
     if kind == "memory":
         whole, limit = model.engine.decoder, int(number * 2**30)
-        assert isinstance(whole, Gemma3n)
         ladder = Submodel.ladder(config)
         return policy.memory(limit, ladder, process_bytes, partial(release_tail, whole))
     if kind == "difficulty":

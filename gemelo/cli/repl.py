@@ -205,12 +205,11 @@ class Repl:
             active = self.session.active
             note(f"from the next token on: {active.name if active else rest}")
             return
-        from gemelo.config import Gemma3nConfig
         from gemelo.config.submodel import HALF, WHOLE, names_in
 
         active = self.session.active
         note(f"active: {active.name if active else 'this model has no sub-models'}")
-        if isinstance(self.model.config, Gemma3nConfig):
+        if self.model.config.is_matformer:
             held = [*names_in(self.model.config), WHOLE, HALF]
             note(f"sub-models: {', '.join(held)}; or a .toml or .json file")
 

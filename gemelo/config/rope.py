@@ -1,4 +1,4 @@
-"""How fast heads turn: a `rope_parameters` or `rope_scaling` in every spelling that files have.
+"""Rotary embedding (RoPE): frequencies and scaling, from every spelling that config files have.
 
 A kind of layer has a base (theta) and perhaps a way to stretch it to longer contexts: linear
 (position interpolation, arXiv 2306.15595), yarn (arXiv 2309.00071) or llama3 (arXiv 2407.21783),
@@ -17,12 +17,15 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from gemelo.config.checks import is_number
 from gemelo.errors import FileFormatError, UnsupportedError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _MOST = 1e12
+# Of full and of sliding layers, where a file does not say.
+ROPE_THETA, ROPE_LOCAL_BASE_FREQ = 1_000_000.0, 10_000.0
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class Yarn:
         return frequencies / self.factor * ramp + frequencies * (1 - ramp)
 
     @property
-    def sharpness(self) -> float:
+    def attention_scaling(self) -> float:
         """What cosines and sines are multiplied by."""
         if self.attention_factor is not None:
             return self.attention_factor
@@ -120,9 +123,9 @@ class Rope:
         return tuple(stretched.tolist())
 
     @property
-    def sharpness(self) -> float:
+    def attention_scaling(self) -> float:
         """What the cosines and sines of queries and keys are multiplied by: 1 but for yarn."""
-        return self.scaling.sharpness if isinstance(self.scaling, Yarn) else 1.0
+        return self.scaling.attention_scaling if isinstance(self.scaling, Yarn) else 1.0
 
     def to_hf(self) -> dict[str, Any]:
         """The entry of this kind of layer in `rope_parameters`."""
@@ -202,7 +205,7 @@ def positive(raw: Mapping[str, Any], key: str, where: str) -> float | None:
     value = raw.get(key)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < _MOST:
+    if not is_number(value) or not 0 < value < _MOST:
         raise FileFormatError(
             f"{where} has {key} = {value!r:.40}; expected a number above 0 and below {_MOST:g}"
         )

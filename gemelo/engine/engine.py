@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from gemelo.config import Gemma3Config, ModelConfig
 from gemelo.config.options import KVFormat
 from gemelo.engine import step
 from gemelo.engine.elastic.views import SubmodelViews
@@ -45,8 +44,7 @@ class Engine:
         most = decoder.config.max_position_embeddings
         self.context = most if context is None else context
         # A picture of Gemma 3 goes through in one step.
-        block = tokens_at_once(decoder.config)
-        self.chunk = max(chunk, block)
+        self.chunk = max(chunk, decoder.config.bidirectional_image_tokens)
         # Beside activations of 8 bits, what 16 round off of keys is not to be seen (benchmarks/).
         self.kv_format = kv_format or ("bf16" if is_native(decoder) else "plain")
         self.views = SubmodelViews(decoder, name)
@@ -68,10 +66,3 @@ class Engine:
         wanted = checked(Tokens(ids), self.decoder.config, self.context)
         check_files(self.views.files)
         return step.score(self.decoder, self.cache(), wanted.ids)
-
-
-def tokens_at_once(config: ModelConfig) -> int:
-    """Tokens that see each other both ways, and so have to be written in one step."""
-    if isinstance(config, Gemma3Config) and config.vision is not None:
-        return config.mm_tokens_per_image
-    return 1

@@ -24,14 +24,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from gemelo.checkpoints.load import as_blocks
 from gemelo.config import FULL, LAYER_TYPES, SLIDING, LayerType
 from gemelo.engine.kv import KVCache
 from gemelo.kernels import cpu
 from gemelo.kernels.formats import FORMATS, Packed, unpack
-from gemelo.kernels.linear import QuantEmbedding, QuantLinear
+from gemelo.kernels.linear import QuantEmbedding, QuantLinear, as_blocks
 from gemelo.kernels.repacked import Panels
 from gemelo.models.altup import NestedMLP
+from gemelo.models.decoder import Decoder as Decoder
 from gemelo.models.gemma3 import Block as Gemma3Block
 from gemelo.models.gemma3 import Gemma3
 from gemelo.models.gemma3n import Block as Gemma3nBlock
@@ -41,7 +41,6 @@ from gemelo.models.layers import Linear, RMSNorm, StepInputs
 if TYPE_CHECKING:
     from gemelo.kernels import _native
 
-Decoder = Gemma3 | Gemma3n
 Rows = Sequence[Sequence[int]]  # of ids or positions, as many in each
 # Names of the extension's enums.
 STORED = {torch.float32: "F32", torch.bfloat16: "BF16", torch.int8: "INT8"}
@@ -58,7 +57,7 @@ class NativeProgram:
         self.kept: list[Tensor] = []  # what the program reads and nobody else holds
         if isinstance(decoder, Gemma3n):
             _write_gemma3n(self, decoder)
-        else:
+        elif isinstance(decoder, Gemma3):
             _write_gemma3(self, decoder)
 
     @classmethod
@@ -121,10 +120,10 @@ class NativeProgram:
         decoder = self.decoder
         if not isinstance(decoder, Gemma3n):
             return None
-        known = decoder.in_table(ids)
+        known = decoder.per_layer_ids(ids)
         if decoder.per_layer_table is not None:
-            return decoder.per_layer_table.packed(known, decoder.kept)
-        vectors = decoder.looked_up(torch.tensor([known]))
+            return decoder.per_layer_table.packed(known, decoder.layer_indices)
+        vectors = decoder.get_per_layer_inputs(torch.tensor([known]))
         return as_blocks(vectors.float().flatten(0, 2).contiguous())
 
     # ---- what the program refers to --------------------------------------------------------------
@@ -178,7 +177,7 @@ class NativeProgram:
 
     def attend(self, block: Gemma3Block | Gemma3nBlock, q: int, owner: int, out: int) -> None:
         attention, config = block.self_attn, self.config
-        kind = attention.kind
+        kind = attention.layer_type
         self.program.attend(
             q,
             owner,
@@ -242,13 +241,13 @@ def _write_gemma3(graph: NativeProgram, decoder: Gemma3) -> None:
     k, v = p.buffer(kv_heads * d), p.buffer(kv_heads * d)
     gate, up = p.buffer(ffn), p.buffer(ffn)
     table = graph.matrix(decoder.embed_tokens)
-    p.embed(table, config.hidden_size**0.5, x)
+    p.embed(table, config.embed_scale, x)
     graph.angles()
     blocks = [block for block in decoder.layers if isinstance(block, Gemma3Block)]
     p.norm(x, graph.norm(blocks[0].input_layernorm), h)
     for place, block in enumerate(blocks):
         attention, mlp = block.self_attn, block.mlp
-        kind = graph.layer_type(attention.kind)
+        kind = graph.layer_type(attention.layer_type)
         is_last = place == len(blocks) - 1
         keys = [(graph.matrix(attention.k_proj), k), (graph.matrix(attention.v_proj), v)]
         queries = [(graph.matrix(attention.q_proj), q)]
@@ -282,17 +281,22 @@ def _write_gemma3n(graph: NativeProgram, decoder: Gemma3n) -> None:
     k, v = p.buffer(kv_heads * d), p.buffer(kv_heads * d)
     low, gates = p.buffer(config.laurel_rank), p.buffer(told)
     hidden = {w: (p.buffer(w), p.buffer(w)) for w in sorted(set(config.ffn_widths))}
-    informed = p.buffer(told * len(decoder.kept))
+    informed = p.buffer(told * len(decoder.layer_indices))
     table = graph.matrix(decoder.embed_tokens)
 
-    p.embed(table, width**0.5, streams[0])
+    p.embed(table, config.embed_scale, streams[0])
     graph.angles()
     projection = decoder.per_layer_model_projection
     every = torch.arange(packed(projection).shape[0]).view(-1, told)
-    rows = None if len(every) == len(decoder.kept) else every[list(decoder.kept)].flatten()
+    rows = (
+        None
+        if len(every) == len(decoder.layer_indices)
+        else every[list(decoder.layer_indices)].flatten()
+    )
     p.product(streams[0], [graph.matrix(projection, index=rows)], [informed])
     known = graph.norm(decoder.per_layer_projection_norm)
-    p.per_layer_inputs(informed, len(decoder.kept), known, width**-0.5, told**0.5)
+    scales = config.per_layer_projection_scale, config.per_layer_embed_scale
+    p.per_layer_inputs(informed, len(decoder.layer_indices), known, *scales)
     for stream, project in zip(streams[1:], decoder.altup_projections, strict=True):
         p.product(streams[0], [graph.matrix(project)], [stream])
         p.match_magnitude(stream, streams[0], 1.0, False, stream)
@@ -301,14 +305,14 @@ def _write_gemma3n(graph: NativeProgram, decoder: Gemma3n) -> None:
     last_owner = len(config.kv_layers) - 1
     for place, block in enumerate(decoder.layers):
         assert isinstance(block, Gemma3nBlock)
-        attention, kind = block.self_attn, graph.layer_type(block.self_attn.kind)
+        attention, kind = block.self_attn, graph.layer_type(block.self_attn.layer_type)
         coefficients = _altup(graph, block)
         p.altup_predict(streams, predicted, coefficients)
         p.norm(predicted[0], graph.norm(block.input_layernorm), h)
         laurel = block.laurel
         queries = [(graph.matrix(attention.q_proj), q), (graph.matrix(laurel.linear_left), low)]
         if place <= last_owner:
-            owners[attention.kind] = place
+            owners[attention.layer_type] = place
             keys = [(graph.matrix(attention.k_proj), k), (graph.matrix(attention.v_proj), v)]
             graph.product(h, keys if place == last_owner else keys + queries)
             p.norm_rope_heads(k, d, graph.norm(attention.k_norm), kind)
@@ -319,7 +323,7 @@ def _write_gemma3n(graph: NativeProgram, decoder: Gemma3n) -> None:
         if place >= last_owner:
             graph.product(h, queries)
         p.norm_rope_heads(q, d, graph.norm(attention.q_norm), kind)
-        graph.attend(block, q, owners[attention.kind], a)
+        graph.attend(block, q, owners[attention.layer_type], a)
         p.product(a, [graph.matrix(attention.o_proj)], [y])
         p.product(low, [graph.matrix(laurel.linear_right)], [detour])
         p.laurel_residual(
@@ -355,10 +359,10 @@ def _write_nested_mlp(
     """`NestedMLP.forward` through the first `width` neurons; one token reads only live rows."""
     p, (gates, ups) = graph.program, hidden[width]
     gate, up = graph.matrix(mlp.gate_proj, width), graph.matrix(mlp.up_proj, width)
-    if mlp.cutoff is None:
+    if mlp.std_multiplier is None:
         p.geglu(x, gate, up, gates, ups)
     else:
-        p.sparse_geglu(x, gate, up, mlp.cutoff, gates, ups)
+        p.sparse_geglu(x, gate, up, mlp.std_multiplier, gates, ups)
     p.product(gates, [graph.matrix(mlp.down_proj, columns=width)], [out])
 
 

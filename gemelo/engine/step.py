@@ -26,12 +26,9 @@ from gemelo.engine.tokens import EmbeddingSpan, Tokens, step_inputs
 from gemelo.errors import FileFormatError
 from gemelo.kernels.formats import Packed, unpacked_chunks
 from gemelo.kernels.linear import QuantEmbedding, QuantLinear
-from gemelo.models.gemma3 import Gemma3
-from gemelo.models.gemma3n import Gemma3n
+from gemelo.models.decoder import Decoder as Decoder
 from gemelo.models.layers import Embedding, Linear, RMSNorm, TransposedLinear
 from gemelo.weights.mapped import listen, lost, lost_weights
-
-Decoder = Gemma3 | Gemma3n
 
 
 @torch.inference_mode()
@@ -111,7 +108,7 @@ def forward(
     """
     listen()
     inputs = None
-    if spans or (isinstance(decoder, Gemma3n) and decoder.modality_embeddings is not None):
+    if spans or decoder.modality_embeddings is not None:
         inputs = step_inputs(decoder, _tensor(decoder, ids), _tensor(decoder, positions), spans)
     program = decoder.native_program
     if program is not None and program.supports(cache):

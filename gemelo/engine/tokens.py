@@ -23,8 +23,7 @@ from torch import Tensor
 from gemelo.config import ModelConfig
 from gemelo.errors import ContextLengthError, InputError
 from gemelo.inputs.tokenizer.token_ids import token_ids
-from gemelo.models.gemma3 import Gemma3
-from gemelo.models.gemma3n import Gemma3n
+from gemelo.models.decoder import Decoder
 from gemelo.models.layers import StepInputs
 
 
@@ -142,7 +141,7 @@ def checked(tokens: Tokens, config: ModelConfig, context: int, held: int = 0) ->
 
 
 def step_inputs(
-    decoder: Gemma3 | Gemma3n,
+    decoder: Decoder,
     ids: Tensor,
     positions: Tensor,
     spans: Sequence[EmbeddingSpan] = (),
@@ -153,7 +152,7 @@ def step_inputs(
     with a tower are no plain text either.
     """
     if not spans:
-        special = decoder.modality_embeddings if isinstance(decoder, Gemma3n) else None
+        special = decoder.modality_embeddings
         found = special is not None and special.contains(ids)
         return StepInputs(decoder.embed(ids)) if found else None
     embeds, attend_until = decoder.embed(ids).clone(), positions.clone()

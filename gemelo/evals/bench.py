@@ -22,14 +22,13 @@ import torch
 from torch import nn
 
 from gemelo.api import Model, load
-from gemelo.checkpoints.load import module_bytes
 from gemelo.config.options import KVFormat, WeightFormat
 from gemelo.config.sampling import Sampling
 from gemelo.engine.step import Decoder
 from gemelo.engine.timings import Timings
 from gemelo.errors import InputError
 from gemelo.evals import machine
-from gemelo.models.gemma3n import Gemma3n
+from gemelo.kernels.linear import module_bytes
 
 Progress = Callable[[int, int], None]  # measurements done, measurements in all
 _SHORT_PROMPT = 8  # tokens of the prompt whose first token ends "load to first token"
@@ -164,8 +163,7 @@ def weights_bytes_per_token(decoder: Decoder) -> int:
     """
     total = sum(module_bytes(module) for module in decoder.modules())
     tables: list[tuple[nn.Module, int]] = []
-    if isinstance(decoder, Gemma3n):
-        rows = decoder.config.vocab_size_per_layer_input
+    if rows := decoder.config.vocab_size_per_layer_input:
         tables.append((decoder.embed_tokens_per_layer, rows))
     if not decoder.config.tie_word_embeddings:
         tables.append((decoder.embed_tokens, decoder.config.vocab_size))

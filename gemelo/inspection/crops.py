@@ -1,4 +1,4 @@
-"""What Pan & Scan makes of a picture: the views a model is given, and what they cost.
+"""Pan & Scan crops of an image: the views a model is given, and the tokens they cost.
 
 The boxes come from the function that cuts them for the model, so what is shown is what is seen.
 
@@ -49,7 +49,7 @@ class Crops:
 
     @property
     def num_tokens(self) -> int:
-        """Soft tokens of all views together; the words around them are some twenty more."""
+        """Image tokens of all views together; the words around them are some twenty more."""
         return len(self.views) * self.tokens_per_view
 
     def text(self) -> str:

@@ -1,4 +1,4 @@
-"""What a loaded model is made of: every layer's type, shapes, format, parameters and bytes.
+"""Model summary: every layer's type, shapes, format, parameters and bytes.
 
 The numbers come from the modules that run, after loading, so that they are true for whatever format
 the weights are held in; the cost model of `config` is their check and not their source. Bytes are
@@ -21,10 +21,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from gemelo.checkpoints.load import Checkpoint, module_bytes
+from gemelo.checkpoints.load import Checkpoint
 from gemelo.config import LayerType, kv_bytes
 from gemelo.engine.engine import Engine
-from gemelo.kernels.linear import QuantEmbedding, QuantLinear
+from gemelo.kernels.linear import QuantEmbedding, QuantLinear, module_bytes
 
 CONTEXTS = (1024, 8192, 32768, 131072)  # tokens at which the KV cache is reckoned
 _NAMES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
@@ -136,9 +136,9 @@ def summarise(checkpoint: Checkpoint) -> Summary:
         model_type=config.model_type,
         format=checkpoint.format,
         layers=tuple(
-            Layer(_weights(block), index, kind, config.window(kind))
-            for index, (kind, block) in enumerate(
-                zip(config.layer_types, decoder.layers, strict=True)
+            Layer(_weights(block), index, layer.type, layer.window)
+            for index, (layer, block) in enumerate(
+                zip(config.layer_configs, decoder.layers, strict=True)
             )
         ),
         parts=_children(decoder, decoder.layers),

@@ -1,4 +1,4 @@
-"""Block formats: how a file lays out the numbers of a weight matrix, and the way there and back.
+"""Quantised block formats (Q8_0, Q4_0, the K-quants ...): how blocks hold numbers, both ways.
 
 A quantised row is a run of blocks; a block holds 32 or 256 elements as small integers with one or
 two scales; plain floats are blocks of one. A `Packed` matrix keeps those bytes as the file has them

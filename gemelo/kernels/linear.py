@@ -1,4 +1,4 @@
-"""Quantised layers: the forwards of `models.layers.Linear` and `Embedding`, over block formats.
+"""Quantised linear and embedding layers: the forwards of `models.layers`, over block formats.
 
 A model is built with plain layers and these are put in their place, so no model file knows that
 weights can be quantised. The blocks stay as they lie in the file, memory-mapped, and are computed
@@ -15,8 +15,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from gemelo.errors import UnsupportedError
 from gemelo.kernels import cpu
-from gemelo.kernels.formats import Format, Packed
+from gemelo.kernels.formats import FORMATS, Format, Packed
 
 
 class QuantLinear(nn.Module):
@@ -45,7 +46,7 @@ class QuantLinear(nn.Module):
     def columns_at(self, h: Tensor, index: Tensor, width: int) -> Tensor:
         """The product with an input of `width` that is h at `index` and zero elsewhere."""
         x = h.new_zeros(*h.shape[:-1], width).index_copy(-1, index, h)
-        return self(x, columns=width)  # type: ignore[no-any-return]
+        return self.forward(x, columns=width)
 
 
 class QuantEmbedding(nn.Module):
@@ -71,3 +72,17 @@ class QuantEmbedding(nn.Module):
     def project(self, x: Tensor) -> Tensor:
         """x (..., D) -> scores over the vocabulary (..., V): the tied head."""
         return cpu.linear(x, self.weight)
+
+
+def as_blocks(weight: Tensor) -> Packed:
+    """A float matrix as blocks of one: it stays mapped, and is widened as it is used."""
+    names = {torch.float16: "f16", torch.bfloat16: "bf16", torch.float32: "f32"}
+    if weight.dtype not in names:
+        raise UnsupportedError(f"weights of type {weight.dtype} are not run; convert them to bf16")
+    return Packed(weight.view(torch.uint8), FORMATS[names[weight.dtype]])
+
+
+def module_bytes(module: nn.Module) -> int:
+    """Bytes of a module's own weights, quantised or not, children left out."""
+    own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+    return sum(tensor.nbytes for tensor in own)

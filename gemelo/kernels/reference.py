@@ -1,4 +1,4 @@
-"""The slow obvious products over packed matrices: the oracle for every other kernel.
+"""Reference products over quantised matrices: slow, obvious, the oracle for every other kernel.
 
 `linear` expands a few rows at a time to float32 and multiplies; `embedding` expands the rows it is
 asked for. Both take every block format and stay for ever: a faster kernel is right when it agrees

@@ -1,4 +1,4 @@
-"""Attention masks from positions: causal, sliding window, and both ways within a picture.
+"""Attention masks from positions: causal, sliding window, and bidirectional within an image.
 
 A cache slot, a padded batch and a plain sequence all look the same here: queries and keys carry
 absolute positions, and -1 marks what is not there (an empty slot, a padded token). No mask is ever
@@ -12,12 +12,12 @@ back. For a window of 3 over positions 0..4 (rows are queries):
     # # # # .         . # # # .
     # # # # #         . . # # #
 
-    mask = visible(positions, positions, window=512)
+    mask = attention_mask(positions, positions, window=512)
 
 The tokens of a picture see each other both ways. Nothing is said of blocks: a query may bring the
 last position that it sees, which is its own for text and its picture's end for a picture's token.
 
-    mask = visible(positions, positions, window=512, attend_until=ends)
+    mask = attention_mask(positions, positions, window=512, attend_until=ends)
 
 B rows, T queries, S keys.
 """
@@ -27,7 +27,7 @@ from __future__ import annotations
 from torch import Tensor
 
 
-def visible(
+def attention_mask(
     queries: Tensor, keys: Tensor, window: int | None = None, attend_until: Tensor | None = None
 ) -> Tensor:
     """True where query i may attend to key j: j <= i, and j > i - window where there is a window.

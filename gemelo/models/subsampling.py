@@ -1,12 +1,12 @@
-"""Sub-sampling: two strided convolutions that make an encoder frame of four spectrogram frames.
+"""Convolutional sub-sampling of the audio encoder: one encoder frame of four spectrogram frames.
 
 Time is padded on the far side only, so an output row waits for the two input rows after its first
 and for nothing more. Between them stands a group norm whose statistics run from the start of the
-sound up to the row itself: the one part of the ear with an unbounded memory, kept in two sums.
+sound up to the row itself: the one part of the encoder with an unbounded memory, kept in two sums.
 Every step is written for a stream: rows and a state in, rows and the next state out; a whole clip
 is a stream with a fresh state. States are values: an old one can be gone on from again.
 
-    x, state = subsampling(mel, subsampling.fresh(rows=1));  tail = subsampling.finish(state)
+    x, state = subsampling(mel, subsampling.init_state(rows=1));  tail = subsampling.finish(state)
 
 B rows, T time steps, C channels, F frequency bands, D encoder width.
 """
@@ -127,7 +127,7 @@ class Subsampling(nn.Module):
         width = config.sscp_conv_channel_size[1] * self.num_bands[1]
         self.input_proj_linear = Linear(width, config.hidden_size)
 
-    def fresh(self, rows: int) -> SubsamplingState:
+    def init_state(self, rows: int) -> SubsamplingState:
         """The state before the first frame of `rows` sounds that run side by side."""
         weight = self.conv_0.conv.weight
         zero = torch.zeros(rows, dtype=torch.float64, device=weight.device)
@@ -158,4 +158,4 @@ class Subsampling(nn.Module):
 
     def project(self, x: Tensor) -> Tensor:
         """(B, C, n, F) -> (B, n, D): all channels of a band lie together."""
-        return self.input_proj_linear(x.permute(0, 2, 3, 1).flatten(2))  # type: ignore[no-any-return]
+        return self.input_proj_linear(x.permute(0, 2, 3, 1).flatten(2))

@@ -1,4 +1,4 @@
-"""A checkpoint's folder: which files are its own, and how it is replaced whole.
+"""Checkpoint folders: which files are a checkpoint's own, and how it is replaced whole.
 
 A new folder grows inside an unfinished one beside its target, `.NAME.<16 digits>.part/new`. When
 all of it is on the disk, it takes the target's name: by an exchange of the two names at one moment,
@@ -26,9 +26,9 @@ from gemelo.weights.files import sync_folder
 from gemelo.weights.unfinished import (
     MARK,
     leftovers,
+    plain_os_errors,
     real_path,
     refusal,
-    said_plainly,
     unfinished_folder,
 )
 
@@ -61,7 +61,7 @@ def replaced_folder(path: Path, overwrite: bool = True) -> Iterator[Path]:
     Raises `InputError` where `path` is no checkpoint's folder, or is there without `overwrite`,
     also if it became so meanwhile.
     """
-    with said_plainly(path):
+    with plain_os_errors(path):
         real = real_path(path)
         check_replaceable(path, overwrite)
         remove_folders_left(real)

@@ -1,4 +1,4 @@
-"""GGUF files read: the tensors as views of memory maps, and the key-values.
+"""GGUF files read: tensors as views of memory maps, and key-values.
 
 Opening parses headers only (`gguf_header`); a tensor is a view, made when asked for. A model in
 several files (`gguf_split`) is one object, whichever of them is named: each is mapped where it

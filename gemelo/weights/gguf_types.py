@@ -1,4 +1,4 @@
-"""The types of tensors that GGUF numbers, those included that nothing here reads.
+"""GGUF tensor types (ggml_type), those included that nothing here reads.
 
 A number that a file gives a tensor is one of three things: a format with a kernel, a type that
 exists and is not read, or a number that nobody ever gave away, which a damaged file has. The second

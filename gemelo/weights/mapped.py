@@ -1,4 +1,4 @@
-"""Files mapped into memory, and whether they are still what was mapped.
+"""Memory-mapped files, and whether they are still what was mapped.
 
 Weights are read through a private, copy-on-write memory map: pages come from the page cache when
 they are touched, several processes share them, and a stray write never reaches the file. The map

@@ -1,4 +1,4 @@
-"""Gemma 3n's facts in GGUF key-values, and back.
+"""Gemma 3n's hyperparameters as GGUF key-values, read and written.
 
 The files differ with their age: the number of layers that borrow keys was once a float, the
 sparsity may be missing, minus infinity or zero where a layer is dense, and one feed-forward width

@@ -1,4 +1,4 @@
-"""Safetensors checkpoints, whole or in shards: read as views of memory maps, written as streams.
+"""Safetensors checkpoints, whole or sharded: read as views of memory maps, written as streams.
 
 The reader offers the same methods as `GGUFFile`, over every shard at once. It parses the header
 itself, because the maps of the `safetensors` package reserve memory for the whole file and cannot

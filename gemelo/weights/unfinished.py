@@ -1,4 +1,4 @@
-"""What is being written, beside what it will become; and what a killed writer left of it.
+"""Temporary files of a write in progress, and what a killed writer left of them.
 
 An unfinished `NAME` is called `.NAME.<16 random digits>.part` and made exclusively, so that no two
 writers of one target share a file, whatever their process ids are. Its writer holds a lock on it,
@@ -45,7 +45,7 @@ _NO_ROOM = {
 
 
 @contextmanager
-def said_plainly(path: Path) -> Iterator[None]:
+def plain_os_errors(path: Path) -> Iterator[None]:
     """The system's refusals as one line each that names the target and the cure."""
     try:
         yield

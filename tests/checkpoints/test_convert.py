@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM
 
 from gemelo.api import load
 from gemelo.checkpoints.convert import convert
-from gemelo.checkpoints.load import open_source, read_tokenizer
+from gemelo.checkpoints.load import read_tokenizer
+from gemelo.checkpoints.open import open_source
 from gemelo.errors import FileFormatError, GemeloError, InputError, UnsupportedError
 from gemelo.kernels.formats import Packed
 from gemelo.models.multimodal import Gemma3Tree

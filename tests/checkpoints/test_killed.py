@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from gemelo.checkpoints.convert import convert
-from gemelo.checkpoints.source import open_source
+from gemelo.checkpoints.open import open_source
 
 LONGEST_S = 0.15  # more than a conversion of so small a model takes
 

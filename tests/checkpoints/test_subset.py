@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM
 import gemelo
 from gemelo.api import load
 from gemelo.checkpoints.convert import convert
-from gemelo.checkpoints.load import read
-from gemelo.checkpoints.source import open_source
+from gemelo.checkpoints.load import load_checkpoint
+from gemelo.checkpoints.open import open_source
 from gemelo.checkpoints.subset import cut
 from gemelo.config import Submodel
 from gemelo.engine.elastic.views import SubmodelViews
@@ -76,7 +76,7 @@ def test_quantised_slices_are_prefixes_of_blocks(whole: Path, tmp_path: Path) ->
 
 def test_views_of_a_quantised_model_copy_nothing(whole: Path, tmp_path: Path) -> None:
     convert(whole, tmp_path / "whole.gguf", "q8_0")
-    decoder = read(tmp_path / "whole.gguf").decoder
+    decoder = load_checkpoint(tmp_path / "whole.gguf").decoder
     view = SubmodelViews(decoder).view(PARTS["narrow"])
     theirs = {id(buffer) for buffer in decoder.buffers()}
     assert all(id(buffer) in theirs for buffer in view.buffers())

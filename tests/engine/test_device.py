@@ -111,7 +111,7 @@ def test_per_layer_rows_travel_to_the_device(
     device: torch.device, tmp_path: Path, where: TablePlacement
 ) -> None:
     folder = write_3n(tmp_path / "hub")
-    expected = Engine(read(folder).decoder, read(folder).tokenizer).score(IDS)
+    expected = Engine(load_checkpoint(folder).decoder, read(folder).tokenizer).score(IDS)
     loaded = load(folder, device=str(device), ple=where)
     decoder = loaded.engine.decoder
     assert isinstance(decoder, Gemma3n)
@@ -161,7 +161,7 @@ def test_a_gpu_that_nobody_asked_for_is_noted_once(
         return read(path, format, "cpu", *more)
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(model_module, "read", read_here)
+    monkeypatch.setattr(model_module, "load_checkpoint", read_here)
     monkeypatch.setattr(model_module, "_UNTESTED", list(model_module._UNTESTED) or ["not tested"])
     load(tiny_checkpoint, device="cuda")
     told = [load(tiny_checkpoint).checkpoint.notices for _ in range(2)]

@@ -13,7 +13,7 @@ from gemelo.config import FULL, LAYER_TYPES, SLIDING, Gemma3Config, kv_bytes
 from gemelo.engine.kv import KVCache, KVFormat, RewindError
 from gemelo.errors import ContextLengthError, InputError
 from gemelo.models.layers import KV, attend
-from gemelo.models.masks import visible
+from gemelo.models.masks import attention_mask
 from tests.conftest import TINY, tiny_model
 
 CONFIG = TINY["one-kv-head"]
@@ -60,9 +60,11 @@ def test_ring_is_full_attention_under_random_writes_and_rewinds(seed: int) -> No
             window = CONFIG.window(kind)
             layer = CONFIG.layers_of(kind)[0]
             q = heads(new, 3000 + step)
-            ours = attend(q, cache.write(layer, fresh), visible(places, held[kind], window), 0.25)
+            ours = attend(
+                q, cache.write(layer, fresh), attention_mask(places, held[kind], window), 0.25
+            )
             everything = torch.arange(length + new)[None]
-            wanted = attend(q, KV(k, v), visible(places, everything, window), 0.25)
+            wanted = attend(q, KV(k, v), attention_mask(places, everything, window), 0.25)
             assert float((ours - wanted).abs().max()) < 1e-12
 
 

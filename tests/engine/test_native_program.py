@@ -261,9 +261,8 @@ def test_one_token_is_the_same_among_sixteen(kv_format: KVFormat) -> None:
 def test_a_view_is_a_program_of_its_own() -> None:
     decoder = made(GEMMA3N)
     assert isinstance(decoder, Gemma3n)
-    config = decoder.config
     narrow = Submodel((96,) * 6 + (64,) * 5, skipped_layers=(8,))
-    view = decoder.view(narrow.config(config), narrow.kept(config))
+    view = decoder.view(narrow)
     assert view.native_program is None
 
     def run(with_graph: NativeProgram | None) -> Tensor:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from gemelo.api import Model, load
-from gemelo.checkpoints.load import read
+from gemelo.checkpoints.load import load_checkpoint
 from gemelo.engine.continuation import Piece
 from gemelo.engine.engine import Engine
 from gemelo.engine.sampler import Sampling
@@ -247,8 +247,8 @@ def test_several_continuations_are_one_turn(model: Model) -> None:
 def test_a_nested_model_in_turns(tiny_checkpoint: Path) -> None:
     """Speculating and changing its size: a stream that was passed says so; `use` amid one's own
     stream is no turn."""
-    whole = Engine(tiny_gemma3n(CONFIG), read(tiny_checkpoint).tokenizer, chunk=16)
-    model = Model(read(tiny_checkpoint), whole)
+    whole = Engine(tiny_gemma3n(CONFIG), load_checkpoint(tiny_checkpoint).tokenizer, chunk=16)
+    model = Model(load_checkpoint(tiny_checkpoint), whole)
     wanted = model.generate(PROMPT, **GREEDY).token_ids
     session = model.session()
     draft = session.speculate(SMALL, gamma=2)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import gemelo
-from gemelo.checkpoints.load import read
+from gemelo.checkpoints.load import load_checkpoint
 from gemelo.errors import InputError
 from gemelo.evals import machine
 from gemelo.evals.bench import Spread, bench, run, weights_bytes_per_token
@@ -66,12 +66,12 @@ def test_a_run_reads_and_writes_what_it_is_told(tiny_checkpoint: Path) -> None:
 def test_a_token_reads_every_weight_of_the_file_once(tiny_checkpoint: Path) -> None:
     file = GGUFFile(tiny_checkpoint)
     sizes = [file.tensor(name).nbytes for name in file.names()]
-    assert weights_bytes_per_token(read(tiny_checkpoint).decoder) == sum(sizes)
+    assert weights_bytes_per_token(load_checkpoint(tiny_checkpoint).decoder) == sum(sizes)
 
 
 def test_an_untied_table_gives_one_row(tmp_path: Path) -> None:
     config = dataclasses.replace(TINY["blocks-of-32"], tie_word_embeddings=False)
-    decoder = read(write_checkpoint(tmp_path / "untied", tiny_model(config))).decoder
+    decoder = load_checkpoint(write_checkpoint(tmp_path / "untied", tiny_model(config))).decoder
     row = 4 * config.hidden_size
     everything = sum(parameter.nbytes for parameter in decoder.parameters())
     wanted = everything - config.vocab_size * row + row

@@ -21,7 +21,7 @@ from gemelo.engine.native_program import KINDS, STORED
 from gemelo.kernels import cpu
 from gemelo.kernels.formats import FORMATS, Packed
 from gemelo.models.layers import KV, attend
-from gemelo.models.masks import visible
+from gemelo.models.masks import attention_mask
 from tests.conftest import TINY
 from tests.kernels.matrices import TILES
 from tests.native import needs_native
@@ -89,7 +89,7 @@ class Tables:
             x[ids].unflatten(-1, (-1, WIDTH)).transpose(1, 2) for x in (self.k, self.v, self.q)
         )
         held = cache.write(CONFIG.layers_of(self.kind)[0], KV(k, v))
-        mask = visible(positions, seen, CONFIG.window(self.kind), reach)
+        mask = attention_mask(positions, seen, CONFIG.window(self.kind), reach)
         return attend(q, held, mask, SCALE)
 
 

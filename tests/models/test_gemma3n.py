@@ -12,7 +12,7 @@ from transformers import Gemma3nForCausalLM, Gemma3nTextConfig
 
 from gemelo.config import FULL, SLIDING, Gemma3nConfig
 from gemelo.engine.kv import KVCache
-from gemelo.models.altup import strongest
+from gemelo.models.altup import gaussian_topk
 from gemelo.models.gemma3n import Gemma3n
 from gemelo.models.layers import TransposedLinear
 from tests.matformer import tiny_gemma3n
@@ -198,7 +198,7 @@ def test_a_sparse_step_is_the_dense_one(transposed: bool, width: int) -> None:
     if transposed:
         mlp.down_proj = TransposedLinear(mlp.down_proj.weight)
         assert difference(mlp(x, width), dense) < 1e-5
-    gate = strongest(mlp.gate_proj(x[:, :1], rows=width), mlp.cutoff)
+    gate = gaussian_topk(mlp.gate_proj(x[:, :1], rows=width), mlp.std_multiplier)
     assert 0 < int((gate > 0).sum()) < width // 4
     assert difference(mlp(x[:, :1], width), dense[:, :1]) < 1e-5
 
@@ -208,7 +208,7 @@ def test_a_sparse_step_reads_no_dead_neuron() -> None:
     mlp = tiny_gemma3n(SMALL).layers[0].mlp
     x = torch.randn(1, 1, 64, generator=torch.Generator().manual_seed(0))
     wanted = mlp(x, 96)
-    dead = strongest(mlp.gate_proj(x), mlp.cutoff)[0, 0] == 0
+    dead = gaussian_topk(mlp.gate_proj(x), mlp.std_multiplier)[0, 0] == 0
     mlp.down_proj = TransposedLinear(mlp.down_proj.weight)
     mlp.up_proj.weight[dead] = float("nan")
     mlp.down_proj.columns[dead] = float("nan")

@@ -13,11 +13,10 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from gemelo.config import Gemma3nConfig, Submodel
+from gemelo.config import ModelConfig, Submodel
 from gemelo.engine.native_program import NativeProgram
 from gemelo.engine.step import Decoder
 from gemelo.errors import InputError
-from gemelo.models.gemma3n import Gemma3n
 from gemelo.weights.mapped import Mapped, behind
 
 
@@ -27,7 +26,7 @@ class SubmodelViews:
     def __init__(self, decoder: Decoder, name: str = "") -> None:
         """name is what the decoder is called in statistics, where it is itself a sub-model."""
         self.decoder, self.name = decoder, name
-        self._views: dict[Submodel, Gemma3n] = {}
+        self._views: dict[Submodel, Decoder] = {}
 
     @cached_property
     def files(self) -> list[Mapped]:
@@ -48,18 +47,16 @@ class SubmodelViews:
     @property
     def whole(self) -> Submodel | None:
         """The whole as a sub-model; None for a decoder that has no others."""
-        if not isinstance(self.decoder, Gemma3n):
+        if not self.decoder.config.is_matformer:
             return None
         return Submodel.whole(self._config(), self.name)
 
     def view(self, submodel: Submodel | None) -> Decoder:
         """The decoder of a sub-model: the whole's own weights, fewer of them used."""
-        if submodel is None or submodel == self.whole or not isinstance(self.decoder, Gemma3n):
+        if submodel is None or submodel == self.whole or not self.decoder.config.is_matformer:
             return self.decoder
         if submodel not in self._views:
-            config = self._config()
-            kept = submodel.kept(config)
-            view = self.decoder.view(submodel.config(config), kept)
+            view = self.decoder.view(submodel)
             if isinstance(self.decoder.native_program, NativeProgram):
                 view.native_program = NativeProgram.of(view, self.decoder.native_program.panels)
             self._views.setdefault(submodel, view)  # another thread may have made one meanwhile
@@ -69,8 +66,8 @@ class SubmodelViews:
         """Whether a cache written by one is exactly what the other would have written."""
         return a is b or (a is not None and b is not None and a.same_keys(b, self._config()))
 
-    def _config(self) -> Gemma3nConfig:
+    def _config(self) -> ModelConfig:
         config = self.decoder.config
-        if not isinstance(config, Gemma3nConfig):
+        if not config.is_matformer:
             raise InputError(f"{config.model_type} has no sub-models; Gemma 3n has")
         return config

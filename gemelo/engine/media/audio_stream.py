@@ -25,7 +25,7 @@ from gemelo.engine.turns import Turns
 from gemelo.errors import UnsupportedError
 from gemelo.inputs.media.mel import NUM_MELS, LogMel
 from gemelo.models.conformer import ConformerState
-from gemelo.models.multimodal import Gemma3nTree, Tree
+from gemelo.models.multimodal import Tree
 
 TOKENS_AT_ONCE = 4  # at most three are late, and the weights are read a quarter as often
 
@@ -40,7 +40,7 @@ class AudioStream:
 
         Raises UnsupportedError for a model without an ear.
         """
-        if config is None or not isinstance(tree, Gemma3nTree):
+        if config is None:
             raise UnsupportedError("the model has no ear: use a Gemma 3n with its audio tower")
         if config.input_feat_size != NUM_MELS:
             raise UnsupportedError(
@@ -92,7 +92,7 @@ class AudioStream:
 
     def _begin(self) -> None:
         """Nothing heard yet."""
-        self.state = self.tree.audio_tower.fresh()
+        self.state = self.tree.audio_tower.init_state()
         self.waiting, self.num_encoded = no_frames(), 0
 
     def _wait(self, mel: Tensor) -> None:

@@ -20,7 +20,7 @@ from hashlib import blake2b
 import torch
 from torch import Tensor
 
-from gemelo.config import Gemma3Config, Gemma3nConfig, ModelConfig
+from gemelo.config import ModelConfig, PlaceholderTokens
 from gemelo.engine.media.audio_stream import AudioStream
 from gemelo.engine.tokens import EmbeddingSpan, Tokens
 from gemelo.errors import InputError, UnsupportedError
@@ -29,8 +29,7 @@ from gemelo.inputs.media.image import Picture, pixel_values
 from gemelo.inputs.media.mel import check_min_samples
 from gemelo.inputs.prompt.chat import Prompt
 from gemelo.inputs.prompt.media_loader import num_audio_tokens
-from gemelo.inputs.prompt.placeholders import PlaceholderTokens, modalities_of
-from gemelo.models.multimodal import Gemma3nTree, Tree
+from gemelo.models.multimodal import Tree
 
 REMEMBERED = 128  # pictures and recordings: 256 tokens of Gemma 3 4B in bfloat16 are 1.3 MB
 
@@ -39,7 +38,7 @@ class MediaEncoders:
     """The towers of a model, and what they were given lately."""
 
     def __init__(self, tree: Tree, config: ModelConfig) -> None:
-        self.tree, self.config, self.modalities = tree, config, modalities_of(config)
+        self.tree, self.config, self.modalities = tree, config, config.modalities
         self._remembered: OrderedDict[bytes, Tensor] = OrderedDict()
 
     def tokens(self, prompt: Prompt) -> Tokens:
@@ -50,7 +49,7 @@ class MediaEncoders:
         image, audio = self.modalities.image, self.modalities.audio
         spans: list[EmbeddingSpan] = []
         if image is not None:
-            both_ways = isinstance(self.config, Gemma3Config)
+            both_ways = self.config.bidirectional_image_tokens > 0
             seen = map(self._seen, prompt.pictures)
             spans += placed(prompt.ids, image, [*seen], "pictures", both_ways)
         if audio is not None:
@@ -78,21 +77,20 @@ class MediaEncoders:
 
     def audio_stream(self) -> AudioStream:
         """The audio encoder for a sound that is still going on; UnsupportedError without one."""
-        config = self.config
-        return AudioStream(self.tree, config.audio if isinstance(config, Gemma3nConfig) else None)
+        return AudioStream(self.tree, self.config.audio)
 
     @torch.inference_mode()
     def audio_padding(self, num_samples: int, num_tokens: int) -> Tensor:
         """Embeddings (J, D) for the placeholders of a recording beyond its own num_tokens."""
-        assert isinstance(self.tree, Gemma3nTree)
         count = num_audio_tokens(self.config, num_samples) - num_tokens
         return self.tree.silence()[0].expand(count, -1)
 
     @torch.inference_mode()
     def _seen(self, picture: Picture) -> tuple[bytes, Tensor]:
-        level = 0.5 if isinstance(self.config, Gemma3Config) else 0.0
+        vision = self.config.vision
+        assert vision is not None
         square = picture.resized(picture.size[0])  # itself, unless a prompt was made by hand
-        values = pixel_values(square, mean=level, std=level or 1.0)
+        values = pixel_values(square, vision.image_mean, vision.image_std)
         return self._known(values, lambda: self.tree.encode_image(values[None])[0])
 
     @torch.inference_mode()

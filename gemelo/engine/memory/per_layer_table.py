@@ -22,16 +22,16 @@ from typing import NamedTuple, Self, get_args
 import torch
 from torch import Tensor, nn
 
-from gemelo.checkpoints.load import as_blocks, module_bytes
 from gemelo.config import Submodel
 from gemelo.config.options import TablePlacement
 from gemelo.engine.memory.pages import Backing, ask, backing, release
 from gemelo.errors import InputError, UnavailableError
 from gemelo.kernels.cpu import embedding
 from gemelo.kernels.formats import Format, Packed
-from gemelo.kernels.linear import QuantEmbedding, QuantLinear
+from gemelo.kernels.linear import QuantEmbedding, QuantLinear, as_blocks, module_bytes
 from gemelo.models.altup import NestedMLP
-from gemelo.models.gemma3n import Block, Gemma3n
+from gemelo.models.decoder import Decoder
+from gemelo.models.gemma3n import Block
 from gemelo.models.layers import Embedding, Linear
 
 Progress = Callable[[int, int], None]  # bytes copied, bytes in all
@@ -157,7 +157,7 @@ class Layout(NamedTuple):
 
 
 def place_table(
-    decoder: Gemma3n,
+    decoder: Decoder,
     where: TablePlacement,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
@@ -243,13 +243,13 @@ def copied(source: Tensor, device: torch.device, progress: Progress | None = Non
 # ---- what a sub-model does not use ---------------------------------------------------------------
 
 
-def release_tail(decoder: Gemma3n, submodel: Submodel) -> int:
+def release_tail(decoder: Decoder, submodel: Submodel) -> int:
     """Let go the pages of the whole `decoder` that `submodel` does not run; returns their bytes.
 
     They are the neurons beyond its widths and the layers it skips, as far as they fill pages and
     are mapped; anything else stays. The whole still runs, and reads them again as it does.
     """
-    widths = dict(zip(submodel.kept(decoder.config), submodel.ffn_widths, strict=True))
+    widths = dict(zip(submodel.kept_layers(decoder.config), submodel.ffn_widths, strict=True))
     let_go = 0
     for layer, block in enumerate(decoder.layers):
         assert isinstance(block, Block)
@@ -258,7 +258,7 @@ def release_tail(decoder: Gemma3n, submodel: Submodel) -> int:
     return let_go
 
 
-def resident_bytes(decoder: Gemma3n, where: TablePlacement) -> int:
+def resident_bytes(decoder: Decoder, where: TablePlacement) -> int:
     """Bytes of weights that running `decoder` keeps in memory, the table lying at `where`.
 
     Of a view, only what it runs counts. Caches and activations come on top.

@@ -20,7 +20,7 @@ from gemelo.kernels.formats import Packed
 from gemelo.kernels.linear import QuantLinear
 from gemelo.kernels.repacked import Panels, can_interleave
 from gemelo.models.altup import NestedMLP
-from gemelo.models.gemma3n import Block, Gemma3n
+from gemelo.models.gemma3n import Block
 from gemelo.models.layers import Linear
 
 SPARE_BYTES = 512 << 20  # that stay free for the cache and everything else
@@ -46,7 +46,7 @@ def repacked(decoder: Decoder) -> Panels | None:
 
 def _in_rows(decoder: Decoder) -> set[int]:
     """Gemma 3n reads the layers that a sub-model runs, and the neurons that a token wakes."""
-    if not isinstance(decoder, Gemma3n):
+    if not decoder.config.hidden_size_per_layer_input:
         return set()
     chosen = (decoder.per_layer_model_projection, *(mlp.up_proj for mlp in _sparse(decoder)))
     return {_address(packed(module)) for module in chosen}
@@ -59,7 +59,7 @@ def _in_strips(decoder: Decoder) -> set[int]:
 
 def _sparse(decoder: Decoder) -> list[NestedMLP]:
     blocks = [block for block in decoder.layers if isinstance(block, Block)]
-    return [block.mlp for block in blocks if block.mlp.cutoff is not None]
+    return [block.mlp for block in blocks if block.mlp.std_multiplier is not None]
 
 
 def _matrices(decoder: Decoder) -> list[nn.Module]:

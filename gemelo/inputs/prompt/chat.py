@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
+from gemelo.config import Modalities
 from gemelo.errors import InputError, UnsupportedError
 from gemelo.inputs.media.audio import Samples
 from gemelo.inputs.media.image import Picture
@@ -26,7 +27,6 @@ from gemelo.inputs.prompt.placeholders import (
     AudioPlaceholder,
     Chunk,
     ImagePlaceholder,
-    Modalities,
     Placeholder,
     check_modalities,
     fill_placeholders,

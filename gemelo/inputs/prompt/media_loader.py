@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gemelo.config import Gemma3Config, Gemma3nConfig, ModelConfig
+from gemelo.config import Modalities, ModelConfig
 from gemelo.errors import InputError, UnsupportedError
 from gemelo.inputs.media.audio import LIMIT_S, SAMPLING_RATE, Samples, read_audio, resample
 from gemelo.inputs.media.borrowed import Readable
@@ -31,12 +31,9 @@ from gemelo.inputs.media.video import read_video
 from gemelo.inputs.prompt.placeholders import (
     AudioPlaceholder,
     ImagePlaceholder,
-    Modalities,
     Placeholder,
-    modalities_of,
 )
 
-IMAGE_SIZES = (256, 512, 768)  # that Gemma 3n takes, in pixels
 TRAINED_S = 30.0  # what the audio encoder was trained on at a time
 
 
@@ -55,7 +52,7 @@ class MediaLoader:
 
     def __init__(self, config: ModelConfig, vision_options: VisionOptions | None = None) -> None:
         """Raises InputError for a vision_options that the model has no use for."""
-        self.config, self.modalities = config, modalities_of(config)
+        self.config, self.modalities = config, config.modalities
         self.vision_options = VisionOptions() if vision_options is None else vision_options
         self.image_size = image_size_of(config, self.vision_options.image_size)
         self.pictures: list[Picture] = []  # resized; crops after their original
@@ -126,33 +123,30 @@ class MediaLoader:
 
 def image_size_of(config: ModelConfig, asked: int | None) -> int:
     """The side of the square that a vision tower takes, in pixels; 0 where there is none."""
-    if isinstance(config, Gemma3nConfig):
-        if asked is not None and asked not in IMAGE_SIZES:
-            raise InputError(
-                f"an image size of {asked} pixels: give one of {', '.join(map(str, IMAGE_SIZES))}"
-            )
-        return asked or IMAGE_SIZES[-1]
-    eye = config.vision if isinstance(config, Gemma3Config) else None
-    if asked is not None and (eye is None or asked != eye.image_size):
-        takes = "no picture" if eye is None else f"pictures of {eye.image_size} pixels"
-        raise InputError(f"an image size of {asked} pixels: this model takes {takes}; leave it out")
-    return 0 if eye is None else eye.image_size
+    sizes = () if config.vision is None else config.vision.image_sizes
+    if asked is not None and asked not in sizes:
+        takes = f"pictures of {sizes[0]} pixels" if sizes else "no picture"
+        cure = f"this model takes {takes}; leave it out"
+        if len(sizes) > 1:
+            cure = f"give one of {', '.join(map(str, sizes))}"
+        raise InputError(f"an image size of {asked} pixels: {cure}")
+    return asked or max(sizes, default=0)
 
 
 def num_audio_tokens(config: ModelConfig, num_samples: int) -> int:
     """Audio tokens of a recording at 16 kHz: what the reference gives any clip, or more where it
     lasts longer. Raises InputError for one that is too short."""
-    ear = config.audio if isinstance(config, Gemma3nConfig) else None
-    if ear is None or not isinstance(config, Gemma3nConfig):
+    ear, tokens = config.audio, config.modalities.audio
+    if ear is None or tokens is None:
         raise UnsupportedError("the model cannot take recordings: it has no tower for them")
     check_min_samples(num_samples)
-    return max(config.audio_soft_tokens_per_image, ear.num_tokens(num_frames(num_samples)))
+    return max(tokens.num_tokens, ear.num_tokens(num_frames(num_samples)))
 
 
 def max_audio_s(config: ModelConfig) -> float:
     """The longest recording that a context of the model can hold, in seconds."""
-    ear = config.audio if isinstance(config, Gemma3nConfig) else None
-    if ear is None or not isinstance(config, Gemma3nConfig):
+    ear = config.audio
+    if ear is None:
         return LIMIT_S
     return config.max_position_embeddings * ear.frames_per_token * HOP_LENGTH / SAMPLING_RATE
 

@@ -7,7 +7,7 @@ before a picture ends in one token of three newlines. Here text stays text until
 its place, and what lies between two markers is tokenised in one go. A placeholder in what a person
 says in a chat is no placeholder: only a template's own, and those of a plain prompt, are.
 
-    modalities = modalities_of(config)
+    modalities = config.modalities
     prompt, images = "<start_of_image>What is this?", [ImagePlaceholder()]
     chunks = fill_placeholders(prompt, images, [], modalities, tokenizer)
     tokenize(chunks, modalities, tokenizer)    # [2, 108, 255999, 262144, ..., 256000, 108, ...]
@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from gemelo.config import Gemma3Config, Gemma3nConfig, ModelConfig
+from gemelo.config import Modalities, PlaceholderTokens
 from gemelo.errors import ContextLengthError, InputError, UnsupportedError
 from gemelo.inputs.media.panscan import BEFORE_CROPS, BEFORE_ORIGINAL, BETWEEN_CROPS
 from gemelo.inputs.media.parts import Part, TextPart
@@ -28,25 +28,6 @@ from gemelo.inputs.templates.text import Text, spans
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 
 AROUND = "\n\n"  # before the begin token and after the end token
-
-
-@dataclass(frozen=True)
-class PlaceholderTokens:
-    """How one modality is written: the template's placeholder, and the ids that it becomes."""
-
-    placeholder: str
-    begin_token_id: int
-    token_id: int
-    end_token_id: int
-    num_tokens: int  # of one picture; of one recording, in the reference
-
-
-@dataclass(frozen=True)
-class Modalities:
-    """What a model can take in beside text; None for what it cannot."""
-
-    image: PlaceholderTokens | None = None
-    audio: PlaceholderTokens | None = None
 
 
 @dataclass(frozen=True)
@@ -65,24 +46,6 @@ class AudioPlaceholder:
 
 Placeholder = ImagePlaceholder | AudioPlaceholder
 Chunk = str | int | Placeholder  # plain text, the id of a control string, or a placeholder
-
-
-def modalities_of(config: ModelConfig) -> Modalities:
-    """The modalities of a checkpoint; a text-only one has none."""
-    if not config.is_multimodal:
-        return Modalities()
-    if isinstance(config, Gemma3nConfig):
-        return _gemma3n_modalities(config)
-    assert isinstance(config, Gemma3Config)
-    return Modalities(
-        PlaceholderTokens(
-            "<start_of_image>",
-            config.boi_token_index,
-            config.image_token_index,
-            config.eoi_token_index,
-            config.mm_tokens_per_image,
-        )
-    )
 
 
 def check_modalities(parts: Iterable[Part], modalities: Modalities) -> None:
@@ -208,27 +171,6 @@ def _full(tokens: PlaceholderTokens, num_tokens: int | None = None) -> Iterator[
 
 
 # ---- checks --------------------------------------------------------------------------------------
-
-
-def _gemma3n_modalities(config: Gemma3nConfig) -> Modalities:
-    image = PlaceholderTokens(
-        "<image_soft_token>",
-        config.boi_token_id,
-        config.image_token_id,
-        config.eoi_token_id,
-        config.vision_soft_tokens_per_image,
-    )
-    audio = PlaceholderTokens(
-        "<audio_soft_token>",
-        config.boa_token_id,
-        config.audio_token_id,
-        config.eoa_token_id,
-        config.audio_soft_tokens_per_image,
-    )
-    return Modalities(
-        image if config.vision_config is not None else None,
-        audio if config.audio_config is not None else None,
-    )
 
 
 def _matched(

@@ -18,13 +18,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gemelo.config import Gemma3Config, Gemma3nConfig, ModelConfig
+from gemelo.config import ModelConfig
+from gemelo.config.checks import is_number
 from gemelo.errors import FileFormatError, InputError, UnsupportedError
 from gemelo.inputs.media import mel
 from gemelo.inputs.media.audio import SAMPLING_RATE
 from gemelo.inputs.media.panscan import DEFAULT, PanScan
-from gemelo.inputs.prompt.media_loader import IMAGE_SIZES, VisionOptions
-from gemelo.inputs.prompt.placeholders import modalities_of
+from gemelo.inputs.prompt.media_loader import VisionOptions
 
 FILES = ("preprocessor_config.json", "processor_config.json")  # the later one counts more
 _PARTS = ("image_processor", "feature_extractor")
@@ -108,7 +108,7 @@ def read_preprocessor(
     for name, setting in by_name.items():
         if name in wanted:
             _check(name, setting, wanted[name])
-    if isinstance(config, Gemma3Config):
+    if config.vision is not None and config.vision.do_pan_and_scan:
         notices = _notices(by_name, {*_WITHOUT_EFFECT, _SWITCH, *_THRESHOLDS})
         return Preprocessor(_switch(by_name), _thresholds(by_name), None, notices)
     size = by_name["size"].value if {"size"} <= by_name.keys() & wanted.keys() else None
@@ -133,23 +133,21 @@ def settings(files: Iterable[tuple[Path, Mapping[str, Any]]]) -> dict[str, Setti
 
 def built_for(config: ModelConfig) -> dict[str, tuple[Any, ...]]:
     """The values that a setting may have, by its name, for the towers that a model has."""
-    modalities = modalities_of(config)
+    modalities = config.modalities
     one: dict[str, Any] = {}
     if modalities.image is not None:
         one |= _IMAGE_SETTINGS | {"image_seq_length": modalities.image.num_tokens}
     if modalities.audio is not None:
         one |= _AUDIO_SETTINGS | {"audio_seq_length": modalities.audio.num_tokens}
-    image_sizes: tuple[int, ...] = IMAGE_SIZES
-    if isinstance(config, Gemma3Config) and config.vision is not None:
-        one |= {"do_normalize": True, "image_mean": 0.5, "image_std": 0.5}
-        image_sizes = (config.vision.image_size,)
-    elif isinstance(config, Gemma3nConfig) and modalities.image is not None:
-        one |= {"do_normalize": False}  # its mean and deviation then say nothing
-    known: dict[str, tuple[Any, ...]] = {name: (value,) for name, value in one.items()}
-    if modalities.image is not None:
-        known["size"] = tuple(
-            {"height": image_size, "width": image_size} for image_size in image_sizes
-        )
+    known: dict[str, tuple[Any, ...]] = {}
+    if config.vision is not None:
+        mean, std = config.vision.image_mean, config.vision.image_std
+        one["do_normalize"] = (mean, std) != (0, 1)
+        if one["do_normalize"]:  # else the two say nothing
+            one |= {"image_mean": mean, "image_std": std}
+        sizes = config.vision.image_sizes
+        known["size"] = tuple({"height": side, "width": side} for side in sizes)
+    known |= {name: (value,) for name, value in one.items()}
     if modalities.audio is not None:
         known |= {"per_bin_mean": (), "per_bin_stddev": ()}
     return known
@@ -171,16 +169,12 @@ def _same(value: Any, wanted: Any) -> bool:
     if isinstance(wanted, float):
         least, most = wanted * (1 - _SAME), wanted * (1 + _SAME)
         numbers = value if isinstance(value, list) and value else [value]
-        return all(_is_number(number) and least <= number <= most for number in numbers)
+        return all(is_number(number) and least <= number <= most for number in numbers)
     if isinstance(wanted, dict) and isinstance(value, Mapping):
         value = {name: number for name, number in value.items() if number is not None}
     if isinstance(wanted, int) and not isinstance(wanted, bool):
-        return _is_number(value) and bool(value == wanted)
+        return is_number(value) and bool(value == wanted)
     return type(value) is type(wanted) and bool(value == wanted)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _switch(by_name: Mapping[str, Setting]) -> bool:

@@ -35,7 +35,7 @@ def session(model: Gemma3n, tiny_tokenizer: Tokenizer) -> Session:
 def sliced(model: Gemma3n, submodel: Submodel) -> Gemma3n:
     """A copy of the sub-model as a model of its own, cut by hand: the oracle of every view."""
     config = submodel.config(CONFIG)
-    kept = submodel.kept(CONFIG)
+    kept = submodel.kept_layers(CONFIG)
     twin = Gemma3n(config).eval()
     width = CONFIG.hidden_size_per_layer_input
     columns = [c for layer in kept for c in range(layer * width, (layer + 1) * width)]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gemelo.checkpoints.convert import convert
-from gemelo.checkpoints.load import as_blocks, module_bytes, read
+from gemelo.checkpoints.load import load_checkpoint
 from gemelo.config import Submodel
 from gemelo.config.options import TablePlacement
 from gemelo.engine import step
@@ -37,6 +37,7 @@ from gemelo.errors import InputError, UnavailableError
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.kernels import reference
 from gemelo.kernels.formats import FORMATS, Packed, pack
+from gemelo.kernels.linear import as_blocks, module_bytes
 from gemelo.models.altup import NestedMLP
 from gemelo.models.gemma3n import Gemma3n
 from gemelo.weights.mapped import map_file
@@ -180,7 +181,7 @@ def test_logits_do_not_depend_on_the_place(
     request: pytest.FixtureRequest, kind: str, where: TablePlacement
 ) -> None:
     path = request.getfixturevalue(kind)
-    plain, decoder = read(path).decoder, read(path).decoder
+    plain, decoder = load_checkpoint(path).decoder, load_checkpoint(path).decoder
     assert isinstance(plain, Gemma3n) and isinstance(decoder, Gemma3n)
     place_table(decoder, where)
     assert isinstance(decoder.per_layer_table, FileTable) == (
@@ -196,7 +197,7 @@ def test_logits_do_not_depend_on_the_place(
 
 @pytest.mark.parametrize("kind", ["folder", "gguf"])
 def test_a_copy_in_ram_lets_the_map_go(request: pytest.FixtureRequest, kind: str) -> None:
-    decoder = read(request.getfixturevalue(kind)).decoder
+    decoder = load_checkpoint(request.getfixturevalue(kind)).decoder
     assert isinstance(decoder, Gemma3n)
     done: list[tuple[int, int]] = []
     place_table(decoder, "ram", progress=lambda *counts: done.append(counts))
@@ -214,7 +215,7 @@ def test_a_copy_in_ram_lets_the_map_go(request: pytest.FixtureRequest, kind: str
 @linux
 def test_a_table_is_copied_in_pieces(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is copied of the map is let go on the way."""
-    decoder = read(folder).decoder
+    decoder = load_checkpoint(folder).decoder
     assert isinstance(decoder, Gemma3n)
     table = decoder.embed_tokens_per_layer.weight.detach()
     wanted = table.clone()
@@ -236,7 +237,7 @@ def test_what_cannot_be_placed_is_said(folder: Path, monkeypatch: pytest.MonkeyP
         raise RuntimeError("can't allocate memory")
 
     monkeypatch.setattr(torch, "empty_like", full)
-    decoder = read(folder).decoder
+    decoder = load_checkpoint(folder).decoder
     assert isinstance(decoder, Gemma3n)
     with pytest.raises(UnavailableError, match=r"no room for 0.0 GB .* on cpu; leave them on"):
         place_table(decoder, "ram")
@@ -244,8 +245,8 @@ def test_what_cannot_be_placed_is_said(folder: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_map_whose_file_is_gone_is_touched_instead(folder: Path, tmp_path: Path) -> None:
     moved = write_3n(tmp_path / "gone", SOFT_3N)
-    decoder = read(moved).decoder
-    wanted = scores(read(moved), WITH_SOFT)
+    decoder = load_checkpoint(moved).decoder
+    wanted = scores(load_checkpoint(moved), WITH_SOFT)
     assert isinstance(decoder, Gemma3n)
     (moved / "model.safetensors").unlink()
     place_table(decoder, "disk")
@@ -254,7 +255,7 @@ def test_a_map_whose_file_is_gone_is_touched_instead(folder: Path, tmp_path: Pat
 
 
 def test_maps_are_told_from_memory(folder: Path) -> None:
-    decoder = read(folder).decoder
+    decoder = load_checkpoint(folder).decoder
     assert is_mapped(decoder.embed_tokens.weight) and not is_mapped(torch.empty(9))
 
 
@@ -330,7 +331,7 @@ def feed_forward(decoder: Gemma3n, layer: int) -> NestedMLP:
 @linux
 @pytest.mark.parametrize("kind", ["folder", "gguf"])
 def test_an_unused_tail_is_let_go_and_comes_back(request: pytest.FixtureRequest, kind: str) -> None:
-    decoder = read(request.getfixturevalue(kind)).decoder
+    decoder = load_checkpoint(request.getfixturevalue(kind)).decoder
     assert isinstance(decoder, Gemma3n)
     view = SubmodelViews(decoder).view(NARROW)
     assert isinstance(view, Gemma3n)
@@ -357,7 +358,7 @@ def test_weights_in_memory_stay() -> None:
 
 
 def test_the_whole_uses_everything(folder: Path) -> None:
-    decoder = read(folder).decoder
+    decoder = load_checkpoint(folder).decoder
     assert isinstance(decoder, Gemma3n)
     scores(decoder)
     assert release_tail(decoder, Submodel.whole(WIDE_3N)) == 0

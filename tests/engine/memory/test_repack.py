@@ -92,7 +92,7 @@ def test_sparse_layers_keep_their_neurons_together(decoder: Decoder) -> None:
     assert panels is not None
     index = torch.tensor([3, 1])
     blocks = [block for block in decoder.layers if isinstance(block, Block)]
-    sparse = [block for block in blocks if block.mlp.cutoff is not None]
+    sparse = [block for block in blocks if block.mlp.std_multiplier is not None]
     assert 0 < len(sparse) < len(blocks)
     for block in sparse:
         panels.matrix(packed(block.mlp.up_proj), index)  # single rows can be named

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from gemelo.config import Gemma3Config, Gemma3nConfig, VisionConfig
+from gemelo.config import Gemma3Config, Gemma3nConfig, Modalities, VisionConfig
 from gemelo.errors import ContextLengthError, InputError, UnsupportedError
 from gemelo.inputs.media.panscan import crops
 from gemelo.inputs.media.parts import MediaPart, TextPart
@@ -15,11 +15,9 @@ from gemelo.inputs.prompt.placeholders import (
     AudioPlaceholder,
     Chunk,
     ImagePlaceholder,
-    Modalities,
     check_context_length,
     check_modalities,
     fill_placeholders,
-    modalities_of,
     tokenize,
 )
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
@@ -93,7 +91,7 @@ def test_gemma3n(gemma3n: Family, text: str, num_images: int, num_recordings: in
 
 
 def test_the_real_vocabulary(real: Callable[[str], Tokenizer]) -> None:
-    tokenizer, modalities = real("gguf"), modalities_of(Gemma3Config(vision=VisionConfig()))
+    tokenizer, modalities = real("gguf")(Gemma3Config(vision=VisionConfig()))
 
     def ids(*chunks: Chunk) -> list[int]:
         return tokenize(chunks, modalities, tokenizer, bos=False)
@@ -155,10 +153,10 @@ def test_a_sense_that_is_missing(gemma3: Family) -> None:
 
 def test_what_a_model_has_no_sense_for() -> None:
     text_only, seeing = (
-        modalities_of(Gemma3Config()),
-        modalities_of(Gemma3Config(vision=VisionConfig())),
+        Gemma3Config().modalities,
+        Gemma3Config(vision=VisionConfig()).modalities,
     )
-    hearing = modalities_of(Gemma3nConfig(audio_config={}))
+    hearing = Gemma3nConfig(audio_config={}).modalities
     photo, song, film = (MediaPart(kind, "file") for kind in ("image", "audio", "video"))
     check_modalities([TextPart("words")], text_only)
     check_modalities([photo, film], seeing)

@@ -13,7 +13,8 @@ import pytest
 from tokenizers import Tokenizer as Library
 from transformers import PreTrainedTokenizerFast
 
-from gemelo.inputs.prompt.placeholders import Modalities, fill_placeholders, tokenize
+from gemelo.config import Modalities
+from gemelo.inputs.prompt.placeholders import fill_placeholders, tokenize
 from gemelo.inputs.templates.rendering import render_template
 from gemelo.inputs.templates.text import own
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
