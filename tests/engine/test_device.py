@@ -19,7 +19,7 @@ from transformers import (
 
 from gemelo import api as model_module
 from gemelo.api import load, prepare
-from gemelo.checkpoints.load import Checkpoint, read
+from gemelo.checkpoints.load import Checkpoint, load_checkpoint
 from gemelo.config import Gemma3Config, Gemma3nConfig
 from gemelo.config.options import TablePlacement
 from gemelo.engine.elastic.views import SubmodelViews
@@ -111,7 +111,7 @@ def test_per_layer_rows_travel_to_the_device(
     device: torch.device, tmp_path: Path, where: TablePlacement
 ) -> None:
     folder = write_3n(tmp_path / "hub")
-    expected = Engine(load_checkpoint(folder).decoder, read(folder).tokenizer).score(IDS)
+    expected = Engine(load_checkpoint(folder).decoder, load_checkpoint(folder).tokenizer).score(IDS)
     loaded = load(folder, device=str(device), ple=where)
     decoder = loaded.engine.decoder
     assert isinstance(decoder, Gemma3n)
@@ -158,7 +158,7 @@ def test_a_gpu_that_nobody_asked_for_is_noted_once(
 
     def read_here(path: Path, format: Any, device: torch.device, *more: Any) -> Checkpoint:
         chosen.append(device)
-        return read(path, format, "cpu", *more)
+        return load_checkpoint(path, format, "cpu", *more)
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(model_module, "load_checkpoint", read_here)
