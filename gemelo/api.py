@@ -1,18 +1,17 @@
-"""`Model`: what a user of the library holds.
+"""The library: load a model, continue text, chat, score, see and hear with it.
 
-It joins a loaded checkpoint, an engine and one session, so that a chat in a loop reuses its
-prefix without the caller doing anything. A prompt is text, a list of messages, or token ids.
-Messages may hold pictures, recordings and videos, if the model has eyes and ears. They need a chat
-template, which an instruction-tuned model carries; a base model says that it has none.
+`Model` is what a user holds: a loaded checkpoint and an engine. What belongs to one conversation is
+a `Session`'s. A prompt is text, a list of messages, or token ids. Messages may hold pictures,
+recordings and videos, if the model has towers for them. They need a chat template, which an
+instruction-tuned model carries; a base model says that it has none.
 
 Threads may share a model: `generate` waits until another thread's is done. A stream has its session
 until it ends, so what begins meanwhile is given a new one, and later turns go on with that.
 
     model = gemelo.load("gemma-3-1b-it")
-    for piece in model.stream([{"role": "user", "content": "Hi"}], temperature=0.7):
-        print(piece.text, end="")
+    print(model.chat([{"role": "user", "content": "Hello!"}]).text)
 
-T tokens, V vocabulary.
+J embeddings of a picture or a recording, D width, T tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -274,15 +273,20 @@ def load(
 ) -> Model:
     """Load a model from a path, a hub id, or the embedded default.
 
-    submodel runs a part of a Gemma 3n: a published name, a file, or a `Submodel`. format "native"
-    keeps weights as the file has them; "bf16" and "f32" widen them at load, "q8_0" and "q4_0"
-    quantise them. device "auto" is CUDA where there is one (a notice says that it is not tested).
-    threads is for the whole process, as torch's are. context limits the tokens a session may hold;
-    kv_format "plain" keeps their keys and values in the model's dtype, "bf16" and "int8" in 16 and
-    8 bits, and None is "bf16" where the native kernels run, else "plain". ple is where Gemma 3n's
-    per-layer embeddings lie: the file, RAM, the device. mmproj is the eye and ear of a GGUF, if
-    they do not lie beside it. repack moves quantised weights out of the file's pages into an order
-    that the native kernels read faster, where memory has room for it; without it they stay mapped.
+    - submodel: run a part of a Gemma 3n: a published name, a file, or a `Submodel`.
+    - format: "native" keeps weights as the file has them; "bf16" and "f32" widen them at load,
+      "q8_0" and "q4_0" quantise them.
+    - device: "auto" is CUDA where there is one (a notice says that it is not tested), else the CPU.
+    - threads: for the whole process, as torch's are.
+    - context: the most tokens that a session may hold.
+    - kv_format: "plain" keeps keys and values in the model's dtype, "bf16" and "int8" in 16 and 8
+      bits; None is "bf16" where the native kernels run, else "plain".
+    - ple: where Gemma 3n's per-layer embeddings lie: "disk" (the file), "ram", "device".
+    - mmproj: the vision tower and audio encoder of a GGUF, if they do not lie beside it.
+    - repack: move quantised weights out of the file's pages into an order that the native kernels
+      read faster, where memory has room for it; without it they stay mapped.
+    - progress: gets tensors done and tensors in all.
+
     Raises `GemeloError` for what cannot be loaded, with the cure.
     """
     started = time.perf_counter()
@@ -292,7 +296,7 @@ def load(
         torch.set_num_threads(threads)
         cpu.set_threads(threads)
     path = resolve(None if model is None else str(model))
-    eye = None if mmproj is None else expanded(str(mmproj))
+    towers = None if mmproj is None else expanded(str(mmproj))
 
     def finish(decoder: Decoder) -> None:
         if decoder.config.hidden_size_per_layer_input:
@@ -300,9 +304,9 @@ def load(
         if is_native(decoder):
             decoder.native_program = NativeProgram(decoder, repacked(decoder) if repack else None)
 
-    checkpoint = load_checkpoint(path, format, place(device), progress, eye, finish)
-    if told := gpu_notice(device):
-        checkpoint = replace(checkpoint, notices=(*checkpoint.notices, told))
+    checkpoint = load_checkpoint(path, format, place(device), progress, towers, finish)
+    if notice := gpu_notice(device):
+        checkpoint = replace(checkpoint, notices=(*checkpoint.notices, notice))
     engine = Engine(checkpoint.decoder, checkpoint.tokenizer, context, kv_format=kv_format)
     loaded = Model(checkpoint, engine, time.perf_counter() - started)
     return loaded if submodel is None else loaded.submodel(submodel)

@@ -1,6 +1,6 @@
 """Transcription: what was said, written down while it is being said.
 
-The instruction comes first and the sound after it, so that soft tokens go into the cache as they
+The instruction comes first and the sound after it, so that embeddings go into the KV cache as they
 are settled, through the half of Gemma 3n's layers that own keys; when the sound is over only its
 tail and the end of the prompt are left to read. A sound of any length is one stream; `cut` hears it
 in stretches of at most 30 s, which is what the model was trained on, and puts the texts together.
@@ -8,7 +8,7 @@ in stretches of at most 30 s, which is what the model was trained on, and puts t
     for heard in transcribe(model, stream_audio("talk.mp3"), Task(language="es")):
         print(heard.start_s, heard.text)
 
-J soft tokens, D decoder width.
+J embeddings, D decoder width.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ from gemelo.inputs.media.audio import SAMPLING_RATE, Samples
 from gemelo.inputs.media.mel import MIN_SAMPLES, check_min_samples
 from gemelo.inputs.media.parts import MediaPart, TextPart
 from gemelo.inputs.media.segments import AudioSegment, Onset, Segmenter, without_overlap
-from gemelo.inputs.prompt.chat import render_completion
-from gemelo.inputs.prompt.media_loader import TRAINED_S
+from gemelo.inputs.prompt.chat import render, render_completion
+from gemelo.inputs.prompt.media_loader import TRAINED_S, MediaLoader
+from gemelo.inputs.prompt.placeholders import AudioPlaceholder, Placeholder
 
 LANGUAGES = {
     "ar": "Arabic",
@@ -121,11 +122,9 @@ class Listening:
         self.stream = model.audio_stream()
         audio = model.encoders.modalities.audio
         assert audio is not None, "a model without an audio encoder has no stream"
-        ids = prompt_ids(model, instruction)
-        first = ids.index(audio.token_id)
+        self.ids, self.after = prompt_around_audio(model, instruction)
         self.placeholder, self.num_samples = audio.token_id, 0
         self.num_places = 0  # of embeddings so far
-        self.ids, self.after = ids[:first], ids[first + ids.count(audio.token_id) :]
         self.spans: list[EmbeddingSpan] = []
 
     def push(self, values: Any) -> None:
@@ -157,14 +156,27 @@ class Listening:
         return Tokens(more, [span])
 
 
-def prompt_ids(model: Model, instruction: str) -> list[int]:
-    """The prompt of an instruction and a recording that is yet to come."""
-    nothing = MediaPart("audio", Samples(torch.zeros(2 * MIN_SAMPLES)))
+class _PendingRecording(MediaLoader):
+    """Opens nothing: a recording that is yet to come is one placeholder."""
+
+    def expand(self, part: MediaPart) -> tuple[str | Placeholder, ...]:
+        return (AudioPlaceholder(1),)
+
+
+def prompt_around_audio(model: Model, instruction: str) -> tuple[list[int], list[int]]:
+    """The ids before and after a recording that is yet to come, as the model's template has it."""
+    loader = _PendingRecording(model.checkpoint.config, model.vision_options)
+    parts = (TextPart(instruction), MediaPart("audio", "yet to come"))
     if model.tokenizer.chat_template is None:
-        parts = (TextPart(f"{instruction} "), nothing)
-        return list(render_completion(parts, model.tokenizer, model.media_loader()).ids)
-    content = [TextPart(instruction), nothing]
-    return list(model.prompt([{"role": "user", "content": content}]).ids)
+        spaced = (TextPart(f"{instruction} "), parts[1])
+        prompt = render_completion(spaced, model.tokenizer, loader)
+    else:
+        message = {"role": "user", "content": parts}
+        prompt = render([message], model.tokenizer, media_loader=loader)
+    audio = loader.modalities.audio
+    assert audio is not None, "a model without an audio encoder has no stream"
+    where = prompt.ids.index(audio.token_id)
+    return list(prompt.ids[:where]), list(prompt.ids[where + 1 :])
 
 
 def transcribe(
@@ -235,12 +247,12 @@ def answered(
 
 def whole(pieces: Iterable[Samples], tell: Callable[[str], None]) -> Iterator[AudioSegment]:
     """A sound as one stretch of any length."""
-    total, told, onset = 0, False, Onset()
+    total, noted, onset = 0, False, Onset()
     for piece in pieces:
         _tell_all(piece, tell)
         total += len(piece.values)
-        if total > TRAINED_S * SAMPLING_RATE and not told:
-            told = True
+        if total > TRAINED_S * SAMPLING_RATE and not noted:
+            noted = True
             tell(
                 f"the sound is longer than the {TRAINED_S:.0f} s that the model was trained on at "
                 "a time: what comes later may be heard less well; cut it into segments"

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from gemelo.api import Model, load
+from gemelo.engine import session as session_module
 from gemelo.engine.sampler import Sampling
+from gemelo.engine.tokens import Tokens
 from gemelo.errors import ContextLengthError, InputError, UnsupportedError
 from gemelo.inputs.media import audio_channels
 from gemelo.inputs.media.audio import SAMPLING_RATE, Samples
+from gemelo.inputs.media.parts import MediaPart, TextPart
 from gemelo.inputs.media.segments import MIN_SEGMENT_S, Segmenter
-from gemelo.transcription import Listening, Task, prompt_ids, transcribe
+from gemelo.transcription import Listening, Task, prompt_around_audio, transcribe
 from tests.multimodal import recording
 
 GREEDY = {"max_tokens": 5, "ignore_eos": True}
@@ -109,7 +113,7 @@ def test_a_sound_longer_than_the_context(awake_directory: Path) -> None:
 
 def test_a_model_without_an_ear(eyed_directory: Path) -> None:
     deaf = load(eyed_directory)
-    with pytest.raises(UnsupportedError, match="no ear"):
+    with pytest.raises(UnsupportedError, match="no audio encoder"):
         [*transcribe(deaf, in_pieces(recording(), 50000), **GREEDY)]
 
 
@@ -127,9 +131,33 @@ def test_instructions() -> None:
 
 
 def test_the_prompt_says_it_before_the_sound(model: Model) -> None:
-    ids = prompt_ids(model, "the")
-    word = model.tokenizer.encode("the", bos=False)
-    assert ids.index(word[0]) < ids.index(497) and ids.count(497) == 12
+    before, after = prompt_around_audio(model, "the")
+    (word,) = model.tokenizer.encode("the", bos=False)
+    assert word in before and word not in after
+    assert not {497} & {*before, *after}
+    content = [TextPart("the"), MediaPart("audio", Samples(torch.zeros(8000)))]
+    whole = model.prompt([{"role": "user", "content": content}])
+    sound = [497] * whole.ids.count(497)
+    assert [*before, *sound, *after] == list(whole.ids)
+
+
+def test_every_second_costs_the_same(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long it has been: only what is new is looked at."""
+    looked_at: list[int] = []
+    checked = session_module.checked
+
+    def counted(tokens: Tokens, *rest: Any, **more: Any) -> Tokens:
+        looked_at.append(len(tokens))
+        return checked(tokens, *rest, **more)
+
+    monkeypatch.setattr(session_module, "checked", counted)
+    listening = Listening(model, model.session(), "the")
+    sound = recording(12.0)
+    for begin in range(0, len(sound), SAMPLING_RATE):
+        listening.push(sound[begin : begin + SAMPLING_RATE])
+    begun = len(listening.ids) - listening.num_places
+    assert looked_at[0] >= begun and max(looked_at[1:]) <= 8  # a second makes six or seven
+    assert sum(looked_at) == len(listening.ids) == len(listening.session.ids)
 
 
 @pytest.mark.parametrize("cut", [False, True])

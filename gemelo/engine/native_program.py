@@ -89,7 +89,7 @@ class NativeProgram:
             return out, True
         cache.make_room(tokens, max(map(max, positions)) + 1)
         all_ids, places = _flat(ids), _flat(positions)
-        told = self._told(all_ids)
+        per_layer = self._per_layer_rows(all_ids)
         embeds = None if inputs is None else inputs.inputs_embeds.float().contiguous()
         seen = (
             None
@@ -110,12 +110,12 @@ class NativeProgram:
             format=cpu.extension.CacheFormat[STORED[cache.stored]],
             kv_heads=self.config.num_key_value_heads,
             head_dim=self.config.head_dim,
-            per_layer_rows=None if told is None else cpu.matrix(told),
+            per_layer_rows=None if per_layer is None else cpu.matrix(per_layer),
             scores=out.data_ptr(),
         )
         return out, self.program.run(call)
 
-    def _told(self, ids: Sequence[int]) -> Packed | None:
+    def _per_layer_rows(self, ids: Sequence[int]) -> Packed | None:
         """Gemma 3n's vectors of N tokens for every layer, (N * L, P), as they are stored."""
         decoder = self.decoder
         if not isinstance(decoder, Gemma3n):
@@ -230,9 +230,9 @@ def is_native(decoder: Decoder) -> bool:
 # ---- the forwards --------------------------------------------------------------------------------
 
 
-def _write_gemma3(graph: NativeProgram, decoder: Gemma3) -> None:
+def _write_gemma3(native: NativeProgram, decoder: Gemma3) -> None:
     """`Gemma3.forward`, and `Block.forward` for every layer."""
-    config, p = decoder.config, graph.program
+    config, p = decoder.config, native.program
     width, d = config.hidden_size, config.head_dim
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
     ffn = config.intermediate_size
@@ -240,116 +240,120 @@ def _write_gemma3(graph: NativeProgram, decoder: Gemma3) -> None:
     q, a = p.buffer(heads * d), p.buffer(heads * d)
     k, v = p.buffer(kv_heads * d), p.buffer(kv_heads * d)
     gate, up = p.buffer(ffn), p.buffer(ffn)
-    table = graph.matrix(decoder.embed_tokens)
+    table = native.matrix(decoder.embed_tokens)
     p.embed(table, config.embed_scale, x)
-    graph.angles()
+    native.angles()
     blocks = [block for block in decoder.layers if isinstance(block, Gemma3Block)]
-    p.norm(x, graph.norm(blocks[0].input_layernorm), h)
+    p.norm(x, native.norm(blocks[0].input_layernorm), h)
     for place, block in enumerate(blocks):
         attention, mlp = block.self_attn, block.mlp
-        kind = graph.layer_type(attention.layer_type)
+        kind = native.layer_type(attention.layer_type)
         is_last = place == len(blocks) - 1
-        keys = [(graph.matrix(attention.k_proj), k), (graph.matrix(attention.v_proj), v)]
-        queries = [(graph.matrix(attention.q_proj), q)]
-        graph.product(h, keys if is_last else keys + queries)
-        p.norm_rope_heads(k, d, graph.norm(attention.k_norm), kind)
+        keys = [(native.matrix(attention.k_proj), k), (native.matrix(attention.v_proj), v)]
+        queries = [(native.matrix(attention.q_proj), q)]
+        native.product(h, keys if is_last else keys + queries)
+        p.norm_rope_heads(k, d, native.norm(attention.k_norm), kind)
         p.store_kv(k, v, place, kind)
         if is_last:
             p.keep_last_tokens([x, h])
-            graph.product(h, queries)
-        p.norm_rope_heads(q, d, graph.norm(attention.q_norm), kind)
-        graph.attend(block, q, place, a)
-        p.product(a, [graph.matrix(attention.o_proj)], [y])
+            native.product(h, queries)
+        p.norm_rope_heads(q, d, native.norm(attention.q_norm), kind)
+        native.attend(block, q, place, a)
+        p.product(a, [native.matrix(attention.o_proj)], [y])
         before, after = block.pre_feedforward_layernorm, block.post_feedforward_layernorm
-        p.add_norm(x, y, graph.norm(block.post_attention_layernorm), graph.norm(before), h)
-        p.geglu(h, graph.matrix(mlp.gate_proj), graph.matrix(mlp.up_proj), gate, up)
-        p.product(gate, [graph.matrix(mlp.down_proj)], [y])
+        p.add_norm(x, y, native.norm(block.post_attention_layernorm), native.norm(before), h)
+        p.geglu(h, native.matrix(mlp.gate_proj), native.matrix(mlp.up_proj), gate, up)
+        p.product(gate, [native.matrix(mlp.down_proj)], [y])
         following = decoder.norm if is_last else blocks[place + 1].input_layernorm
-        p.add_norm(x, y, graph.norm(after), graph.norm(following), h)
-    p.logits(h, graph.head(decoder, table), config.final_logit_softcapping or 0.0)
+        p.add_norm(x, y, native.norm(after), native.norm(following), h)
+    p.logits(h, native.head(decoder, table), config.final_logit_softcapping or 0.0)
 
 
-def _write_gemma3n(graph: NativeProgram, decoder: Gemma3n) -> None:
+def _write_gemma3n(native: NativeProgram, decoder: Gemma3n) -> None:
     """`Gemma3n.forward`, and `Block.forward` for every layer."""
-    config, p = decoder.config, graph.program
-    width, d, told = config.hidden_size, config.head_dim, config.hidden_size_per_layer_input
+    config, p = decoder.config, native.program
+    width, d, per_layer_width = (
+        config.hidden_size,
+        config.head_dim,
+        config.hidden_size_per_layer_input,
+    )
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
     streams = [p.buffer(width) for _ in range(config.altup_num_inputs)]
     predicted = [p.buffer(width) for _ in streams]
     h, g, m, y, detour = (p.buffer(width) for _ in range(5))
     q, a = p.buffer(heads * d), p.buffer(heads * d)
     k, v = p.buffer(kv_heads * d), p.buffer(kv_heads * d)
-    low, gates = p.buffer(config.laurel_rank), p.buffer(told)
+    low, gates = p.buffer(config.laurel_rank), p.buffer(per_layer_width)
     hidden = {w: (p.buffer(w), p.buffer(w)) for w in sorted(set(config.ffn_widths))}
-    informed = p.buffer(told * len(decoder.layer_indices))
-    table = graph.matrix(decoder.embed_tokens)
+    per_layer_inputs = p.buffer(per_layer_width * len(decoder.layer_indices))
+    table = native.matrix(decoder.embed_tokens)
 
     p.embed(table, config.embed_scale, streams[0])
-    graph.angles()
+    native.angles()
     projection = decoder.per_layer_model_projection
-    every = torch.arange(packed(projection).shape[0]).view(-1, told)
+    every = torch.arange(packed(projection).shape[0]).view(-1, per_layer_width)
     rows = (
         None
         if len(every) == len(decoder.layer_indices)
         else every[list(decoder.layer_indices)].flatten()
     )
-    p.product(streams[0], [graph.matrix(projection, index=rows)], [informed])
-    known = graph.norm(decoder.per_layer_projection_norm)
+    p.product(streams[0], [native.matrix(projection, index=rows)], [per_layer_inputs])
+    known = native.norm(decoder.per_layer_projection_norm)
     scales = config.per_layer_projection_scale, config.per_layer_embed_scale
-    p.per_layer_inputs(informed, len(decoder.layer_indices), known, *scales)
+    p.per_layer_inputs(per_layer_inputs, len(decoder.layer_indices), known, *scales)
     for stream, project in zip(streams[1:], decoder.altup_projections, strict=True):
-        p.product(streams[0], [graph.matrix(project)], [stream])
+        p.product(streams[0], [native.matrix(project)], [stream])
         p.match_magnitude(stream, streams[0], 1.0, False, stream)
 
     owners: dict[LayerType, int] = {}
     last_owner = len(config.kv_layers) - 1
     for place, block in enumerate(decoder.layers):
         assert isinstance(block, Gemma3nBlock)
-        attention, kind = block.self_attn, graph.layer_type(block.self_attn.layer_type)
-        coefficients = _altup(graph, block)
+        attention, kind = block.self_attn, native.layer_type(block.self_attn.layer_type)
+        coefficients = _altup(native, block)
         p.altup_predict(streams, predicted, coefficients)
-        p.norm(predicted[0], graph.norm(block.input_layernorm), h)
+        p.norm(predicted[0], native.norm(block.input_layernorm), h)
         laurel = block.laurel
-        queries = [(graph.matrix(attention.q_proj), q), (graph.matrix(laurel.linear_left), low)]
+        queries = [(native.matrix(attention.q_proj), q), (native.matrix(laurel.linear_left), low)]
         if place <= last_owner:
             owners[attention.layer_type] = place
-            keys = [(graph.matrix(attention.k_proj), k), (graph.matrix(attention.v_proj), v)]
-            graph.product(h, keys if place == last_owner else keys + queries)
-            p.norm_rope_heads(k, d, graph.norm(attention.k_norm), kind)
-            p.norm_rope_heads(v, d, graph.norm(attention.v_norm), None)
+            keys = [(native.matrix(attention.k_proj), k), (native.matrix(attention.v_proj), v)]
+            native.product(h, keys if place == last_owner else keys + queries)
+            p.norm_rope_heads(k, d, native.norm(attention.k_norm), kind)
+            p.norm_rope_heads(v, d, native.norm(attention.v_norm), None)
             p.store_kv(k, v, place, kind)
         if place == last_owner:
-            p.keep_last_tokens([*predicted, h, informed])
+            p.keep_last_tokens([*predicted, h, per_layer_inputs])
         if place >= last_owner:
-            graph.product(h, queries)
-        p.norm_rope_heads(q, d, graph.norm(attention.q_norm), kind)
-        graph.attend(block, q, owners[attention.layer_type], a)
-        p.product(a, [graph.matrix(attention.o_proj)], [y])
-        p.product(low, [graph.matrix(laurel.linear_right)], [detour])
+            native.product(h, queries)
+        p.norm_rope_heads(q, d, native.norm(attention.q_norm), kind)
+        native.attend(block, q, owners[attention.layer_type], a)
+        p.product(a, [native.matrix(attention.o_proj)], [y])
+        p.product(low, [native.matrix(laurel.linear_right)], [detour])
         p.laurel_residual(
-            predicted[0], y, graph.norm(block.post_attention_layernorm),
-            h, detour, graph.norm(laurel.post_laurel_norm),
-            graph.norm(block.pre_feedforward_layernorm), g, m,
+            predicted[0], y, native.norm(block.post_attention_layernorm),
+            h, detour, native.norm(laurel.post_laurel_norm),
+            native.norm(block.pre_feedforward_layernorm), g, m,
         )  # fmt: skip
-        _write_nested_mlp(graph, block.mlp, config.ffn_widths[place], m, hidden, y)
-        p.add_norm(g, y, graph.norm(block.post_feedforward_layernorm), None, h)
+        _write_nested_mlp(native, block.mlp, config.ffn_widths[place], m, hidden, y)
+        p.add_norm(g, y, native.norm(block.post_feedforward_layernorm), None, h)
         p.altup_correct(streams, predicted, g, coefficients, m)
-        p.product(m, [graph.matrix(block.per_layer_input_gate)], [gates])
-        p.gate_per_layer_input(gates, informed, place)
-        p.product(gates, [graph.matrix(block.per_layer_projection)], [y])
-        p.add_to_others(streams, y, graph.norm(block.post_per_layer_input_norm))
+        p.product(m, [native.matrix(block.per_layer_input_gate)], [gates])
+        p.gate_per_layer_input(gates, per_layer_inputs, place)
+        p.product(gates, [native.matrix(block.per_layer_projection)], [y])
+        p.add_to_others(streams, y, native.norm(block.post_per_layer_input_norm))
 
     share = 1 / len(streams)
     p.match_magnitude(streams[0], streams[0], share, False, g)
     for stream, project in zip(streams[1:], decoder.altup_unembed_projections, strict=True):
-        p.product(stream, [graph.matrix(project)], [y])
+        p.product(stream, [native.matrix(project)], [y])
         p.match_magnitude(y, streams[0], share, True, g)
-    p.norm(g, graph.norm(decoder.norm), h)
-    p.logits(h, graph.head(decoder, table), config.final_logit_softcapping or 0.0)
+    p.norm(g, native.norm(decoder.norm), h)
+    p.logits(h, native.head(decoder, table), config.final_logit_softcapping or 0.0)
 
 
 def _write_nested_mlp(
-    graph: NativeProgram,
+    native: NativeProgram,
     mlp: NestedMLP,
     width: int,
     x: int,
@@ -357,23 +361,23 @@ def _write_nested_mlp(
     out: int,
 ) -> None:
     """`NestedMLP.forward` through the first `width` neurons; one token reads only live rows."""
-    p, (gates, ups) = graph.program, hidden[width]
-    gate, up = graph.matrix(mlp.gate_proj, width), graph.matrix(mlp.up_proj, width)
+    p, (gates, ups) = native.program, hidden[width]
+    gate, up = native.matrix(mlp.gate_proj, width), native.matrix(mlp.up_proj, width)
     if mlp.std_multiplier is None:
         p.geglu(x, gate, up, gates, ups)
     else:
         p.sparse_geglu(x, gate, up, mlp.std_multiplier, gates, ups)
-    p.product(gates, [graph.matrix(mlp.down_proj, columns=width)], [out])
+    p.product(gates, [native.matrix(mlp.down_proj, columns=width)], [out])
 
 
-def _altup(graph: NativeProgram, block: Gemma3nBlock) -> _native.AltUp:
+def _altup(native: NativeProgram, block: Gemma3nBlock) -> _native.AltUp:
     altup = block.altup
     return cpu.extension.AltUp(
-        graph.norm(altup.router_norm),
-        modality_router=graph.address(_floats(altup.modality_router)),
-        prediction_coefs=graph.address(_floats(altup.prediction_coefs)),
-        correction_coefs=graph.address(_floats(altup.correction_coefs)),
-        correct_output_scale=graph.address(altup.correct_output_scale),
+        native.norm(altup.router_norm),
+        modality_router=native.address(_floats(altup.modality_router)),
+        prediction_coefs=native.address(_floats(altup.prediction_coefs)),
+        correction_coefs=native.address(_floats(altup.correction_coefs)),
+        correct_output_scale=native.address(altup.correct_output_scale),
     )
 
 

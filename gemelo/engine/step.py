@@ -1,6 +1,6 @@
 """Steps of a decoder: prefill a prompt in chunks, decode a token a row, verify a draft's tokens.
 
-All are one `forward`, told how many logits to keep. It takes Python integers: a decoder's native
+All are one `forward` with `logits_to_keep`. It takes Python integers: a decoder's native
 program takes them as they are, since after a step nothing of torch is in the caches and its first
 operator costs a tenth of a millisecond; for modules they become tensors here. `score` is for
 evaluation: every position's logits. The plain forward without a cache stays the oracle in the

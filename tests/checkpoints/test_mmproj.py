@@ -94,7 +94,7 @@ def test_a_picture_is_read_by_a_gguf(pair: tuple[Path, Path], hub: Path) -> None
     alone.mkdir()
     shutil.copy(pair[0], alone / "tiny.gguf")
     blind = gemelo.load(alone / "tiny.gguf")
-    with pytest.raises(UnsupportedError, match="no eye"):
+    with pytest.raises(UnsupportedError, match="no vision tower"):
         blind.encode_image(photograph())
     told = gemelo.load(alone / "tiny.gguf", mmproj=pair[1])
     prompt = told.media_loader()

@@ -69,7 +69,7 @@ def test_the_towers_of_a_gguf(gemelo: Command, ear: str, talk: Path, tmp_path: P
         ran = gemelo(*words, str(text), "--mmproj", str(towers), way)
         assert ran.code == 0 and ran.out == f"{wanted.text}\n", ran.err
     deaf = gemelo(*words, str(text))
-    assert deaf.code == 2 and "no ear" in deaf.err
+    assert deaf.code == 2 and "no audio encoder" in deaf.err
 
 
 def test_segments(gemelo: Command, ear: str, tmp_path: Path) -> None:

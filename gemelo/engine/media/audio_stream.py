@@ -1,4 +1,4 @@
-"""Hearing: sound in as it is recorded, soft tokens out as soon as they are settled.
+"""Audio encoder for sound as it is recorded: embeddings come out as soon as they are settled.
 
 A spectrogram, an encoder and an embedder, all of which take a sound in pieces of any size; a whole
 recording is a stream that is finished at once. What is kept between two pieces is a few megabytes,
@@ -10,7 +10,7 @@ it reads all its weights for a few rows as for many. After the last sample it ru
     for piece in microphone: soft = stream.push(piece)      # (J, D), J perhaps 0
     tail = stream.finish()
 
-J soft tokens, D decoder width.
+J embeddings, D decoder width.
 """
 
 from __future__ import annotations
@@ -36,12 +36,14 @@ class AudioStream:
     def __init__(
         self, tree: Tree, config: AudioConfig | None, tokens_at_once: int = TOKENS_AT_ONCE
     ) -> None:
-        """The encoder runs when so many soft tokens are settled; their values are the same.
+        """The encoder runs when so many embeddings are settled; their values are the same.
 
-        Raises UnsupportedError for a model without an ear.
+        Raises UnsupportedError for a model without an audio encoder.
         """
         if config is None:
-            raise UnsupportedError("the model has no ear: use a Gemma 3n with its audio tower")
+            raise UnsupportedError(
+                "the model has no audio encoder: use a Gemma 3n with its audio tower"
+            )
         if config.input_feat_size != NUM_MELS:
             raise UnsupportedError(
                 f"audio_config has input_feat_size = {config.input_feat_size}; gemelo makes "
@@ -58,7 +60,7 @@ class AudioStream:
         return self.mel.nbytes + int(self.waiting.nbytes) + self.state.nbytes
 
     def push(self, samples: Any) -> Tensor:
-        """Samples (N,) at 16 kHz -> the soft tokens (J, D) that are ready, J perhaps 0.
+        """Samples (N,) at 16 kHz -> the embeddings (J, D) that are ready, J perhaps 0.
 
         Raises InputError for a sample that is no number, and then has not heard any of them;
         SessionBusyError while another thread pushes.
@@ -66,11 +68,11 @@ class AudioStream:
         return self.turns.once(self._push, samples)
 
     def finish(self) -> Tensor:
-        """The soft tokens (J, D) still to come; ready for a new sound."""
+        """The embeddings (J, D) still to come; ready for a new sound."""
         return self.turns.once(self._finish)
 
     def whole(self, samples: Any) -> Tensor:
-        """All soft tokens (J, D) of a sound that is all there."""
+        """All embeddings (J, D) of a sound that is all there."""
         return self.turns.once(self._whole, samples)
 
     @torch.inference_mode()

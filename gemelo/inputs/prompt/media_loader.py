@@ -136,19 +136,19 @@ def image_size_of(config: ModelConfig, asked: int | None) -> int:
 def num_audio_tokens(config: ModelConfig, num_samples: int) -> int:
     """Audio tokens of a recording at 16 kHz: what the reference gives any clip, or more where it
     lasts longer. Raises InputError for one that is too short."""
-    ear, tokens = config.audio, config.modalities.audio
-    if ear is None or tokens is None:
+    encoder, tokens = config.audio, config.modalities.audio
+    if encoder is None or tokens is None:
         raise UnsupportedError("the model cannot take recordings: it has no tower for them")
     check_min_samples(num_samples)
-    return max(tokens.num_tokens, ear.num_tokens(num_frames(num_samples)))
+    return max(tokens.num_tokens, encoder.num_tokens(num_frames(num_samples)))
 
 
 def max_audio_s(config: ModelConfig) -> float:
     """The longest recording that a context of the model can hold, in seconds."""
-    ear = config.audio
-    if ear is None:
+    encoder = config.audio
+    if encoder is None:
         return LIMIT_S
-    return config.max_position_embeddings * ear.frames_per_token * HOP_LENGTH / SAMPLING_RATE
+    return config.max_position_embeddings * encoder.frames_per_token * HOP_LENGTH / SAMPLING_RATE
 
 
 def samples_of(source: Any, limit_s: float = LIMIT_S) -> Samples:

@@ -116,7 +116,7 @@ def test_what_is_kept_is_the_same_after_a_second_as_after_a_minute(tree: Gemma3n
 
 
 def test_a_silent_model_says_so(tree: Gemma3nTree) -> None:
-    with pytest.raises(UnsupportedError, match="no ear"):
+    with pytest.raises(UnsupportedError, match="no audio encoder"):
         AudioStream(tree, None)
 
 

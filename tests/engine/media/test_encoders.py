@@ -197,11 +197,11 @@ def test_a_model_without_a_sense_says_so(sees: Model, hears: Model, tiny_directo
     blind = load(tiny_directory)
     with pytest.raises(UnsupportedError, match="no audio encoder, and was given 1 recording"):
         sees.prompt(user(audio(recording())))
-    with pytest.raises(UnsupportedError, match="no ear"):
+    with pytest.raises(UnsupportedError, match="no audio encoder"):
         sees.encode_audio(recording())
-    with pytest.raises(UnsupportedError, match="no eye"):
+    with pytest.raises(UnsupportedError, match="no vision tower"):
         blind.encode_image(photograph())
-    with pytest.raises(UnsupportedError, match="no ear"):
+    with pytest.raises(UnsupportedError, match="no audio encoder"):
         AudioStream(awake(), None)
     with pytest.raises(UnsupportedError, match="reads text only"):
         render_completion([MediaPart("image", photograph())], blind.tokenizer, blind.media_loader())
