@@ -102,7 +102,7 @@ def test_what_is_wrong_is_one_line(gemelo: Command, ear: str, talk: Path, tmp_pa
         ((str(talk), "--stream", "--format", "srt"), "--stream writes text"),
         ((str(talk), "--chain-of-thought"), "say what into"),
         ((str(talk), "--language", "xx"), "known codes are"),
-        ((str(talk),), "no ear"),
+        ((str(talk),), "no audio encoder"),
         (("", "-m", ear), "the name of the recording is empty"),
         ((str(tmp_path / "none.wav"), "-m", ear), "no such file"),
         ((str(tmp_path / "bad.mp3"), "-m", ear), "bad.mp3 cannot be read"),

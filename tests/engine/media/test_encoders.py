@@ -239,7 +239,7 @@ def test_more_than_the_context_holds(eyed_directory: Path) -> None:
 
 
 def test_places_and_pictures_are_as_many(sees: Model) -> None:
-    with pytest.raises(InputError, match="3 soft tokens for 0 pictures"):
+    with pytest.raises(InputError, match="3 placeholders for 0 pictures"):
         sees.generate([2, IMAGE, IMAGE, IMAGE, 300], **GREEDY)
     tokens = sees.media_loader().modalities.image
     assert tokens is not None
