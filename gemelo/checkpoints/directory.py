@@ -73,8 +73,8 @@ def check_weights(path: Path) -> None:
         cure = "give the index too, or" if parts else "rename it, or"
         raise InputError(f"{lack}, but {_listed(weights)}; {cure} fetch the model again")
     for endings, what in _ELSEWHERE:
-        if found := [name for name in names if name.endswith(endings)]:
-            raise InputError(f"{lack}, but {_listed(found)}; {what}")
+        if others := [name for name in names if name.endswith(endings)]:
+            raise InputError(f"{lack}, but {_listed(others)}; {what}")
     raise InputError(lack)
 
 

@@ -148,7 +148,9 @@ def parts_of(file: str) -> list[str]:
     match = _PART.fullmatch(file)
     if match is None or not 1 < int(match[3]) <= _MOST_PARTS:
         return [file]
-    names = [f"{match[1]}{at:05}-of-{match[3]}{match[4]}" for at in range(1, int(match[3]) + 1)]
+    names = [
+        f"{match[1]}{number:05}-of-{match[3]}{match[4]}" for number in range(1, int(match[3]) + 1)
+    ]
     return [file, *(name for name in names if name != file)]
 
 
@@ -311,8 +313,8 @@ def _disk_code(error: BaseException) -> int | None:
     if isinstance(error, ConnectionError | TimeoutError | socket.gaierror | ssl.SSLError):
         return None
     code = error.errno if isinstance(error, OSError) else None
-    if code is None and (said := re.search(r"os error (\d+)", str(error))):
-        code = int(said[1])
+    if code is None and (match := re.search(r"os error (\d+)", str(error))):
+        code = int(match[1])
     return code if code in _DISK else None
 
 

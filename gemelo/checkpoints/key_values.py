@@ -92,17 +92,17 @@ def _tokens(tokenizer: Tokenizer, rows: int) -> dict[str, Any]:
         "token_type": np.full(max(0, spare), _UNUSED, np.int32),
     }
     for leaf, more in padding.items():
-        held = values[f"tokenizer.ggml.{leaf}"][:rows]
-        joined = [*held, *more] if isinstance(more, list) else np.concatenate([held, more])
+        known = values[f"tokenizer.ggml.{leaf}"][:rows]
+        joined = [*known, *more] if isinstance(more, list) else np.concatenate([known, more])
         values[f"tokenizer.ggml.{leaf}"] = joined
     return values
 
 
 def with_loss_notices(source: Source) -> Source:
     """The same with a notice of the key-values that a directory has no place for."""
-    held = (*_HELD, f"{architecture(source.config)}.", "clip.")
+    prefixes = (*_HELD, f"{architecture(source.config)}.", "clip.")
     facts = source.gguf_metadata or ()
-    lost = [key for key in facts if not (key.startswith(held) or key in _HELD_TOKENIZER)]
+    lost = [key for key in facts if not (key.startswith(prefixes) or key in _HELD_TOKENIZER)]
     if not lost:
         return source
     notice = (

@@ -54,12 +54,12 @@ COUNTED = (
 
 def check_counts(raw: Mapping[str, Any], names: Iterable[str]) -> None:
     """Raise FileFormatError if a config.json counts far more than the canonical names show."""
-    held = list(names)
+    all_names = list(names)
     for counted in COUNTED:
         inside = section(raw, counted.part)
         alone = counted.part == "text_config" and counted.key not in inside
         claimed = (raw if alone else inside).get(counted.key)
-        check_count(f"config: {counted.key}", claimed, counted, held)
+        check_count(f"config: {counted.key}", claimed, counted, all_names)
 
 
 def check_count(label: str, claimed: Any, counted: Counted, names: Iterable[str]) -> None:
@@ -67,16 +67,16 @@ def check_count(label: str, claimed: Any, counted: Counted, names: Iterable[str]
     whoever reads it, and so is a part that the file holds nothing of."""
     if not isinstance(claimed, int):
         return
-    held = [name for name in names if name.startswith(counted.whole)]
-    found = counted.besides + len(
+    own_names = [name for name in names if name.startswith(counted.whole)]
+    shown = counted.besides + len(
         {
             name.removeprefix(counted.prefix).partition(".")[0]
-            for name in held
+            for name in own_names
             if name.startswith(counted.prefix)
         }
     )
-    if held and claimed > found + MOST_MISSING:
+    if own_names and claimed > shown + MOST_MISSING:
         raise FileFormatError(
-            f"{label} is {claimed}, for {found} that the tensors show; one of the two is of "
+            f"{label} is {claimed}, for {shown} that the tensors show; one of the two is of "
             "another model, or broken"
         )

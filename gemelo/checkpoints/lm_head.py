@@ -52,13 +52,13 @@ def with_head(
     if _are_equal(tensor(HEAD), tensor(EMBEDDING)):
         kept = {name: shape for name, shape in shapes.items() if name != HEAD}
         return dataclasses.replace(config, tie_word_embeddings=True), kept, ()
-    said = [part.get("tie_word_embeddings") for part in (raw, section(raw, "text_config"))]
+    tied = [part.get("tie_word_embeddings") for part in (raw, section(raw, "text_config"))]
     notice = (
         "lm_head.weight differs from embed_tokens.weight, though config.json does not untie them; "
         "it is used"
     )
     untied = dataclasses.replace(config, tie_word_embeddings=False)
-    return untied, shapes, () if False in said else (notice,)
+    return untied, shapes, () if False in tied else (notice,)
 
 
 def _are_equal(a: Tensor | Packed, b: Tensor | Packed) -> bool:
@@ -68,4 +68,6 @@ def _are_equal(a: Tensor | Packed, b: Tensor | Packed) -> bool:
     if a.dtype == b.dtype:
         return torch.equal(a, b)
     starts = range(0, len(a), _ROWS)
-    return all(torch.equal(a[at : at + _ROWS].float(), b[at : at + _ROWS].float()) for at in starts)
+    return all(
+        torch.equal(a[row : row + _ROWS].float(), b[row : row + _ROWS].float()) for row in starts
+    )

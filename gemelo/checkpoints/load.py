@@ -126,12 +126,12 @@ def assemble(
     tree = build(source)
     towers = tower_dtype(source, format)
     for done, name in enumerate(source.shapes):
-        place = "cpu" if name == PER_LAYER_EMBEDDING else device  # only rows of it ever travel
+        target = "cpu" if name == PER_LAYER_EMBEDDING else device  # only rows of it ever travel
         try:
             if name.startswith(DECODER):
-                assign(tree, name, source.tensor(name), format, dtype, place)
+                assign(tree, name, source.tensor(name), format, dtype, target)
             else:
-                assign_to_tower(tree, name, source.tensor(name), towers, place)
+                assign_to_tower(tree, name, source.tensor(name), towers, target)
         except GemeloError as error:
             raise type(error)(f"{source.path}: {name}: {error}") from None
         if progress is not None:
@@ -177,14 +177,14 @@ def build(source: Source) -> Tree:
     """The network on the meta device, once the file's names and shapes are found to fit it."""
     tree = _network(source)
     expected = {name: tuple(p.shape) for name, p in tree.named_parameters()}
-    found = source.shapes
+    shapes = source.shapes
     problems = {
-        "missing": [name for name in expected if name not in found],
-        "unknown": [name for name in found if name not in expected],
+        "missing": [name for name in expected if name not in shapes],
+        "unknown": [name for name in shapes if name not in expected],
         "of the wrong shape": [
-            f"{name} {found[name]} instead of {shape}"
+            f"{name} {shapes[name]} instead of {shape}"
             for name, shape in expected.items()
-            if name in found and found[name] != shape
+            if name in shapes and shapes[name] != shape
         ],
     }
     wrong = [name for names in problems.values() for name in names]

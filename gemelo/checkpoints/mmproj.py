@@ -81,11 +81,11 @@ def companion(path: Path) -> Path | None:
 def with_companion(source: Source) -> Source:
     """The source with the towers that are in its file or lie beside it; itself where none do, or
     none fit."""
-    found = companion(source.path) if source.tower_file is None else source.path
-    if found is None or source.gguf_metadata is None:
+    path = companion(source.path) if source.tower_file is None else source.path
+    if path is None or source.gguf_metadata is None:
         return source
     try:
-        return with_own_towers(source) if source.tower_file else with_mmproj(source, found)
+        return with_own_towers(source) if source.tower_file else with_mmproj(source, path)
     except GemeloError as error:
         what = "its towers are" if source.tower_file else "it lies beside the model and is"
         return dataclasses.replace(source, notices=(*source.notices, f"{error}; {what} left out"))
@@ -237,12 +237,12 @@ def _vision_facts(path: Path, facts: Mapping[str, Any]) -> Mapping[str, Any]:
     own, tokens = "gemma3.vision.", facts.get("gemma3.mm.tokens_per_image")
     if any(key.startswith(VISION) for key in facts):
         return facts
-    found = {VISION + key.removeprefix(own): facts[key] for key in facts if key.startswith(own)}
-    if not found:
+    renamed = {VISION + key.removeprefix(own): facts[key] for key in facts if key.startswith(own)}
+    if not renamed:
         raise FileFormatError(f"{path}: it holds weights of a vision tower, and no {own}* of it")
     if tokens is None:
-        return found
-    sizes = [found.get(f"{VISION}image_size"), found.get(f"{VISION}patch_size"), tokens]
+        return renamed
+    sizes = [renamed.get(f"{VISION}image_size"), renamed.get(f"{VISION}patch_size"), tokens]
     image, patch, count = (x if is_whole(x, 1, (1 << 16) - 1) else 0 for x in sizes)
     if not image * patch * count:
         raise FileFormatError(f"{path}: its {own}* sizes are no whole numbers above zero")
@@ -252,7 +252,7 @@ def _vision_facts(path: Path, facts: Mapping[str, Any]) -> Mapping[str, Any]:
             f"{path}: gemma3.mm.tokens_per_image is {tokens}, which {side} by {side} patches "
             "cannot become"
         )
-    return found | {f"{VISION}projector.scale_factor": side // pooled}
+    return renamed | {f"{VISION}projector.scale_factor": side // pooled}
 
 
 def _refuse_other_towers(path: Path, facts: Mapping[str, Any]) -> None:

@@ -67,8 +67,8 @@ def with_towers(source: Source, file: GGUFFile) -> Source:
             f"{file.path} has the towers of a Gemma 3n, for a text model of it, and "
             f"{source.path.name} is {config.model_type}{', with towers' * config.is_multimodal}"
         )
-    held, tensor = canonical(file, NAMES)
-    shapes = {name: canonical_shape(name, shape) for name, shape in held.items()}
+    file_shapes, tensor = canonical(file, NAMES)
+    shapes = {name: canonical_shape(name, shape) for name, shape in file_shapes.items()}
     for name, shape in shapes.items():
         projects = name.endswith(".embedding_projection.weight") and len(shape) == 2
         if projects and shape[0] != config.hidden_size:
@@ -161,22 +161,22 @@ def _with_tower_configs(
     rows, vision, audio = config.vocab_size_per_layer_input, None, None
     num_seen = Vision3nConfig.vocab_size
     spoken = (*IMAGE_IDS, *AUDIO_IDS, *COUNTS)
-    found: dict[str, Any] = {field: vars(Gemma3nConfig)[field] for field in spoken}
+    fields: dict[str, Any] = {field: vars(Gemma3nConfig)[field] for field in spoken}
     if "vision_tower" in parts:
         vision = _vision_config(rows, facts, shapes)
         seen = Vision3nConfig.from_hf(vision)
         num_seen = seen.vocab_size
-        found |= dict(zip(IMAGE_IDS[1:], (seen.vocab_offset, seen.vocab_offset + 1), strict=True))
-        found[COUNTS[0]] = seen.num_tokens
+        fields |= dict(zip(IMAGE_IDS[1:], (seen.vocab_offset, seen.vocab_offset + 1), strict=True))
+        fields[COUNTS[0]] = seen.num_tokens
     if "audio_tower" in parts:
         audio = _audio_config(rows + num_seen, facts, shapes)
         first = audio["vocab_offset"]
-        found |= dict(zip(AUDIO_IDS[1:], (first, first + 1), strict=True))
+        fields |= dict(zip(AUDIO_IDS[1:], (first, first + 1), strict=True))
     if vision is None and audio is None:
         raise FileFormatError("it holds neither a vision tower nor an audio encoder")
-    found |= {field: facts[MODEL + field] for field in found if MODEL + field in facts}
-    found |= {"vision_config": vision, "audio_config": audio}
-    return dataclasses.replace(config, **found)
+    fields |= {field: facts[MODEL + field] for field in fields if MODEL + field in facts}
+    fields |= {"vision_config": vision, "audio_config": audio}
+    return dataclasses.replace(config, **fields)
 
 
 def _vision_config(
@@ -250,10 +250,10 @@ def _with_rows_of_ids(source: Source) -> Source:
 
     @cache
     def embedding() -> Weight:
-        held = source.tensor(EMBEDDING)
-        whole = held.blocks if isinstance(held, Packed) else held
+        weight = source.tensor(EMBEDDING)
+        whole = weight.blocks if isinstance(weight, Packed) else weight
         padded = torch.cat([whole, whole[:1].expand(missing, -1)])
-        return Packed(padded, held.format) if isinstance(held, Packed) else padded
+        return Packed(padded, weight.format) if isinstance(weight, Packed) else padded
 
     return dataclasses.replace(
         source,

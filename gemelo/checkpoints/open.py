@@ -94,8 +94,8 @@ def _open_directory(path: Path) -> Source:
         check_counts(raw, shapes)
         config = read_config(raw)
         notices = (*_spare_notice(raw, config), *setting_notices(raw, config))
-    config, shapes, said = with_head(path, raw, with_ends(path, config), shapes, tensor)
-    notices += said + generation_notices(generation(path)) + beside(path, file.files)
+    config, shapes, head_notices = with_head(path, raw, with_ends(path, config), shapes, tensor)
+    notices += head_notices + generation_notices(generation(path)) + beside(path, file.files)
     return Source(path, config, shapes, tensor, notices)
 
 
@@ -160,21 +160,21 @@ def _open_gguf(file: GGUFFile) -> Source:
 def _check_depth(file: GGUFFile, layers: int, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Raise for more layers than there are tensors of, before a network of that depth is built."""
     prefix = f"{DECODER}layers."
-    found = {name.split(".")[2] for name in shapes if name.startswith(prefix)}
-    if layers > len(found):
+    layers_shown = {name.split(".")[2] for name in shapes if name.startswith(prefix)}
+    if layers > len(layers_shown):
         kind = file.metadata["general.architecture"]
         raise FileFormatError(
             f"{file.path}: {kind}.block_count is {layers}, and there are weights missing: it holds "
-            f"those of {len(found)} layers; fetch it again"
+            f"those of {len(layers_shown)} layers; fetch it again"
         )
 
 
 def _gemma3n_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
     """Two facts that only shapes tell. Rows past the text vocabulary are a converter's padding."""
-    found = {}
+    sizes = {}
     if len(shapes.get(_LAUREL, ())) == 2:
-        found["laurel_rank"] = shapes[_LAUREL][0]
+        sizes["laurel_rank"] = shapes[_LAUREL][0]
     if len(shapes.get(PER_LAYER_EMBEDDING, ())) == 2:
         most = Gemma3nConfig.vocab_size_per_layer_input
-        found["vocab_size_per_layer_input"] = min(shapes[PER_LAYER_EMBEDDING][0], most)
-    return found
+        sizes["vocab_size_per_layer_input"] = min(shapes[PER_LAYER_EMBEDDING][0], most)
+    return sizes

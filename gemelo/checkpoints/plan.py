@@ -106,8 +106,8 @@ def _stack_target(source: Source, stack: str, format: TargetFormat) -> Target:
     def whole() -> Tensor:
         stacked = torch.empty(shape, dtype=DTYPES[chosen.name])
         for matrix, make in zip(stacked, makers, strict=True):
-            held = make()
-            matrix.copy_(unpack(held) if isinstance(held, Packed) else held)
+            weight = make()
+            matrix.copy_(unpack(weight) if isinstance(weight, Packed) else weight)
         return stacked
 
     return Target(stack, shape, chosen, whole)
@@ -180,13 +180,13 @@ def _in_blocks(source: Source, name: str, format: TargetFormat) -> Format:
 
 
 def _held_format(source: Source, name: str) -> Format:
-    held = source.tensor(name)
-    if isinstance(held, Packed):
-        return held.format
+    weight = source.tensor(name)
+    if isinstance(weight, Packed):
+        return weight.format
     for format, known in DTYPES.items():
-        if known == held.dtype:
+        if known == weight.dtype:
             return FORMATS[format]
-    raise UnsupportedError(f"{name}: weights of type {held.dtype} cannot be converted")
+    raise UnsupportedError(f"{name}: weights of type {weight.dtype} cannot be converted")
 
 
 def _shifted(source: Source, name: str, shift: float) -> Callable[[], Weight]:

@@ -71,7 +71,7 @@ def canonical(file: GGUFFile | Safetensors, kind: str | None = None) -> Named:
 
     kind is what a GGUF file's names are of, where its own `general.architecture` does not tell.
     """
-    places: dict[str, tuple[str, int | None]] = {}
+    origins: dict[str, tuple[str, int | None]] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     unknown: list[str] = []
     for name in file.names():
@@ -81,17 +81,17 @@ def canonical(file: GGUFFile | Safetensors, kind: str | None = None) -> Named:
             unknown.append(name)
             continue
         for part, index, shape in _parts(file, name, canonical):
-            if part in places:
+            if part in origins:
                 raise FileFormatError(
-                    f"{file.path}: {name} and {places[part][0]} are the same weight"
+                    f"{file.path}: {name} and {origins[part][0]} are the same weight"
                 )
-            places[part], shapes[part] = (name, index), shape
+            origins[part], shapes[part] = (name, index), shape
     if unknown:
         hint = _ROPE_HINT if any(name.startswith("rope_") for name in unknown) else ""
         raise FileFormatError(f"{file.path}: {listing('unknown', unknown)}{hint}")
 
     def tensor(canonical: str) -> Weight:
-        name, index = places[canonical]
+        name, index = origins[canonical]
         weight = file.tensor(name)
         return weight if index is None else layer_of(weight, index, shapes[canonical][0])
 

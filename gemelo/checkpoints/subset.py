@@ -112,7 +112,9 @@ def _taken(weight: Weight, rows: Selection, columns: Selection) -> Weight:
         if columns is not None and not isinstance(columns, int):
             starts = range(0, len(columns), per_block)
             first = [columns[start] // per_block * size for start in starts]
-            columns = [byte for at in first for byte in range(at, at + size)]
+            columns = [
+                byte for byte_start in first for byte in range(byte_start, byte_start + size)
+            ]
         elif columns is not None:
             columns = weight.format.row_bytes(columns)
         blocks = _taken(weight.blocks, rows, columns)

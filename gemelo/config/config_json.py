@@ -42,12 +42,12 @@ def known_fields(cls: Any, raw: Mapping[str, Any]) -> dict[str, Any]:
     """The entries of `raw` that are fields of the dataclass `cls`. A null stands for "none" where
     there may be none, and for the default of ids and lists; elsewhere nobody can tell."""
     known = {field.name: field.type for field in dataclasses.fields(cls)}
-    found = {key: value for key, value in raw.items() if key in known}
-    for key, value in found.items():
+    values = {key: value for key, value in raw.items() if key in known}
+    for key, value in values.items():
         if value is None and known[key] in ("int", "float", "bool") and not key.endswith(_IDS):
             raise FileFormatError(f"config has {key} = null; give it a value or leave it out")
     may_be_none = {key for key, kind in known.items() if kind == "float | None"}
-    return {k: value for k, value in found.items() if value is not None or k in may_be_none}
+    return {k: value for k, value in values.items() if value is not None or k in may_be_none}
 
 
 ACTIVATION = "gelu_pytorch_tanh"

@@ -128,9 +128,9 @@ def _check_two(name: str, value: Any) -> None:
     default = getattr(AudioConfig, name)
     if not isinstance(value, tuple) or len(value) != len(default):
         raise FileFormatError(f"audio_config has {name} = {value!r:.60}; expected {default}")
-    for entry, like in zip(value, default, strict=True):
-        if isinstance(like, tuple) != isinstance(entry, tuple) or len(_numbers(entry)) != len(
-            _numbers(like)
+    for entry, wanted in zip(value, default, strict=True):
+        if isinstance(wanted, tuple) != isinstance(entry, tuple) or len(_numbers(entry)) != len(
+            _numbers(wanted)
         ):
             raise FileFormatError(f"audio_config has {name} = {value!r:.60}; expected {default}")
         for number in _numbers(entry):

@@ -178,10 +178,10 @@ def _kind(raw: Mapping[str, Any], where: str) -> str:
             raise UnsupportedError(
                 f"{where} has {key} = {raw[key]!r:.40}; gemelo runs models with {wanted}"
             )
-    found = kind or old or "default"
-    if not isinstance(found, str):
-        raise FileFormatError(f"{where} has rope_type = {found!r:.40}; expected a name")
-    return found
+    name = kind or old or "default"
+    if not isinstance(name, str):
+        raise FileFormatError(f"{where} has rope_type = {name!r:.40}; expected a name")
+    return name
 
 
 def _scaling(kind: type[Scaling], raw: Mapping[str, Any], where: str, context: int) -> Scaling:

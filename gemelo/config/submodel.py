@@ -91,8 +91,8 @@ class Submodel:
         from it by widths alone; else its half and itself."""
         whole = cls.whole(config)
         rungs = [cls.published(name) for name in _RUNGS]
-        held = [rung for rung in rungs if not rung.missing_in(config) and rung != whole]
-        return [*(held or [cls.half(config)]), whole]
+        fitting = [rung for rung in rungs if not rung.missing_in(config) and rung != whole]
+        return [*(fitting or [cls.half(config)]), whole]
 
     @classmethod
     def published(cls, name: str) -> Self:
@@ -128,8 +128,8 @@ class Submodel:
         widths = raw.get("ffn_widths")
         if isinstance(widths, int):
             widths = [widths] * (config.num_hidden_layers - len(skipped))
-        found = _whole_numbers(path, "ffn_widths", widths)
-        return cls(found, skipped, _own_name(path, raw)).checked(config)
+        ffn_widths = _whole_numbers(path, "ffn_widths", widths)
+        return cls(ffn_widths, skipped, _own_name(path, raw)).checked(config)
 
     @classmethod
     def of(cls, choice: str | Self, config: ModelConfig) -> Self:
@@ -249,15 +249,15 @@ def name_of(config: ModelConfig) -> str:
 
 def _full_name(name: str) -> str:
     """A published name from one in any case or its unique beginning."""
-    found = [key for key in names() if key.upper().startswith(name.upper())]
-    exact = [key for key in found if key.upper() == name.upper()]
-    if len(exact or found) != 1:
+    matches = [key for key in names() if key.upper().startswith(name.upper())]
+    exact = [key for key in matches if key.upper() == name.upper()]
+    if len(exact or matches) != 1:
         raise InputError(
-            f"sub-model {name!r} is {'ambiguous' if found else 'unknown'}; choose one of "
-            f"{', '.join(found or names())}, of any model `{WHOLE}` or `{HALF}`, or give a .toml "
+            f"sub-model {name!r} is {'ambiguous' if matches else 'unknown'}; choose one of "
+            f"{', '.join(matches or names())}, of any model `{WHOLE}` or `{HALF}`, or give a .toml "
             "or .json file"
         )
-    return (exact or found)[0]
+    return (exact or matches)[0]
 
 
 def _own_name(path: Path, raw: dict[str, Any]) -> str:
@@ -270,7 +270,7 @@ def _own_name(path: Path, raw: dict[str, Any]) -> str:
 def _whole_numbers(path: Path, name: str, value: Any) -> tuple[int, ...]:
     if not isinstance(value, Iterable) or isinstance(value, str | bytes | dict):
         raise FileFormatError(f"{path}: {name} is {value!r}; expected whole numbers")
-    found = tuple(value)
-    if not all(isinstance(item, int) and is_number(item) for item in found):
+    numbers = tuple(value)
+    if not all(isinstance(item, int) and is_number(item) for item in numbers):
         raise FileFormatError(f"{path}: {name} is {value!r}; expected whole numbers")
-    return found
+    return numbers

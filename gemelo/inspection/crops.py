@@ -96,7 +96,7 @@ def save_crops(
     """
     picture = read_image(source)
     seen = views(picture, crops(picture.size, options))
-    paths = [directory / f"{_stem(source)}-{_view_name(at)}.png" for at in range(len(seen))]
+    paths = [directory / f"{_stem(source)}-{_view_name(index)}.png" for index in range(len(seen))]
     in_the_way = [path for path in paths if path.exists()]
     if in_the_way and not overwrite:
         raise InputError(

@@ -160,19 +160,19 @@ def _children(module: nn.Module, apart: nn.Module) -> dict[str, Group]:
 
 def _weights(module: nn.Module) -> dict[str, Weight]:
     """Every weight inside a module by the name of what holds it, "" for the module itself."""
-    found: dict[str, Weight] = {}
+    weights: dict[str, Weight] = {}
     for name, inner in module.named_modules():
         if isinstance(inner, QuantLinear | QuantEmbedding):
             packed = inner.weight
             rows, columns = packed.shape
             count = module_bytes(inner)
-            found[name] = Weight(packed.shape, packed.format.name, rows * columns, count)
+            weights[name] = Weight(packed.shape, packed.format.name, rows * columns, count)
             continue
         for leaf, tensor in inner.named_parameters(recurse=False):
-            place = name if leaf == "weight" else ".".join(filter(None, (name, leaf)))
+            path = name if leaf == "weight" else ".".join(filter(None, (name, leaf)))
             kind = _NAMES.get(tensor.dtype, str(tensor.dtype).removeprefix("torch."))
-            found[place] = Weight(tuple(tensor.shape), kind, tensor.numel(), tensor.nbytes)
-    return found
+            weights[path] = Weight(tuple(tensor.shape), kind, tensor.numel(), tensor.nbytes)
+    return weights
 
 
 def _kv_bytes(checkpoint: Checkpoint) -> dict[int, int]:

@@ -34,11 +34,6 @@ class Format:
     block: int
     block_bytes: int
 
-    @property
-    def bits_per_weight(self) -> float:
-        """Storage per element, scales included."""
-        return 8 * self.block_bytes / self.block
-
     def row_bytes(self, columns: int) -> int:
         """Bytes of one row; `columns` must be whole blocks, else InputError."""
         if columns < 0 or columns % self.block:

@@ -116,12 +116,12 @@ def is_own(name: str) -> bool:
 def _no_checkpoint(folder: Path) -> str | None:
     """Why a folder is no checkpoint that may be replaced; None if it is one, or is empty."""
     with os.scandir(folder) as entries:
-        found = {entry.name: entry.is_file(follow_symlinks=False) for entry in entries}
-    for name, is_file in sorted(found.items()):
+        files = {entry.name: entry.is_file(follow_symlinks=False) for entry in entries}
+    for name, is_file in sorted(files.items()):
         if not is_file or not is_own(name):
             return f"holds {name!r}, which no checkpoint of gemelo has"
-    if found and not any(_WEIGHTS.fullmatch(name) for name in found):
-        return f"holds {min(found)!r} but no safetensors, so it is no checkpoint"
+    if files and not any(_WEIGHTS.fullmatch(name) for name in files):
+        return f"holds {min(files)!r} but no safetensors, so it is no checkpoint"
     return None
 
 

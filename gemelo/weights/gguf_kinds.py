@@ -70,7 +70,7 @@ def refuse_other_kinds(facts: Mapping[str, Any], path: object) -> None:
     if any(key.startswith("adapter.") for key in facts):
         what = _TYPES["adapter"]
     if not isinstance(kind, str) or kind != "model":
-        said = one_line(kind, 40) if isinstance(kind, str) else type(kind).__name__
-        what = _TYPES.get(said, f"a {said!r} by its general.type, and not a model")
+        named = one_line(kind, 40) if isinstance(kind, str) else type(kind).__name__
+        what = _TYPES.get(named, f"a {named!r} by its general.type, and not a model")
     if what is not None:
         raise UnsupportedError(f"{path} is {what}")

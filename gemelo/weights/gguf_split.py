@@ -81,7 +81,7 @@ class Join:
             )
         self._first = self._first or values
         self._compare(path, values)
-        for name in header.places:
+        for name in header.tensors:
             if name in self._owners:
                 raise FileFormatError(
                     f"tensor {name[:80]!r} is in {self._owners[name]} and in {path}"

@@ -118,14 +118,14 @@ def map_file(path: Path) -> Mapped:
 
 def behind(tensors: Iterable[Tensor]) -> list[Mapped]:
     """The maps that tensors lie in."""
-    alive = [mapped for held in list(_maps.values()) if (mapped := held()) is not None]
+    alive = [mapped for reference in list(_maps.values()) if (mapped := reference()) is not None]
     ranges = {mapped: range(mapped.address, mapped.address + len(mapped)) for mapped in alive}
-    found = set[Mapped]()
+    maps = set[Mapped]()
     for tensor in tensors:
         if tensor.device.type == "cpu":
-            at = tensor.data_ptr()
-            found.update(mapped for mapped, addresses in ranges.items() if at in addresses)
-    return list(found)
+            address = tensor.data_ptr()
+            maps.update(mapped for mapped, addresses in ranges.items() if address in addresses)
+    return list(maps)
 
 
 def check(maps: Iterable[Mapped]) -> None:

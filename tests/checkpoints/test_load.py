@@ -252,11 +252,11 @@ def test_without_native_kernels_a_quantised_model_says_what_is_lost(
     assert not load_checkpoint(tiny_checkpoint, "q8_0").notices
 
 
-def test_the_decoder_is_settled_beside_the_tokenizer_and_no_thread_stays(
+def test_the_decoder_is_finished_beside_the_tokenizer_and_no_thread_stays(
     tiny_directory: Path,
 ) -> None:
     before, settled = threading.enumerate(), list[object]()
-    checkpoint = load_checkpoint(tiny_directory, settle=settled.append)
+    checkpoint = load_checkpoint(tiny_directory, finish=settled.append)
     assert settled == [checkpoint.decoder]
     assert checkpoint.tokenizer.encode("the")
     assert threading.enumerate() == before
@@ -272,7 +272,7 @@ def test_what_ends_loading_leaves_no_thread(
         raise error("while weights move")
 
     with pytest.raises(error, match="while weights move"):
-        load_checkpoint(tiny_directory, settle=interrupted)
+        load_checkpoint(tiny_directory, finish=interrupted)
     assert threading.enumerate() == before
 
 

@@ -41,7 +41,6 @@ def test_table_agrees_with_the_format_definition(format: Format) -> None:
     assert format.ggml_id == kind.value
     assert (format.block, format.block_bytes) == GGML_QUANT_SIZES[kind]
     assert FORMATS_BY_ID[kind.value] is format
-    assert format.bits_per_weight == 8 * format.block_bytes / format.block
 
 
 @by_name
