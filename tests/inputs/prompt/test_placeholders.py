@@ -91,7 +91,8 @@ def test_gemma3n(gemma3n: Family, text: str, num_images: int, num_recordings: in
 
 
 def test_the_real_vocabulary(real: Callable[[str], Tokenizer]) -> None:
-    tokenizer, modalities = real("gguf")(Gemma3Config(vision=VisionConfig()))
+    tokenizer = real("gguf")
+    modalities = Gemma3Config(vision=VisionConfig()).modalities
 
     def ids(*chunks: Chunk) -> list[int]:
         return tokenize(chunks, modalities, tokenizer, bos=False)
