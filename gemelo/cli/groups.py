@@ -43,7 +43,7 @@ def grouped(command: Command) -> Command:
             values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
         command(**values)
 
-    run.__signature__ = Signature(shown)  # type: ignore[attr-defined]
+    run.__dict__["__signature__"] = Signature(shown)
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
     return run
 
