@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from gemelo.config import FULL, LAYER_TYPES, SLIDING, LayerType
 from gemelo.engine.kv import KVCache
-from gemelo.kernels import cpu
+from gemelo.kernels import cpu, native
 from gemelo.kernels.formats import FORMATS, Packed, unpack
 from gemelo.kernels.linear import QuantEmbedding, QuantLinear, as_blocks
 from gemelo.kernels.repacked import Panels
@@ -53,7 +53,7 @@ class NativeProgram:
     def __init__(self, decoder: Decoder, panels: Panels | None = None) -> None:
         """Write the program down; `NativeProgram.of` says whether there can be one."""
         self.decoder, self.config, self.panels = decoder, decoder.config, panels
-        self.program = cpu.extension.Program()
+        self.program = native.extension.Program()
         self.kept: list[Tensor] = []  # what the program reads and nobody else holds
         if isinstance(decoder, Gemma3n):
             _write_gemma3n(self, decoder)
@@ -70,7 +70,7 @@ class NativeProgram:
 
     def supports(self, cache: KVCache) -> bool:
         """Whether it reads and writes this cache."""
-        return cache.stored in STORED and cpu.native is not None
+        return cache.stored in STORED and native.module is not None
 
     def scores(
         self,
@@ -97,7 +97,7 @@ class NativeProgram:
             else inputs.attend_until.contiguous()
         )
         memory, tables = cache.memory(), cache.tables()  # held until the program is done with them
-        call = cpu.extension.Call(
+        call = native.extension.Call(
             ids=all_ids.buffer_info()[0],
             positions=places.buffer_info()[0],
             attend_until=places.buffer_info()[0] if seen is None else seen.data_ptr(),
@@ -107,7 +107,7 @@ class NativeProgram:
             logits_to_keep=logits_to_keep,
             slots=[table.numbers for table in tables],
             caches=memory.layers,
-            format=cpu.extension.CacheFormat[STORED[cache.stored]],
+            format=native.extension.CacheFormat[STORED[cache.stored]],
             kv_heads=self.config.num_key_value_heads,
             head_dim=self.config.head_dim,
             per_layer_rows=None if told is None else cpu.matrix(told),
@@ -146,9 +146,9 @@ class NativeProgram:
 
     def norm(self, module: nn.Module) -> _native.Norm:
         if isinstance(module, RMSNorm):
-            return cpu.extension.Norm(self.address(module.weight), module.offset, module.eps)
+            return native.extension.Norm(self.address(module.weight), module.offset, module.eps)
         assert isinstance(module, PlainNorm)
-        return cpu.extension.Norm(0, 0.0, module.eps)
+        return native.extension.Norm(0, 0.0, module.eps)
 
     def address(self, tensor: Tensor) -> int:
         """Where a tensor's numbers lie, as float32, one behind the other; it stays alive."""
@@ -164,7 +164,7 @@ class NativeProgram:
 
     def layer_type(self, kind: LayerType) -> _native.LayerType:
         """What the program calls it."""
-        return cpu.extension.LayerType[KINDS[kind]]
+        return native.extension.LayerType[KINDS[kind]]
 
     def head(self, decoder: Decoder, table: _native.Matrix) -> _native.Matrix:
         """The matrix that makes scores: the embedding, or one of its own."""
@@ -207,7 +207,7 @@ def is_native(decoder: Decoder) -> bool:
     """Whether every product of a decoder can be native, and its steps fit the program's widths."""
     config = decoder.config
     table = decoder.embed_tokens
-    if cpu.native is None or not isinstance(table, QuantEmbedding):
+    if native.module is None or not isinstance(table, QuantEmbedding):
         return False
     if table.dtype != torch.float32 or table.blocks.device.type != "cpu":
         return False
@@ -368,7 +368,7 @@ def _write_nested_mlp(
 
 def _altup(graph: NativeProgram, block: Gemma3nBlock) -> _native.AltUp:
     altup = block.altup
-    return cpu.extension.AltUp(
+    return native.extension.AltUp(
         graph.norm(altup.router_norm),
         modality_router=graph.address(_floats(altup.modality_router)),
         prediction_coefs=graph.address(_floats(altup.prediction_coefs)),

@@ -26,9 +26,9 @@ from gemelo.config import Submodel
 from gemelo.config.options import TablePlacement
 from gemelo.engine.memory.pages import Backing, ask, backing, release
 from gemelo.errors import InputError, UnavailableError
-from gemelo.kernels.cpu import embedding
 from gemelo.kernels.formats import Format, Packed
 from gemelo.kernels.linear import QuantEmbedding, QuantLinear, as_blocks, module_bytes
+from gemelo.kernels.products import embedding
 from gemelo.models.altup import NestedMLP
 from gemelo.models.decoder import Decoder
 from gemelo.models.gemma3n import Block
