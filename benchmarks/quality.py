@@ -41,8 +41,9 @@ from gemelo.checkpoints.locate import resolve
 from gemelo.cli.terminal import note
 from gemelo.config.options import KVFormat
 from gemelo.engine import step
+from gemelo.engine.memory.process import peak_rss_bytes
 from gemelo.errors import GemeloError, InputError
-from gemelo.evals.machine import cpu_name, peak_rss_bytes
+from gemelo.evals.machine import cpu_name
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.kernels.native import isa
 

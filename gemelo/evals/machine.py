@@ -1,16 +1,15 @@
-"""The machine that a number was measured on: its CPU, its memory's speed, this process's peak.
+"""The machine that a number was measured on: its CPU, and the speed of its memory.
 
 A speed without its ceiling says little. The ceiling of decoding is how fast memory can be read, so
 it is measured in the same run, with the same threads, over a buffer that no cache holds.
 
-    machine.cpu_name(), machine.memory_bandwidth(), machine.peak_rss_bytes()
+    machine.cpu_name(), machine.memory_bandwidth()
 """
 
 from __future__ import annotations
 
 import os
 import platform
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,25 +33,6 @@ def cpu_name() -> str:
         if key.strip().lower() in ("model name", "hardware", "cpu model"):
             return value.strip()
     return platform.processor() or platform.machine() or "unknown"
-
-
-def peak_rss_bytes() -> int:
-    """The most memory this process has held at once, mapped file pages included.
-
-    Linux tells it for this program alone; the older way also counts what a parent held before it
-    started the program, so it is only the second choice.
-    """
-    try:
-        status = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        status = ""
-    for line in status.splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def memory_bandwidth(buffer_bytes: int | None = None) -> float:
