@@ -34,7 +34,8 @@ from transformers import SiglipVisionConfig, SiglipVisionModel  # noqa: E402
 
 from gemelo.config import VisionConfig  # noqa: E402
 from gemelo.config.gemma3n_vision import Vision3nConfig  # noqa: E402
-from gemelo.evals.machine import cpu_name, peak_rss_bytes  # noqa: E402
+from gemelo.engine.memory.process import peak_rss_bytes  # noqa: E402
+from gemelo.evals.machine import cpu_name  # noqa: E402
 from gemelo.models.mobilenet import MobileNetTower  # noqa: E402
 from gemelo.models.mobilenet_blocks import Pointwise  # noqa: E402
 from gemelo.models.siglip import Siglip  # noqa: E402

@@ -52,7 +52,7 @@ from gemelo.inputs.prompt.chat import Prompt
 from gemelo.inputs.prompt.media_loader import MediaLoader, VisionOptions, image_size_of, samples_of
 from gemelo.inputs.tokenizer.token_ids import token_ids
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
-from gemelo.kernels import cpu
+from gemelo.kernels import native
 
 Message = Mapping[str, Any]
 PromptLike = str | Sequence[Message] | Sequence[int] | Prompt
@@ -294,7 +294,7 @@ def load(
         if not isinstance(threads, int) or not 1 <= threads <= 1024:
             raise InputError(f"threads = {threads}; expected 1 to 1024")
         torch.set_num_threads(threads)
-        cpu.set_threads(threads)
+        native.set_threads(threads)
     path = resolve(None if model is None else str(model))
     towers = None if mmproj is None else expanded(str(mmproj))
 

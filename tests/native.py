@@ -14,20 +14,20 @@ import os
 
 import pytest
 
-from gemelo.kernels import cpu
+from gemelo.kernels import native
 
 REQUIRED = "GEMELO_NATIVE_REQUIRED"
 WHY_NOT = (
     "the native kernels were not built"
-    if cpu.extension is None
-    else f"GEMELO_ISA={cpu.REFERENCE} leaves the native kernels out"
+    if native.extension is None
+    else f"GEMELO_ISA={native.REFERENCE} leaves the native kernels out"
 )
-needs_native = pytest.mark.skipif(cpu.native is None, reason=WHY_NOT)
+needs_native = pytest.mark.skipif(native.module is None, reason=WHY_NOT)
 
 
 def refuse_if_required() -> None:
     """UsageError, which ends the run, if the kernels are required and missing."""
-    if os.environ.get(REQUIRED) and cpu.native is None:
+    if os.environ.get(REQUIRED) and native.module is None:
         raise pytest.UsageError(
             f"{REQUIRED} is set, but {WHY_NOT}: build and use them, or unset the variable"
         )

@@ -38,9 +38,9 @@ from gemelo.documents import read_object
 from gemelo.errors import FileFormatError, GemeloError, InputError
 from gemelo.inputs.prompt.processor_config import FILES, Preprocessor, read_preprocessor
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
-from gemelo.kernels import cpu
 from gemelo.kernels.formats import FORMATS, Packed, pack, unpack
 from gemelo.kernels.linear import QuantEmbedding, QuantLinear, as_blocks, module_bytes
+from gemelo.kernels.native import missing_kernels_notice
 from gemelo.models.decoder import Decoder
 from gemelo.models.layers import Embedding, Linear
 from gemelo.models.multimodal import Tree, tree_of
@@ -103,7 +103,7 @@ def load_checkpoint(
         tokenizer = beside.submit(tokenizer_of, source)
         tree = assemble(source, format, activation_dtype(source, format), device, progress)
         finish(tree.language_model)
-    lost = cpu.what_is_lost() if is_quantised(tree) else None
+    lost = missing_kernels_notice() if is_quantised(tree) else None
     spelling = tokenizer.result()
     of_kernels = () if lost is None else (lost,)
     notices = (*source.notices, *preprocessor.notices, *spelling.notices, *of_kernels)

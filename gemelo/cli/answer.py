@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from gemelo.cli.terminal import Bar, Interrupt, note, size
-from gemelo.evals.machine import peak_rss_bytes
+from gemelo.engine.memory.process import peak_rss_bytes
 
 if TYPE_CHECKING:
     from gemelo.api import Model

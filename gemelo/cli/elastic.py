@@ -40,8 +40,8 @@ def parse(text: str, model: Model) -> Policy:
     """A policy from KIND:NUMBER."""
     from gemelo.config import Submodel
     from gemelo.engine.elastic import policy
-    from gemelo.engine.memory.pages import process_bytes
-    from gemelo.engine.memory.per_layer_table import release_tail
+    from gemelo.engine.memory.process import process_bytes
+    from gemelo.engine.memory.residency import release_tail
 
     kind, _, value = text.partition(":")
     try:

@@ -27,8 +27,8 @@ from gemelo.cli.groups import (
     grouped,
 )
 from gemelo.cli.terminal import argument_or_stdin, checked_text, note, print_json, show
+from gemelo.engine.memory.process import peak_rss_bytes
 from gemelo.errors import InputError
-from gemelo.evals.machine import peak_rss_bytes
 
 if TYPE_CHECKING:
     from gemelo.api import Model

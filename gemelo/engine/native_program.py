@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from gemelo.config import FULL, LAYER_TYPES, SLIDING, LayerType
 from gemelo.engine.kv import KVCache
-from gemelo.kernels import cpu
+from gemelo.kernels import cpu, native
 from gemelo.kernels.formats import FORMATS, Packed, unpack
 from gemelo.kernels.linear import QuantEmbedding, QuantLinear, as_blocks
 from gemelo.kernels.repacked import Panels
@@ -53,7 +53,7 @@ class NativeProgram:
     def __init__(self, decoder: Decoder, panels: Panels | None = None) -> None:
         """Write the program down; `NativeProgram.of` says whether there can be one."""
         self.decoder, self.config, self.panels = decoder, decoder.config, panels
-        self.program = cpu.extension.Program()
+        self.program = native.extension.Program()
         self.kept: list[Tensor] = []  # what the program reads and nobody else holds
         if isinstance(decoder, Gemma3n):
             _write_gemma3n(self, decoder)
@@ -70,7 +70,7 @@ class NativeProgram:
 
     def supports(self, cache: KVCache) -> bool:
         """Whether it reads and writes this cache."""
-        return cache.stored in STORED and cpu.native is not None
+        return cache.stored in STORED and native.module is not None
 
     def scores(
         self,
@@ -97,7 +97,7 @@ class NativeProgram:
             else inputs.attend_until.contiguous()
         )
         memory, tables = cache.memory(), cache.tables()  # held until the program is done with them
-        call = cpu.extension.Call(
+        call = native.extension.Call(
             ids=all_ids.buffer_info()[0],
             positions=places.buffer_info()[0],
             attend_until=places.buffer_info()[0] if seen is None else seen.data_ptr(),
@@ -107,7 +107,7 @@ class NativeProgram:
             logits_to_keep=logits_to_keep,
             slots=[table.numbers for table in tables],
             caches=memory.layers,
-            format=cpu.extension.CacheFormat[STORED[cache.stored]],
+            format=native.extension.CacheFormat[STORED[cache.stored]],
             kv_heads=self.config.num_key_value_heads,
             head_dim=self.config.head_dim,
             per_layer_rows=None if per_layer is None else cpu.matrix(per_layer),
@@ -146,9 +146,9 @@ class NativeProgram:
 
     def norm(self, module: nn.Module) -> _native.Norm:
         if isinstance(module, RMSNorm):
-            return cpu.extension.Norm(self.address(module.weight), module.offset, module.eps)
+            return native.extension.Norm(self.address(module.weight), module.offset, module.eps)
         assert isinstance(module, PlainNorm)
-        return cpu.extension.Norm(0, 0.0, module.eps)
+        return native.extension.Norm(0, 0.0, module.eps)
 
     def address(self, tensor: Tensor) -> int:
         """Where a tensor's numbers lie, as float32, one behind the other; it stays alive."""
@@ -164,7 +164,7 @@ class NativeProgram:
 
     def layer_type(self, kind: LayerType) -> _native.LayerType:
         """What the program calls it."""
-        return cpu.extension.LayerType[KINDS[kind]]
+        return native.extension.LayerType[KINDS[kind]]
 
     def head(self, decoder: Decoder, table: _native.Matrix) -> _native.Matrix:
         """The matrix that makes scores: the embedding, or one of its own."""
@@ -207,7 +207,7 @@ def is_native(decoder: Decoder) -> bool:
     """Whether every product of a decoder can be native, and its steps fit the program's widths."""
     config = decoder.config
     table = decoder.embed_tokens
-    if cpu.native is None or not isinstance(table, QuantEmbedding):
+    if native.module is None or not isinstance(table, QuantEmbedding):
         return False
     if table.dtype != torch.float32 or table.blocks.device.type != "cpu":
         return False
@@ -230,9 +230,9 @@ def is_native(decoder: Decoder) -> bool:
 # ---- the forwards --------------------------------------------------------------------------------
 
 
-def _write_gemma3(native: NativeProgram, decoder: Gemma3) -> None:
+def _write_gemma3(target: NativeProgram, decoder: Gemma3) -> None:
     """`Gemma3.forward`, and `Block.forward` for every layer."""
-    config, p = decoder.config, native.program
+    config, p = decoder.config, target.program
     width, d = config.hidden_size, config.head_dim
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
     ffn = config.intermediate_size
@@ -240,38 +240,38 @@ def _write_gemma3(native: NativeProgram, decoder: Gemma3) -> None:
     q, a = p.buffer(heads * d), p.buffer(heads * d)
     k, v = p.buffer(kv_heads * d), p.buffer(kv_heads * d)
     gate, up = p.buffer(ffn), p.buffer(ffn)
-    table = native.matrix(decoder.embed_tokens)
+    table = target.matrix(decoder.embed_tokens)
     p.embed(table, config.embed_scale, x)
-    native.angles()
+    target.angles()
     blocks = [block for block in decoder.layers if isinstance(block, Gemma3Block)]
-    p.norm(x, native.norm(blocks[0].input_layernorm), h)
+    p.norm(x, target.norm(blocks[0].input_layernorm), h)
     for place, block in enumerate(blocks):
         attention, mlp = block.self_attn, block.mlp
-        kind = native.layer_type(attention.layer_type)
+        kind = target.layer_type(attention.layer_type)
         is_last = place == len(blocks) - 1
-        keys = [(native.matrix(attention.k_proj), k), (native.matrix(attention.v_proj), v)]
-        queries = [(native.matrix(attention.q_proj), q)]
-        native.product(h, keys if is_last else keys + queries)
-        p.norm_rope_heads(k, d, native.norm(attention.k_norm), kind)
+        keys = [(target.matrix(attention.k_proj), k), (target.matrix(attention.v_proj), v)]
+        queries = [(target.matrix(attention.q_proj), q)]
+        target.product(h, keys if is_last else keys + queries)
+        p.norm_rope_heads(k, d, target.norm(attention.k_norm), kind)
         p.store_kv(k, v, place, kind)
         if is_last:
             p.keep_last_tokens([x, h])
-            native.product(h, queries)
-        p.norm_rope_heads(q, d, native.norm(attention.q_norm), kind)
-        native.attend(block, q, place, a)
-        p.product(a, [native.matrix(attention.o_proj)], [y])
+            target.product(h, queries)
+        p.norm_rope_heads(q, d, target.norm(attention.q_norm), kind)
+        target.attend(block, q, place, a)
+        p.product(a, [target.matrix(attention.o_proj)], [y])
         before, after = block.pre_feedforward_layernorm, block.post_feedforward_layernorm
-        p.add_norm(x, y, native.norm(block.post_attention_layernorm), native.norm(before), h)
-        p.geglu(h, native.matrix(mlp.gate_proj), native.matrix(mlp.up_proj), gate, up)
-        p.product(gate, [native.matrix(mlp.down_proj)], [y])
+        p.add_norm(x, y, target.norm(block.post_attention_layernorm), target.norm(before), h)
+        p.geglu(h, target.matrix(mlp.gate_proj), target.matrix(mlp.up_proj), gate, up)
+        p.product(gate, [target.matrix(mlp.down_proj)], [y])
         following = decoder.norm if is_last else blocks[place + 1].input_layernorm
-        p.add_norm(x, y, native.norm(after), native.norm(following), h)
-    p.logits(h, native.head(decoder, table), config.final_logit_softcapping or 0.0)
+        p.add_norm(x, y, target.norm(after), target.norm(following), h)
+    p.logits(h, target.head(decoder, table), config.final_logit_softcapping or 0.0)
 
 
-def _write_gemma3n(native: NativeProgram, decoder: Gemma3n) -> None:
+def _write_gemma3n(target: NativeProgram, decoder: Gemma3n) -> None:
     """`Gemma3n.forward`, and `Block.forward` for every layer."""
-    config, p = decoder.config, native.program
+    config, p = decoder.config, target.program
     width, d, per_layer_width = (
         config.hidden_size,
         config.head_dim,
@@ -286,10 +286,10 @@ def _write_gemma3n(native: NativeProgram, decoder: Gemma3n) -> None:
     low, gates = p.buffer(config.laurel_rank), p.buffer(per_layer_width)
     hidden = {w: (p.buffer(w), p.buffer(w)) for w in sorted(set(config.ffn_widths))}
     per_layer_inputs = p.buffer(per_layer_width * len(decoder.layer_indices))
-    table = native.matrix(decoder.embed_tokens)
+    table = target.matrix(decoder.embed_tokens)
 
     p.embed(table, config.embed_scale, streams[0])
-    native.angles()
+    target.angles()
     projection = decoder.per_layer_model_projection
     every = torch.arange(packed(projection).shape[0]).view(-1, per_layer_width)
     rows = (
@@ -297,63 +297,63 @@ def _write_gemma3n(native: NativeProgram, decoder: Gemma3n) -> None:
         if len(every) == len(decoder.layer_indices)
         else every[list(decoder.layer_indices)].flatten()
     )
-    p.product(streams[0], [native.matrix(projection, index=rows)], [per_layer_inputs])
-    known = native.norm(decoder.per_layer_projection_norm)
+    p.product(streams[0], [target.matrix(projection, index=rows)], [per_layer_inputs])
+    known = target.norm(decoder.per_layer_projection_norm)
     scales = config.per_layer_projection_scale, config.per_layer_embed_scale
     p.per_layer_inputs(per_layer_inputs, len(decoder.layer_indices), known, *scales)
     for stream, project in zip(streams[1:], decoder.altup_projections, strict=True):
-        p.product(streams[0], [native.matrix(project)], [stream])
+        p.product(streams[0], [target.matrix(project)], [stream])
         p.match_magnitude(stream, streams[0], 1.0, False, stream)
 
     owners: dict[LayerType, int] = {}
     last_owner = len(config.kv_layers) - 1
     for place, block in enumerate(decoder.layers):
         assert isinstance(block, Gemma3nBlock)
-        attention, kind = block.self_attn, native.layer_type(block.self_attn.layer_type)
-        coefficients = _altup(native, block)
+        attention, kind = block.self_attn, target.layer_type(block.self_attn.layer_type)
+        coefficients = _altup(target, block)
         p.altup_predict(streams, predicted, coefficients)
-        p.norm(predicted[0], native.norm(block.input_layernorm), h)
+        p.norm(predicted[0], target.norm(block.input_layernorm), h)
         laurel = block.laurel
-        queries = [(native.matrix(attention.q_proj), q), (native.matrix(laurel.linear_left), low)]
+        queries = [(target.matrix(attention.q_proj), q), (target.matrix(laurel.linear_left), low)]
         if place <= last_owner:
             owners[attention.layer_type] = place
-            keys = [(native.matrix(attention.k_proj), k), (native.matrix(attention.v_proj), v)]
-            native.product(h, keys if place == last_owner else keys + queries)
-            p.norm_rope_heads(k, d, native.norm(attention.k_norm), kind)
-            p.norm_rope_heads(v, d, native.norm(attention.v_norm), None)
+            keys = [(target.matrix(attention.k_proj), k), (target.matrix(attention.v_proj), v)]
+            target.product(h, keys if place == last_owner else keys + queries)
+            p.norm_rope_heads(k, d, target.norm(attention.k_norm), kind)
+            p.norm_rope_heads(v, d, target.norm(attention.v_norm), None)
             p.store_kv(k, v, place, kind)
         if place == last_owner:
             p.keep_last_tokens([*predicted, h, per_layer_inputs])
         if place >= last_owner:
-            native.product(h, queries)
-        p.norm_rope_heads(q, d, native.norm(attention.q_norm), kind)
-        native.attend(block, q, owners[attention.layer_type], a)
-        p.product(a, [native.matrix(attention.o_proj)], [y])
-        p.product(low, [native.matrix(laurel.linear_right)], [detour])
+            target.product(h, queries)
+        p.norm_rope_heads(q, d, target.norm(attention.q_norm), kind)
+        target.attend(block, q, owners[attention.layer_type], a)
+        p.product(a, [target.matrix(attention.o_proj)], [y])
+        p.product(low, [target.matrix(laurel.linear_right)], [detour])
         p.laurel_residual(
-            predicted[0], y, native.norm(block.post_attention_layernorm),
-            h, detour, native.norm(laurel.post_laurel_norm),
-            native.norm(block.pre_feedforward_layernorm), g, m,
+            predicted[0], y, target.norm(block.post_attention_layernorm),
+            h, detour, target.norm(laurel.post_laurel_norm),
+            target.norm(block.pre_feedforward_layernorm), g, m,
         )  # fmt: skip
-        _write_nested_mlp(native, block.mlp, config.ffn_widths[place], m, hidden, y)
-        p.add_norm(g, y, native.norm(block.post_feedforward_layernorm), None, h)
+        _write_nested_mlp(target, block.mlp, config.ffn_widths[place], m, hidden, y)
+        p.add_norm(g, y, target.norm(block.post_feedforward_layernorm), None, h)
         p.altup_correct(streams, predicted, g, coefficients, m)
-        p.product(m, [native.matrix(block.per_layer_input_gate)], [gates])
+        p.product(m, [target.matrix(block.per_layer_input_gate)], [gates])
         p.gate_per_layer_input(gates, per_layer_inputs, place)
-        p.product(gates, [native.matrix(block.per_layer_projection)], [y])
-        p.add_to_others(streams, y, native.norm(block.post_per_layer_input_norm))
+        p.product(gates, [target.matrix(block.per_layer_projection)], [y])
+        p.add_to_others(streams, y, target.norm(block.post_per_layer_input_norm))
 
     share = 1 / len(streams)
     p.match_magnitude(streams[0], streams[0], share, False, g)
     for stream, project in zip(streams[1:], decoder.altup_unembed_projections, strict=True):
-        p.product(stream, [native.matrix(project)], [y])
+        p.product(stream, [target.matrix(project)], [y])
         p.match_magnitude(y, streams[0], share, True, g)
-    p.norm(g, native.norm(decoder.norm), h)
-    p.logits(h, native.head(decoder, table), config.final_logit_softcapping or 0.0)
+    p.norm(g, target.norm(decoder.norm), h)
+    p.logits(h, target.head(decoder, table), config.final_logit_softcapping or 0.0)
 
 
 def _write_nested_mlp(
-    native: NativeProgram,
+    target: NativeProgram,
     mlp: NestedMLP,
     width: int,
     x: int,
@@ -361,23 +361,23 @@ def _write_nested_mlp(
     out: int,
 ) -> None:
     """`NestedMLP.forward` through the first `width` neurons; one token reads only live rows."""
-    p, (gates, ups) = native.program, hidden[width]
-    gate, up = native.matrix(mlp.gate_proj, width), native.matrix(mlp.up_proj, width)
+    p, (gates, ups) = target.program, hidden[width]
+    gate, up = target.matrix(mlp.gate_proj, width), target.matrix(mlp.up_proj, width)
     if mlp.std_multiplier is None:
         p.geglu(x, gate, up, gates, ups)
     else:
         p.sparse_geglu(x, gate, up, mlp.std_multiplier, gates, ups)
-    p.product(gates, [native.matrix(mlp.down_proj, columns=width)], [out])
+    p.product(gates, [target.matrix(mlp.down_proj, columns=width)], [out])
 
 
-def _altup(native: NativeProgram, block: Gemma3nBlock) -> _native.AltUp:
+def _altup(target: NativeProgram, block: Gemma3nBlock) -> _native.AltUp:
     altup = block.altup
-    return cpu.extension.AltUp(
-        native.norm(altup.router_norm),
-        modality_router=native.address(_floats(altup.modality_router)),
-        prediction_coefs=native.address(_floats(altup.prediction_coefs)),
-        correction_coefs=native.address(_floats(altup.correction_coefs)),
-        correct_output_scale=native.address(altup.correct_output_scale),
+    return native.extension.AltUp(
+        target.norm(altup.router_norm),
+        modality_router=target.address(_floats(altup.modality_router)),
+        prediction_coefs=target.address(_floats(altup.prediction_coefs)),
+        correction_coefs=target.address(_floats(altup.correction_coefs)),
+        correct_output_scale=target.address(altup.correct_output_scale),
     )
 
 

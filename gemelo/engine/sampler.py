@@ -68,7 +68,7 @@ def one_thread() -> Iterator[None]:
 
 def largest(scores: Tensor) -> int:
     """The first of the largest scores (V,)."""
-    return cpu.largest(scores) if scores.device.type == "cpu" else int(scores.argmax())
+    return cpu.argmax(scores) if scores.device.type == "cpu" else int(scores.argmax())
 
 
 def check_scores(scores: Tensor) -> None:

@@ -24,6 +24,7 @@ from torch import nn
 from gemelo.api import Model, load
 from gemelo.config.options import KVFormat, WeightFormat
 from gemelo.config.sampling import Sampling
+from gemelo.engine.memory.process import peak_rss_bytes
 from gemelo.engine.step import Decoder
 from gemelo.engine.timings import Timings
 from gemelo.errors import InputError
@@ -134,7 +135,7 @@ def bench(
         repeat=repeat,
         timings=_spreads(loads[1:], runs[1:]),
         weights_bytes_per_token=weights_bytes_per_token(loaded.checkpoint.decoder),
-        peak_rss_bytes=machine.peak_rss_bytes(),  # before the buffer that measures bandwidth
+        peak_rss_bytes=peak_rss_bytes(),  # before the buffer that measures bandwidth
         memory_bandwidth_bytes_per_s=machine.memory_bandwidth(),
     )
 

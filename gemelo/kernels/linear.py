@@ -1,8 +1,8 @@
 """Quantised linear and embedding layers: the forwards of `models.layers`, over block formats.
 
 A model is built with plain layers and these are put in their place, so no model file knows that
-weights can be quantised. The blocks stay as they lie in the file, memory-mapped, and are computed
-on as they are (`cpu`) or decoded a few rows at a time (`reference`). Parameters keep the name
+weights can be quantised. The blocks stay as they lie in the file, memory-mapped, and `products`
+computes on them as they are, or decodes them a few rows at a time. Parameters keep the name
 `weight` in messages and tables.
 
     linear = QuantLinear(packed);  y = linear(x, rows=8192)
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from gemelo.errors import UnsupportedError
-from gemelo.kernels import cpu
+from gemelo.kernels import products
 from gemelo.kernels.formats import FORMATS, Format, Packed
 
 
@@ -37,11 +37,11 @@ class QuantLinear(nn.Module):
 
     def forward(self, x: Tensor, rows: int | None = None, columns: int | None = None) -> Tensor:
         """x (..., columns) -> (..., rows) in x's dtype."""
-        return cpu.linear(x, self.weight.prefix(rows, columns))
+        return products.linear(x, self.weight.prefix(rows, columns))
 
     def rows_at(self, x: Tensor, index: Tensor) -> Tensor:
         """Only the outputs at `index`: x (..., in) -> (..., len(index)), reading those rows."""
-        return cpu.linear(x, self.weight, index)
+        return products.linear(x, self.weight, index)
 
     def columns_at(self, h: Tensor, index: Tensor, width: int) -> Tensor:
         """The product with an input of `width` that is h at `index` and zero elsewhere."""
@@ -67,11 +67,11 @@ class QuantEmbedding(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids (B, T) -> rows (B, T, D) in the activation dtype, unscaled."""
-        return cpu.embedding(ids, self.weight, self.dtype)
+        return products.embedding(ids, self.weight, self.dtype)
 
     def project(self, x: Tensor) -> Tensor:
         """x (..., D) -> scores over the vocabulary (..., V): the tied head."""
-        return cpu.linear(x, self.weight)
+        return products.linear(x, self.weight)
 
 
 def as_blocks(weight: Tensor) -> Packed:

@@ -4,7 +4,7 @@ A mapped file is memory in pages of 4 KiB, and rows lie in it one after the othe
 large pages faster (by a third on the machines measured), and a product with few tokens needs no
 sums across lanes when sixteen rows are interleaved (csrc/gemm/panels.h). So where memory allows
 it, matrices move once, when a model is loaded, at the speed of a copy; the pages of the file are
-let go by whoever asked for that (`engine.pages.release`), so that one copy stays. What cannot be
+let go by whoever asked for that (`memory.pages.release`), so that one copy stays. What cannot be
 interleaved (plain floats, matrices of which single rows are read) moves as it is. Matrices that
 mostly meet zeros lie in strips, a column or two of all rows each, so that a few columns can be read
 and the rest left.
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from gemelo.kernels import cpu
+from gemelo.kernels import cpu, native
 from gemelo.kernels.cpu import Layout
 from gemelo.kernels.formats import Packed
 
@@ -98,7 +98,7 @@ class Panels:
             return
         apart = stride if layout is Layout.STRIPS else 0
         at = self.room.data_ptr() + start
-        cpu.extension.interleave(cpu.matrix(Packed(blocks, weight.format)), first, apart, at)
+        native.extension.interleave(cpu.matrix(Packed(blocks, weight.format)), first, apart, at)
 
 
 def _pieces(weight: Packed) -> list[slice]:

@@ -32,7 +32,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from gemelo.errors import FileFormatError, InputError
-from gemelo.kernels.cpu import extension
+from gemelo.kernels.native import extension
 
 MAP_NORESERVE = 0x4000  # Linux; the mmap module names it only from Python 3.13 on
 

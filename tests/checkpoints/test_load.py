@@ -15,7 +15,7 @@ from gemelo.checkpoints.convert import convert
 from gemelo.checkpoints.load import WeightFormat, load_checkpoint
 from gemelo.engine.engine import Engine
 from gemelo.errors import FileFormatError, GemeloError, InputError, UnsupportedError
-from gemelo.kernels import cpu
+from gemelo.kernels import native
 from gemelo.kernels.formats import Packed
 from gemelo.weights.safetensors import Safetensors, write_safetensors
 from tests.conftest import TINY, tiny_model, write_checkpoint
@@ -65,7 +65,7 @@ def test_kernels_differ_by_activations_of_a_byte(
     tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, format: WeightFormat
 ) -> None:
     rounded = scores(tiny_checkpoint, format)
-    monkeypatch.setattr(cpu, "native", None)
+    monkeypatch.setattr(native, "module", None)
     exact = scores(tiny_checkpoint, format)
     assert not torch.equal(exact, rounded)
     assert close(rounded, exact, 0.05)

@@ -19,7 +19,7 @@ from gemelo.engine.kv import KVCache, KVFormat
 from gemelo.engine.native_program import NativeProgram, is_native
 from gemelo.engine.tokens import EmbeddingSpan, Tokens
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
-from gemelo.kernels import cpu
+from gemelo.kernels import native
 from gemelo.models.gemma3 import Gemma3
 from gemelo.models.gemma3n import Gemma3n
 from tests.divergence import bfloat16_attention, divergence, off
@@ -49,18 +49,18 @@ def decoder(request: pytest.FixtureRequest) -> Gemma3 | Gemma3n:
 def isa(request: pytest.FixtureRequest) -> str:
     """Every instruction set of this machine; a program keeps the one it was made under."""
     name: str = request.param
-    if name not in cpu.instruction_sets():
+    if name not in native.instruction_sets():
         pytest.skip(f"not a {name} machine")
     return name
 
 
 def fused(decoder: Gemma3 | Gemma3n, isa: str) -> NativeProgram:
-    before = cpu.isa()
-    cpu.use(isa)
+    before = native.isa()
+    native.use(isa)
     try:
         graph = NativeProgram.of(decoder)
     finally:
-        cpu.use(before)
+        native.use(before)
     assert graph is not None
     return graph
 
@@ -223,7 +223,7 @@ def test_scores_of_every_position(decoder: Gemma3 | Gemma3n, isa: str) -> None:
 @torch.inference_mode()
 @pytest.mark.parametrize("kv_format", get_args(KVFormat))
 def test_rows_of_different_lengths(decoder: Gemma3 | Gemma3n, kv_format: KVFormat) -> None:
-    graph = fused(decoder, cpu.isa())
+    graph = fused(decoder, native.isa())
     ids = torch.tensor([IDS[:9], IDS[9:18], IDS[18:27]])
     positions = torch.arange(9).expand(3, 9).clone()
     positions[1, 6:], positions[2, 2:] = -1, -1
@@ -236,7 +236,7 @@ def test_rows_of_different_lengths(decoder: Gemma3 | Gemma3n, kv_format: KVForma
             scores, _ = with_graph.scores(ids.tolist(), positions.tolist(), cache, None)
         return scores.view(*ids.shape, -1)[positions >= 0]
 
-    assert_alike(run, graph, cpu.isa(), kv_format)
+    assert_alike(run, graph, native.isa(), kv_format)
 
 
 @torch.inference_mode()
@@ -244,7 +244,7 @@ def test_rows_of_different_lengths(decoder: Gemma3 | Gemma3n, kv_format: KVForma
 def test_one_token_is_the_same_among_sixteen(kv_format: KVFormat) -> None:
     """What speculation relies on: verification gives the bits that plain decoding gives."""
     decoder = made(GEMMA3, "q8_0")
-    graph = fused(decoder, cpu.isa())
+    graph = fused(decoder, native.isa())
     decoder.native_program = graph
     prompt, ahead = IDS[:20], IDS[20:36]
     one, many = (cache_of(decoder, kv_format=kv_format) for _ in range(2))
@@ -269,13 +269,13 @@ def test_a_view_is_a_program_of_its_own() -> None:
         view.native_program = with_graph
         return step.prefill(view, cache_of(decoder), Tokens(IDS), 0)
 
-    assert_alike(run, fused(view, cpu.isa()), cpu.isa())
+    assert_alike(run, fused(view, native.isa()), native.isa())
 
 
 def test_what_has_no_program() -> None:
     assert NativeProgram.of(Gemma3(GEMMA3)) is None  # plain floats
     assert not is_native(made(dataclasses.replace(GEMMA3, head_dim=32)))
-    graph = fused(made(GEMMA3), cpu.isa())
+    graph = fused(made(GEMMA3), native.isa())
     assert not graph.supports(KVCache(GEMMA3, 64, dtype=torch.float16))
     assert graph.supports(KVCache(GEMMA3, 64, dtype=torch.float16, kv_format="bf16"))
 
@@ -292,7 +292,7 @@ def test_broken_weights_are_not_rounded_away() -> None:
     decoder = made(GEMMA3, "q8_0")
     blocks = decoder.layers[2].self_attn.k_proj.blocks
     blocks[0, :2] = torch.tensor([float("nan")], dtype=torch.float16).view(torch.uint8)
-    scores, finite = fused(decoder, cpu.isa()).scores(
+    scores, finite = fused(decoder, native.isa()).scores(
         [IDS], [range(60)], cache_of(decoder, chunk=60), 1
     )
     assert not torch.isfinite(scores).all() and not finite

@@ -23,7 +23,7 @@ from gemelo.engine.engine import Engine
 from gemelo.engine.sampler import Sampling
 from gemelo.engine.turns import Line, Turns
 from gemelo.errors import InputError, SessionBusyError
-from gemelo.kernels import cpu
+from gemelo.kernels import native
 from tests.matformer import CONFIG, PROMPT, SMALL, tiny_gemma3n
 from tests.native import needs_native
 
@@ -35,10 +35,10 @@ forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fo
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
     """For a product: threads that share a model are enough of them."""
-    before = 1 if cpu.native is None else cpu.native.threads()
-    cpu.set_threads(1)
+    before = 1 if native.module is None else native.module.threads()
+    native.set_threads(1)
     yield
-    cpu.set_threads(before)
+    native.set_threads(before)
 
 
 @pytest.fixture(scope="module", params=["native", "f32"])
@@ -320,7 +320,7 @@ def test_forks_while_another_thread_generates(
 ) -> None:
     """The child generates, on the model and on a session of its own; the parent goes on rightly."""
     model = load(tiny_checkpoint)
-    cpu.set_threads(threads)
+    native.set_threads(threads)
     first, second = (model.generate(prompt, **GREEDY).token_ids for prompt in PROMPTS[:2])
     wrong, over = [], threading.Event()
 
@@ -343,7 +343,7 @@ def test_forks_while_another_thread_generates(
     finally:
         over.set()
         thread.join(60)
-        cpu.set_threads(1)
+        native.set_threads(1)
     assert wrong == [] and not thread.is_alive()
 
 

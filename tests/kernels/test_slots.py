@@ -18,7 +18,7 @@ from torch import Tensor
 from gemelo.config import FULL, SLIDING, LayerType
 from gemelo.engine.kv import Int8Slots, KVCache, KVFormat, PlainSlots, Slots
 from gemelo.engine.native_program import KINDS, STORED
-from gemelo.kernels import cpu
+from gemelo.kernels import cpu, native
 from gemelo.kernels.formats import FORMATS, Packed
 from gemelo.models.layers import KV, attend
 from gemelo.models.masks import attention_mask
@@ -44,12 +44,12 @@ class Tables:
     def __init__(self, k: Tensor, v: Tensor, q: Tensor, kind: LayerType, owner: int) -> None:
         self.k, self.v, self.q, self.kind = k, v, q, kind
         self.identity = torch.eye(q.shape[1])
-        assert cpu.native is not None
-        self.program = p = cpu.native.Program()
+        assert native.module is not None
+        self.program = p = native.module.Program()
         buffers = [p.buffer(x.shape[1]) for x in (k, v, q, q)]
         for table, buffer in zip((k, v, q), buffers[:3], strict=True):
             p.embed(matrix(table), 1.0, buffer)
-        layer_type = cpu.native.LayerType[KINDS[kind]]
+        layer_type = native.module.LayerType[KINDS[kind]]
         p.store_kv(buffers[0], buffers[1], owner, layer_type)
         window = CONFIG.window(kind) or 0
         p.attend(buffers[2], owner, layer_type, HEADS, window, SCALE, buffers[3])
@@ -62,7 +62,7 @@ class Tables:
         reach = positions if reach is None else reach
         cache.make_room(positions.shape[1], int(positions.max()) + 1)
         out = torch.empty(*ids.shape, self.q.shape[1])
-        call = cpu.extension.Call(
+        call = native.extension.Call(
             ids=ids.data_ptr(),
             positions=positions.data_ptr(),
             attend_until=reach.data_ptr(),
@@ -72,7 +72,7 @@ class Tables:
             logits_to_keep=None,
             slots=[table.numbers for table in cache.tables()],
             caches=cache.memory().layers,
-            format=cpu.extension.CacheFormat[STORED[cache.stored]],
+            format=native.extension.CacheFormat[STORED[cache.stored]],
             kv_heads=KV_HEADS,
             head_dim=WIDTH,
             per_layer_rows=None,

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from pathlib import Path
-
-import pytest
 
 from gemelo.config import LAYER_TYPES
 from gemelo.engine.native_program import KINDS, STORED
-from gemelo.kernels import cpu
+from gemelo.kernels import cpu, native
 from gemelo.kernels.formats import FORMATS
+from tests.native import needs_native
 
-pytestmark = pytest.mark.skipif(
-    cpu.native is None and "GEMELO_NATIVE_REQUIRED" not in os.environ,
-    reason="the native kernels were not built here",
-)
+pytestmark = needs_native
 
 
 def test_the_stub_is_what_the_extension_says() -> None:
@@ -31,14 +26,14 @@ def test_the_stub_is_what_the_extension_says() -> None:
 
 def test_formats_are_known_and_numbered_as_in_a_file() -> None:
     for name in cpu.FORMATS:
-        assert cpu.extension.Format[name.upper()].value == FORMATS[name].ggml_id
+        assert native.extension.Format[name.upper()].value == FORMATS[name].ggml_id
 
 
 def test_layouts_have_the_same_names() -> None:
-    assert list(cpu.Layout.__members__) == list(cpu.extension.Layout.__members__)
+    assert list(cpu.Layout.__members__) == list(native.extension.Layout.__members__)
 
 
 def test_caches_and_layer_types_have_names_there() -> None:
-    assert set(STORED.values()) == set(cpu.extension.CacheFormat.__members__)
+    assert set(STORED.values()) == set(native.extension.CacheFormat.__members__)
     # A call has the slots of both types in the order of `KVCache.tables`.
-    assert [KINDS[kind] for kind in LAYER_TYPES] == list(cpu.extension.LayerType.__members__)
+    assert [KINDS[kind] for kind in LAYER_TYPES] == list(native.extension.LayerType.__members__)

@@ -33,7 +33,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from gemelo.errors import FileFormatError, UnavailableError
+from gemelo.errors import FileFormatError
 
 PAGE_BYTES = mmap.PAGESIZE
 _WILL_NEED, _DO_NOT_NEED = 3, 4  # advice of madvise(2), the same on Linux and macOS
@@ -72,16 +72,6 @@ def present_bytes(tensor: Tensor) -> int:
     """Bytes of the whole pages inside a tensor that this process has in memory now."""
     pages, wanted = _whole_pages(tensor)
     return int((wanted & _held(pages, _IN_MEMORY)).sum()) * PAGE_BYTES
-
-
-def process_bytes() -> int:
-    """Bytes of memory that this process holds now, touched pages of mapped files included."""
-    try:
-        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * PAGE_BYTES
-    except OSError:
-        raise UnavailableError(
-            "how much memory the process holds is known on Linux only; set no memory limit"
-        ) from None
 
 
 def available_bytes() -> int:

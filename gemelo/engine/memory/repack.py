@@ -1,8 +1,8 @@
 """What moves out of a file's pages when a model is loaded, and whether there is room for it.
 
-The matrices that every step reads are copied once into `kernels.panels`, and the file's pages are
+The matrices that every step reads are copied once into `kernels.repacked`, and the file's pages are
 let go as they are copied, so that memory holds each number once. The modules keep their mapped
-blocks, which nobody touches while the program (`engine.graphs`) runs; whoever does brings those
+blocks, which nobody touches while the program (`native_program`) runs; whoever does brings those
 pages back. Where memory is short, or a memory policy is to let weights go and take them back, they
 stay mapped.
 

@@ -19,10 +19,9 @@ from gemelo.engine.memory.pages import (
     ask,
     backing,
     present_bytes,
-    process_bytes,
     release,
 )
-from gemelo.errors import FileFormatError, UnavailableError
+from gemelo.errors import FileFormatError
 from gemelo.kernels.formats import FORMATS, Packed
 from gemelo.kernels.linear import QuantLinear
 from gemelo.weights.mapped import lost_weights, map_file
@@ -175,13 +174,6 @@ def test_no_file_is_found_where_there_is_none(tmp_path: Path) -> None:
     assert backing(replaced) is None
 
 
-def test_the_process_is_as_large_as_what_it_touched(weight: Tensor) -> None:
-    before = process_bytes()
-    memory = torch.ones(64 << 20, dtype=torch.uint8)
-    assert process_bytes() - before > 60 << 20
-    del memory
-
-
 def test_a_system_that_tells_nothing_keeps_everything(
     weight: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,5 +181,3 @@ def test_a_system_that_tells_nothing_keeps_everything(
     assert release(weight) == present_bytes(weight) == 0
     monkeypatch.setattr(pages, "Path", lambda path: tmp_path / "missing")
     assert backing(weight) is None
-    with pytest.raises(UnavailableError, match="known on Linux only"):
-        process_bytes()

@@ -1,8 +1,7 @@
-"""Per-layer embeddings on disk, in RAM and on a device are the same; what is not run can go."""
+"""Per-layer embeddings on disk, in RAM and on a device are the same."""
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,26 +10,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from gemelo.checkpoints.convert import convert
 from gemelo.checkpoints.load import load_checkpoint
-from gemelo.config import Submodel
 from gemelo.config.options import TablePlacement
 from gemelo.engine import step
 from gemelo.engine.elastic.views import SubmodelViews
 from gemelo.engine.engine import Engine
 from gemelo.engine.kv import KVCache
 from gemelo.engine.memory import per_layer_table
-from gemelo.engine.memory.pages import backing, present_bytes, process_bytes
+from gemelo.engine.memory.pages import backing, present_bytes
 from gemelo.engine.memory.per_layer_table import (
     FileTable,
     HeldTable,
     is_mapped,
     place_table,
-    release_tail,
-    resident_bytes,
-    stored,
-    tails,
 )
+from gemelo.engine.memory.process import process_bytes
 from gemelo.engine.sampler import Sampling
 from gemelo.engine.tokens import Tokens
 from gemelo.errors import InputError, UnavailableError
@@ -38,18 +32,14 @@ from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.kernels import reference
 from gemelo.kernels.formats import FORMATS, Packed, pack
 from gemelo.kernels.linear import as_blocks, module_bytes
-from gemelo.models.altup import NestedMLP
 from gemelo.models.gemma3n import Gemma3n
 from gemelo.weights.mapped import map_file
 from tests.conftest import TINY, tiny_model
+from tests.engine.memory.conftest import NARROW, linux
 from tests.gemma3n import IDS, SOFT_3N, scores, tiny_3n, write_3n
-
-linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of pages and files")
 
 ROWS, LAYERS, WIDTH = 40, 5, 256
 EVERY, SOME = range(LAYERS), (0, 1, 3)
-WIDE_3N = dataclasses.replace(SOFT_3N, intermediate_size=(4096,) * 12)
-NARROW = Submodel((2048,) * 10, (8, 9), "narrow")
 GREEDY = Sampling(temperature=0, max_tokens=6, ignore_eos=True)
 
 
@@ -158,18 +148,6 @@ def test_rows_of_a_table_of_4_gb_take_their_own_memory_alone(tmp_path: Path) -> 
 
 
 # ---- placing -------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_3n(tmp_path_factory.mktemp("hub") / "wide", WIDE_3N)
-
-
-@pytest.fixture(scope="module")
-def gguf(folder: Path) -> Path:
-    path = folder.parent / "wide-q8_0.gguf"
-    convert(folder, path, "q8_0")
-    return path
 
 
 WITH_SOFT = [*IDS, 500, 490]  # past the table: its row 0
@@ -317,64 +295,3 @@ def test_gemma_3_is_asked_to_read_ahead_and_has_nothing_to() -> None:
     decoder = tiny_model(TINY["one-kv-head"])
     assert not hasattr(decoder, "table")
     decoder.prefetch([1, 2, 10**6])
-
-
-# ---- what a sub-model does not use ---------------------------------------------------------------
-
-
-def feed_forward(decoder: Gemma3n, layer: int) -> NestedMLP:
-    mlp = decoder.layers[layer].mlp
-    assert isinstance(mlp, NestedMLP)
-    return mlp
-
-
-@linux
-@pytest.mark.parametrize("kind", ["folder", "gguf"])
-def test_an_unused_tail_is_let_go_and_comes_back(request: pytest.FixtureRequest, kind: str) -> None:
-    decoder = load_checkpoint(request.getfixturevalue(kind)).decoder
-    assert isinstance(decoder, Gemma3n)
-    view = SubmodelViews(decoder).view(NARROW)
-    assert isinstance(view, Gemma3n)
-    whole, narrow = scores(decoder), scores(view)
-    mlp, skipped = feed_forward(decoder, 0), feed_forward(decoder, 8)
-    unused = [*tails(mlp, 2048), stored(skipped.gate_proj), stored(skipped.down_proj)]
-    before = process_bytes()
-    assert present_bytes(unused[0]) > 0
-    let_go = release_tail(decoder, NARROW)
-    assert let_go > resident_bytes(decoder, "disk") // 4
-    assert process_bytes() < before - let_go * 0.8  # what else the process does is small
-    assert [present_bytes(tensor) for tensor in unused] == [0] * 5
-    assert torch.equal(scores(view), narrow)
-    assert present_bytes(unused[0]) < unused[0].nbytes // 4  # the narrow one did not touch it
-    assert torch.equal(scores(decoder), whole)
-    assert present_bytes(unused[0]) > unused[0].nbytes // 2
-
-
-def test_weights_in_memory_stay() -> None:
-    decoder = tiny_3n(WIDE_3N)
-    wanted = scores(decoder)
-    assert release_tail(decoder, NARROW) == 0
-    assert torch.equal(scores(decoder), wanted)
-
-
-def test_the_whole_uses_everything(folder: Path) -> None:
-    decoder = load_checkpoint(folder).decoder
-    assert isinstance(decoder, Gemma3n)
-    scores(decoder)
-    assert release_tail(decoder, Submodel.whole(WIDE_3N)) == 0
-
-
-def test_resident_bytes_are_those_of_the_model_that_runs() -> None:
-    decoder = tiny_3n(WIDE_3N)
-    all_bytes = sum(parameter.nbytes for parameter in decoder.parameters())
-    table_bytes = decoder.embed_tokens_per_layer.weight.nbytes
-    assert resident_bytes(decoder, "ram") == resident_bytes(decoder, "device") == all_bytes
-    assert resident_bytes(decoder, "disk") == all_bytes - table_bytes
-    half = Submodel((2048,) * 12)
-    view = SubmodelViews(decoder).view(half)
-    assert isinstance(view, Gemma3n)
-    alone = tiny_3n(half.config(WIDE_3N))
-    assert resident_bytes(view, "ram") == sum(p.nbytes for p in alone.parameters())
-    skipping = SubmodelViews(decoder).view(NARROW)
-    assert isinstance(skipping, Gemma3n)
-    assert resident_bytes(skipping, "ram") < resident_bytes(view, "ram")
