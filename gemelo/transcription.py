@@ -1,12 +1,13 @@
-"""Transcription: what was said, written down while it is being said.
+"""Transcription: speech recognition and translation, segment by segment, while sound comes in.
 
 The instruction comes first and the sound after it, so that embeddings go into the KV cache as they
 are settled, through the half of Gemma 3n's layers that own keys; when the sound is over only its
-tail and the end of the prompt are left to read. A sound of any length is one stream; `cut` hears it
-in stretches of at most 30 s, which is what the model was trained on, and puts the texts together.
+tail and the end of the prompt are left to read. A sound of any length is one segment; `cut` makes
+segments of at most 30 s, which is what the model was trained on, and takes what two of them share
+out of the later one's text.
 
-    for heard in transcribe(model, stream_audio("talk.mp3"), Task(language="es")):
-        print(heard.start_s, heard.text)
+    for segment in transcribe(model, stream_audio("talk.mp3"), Task(language="es")):
+        print(segment.start_s, segment.text)
 
 J embeddings, D decoder width.
 """
@@ -73,20 +74,20 @@ class Task:
     @property
     def instruction(self) -> str:
         """The words before the sound. Raises InputError for a chain without a translation."""
-        spoken, wanted = language_name(self.language), language_name(self.translate_to)
+        source, target = language_name(self.language), language_name(self.translate_to)
         if self.chain_of_thought:
-            if wanted is None:
+            if target is None:
                 raise InputError(
                     "a chain of thought transcribes, then translates: say what into (translate_to)"
                 )
-            spoken = f" in {spoken}" if spoken else ""
+            source = f" in {source}" if source else ""
             return (
-                f"Transcribe the following speech segment{spoken}, then translate it into {wanted}:"
+                f"Transcribe the following speech segment{source}, then translate it into {target}:"
             )
-        if wanted is not None:
-            spoken = f" from {spoken}" if spoken else ""
-            return f"Translate this audio{spoken} into {wanted}:"
-        return f"Transcribe this audio{f' into {spoken}' if spoken else ''}:"
+        if target is not None:
+            source = f" from {source}" if source else ""
+            return f"Translate this audio{source} into {target}:"
+        return f"Transcribe this audio{f' into {source}' if source else ''}:"
 
 
 def language_name(language: str | None) -> str | None:
@@ -113,7 +114,7 @@ class Segment:
     finish_reason: FinishReason
 
 
-class Listening:
+class StreamingPrompt:
     """A prompt whose recording is still going on. Every second costs the same, however long it
     has been: what is settled is written after what the cache holds."""
 
@@ -124,13 +125,13 @@ class Listening:
         assert audio is not None, "a model without an audio encoder has no stream"
         self.ids, self.after = prompt_around_audio(model, instruction)
         self.placeholder, self.num_samples = audio.token_id, 0
-        self.num_places = 0  # of embeddings so far
+        self.num_audio_tokens = 0  # embeddings so far
         self.spans: list[EmbeddingSpan] = []
 
     def push(self, values: Any) -> None:
-        """Hear samples (N,) at 16 kHz, and read what they settle."""
+        """Encode samples (N,) at 16 kHz, and write the embeddings that are settled to the cache."""
         self.num_samples += len(values)
-        more = self._placed(self.stream.push(values))
+        more = self._append(self.stream.push(values))
         if self.spans and len(self.session.ids) + len(more) == len(self.ids):
             self.session.extend(more)
         else:  # the first piece, or one after a piece that was interrupted
@@ -138,21 +139,21 @@ class Listening:
 
     def finish(self, sampling: Sampling) -> Iterator[Piece]:
         """The sound is over: read the rest, and answer."""
-        self._placed(self.stream.finish())
+        self._append(self.stream.finish())
         encoders = self.model.encoders
-        self._placed(encoders.audio_padding(self.num_samples, self.num_places))
+        self._append(encoders.audio_padding(self.num_samples, self.num_audio_tokens))
         tokens = Tokens([*self.ids, *self.after], self.spans)
         return self.session.stream(tokens, sampling)
 
-    def _placed(self, embeds: Tensor) -> Tokens:
-        """Embeddings (J, D) put at the prompt's end; they alone, as tokens."""
+    def _append(self, embeds: Tensor) -> Tokens:
+        """Put embeddings (J, D) at the prompt's end; returns them alone, as tokens."""
         if not len(embeds):
             return Tokens([])
         span = EmbeddingSpan(0, embeds, content_key(embeds.float()))
         more = [self.placeholder] * len(embeds)
         self.spans.append(span.moved(len(self.ids)))
         self.ids.extend(more)
-        self.num_places += len(embeds)
+        self.num_audio_tokens += len(embeds)
         return Tokens(more, [span])
 
 
@@ -175,8 +176,8 @@ def prompt_around_audio(model: Model, instruction: str) -> tuple[list[int], list
         prompt = render([message], model.tokenizer, media_loader=loader)
     audio = loader.modalities.audio
     assert audio is not None, "a model without an audio encoder has no stream"
-    where = prompt.ids.index(audio.token_id)
-    return list(prompt.ids[:where]), list(prompt.ids[where + 1 :])
+    index = prompt.ids.index(audio.token_id)
+    return list(prompt.ids[:index]), list(prompt.ids[index + 1 :])
 
 
 def transcribe(
@@ -185,40 +186,41 @@ def transcribe(
     task: Task | None = None,
     *,
     cut: bool = False,
-    show: Callable[[str], None] | None = None,
-    tell: Callable[[str], None] = lambda notice: None,
+    on_text: Callable[[str], None] | None = None,
+    on_notice: Callable[[str], None] = lambda notice: None,
     sampling: Sampling | None = None,
     **settings: Unpack[SamplingSettings],
 ) -> Iterator[Segment]:
     """What is said in a sound that comes in pieces, each of any length; one `Segment`, or with
-    `cut` one a stretch of at most 30 s.
+    `cut` one for at most 30 s each.
 
-    show gets the text as it is written, of an uncut sound alone; tell gets what a person should
-    know. sampling, or its fields as keywords, says how tokens are chosen; greedy if neither does.
+    on_text gets the text as it is written, of an uncut sound alone; on_notice gets notices, for a
+    person to read. sampling, or its fields as keywords, says how tokens are chosen; greedy if
+    neither does.
     Raises UnsupportedError for a model without an audio encoder, ContextLengthError for an uncut
     sound longer than the context, InputError for one too short for a token.
     """
     instruction = (Task() if task is None else task).instruction
     chosen = _sampling(sampling, settings)
     session = model.session()
-    parts = stretches(pieces, tell) if cut else whole(pieces, tell)
-    listening, text, longest = Listening(model, session, instruction), "", 0
+    parts = cut_at_pauses(pieces, on_notice) if cut else uncut(pieces, on_notice)
+    prompt, text, longest = StreamingPrompt(model, session, instruction), "", 0
     for part in parts:
         if len(part.values):
-            listening.push(part.values)
+            prompt.push(part.values)
         if not part.ends:
             continue
-        longest = max(longest, listening.num_samples)
-        if listening.num_samples >= MIN_SAMPLES:
-            heard = answered(listening, chosen, None if cut else show, part)
+        longest = max(longest, prompt.num_samples)
+        if prompt.num_samples >= MIN_SAMPLES:
+            segment = transcribe_segment(prompt, chosen, None if cut else on_text, part)
             if part.overlaps:
-                heard = replace(heard, text=without_overlap(text, heard.text))
-            text = heard.text
-            yield heard
-        elif longest >= MIN_SAMPLES and listening.num_samples:
-            spare_s = listening.num_samples / SAMPLING_RATE
-            tell(f"the last {spare_s:.4f} s are a segment too short to be heard: left out")
-        listening = Listening(model, session, instruction)
+                segment = replace(segment, text=without_overlap(text, segment.text))
+            text = segment.text
+            yield segment
+        elif longest >= MIN_SAMPLES and prompt.num_samples:
+            spare_s = prompt.num_samples / SAMPLING_RATE
+            on_notice(f"the last {spare_s:.4f} s are a segment too short to be heard: left out")
+        prompt = StreamingPrompt(model, session, instruction)
     check_min_samples(longest)
 
 
@@ -227,33 +229,36 @@ def _sampling(sampling: Sampling | None, settings: Mapping[str, Any]) -> Samplin
     return Sampling.of(settings if sampling else vars(TRANSCRIPTION) | dict(settings), sampling)
 
 
-def answered(
-    listening: Listening, sampling: Sampling, show: Callable[[str], None] | None, last: AudioSegment
+def transcribe_segment(
+    prompt: StreamingPrompt,
+    sampling: Sampling,
+    on_text: Callable[[str], None] | None,
+    last: AudioSegment,
 ) -> Segment:
     """The answer to a sound that is over with its last part."""
     pieces = []
-    for piece in listening.finish(sampling):
+    for piece in prompt.finish(sampling):
         pieces.append(piece)
-        if show is not None:
-            show(piece.text)
+        if on_text is not None:
+            on_text(piece.text)
     return Segment(
         last.onset_s,
-        last.start_s + listening.num_samples / SAMPLING_RATE,
+        last.start_s + prompt.num_samples / SAMPLING_RATE,
         "".join(piece.text for piece in pieces).strip(),
         tuple(token for piece in pieces for token in piece.token_ids),
         pieces[-1].finish_reason or "cancelled",
     )
 
 
-def whole(pieces: Iterable[Samples], tell: Callable[[str], None]) -> Iterator[AudioSegment]:
-    """A sound as one stretch of any length."""
+def uncut(pieces: Iterable[Samples], on_notice: Callable[[str], None]) -> Iterator[AudioSegment]:
+    """A sound as one segment of any length, piece by piece."""
     total, noted, onset = 0, False, Onset()
     for piece in pieces:
-        _tell_all(piece, tell)
+        _report_notices(piece, on_notice)
         total += len(piece.values)
         if total > TRAINED_S * SAMPLING_RATE and not noted:
             noted = True
-            tell(
+            on_notice(
                 f"the sound is longer than the {TRAINED_S:.0f} s that the model was trained on at "
                 "a time: what comes later may be heard less well; cut it into segments"
             )
@@ -263,17 +268,19 @@ def whole(pieces: Iterable[Samples], tell: Callable[[str], None]) -> Iterator[Au
     yield AudioSegment(torch.zeros(0).numpy(), 0.0, True, False, onset.time_s)
 
 
-def stretches(pieces: Iterable[Samples], tell: Callable[[str], None]) -> Iterator[AudioSegment]:
-    """A sound in stretches of at most 30 s."""
-    cutter = Segmenter()
+def cut_at_pauses(
+    pieces: Iterable[Samples], on_notice: Callable[[str], None]
+) -> Iterator[AudioSegment]:
+    """A sound in segments of at most 30 s, each in one part or more."""
+    segmenter = Segmenter()
     for piece in pieces:
-        _tell_all(piece, tell)
-        yield from cutter.push(piece.values.numpy())
-    rest = cutter.finish()
+        _report_notices(piece, on_notice)
+        yield from segmenter.push(piece.values.numpy())
+    rest = segmenter.finish()
     if rest is not None:
         yield rest
 
 
-def _tell_all(piece: Samples, tell: Callable[[str], None]) -> None:
+def _report_notices(piece: Samples, on_notice: Callable[[str], None]) -> None:
     for notice in piece.notices:
-        tell(f"the recording: {notice}")
+        on_notice(f"the recording: {notice}")

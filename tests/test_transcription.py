@@ -19,7 +19,7 @@ from gemelo.inputs.media import audio_channels
 from gemelo.inputs.media.audio import SAMPLING_RATE, Samples
 from gemelo.inputs.media.parts import MediaPart, TextPart
 from gemelo.inputs.media.segments import MIN_SEGMENT_S, Segmenter
-from gemelo.transcription import Listening, Task, prompt_around_audio, transcribe
+from gemelo.transcription import StreamingPrompt, Task, prompt_around_audio, transcribe
 from tests.multimodal import recording
 
 GREEDY = {"max_tokens": 5, "ignore_eos": True}
@@ -44,7 +44,7 @@ def test_pieces_make_no_difference(model: Model, piece: int) -> None:
     ]
     wanted = model.generate([{"role": "user", "content": content}], temperature=0, **GREEDY)
     shown: list[str] = []
-    (heard,) = transcribe(model, in_pieces(sound, piece), show=shown.append, **GREEDY)
+    (heard,) = transcribe(model, in_pieces(sound, piece), on_text=shown.append, **GREEDY)
     assert heard.token_ids == wanted.token_ids and heard.text == wanted.text.strip()
     assert "".join(shown) == wanted.text
     assert (heard.start_s, heard.end_s) == (0.0, 2.5)
@@ -52,29 +52,33 @@ def test_pieces_make_no_difference(model: Model, piece: int) -> None:
 
 def test_all_but_the_tail_is_read_before_the_end(model: Model) -> None:
     session = model.session()
-    listening = Listening(model, session, "Transcribe this audio:")
+    prompt = StreamingPrompt(model, session, "Transcribe this audio:")
     sound = recording(4.0)  # 25 tokens: more than the places that any recording gets
     for at in range(0, len(sound), 1600):
-        listening.push(sound[at : at + 1600])
-    assert listening.num_places >= 24 and len(session.ids) == len(listening.ids)
-    pieces = [*listening.finish(Sampling(temperature=0, max_tokens=2, ignore_eos=True))]
+        prompt.push(sound[at : at + 1600])
+    assert prompt.num_audio_tokens >= 24 and len(session.ids) == len(prompt.ids)
+    pieces = [*prompt.finish(Sampling(temperature=0, max_tokens=2, ignore_eos=True))]
     assert len(pieces) == 2
-    assert session.timings.prefill_tokens <= len(listening.after) + 1
+    assert session.timings.prefill_tokens <= len(prompt.after) + 1
 
 
 def test_a_long_sound_is_one_stream_with_a_notice(model: Model) -> None:
-    told: list[str] = []
-    (heard,) = transcribe(model, in_pieces(recording(31), 80000), tell=told.append, **GREEDY)
+    notices: list[str] = []
+    (heard,) = transcribe(
+        model, in_pieces(recording(31), 80000), on_notice=notices.append, **GREEDY
+    )
     assert heard.end_s == 31.0
-    assert len(told) == 1 and "longer than the 30 s" in told[0]
+    assert len(notices) == 1 and "longer than the 30 s" in notices[0]
 
 
 def test_segments_are_short_and_timed(model: Model) -> None:
-    told: list[str] = []
+    notices: list[str] = []
     sound = recording(31)
-    found = [*transcribe(model, in_pieces(sound, 50000), cut=True, tell=told.append, **GREEDY)]
+    found = [
+        *transcribe(model, in_pieces(sound, 50000), cut=True, on_notice=notices.append, **GREEDY)
+    ]
     assert [(heard.start_s, heard.end_s) for heard in found] == [(0.0, 30.0), (29.0, 31.0)]
-    assert told == []
+    assert notices == []
 
 
 @pytest.mark.parametrize("cut", [False, True])
@@ -98,11 +102,11 @@ def test_samples_are_checked_once(model: Model, monkeypatch: pytest.MonkeyPatch,
 def test_a_last_segment_too_short_is_told(model: Model) -> None:
     sound = np.concatenate([recording(MIN_SEGMENT_S), np.zeros(2 * SAMPLING_RATE, np.float32)])
     first = sum(len(part.values) for part in Segmenter().push(sound) if part.start_s == 0.0)
-    told: list[str] = []
+    notices: list[str] = []
     pieces = in_pieces(sound[: first + 400], 50000)
-    (heard,) = transcribe(model, pieces, cut=True, tell=told.append, **GREEDY)
+    (heard,) = transcribe(model, pieces, cut=True, on_notice=notices.append, **GREEDY)
     assert heard.end_s == first / SAMPLING_RATE
-    assert told == ["the last 0.0250 s are a segment too short to be heard: left out"]
+    assert notices == ["the last 0.0250 s are a segment too short to be heard: left out"]
 
 
 def test_a_sound_longer_than_the_context(awake_directory: Path) -> None:
@@ -151,13 +155,13 @@ def test_every_second_costs_the_same(model: Model, monkeypatch: pytest.MonkeyPat
         return checked(tokens, *rest, **more)
 
     monkeypatch.setattr(session_module, "checked", counted)
-    listening = Listening(model, model.session(), "the")
+    prompt = StreamingPrompt(model, model.session(), "the")
     sound = recording(12.0)
     for begin in range(0, len(sound), SAMPLING_RATE):
-        listening.push(sound[begin : begin + SAMPLING_RATE])
-    begun = len(listening.ids) - listening.num_places
+        prompt.push(sound[begin : begin + SAMPLING_RATE])
+    begun = len(prompt.ids) - prompt.num_audio_tokens
     assert looked_at[0] >= begun and max(looked_at[1:]) <= 8  # a second makes six or seven
-    assert sum(looked_at) == len(listening.ids) == len(listening.session.ids)
+    assert sum(looked_at) == len(prompt.ids) == len(prompt.session.ids)
 
 
 @pytest.mark.parametrize("cut", [False, True])

@@ -91,7 +91,9 @@ def cancelled(completion: Completion) -> bool:
     return any(choice.finish_reason == "cancelled" for choice in completion.choices)
 
 
-def tell_end(model: Model, answers: Sequence[Choice | Segment], max_tokens: int, cure: str) -> None:
+def note_length_stop(
+    model: Model, answers: Sequence[Choice | Segment], max_tokens: int, cure: str
+) -> None:
     """One line on stderr when an answer was cut by a limit; `cure` is what raises max_tokens."""
     cut = [len(one.token_ids) for one in answers if one.finish_reason == "length"]
     if not cut:
@@ -102,7 +104,7 @@ def tell_end(model: Model, answers: Sequence[Choice | Segment], max_tokens: int,
         note(f"stopped after {max(cut)} tokens: the context of {model.engine.context} is full")
 
 
-def tell_timings(completion: Completion) -> None:
+def note_timings(completion: Completion) -> None:
     """What the answer cost, on stderr: tokens, seconds and rates, reuse, seed, memory."""
     timings = completion.timings
     note(

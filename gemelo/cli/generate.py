@@ -15,7 +15,7 @@ import typer
 
 from gemelo.checkpoints.locate import default_name, resolve
 from gemelo.cli import elastic, media, options
-from gemelo.cli.answer import answer, cancelled, load_model, tell_end, tell_timings
+from gemelo.cli.answer import answer, cancelled, load_model, note_length_stop, note_timings
 from gemelo.cli.groups import (
     Attachments,
     Crops,
@@ -105,9 +105,9 @@ def generate(
     else:
         _finish_text(completion, streamed)
     if not quiet:
-        tell_end(loaded, completion.choices, chosen.max_tokens, "--max-tokens")
+        note_length_stop(loaded, completion.choices, chosen.max_tokens, "--max-tokens")
     if verbose:
-        tell_timings(completion)
+        note_timings(completion)
         for line in elastic.summary(session):
             note(line)
     if cancelled(completion):

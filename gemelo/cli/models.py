@@ -124,7 +124,7 @@ def convert(
             overwrite=force,
             progress=bar,
         )
-    tell_written(written, json, quiet)
+    report_written(written, json, quiet)
 
 
 def slice_model(
@@ -160,10 +160,10 @@ def slice_model(
             overwrite=force,
             progress=bar,
         )
-    tell_written(written, json, quiet)
+    report_written(written, json, quiet)
 
 
-def tell_written(written: Converted, json: bool, quiet: bool) -> None:
+def report_written(written: Converted, json: bool, quiet: bool) -> None:
     """Say what was written, and what was left out or put right."""
     for notice in () if quiet else written.notices:
         note(f"note: {notice}")

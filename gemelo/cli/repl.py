@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gemelo.checkpoints.locate import cache_folder, expanded
 from gemelo.cli import elastic
-from gemelo.cli.answer import answer, tell_end, tell_timings
+from gemelo.cli.answer import answer, note_length_stop, note_timings
 from gemelo.cli.conversation import TEXT_ONLY, Conversation
 from gemelo.cli.terminal import interactive, note, page, show, size, text_lines
 from gemelo.config.sampling import Sampling
@@ -126,9 +126,11 @@ class Repl:
         if self.last.finish_reason == "cancelled":
             note("(stopped)")
         if not self.quiet:
-            tell_end(self.model, self.last.choices, self.sampling.max_tokens, "/set max_tokens N")
+            note_length_stop(
+                self.model, self.last.choices, self.sampling.max_tokens, "/set max_tokens N"
+            )
         if self.verbose:
-            tell_timings(self.last)
+            note_timings(self.last)
 
     # ---- commands --------------------------------------------------------------------------------
 
@@ -173,7 +175,7 @@ class Repl:
         if self.last is None:
             note("nothing was answered yet")
             return
-        tell_timings(self.last)
+        note_timings(self.last)
         held = len(self.last.prompt_token_ids) + len(self.last.token_ids)
         note(f"context {held} of {self.model.engine.context} tokens")
         note(f"KV cache {size(self.session.cache.nbytes)}")

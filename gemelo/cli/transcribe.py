@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from gemelo.cli import options
-from gemelo.cli.answer import load_model, tell_end
+from gemelo.cli.answer import load_model, note_length_stop
 from gemelo.cli.groups import Loading, checked_sampling, grouped
 from gemelo.cli.terminal import Interrupt, note, print_json, show
 from gemelo.config.sampling import TRANSCRIPTION
@@ -132,8 +132,8 @@ def transcribe(
             pieces,
             task,
             cut=segment,
-            show=show if stream and not segment else None,
-            tell=(lambda notice: None) if quiet else lambda notice: note(f"note: {notice}"),
+            on_text=show if stream and not segment else None,
+            on_notice=(lambda notice: None) if quiet else lambda notice: note(f"note: {notice}"),
             sampling=chosen,
         )
         segments = []
@@ -146,7 +146,7 @@ def transcribe(
     elif not segment:
         show("\n")
     if not quiet:
-        tell_end(loaded, segments, chosen.max_tokens, "--max-tokens")
+        note_length_stop(loaded, segments, chosen.max_tokens, "--max-tokens")
 
 
 def write(segments: Sequence[Segment], format: Format) -> None:

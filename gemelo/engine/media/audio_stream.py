@@ -1,4 +1,4 @@
-"""Audio encoder for sound as it is recorded: embeddings come out as soon as they are settled.
+"""Streaming audio encoder: samples as they are recorded to embeddings as soon as they are settled.
 
 A spectrogram, an encoder and an embedder, all of which take a sound in pieces of any size; a whole
 recording is a stream that is finished at once. What is kept between two pieces is a few megabytes,
@@ -7,7 +7,7 @@ for 160 ms and is settled 92 ms after these have begun; the encoder runs when a 
 it reads all its weights for a few rows as for many. After the last sample it runs once at most.
 
     stream = AudioStream(tree, config.audio)
-    for piece in microphone: soft = stream.push(piece)      # (J, D), J perhaps 0
+    for piece in microphone: embeds = stream.push(piece)      # (J, D), J perhaps 0
     tail = stream.finish()
 
 J embeddings, D decoder width.
@@ -31,7 +31,7 @@ TOKENS_AT_ONCE = 4  # at most three are late, and the weights are read a quarter
 
 
 class AudioStream:
-    """A sound that is still going on, as the decoder will hear it."""
+    """A sound that is still going on, as embeddings for the decoder."""
 
     def __init__(
         self, tree: Tree, config: AudioConfig | None, tokens_at_once: int = TOKENS_AT_ONCE
@@ -62,7 +62,7 @@ class AudioStream:
     def push(self, samples: Any) -> Tensor:
         """Samples (N,) at 16 kHz -> the embeddings (J, D) that are ready, J perhaps 0.
 
-        Raises InputError for a sample that is no number, and then has not heard any of them;
+        Raises InputError for a sample that is no number, and then takes none of them;
         SessionBusyError while another thread pushes.
         """
         return self.turns.once(self._push, samples)
@@ -77,27 +77,27 @@ class AudioStream:
 
     @torch.inference_mode()
     def _push(self, samples: Any) -> Tensor:
-        self._wait(self.mel.push(samples))
+        self._queue(self.mel.push(samples))
         features, self.state = self.tree.audio_tower(self._frames(self._due()), self.state)
-        return self._embedded(features)
+        return self._embed(features)
 
     @torch.inference_mode()
     def _finish(self) -> Tensor:
-        self._wait(self.mel.finish())
+        self._queue(self.mel.finish())
         features = self.tree.audio_tower.finish(self._frames(self.waiting), self.state)
         self._begin()
-        return self._embedded(features)
+        return self._embed(features)
 
     def _whole(self, samples: Any) -> Tensor:
-        self._wait(self.mel.push(samples))
+        self._queue(self.mel.push(samples))
         return self._finish()
 
     def _begin(self) -> None:
-        """Nothing heard yet."""
+        """The state before the first sample."""
         self.state = self.tree.audio_tower.init_state()
         self.waiting, self.num_encoded = no_frames(), 0
 
-    def _wait(self, mel: Tensor) -> None:
+    def _queue(self, mel: Tensor) -> None:
         """Spectrogram frames (M, 128) queue up for the encoder."""
         self.waiting = torch.cat([self.waiting, mel])
 
@@ -114,9 +114,10 @@ class AudioStream:
         """Spectrogram frames as the encoder takes them, (1, M, 128)."""
         return mel[None].to(self.tree.embed_audio.soft_embedding_norm.weight.device)
 
-    def _embedded(self, features: Tensor) -> Tensor:
-        soft: Tensor = self.tree.embed_audio(features)
-        return soft[0]
+    def _embed(self, features: Tensor) -> Tensor:
+        """Encoder features (1, J, C) -> embeddings (J, D)."""
+        embeds: Tensor = self.tree.embed_audio(features)
+        return embeds[0]
 
 
 def no_frames() -> Tensor:

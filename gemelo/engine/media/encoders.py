@@ -1,4 +1,4 @@
-"""The vision tower and the audio encoder at work: a prompt's media to embeddings among its ids.
+"""Multimodal encoders: pictures and recordings of a prompt to embeddings among its token ids.
 
 A tower's work is the dear part of a prompt, and a conversation shows the same picture at every
 turn; so what was encoded lately is remembered by its content. The same content is the key by which
@@ -50,11 +50,11 @@ class MediaEncoders:
         spans: list[EmbeddingSpan] = []
         if image is not None:
             both_ways = self.config.bidirectional_image_tokens > 0
-            seen = map(self._seen, prompt.pictures)
-            spans += placed(prompt.ids, image, [*seen], "pictures", both_ways)
+            images = map(self._image_embeds, prompt.pictures)
+            spans += embedding_spans(prompt.ids, image, [*images], "pictures", both_ways)
         if audio is not None:
-            heard = map(self._heard, prompt.recordings)
-            spans += placed(prompt.ids, audio, [*heard], "recordings", False)
+            recordings = map(self._audio_embeds, prompt.recordings)
+            spans += embedding_spans(prompt.ids, audio, [*recordings], "recordings", False)
         return Tokens(prompt.ids, sorted(spans, key=lambda span: span.begin))
 
     def encode_image(self, picture: Picture, image_size: int) -> Tensor:
@@ -64,7 +64,7 @@ class MediaEncoders:
         """
         if self.modalities.image is None:
             raise UnsupportedError("the model has no vision tower: it cannot take pictures")
-        return self._seen(picture.resized(image_size))[1]
+        return self._image_embeds(picture.resized(image_size))[1]
 
     def encode_audio(self, samples: Samples) -> Tensor:
         """Embeddings (J, D) of a recording: its own, without what fills the places after it.
@@ -86,61 +86,68 @@ class MediaEncoders:
         return self.tree.silence()[0].expand(count, -1)
 
     @torch.inference_mode()
-    def _seen(self, picture: Picture) -> tuple[bytes, Tensor]:
+    def _image_embeds(self, picture: Picture) -> tuple[bytes, Tensor]:
+        """A key of a picture, and its embeddings (J, D)."""
         vision = self.config.vision
         assert vision is not None
         square = picture.resized(picture.size[0])  # itself, unless a prompt was made by hand
         values = pixel_values(square, vision.image_mean, vision.image_std)
-        return self._known(values, lambda: self.tree.encode_image(values[None])[0])
+        return self._remember(values, lambda: self.tree.encode_image(values[None])[0])
 
     @torch.inference_mode()
-    def _heard(self, samples: Samples) -> tuple[bytes, Tensor]:
-        def hear() -> Tensor:
+    def _audio_embeds(self, samples: Samples) -> tuple[bytes, Tensor]:
+        """A key of a recording, and its embeddings (J, D), those that fill its places included."""
+
+        def encode() -> Tensor:
             embeds = self.encode_audio(samples)
             return torch.cat([embeds, self.audio_padding(len(samples.values), len(embeds))])
 
-        return self._known(samples.values, hear)
+        return self._remember(samples.values, encode)
 
-    def _known(self, values: Tensor, make: Callable[[], Tensor]) -> tuple[bytes, Tensor]:
-        """A key of the content, and what a tower makes of it, perhaps remembered."""
+    def _remember(self, values: Tensor, encode: Callable[[], Tensor]) -> tuple[bytes, Tensor]:
+        """A key of the content, and its embeddings: those remembered, or else encoded now."""
         key = content_key(values)
         # Taken out and put back at the end, a step each that no other thread can be in between.
-        made = self._remembered.pop(key, None)
-        if made is None:
-            made = make()
-        self._remembered[key] = made
+        embeds = self._remembered.pop(key, None)
+        if embeds is None:
+            embeds = encode()
+        self._remembered[key] = embeds
         with suppress(KeyError):  # others may have emptied it
             while len(self._remembered) > REMEMBERED:
                 self._remembered.popitem(last=False)
-        return key, made
+        return key, embeds
 
 
 def content_key(values: Tensor) -> bytes:
     """Equal for equal numbers in equal shapes, and for no others that anybody could find."""
-    held = values.detach().cpu().contiguous()
-    digest = blake2b(repr((held.dtype, *held.shape)).encode(), digest_size=16)
-    digest.update(held.numpy().data)
+    numbers = values.detach().cpu().contiguous()
+    digest = blake2b(repr((numbers.dtype, *numbers.shape)).encode(), digest_size=16)
+    digest.update(numbers.numpy().data)
     return digest.digest()
 
 
-def placed(
+def embedding_spans(
     ids: Sequence[int],
     tokens: PlaceholderTokens,
-    made: Sequence[tuple[bytes, Tensor]],
+    encoded: Sequence[tuple[bytes, Tensor]],
     noun: str,
     both_ways: bool,
 ) -> Iterator[EmbeddingSpan]:
-    """What towers made, at the places that ids have for it, in order."""
-    places = [at for at, token in enumerate(ids) if token == tokens.token_id]
-    wanted = sum(len(embeds) for _, embeds in made)
-    if len(places) != wanted:
+    """What towers encoded, as spans in place of the ids' placeholders, in order.
+
+    Raises InputError unless there are as many placeholders, and each span's are consecutive.
+    """
+    placeholders = [index for index, token in enumerate(ids) if token == tokens.token_id]
+    needed = sum(len(embeds) for _, embeds in encoded)
+    if len(placeholders) != needed:
         raise InputError(
-            f"the prompt has {len(places)} placeholders for {len(made)} {noun}, which make {wanted}"
+            f"the prompt has {len(placeholders)} placeholders for {len(encoded)} {noun}, "
+            f"which make {needed}"
         )
     used = 0
-    for key, embeds in made:
-        here = places[used : used + len(embeds)]
-        if here[-1] - here[0] + 1 != len(here):
+    for key, embeds in encoded:
+        indices = placeholders[used : used + len(embeds)]
+        if indices[-1] - indices[0] + 1 != len(indices):
             raise InputError(f"the prompt's placeholders for {noun} are not one after the other")
-        yield EmbeddingSpan(here[0], embeds, key, both_ways)
-        used += len(here)
+        yield EmbeddingSpan(indices[0], embeds, key, both_ways)
+        used += len(indices)

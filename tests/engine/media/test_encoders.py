@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gemelo.api import Model, load
 from gemelo.engine.media.audio_stream import TOKENS_AT_ONCE, AudioStream
-from gemelo.engine.media.encoders import content_key, placed
+from gemelo.engine.media.encoders import content_key, embedding_spans
 from gemelo.errors import ContextLengthError, InputError, UnsupportedError
 from gemelo.inputs.media.mel import log_mel
 from gemelo.inputs.media.panscan import PanScan
@@ -245,7 +245,7 @@ def test_places_and_pictures_are_as_many(sees: Model) -> None:
     assert tokens is not None
     apart = [IMAGE] * 8 + [7] + [IMAGE] * 8
     with pytest.raises(InputError, match="not one after the other"):
-        [*placed(apart, tokens, [(b"", torch.zeros(16, 4))], "pictures", True)]
+        [*embedding_spans(apart, tokens, [(b"", torch.zeros(16, 4))], "pictures", True)]
 
 
 def test_keys_tell_contents_apart() -> None:
