@@ -20,7 +20,10 @@ if TYPE_CHECKING:
         AudioConfig,
         Gemma3Config,
         Gemma3nConfig,
+        LayerConfig,
+        Modalities,
         ModelConfig,
+        PlaceholderTokens,
         Submodel,
         Vision3nConfig,
         VisionConfig,
@@ -46,6 +49,7 @@ if TYPE_CHECKING:
     from gemelo.engine.media.audio_stream import AudioStream
     from gemelo.engine.session import Session
     from gemelo.engine.timings import Stats, Timings
+    from gemelo.engine.tokens import EmbeddingSpan, Tokens
     from gemelo.errors import (
         ContextLengthError,
         FileFormatError,
@@ -63,8 +67,7 @@ if TYPE_CHECKING:
     from gemelo.inputs.media.video import Frame, Video, read_video
     from gemelo.inputs.prompt.chat import Prompt
     from gemelo.inputs.prompt.chat import render as render_chat
-    from gemelo.inputs.prompt.media_loader import MediaLoader as MediaLoader
-    from gemelo.inputs.prompt.media_loader import VisionOptions as VisionOptions
+    from gemelo.inputs.prompt.media_loader import MediaLoader, VisionOptions
     from gemelo.inputs.tokenizer.tokenizer import TextStream, Tokenizer
     from gemelo.transcription import Segment, Task, transcribe
 
@@ -78,6 +81,7 @@ _HOMES = {
     "ContextLengthError": "gemelo.errors.ContextLengthError",
     "Converted": "gemelo.checkpoints.convert.Converted",
     "Draft": "gemelo.engine.elastic.speculative.Draft",
+    "EmbeddingSpan": "gemelo.engine.tokens.EmbeddingSpan",
     "Engine": "gemelo.engine.engine.Engine",
     "FileFormatError": "gemelo.errors.FileFormatError",
     "FinishReason": "gemelo.config.options.FinishReason",
@@ -88,15 +92,18 @@ _HOMES = {
     "InputError": "gemelo.errors.InputError",
     "KVCache": "gemelo.engine.kv.KVCache",
     "KVFormat": "gemelo.config.options.KVFormat",
+    "LayerConfig": "gemelo.config.LayerConfig",
     "MediaLoader": "gemelo.inputs.prompt.media_loader.MediaLoader",
     "MediaPart": "gemelo.inputs.media.parts.MediaPart",
     "Message": "gemelo.api.Message",
+    "Modalities": "gemelo.config.Modalities",
     "Model": "gemelo.api.Model",
     "ModelConfig": "gemelo.config.ModelConfig",
     "Moment": "gemelo.engine.elastic.policy.Moment",
     "PanScan": "gemelo.inputs.media.panscan.PanScan",
     "Picture": "gemelo.inputs.media.image.Picture",
     "Piece": "gemelo.engine.continuation.Piece",
+    "PlaceholderTokens": "gemelo.config.PlaceholderTokens",
     "Policy": "gemelo.engine.elastic.policy.Policy",
     "Prompt": "gemelo.inputs.prompt.chat.Prompt",
     "PromptLike": "gemelo.api.PromptLike",
@@ -117,6 +124,7 @@ _HOMES = {
     "TextStream": "gemelo.inputs.tokenizer.tokenizer.TextStream",
     "Timings": "gemelo.engine.timings.Timings",
     "Tokenizer": "gemelo.inputs.tokenizer.tokenizer.Tokenizer",
+    "Tokens": "gemelo.engine.tokens.Tokens",
     "UnavailableError": "gemelo.errors.UnavailableError",
     "UnsupportedError": "gemelo.errors.UnsupportedError",
     "Video": "gemelo.inputs.media.video.Video",
@@ -147,6 +155,7 @@ __all__ = [
     "ContextLengthError",
     "Converted",
     "Draft",
+    "EmbeddingSpan",
     "Engine",
     "FileFormatError",
     "FinishReason",
@@ -157,15 +166,18 @@ __all__ = [
     "InputError",
     "KVCache",
     "KVFormat",
+    "LayerConfig",
     "MediaLoader",
     "MediaPart",
     "Message",
+    "Modalities",
     "Model",
     "ModelConfig",
     "Moment",
     "PanScan",
     "Picture",
     "Piece",
+    "PlaceholderTokens",
     "Policy",
     "Prompt",
     "PromptLike",
@@ -186,6 +198,7 @@ __all__ = [
     "TextStream",
     "Timings",
     "Tokenizer",
+    "Tokens",
     "UnavailableError",
     "UnsupportedError",
     "Video",

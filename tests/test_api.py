@@ -137,20 +137,30 @@ def test_a_submodel_is_a_model_of_the_same_bytes(elastic: Model) -> None:
     shared = {id(p) for p in elastic.engine.decoder.parameters()}
     assert all(id(p) in shared for p in small.engine.decoder.parameters())
     assert small.logits(PROMPT).shape == (len(PROMPT), 512)
-    small.generate(PROMPT, **GREEDY)
-    assert set(small.stats.tokens) == {"small"}
+    session = small.session()
+    session.generate(PROMPT, **GREEDY)
+    assert set(session.stats.tokens) == {"small"}
 
 
-def test_a_model_can_change_size_and_draft(elastic: Model) -> None:
+def test_a_session_can_change_size_and_draft(elastic: Model) -> None:
     wanted = elastic.submodel(UPPER).generate(PROMPT, **GREEDY).token_ids
-    elastic.use(UPPER)
-    assert elastic.generate(PROMPT, **GREEDY).token_ids == wanted
-    elastic.use("whole")
+    session = elastic.session()
+    session.use(UPPER)
+    assert session.generate(PROMPT, **GREEDY).token_ids == wanted
+    session.use("whole")
     plain = elastic.generate(PROMPT, **GREEDY).token_ids
-    draft = elastic.speculate(SMALL, gamma=3)
-    assert elastic.generate(PROMPT, **GREEDY).token_ids == plain
-    assert draft.rounds > 0
-    assert len(repr(draft)) < 400, "its network is left out"
+    for draft in (session.speculate(SMALL, gamma=3), elastic.draft(SMALL, gamma=3)):
+        session = elastic.session()
+        session.draft = draft
+        assert session.generate(PROMPT, **GREEDY).token_ids == plain
+        assert draft.rounds > 0
+        assert len(repr(draft)) < 400, "its network is left out"
+
+
+def test_loading_counts_for_the_first_turn(model: Model) -> None:
+    fresh = Model(model.checkpoint, model.engine, load_s=3.0)
+    first, second = (fresh.generate("the", **GREEDY).timings for _ in range(2))
+    assert (first.load_s, second.load_s) == (3.0, 0.0) and fresh.load_s == 3.0
 
 
 def test_gemma3_has_no_submodels(model: Model) -> None:

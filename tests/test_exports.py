@@ -30,14 +30,14 @@ NAMES = {
 }
 # Members that gemelo's own parts need of each other, and the types that only these speak of.
 INNER = {
-    "Draft.decoder: Gemma3",
-    "Draft.decoder: Gemma3n",
+    "Draft.decoder: Decoder",
     "Draft.learn: Guess",
+    "Draft.propose: Continuation",
     "Draft.propose: Guess",
-    "Draft.propose: Row",
     "KVCache.memory: Memory",
-    "KVCache.tables: Table",
+    "KVCache.tables: SlotPositions",
     "KVCache.write: KV",
+    "LayerConfig.rope: Rope",
     "MediaLoader.expand: AudioPlaceholder",
     "MediaLoader.expand: ImagePlaceholder",
     "ModelConfig.rope: Rope",
@@ -47,13 +47,8 @@ INNER = {
     "ModelConfig.rope_scaling: Linear",
     "ModelConfig.rope_scaling: Llama3",
     "ModelConfig.rope_scaling: Yarn",
-    "Session.answer: Soft",
     "Session.answer: Turn",
-    "Session.decoder: Gemma3",
-    "Session.decoder: Gemma3n",
-    "Session.listen: Soft",
-    "Session.read: Soft",
-    "Session.stream: Soft",
+    "Session.decoder: Decoder",
     "Tokenizer.added_vocabulary: AddedVocabulary",
     "Tokenizer.backend: TokenizerBackend",
 }

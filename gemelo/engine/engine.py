@@ -14,7 +14,7 @@ from torch import Tensor
 from gemelo.config.options import KVFormat
 from gemelo.engine import step
 from gemelo.engine.elastic.views import SubmodelViews
-from gemelo.engine.kv import KVCache
+from gemelo.engine.kv import KVCache, check_context
 from gemelo.engine.native_program import is_native
 from gemelo.engine.session import Session
 from gemelo.engine.step import Decoder
@@ -43,6 +43,7 @@ class Engine:
         self.decoder, self.tokenizer = decoder, tokenizer
         most = decoder.config.max_position_embeddings
         self.context = most if context is None else context
+        check_context(decoder.config, self.context)
         # A picture of Gemma 3 goes through in one step.
         self.chunk = max(chunk, decoder.config.bidirectional_image_tokens)
         # Beside activations of 8 bits, what 16 round off of keys is not to be seen (benchmarks/).

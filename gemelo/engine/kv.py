@@ -72,6 +72,15 @@ class SlotPositions(NamedTuple):
         return table.data_ptr(), table.stride(0), table.shape[1], self.used
 
 
+def check_context(config: ModelConfig, context: int) -> None:
+    """Raise ContextLengthError unless the model was trained for `context` tokens."""
+    if not 0 < context <= config.max_position_embeddings:
+        raise ContextLengthError(
+            f"a context of {context} tokens is outside 1 to {config.max_position_embeddings}, "
+            "which is what the model was trained for"
+        )
+
+
 class KVCache:
     """Keys and values for `rows` sequences of up to `context` tokens, in every owning layer."""
 
@@ -92,11 +101,7 @@ class KVCache:
         if kv_format not in get_args(KVFormat):
             known = ", ".join(get_args(KVFormat))
             raise InputError(f"kv_format {kv_format!r} is not one of {known}")
-        if not 0 < context <= config.max_position_embeddings:
-            raise ContextLengthError(
-                f"a context of {context} tokens is outside 1 to {config.max_position_embeddings}, "
-                "which is what the model was trained for"
-            )
+        check_context(config, context)
         self.config, self.context, self.rows, self.chunk = config, context, rows, chunk
         self.dtype, self.kv_format = dtype, kv_format
         empty = torch.empty(rows, 0, dtype=torch.long, device=device)
