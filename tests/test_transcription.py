@@ -136,7 +136,7 @@ def test_instructions() -> None:
 
 def test_the_prompt_says_it_before_the_sound(model: Model) -> None:
     before, after = prompt_around_audio(model, "the")
-    (word,) = model.tokenizer.encode("the", bos=False)
+    word = model.tokenizer.encode("the", bos=False)[0]
     assert word in before and word not in after
     assert not {497} & {*before, *after}
     content = [TextPart("the"), MediaPart("audio", Samples(torch.zeros(8000)))]
