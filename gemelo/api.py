@@ -1,4 +1,4 @@
-"""The library: load a model, continue text, chat, score, see and hear with it.
+"""Python API: `load` a checkpoint; generate, stream, chat, logits and embeddings with a `Model`.
 
 `Model` is what a user holds: a loaded checkpoint and an engine. What belongs to one conversation is
 a `Session`'s. A prompt is text, a list of messages, or token ids. Messages may hold pictures,
@@ -71,10 +71,12 @@ class Model:
 
     @property
     def config(self) -> ModelConfig:
+        """The decoder's: of a sub-model, that of the part that runs."""
         return self.engine.decoder.config
 
     @property
     def tokenizer(self) -> Tokenizer:
+        """The checkpoint's; its chat template is None for a base model."""
         return self.checkpoint.tokenizer
 
     @property
@@ -83,7 +85,7 @@ class Model:
         return self.engine.context
 
     def session(self) -> Session:
-        """A timeline of its own, with its own cache."""
+        """A new conversation: a session with a KV cache of its own."""
         due, self._load_s_due = self._load_s_due, 0.0
         return self.engine.session(due)
 
@@ -119,8 +121,9 @@ class Model:
         """A sub-model with weights of its own, read again from the file, activations as here."""
         whole = without_towers(open_source(self.checkpoint.path))
         source = cut(without_padding(whole), part)
-        here = self.engine.decoder
-        tree = assemble(source, format, here.embed_tokens.dtype, here.norm.weight.device)
+        whole_decoder = self.engine.decoder
+        dtype, device = whole_decoder.embed_tokens.dtype, whole_decoder.norm.weight.device
+        tree = assemble(source, format, dtype, device)
         return tree.language_model
 
     def prompt(self, prompt: PromptLike, vision_options: VisionOptions | None = None) -> Prompt:
@@ -136,10 +139,12 @@ class Model:
             return Prompt(tuple(self.tokenizer.encode(prompt)))
         if isinstance(prompt, Sequence) and len(prompt) and isinstance(prompt[0], Mapping):
             media_loader = self.media_loader(vision_options)
-            made = chat.render(prompt, self.tokenizer, media_loader=media_loader)  # type: ignore[arg-type]
-            if made.pictures or made.recordings:  # what is too long is told with what fills it
-                placeholders.check_context_length(made.ids, media_loader.modalities, self.context)
-            return made
+            rendered = chat.render(prompt, self.tokenizer, media_loader=media_loader)  # type: ignore[arg-type]
+            if rendered.pictures or rendered.recordings:  # so that the error counts their tokens
+                placeholders.check_context_length(
+                    rendered.ids, media_loader.modalities, self.context
+                )
+            return rendered
         try:
             ids = token_ids(prompt)
         except InputError as error:
@@ -153,9 +158,9 @@ class Model:
     def tokens(self, prompt: PromptLike, vision_options: VisionOptions | None = None) -> Tokens:
         """A prompt as `Session.stream` takes it: ids, and the embeddings of its media, which go
         through their towers here. Raises InputError for one that cannot be run."""
-        ready = self.prompt(prompt, vision_options)
-        checked(Tokens(ready.ids), self.config, self.context)
-        return self.encoders.tokens(ready)
+        rendered = self.prompt(prompt, vision_options)
+        checked(Tokens(rendered.ids), self.config, self.context)
+        return self.encoders.tokens(rendered)
 
     # ---- media ----------------------------------------------------------------------------------
 
@@ -176,9 +181,9 @@ class Model:
 
         image_size is 256, 512 or 768 pixels for Gemma 3n.
         """
-        asked = self.vision_options.image_size if image_size is None else image_size
-        asked = image_size_of(self.checkpoint.config, asked)
-        return self.encoders.encode_image(read_image(picture), asked)
+        size = self.vision_options.image_size if image_size is None else image_size
+        size = image_size_of(self.checkpoint.config, size)
+        return self.encoders.encode_image(read_image(picture), size)
 
     def encode_audio(self, samples: Any) -> Tensor:
         """Embeddings (J, D) of a recording, one for 160 ms: a file, or samples at 16 kHz.

@@ -1,4 +1,4 @@
-"""An answer at the terminal: load a model, stream what it says, tell how it went.
+"""Streaming generation at the terminal: load a model, stream an answer, note its timings.
 
 What `generate` and `chat` have in common. The first Ctrl-C ends an answer between two tokens, or
 between two chunks of the prompt, so that the session stays usable and what was said is kept; the
@@ -79,7 +79,7 @@ def answer(
             for piece in session.stream(model.tokens(prompt), sampling, read):
                 pieces.append(piece)
                 show(piece.text)
-                if interrupt.asked:
+                if interrupt.requested:
                     break
         except KeyboardInterrupt:
             pass
@@ -95,13 +95,14 @@ def note_length_stop(
     model: Model, answers: Sequence[Choice | Segment], max_tokens: int, cure: str
 ) -> None:
     """One line on stderr when an answer was cut by a limit; `cure` is what raises max_tokens."""
-    cut = [len(one.token_ids) for one in answers if one.finish_reason == "length"]
-    if not cut:
+    lengths = [len(one.token_ids) for one in answers if one.finish_reason == "length"]
+    if not lengths:
         return
-    if max(cut) >= max_tokens:
-        note(f"stopped after {max(cut)} tokens; {cure} raises the limit")
+    longest = max(lengths)
+    if longest >= max_tokens:
+        note(f"stopped after {longest} tokens; {cure} raises the limit")
     else:
-        note(f"stopped after {max(cut)} tokens: the context of {model.engine.context} is full")
+        note(f"stopped after {longest} tokens: the context of {model.engine.context} is full")
 
 
 def note_timings(completion: Completion) -> None:

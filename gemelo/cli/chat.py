@@ -1,4 +1,4 @@
-"""`gemelo chat`: talk to a model in the terminal.
+"""`gemelo chat`: an interactive chat with a model in the terminal.
 
 On a terminal, lines are edited, remembered and completed; from a pipe they are read as they come,
 so that a conversation can be scripted. stdout carries the model's words, stderr all the rest.

@@ -1,4 +1,4 @@
-"""A conversation: who said what, in the form that every chat program keeps it.
+"""Chat messages of a conversation: roles and contents, kept, turned into a prompt, saved.
 
 Messages are all the state there is; how they become a prompt is a function chosen once, by what the
 model can read. A model with a chat template takes them as they are. A base model has no turns: it

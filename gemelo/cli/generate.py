@@ -1,4 +1,4 @@
-"""`gemelo generate` and `gemelo tokenize`: a text in, its continuation or its tokens out.
+"""`gemelo generate` and `gemelo tokenize`: a prompt's completion as text or JSON, its token ids.
 
 A model with a chat template answers the prompt as a user's turn; a base model completes it, and
 says so. Without --json the text streams to stdout as it comes and everything else goes to stderr.
@@ -84,7 +84,7 @@ def generate(
     Exit codes: 0 done, 1 failed, 2 the input was wrong, 130 interrupted (the text so far is kept).
     """
     text = _prompt_text(prompt)
-    files = media.given(attached, ctx.meta[options.WORDS])
+    files = media.attached_parts(attached, ctx.meta[options.WORDS])
     _ = media.pan_scan(crops)  # what is wrong with it is an error before anything is loaded
     chosen = checked_sampling(sampling)
     if chosen.logprobs is not None and not json:
@@ -95,11 +95,11 @@ def generate(
     vision_options = media.vision_options(frames, crops, loaded)
     if _in_turns(loaded, system, chat, raw, quiet):
         instructions = None if system is None else checked_text("--system", system)
-        ready = media.asked(loaded, text, files, vision_options, instructions)
+        full_prompt = media.chat_prompt(loaded, text, files, vision_options, instructions)
     else:
-        ready = media.completed(loaded, text, files, vision_options)
+        full_prompt = media.completion_prompt(loaded, text, files, vision_options)
     streamed = not json and chosen.n == 1
-    completion = answer(loaded, session, ready, chosen, show if streamed else _swallow, quiet)
+    completion = answer(loaded, session, full_prompt, chosen, show if streamed else _swallow, quiet)
     if json:
         print_json(_json(model or default_name(), session, completion, chosen))
     else:
@@ -213,14 +213,14 @@ def _json(
 
 
 def _choice(choice: Choice, logprobs: bool) -> dict[str, Any]:
-    found: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "text": choice.text,
         "token_ids": list(choice.token_ids),
         "finish_reason": choice.finish_reason,
     }
     if logprobs:
-        found["logprobs"] = _logprobs(choice)
-    return found
+        fields["logprobs"] = _logprobs(choice)
+    return fields
 
 
 def _logprobs(choice: Choice) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Option groups of the command line: dataclasses whose fields are typer options, and their values.
+"""Option groups: dataclasses whose fields are typer options, expanded into a command's signature.
 
 A command names a group once, as a parameter of its type, and is given the value; `grouped` shows
 typer the group's fields in that parameter's place. So an option that several commands have is
@@ -30,12 +30,12 @@ def grouped(command: Command) -> Command:
     """The command as typer reads it: with the fields of its groups in the place of each."""
     hints = get_type_hints(command, include_extras=True)
     groups = {name: hint for name, hint in hints.items() if _is_group(hint)}
-    shown: list[Parameter] = []
+    expanded: list[Parameter] = []
     for name, parameter in signature(command).parameters.items():
         if name in groups:
-            shown += _parameters(groups[name])
+            expanded += _parameters(groups[name])
         else:
-            shown.append(parameter.replace(kind=Parameter.KEYWORD_ONLY, annotation=hints[name]))
+            expanded.append(parameter.replace(kind=Parameter.KEYWORD_ONLY, annotation=hints[name]))
 
     @wraps(command)
     def run(**values: Any) -> None:
@@ -43,8 +43,8 @@ def grouped(command: Command) -> Command:
             values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
         command(**values)
 
-    run.__dict__["__signature__"] = Signature(shown)
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
+    run.__dict__["__signature__"] = Signature(expanded)
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in expanded}
     return run
 
 
@@ -152,11 +152,11 @@ class SamplingOptions:
 
 def checked_sampling(group: object) -> Sampling:
     """The settings that a group of sampling options makes, checked."""
-    given = vars(group)
-    stops = given.get("stop") or ()
-    biases = given.get("logit_bias") or ()
+    settings = vars(group)
+    stops = settings.get("stop") or ()
+    biases = settings.get("logit_bias") or ()
     return Sampling.of(
-        given
+        settings
         | {"stop": tuple(checked_text("--stop", text) for text in stops)}
         | {"logit_bias": dict(map(_bias, biases))}
     )

@@ -1,4 +1,4 @@
-"""Pictures, recordings and videos on the command line, and `gemelo show crops`.
+"""Media options: --image, --audio and --video as parts of a prompt, and `gemelo show crops`.
 
 Files go into the prompt in the order in which they were given, whatever their kinds, in front of
 the text; or where the text has the model's own placeholders for them.
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from gemelo.inputs.prompt.media_loader import VisionOptions
 
 
-def given(attached: Attachments, words: Sequence[str]) -> list[MediaPart]:
+def attached_parts(attached: Attachments, words: Sequence[str]) -> list[MediaPart]:
     """The files of --image, --audio and --video, in the order of the command line's words."""
     waiting = {kind: list(getattr(attached, kind) or ()) for kind in MODALITIES}
     ordered: list[MediaPart] = []
@@ -45,17 +45,16 @@ def vision_options(frames: Frames, crops: Crops, model: Model) -> VisionOptions:
     silent. Raises InputError for a threshold that nothing would ask about."""
     from gemelo.inputs.prompt.media_loader import VisionOptions
 
-    own, asked = model.checkpoint.preprocessor, frames.pan_and_scan
-    given = thresholds(crops)
-    is_on = own.do_pan_and_scan if asked is None else asked
-    if given and not is_on:
-        name, value = next(iter(given.items()))
+    own, pan_and_scan = model.checkpoint.preprocessor, frames.pan_and_scan
+    is_on = own.do_pan_and_scan if pan_and_scan is None else pan_and_scan
+    if not is_on and (overrides := thresholds(crops)):
+        name, value = next(iter(overrides.items()))
         raise InputError(
             f"--{name.replace('_', '-')} {value} says nothing without --pan-and-scan: give both"
         )
     image_size = own.image_size if frames.image_size is None else frames.image_size
-    cropped = pan_scan(crops, own.thresholds) if is_on else None
-    return VisionOptions(cropped, image_size, frames.fps)
+    cropping = pan_scan(crops, own.thresholds) if is_on else None
+    return VisionOptions(cropping, image_size, frames.fps)
 
 
 def thresholds(crops: Crops) -> dict[str, Any]:
@@ -68,7 +67,7 @@ def pan_scan(crops: Crops, own: PanScan = DEFAULT) -> PanScan:
     return dataclasses.replace(own, **thresholds(crops))
 
 
-def asked(
+def chat_prompt(
     model: Model,
     text: str,
     files: Sequence[MediaPart],
@@ -86,7 +85,7 @@ def asked(
     return model.prompt(messages, vision_options)
 
 
-def completed(
+def completion_prompt(
     model: Model, text: str, files: Sequence[MediaPart], vision_options: VisionOptions
 ) -> Prompt:
     """A text to complete, with files in it."""
@@ -123,12 +122,12 @@ def show_crops(
     from gemelo.inspection.crops import save_crops
     from gemelo.inspection.crops import show_crops as views_of
 
-    cropped = pan_scan(crops)
-    seen = views_of(image, cropped)
-    paths = [] if save is None else save_crops(image, save, cropped, overwrite=force)
+    cropping = pan_scan(crops)
+    shown = views_of(image, cropping)
+    paths = [] if save is None else save_crops(image, save, cropping, overwrite=force)
     if json:
-        print_json(seen.to_json() | {"saved": [str(path) for path in paths]})
+        print_json(shown.to_json() | {"saved": [str(path) for path in paths]})
         return
-    show(f"{seen.text()}\n")
+    show(f"{shown.text()}\n")
     for path in paths:
         note(f"wrote {path}")

@@ -1,4 +1,4 @@
-"""`gemelo pull`, `list`, `convert` and `show`: the models on this machine, and what is in them.
+"""`gemelo pull`, `list`, `convert`, `slice` and `show model`: fetch, write and inspect checkpoints.
 
 gemelo pull google/gemma-3-1b-it
 gemelo convert google/gemma-3-1b-it gemma-3-1b-it-q8_0.gguf --format q8_0
@@ -62,24 +62,24 @@ def list_models(json: options.Json = False) -> None:
     """
     from gemelo.checkpoints import locate
 
-    found = list(locate.stored())
+    models = list(locate.stored())
     if json:
         print_json(
             [
                 {"name": m.name, "path": m.path and str(m.path), "size_bytes": m.size_bytes}
-                for m in found
+                for m in models
             ]
         )
         return
-    if not found:
+    if not models:
         note("no models yet; `gemelo pull owner/name` fetches one from the hub")
         return
     from rich.table import Table
 
     table = Table("model", "size", "path")
-    for one in found:
-        path = "joined from its package at the first use" if one.path is None else str(one.path)
-        table.add_row(one.name, size(one.size_bytes), path)
+    for model in models:
+        path = "joined from its package at the first use" if model.path is None else str(model.path)
+        table.add_row(model.name, size(model.size_bytes), path)
     print_table(table)
 
 
@@ -235,8 +235,8 @@ def shape_columns(layers: Sequence[Layer]) -> list[list[str]]:
 def totals(summary: Summary) -> Iterator[str]:
     """What surrounds the layers, the sums, and what a context costs."""
     for name, group in (summary.parts | summary.towers).items():
-        formats, parameters, held = _sums(group)
-        yield f"{name}: {parameters} parameters, {held} ({formats})"
+        formats, parameters, nbytes = _sums(group)
+        yield f"{name}: {parameters} parameters, {nbytes} ({formats})"
     if "lm_head" not in summary.parts:
         yield "lm_head: embed_tokens"
     yield f"decoder: {summary.parameters:,} parameters, {size(summary.bytes)}"

@@ -1,4 +1,4 @@
-"""Command-line options, each written once, and the sections that a command's help lists them in.
+"""Command-line options: typer annotations, each written once, and the sections of --help.
 
 Importing this loads typer, the lists of `config/options` and nothing else. What belongs together
 is a group (`groups`), which has the defaults. typer draws sections only through rich;

@@ -1,4 +1,4 @@
-"""The loop behind `gemelo chat`: lines in, commands obeyed, everything else answered.
+"""REPL of `gemelo chat`: /commands, multi-line input, history, and answers to all else.
 
 Lines come from an iterator, so that the loop is the same on a terminal, from a pipe and in a test.
 A line that begins with three double quotes goes on until they close it. Settings are the library's
@@ -115,13 +115,13 @@ class Repl:
         self._answer()
 
     def _answer(self) -> None:
-        said = ""
+        text = ""
         try:
             prompt = self.model.prompt(self.conversation.prompt(), self.vision_options)
             self.last = answer(self.model, self.session, prompt, self.sampling, show, self.quiet)
-            said = self.last.text
+            text = self.last.text
         finally:
-            self.conversation.answer(said)
+            self.conversation.answer(text)
         show("\n")
         if self.last.finish_reason == "cancelled":
             note("(stopped)")
@@ -176,8 +176,8 @@ class Repl:
             note("nothing was answered yet")
             return
         note_timings(self.last)
-        held = len(self.last.prompt_token_ids) + len(self.last.token_ids)
-        note(f"context {held} of {self.model.engine.context} tokens")
+        num_tokens = len(self.last.prompt_token_ids) + len(self.last.token_ids)
+        note(f"context {num_tokens} of {self.model.engine.context} tokens")
         note(f"KV cache {size(self.session.cache.nbytes)}")
         for line in elastic.summary(self.session):
             note(line)
@@ -212,8 +212,8 @@ class Repl:
         active = self.session.active
         note(f"active: {active.name if active else 'this model has no sub-models'}")
         if self.model.config.is_matformer:
-            held = [*names_in(self.model.config), WHOLE, HALF]
-            note(f"sub-models: {', '.join(held)}; or a .toml or .json file")
+            names = [*names_in(self.model.config), WHOLE, HALF]
+            note(f"sub-models: {', '.join(names)}; or a .toml or .json file")
 
     def _regen(self, rest: str) -> None:
         if not self.conversation.take_back("assistant"):

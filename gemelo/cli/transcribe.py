@@ -212,7 +212,7 @@ def spoken(interrupt: Interrupt) -> Iterator[Samples]:
     note("recording; Ctrl-C ends it")
     try:
         with sounddevice.InputStream(SAMPLING_RATE, channels=1, dtype="float32") as microphone:
-            while not interrupt.asked:
+            while not interrupt.requested:
                 values, _ = microphone.read(round(_LIVE_S * SAMPLING_RATE))
                 yield Samples(torch.from_numpy(values[:, 0].copy()))
     except sounddevice.PortAudioError as error:

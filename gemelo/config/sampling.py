@@ -78,10 +78,10 @@ class Sampling:
 
         An unknown keyword is an `InputError` that lists the known, and so is giving both.
         """
-        known = [field.name for field in fields(cls)]
+        names = [field.name for field in fields(cls)]
         for name in settings:
-            if name not in known:
-                raise InputError(f"unknown sampling setting {name!r}; known: {', '.join(known)}")
+            if name not in names:
+                raise InputError(f"unknown sampling setting {name!r}; known: {', '.join(names)}")
         if sampling is None:
             return cls(**settings)
         if not isinstance(sampling, cls):
@@ -95,6 +95,7 @@ class Sampling:
 
     @property
     def greedy(self) -> bool:
+        """Whether the likeliest token is taken and no random number drawn."""
         return self.temperature == 0 or self.top_k == 1
 
     @property
@@ -134,15 +135,16 @@ class SamplingSettings(TypedDict, total=False):
 
 def _number(name: str, value: Any, low: float, high: float) -> float:
     """A setting as a float, or an `InputError` that says what it may be."""
-    known = isinstance(value, Real)
-    if not known or isinstance(value, bool) or not low <= value <= high:  # NaN is in no range
+    is_number = isinstance(value, Real) and not isinstance(value, bool)  # NumPy's too
+    if not is_number or not low <= value <= high:  # NaN is in no range
         raise InputError(f"{name} = {value!r}; expected {low:g} to {high:g}")
     return float(value)
 
 
 def _whole(name: str, value: Any, low: int, high: int) -> int:
-    known = isinstance(value, Integral)
-    if not known or isinstance(value, bool) or not low <= value <= high:
+    """A setting as a whole number, or an `InputError` that says what it may be."""
+    is_whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not is_whole or not low <= value <= high:
         raise InputError(f"{name} = {value!r}; expected a whole number from {low} to {high}")
     return int(value)
 

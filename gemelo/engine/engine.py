@@ -1,6 +1,6 @@
-"""The engine: a loaded decoder with the settings of a run, and what its sessions share.
+"""Inference engine: a decoder and a tokenizer with context, chunk and KV cache format of a run.
 
-Sessions are timelines on it; sub-models are views of its decoder.
+Sessions are sequences on it; sub-models are views of its decoder.
 
     session = Engine(decoder, tokenizer).session()
 """
@@ -41,8 +41,8 @@ class Engine:
         elsewhere. name is what the decoder's size is called in statistics.
         """
         self.decoder, self.tokenizer = decoder, tokenizer
-        most = decoder.config.max_position_embeddings
-        self.context = most if context is None else context
+        trained = decoder.config.max_position_embeddings
+        self.context = trained if context is None else context
         check_context(decoder.config, self.context)
         # A picture of Gemma 3 goes through in one step.
         self.chunk = max(chunk, decoder.config.bidirectional_image_tokens)
@@ -59,11 +59,11 @@ class Engine:
         )
 
     def session(self, load_s: float = 0.0) -> Session:
-        """A new timeline, empty; its first turn counts load_s seconds of loading."""
+        """A new session, empty; its first turn counts load_s seconds of loading."""
         return Session(self.views, self.tokenizer, self.cache(), load_s)
 
     def score(self, ids: Sequence[int]) -> Tensor:
-        """Next-token scores at every position, (T, V) float32."""
-        wanted = checked(Tokens(ids), self.decoder.config, self.context)
+        """Logits of the next token after every position, (T, V) float32: 1 MB a token."""
+        tokens = checked(Tokens(ids), self.decoder.config, self.context)
         check_files(self.views.files)
-        return step.score(self.decoder, self.cache(), wanted.ids)
+        return step.score(self.decoder, self.cache(), tokens.ids)

@@ -1,4 +1,4 @@
-"""The KV cache: one class, stored positions, no cursor.
+"""KV cache: keys and values of every layer that owns some, with the position of every slot.
 
 Full layers keep every position; sliding layers keep a ring of window + chunk - 1 slots, which is
 the least that lets the first query of a chunk find its window after the chunk's last key is
@@ -47,16 +47,16 @@ class Addresses(NamedTuple):
     @classmethod
     def of(cls, k: Sequence[Tensor], v: Sequence[Tensor]) -> Addresses:
         """Of the numbers of keys and of values, each with their scales if they have some."""
-        k_at, k_scales = [*(x.data_ptr() for x in k), 0][:2]
-        v_at, v_scales = [*(x.data_ptr() for x in v), 0][:2]
-        return cls(k_at, v_at, k_scales, v_scales, k[0].stride(0))
+        k_address, k_scales = [*(x.data_ptr() for x in k), 0][:2]
+        v_address, v_scales = [*(x.data_ptr() for x in v), 0][:2]
+        return cls(k_address, v_address, k_scales, v_scales, k[0].stride(0))
 
 
 class Memory(NamedTuple):
     """Where all keys and values lie, and what lies there: it stays as long as this is held."""
 
     layers: list[Addresses]
-    held: list[Tensor]
+    tensors: list[Tensor]
 
 
 class SlotPositions(NamedTuple):
@@ -99,8 +99,8 @@ class KVCache:
         kv_format "plain" keeps that dtype, "bf16" bfloat16, "int8" 8 bits and a scale a head.
         """
         if kv_format not in get_args(KVFormat):
-            known = ", ".join(get_args(KVFormat))
-            raise InputError(f"kv_format {kv_format!r} is not one of {known}")
+            formats = ", ".join(get_args(KVFormat))
+            raise InputError(f"kv_format {kv_format!r} is not one of {formats}")
         check_context(config, context)
         self.config, self.context, self.rows, self.chunk = config, context, rows, chunk
         self.dtype, self.kv_format = dtype, kv_format
@@ -153,12 +153,12 @@ class KVCache:
     def memory(self) -> Memory:
         """Of every owning layer, numbers of dtype `stored`. Whoever hands the addresses on holds
         this meanwhile: another thread may let the cache grow, and then nobody else does."""
-        known = self._memory
-        if known is None:
+        memory = self._memory
+        if memory is None:
             stores = [(k.tensors(), v.tensors()) for k, v in self.stores.values()]
             layers = [Addresses.of(k, v) for k, v in stores]
-            known = self._memory = Memory(layers, [x for k, v in stores for x in (*k, *v)])
-        return known
+            memory = self._memory = Memory(layers, [x for k, v in stores for x in (*k, *v)])
+        return memory
 
     def make_room(self, tokens: int, length: int) -> None:
         """For a step of so many tokens a row that ends at `length`: what `place` does before it
@@ -205,11 +205,11 @@ class KVCache:
         for kind, table in self.positions.items():
             window = self.config.window(kind)
             first = 0 if window is None else max(0, end - window + 1)
-            held = int(((table[row] >= first) & (table[row] < end)).sum())
-            if held < end - first:
+            num_held = int(((table[row] >= first) & (table[row] < end)).sum())
+            if num_held < end - first:
                 raise RewindError(
                     f"position {end} is too far back: the ring of window {window} and chunk "
-                    f"{self.chunk} holds {held} of the {end - first} keys before it"
+                    f"{self.chunk} holds {num_held} of the {end - first} keys before it"
                 )
         for table in self.positions.values():
             table[row].masked_fill_(table[row] >= end, -1)
@@ -225,8 +225,8 @@ class KVCache:
     def _shrink(self) -> None:
         """Attend no further than the last slot that holds something: as if the rest never was."""
         for kind, table in self.positions.items():
-            held = (table >= 0).any(0).nonzero()
-            self._used[kind] = int(held[-1]) + 1 if len(held) else 0
+            filled = (table >= 0).any(0).nonzero()
+            self._used[kind] = int(filled[-1]) + 1 if len(filled) else 0
 
     def empty(self, rows: int = 1) -> KVCache:
         """A cache like this one that holds nothing."""
@@ -265,7 +265,7 @@ class SlotIndex:
 
 
 class Slots(Protocol):
-    """Keys or values of one layer."""
+    """Keys or values of one layer, in B rows of S slots."""
 
     @property
     def nbytes(self) -> int: ...
@@ -293,6 +293,7 @@ class PlainSlots:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of the slots, used or not."""
         return self.x.nbytes
 
     def put(self, where: SlotIndex, new: Tensor) -> None:
@@ -304,6 +305,7 @@ class PlainSlots:
         return self.x[:, :used].transpose(1, 2).to(self.dtype)
 
     def grow(self, capacity: int) -> None:
+        """Make room for `capacity` slots a row; those that are filled stay."""
         old = self.x
         self.x = old.new_zeros(old.shape[0], capacity, *old.shape[2:])
         self.x[:, : old.shape[1]] = old
@@ -313,19 +315,23 @@ class PlainSlots:
         self.x[:] = other.x[:1]
 
     def tensors(self) -> list[Tensor]:
+        """Its one tensor, (B, S, K, d)."""
         return [self.x]
 
 
 class Int8Slots:
-    """Slots as signed bytes with one float16 scale a head and position: about half of bfloat16."""
+    """Slots as signed bytes (B, S, K, d), with a float16 scale a head and position (B, S, K, 1):
+    about half of bfloat16."""
 
     def __init__(self, shape: Shape, dtype: torch.dtype, device: torch.device | str) -> None:
+        """dtype is what `view` decodes to, the model's own."""
         self.dtype = dtype
         self.levels = PlainSlots(shape, torch.int8, device)
         self.scales = PlainSlots((*shape[:3], 1), torch.float16, device)
 
     @property
     def nbytes(self) -> int:
+        """Bytes of levels and scales."""
         return self.levels.nbytes + self.scales.nbytes
 
     def put(self, where: SlotIndex, new: Tensor) -> None:
@@ -339,6 +345,7 @@ class Int8Slots:
         return self.levels.view(used).to(self.dtype) * self.scales.view(used).to(self.dtype)
 
     def grow(self, capacity: int) -> None:
+        """Make room for `capacity` slots a row; those that are filled stay."""
         self.levels.grow(capacity)
         self.scales.grow(capacity)
 
@@ -348,4 +355,5 @@ class Int8Slots:
         self.scales.copy_row(other.scales)
 
     def tensors(self) -> list[Tensor]:
+        """Levels (B, S, K, d) and scales (B, S, K, 1)."""
         return [self.levels.x, self.scales.x]

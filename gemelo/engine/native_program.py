@@ -1,4 +1,4 @@
-"""A decoder as one native call: the same forward, written once as a list of steps.
+"""Native decoder program: the forward as a list of steps, like a compute graph, in one call.
 
 In a step of a small model the work between the products (norms, angles, attention, gates) costs as
 much as the products when Python and torch go from one to the next. So a quantised decoder on the
@@ -11,7 +11,8 @@ through them.
     decoder.native_program = NativeProgram.of(decoder)
     scores, finite = decoder.native_program.scores([ids], [positions], cache, logits_to_keep=1)
 
-B rows, T tokens, S streams, D width, L layers, P width of a per-layer embedding, V vocabulary.
+B rows, T tokens, S streams, D width, H heads, d head width, L layers, P width of a per-layer
+embedding, V vocabulary.
 """
 
 from __future__ import annotations
@@ -83,24 +84,22 @@ class NativeProgram:
         """ids, positions (B, T) -> scores (B * (T or logits_to_keep), V) float32, and whether all
         are finite; writes the cache. `inputs` holds embeddings where not all tokens are text."""
         rows, tokens = len(ids), len(ids[0]) if ids else 0
-        kept = tokens if logits_to_keep is None else logits_to_keep
-        out = torch.empty(rows * kept, self.config.vocab_size)
+        num_scored = tokens if logits_to_keep is None else logits_to_keep
+        out = torch.empty(rows * num_scored, self.config.vocab_size)
         if not rows * tokens:
             return out, True
         cache.make_room(tokens, max(map(max, positions)) + 1)
-        all_ids, places = _flat(ids), _flat(positions)
-        per_layer = self._per_layer_rows(all_ids)
+        flat_ids, flat_positions = _flat(ids), _flat(positions)
+        per_layer = self._per_layer_rows(flat_ids)
         embeds = None if inputs is None else inputs.inputs_embeds.float().contiguous()
-        seen = (
-            None
-            if inputs is None or inputs.attend_until is None
-            else inputs.attend_until.contiguous()
-        )
+        attend_until = None if inputs is None else inputs.attend_until
+        attend_until = None if attend_until is None else attend_until.contiguous()
+        positions_address = flat_positions.buffer_info()[0]
         memory, tables = cache.memory(), cache.tables()  # held until the program is done with them
         call = native.extension.Call(
-            ids=all_ids.buffer_info()[0],
-            positions=places.buffer_info()[0],
-            attend_until=places.buffer_info()[0] if seen is None else seen.data_ptr(),
+            ids=flat_ids.buffer_info()[0],
+            positions=positions_address,
+            attend_until=positions_address if attend_until is None else attend_until.data_ptr(),
             inputs_embeds=0 if embeds is None else embeds.data_ptr(),
             rows=rows,
             tokens_a_row=tokens,
@@ -120,10 +119,10 @@ class NativeProgram:
         decoder = self.decoder
         if not isinstance(decoder, Gemma3n):
             return None
-        known = decoder.per_layer_ids(ids)
+        per_layer_ids = decoder.per_layer_ids(ids)
         if decoder.per_layer_table is not None:
-            return decoder.per_layer_table.packed(known, decoder.layer_indices)
-        vectors = decoder.get_per_layer_inputs(torch.tensor([known]))
+            return decoder.per_layer_table.packed(per_layer_ids, decoder.layer_indices)
+        vectors = decoder.get_per_layer_inputs(torch.tensor([per_layer_ids]))
         return as_blocks(vectors.float().flatten(0, 2).contiguous())
 
     # ---- what the program refers to --------------------------------------------------------------
@@ -145,6 +144,8 @@ class NativeProgram:
         return cpu.matrix(weight, index)
 
     def norm(self, module: nn.Module) -> _native.Norm:
+        """An RMSNorm as the program has it: weight (D,), its offset, epsilon; PlainNorm's is all
+        ones, and so no weight."""
         if isinstance(module, RMSNorm):
             return native.extension.Norm(self.address(module.weight), module.offset, module.eps)
         assert isinstance(module, PlainNorm)
@@ -176,6 +177,8 @@ class NativeProgram:
         self.program.product(x, [matrix for matrix, _ in to], [buffer for _, buffer in to])
 
     def attend(self, block: Gemma3Block | Gemma3nBlock, q: int, owner: int, out: int) -> None:
+        """A step: attention of a block's queries in buffer `q`, (B * T, H * d), over the keys and
+        values that layer `owner` has in the cache, to buffer `out` of that shape."""
         attention, config = block.self_attn, self.config
         kind = attention.layer_type
         self.program.attend(
@@ -245,26 +248,26 @@ def _write_gemma3(target: NativeProgram, decoder: Gemma3) -> None:
     target.angles()
     blocks = [block for block in decoder.layers if isinstance(block, Gemma3Block)]
     p.norm(x, target.norm(blocks[0].input_layernorm), h)
-    for place, block in enumerate(blocks):
+    for index, block in enumerate(blocks):
         attention, mlp = block.self_attn, block.mlp
         kind = target.layer_type(attention.layer_type)
-        is_last = place == len(blocks) - 1
+        is_last = index == len(blocks) - 1
         keys = [(target.matrix(attention.k_proj), k), (target.matrix(attention.v_proj), v)]
         queries = [(target.matrix(attention.q_proj), q)]
         target.product(h, keys if is_last else keys + queries)
         p.norm_rope_heads(k, d, target.norm(attention.k_norm), kind)
-        p.store_kv(k, v, place, kind)
+        p.store_kv(k, v, index, kind)
         if is_last:
             p.keep_last_tokens([x, h])
             target.product(h, queries)
         p.norm_rope_heads(q, d, target.norm(attention.q_norm), kind)
-        target.attend(block, q, place, a)
+        target.attend(block, q, index, a)
         p.product(a, [target.matrix(attention.o_proj)], [y])
         before, after = block.pre_feedforward_layernorm, block.post_feedforward_layernorm
         p.add_norm(x, y, target.norm(block.post_attention_layernorm), target.norm(before), h)
         p.geglu(h, target.matrix(mlp.gate_proj), target.matrix(mlp.up_proj), gate, up)
         p.product(gate, [target.matrix(mlp.down_proj)], [y])
-        following = decoder.norm if is_last else blocks[place + 1].input_layernorm
+        following = decoder.norm if is_last else blocks[index + 1].input_layernorm
         p.add_norm(x, y, target.norm(after), target.norm(following), h)
     p.logits(h, target.head(decoder, table), config.final_logit_softcapping or 0.0)
 
@@ -298,16 +301,16 @@ def _write_gemma3n(target: NativeProgram, decoder: Gemma3n) -> None:
         else every[list(decoder.layer_indices)].flatten()
     )
     p.product(streams[0], [target.matrix(projection, index=rows)], [per_layer_inputs])
-    known = target.norm(decoder.per_layer_projection_norm)
+    projection_norm = target.norm(decoder.per_layer_projection_norm)
     scales = config.per_layer_projection_scale, config.per_layer_embed_scale
-    p.per_layer_inputs(per_layer_inputs, len(decoder.layer_indices), known, *scales)
+    p.per_layer_inputs(per_layer_inputs, len(decoder.layer_indices), projection_norm, *scales)
     for stream, project in zip(streams[1:], decoder.altup_projections, strict=True):
         p.product(streams[0], [target.matrix(project)], [stream])
         p.match_magnitude(stream, streams[0], 1.0, False, stream)
 
     owners: dict[LayerType, int] = {}
     last_owner = len(config.kv_layers) - 1
-    for place, block in enumerate(decoder.layers):
+    for index, block in enumerate(decoder.layers):
         assert isinstance(block, Gemma3nBlock)
         attention, kind = block.self_attn, target.layer_type(block.self_attn.layer_type)
         coefficients = _altup(target, block)
@@ -315,16 +318,16 @@ def _write_gemma3n(target: NativeProgram, decoder: Gemma3n) -> None:
         p.norm(predicted[0], target.norm(block.input_layernorm), h)
         laurel = block.laurel
         queries = [(target.matrix(attention.q_proj), q), (target.matrix(laurel.linear_left), low)]
-        if place <= last_owner:
-            owners[attention.layer_type] = place
+        if index <= last_owner:
+            owners[attention.layer_type] = index
             keys = [(target.matrix(attention.k_proj), k), (target.matrix(attention.v_proj), v)]
-            target.product(h, keys if place == last_owner else keys + queries)
+            target.product(h, keys if index == last_owner else keys + queries)
             p.norm_rope_heads(k, d, target.norm(attention.k_norm), kind)
             p.norm_rope_heads(v, d, target.norm(attention.v_norm), None)
-            p.store_kv(k, v, place, kind)
-        if place == last_owner:
+            p.store_kv(k, v, index, kind)
+        if index == last_owner:
             p.keep_last_tokens([*predicted, h, per_layer_inputs])
-        if place >= last_owner:
+        if index >= last_owner:
             target.product(h, queries)
         p.norm_rope_heads(q, d, target.norm(attention.q_norm), kind)
         target.attend(block, q, owners[attention.layer_type], a)
@@ -335,11 +338,11 @@ def _write_gemma3n(target: NativeProgram, decoder: Gemma3n) -> None:
             h, detour, target.norm(laurel.post_laurel_norm),
             target.norm(block.pre_feedforward_layernorm), g, m,
         )  # fmt: skip
-        _write_nested_mlp(target, block.mlp, config.ffn_widths[place], m, hidden, y)
+        _write_nested_mlp(target, block.mlp, config.ffn_widths[index], m, hidden, y)
         p.add_norm(g, y, target.norm(block.post_feedforward_layernorm), None, h)
         p.altup_correct(streams, predicted, g, coefficients, m)
         p.product(m, [target.matrix(block.per_layer_input_gate)], [gates])
-        p.gate_per_layer_input(gates, per_layer_inputs, place)
+        p.gate_per_layer_input(gates, per_layer_inputs, index)
         p.product(gates, [target.matrix(block.per_layer_projection)], [y])
         p.add_to_others(streams, y, target.norm(block.post_per_layer_input_norm))
 

@@ -1,4 +1,4 @@
-"""The sampler: from logits to a token, by penalties, temperature, top-k, top-p and min-p.
+"""Sampler: from logits to a token, by penalties, temperature, top-k, top-p and min-p.
 
 A `Sampler` is built from a `Sampling` once per row, before the loop starts, and then maps one
 vector of scores to one token. The filters run in the reference's order: penalties and bias on the
@@ -77,8 +77,8 @@ def check_scores(scores: Tensor) -> None:
     on_cpu = scores.device.type == "cpu" and scores.dtype == torch.float32
     top = float(scores.numpy().max() if on_cpu else scores.max()) if len(scores) else math.nan
     if not math.isfinite(top):
-        found = f"the largest of {len(scores)} is {top}" if len(scores) else "there are none"
-        raise InputError(f"no token can be chosen from the scores: {found}")
+        cause = f"the largest of {len(scores)} is {top}" if len(scores) else "there are none"
+        raise InputError(f"no token can be chosen from the scores: {cause}")
 
 
 class Sampler:
@@ -134,8 +134,8 @@ class Sampler:
         q = guess.chances
         assert q is not None, "a sampled guess brings its chances"
         p = _dense(probabilities, ids, len(q))
-        kept = float(torch.rand(1, generator=self.generator)) * float(q[guess.id])
-        if kept < float(p[guess.id]):
+        threshold = float(torch.rand(1, generator=self.generator)) * float(q[guess.id])
+        if threshold < float(p[guess.id]):
             return guess.id
         rest = (p - q).clamp(min=0)
         return self._draw(rest if rest.any() else p)  # all rounded off: p and q are alike
@@ -169,12 +169,12 @@ def adjust(
     """
     adjusted = scores
     if sampling.repetition_penalty != 1:
-        known = (token for token in {*prompt, *answer} if token < len(scores))
-        seen = torch.tensor(sorted(known), dtype=torch.long, device=scores.device)
-        old = scores[seen]
+        repeated = sorted(token for token in {*prompt, *answer} if token < len(scores))
+        ids = torch.tensor(repeated, dtype=torch.long, device=scores.device)
+        old = scores[ids]
         penalty = sampling.repetition_penalty
         new = torch.where(old > 0, old / penalty, old * penalty).clamp(-_LARGEST, _LARGEST)
-        adjusted = adjusted.index_copy(0, seen, torch.where(old.isinf(), old, new))
+        adjusted = adjusted.index_copy(0, ids, torch.where(old.isinf(), old, new))
     if answer and (sampling.presence_penalty or sampling.frequency_penalty):
         counts = Counter(answer)
         fines = [
@@ -213,14 +213,14 @@ def candidates(scores: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor | Non
 def nucleus(probabilities: Tensor, share: float) -> tuple[Tensor, Tensor]:
     """The fewest probabilities whose sum reaches `share` of one, and where they are; the largest
     first (top-p, arXiv 1904.09751)."""
-    count, most = min(256, len(probabilities)), len(probabilities)
+    count, vocab_size = min(256, len(probabilities)), len(probabilities)
     while True:  # a few hundred nearly always do
         first, order = likeliest(probabilities, count)
         before = first.cumsum(-1) - first
-        if count == most or float(before[-1] + first[-1]) >= share:
-            kept = max(1, int((before < share).sum()))
-            return first[:kept], order[:kept]
-        count = min(16 * count, most)
+        if count == vocab_size or float(before[-1] + first[-1]) >= share:
+            num_kept = max(1, int((before < share).sum()))
+            return first[:num_kept], order[:num_kept]
+        count = min(16 * count, vocab_size)
 
 
 def likeliest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -232,13 +232,13 @@ def likeliest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
     whole = len(scores) // _BLOCK * _BLOCK
     blocks, rest = scores[:whole].view(-1, _BLOCK), scores[whole:]
     if count == len(scores) or count * 8 > len(blocks):
-        values, where = scores.topk(count)
-        return values, where
+        values, ids = scores.topk(count)
+        return values, ids
     chosen = blocks.amax(-1).topk(count).indices
-    values, places = torch.cat([blocks[chosen].flatten(), rest]).topk(count)
-    block, offset = places // _BLOCK, places % _BLOCK
+    values, indices = torch.cat([blocks[chosen].flatten(), rest]).topk(count)
+    block, offset = indices // _BLOCK, indices % _BLOCK
     inside = chosen[block.clamp(max=count - 1)] * _BLOCK + offset
-    return values, torch.where(block < count, inside, places - count * _BLOCK + whole)
+    return values, torch.where(block < count, inside, indices - count * _BLOCK + whole)
 
 
 def _dense(probabilities: Tensor, ids: Tensor | None, size: int) -> Tensor:

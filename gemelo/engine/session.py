@@ -1,4 +1,4 @@
-"""A session: one timeline of tokens, and the KV cache that holds them.
+"""Session: the token ids of one sequence, the KV cache that holds them, and prefix reuse.
 
 Callers are stateless: they pass the whole token list every time, and the session finds the longest
 prefix it already holds, rewinds to it and reads only the rest. A turn that was interrupted anywhere
@@ -45,7 +45,7 @@ REBUILD_TOKENS = 8  # encoded beside every new token; small batches cost little 
 
 
 class Session:
-    """One timeline. `ids` is what the cache holds, `spans` the embeddings among them, `timings` of
+    """One sequence. `ids` is what the cache holds, `spans` the embeddings among them, `timings` of
     the last turn, `stats` of all. `policy`, `draft` and `rebuild_mode` may be set between turns."""
 
     def __init__(
@@ -161,8 +161,8 @@ class Session:
         this session has begun another turn since.
         """
         chosen = Sampling.of(settings, sampling)
-        wanted = checked(Tokens.of(tokens), self.cache.config, self.cache.context)
-        yield from self.answer(self.turns.begin(), wanted, chosen, progress)
+        prompt = checked(Tokens.of(tokens), self.cache.config, self.cache.context)
+        yield from self.answer(self.turns.begin(), prompt, chosen, progress)
 
     def generate(
         self,
@@ -215,8 +215,8 @@ class Session:
 
     def read(self, tokens: Sequence[int] | Tokens, progress: Progress | None = None) -> Tensor:
         """Bring the cache to hold tokens, reusing a common prefix; scores (V,) of what follows."""
-        wanted = checked(Tokens.of(tokens), self.cache.config, self.cache.context)
-        return self.turns.once(self._read, wanted, progress)
+        prompt = checked(Tokens.of(tokens), self.cache.config, self.cache.context)
+        return self.turns.once(self._read, prompt, progress)
 
     @torch.inference_mode()
     def _read(self, tokens: Tokens, progress: Progress | None) -> Tensor:
@@ -233,14 +233,14 @@ class Session:
     def write(self, tokens: Sequence[int] | Tokens) -> None:
         """Bring the cache to hold tokens: nothing is scored, and Gemma 3n's layers without keys of
         their own do not run. For a prompt that is still going on; `extend` goes on with it."""
-        wanted = checked(Tokens.of(tokens), self.cache.config, self.cache.context)
-        self.turns.once(self._write, wanted)
+        prompt = checked(Tokens.of(tokens), self.cache.config, self.cache.context)
+        self.turns.once(self._write, prompt)
 
     def extend(self, tokens: Sequence[int] | Tokens) -> None:
         """Write more tokens after those that are held, at a cost that does not grow with these."""
         more = Tokens.of(tokens)
         if len(more):
-            checked(more, self.cache.config, self.cache.context, held=len(self.ids))
+            checked(more, self.cache.config, self.cache.context, num_held=len(self.ids))
             self.turns.once(self._extend, more)
 
     def _write(self, tokens: Tokens) -> None:
@@ -251,18 +251,19 @@ class Session:
 
     def _extend(self, more: Tokens) -> None:
         check_files(self.views.files)
-        held = len(self.ids)
-        while self.spans and self.spans[-1].begin >= held:  # of a prompt that was not read whole
+        begun = len(self.ids)
+        while self.spans and self.spans[-1].begin >= begun:  # of a prompt that was not read whole
             self.spans.pop()
-        self.spans.extend(span.moved(held) for span in more.spans)
+        self.spans.extend(span.moved(begun) for span in more.spans)
         for begin, end in more.chunks(0, self.cache.chunk):
-            step.write(self.decoder, self.cache, more[begin:end], held + begin)
+            step.write(self.decoder, self.cache, more[begin:end], begun + begin)
             self._hold(more.ids[begin:end])
 
-    def _rewind_to(self, tokens: Tokens, most: int) -> int:
-        """Forget what is held beyond the common prefix with tokens; how long that is."""
+    def _rewind_to(self, tokens: Tokens, limit: int) -> int:
+        """Forget what is held beyond the common prefix with tokens, of at most `limit`; how long
+        that is."""
         check_files(self.views.files)
-        shared = min(self.tokens.common_prefix(tokens), most)
+        shared = min(self.tokens.common_prefix(tokens), limit)
         self._forget(tokens.uncut(shared))
         self.spans = list(tokens.spans)
         return len(self.ids)

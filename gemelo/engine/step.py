@@ -1,4 +1,4 @@
-"""Steps of a decoder: prefill a prompt in chunks, decode a token a row, verify a draft's tokens.
+"""Decoder steps: prefill a prompt in chunks, decode a token a row, verify a draft's tokens.
 
 All are one `forward` with `logits_to_keep`. It takes Python integers: a decoder's native
 program takes them as they are, since after a step nothing of torch is in the caches and its first

@@ -1,4 +1,4 @@
-"""Tokens: what a model reads, ids and the embeddings that stand in place of some of them.
+"""Tokens: token ids of a prompt, and the embedding spans (`inputs_embeds`) in place of some.
 
 A vision tower or an audio encoder makes embeddings, which a step puts in place of those of the
 placeholder ids. Two things follow. A picture of Gemma 3 is seen by itself both ways, so that all of
@@ -77,8 +77,8 @@ class Tokens:
     def __getitem__(self, part: slice) -> Tokens:
         """The tokens between two indices, with the spans' parts there."""
         begin, end, _ = part.indices(len(self))
-        here = [span for span in self.spans if span.begin < end and span.end > begin]
-        return Tokens(self.ids[begin:end], [span.within(begin, end) for span in here])
+        spans = [span for span in self.spans if span.begin < end and span.end > begin]
+        return Tokens(self.ids[begin:end], [span.within(begin, end) for span in spans])
 
     def __add__(self, more: Tokens) -> Tokens:
         """These tokens and then more."""
@@ -87,27 +87,27 @@ class Tokens:
 
     def common_prefix(self, other: Tokens) -> int:
         """How many leading tokens the two have in common, embeddings included."""
-        most = min(len(self), len(other))
+        limit = min(len(self), len(other))
         for a, b in zip_longest(self.spans, other.spans):
             if a is None or b is None or not a.same(b):
-                most = min([most, *(span.begin for span in (a, b) if span is not None)])
+                limit = min([limit, *(span.begin for span in (a, b) if span is not None)])
                 break
-        pairs = zip(self.ids[:most], other.ids[:most], strict=True)
-        return next((index for index, (a, b) in enumerate(pairs) if a != b), most)
+        pairs = zip(self.ids[:limit], other.ids[:limit], strict=True)
+        return next((index for index, (a, b) in enumerate(pairs) if a != b), limit)
 
-    def chunks(self, begin: int, most: int) -> Iterator[tuple[int, int]]:
-        """Steps of at most `most` tokens from `begin` on; none cuts a bidirectional span.
+    def chunks(self, begin: int, chunk: int) -> Iterator[tuple[int, int]]:
+        """Steps of at most `chunk` tokens from `begin` on; none cuts a bidirectional span.
 
         Raises InputError for a span that is longer.
         """
         while begin < len(self):
-            end = min(begin + most, len(self))
+            end = min(begin + chunk, len(self))
             if (start := self.uncut(end)) < end:
                 end = start if start > begin else self._end_of(start)
-            if end - begin > most:
+            if end - begin > chunk:
                 raise InputError(
                     f"a picture of {end - begin} tokens has to be read in one step, which takes "
-                    f"{most}; raise the chunk"
+                    f"{chunk}; raise the chunk"
                 )
             yield begin, end
             begin = end
@@ -121,8 +121,8 @@ class Tokens:
         return next(span.end for span in self.spans if span.begin == begin)
 
 
-def checked(tokens: Tokens, config: ModelConfig, context: int, held: int = 0) -> Tokens:
-    """Tokens that can be run after `held` others: some, in the vocabulary, within the context.
+def checked(tokens: Tokens, config: ModelConfig, context: int, num_held: int = 0) -> Tokens:
+    """Tokens that can be run after `num_held` others: some, in the vocabulary, within the context.
 
     Raises InputError or ContextLengthError otherwise.
     """
@@ -132,9 +132,9 @@ def checked(tokens: Tokens, config: ModelConfig, context: int, held: int = 0) ->
     for token in (min(ids), max(ids)):
         if not 0 <= token < config.vocab_size:
             raise InputError(f"token id {token} is outside 0 to {config.vocab_size - 1}")
-    if held + len(ids) > context:
+    if num_held + len(ids) > context:
         raise ContextLengthError(
-            f"the prompt has {held + len(ids)} tokens and the context holds {context} "
+            f"the prompt has {num_held + len(ids)} tokens and the context holds {context} "
             f"(the model takes {config.max_position_embeddings})"
         )
     return Tokens(ids, tokens.spans)
@@ -153,8 +153,8 @@ def step_inputs(
     """
     if not spans:
         special = decoder.modality_embeddings
-        found = special is not None and special.contains(ids)
-        return StepInputs(decoder.embed(ids)) if found else None
+        contained = special is not None and special.contains(ids)
+        return StepInputs(decoder.embed(ids)) if contained else None
     embeds, attend_until = decoder.embed(ids).clone(), positions.clone()
     for span in spans:
         embeds[0, span.begin : span.end] = span.embeds.to(embeds)

@@ -1,4 +1,4 @@
-"""How fast a model is here: loading, first token, prefill, decode, beside the memory's speed.
+"""Benchmark: load, first token, prefill and decode, beside the memory bandwidth of the machine.
 
 Decoding one token reads every weight once, so tokens a second times `weights_bytes_per_token` is a
 bandwidth, and it is reported beside the one that the machine reached in the same run. Prompts are

@@ -48,18 +48,20 @@ class Group:
 
     @property
     def parameters(self) -> int:
+        """Numbers in all of them."""
         return sum(weight.parameters for weight in self.weights.values())
 
     @property
     def bytes(self) -> int:
+        """Bytes of all of them, as they are held."""
         return sum(weight.bytes for weight in self.weights.values())
 
     @property
     def formats(self) -> tuple[str, ...]:
         """Formats of the matrices, the commonest first; norms only where there is nothing else."""
         matrices = [w.format for w in self.weights.values() if len(w.shape) > 1]
-        found = Counter(matrices or [w.format for w in self.weights.values()])
-        return tuple(name for name, _ in found.most_common())
+        counts = Counter(matrices or [w.format for w in self.weights.values()])
+        return tuple(name for name, _ in counts.most_common())
 
     def to_json(self) -> dict[str, Any]:
         """Sums, then every weight by name."""

@@ -27,7 +27,7 @@ def test_the_first_asks_and_the_second_stops() -> None:
     with pytest.raises(KeyboardInterrupt), Interrupt() as interrupt:
         interrupt.check()
         press_ctrl_c()
-        assert interrupt.asked
+        assert interrupt.requested
         press_ctrl_c()
     assert signal.getsignal(signal.SIGINT) is before
 

@@ -1,4 +1,4 @@
-"""Rebuilding a KV cache after a change of size: clean positions, a few beside every new token.
+"""KV cache rebuild after a change of sub-model: a second prefill, a few tokens a step.
 
 What a smaller sub-model wrote to the cache is an approximation of what a larger one would have
 written. A `CacheRebuild` encodes the sequence anew into a second cache, beside the running

@@ -1,4 +1,4 @@
-"""Sub-models as views: one decoder in every size, at no cost in memory.
+"""Sub-model views: a MatFormer decoder in every size, on the same weights.
 
 A view shares every weight with the whole, and writes its keys to the whole's places in a cache, so
 that changing size between tokens allocates nothing. What a smaller model wrote is an approximation
