@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for the declarations transformers needs
-import tests.tvshim  # noqa: E402, F401, I001
+import tests.torchvision_shim  # noqa: E402, F401, I001
 
 from transformers import Gemma3nAudioConfig, Gemma3nAudioEncoder  # noqa: E402
 

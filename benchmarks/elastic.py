@@ -24,7 +24,7 @@ import torch
 
 from gemelo.config import Gemma3Config, Gemma3nConfig, Submodel
 from gemelo.engine import step
-from gemelo.engine.elastic.views import SubmodelViews
+from gemelo.engine.elastic.submodel_views import SubmodelViews
 from gemelo.engine.kv import KVCache
 from gemelo.engine.tokens import Tokens
 from gemelo.evals.machine import cpu_name

@@ -27,7 +27,7 @@ from outline import lines
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for the declarations that timm needs
-import tests.tvshim  # noqa: E402, F401, I001
+import tests.torchvision_shim  # noqa: E402, F401, I001
 
 import timm  # noqa: E402
 from transformers import SiglipVisionConfig, SiglipVisionModel  # noqa: E402

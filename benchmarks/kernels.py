@@ -28,7 +28,7 @@ from rich.table import Table
 
 from gemelo.evals.machine import cpu_name, memory_bandwidth
 from gemelo.kernels import cpu, native
-from gemelo.kernels.formats import FORMATS, Format, Packed
+from gemelo.kernels.quants import FORMATS, Format, Packed
 from gemelo.kernels.repacked import Panels, can_interleave
 
 COLUMNS = 2560  # the width of Gemma 3 4B

@@ -34,7 +34,7 @@ from gemelo.checkpoints.source import (
 from gemelo.cli.terminal import Bar
 from gemelo.config import Gemma3Config, Gemma3nConfig, ModelConfig
 from gemelo.errors import GemeloError
-from gemelo.kernels.formats import FORMATS, Format, Packed
+from gemelo.kernels.quants import FORMATS, Format, Packed
 from gemelo.models.gemma3 import Gemma3
 from gemelo.models.gemma3n import Gemma3n
 from gemelo.weights import metadata, names

@@ -26,7 +26,7 @@ from gemelo.config import Gemma3nConfig, Submodel, kv_bytes
 from gemelo.engine.memory.process import process_bytes
 from gemelo.engine.memory.residency import resident_bytes
 from gemelo.evals.machine import cpu_name
-from gemelo.kernels.formats import FORMATS, Format, Packed
+from gemelo.kernels.quants import FORMATS, Format, Packed
 from gemelo.models.gemma3n import Gemma3n
 from gemelo.weights import metadata, names
 from gemelo.weights.gguf import GGUFFile

@@ -60,7 +60,7 @@ if TYPE_CHECKING:
         UnsupportedError,
     )
     from gemelo.inputs.media.audio import Samples, read_audio, stream_audio
-    from gemelo.inputs.media.borrowed import Readable
+    from gemelo.inputs.media.file_objects import Readable
     from gemelo.inputs.media.image import Picture, read_image
     from gemelo.inputs.media.panscan import PanScan
     from gemelo.inputs.media.parts import MediaPart, TextPart
@@ -107,7 +107,7 @@ _HOMES = {
     "Policy": "gemelo.engine.elastic.policy.Policy",
     "Prompt": "gemelo.inputs.prompt.chat.Prompt",
     "PromptLike": "gemelo.api.PromptLike",
-    "Readable": "gemelo.inputs.media.borrowed.Readable",
+    "Readable": "gemelo.inputs.media.file_objects.Readable",
     "RebuildMode": "gemelo.config.options.RebuildMode",
     "Samples": "gemelo.inputs.media.audio.Samples",
     "Sampling": "gemelo.config.sampling.Sampling",

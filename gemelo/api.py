@@ -28,7 +28,7 @@ from torch import Tensor
 from gemelo.checkpoints.load import Checkpoint, assemble, load_checkpoint
 from gemelo.checkpoints.locate import expanded, resolve
 from gemelo.checkpoints.open import open_source
-from gemelo.checkpoints.subset import cut, without_padding, without_towers
+from gemelo.checkpoints.slice import cut, without_padding, without_towers
 from gemelo.config import ModelConfig, Submodel
 from gemelo.config.options import KVFormat, TablePlacement, WeightFormat
 from gemelo.config.sampling import Sampling, SamplingSettings

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-import tests.tvshim  # noqa: F401  before anything imports transformers' eyes
+import tests.torchvision_shim  # noqa: F401  before anything imports transformers' eyes
 from gemelo.checkpoints.convert import convert
 from gemelo.config import Gemma3Config, VisionConfig
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer

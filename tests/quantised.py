@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from gemelo.config import Gemma3Config, Gemma3nConfig
 from gemelo.engine.kv import KVCache, KVFormat
-from gemelo.kernels.formats import FORMATS, Packed, pack
 from gemelo.kernels.linear import QuantEmbedding, QuantLinear
+from gemelo.kernels.quants import FORMATS, Packed, pack
 from gemelo.models.gemma3 import Gemma3
 from gemelo.models.gemma3n import Gemma3n
 from gemelo.models.layers import Embedding, Linear

@@ -17,7 +17,7 @@ ROOT = Path(gemelo.__file__).parent
 FLOORS = {
     "errors": 0,
     "string_table": 0,
-    "documents": 0,
+    "text_files": 0,
     "config": 0,
     "kernels": 0,
     "models": 1,

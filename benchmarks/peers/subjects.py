@@ -29,7 +29,7 @@ from gemelo.checkpoints.locate import demo
 from gemelo.checkpoints.open import open_source
 from gemelo.checkpoints.source import EMBEDDING, PER_LAYER_EMBEDDING
 from gemelo.cli.terminal import Bar
-from gemelo.kernels.formats import Packed
+from gemelo.kernels.quants import Packed
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,10 @@ from gemelo.checkpoints.mmproj import with_mmproj
 from gemelo.checkpoints.open import open_source
 from gemelo.checkpoints.source import Source
 from gemelo.config import Submodel
-from gemelo.documents import read_object
 from gemelo.inputs.prompt.processor_config import read_preprocessor
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
-from gemelo.kernels.formats import Packed
+from gemelo.kernels.quants import Packed
+from gemelo.text_files import read_object
 from gemelo.weights.safetensors import Safetensors
 
 _INDEX = "model.safetensors.index.json"

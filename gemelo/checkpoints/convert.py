@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from gemelo.checkpoints.destination import check_apart, check_place, is_gguf
-from gemelo.checkpoints.key_values import gguf_values, with_loss_notices
+from gemelo.checkpoints.gguf_key_values import gguf_values, with_loss_notices
 from gemelo.checkpoints.load import tokenizer_of
 from gemelo.checkpoints.locate import expanded, resolve
 from gemelo.checkpoints.mmproj import mmproj_names, mmproj_values, with_own_towers
@@ -33,20 +33,20 @@ from gemelo.checkpoints.plan import (
     hf_targets,
     tower_targets,
 )
+from gemelo.checkpoints.slice import cut, with_rows, without_padding, without_towers
 from gemelo.checkpoints.source import EMBEDDING, Source, architecture
-from gemelo.checkpoints.subset import cut, with_rows, without_padding, without_towers
 from gemelo.config import Submodel
 from gemelo.config.options import TargetFormat
 from gemelo.errors import InputError, UnavailableError, UnsupportedError
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
-from gemelo.kernels.formats import Packed
+from gemelo.kernels.quants import Packed
 from gemelo.weights import names
 from gemelo.weights.folder import TOKENIZER_FILES, replaced_folder
 from gemelo.weights.gguf_write import write_gguf
 from gemelo.weights.mapped import behind, check
 from gemelo.weights.metadata_gemma3n import built_in
 from gemelo.weights.safetensors import TensorToWrite, write_safetensors
-from gemelo.weights.unfinished import plain_os_errors
+from gemelo.weights.temporary_files import plain_os_errors
 
 Progress = Callable[[int, int], None]  # bytes written, bytes in all
 _MAPS = ".msfa.ffn.pw_exp.conv.weight"  # one of MobileNet's convolutions; all have one format

@@ -16,10 +16,10 @@ from pathlib import Path
 from gemelo.checkpoints.mmproj import companion
 from gemelo.checkpoints.source import Source
 from gemelo.errors import InputError
-from gemelo.kernels.formats import Packed
+from gemelo.kernels.quants import Packed
 from gemelo.weights.folder import check_replaceable, is_own, recovered
 from gemelo.weights.mapped import behind
-from gemelo.weights.unfinished import plain_os_errors, real_path
+from gemelo.weights.temporary_files import plain_os_errors, real_path
 
 
 def is_gguf(target: Path) -> bool:

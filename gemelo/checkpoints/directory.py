@@ -17,8 +17,8 @@ from typing import Any
 
 from gemelo.config import ModelConfig
 from gemelo.config.config_json import eos_ids
-from gemelo.documents import read_object
 from gemelo.errors import GemeloError, InputError, UnsupportedError, listed
+from gemelo.text_files import read_object
 from gemelo.weights.safetensors import INDEX_NAME, SINGLE_NAME, Safetensors
 
 GENERATION = "generation_config.json"

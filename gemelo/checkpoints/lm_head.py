@@ -19,7 +19,7 @@ from torch import Tensor
 from gemelo.config import ModelConfig
 from gemelo.config.config_json import section
 from gemelo.errors import FileFormatError
-from gemelo.kernels.formats import Packed
+from gemelo.kernels.quants import Packed
 from gemelo.weights.names import HEAD
 
 EMBEDDING = "language_model.embed_tokens.weight"

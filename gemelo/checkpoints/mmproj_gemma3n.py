@@ -21,13 +21,13 @@ import numpy as np
 import torch
 
 from gemelo.checkpoints.layer_counts import AUDIO_ENCODER, check_count
+from gemelo.checkpoints.slice import without_towers
 from gemelo.checkpoints.source import EMBEDDING, Source, Weight, canonical
-from gemelo.checkpoints.subset import without_towers
 from gemelo.config import Gemma3nConfig, ModelConfig
 from gemelo.config.gemma3n_audio import AudioConfig
 from gemelo.config.gemma3n_vision import Vision3nConfig
 from gemelo.errors import FileFormatError, GemeloError, InputError, UnsupportedError
-from gemelo.kernels.formats import Packed, unpack
+from gemelo.kernels.quants import Packed, unpack
 from gemelo.weights.gguf import GGUFFile
 
 NAMES = "clip-gemma3n"  # of the tensors, as gemelo.weights.names calls them

@@ -30,6 +30,7 @@ from gemelo.checkpoints.directory import (
 )
 from gemelo.checkpoints.layer_counts import check_counts
 from gemelo.checkpoints.lm_head import with_head
+from gemelo.checkpoints.slice import without_absent_towers, without_dead_keys
 from gemelo.checkpoints.source import (
     DECODER,
     EMBEDDING,
@@ -38,7 +39,6 @@ from gemelo.checkpoints.source import (
     Weight,
     canonical,
 )
-from gemelo.checkpoints.subset import without_absent_towers, without_dead_keys
 from gemelo.config import Gemma3nConfig, ModelConfig, read_config
 from gemelo.config.gemma3n import spare_layer_types
 from gemelo.config.settings import (
@@ -48,12 +48,12 @@ from gemelo.config.settings import (
     setting_notices,
     writes,
 )
-from gemelo.documents import read_object
 from gemelo.errors import FileFormatError, GemeloError, InputError
+from gemelo.text_files import read_object
 from gemelo.weights import metadata, names
 from gemelo.weights.folder import recovered
 from gemelo.weights.gguf import GGUFFile
-from gemelo.weights.gguf_kinds import refuse_other_kinds
+from gemelo.weights.gguf_other_files import refuse_other_kinds
 from gemelo.weights.safetensors import Safetensors
 
 _LAUREL = "language_model.layers.0.laurel.linear_left.weight"

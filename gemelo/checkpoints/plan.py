@@ -20,11 +20,11 @@ from torch import Tensor
 
 from gemelo.checkpoints.load import build, is_tiny, keeps_eight_bits
 from gemelo.checkpoints.mmproj_gemma3n import file_shape
+from gemelo.checkpoints.slice import dead_keys, without_padding
 from gemelo.checkpoints.source import DECODER, Source, Weight, architecture
-from gemelo.checkpoints.subset import dead_keys, without_padding
 from gemelo.config.options import TargetFormat
 from gemelo.errors import InputError, UnsupportedError
-from gemelo.kernels.formats import FORMATS, Format, Packed, unpack
+from gemelo.kernels.quants import FORMATS, Format, Packed, unpack
 from gemelo.weights import names
 
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}

@@ -19,7 +19,7 @@ from torch import Tensor
 from gemelo.checkpoints.lm_head import EMBEDDING as EMBEDDING
 from gemelo.config import ModelConfig
 from gemelo.errors import FileFormatError, UnsupportedError, listed
-from gemelo.kernels.formats import Packed
+from gemelo.kernels.quants import Packed
 from gemelo.weights import names
 from gemelo.weights.gguf import GGUFFile
 from gemelo.weights.safetensors import Safetensors

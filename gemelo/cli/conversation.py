@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gemelo.documents import parse_json, read_text
 from gemelo.errors import FileFormatError, GemeloError, InputError
+from gemelo.text_files import parse_json, read_text
 
 if TYPE_CHECKING:
     from gemelo.api import Model, PromptLike

@@ -20,8 +20,8 @@ from typing import Any, Self, TypeVar
 from gemelo.config.checks import is_number
 from gemelo.config.gemma3n import Gemma3nConfig
 from gemelo.config.model import ModelConfig
-from gemelo.documents import read_object
 from gemelo.errors import FileFormatError, InputError
+from gemelo.text_files import read_object
 
 Config = TypeVar("Config", bound=ModelConfig)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gemelo.config.options import KVFormat
 from gemelo.engine import step
-from gemelo.engine.elastic.views import SubmodelViews
+from gemelo.engine.elastic.submodel_views import SubmodelViews
 from gemelo.engine.kv import KVCache, check_context
 from gemelo.engine.native_program import is_native
 from gemelo.engine.session import Session

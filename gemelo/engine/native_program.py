@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from gemelo.config import FULL, LAYER_TYPES, SLIDING, LayerType
 from gemelo.engine.kv import KVCache
 from gemelo.kernels import cpu, native
-from gemelo.kernels.formats import FORMATS, Packed, unpack
 from gemelo.kernels.linear import QuantEmbedding, QuantLinear, as_blocks
+from gemelo.kernels.quants import FORMATS, Packed, unpack
 from gemelo.kernels.repacked import Panels
 from gemelo.models.altup import NestedMLP
 from gemelo.models.decoder import Decoder as Decoder

@@ -31,7 +31,7 @@ from gemelo.engine.continuation import Continuation, Piece
 from gemelo.engine.elastic.policy import Moment, Policy
 from gemelo.engine.elastic.rebuild import CacheRebuild
 from gemelo.engine.elastic.speculative import Draft
-from gemelo.engine.elastic.views import SubmodelViews
+from gemelo.engine.elastic.submodel_views import SubmodelViews
 from gemelo.engine.kv import KVCache, RewindError
 from gemelo.engine.step import Decoder
 from gemelo.engine.timings import Stats, Timings

@@ -24,8 +24,8 @@ from gemelo.engine.kv import KVCache
 from gemelo.engine.native_program import Rows
 from gemelo.engine.tokens import EmbeddingSpan, Tokens, step_inputs
 from gemelo.errors import FileFormatError
-from gemelo.kernels.formats import Packed, unpacked_chunks
 from gemelo.kernels.linear import QuantEmbedding, QuantLinear
+from gemelo.kernels.quants import Packed, unpacked_chunks
 from gemelo.models.decoder import Decoder as Decoder
 from gemelo.models.layers import Embedding, Linear, RMSNorm, TransposedLinear
 from gemelo.weights.mapped import listen, lost, lost_weights

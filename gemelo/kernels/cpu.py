@@ -19,7 +19,7 @@ from torch import Tensor
 
 from gemelo.errors import InputError
 from gemelo.kernels import native
-from gemelo.kernels.formats import Format, Packed
+from gemelo.kernels.quants import Format, Packed
 
 if TYPE_CHECKING:
     from gemelo.kernels._native import Matrix

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from gemelo.errors import UnsupportedError
 from gemelo.kernels import products
-from gemelo.kernels.formats import FORMATS, Format, Packed
+from gemelo.kernels.quants import FORMATS, Format, Packed
 
 
 class QuantLinear(nn.Module):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from gemelo.kernels import cpu, reference
-from gemelo.kernels.formats import Packed
+from gemelo.kernels.quants import Packed
 
 
 def linear(x: Tensor, weight: Packed, index: Tensor | None = None) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from gemelo.errors import InputError
-from gemelo.kernels.formats import Packed, unpack, unpacked_chunks
+from gemelo.kernels.quants import Packed, unpack, unpacked_chunks
 
 
 def linear(x: Tensor, weight: Packed) -> Tensor:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from gemelo.kernels import cpu, native
 from gemelo.kernels.cpu import Layout
-from gemelo.kernels.formats import Packed
+from gemelo.kernels.quants import Packed
 
 if TYPE_CHECKING:
     from gemelo.kernels._native import Matrix

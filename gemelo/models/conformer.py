@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gemelo.config.gemma3n_audio import AudioConfig
+from gemelo.models.conformer_subsampling import Subsampling, SubsamplingState
 from gemelo.models.layers import Linear, Module, RMSNorm, softcap
-from gemelo.models.subsampling import Subsampling, SubsamplingState
 
 NORM_OFFSET = 0.0  # weights multiply as they are
 NORM_EPS = 1e-6  # of all norms but the convolution's, whatever rms_norm_eps says

@@ -18,7 +18,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from gemelo.config import ModelConfig, Submodel
-from gemelo.kernels.formats import Packed
+from gemelo.kernels.quants import Packed
 from gemelo.models.layers import (
     Cache,
     Embedding,

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from gemelo.errors import InputError
-from gemelo.kernels.formats import Packed, unpacked_chunks
-from gemelo.weights.unfinished import (
+from gemelo.kernels.quants import Packed, unpacked_chunks
+from gemelo.weights.temporary_files import (
     plain_os_errors,
     real_path,
     remove_files_left,

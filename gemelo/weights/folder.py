@@ -23,7 +23,7 @@ from pathlib import Path
 
 from gemelo.errors import GemeloError, InputError, UnavailableError
 from gemelo.weights.files import sync_folder
-from gemelo.weights.unfinished import (
+from gemelo.weights.temporary_files import (
     MARK,
     leftovers,
     plain_os_errors,

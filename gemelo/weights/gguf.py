@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from gemelo.errors import FileFormatError, UnsupportedError
-from gemelo.kernels.formats import Format, Packed
+from gemelo.kernels.quants import Format, Packed
 from gemelo.weights.gguf_header import Header, TensorInfo, read_header
 from gemelo.weights.gguf_split import Join, paths_of
 from gemelo.weights.gguf_values import KeyValues

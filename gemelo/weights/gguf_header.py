@@ -22,10 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemelo.errors import FileFormatError, GemeloError, UnsupportedError
-from gemelo.kernels.formats import Format
+from gemelo.kernels.quants import Format
 from gemelo.string_table import Strings
-from gemelo.weights.gguf_kinds import SEEN_BYTES, stranger
-from gemelo.weights.gguf_types import format_of
+from gemelo.weights.gguf_other_files import SEEN_BYTES, stranger
+from gemelo.weights.gguf_tensor_types import format_of
 from gemelo.weights.gguf_values import ARRAY, MAX_KEY_BYTES, NUMBER_TYPES, STRING, KeyValues
 
 MAGIC = b"GGUF"

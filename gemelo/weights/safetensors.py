@@ -22,11 +22,11 @@ from typing import Any, BinaryIO, NoReturn, TypeGuard
 import torch
 from torch import Tensor
 
-from gemelo.documents import read_bytes
 from gemelo.errors import FileFormatError, InputError, UnsupportedError
-from gemelo.kernels.formats import FORMATS, Format, Packed
+from gemelo.kernels.quants import FORMATS, Format, Packed
+from gemelo.text_files import read_bytes
 from gemelo.weights.files import byte_pieces, replaced
-from gemelo.weights.gguf_kinds import SEEN_BYTES, stranger
+from gemelo.weights.gguf_other_files import SEEN_BYTES, stranger
 from gemelo.weights.mapped import map_file
 
 SINGLE_NAME, INDEX_NAME = "model.safetensors", "model.safetensors.index.json"

@@ -18,7 +18,7 @@ from gemelo.checkpoints.convert import convert
 from gemelo.checkpoints.load import read_tokenizer
 from gemelo.checkpoints.open import open_source
 from gemelo.errors import FileFormatError, GemeloError, InputError, UnsupportedError
-from gemelo.kernels.formats import Packed
+from gemelo.kernels.quants import Packed
 from gemelo.models.multimodal import Gemma3Tree
 from gemelo.weights import names
 from gemelo.weights.gguf import GGUFFile

@@ -12,7 +12,7 @@ from gemelo.checkpoints.convert import convert
 from gemelo.checkpoints.load import WeightFormat, load_checkpoint
 from gemelo.config import Gemma3nConfig, read_config
 from gemelo.errors import FileFormatError, UnsupportedError
-from gemelo.kernels.formats import Packed
+from gemelo.kernels.quants import Packed
 from gemelo.models.gemma3n import Gemma3n
 from gemelo.models.multimodal import Gemma3nTree
 from gemelo.weights.safetensors import Safetensors

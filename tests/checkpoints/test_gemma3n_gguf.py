@@ -19,7 +19,7 @@ from gemelo.checkpoints.plan import TargetFormat
 from gemelo.checkpoints.source import Source, layer_of
 from gemelo.config import Gemma3nConfig
 from gemelo.errors import FileFormatError, GemeloError, InputError, UnsupportedError
-from gemelo.kernels.formats import FORMATS, Packed, pack, unpack
+from gemelo.kernels.quants import FORMATS, Packed, pack, unpack
 from gemelo.weights.gguf import GGUFFile
 from gemelo.weights.gguf_write import write_gguf
 from gemelo.weights.safetensors import Safetensors

@@ -18,7 +18,7 @@ from gemelo.checkpoints.load import load_checkpoint, read_tokenizer
 from gemelo.checkpoints.open import open_source
 from gemelo.config import Gemma3Config, Submodel
 from gemelo.errors import FileFormatError, GemeloError, InputError, UnsupportedError
-from gemelo.kernels.formats import FORMATS
+from gemelo.kernels.quants import FORMATS
 from gemelo.weights.gguf import GGUFFile
 from gemelo.weights.gguf_write import write_gguf
 from gemelo.weights.mapped import behind

@@ -16,7 +16,7 @@ from gemelo.checkpoints.load import WeightFormat, load_checkpoint
 from gemelo.engine.engine import Engine
 from gemelo.errors import FileFormatError, GemeloError, InputError, UnsupportedError
 from gemelo.kernels import native
-from gemelo.kernels.formats import Packed
+from gemelo.kernels.quants import Packed
 from gemelo.weights.safetensors import Safetensors, write_safetensors
 from tests.conftest import TINY, tiny_model, write_checkpoint
 from tests.gemma3n import write_tensors

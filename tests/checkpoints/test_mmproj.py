@@ -19,7 +19,7 @@ from gemelo.checkpoints.mmproj import companion, siglip_values
 from gemelo.checkpoints.plan import TargetFormat
 from gemelo.config import Gemma3Config
 from gemelo.errors import FileFormatError, GemeloError, InputError, UnsupportedError
-from gemelo.kernels.formats import FORMATS
+from gemelo.kernels.quants import FORMATS
 from gemelo.weights.gguf import GGUFFile
 from tests.mmproj import rewritten, vision
 from tests.multimodal import EYED, eyed, photograph, write

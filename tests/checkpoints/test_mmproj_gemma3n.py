@@ -21,7 +21,7 @@ from gemelo.checkpoints.plan import TargetFormat
 from gemelo.config import Gemma3nConfig
 from gemelo.errors import GemeloError, InputError, UnsupportedError
 from gemelo.inputs.prompt.media_loader import VisionOptions
-from gemelo.kernels.formats import FORMATS, Packed, unpack
+from gemelo.kernels.quants import FORMATS, Packed, unpack
 from gemelo.models.multimodal import Gemma3nTree, tree_of
 from gemelo.weights import names
 from gemelo.weights.gguf import GGUFFile

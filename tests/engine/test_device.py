@@ -22,7 +22,7 @@ from gemelo.api import load, prepare
 from gemelo.checkpoints.load import Checkpoint, load_checkpoint
 from gemelo.config import Gemma3Config, Gemma3nConfig
 from gemelo.config.options import TablePlacement
-from gemelo.engine.elastic.views import SubmodelViews
+from gemelo.engine.elastic.submodel_views import SubmodelViews
 from gemelo.engine.engine import Engine
 from gemelo.engine.memory.per_layer_table import HeldTable
 from gemelo.engine.step import Decoder

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from gemelo.kernels import cpu, native
-from gemelo.kernels.formats import FORMATS, Format
+from gemelo.kernels.quants import FORMATS, Format
 
 
 @pytest.fixture(params=native.instruction_sets())

@@ -11,7 +11,7 @@ import torch
 
 from gemelo.errors import InputError
 from gemelo.kernels import cpu, native
-from gemelo.kernels.formats import FORMATS, Format, Packed, unpack
+from gemelo.kernels.quants import FORMATS, Format, Packed, unpack
 from tests.kernels.matrices import (
     FEW,
     FLOATS,

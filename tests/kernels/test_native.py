@@ -76,7 +76,7 @@ sys.modules["gemelo.kernels._native"] = None  # as if it had not been built: imp
 import torch
 from gemelo.errors import InputError
 from gemelo.kernels import native, products, reference
-from gemelo.kernels.formats import FORMATS, Packed, pack
+from gemelo.kernels.quants import FORMATS, Packed, pack
 from gemelo.kernels.linear import QuantEmbedding, QuantLinear
 
 weight = pack(torch.randn(6, 64), FORMATS["q8_0"])

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gemelo.kernels import cpu, native
-from gemelo.kernels.formats import FORMATS, Packed
+from gemelo.kernels.quants import FORMATS, Packed
 from tests.kernels.matrices import random_input, random_weight
 from tests.native import needs_native
 
@@ -133,7 +133,7 @@ FORKING = """
 import os, threading, torch
 torch.set_num_threads(1)
 from gemelo.kernels import cpu, native
-from gemelo.kernels.formats import FORMATS, pack
+from gemelo.kernels.quants import FORMATS, pack
 
 weight = pack(torch.randn(64, 256), FORMATS["q8_0"])
 native.set_threads(2)
@@ -186,7 +186,7 @@ REFUSED = """
 import resource, torch
 torch.set_num_threads(1)
 from gemelo.kernels import cpu, native
-from gemelo.kernels.formats import FORMATS, pack
+from gemelo.kernels.quants import FORMATS, pack
 
 weight, x = pack(torch.randn(64, 256), FORMATS["q8_0"]), torch.randn(33, 256)
 native.set_threads(1)
@@ -221,7 +221,7 @@ STARVED = """
 import resource, sys, torch
 torch.set_num_threads(1)
 from gemelo.kernels import cpu, native
-from gemelo.kernels.formats import FORMATS, Packed
+from gemelo.kernels.quants import FORMATS, Packed
 
 columns = 1 << 20
 weight = Packed(torch.ones(32, columns // 32 * 34, dtype=torch.uint8), FORMATS["q8_0"])

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from gemelo.kernels import cpu, native, products, reference
-from gemelo.kernels.formats import FORMATS, Packed, unpack
+from gemelo.kernels.quants import FORMATS, Packed, unpack
 from tests.kernels.matrices import random_input, random_weight
 from tests.native import needs_native
 

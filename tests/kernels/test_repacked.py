@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gemelo.kernels import cpu, native, reference
 from gemelo.kernels import repacked as panels_module
-from gemelo.kernels.formats import FORMATS, Format, Packed
+from gemelo.kernels.quants import FORMATS, Format, Packed
 from gemelo.kernels.repacked import Panels, can_interleave, large_pages
 from tests.kernels.matrices import FEW, FLOATS, assert_close, random_input, random_weight
 from tests.native import needs_native

@@ -19,7 +19,7 @@ from gemelo.config import FULL, SLIDING, LayerType
 from gemelo.engine.kv import Int8Slots, KVCache, KVFormat, PlainSlots, Slots
 from gemelo.engine.native_program import KINDS, STORED
 from gemelo.kernels import cpu, native
-from gemelo.kernels.formats import FORMATS, Packed
+from gemelo.kernels.quants import FORMATS, Packed
 from gemelo.models.layers import KV, attend
 from gemelo.models.masks import attention_mask
 from tests.conftest import TINY

@@ -8,7 +8,7 @@ from pathlib import Path
 from gemelo.config import LAYER_TYPES
 from gemelo.engine.native_program import KINDS, STORED
 from gemelo.kernels import cpu, native
-from gemelo.kernels.formats import FORMATS
+from gemelo.kernels.quants import FORMATS
 from tests.native import needs_native
 
 pytestmark = needs_native

@@ -18,8 +18,8 @@ from transformers.models.gemma3n import (
 from transformers.models.gemma3n.modeling_gemma3n import Gemma3nMultimodalEmbedder
 
 from gemelo.checkpoints.load import build
+from gemelo.checkpoints.slice import dead_keys, without_dead_keys
 from gemelo.checkpoints.source import Source
-from gemelo.checkpoints.subset import dead_keys, without_dead_keys
 from gemelo.config import read_config
 from gemelo.errors import FileFormatError, UnsupportedError
 from gemelo.weights import names

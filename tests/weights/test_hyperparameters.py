@@ -11,7 +11,7 @@ import pytest
 
 from gemelo.errors import GemeloError
 from gemelo.string_table import Strings
-from gemelo.weights.gguf_kinds import refuse_other_kinds
+from gemelo.weights.gguf_other_files import refuse_other_kinds
 from gemelo.weights.metadata import config_from_gguf, config_to_gguf, read_facts
 from tests.text_configs import bare, published, published_3n
 

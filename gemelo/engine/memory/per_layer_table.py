@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from gemelo.config.options import TablePlacement
 from gemelo.engine.memory.pages import Backing, ask, backing, release
 from gemelo.errors import InputError, UnavailableError
-from gemelo.kernels.formats import Format, Packed
 from gemelo.kernels.linear import QuantEmbedding, as_blocks
 from gemelo.kernels.products import embedding
+from gemelo.kernels.quants import Format, Packed
 from gemelo.models.decoder import Decoder
 from gemelo.models.layers import Embedding
 

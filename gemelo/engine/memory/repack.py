@@ -16,8 +16,8 @@ from torch import nn
 
 from gemelo.engine.memory.pages import available_bytes, release
 from gemelo.engine.native_program import Decoder, packed
-from gemelo.kernels.formats import Packed
 from gemelo.kernels.linear import QuantLinear
+from gemelo.kernels.quants import Packed
 from gemelo.kernels.repacked import Panels, can_interleave
 from gemelo.models.altup import NestedMLP
 from gemelo.models.gemma3n import Block

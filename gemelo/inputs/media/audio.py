@@ -28,8 +28,8 @@ from torch import Tensor
 from gemelo.errors import InputError
 from gemelo.inputs.media.audio_channels import Floats, Levels, to_mono
 from gemelo.inputs.media.audio_track import Track, check_rate
-from gemelo.inputs.media.borrowed import Readable
 from gemelo.inputs.media.container import TimeBudget, open_container, open_live
+from gemelo.inputs.media.file_objects import Readable
 from gemelo.inputs.media.parts import Source, name_of
 
 if TYPE_CHECKING:

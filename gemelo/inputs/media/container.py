@@ -23,7 +23,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeVar
 
 from gemelo.errors import GemeloError, InputError
-from gemelo.inputs.media.borrowed import Borrowed, Readable
+from gemelo.inputs.media.file_objects import Borrowed, Readable
 from gemelo.inputs.media.mp4_boxes import check_boxes, is_boxes
 from gemelo.inputs.media.parts import MAX_STREAM_BYTES, NOUNS, Modality, Source, name_of, open_media
 

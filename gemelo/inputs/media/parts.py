@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast, get_args
 
 from gemelo.errors import GemeloError, InputError, UnsupportedError
-from gemelo.inputs.media.borrowed import Borrowed, Readable
+from gemelo.inputs.media.file_objects import Borrowed, Readable
 
 if TYPE_CHECKING:  # the command line's help reads this module, and has no use for NumPy
     import numpy as np

@@ -22,7 +22,7 @@ from typing import Any
 from gemelo.config import Modalities, ModelConfig
 from gemelo.errors import InputError, UnsupportedError
 from gemelo.inputs.media.audio import LIMIT_S, SAMPLING_RATE, Samples, read_audio, resample
-from gemelo.inputs.media.borrowed import Readable
+from gemelo.inputs.media.file_objects import Readable
 from gemelo.inputs.media.image import Picture, read_image, views
 from gemelo.inputs.media.mel import HOP_LENGTH, MIN_SAMPLES, check_min_samples, num_frames
 from gemelo.inputs.media.panscan import PanScan, crops

@@ -16,7 +16,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, SupportsIndex
 
-from gemelo.documents import read_bytes
 from gemelo.errors import FileFormatError, InputError, UnsupportedError
 from gemelo.inputs.tokenizer.added_tokens import SPACE, AddedToken, AddedVocabulary, Finder, Match
 from gemelo.inputs.tokenizer.backends import (
@@ -34,6 +33,7 @@ from gemelo.inputs.tokenizer.tokenizer_config import (
 )
 from gemelo.inputs.tokenizer.tokenizer_json import MAX_FILE_BYTES, TokenizerJson
 from gemelo.inputs.tokenizer.vocabulary import PLACEHOLDER, Vocabulary, gguf_flag, gguf_id
+from gemelo.text_files import read_bytes
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gemelo.documents import read_object, read_text
 from gemelo.errors import FileFormatError, InputError
 from gemelo.inputs.tokenizer.added_tokens import MAX_STRINGS, AddedToken
+from gemelo.text_files import read_object, read_text
 
 MAX_TEMPLATE_BYTES = 1 << 20
 MAX_CONFIG_BYTES = 8 << 20  # Gemma's has 1.1 MiB: every added string once more

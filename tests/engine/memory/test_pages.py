@@ -22,8 +22,8 @@ from gemelo.engine.memory.pages import (
     release,
 )
 from gemelo.errors import FileFormatError
-from gemelo.kernels.formats import FORMATS, Packed
 from gemelo.kernels.linear import QuantLinear
+from gemelo.kernels.quants import FORMATS, Packed
 from gemelo.weights.mapped import lost_weights, map_file
 from tests.native import needs_native
 

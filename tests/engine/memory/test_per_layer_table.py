@@ -13,7 +13,7 @@ from torch import Tensor
 from gemelo.checkpoints.load import load_checkpoint
 from gemelo.config.options import TablePlacement
 from gemelo.engine import step
-from gemelo.engine.elastic.views import SubmodelViews
+from gemelo.engine.elastic.submodel_views import SubmodelViews
 from gemelo.engine.engine import Engine
 from gemelo.engine.kv import KVCache
 from gemelo.engine.memory import per_layer_table
@@ -30,8 +30,8 @@ from gemelo.engine.tokens import Tokens
 from gemelo.errors import InputError, UnavailableError
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.kernels import reference
-from gemelo.kernels.formats import FORMATS, Packed, pack
 from gemelo.kernels.linear import as_blocks, module_bytes
+from gemelo.kernels.quants import FORMATS, Packed, pack
 from gemelo.models.gemma3n import Gemma3n
 from gemelo.weights.mapped import map_file
 from tests.conftest import TINY, tiny_model

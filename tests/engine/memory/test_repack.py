@@ -11,13 +11,13 @@ from torch import Tensor
 
 from gemelo.config import Submodel
 from gemelo.engine import step
-from gemelo.engine.elastic.views import SubmodelViews
+from gemelo.engine.elastic.submodel_views import SubmodelViews
 from gemelo.engine.memory import repack
 from gemelo.engine.memory.pages import present_bytes, release
 from gemelo.engine.memory.repack import repacked
 from gemelo.engine.native_program import Decoder, NativeProgram, packed
 from gemelo.engine.tokens import Tokens
-from gemelo.kernels.formats import FORMATS, Packed
+from gemelo.kernels.quants import FORMATS, Packed
 from gemelo.kernels.repacked import Panels
 from gemelo.models.gemma3n import Block, Gemma3n
 from tests.kernels.matrices import random_weight

@@ -9,7 +9,7 @@ import torch
 
 from gemelo.checkpoints.load import load_checkpoint
 from gemelo.config import Submodel
-from gemelo.engine.elastic.views import SubmodelViews
+from gemelo.engine.elastic.submodel_views import SubmodelViews
 from gemelo.engine.memory.pages import present_bytes
 from gemelo.engine.memory.process import process_bytes
 from gemelo.engine.memory.residency import release_tail, resident_bytes, stored, tails

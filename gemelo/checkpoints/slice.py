@@ -21,7 +21,7 @@ import torch
 from gemelo.checkpoints.source import DECODER, PER_LAYER_EMBEDDING, Source, Weight
 from gemelo.config import ModelConfig, Submodel
 from gemelo.errors import UnsupportedError
-from gemelo.kernels.formats import Packed
+from gemelo.kernels.quants import Packed
 
 _PROJECTION = f"{DECODER}per_layer_model_projection.weight"
 _LAYERS = f"{DECODER}layers."

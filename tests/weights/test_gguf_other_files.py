@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gemelo.errors import FileFormatError, GemeloError, UnsupportedError
-from gemelo.kernels.formats import FORMATS_BY_ID
+from gemelo.kernels.quants import FORMATS_BY_ID
 from gemelo.weights.gguf import GGUFFile
 
 BEGINNINGS: dict[str, tuple[bytes, str]] = {

@@ -15,11 +15,11 @@ from gemelo.api import load
 from gemelo.checkpoints.convert import convert
 from gemelo.checkpoints.load import load_checkpoint
 from gemelo.checkpoints.open import open_source
-from gemelo.checkpoints.subset import cut
+from gemelo.checkpoints.slice import cut
 from gemelo.config import Submodel
-from gemelo.engine.elastic.views import SubmodelViews
+from gemelo.engine.elastic.submodel_views import SubmodelViews
 from gemelo.errors import GemeloError, InputError, UnsupportedError
-from gemelo.kernels.formats import Packed
+from gemelo.kernels.quants import Packed
 from tests.gemma3n import IDS, TINY_3N, write_3n
 
 # Layers 5 and 6 give their keys to 7..11.

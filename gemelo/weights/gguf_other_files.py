@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gemelo.documents import LFS_POINTER, NOT_FETCHED
 from gemelo.errors import UnsupportedError, one_line
+from gemelo.text_files import LFS_POINTER, NOT_FETCHED
 
 SEEN_BYTES = 64  # of a file's beginning
 _OLD = "a file of llama.cpp from before GGUF; convert the original model again"

@@ -12,8 +12,8 @@ from PIL import Image
 
 from gemelo.errors import GemeloError, InputError
 from gemelo.inputs.media.audio import read_audio
-from gemelo.inputs.media.borrowed import Borrowed
 from gemelo.inputs.media.container import TimeBudget, TimedFile
+from gemelo.inputs.media.file_objects import Borrowed
 from gemelo.inputs.media.image import read_image
 from gemelo.inputs.media.video import read_video
 from tests.inputs.bombs import encoded as pictured

@@ -11,7 +11,7 @@ is no damage: it is named, with what to get instead.
 from __future__ import annotations
 
 from gemelo.errors import FileFormatError, UnsupportedError
-from gemelo.kernels.formats import FORMATS, FORMATS_BY_ID, Format
+from gemelo.kernels.quants import FORMATS, FORMATS_BY_ID, Format
 
 _ANOTHER = "get the model as Q4_K_M or Q8_0, or convert the original"
 _PLAIN = "these were weights rearranged for one processor; get the plain {} file"

@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+from gguf import quants as gguf_quants
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gemelo.errors import InputError, UnsupportedError
-from gemelo.kernels import formats
-from gemelo.kernels.formats import FORMATS, FORMATS_BY_ID, PACKERS, Format, Packed, pack, unpack
+from gemelo.kernels import quants
+from gemelo.kernels.quants import FORMATS, FORMATS_BY_ID, PACKERS, Format, Packed, pack, unpack
 
 BLOCK_FORMATS = [format for format in FORMATS.values() if format.block > 1]
 by_name = pytest.mark.parametrize("format", BLOCK_FORMATS, ids=lambda f: f.name)
@@ -25,7 +26,7 @@ def random_packed(format: Format, rows: int, blocks: int, seed: int = 0) -> Pack
 def oracle(packed: Packed) -> np.ndarray:
     blocks = np.ascontiguousarray(packed.blocks.numpy())
     with np.errstate(all="ignore"):
-        return quants.dequantize(blocks, GGMLQuantizationType[packed.format.name.upper()])
+        return gguf_quants.dequantize(blocks, GGMLQuantizationType[packed.format.name.upper()])
 
 
 def assert_same_bits(got: torch.Tensor, want: np.ndarray) -> None:
@@ -56,7 +57,7 @@ def test_unpack_is_exact_across_chunks(format: Format, monkeypatch: pytest.Monke
     packed = random_packed(format, rows=29, blocks=2, seed=1)
     whole = oracle(packed)
     for elements in (1, 3 * 2 * format.block, 100 * format.block):
-        monkeypatch.setattr(formats, "CHUNK_ELEMENTS", elements)
+        monkeypatch.setattr(quants, "CHUNK_ELEMENTS", elements)
         assert_same_bits(unpack(packed), whole)
 
 
@@ -113,7 +114,7 @@ def test_packed_refuses_wrong_bytes() -> None:
 
 def oracle_bytes(x: torch.Tensor, name: str) -> np.ndarray:
     with np.errstate(all="ignore"):
-        return quants.quantize(x.float().numpy(), GGMLQuantizationType[name.upper()])
+        return gguf_quants.quantize(x.float().numpy(), GGMLQuantizationType[name.upper()])
 
 
 def hard_values() -> torch.Tensor:
@@ -160,7 +161,7 @@ def test_pack_gives_the_reference_bytes_for_any_block(name: str, values: list[fl
 def test_packing_across_chunks_and_strides(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.randn(37, 96)
     whole = oracle_bytes(x, name)
-    monkeypatch.setattr(formats, "CHUNK_ELEMENTS", 5 * 96)
+    monkeypatch.setattr(quants, "CHUNK_ELEMENTS", 5 * 96)
     assert np.array_equal(pack(x, FORMATS[name]).blocks.numpy(), whole)
     strided = torch.zeros(37, 200)[:, 50:146].copy_(x)
     assert np.array_equal(pack(strided, FORMATS[name]).blocks.numpy(), whole)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gemelo.documents import read_bytes, read_object, read_text
 from gemelo.errors import FileFormatError, InputError
+from gemelo.text_files import read_bytes, read_object, read_text
 
 pytestmark = pytest.mark.timeout(20)  # a pipe that is waited for
 

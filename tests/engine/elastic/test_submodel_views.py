@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gemelo.config import LAYER_TYPES, Submodel
 from gemelo.engine.elastic.policy import Moment, difficulty, fixed, latency, memory
-from gemelo.engine.elastic.views import SubmodelViews
+from gemelo.engine.elastic.submodel_views import SubmodelViews
 from gemelo.engine.engine import Engine
 from gemelo.engine.kv import KVCache
 from gemelo.engine.session import REBUILD_TOKENS, Session
