@@ -2,7 +2,7 @@
 
 A model's directory, a sub-model's description and a saved conversation come from anywhere. A path
 that is a pipe would be waited for, a device never ends, a file of gigabytes fills memory: all three
-are told from a document before anything is read. A byte order mark, which editors on Windows leave,
+are refused before anything is read. A byte order mark, which editors on Windows leave,
 is no part of the text.
 
     config = read_object(Path("config.json"))

@@ -1,4 +1,4 @@
-"""Model directories: safetensors checkpoints, adapters and embedding models told apart.
+"""Model directories: safetensors checkpoints, adapters and embedding models recognised.
 
 A directory may hold an adapter, a pickle, a GGUF, weights that another program packed, or files
 left over from an earlier save. What gemelo does not read is named, with what to do; what lies

@@ -1,7 +1,7 @@
 """The Hugging Face hub: fetching a repository's model, and what its cache on this machine holds.
 
 The cache is the hub library's own, shared with every other tool, and so are its rules and settings
-(HF_HUB_CACHE, HF_HUB_OFFLINE, HF_TOKEN). What that library raises is told apart here: a full disk
+(HF_HUB_CACHE, HF_HUB_OFFLINE, HF_TOKEN). What that library raises becomes errors here: a full disk
 is no network fault, a gated repository no missing one.
 
     path = pull("google/gemma-3-1b-it")

@@ -47,7 +47,7 @@ def with_head(
                 "lm_head.weight; set it to true if the embedding is the head"
             )
         return config, shapes, ()
-    if EMBEDDING not in shapes:  # and so told as missing
+    if EMBEDDING not in shapes:  # and so reported as missing
         return config, shapes, ()
     if _are_equal(tensor(HEAD), tensor(EMBEDDING)):
         kept = {name: shape for name, shape in shapes.items() if name != HEAD}

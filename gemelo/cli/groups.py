@@ -80,6 +80,7 @@ class Elastic:
 
     @property
     def limits_memory(self) -> bool:
+        """Whether the policy keeps a limit on memory, by letting mapped pages go."""
         return (self.policy or "").startswith("memory:")
 
 

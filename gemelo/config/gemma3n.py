@@ -217,7 +217,7 @@ class Gemma3nConfig(ModelConfig):
         } | {key: getattr(self, key) for key in (*_TOWERS, *_TOP_LEVEL)}
 
     def _check_towers(self) -> None:
-        """Read what a file says of its towers, so that what is wrong with it is told at once."""
+        """Read what a file says of its towers, so that what is wrong with it is an error now."""
         for tower in (self.vision, self.audio):
             if tower is not None and tower.vocab_offset < self.vocab_size_per_layer_input:
                 raise FileFormatError(

@@ -1,7 +1,7 @@
 """Settings of a config.json beside a model's numbers: `model_type`, quantisation, idle ones.
 
 A setting that changes the mathematics and that nobody honours is refused by name; one that training
-or other programs left behind is passed over; whatever remains, a misspelt name among it, is told in
+or other programs left behind is passed over; whatever remains, a misspelt name among it, is put in
 one notice, because a setting that has no effect here may have been meant to have one.
 
     check_kind(raw);  check_plain(raw);  notices = setting_notices(raw, config)
@@ -276,8 +276,8 @@ def _fields(kind: Any) -> set[str]:
 
 def _strangers(part: Mapping[str, Any], known: set[str], where: str) -> Iterator[str]:
     for name, value in part.items():
-        is_told = name in known or name.startswith("_") or value in (None, _PUBLISHED.get(name))
-        if not is_told:
+        is_known = name in known or name.startswith("_") or value in (None, _PUBLISHED.get(name))
+        if not is_known:
             yield where + name
 
 

@@ -1,4 +1,4 @@
-"""GGUF files that are no model (adapters, vocabularies ...), told by first bytes or key-values.
+"""GGUF files that are no model (adapters, vocabularies ...), known by first bytes or key-values.
 
 A download that stopped, a pointer that Git LFS left, an adapter, towers without a decoder: each has
 a sentence of its own, with what to do, since "not a GGUF file" sends nobody anywhere.

@@ -1,7 +1,7 @@
-"""The two eyes beside each other: Gemma 3's SigLIP at 896 pixels, Gemma 3n's MobileNet-V5 at 768.
+"""Vision towers beside each other: Gemma 3's SigLIP at 896 pixels, Gemma 3n's MobileNet-V5 at 768.
 
-    python benchmarks/eyes.py --threads 2 --repeat 5 --json > benchmarks/results/eyes.json
-    python benchmarks/eyes.py --dtype f32 --repeat 5    # minutes: SigLIP takes 30 s a turn
+    python benchmarks/vision.py --threads 2 --repeat 5 --json > benchmarks/results/vision.json
+    python benchmarks/vision.py --dtype f32 --repeat 5    # minutes: SigLIP takes 30 s a turn
 
 Random weights in the published shapes. Each tower also runs as transformers and timm have it, on
 the very same tensors, and MobileNet-V5 with the matrices of its 1 x 1 convolutions in 8 bits. All
@@ -182,17 +182,17 @@ def speeds(dtype: torch.dtype, only: list[str], repeat: int) -> dict[str, object
 
 def towers(dtype: torch.dtype, only: list[str]) -> dict[str, Callable[[Tensor], Tensor]]:
     """Those named, or all."""
-    eyes = {name: tower(name, dtype) for name in SIDES if wanted(name, only)}
-    found: dict[str, Callable[[Tensor], Tensor]] = dict(eyes)
-    if "siglip" in eyes:
-        found["transformers_siglip"] = reference_siglip(eyes["siglip"], dtype)
-    if "mobilenet" in eyes:
-        found["timm_mobilenet"] = timms = reference_mobilenet(eyes["mobilenet"], dtype)
+    ours = {name: tower(name, dtype) for name in SIDES if wanted(name, only)}
+    found: dict[str, Callable[[Tensor], Tensor]] = dict(ours)
+    if "siglip" in ours:
+        found["transformers_siglip"] = reference_siglip(ours["siglip"], dtype)
+    if "mobilenet" in ours:
+        found["timm_mobilenet"] = timms = reference_mobilenet(ours["mobilenet"], dtype)
         found["timm_channels_last"] = lambda x: timms(
             x.contiguous(memory_format=torch.channels_last)
         )
         if dtype == torch.bfloat16 and (not only or "mobilenet_int8" in only):
-            found["mobilenet_int8"] = in_8_bits(eyes["mobilenet"])
+            found["mobilenet_int8"] = in_8_bits(ours["mobilenet"])
     return {name: tower for name, tower in found.items() if not only or name in only}
 
 

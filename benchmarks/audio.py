@@ -1,7 +1,7 @@
-"""Gemma 3n's ear at its real size: a clip at once, a stream in pieces, and the reference.
+"""Gemma 3n's audio encoder at its real size: a clip at once, a stream in pieces, and the reference.
 
-    python benchmarks/ears.py --rounds 3 --dtype bf16 --json benchmarks/results/ears.json
-    python benchmarks/ears.py --rounds 2 --dtype f32 --json benchmarks/results/ears.json
+    python benchmarks/audio.py --rounds 3 --dtype bf16 --json benchmarks/results/audio.json
+    python benchmarks/audio.py --rounds 2 --dtype f32 --json benchmarks/results/audio.json
 
 Random weights in the published shapes; transformers' encoder has the very same tensors. Streams go
 through `AudioStream`, spectrogram and embedder included. All take turns in one process, so that a
