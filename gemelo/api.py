@@ -183,7 +183,7 @@ class Model:
         """
         size = self.vision_options.image_size if image_size is None else image_size
         size = image_size_of(self.checkpoint.config, size)
-        return self.encoders.encode_image(read_image(picture), size)
+        return self.encoders.encode_image(read_image(picture), size).clone()  # ours stays
 
     def encode_audio(self, samples: Any) -> Tensor:
         """Embeddings (J, D) of a recording, one for 160 ms: a file, or samples at 16 kHz.

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from gemelo.checkpoints.locate import cache_folder, expanded
 from gemelo.cli import elastic
 from gemelo.cli.answer import answer, note_length_stop, note_timings
-from gemelo.cli.conversation import TEXT_ONLY, Conversation
+from gemelo.cli.conversation import TEXT_ONLY, Conversation, Snapshot
 from gemelo.cli.terminal import interactive, note, page, show, size, text_lines
 from gemelo.config.sampling import Sampling
 from gemelo.errors import GemeloError, InputError, UnavailableError
@@ -111,17 +111,22 @@ class Repl:
         """Ask, stream the answer, and keep both; an empty line says nothing."""
         if not text:
             return
+        before = self.conversation.snapshot()
         self.conversation.ask(text)
-        self._answer()
+        self._answer(before)
 
-    def _answer(self) -> None:
+    def _answer(self, before: Snapshot) -> None:
+        """Stream the answer and keep it; without one, all is as it was `before`."""
         text = ""
         try:
             prompt = self.model.prompt(self.conversation.prompt(), self.vision_options)
             self.last = answer(self.model, self.session, prompt, self.sampling, show, self.quiet)
             text = self.last.text
         finally:
-            self.conversation.answer(text)
+            if text:
+                self.conversation.answer(text)
+            else:
+                self.conversation.restore(before)
         show("\n")
         if self.last.finish_reason == "cancelled":
             note("(stopped)")
@@ -216,9 +221,10 @@ class Repl:
             note(f"sub-models: {', '.join(names)}; or a .toml or .json file")
 
     def _regen(self, rest: str) -> None:
+        before = self.conversation.snapshot()
         if not self.conversation.take_back("assistant"):
             raise InputError("there is no answer to take back")
-        self._answer()
+        self._answer(before)
 
     def _leave(self, rest: str) -> None:
         self.over = True

@@ -186,14 +186,18 @@ class KVCache:
             self._used[kind] = max(self._used[kind], needed)
 
     def _grow(self, kind: LayerType, capacity: int) -> None:
-        """A ring that has not wrapped yet lies in order, so growing keeps every slot's place."""
+        """A ring that has not wrapped yet lies in order, so growing keeps every slot's place.
+
+        The table comes last: until then an interrupt leaves slots that nobody uses.
+        """
         table, self._memory = self.positions[kind], None
-        self.positions[kind] = table.new_full((self.rows, capacity), -1)
-        self.positions[kind][:, : table.shape[1]] = table
         for layer, stores in self.stores.items():
             if self.config.layer_types[layer] == kind:
                 for store in stores:
                     store.grow(capacity)
+        grown = table.new_full((self.rows, capacity), -1)
+        grown[:, : table.shape[1]] = table
+        self.positions[kind] = grown
 
     @torch.inference_mode()
     def rewind(self, row: int, end: int) -> None:
@@ -307,8 +311,11 @@ class PlainSlots:
     def grow(self, capacity: int) -> None:
         """Make room for `capacity` slots a row; those that are filled stay."""
         old = self.x
-        self.x = old.new_zeros(old.shape[0], capacity, *old.shape[2:])
-        self.x[:, : old.shape[1]] = old
+        if old.shape[1] >= capacity:  # grown before an interrupt
+            return
+        grown = old.new_zeros(old.shape[0], capacity, *old.shape[2:])
+        grown[:, : old.shape[1]] = old
+        self.x = grown
 
     def copy_row(self, other: PlainSlots) -> None:
         """Every row becomes row 0 of `other`."""

@@ -37,6 +37,8 @@ from gemelo.engine.step import Decoder
 from gemelo.engine.timings import Stats, Timings
 from gemelo.engine.tokens import EmbeddingSpan, Tokens, checked
 from gemelo.engine.turns import Turn, Turns
+from gemelo.errors import InputError
+from gemelo.inputs.tokenizer.token_ids import token_ids
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.weights.mapped import check as check_files
 
@@ -156,9 +158,9 @@ class Session:
         """Continue tokens, reusing what the session holds of them. Close it, or stop, at any time.
 
         Keyword arguments are `Sampling`'s fields. With n > 1 the prompt is read once and its cache
-        copied; the session keeps the prompt and none of the answers. Its turn begins with the first
-        piece; SessionBusyError is raised there if another thread has one, and at any later piece if
-        this session has begun another turn since.
+        copied; the session keeps the prompt and none of the answers, and drafts nothing. Its turn
+        begins with the first piece; SessionBusyError is raised there if another thread has one, and
+        at any later piece if this session has begun another turn since.
         """
         chosen = Sampling.of(settings, sampling)
         prompt = checked(Tokens.of(tokens), self.cache.config, self.cache.context)
@@ -172,8 +174,8 @@ class Session:
     ) -> Completion:
         """Continue tokens to the end. Keyword arguments are `Sampling`'s fields."""
         chosen = Sampling.of(settings, sampling)
-        prompt = Tokens.of(tokens)
-        pieces = list(self.stream(prompt, chosen))
+        prompt = checked(Tokens.of(tokens), self.cache.config, self.cache.context)
+        pieces = list(self.answer(self.turns.begin(), prompt, chosen))
         return Completion.of(prompt.ids, pieces, self.timings, self.seed, chosen.n)
 
     def answer(
@@ -190,10 +192,11 @@ class Session:
     def _pieces(
         self, tokens: Tokens, sampling: Sampling, progress: Progress | None
     ) -> Generator[Piece]:
+        self._check_policy(sampling)
         self.timings = timings = Timings(load_s=self._load_s)
         self._load_s = 0.0
         started = time.perf_counter()
-        scores = self._read(tokens, progress)
+        scores = self._read(tokens, progress, timings)
         rows = [
             Continuation(self.tokenizer, tokens.ids, sampling, index) for index in range(sampling.n)
         ]
@@ -213,18 +216,25 @@ class Session:
             clock = time.perf_counter()  # what the caller did meanwhile is not ours
         check_files(self.views.files)  # what was written over in a turn may have been read in it
 
+    def _check_policy(self, sampling: Sampling) -> None:
+        """A policy is asked before every token of one continuation, and of no other turn."""
+        if self.policy is not None and (sampling.n > 1 or self.draft is not None):
+            other = "n > 1" if sampling.n > 1 else "a draft"
+            raise InputError(f"a policy chooses the size, which {other} excludes; set one to None")
+
     def read(self, tokens: Sequence[int] | Tokens, progress: Progress | None = None) -> Tensor:
         """Bring the cache to hold tokens, reusing a common prefix; scores (V,) of what follows."""
         prompt = checked(Tokens.of(tokens), self.cache.config, self.cache.context)
-        return self.turns.once(self._read, prompt, progress)
+        return self.turns.once(self._read, prompt, progress, Timings())
 
     @torch.inference_mode()
-    def _read(self, tokens: Tokens, progress: Progress | None) -> Tensor:
+    def _read(self, tokens: Tokens, progress: Progress | None, timings: Timings) -> Tensor:
         shared = self._rewind_to(tokens, len(tokens) - 1)
-        self.timings.reused_tokens, self.timings.prefill_tokens = shared, len(tokens) - shared
+        self.timings, writer = timings, self.active  # whom `progress` may change
+        timings.reused_tokens, timings.prefill_tokens = shared, len(tokens) - shared
 
         def done(position: int) -> None:
-            self._hold(tokens.ids[len(self.ids) : position])
+            self._hold(tokens.ids[len(self.ids) : position], writer)
             if progress is not None:
                 progress(position - shared, len(tokens) - shared)
 
@@ -239,25 +249,28 @@ class Session:
     def extend(self, tokens: Sequence[int] | Tokens) -> None:
         """Write more tokens after those that are held, at a cost that does not grow with these."""
         more = Tokens.of(tokens)
+        more = Tokens(token_ids(more.ids), more.spans)
         if len(more):
-            checked(more, self.cache.config, self.cache.context, num_held=len(self.ids))
+            more = checked(more, self.cache.config, self.cache.context, num_held=len(self.ids))
             self.turns.once(self._extend, more)
 
     def _write(self, tokens: Tokens) -> None:
         shared = self._rewind_to(tokens, len(tokens))
         for begin, end in tokens.chunks(shared, self.cache.chunk):
             step.write(self.decoder, self.cache, tokens[begin:end], begin)
-            self._hold(tokens.ids[begin:end])
+            self._hold(tokens.ids[begin:end], self.active)
 
     def _extend(self, more: Tokens) -> None:
         check_files(self.views.files)
         begun = len(self.ids)
-        while self.spans and self.spans[-1].begin >= begun:  # of a prompt that was not read whole
-            self.spans.pop()
+        while self.spans and self.spans[-1].end > begun:  # of a prompt that was not read whole
+            span = self.spans.pop()
+            if span.begin < begun:
+                self.spans.append(span.within(0, begun))
         self.spans.extend(span.moved(begun) for span in more.spans)
         for begin, end in more.chunks(0, self.cache.chunk):
             step.write(self.decoder, self.cache, more[begin:end], begun + begin)
-            self._hold(more.ids[begin:end])
+            self._hold(more.ids[begin:end], self.active)
 
     def _rewind_to(self, tokens: Tokens, limit: int) -> int:
         """Forget what is held beyond the common prefix with tokens, of at most `limit`; how long
@@ -329,17 +342,18 @@ class Session:
         else:
             scores = step.verify(self.decoder, self.cache, ids, position)
         self._step_s = time.perf_counter() - started
-        self._hold(ids)
+        self._hold(ids, self.active)
         if self.rebuild_mode == "lazy" and self.num_stale:
             self._rebuild_some(REBUILD_TOKENS + len(ids))
         return scores
 
-    def _hold(self, ids: Sequence[int]) -> None:
-        """Note what a finished step has written, and who did."""
+    def _hold(self, ids: Sequence[int], writer: Submodel | None) -> None:
+        """Note what a finished step has written, and who did. Ids come last: what they claim is
+        what counts, wherever an interrupt comes."""
+        self._writers[len(self.ids) :] = [writer] * len(ids)
         self.ids.extend(ids)
-        self._writers.extend([self.active] * len(ids))
         self._since += len(ids)
-        self.stats.tokens[self.active.name if self.active else ""] += len(ids)
+        self.stats.tokens[writer.name if writer else ""] += len(ids)
 
     def _forget(self, end: int) -> None:
         """Hold `end` tokens and no more; none at all, if the rings do not reach back so far."""
@@ -348,6 +362,6 @@ class Session:
         except RewindError:
             self.cache.clear()
             end = 0
-        if end < len(self.ids):
-            self._rebuild = None
+        if self._rebuild is not None:
+            self._rebuild.rewind(end)
         del self.ids[end:], self._writers[end:]

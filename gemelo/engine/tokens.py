@@ -32,12 +32,14 @@ class EmbeddingSpan:
     """Embeddings (J, D) in place of those of the ids from `begin` on, as a tower made them.
 
     key tells one picture or sound from another. bidirectional: its tokens see each other both ways.
+    offset: how many of that picture's or sound's embeddings come before these.
     """
 
     begin: int
     embeds: Tensor = field(repr=False)
     key: bytes
     bidirectional: bool = False
+    offset: int = 0
 
     @property
     def end(self) -> int:
@@ -46,7 +48,8 @@ class EmbeddingSpan:
 
     def same(self, other: EmbeddingSpan) -> bool:
         """Whether it is the same content in the same place."""
-        return (self.begin, self.end, self.key) == (other.begin, other.end, other.key)
+        own = (self.begin, self.end, self.key, self.offset)
+        return own == (other.begin, other.end, other.key, other.offset)
 
     def moved(self, by: int) -> EmbeddingSpan:
         """The same, so many indices later."""
@@ -55,8 +58,14 @@ class EmbeddingSpan:
     def within(self, begin: int, end: int) -> EmbeddingSpan:
         """The part of it between two indices, counted from the first of them."""
         first, last = max(self.begin, begin), min(self.end, end)
-        embeds = self.embeds[first - self.begin : last - self.begin]
-        return replace(self, begin=first - begin, embeds=embeds)
+        skipped = first - self.begin
+        embeds = self.embeds[skipped : last - self.begin]
+        if self.bidirectional and len(embeds) < len(self.embeds):
+            raise InputError(
+                f"tokens {begin} to {end} cut a picture at {self.begin} to {self.end}, which has "
+                "to be read in one step; cut before or after it"
+            )
+        return replace(self, begin=first - begin, embeds=embeds, offset=self.offset + skipped)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +84,12 @@ class Tokens:
         return len(self.ids)
 
     def __getitem__(self, part: slice) -> Tokens:
-        """The tokens between two indices, with the spans' parts there."""
+        """The tokens between two indices, with the spans' parts there.
+
+        Raises InputError for a step other than 1, and where a bidirectional span would be cut.
+        """
+        if not isinstance(part, slice) or part.step not in (None, 1):
+            raise InputError(f"tokens[{part!r}]: expected tokens[begin:end]")
         begin, end, _ = part.indices(len(self))
         spans = [span for span in self.spans if span.begin < end and span.end > begin]
         return Tokens(self.ids[begin:end], [span.within(begin, end) for span in spans])
@@ -122,9 +136,8 @@ class Tokens:
 
 
 def checked(tokens: Tokens, config: ModelConfig, context: int, num_held: int = 0) -> Tokens:
-    """Tokens that can be run after `num_held` others: some, in the vocabulary, within the context.
-
-    Raises InputError or ContextLengthError otherwise.
+    """Tokens that can be run after `num_held` others: some, in the vocabulary, within the context,
+    their spans in order and inside. Raises InputError or ContextLengthError otherwise.
     """
     ids = token_ids(tokens.ids)
     if not ids:
@@ -137,7 +150,24 @@ def checked(tokens: Tokens, config: ModelConfig, context: int, num_held: int = 0
             f"the prompt has {num_held + len(ids)} tokens and the context holds {context} "
             f"(the model takes {config.max_position_embeddings})"
         )
+    _check_spans(tokens.spans, len(ids), config.hidden_size)
     return Tokens(ids, tokens.spans)
+
+
+def _check_spans(spans: Sequence[EmbeddingSpan], length: int, width: int) -> None:
+    free = 0  # the first index that no span has yet
+    for span in spans:
+        shape = tuple(span.embeds.shape)
+        if len(shape) != 2 or shape[1] != width or not shape[0]:
+            raise InputError(f"embeddings of shape {shape}; expected one or more of width {width}")
+        if not span.embeds.is_floating_point():
+            raise InputError(f"embeddings of type {span.embeds.dtype}; expected floats")
+        if span.begin < free or span.end > length:
+            raise InputError(
+                f"embeddings at {span.begin} to {span.end} of {length} tokens, where {free} is the "
+                "first that is free: put spans in order, and inside"
+            )
+        free = span.end
 
 
 def step_inputs(

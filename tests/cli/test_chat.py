@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pty
@@ -74,6 +75,20 @@ def test_regen_replaces_the_answer(repl: Repl) -> None:
     repl.run(["/set seed 2", "/regen"])
     assert repl.conversation.messages[0] == first[0]
     assert repl.conversation.messages != first
+
+
+def test_a_failed_question_loses_nothing(repl: Repl, tmp_path: Path) -> None:
+    """Neither the pair that /regen takes back, nor what was attached."""
+    repl.run(["the"])
+    messages = list(repl.conversation.messages)
+    bad = repl.sampling
+    repl.sampling = dataclasses.replace(bad, logit_bias={999999: 1.0})
+    repl.run(["/regen"])
+    assert repl.conversation.messages == messages
+    repl.conversation.attach("image", tmp_path / "none.png")
+    attached = list(repl.conversation.attached)
+    repl.run(["what is this"])
+    assert repl.conversation.messages == messages and repl.conversation.attached == attached
 
 
 def test_clear_keeps_the_instructions(repl: Repl) -> None:

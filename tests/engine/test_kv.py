@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 from typing import get_args
 
 import pytest
@@ -10,7 +11,10 @@ import torch
 from torch import Tensor
 
 from gemelo.config import FULL, LAYER_TYPES, SLIDING, Gemma3Config, kv_bytes
-from gemelo.engine.kv import KVCache, KVFormat, RewindError
+from gemelo.engine import kv as kv_module
+from gemelo.engine.kv import KVCache, KVFormat, PlainSlots, RewindError
+from gemelo.engine.step import prefill
+from gemelo.engine.tokens import Tokens
 from gemelo.errors import ContextLengthError, InputError
 from gemelo.models.layers import KV, attend
 from gemelo.models.masks import attention_mask
@@ -210,3 +214,33 @@ def test_sliding_layers_keep_window_plus_chunk_minus_one() -> None:
     cache.reserve(100)
     assert cache.positions[SLIDING].shape[1] == 5 + 4 - 1
     assert cache.positions[FULL].shape[1] == 100
+
+
+@pytest.mark.parametrize("kv_format", get_args(KVFormat))
+@pytest.mark.parametrize("at", range(1, 12))
+def test_an_interrupt_while_it_grows(
+    kv_format: KVFormat, at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anywhere between two stores: what was held is there, and the next step grows the rest."""
+    config = TINY["blocks-of-32"]
+    cache = KVCache(config, 256, chunk=128, kv_format=kv_format)
+    model, ids = tiny_model(config), list(range(2, 92))
+    prefill(model, cache, Tokens(ids[:40]))
+    calls, grow = [0], PlainSlots.grow
+
+    def interrupted(store: PlainSlots, capacity: int) -> None:
+        calls[0] += 1
+        if calls[0] == at:
+            raise KeyboardInterrupt
+        grow(store, capacity)
+
+    monkeypatch.setattr(kv_module, "_GROWTH", 8)
+    monkeypatch.setattr(PlainSlots, "grow", interrupted)
+    with suppress(KeyboardInterrupt):
+        prefill(model, cache, Tokens(ids), start=40)
+    monkeypatch.setattr(PlainSlots, "grow", grow)
+    cache.rewind(0, 40)
+    fresh = KVCache(config, 256, chunk=128, kv_format=kv_format)
+    expected = prefill(model, fresh, Tokens(ids))
+    found = prefill(model, cache, Tokens(ids), start=40)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)

@@ -15,7 +15,7 @@ from gemelo.engine.kv import KVCache
 from gemelo.engine.sampler import Sampling
 from gemelo.engine.session import Session
 from gemelo.engine.step import prefill, write
-from gemelo.engine.tokens import EmbeddingSpan, Tokens, step_inputs
+from gemelo.engine.tokens import EmbeddingSpan, Tokens, checked, step_inputs
 from gemelo.errors import InputError
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.models.multimodal import Tree
@@ -219,7 +219,8 @@ def test_chunks_end_beside_blocks() -> None:
 
 def test_a_part_has_its_spans_at_their_places() -> None:
     embeds = torch.arange(6.0)[:, None]
-    tokens = Tokens(range(20), [seen(4, embeds), EmbeddingSpan(12, embeds, b"x")])
+    spans = [EmbeddingSpan(4, embeds, b"a"), EmbeddingSpan(12, embeds, b"x")]
+    tokens = Tokens(range(20), spans)
     part = tokens[6:14]
     assert len(part) == 8 and [*part.ids] == [*range(6, 14)]
     assert [(span.begin, span.end, span.key) for span in part.spans] == [
@@ -255,3 +256,74 @@ def test_a_picture_too_large_for_a_step_is_told() -> None:
     with pytest.raises(InputError, match="16 tokens has to be read in one step, which takes 8"):
         prefill(eyed().language_model, cache, Tokens(ids, spans), 0)
     write(eyed().language_model, cache, Tokens(ids[:7]), 0)
+
+
+def test_parts_of_one_span_are_told_apart() -> None:
+    """The first half of a recording in place of the second is another content."""
+    embeds = torch.arange(8.0)[:, None]
+    whole = Tokens(range(20), [EmbeddingSpan(5, embeds, b"x")])
+    first, second = whole[:9], Tokens(range(5)) + whole[9:13]
+    assert len(first) == len(second) == 9
+    assert first.common_prefix(Tokens(range(9), second.spans)) == 5
+    assert whole.common_prefix(whole[:9] + whole[9:]) == 5 and first.common_prefix(whole[:9]) == 9
+
+
+@pytest.mark.parametrize("part", [slice(None, None, 2), slice(None, None, -1), 3])
+def test_other_parts_are_refused(part: Any) -> None:
+    with pytest.raises(InputError, match=r"expected tokens\[begin:end\]"):
+        Tokens(range(9))[part]
+
+
+def test_a_picture_is_not_cut() -> None:
+    tokens = Tokens(range(20), [seen(4, torch.zeros(6, 1))])
+    assert len(tokens[4:10].spans) == 1 and not tokens[:4].spans
+    with pytest.raises(InputError, match="cut a picture at 4 to 10"):
+        tokens[:9]
+
+
+@pytest.mark.parametrize(
+    ("spans", "error"),
+    [
+        ([EmbeddingSpan(5, torch.zeros(4, 96), b"")], None),
+        ([EmbeddingSpan(-1, torch.zeros(4, 96), b"")], "where 0 is the first"),
+        ([EmbeddingSpan(6, torch.zeros(4, 96), b"")], "at 6 to 10 of 9 tokens"),
+        (
+            [EmbeddingSpan(4, torch.zeros(2, 96), b""), EmbeddingSpan(5, torch.zeros(2, 96), b"")],
+            "6",
+        ),
+        (
+            [EmbeddingSpan(4, torch.zeros(2, 96), b""), EmbeddingSpan(1, torch.zeros(2, 96), b"")],
+            "6",
+        ),
+        ([EmbeddingSpan(4, torch.zeros(2, 3), b"")], "width 96"),
+        ([EmbeddingSpan(4, torch.zeros(96), b"")], "width 96"),
+        ([EmbeddingSpan(4, torch.zeros(0, 96), b"")], "one or more"),
+        ([EmbeddingSpan(4, torch.zeros(2, 96, dtype=torch.int32), b"")], "expected floats"),
+    ],
+)
+def test_spans_are_checked(spans: list[EmbeddingSpan], error: str | None) -> None:
+    tokens = Tokens(range(9), spans)
+    if error is None:
+        assert checked(tokens, EYED, 64).spans == spans
+    else:
+        with pytest.raises(InputError, match=error):
+            checked(tokens, EYED, 64)
+
+
+def test_going_on_after_a_prompt_that_was_not_read_whole() -> None:
+    """What was read of a recording counts, and no more of it."""
+    ids, spans, _ = sounds_and_a_picture()
+    whole = Tokens(ids, spans)
+    middle = spans[1].begin + 4
+    live = session(awake(), chunk=16)
+
+    def stop(position: int, total: int) -> None:
+        if position >= middle - 16:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        live.read(whole, stop)
+    held = len(live.ids)
+    live.extend([300, 301])
+    assert all(span.end <= held for span in live.spans)
+    assert relative(live.read(whole), session(awake()).read(whole)) <= TOLERANCE

@@ -26,9 +26,18 @@ class CacheRebuild:
         """The first `clean_tokens` positions of `stale` are kept, if its rings still reach them."""
         self.decoder = decoder
         self.cache = stale.repeat(1)
-        self.done = clean_tokens
+        self.done = 0
+        self._keep(clean_tokens)
+
+    def rewind(self, end: int) -> None:
+        """Keep what was encoded of the first `end` tokens, after which others come."""
+        if end < self.done:
+            self._keep(end)
+
+    def _keep(self, end: int) -> None:
         try:
-            self.cache.rewind(0, clean_tokens)
+            self.cache.rewind(0, end)
+            self.done = end
         except RewindError:
             self.cache.clear()
             self.done = 0

@@ -172,6 +172,32 @@ def test_lazy_repair_catches_up_beside_generation(
     assert caches_equal(session.cache, reference)
 
 
+def test_lazy_rebuild_catches_up_beside_a_draft(session: Session) -> None:
+    """Guesses that are taken back do not throw away what was encoded."""
+    session.use(SMALL)
+    ids_of(session)
+    session.speculate(SMALL, gamma=3)
+    session.use("whole", rebuild="lazy")
+    for _ in session.stream([*session.ids, 400], dataclasses.replace(GREEDY, max_tokens=60)):
+        pass
+    assert session.stats.rebuilds == 1 and session.num_stale == 0
+
+
+def test_a_policy_goes_with_one_continuation(session: Session) -> None:
+    session.policy = fixed(SMALL)
+    with pytest.raises(InputError, match="which n > 1 excludes"):
+        session.generate([2, 300], dataclasses.replace(GREEDY, n=2))
+    session.speculate(SMALL)
+    with pytest.raises(InputError, match="which a draft excludes"):
+        session.generate([2, 300], GREEDY)
+
+
+def test_a_size_changed_while_a_prompt_is_read(session: Session) -> None:
+    """Who wrote it is who ran, not who was asked for meanwhile."""
+    session.read([2, *range(300, 330)], lambda done, total: session.use(SMALL))
+    assert set(session.written_by) == {"whole"} and session.num_stale == 31
+
+
 def test_off_keeps_what_is_there(session: Session) -> None:
     session.use(SMALL)
     ids_of(session)
