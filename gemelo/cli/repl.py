@@ -116,12 +116,18 @@ class Repl:
         self._answer(before)
 
     def _answer(self, before: Snapshot) -> None:
-        """Stream the answer and keep it; without one, all is as it was `before`."""
+        """Stream the answer and keep it; without one, all is as it was `before`.
+
+        After an error nothing is attached: a file that fails would fail every question.
+        """
         text = ""
         try:
             prompt = self.model.prompt(self.conversation.prompt(), self.vision_options)
             self.last = answer(self.model, self.session, prompt, self.sampling, show, self.quiet)
             text = self.last.text
+        except GemeloError:
+            before[1].clear()
+            raise
         finally:
             if text:
                 self.conversation.answer(text)
