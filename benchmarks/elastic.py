@@ -24,8 +24,9 @@ import torch
 
 from gemelo.config import Gemma3Config, Gemma3nConfig, Submodel
 from gemelo.engine import step
-from gemelo.engine.elastic.views import Sizes
+from gemelo.engine.elastic.submodel_views import SubmodelViews
 from gemelo.engine.kv import KVCache
+from gemelo.engine.tokens import Tokens
 from gemelo.evals.machine import cpu_name
 from gemelo.models.gemma3 import Gemma3
 from gemelo.models.gemma3n import Gemma3n
@@ -71,7 +72,7 @@ def alternate(repeat: int, **actions: Callable[[], float]) -> dict[str, list[flo
 def decoding(decoder: step.Decoder, tokens: int, context: int = 32) -> Callable[[], float]:
     """Seconds a token, decoding `tokens` after a context."""
     cache = KVCache(decoder.config, 4096, dtype=torch.bfloat16)
-    step.write(decoder, cache, list(range(100, 100 + context)), 0, context)
+    step.write(decoder, cache, Tokens(range(100, 100 + context)), 0)
 
     def run() -> float:
         cache.rewind(0, context)
@@ -91,7 +92,7 @@ def reading(decoder: step.Decoder, tokens: int, whole: bool = False) -> Callable
         cache = KVCache(decoder.config, 4096, dtype=torch.bfloat16)
         started = time.perf_counter()
         if not whole:
-            step.prefill(decoder, cache, ids, 0)
+            step.prefill(decoder, cache, Tokens(ids), 0)
         else:
             with torch.inference_mode():
                 for begin in range(0, tokens, cache.chunk):
@@ -121,8 +122,8 @@ def feed_forward(model: Gemma3n, layer: int) -> Callable[[], float]:
 
 def switching(model: Gemma3n) -> dict[str, float]:
     """Seconds of changing size between tokens, and what the process grew by meanwhile."""
-    sizes = Sizes(model)
-    chosen = [sizes.named(name) for name in ("E2B", "E4B", "E3.18B", "E2.49B")]
+    sizes = SubmodelViews(model)
+    chosen = [sizes.parse(name) for name in ("E2B", "E4B", "E3.18B", "E2.49B")]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     seconds = []
     for turn in range(200):
@@ -140,7 +141,7 @@ def switching(model: Gemma3n) -> dict[str, float]:
 def verifying(decoder: step.Decoder, tokens: int) -> Callable[[], float]:
     """Seconds of one pass over `tokens` positions with all their scores: a round's verification."""
     cache = KVCache(decoder.config, 4096, dtype=torch.bfloat16)
-    step.write(decoder, cache, list(range(100, 132)), 0, 32)
+    step.write(decoder, cache, Tokens(range(100, 132)), 0)
 
     def run() -> float:
         cache.rewind(0, 32)
@@ -175,8 +176,8 @@ def main() -> None:
     whole = filled(lambda: Gemma3n(E4B))
     assert isinstance(whole, Gemma3n)
     for block in whole.layers:
-        block.mlp.hold_columns()  # as gemelo.load does
-    e2b = Sizes(whole).view(Submodel.named("E2B", E4B))
+        block.mlp.transpose_down_proj()  # as gemelo.load does
+    e2b = SubmodelViews(whole).view(Submodel.named("E2B", E4B))
     results["switch"] = switching(whole)
 
     count = options.new_tokens

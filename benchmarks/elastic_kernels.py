@@ -24,6 +24,7 @@ from gemelo.config import Submodel
 from gemelo.engine import step
 from gemelo.engine.engine import Engine
 from gemelo.engine.step import Decoder
+from gemelo.engine.tokens import Tokens
 
 SEED = 0
 Timed = Callable[[], float]
@@ -39,7 +40,7 @@ def decoding(engine: Engine, decoder: Decoder, tokens: int) -> Timed:
 
     def run() -> float:
         cache, prompt = engine.cache(), ids_of(32)
-        step.prefill(decoder, cache, prompt, 0)
+        step.prefill(decoder, cache, Tokens(prompt), 0)
         started = time.perf_counter()
         for position in range(32, 32 + tokens):
             step.decode(decoder, cache, [position], [position])
@@ -53,7 +54,7 @@ def prefilling(engine: Engine, decoder: Decoder, count: int) -> Timed:
 
     def run() -> float:
         started = time.perf_counter()
-        step.prefill(decoder, engine.cache(), ids_of(count), 0)
+        step.prefill(decoder, engine.cache(), Tokens(ids_of(count)), 0)
         return time.perf_counter() - started
 
     return run
@@ -81,7 +82,7 @@ def main() -> None:
         load(path, threads=options.threads) for path in (options.e4b, options.gemma3_4b)
     )
     engine, whole = model.engine, model.engine.decoder
-    small = engine.sizes.view(Submodel.named("E2B", whole.config))
+    small = engine.views.view(Submodel.named("E2B", whole.config))
     tokens, rounds = options.new_tokens, options.rounds
     results = {
         "decode, E4B / E2B": compared(

@@ -27,8 +27,8 @@ from rich.console import Console
 from rich.table import Table
 
 from gemelo.evals.machine import cpu_name, memory_bandwidth
-from gemelo.kernels import cpu
-from gemelo.kernels.formats import FORMATS, Format, Packed
+from gemelo.kernels import cpu, native
+from gemelo.kernels.quants import FORMATS, Format, Packed
 from gemelo.kernels.repacked import Panels, can_interleave
 
 COLUMNS = 2560  # the width of Gemma 3 4B
@@ -83,12 +83,12 @@ def medians(actions: Mapping[str, Callable[[], object]], repeat: int) -> dict[st
 
 def product(isa: str, x: torch.Tensor, weight: Packed, panels: Panels | None) -> None:
     """x times weight on that instruction set, where it lies or from panels."""
-    cpu.use(isa)
+    native.use(isa)
     if panels is None:
         cpu.linear(x, weight)
         return
     out = torch.empty(len(x), len(weight.blocks))
-    cpu.native_module().product(
+    native.extension.product(
         x.data_ptr(), COLUMNS, False, len(x), panels.matrix(weight),
         out.data_ptr(), len(weight.blocks), False,
     )  # fmt: skip
@@ -163,14 +163,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--megabytes", type=int, default=1024, help="of weights, for few tokens")
-    parser.add_argument("--isa", nargs="+", default=cpu.instruction_sets(), help="default: all")
+    parser.add_argument("--isa", nargs="+", default=native.instruction_sets(), help="default: all")
     parser.add_argument("--formats", nargs="+", default=sorted(cpu.FORMATS))
     parser.add_argument("--json", type=Path, help="also write the numbers there")
     asked = parser.parse_args()
     if not asked.isa:
         sys.exit("the native kernels were not built here")
     torch.set_num_threads(asked.threads)
-    cpu.set_threads(asked.threads)
+    native.set_threads(asked.threads)
     read_gb_s, matmul_gflops = memory_bandwidth() / 1e9, torch_gflops(asked.repeat)
     speeds: list[Speed] = []
     for name in asked.formats:

@@ -38,7 +38,7 @@ def write(folder: Path) -> None:
     import torch
 
     from gemelo.checkpoints.convert import convert
-    from gemelo.checkpoints.load import read
+    from gemelo.checkpoints.load import load_checkpoint
     from gemelo.config import Gemma3nConfig
     from gemelo.models.gemma3n import Gemma3n
     from tests.conftest import write_checkpoint
@@ -73,11 +73,11 @@ def write(folder: Path) -> None:
     for format in FORMATS:
         path = folder / f"{format}.gguf"
         convert(source, path, format)
-        decoder = read(path).decoder
+        decoder = load_checkpoint(path).decoder
         ids, ours = continued(decoder, list(PROMPT))
         for layer in decoder.layers:
-            if layer.mlp.cutoff is not None:
-                layer.mlp.cutoff *= (FFN / (FFN - 1)) ** 0.5
+            if layer.mlp.std_multiplier is not None:
+                layer.mlp.std_multiplier *= (FFN / (FFN - 1)) ** 0.5
         _, as_theirs = continued(decoder, ids)
         np.savez(path.with_suffix(".npz"), ids=ids, ours=ours, as_theirs=as_theirs)
         print(f"wrote {path}", file=sys.stderr)

@@ -39,12 +39,13 @@ from gemelo import __version__
 from gemelo.api import Model, load
 from gemelo.checkpoints.locate import resolve
 from gemelo.cli.terminal import note
+from gemelo.config.options import KVFormat
 from gemelo.engine import step
-from gemelo.engine.kv import KVFormat
+from gemelo.engine.memory.process import peak_rss_bytes
 from gemelo.errors import GemeloError, InputError
-from gemelo.evals.machine import cpu_name, peak_rss_bytes
+from gemelo.evals.machine import cpu_name
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
-from gemelo.kernels import cpu
+from gemelo.kernels.native import isa
 
 CHUNK = 512  # tokens, `<bos>` among them
 AT_ONCE = (512, 16)  # tokens a step; up to 16 go through the kernels that decode
@@ -175,7 +176,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         engine = "gemelo" if kv_format == KV_FORMATS[0] else f"gemelo, {kv_format} KV"
         engines |= {title(engine, n): scorer(native, n) for n in options.at_once}
     parts = list(chunks(exact.tokenizer, options.tokens))
-    versions = {"gemelo": f"gemelo {__version__}, kernels {cpu.isa()}, torch {torch.__version__}"}
+    versions = {"gemelo": f"gemelo {__version__}, kernels {isa()}, torch {torch.__version__}"}
     peer, missing = None, {}
     try:
         peer = started(options)

@@ -23,11 +23,18 @@ from torch import Tensor
 
 from gemelo.checkpoints.locate import demo
 from gemelo.checkpoints.plan import Target, gguf_targets
-from gemelo.checkpoints.source import DECODER, EMBEDDING, TABLE, Source, Weight, architecture
+from gemelo.checkpoints.source import (
+    DECODER,
+    EMBEDDING,
+    PER_LAYER_EMBEDDING,
+    Source,
+    Weight,
+    architecture,
+)
 from gemelo.cli.terminal import Bar
 from gemelo.config import Gemma3Config, Gemma3nConfig, ModelConfig
 from gemelo.errors import GemeloError
-from gemelo.kernels.formats import FORMATS, Format, Packed
+from gemelo.kernels.quants import FORMATS, Format, Packed
 from gemelo.models.gemma3 import Gemma3
 from gemelo.models.gemma3n import Gemma3n
 from gemelo.weights import metadata, names
@@ -140,7 +147,7 @@ def maker(target: Target, format: Format) -> Callable[[], Weight]:
     if len(target.shape) == 1:
         return target.weight
     spread = target.shape[-1] ** -0.5
-    if target.name == TABLE:
+    if target.name == PER_LAYER_EMBEDDING:
         spread = 1 / 16  # a layer's part of a row has 256 columns
     # Every matrix differs: some runtimes keep equal ones once, and would read less than they must.
     generator = torch.Generator().manual_seed(zlib.crc32(target.name.encode()))

@@ -23,10 +23,10 @@ from gemelo.checkpoints.locate import demo
 from gemelo.checkpoints.plan import gguf_targets
 from gemelo.checkpoints.source import Source
 from gemelo.config import Gemma3nConfig, Submodel, kv_bytes
-from gemelo.engine.memory.pages import process_bytes
-from gemelo.engine.memory.per_layer_table import resident_bytes
+from gemelo.engine.memory.process import process_bytes
+from gemelo.engine.memory.residency import resident_bytes
 from gemelo.evals.machine import cpu_name
-from gemelo.kernels.formats import FORMATS, Format, Packed
+from gemelo.kernels.quants import FORMATS, Format, Packed
 from gemelo.models.gemma3n import Gemma3n
 from gemelo.weights import metadata, names
 from gemelo.weights.gguf import GGUFFile

@@ -10,12 +10,14 @@ import gemelo
 if len(sys.argv) < 2:
     sys.exit(__doc__)
 model = gemelo.load(sys.argv[1])
+session = model.session()
 messages: list[dict[str, str]] = []
 while said := input("> "):
     messages.append({"role": "user", "content": said})
     answer = ""
-    for piece in model.stream(messages, max_tokens=1024):
+    for piece in session.stream(model.tokens(messages), max_tokens=1024):
         answer += piece.text
         print(piece.text, end="", flush=True)
     messages.append({"role": "assistant", "content": answer})
-    print(f"\n[read {model.timings.prefill_tokens} tokens, reused {model.timings.reused_tokens}]")
+    timings = session.timings
+    print(f"\n[read {timings.prefill_tokens} tokens, reused {timings.reused_tokens}]")

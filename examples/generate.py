@@ -1,12 +1,14 @@
-"""Stream a continuation from the embedded default, then look at what the model was torn between."""
+"""Stream a continuation from the embedded default, then show what the likeliest tokens were."""
 
 import gemelo
 
 model = gemelo.load(format="bf16")
 
-for piece in model.stream("The capital of France is", temperature=0, max_tokens=16):
+session = model.session()
+prompt = model.tokens("The capital of France is")
+for piece in session.stream(prompt, temperature=0, max_tokens=16):
     print(piece.text, end="", flush=True)
-print(f"\n{model.timings.decode_tokens_per_s:.1f} tokens/s")
+print(f"\n{session.timings.decode_tokens_per_s:.1f} tokens/s")
 
 completion = model.generate("Once upon a time", temperature=0, max_tokens=1, logprobs=5)
 for token, logprob in completion.choices[0].top_logprobs[0]:

@@ -1,4 +1,4 @@
-"""gemelo runs, cuts, adapts, serves and shows Gemma 3 and Gemma 3n models on the hardware you have.
+"""gemelo runs Gemma 3 and Gemma 3n models on the hardware you have, in every size they contain.
 
 The public names are the list below. They are imported on first use, so that `gemelo --help` never
 loads torch.
@@ -13,48 +13,212 @@ TYPE_CHECKING = False  # typing's own would load typing, before Ctrl-C is heard 
 if TYPE_CHECKING:
     from typing import Any
 
-    from gemelo.api import Model, load
-    from gemelo.config import ModelConfig
-    from gemelo.engine.completion import Completion
+    from gemelo.api import Message, Model, PromptLike, load
+    from gemelo.checkpoints.convert import Converted, convert, slice
+    from gemelo.checkpoints.hub import pull
+    from gemelo.config import (
+        AudioConfig,
+        Gemma3Config,
+        Gemma3nConfig,
+        LayerConfig,
+        Modalities,
+        ModelConfig,
+        PlaceholderTokens,
+        Submodel,
+        Vision3nConfig,
+        VisionConfig,
+    )
+    from gemelo.config.options import (
+        FinishReason,
+        KVFormat,
+        RebuildMode,
+        TablePlacement,
+        TargetFormat,
+        WeightFormat,
+    )
+    from gemelo.config.sampling import Sampling, SamplingSettings
+    from gemelo.engine.completion import Choice, Completion
     from gemelo.engine.continuation import Piece
+    from gemelo.engine.elastic.policy import Moment, Policy
+    from gemelo.engine.elastic.policy import difficulty as difficulty_policy
+    from gemelo.engine.elastic.policy import latency as latency_policy
+    from gemelo.engine.elastic.policy import memory as memory_policy
+    from gemelo.engine.elastic.speculative import Draft
     from gemelo.engine.engine import Engine
     from gemelo.engine.kv import KVCache
-    from gemelo.engine.sampler import Sampling
+    from gemelo.engine.media.audio_stream import AudioStream
     from gemelo.engine.session import Session
-    from gemelo.errors import GemeloError
+    from gemelo.engine.timings import Stats, Timings
+    from gemelo.engine.tokens import EmbeddingSpan, Tokens
+    from gemelo.errors import (
+        ContextLengthError,
+        FileFormatError,
+        GemeloError,
+        InputError,
+        SessionBusyError,
+        UnavailableError,
+        UnsupportedError,
+    )
+    from gemelo.inputs.media.audio import Samples, read_audio, stream_audio
+    from gemelo.inputs.media.file_objects import Readable
+    from gemelo.inputs.media.image import Picture, read_image
+    from gemelo.inputs.media.panscan import PanScan
+    from gemelo.inputs.media.parts import MediaPart, TextPart
+    from gemelo.inputs.media.video import Frame, Video, read_video
     from gemelo.inputs.prompt.chat import Prompt
-    from gemelo.inputs.tokenizer.tokenizer import Tokenizer
+    from gemelo.inputs.prompt.chat import render as render_chat
+    from gemelo.inputs.prompt.media_loader import MediaLoader, VisionOptions
+    from gemelo.inputs.tokenizer.tokenizer import TextStream, Tokenizer
+    from gemelo.transcription import Segment, Task, transcribe
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Completion": "gemelo.engine.completion",
-    "Engine": "gemelo.engine.engine",
-    "GemeloError": "gemelo.errors",
-    "KVCache": "gemelo.engine.kv",
-    "Model": "gemelo.api",
-    "ModelConfig": "gemelo.config",
-    "Piece": "gemelo.engine.continuation",
-    "Prompt": "gemelo.inputs.prompt.chat",
-    "Sampling": "gemelo.engine.sampler",
-    "Session": "gemelo.engine.session",
-    "Tokenizer": "gemelo.inputs.tokenizer.tokenizer",
-    "load": "gemelo.api",
+    "AudioConfig": "gemelo.config.AudioConfig",
+    "AudioStream": "gemelo.engine.media.audio_stream.AudioStream",
+    "Choice": "gemelo.engine.completion.Choice",
+    "Completion": "gemelo.engine.completion.Completion",
+    "ContextLengthError": "gemelo.errors.ContextLengthError",
+    "Converted": "gemelo.checkpoints.convert.Converted",
+    "Draft": "gemelo.engine.elastic.speculative.Draft",
+    "EmbeddingSpan": "gemelo.engine.tokens.EmbeddingSpan",
+    "Engine": "gemelo.engine.engine.Engine",
+    "FileFormatError": "gemelo.errors.FileFormatError",
+    "FinishReason": "gemelo.config.options.FinishReason",
+    "Frame": "gemelo.inputs.media.video.Frame",
+    "GemeloError": "gemelo.errors.GemeloError",
+    "Gemma3Config": "gemelo.config.Gemma3Config",
+    "Gemma3nConfig": "gemelo.config.Gemma3nConfig",
+    "InputError": "gemelo.errors.InputError",
+    "KVCache": "gemelo.engine.kv.KVCache",
+    "KVFormat": "gemelo.config.options.KVFormat",
+    "LayerConfig": "gemelo.config.LayerConfig",
+    "MediaLoader": "gemelo.inputs.prompt.media_loader.MediaLoader",
+    "MediaPart": "gemelo.inputs.media.parts.MediaPart",
+    "Message": "gemelo.api.Message",
+    "Modalities": "gemelo.config.Modalities",
+    "Model": "gemelo.api.Model",
+    "ModelConfig": "gemelo.config.ModelConfig",
+    "Moment": "gemelo.engine.elastic.policy.Moment",
+    "PanScan": "gemelo.inputs.media.panscan.PanScan",
+    "Picture": "gemelo.inputs.media.image.Picture",
+    "Piece": "gemelo.engine.continuation.Piece",
+    "PlaceholderTokens": "gemelo.config.PlaceholderTokens",
+    "Policy": "gemelo.engine.elastic.policy.Policy",
+    "Prompt": "gemelo.inputs.prompt.chat.Prompt",
+    "PromptLike": "gemelo.api.PromptLike",
+    "Readable": "gemelo.inputs.media.file_objects.Readable",
+    "RebuildMode": "gemelo.config.options.RebuildMode",
+    "Samples": "gemelo.inputs.media.audio.Samples",
+    "Sampling": "gemelo.config.sampling.Sampling",
+    "SamplingSettings": "gemelo.config.sampling.SamplingSettings",
+    "Segment": "gemelo.transcription.Segment",
+    "Session": "gemelo.engine.session.Session",
+    "SessionBusyError": "gemelo.errors.SessionBusyError",
+    "Stats": "gemelo.engine.timings.Stats",
+    "Submodel": "gemelo.config.Submodel",
+    "TablePlacement": "gemelo.config.options.TablePlacement",
+    "TargetFormat": "gemelo.config.options.TargetFormat",
+    "Task": "gemelo.transcription.Task",
+    "TextPart": "gemelo.inputs.media.parts.TextPart",
+    "TextStream": "gemelo.inputs.tokenizer.tokenizer.TextStream",
+    "Timings": "gemelo.engine.timings.Timings",
+    "Tokenizer": "gemelo.inputs.tokenizer.tokenizer.Tokenizer",
+    "Tokens": "gemelo.engine.tokens.Tokens",
+    "UnavailableError": "gemelo.errors.UnavailableError",
+    "UnsupportedError": "gemelo.errors.UnsupportedError",
+    "Video": "gemelo.inputs.media.video.Video",
+    "Vision3nConfig": "gemelo.config.Vision3nConfig",
+    "VisionConfig": "gemelo.config.VisionConfig",
+    "VisionOptions": "gemelo.inputs.prompt.media_loader.VisionOptions",
+    "WeightFormat": "gemelo.config.options.WeightFormat",
+    "convert": "gemelo.checkpoints.convert.convert",
+    "difficulty_policy": "gemelo.engine.elastic.policy.difficulty",
+    "latency_policy": "gemelo.engine.elastic.policy.latency",
+    "load": "gemelo.api.load",
+    "memory_policy": "gemelo.engine.elastic.policy.memory",
+    "pull": "gemelo.checkpoints.hub.pull",
+    "read_audio": "gemelo.inputs.media.audio.read_audio",
+    "read_image": "gemelo.inputs.media.image.read_image",
+    "read_video": "gemelo.inputs.media.video.read_video",
+    "render_chat": "gemelo.inputs.prompt.chat.render",
+    "slice": "gemelo.checkpoints.convert.slice",
+    "stream_audio": "gemelo.inputs.media.audio.stream_audio",
+    "transcribe": "gemelo.transcription.transcribe",
 }
 
 __all__ = [
+    "AudioConfig",
+    "AudioStream",
+    "Choice",
     "Completion",
+    "ContextLengthError",
+    "Converted",
+    "Draft",
+    "EmbeddingSpan",
     "Engine",
+    "FileFormatError",
+    "FinishReason",
+    "Frame",
     "GemeloError",
+    "Gemma3Config",
+    "Gemma3nConfig",
+    "InputError",
     "KVCache",
+    "KVFormat",
+    "LayerConfig",
+    "MediaLoader",
+    "MediaPart",
+    "Message",
+    "Modalities",
     "Model",
     "ModelConfig",
+    "Moment",
+    "PanScan",
+    "Picture",
     "Piece",
+    "PlaceholderTokens",
+    "Policy",
     "Prompt",
+    "PromptLike",
+    "Readable",
+    "RebuildMode",
+    "Samples",
     "Sampling",
+    "SamplingSettings",
+    "Segment",
     "Session",
+    "SessionBusyError",
+    "Stats",
+    "Submodel",
+    "TablePlacement",
+    "TargetFormat",
+    "Task",
+    "TextPart",
+    "TextStream",
+    "Timings",
     "Tokenizer",
+    "Tokens",
+    "UnavailableError",
+    "UnsupportedError",
+    "Video",
+    "Vision3nConfig",
+    "VisionConfig",
+    "VisionOptions",
+    "WeightFormat",
+    "convert",
+    "difficulty_policy",
+    "latency_policy",
     "load",
+    "memory_policy",
+    "pull",
+    "read_audio",
+    "read_image",
+    "read_video",
+    "render_chat",
+    "slice",
+    "stream_audio",
+    "transcribe",
 ]
 
 
@@ -63,7 +227,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'gemelo' has no attribute {name!r}")
     from importlib import import_module
 
-    value = getattr(import_module(_HOMES[name]), name)
+    module, _, own_name = _HOMES[name].rpartition(".")
+    value = getattr(import_module(module), own_name)
     globals()[name] = value
     return value
 

@@ -57,12 +57,12 @@ class CtrlC:
         if self.waits:  # else Ctrl-C was pressed again, and that was heard
             _signal.pthread_kill(thread, _signal.SIGINT)  # so that no system call sleeps on
 
-    def unraisable(self, told: sys.UnraisableHookArgs) -> None:
+    def unraisable(self, args: sys.UnraisableHookArgs) -> None:
         """Python's hook for exceptions that have nobody to go to."""
-        if told.exc_type is KeyboardInterrupt:
+        if args.exc_type is KeyboardInterrupt:
             self.retry()
         else:
-            sys.__unraisablehook__(told)
+            sys.__unraisablehook__(args)
 
 
 def deaf(frame: FrameType | None) -> bool:

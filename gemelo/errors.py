@@ -10,6 +10,7 @@ terminal would obey.
 """
 
 import unicodedata
+from collections.abc import Callable, Sequence
 
 MAX_CHARS = 500  # of an error's text
 # Control, format (they turn the direction of writing, or are not seen), surrogate, line, paragraph.
@@ -26,6 +27,12 @@ def one_line(text: str, most: int = MAX_CHARS) -> str:
         return text
     shown = "".join(_shown(character) for character in text)
     return shown if len(shown) <= most else one_line(shown, most)
+
+
+def listed(names: Sequence[str], most: int = 8, show: Callable[[str], str] = str) -> str:
+    """The first `most` of some names as a text shows them, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(show, names[:most])) + more
 
 
 def _shown(character: str) -> str:

@@ -1,38 +1,41 @@
-"""Transcription: what was said, written down while it is being said.
+"""Transcription: speech recognition and translation, segment by segment, while sound comes in.
 
-The instruction comes first and the sound after it, so that soft tokens go into the cache as they
+The instruction comes first and the sound after it, so that embeddings go into the KV cache as they
 are settled, through the half of Gemma 3n's layers that own keys; when the sound is over only its
-tail and the end of the prompt are left to read. A sound of any length is one stream; `cut` hears it
-in stretches of at most 30 s, which is what the model was trained on, and puts the texts together.
+tail and the end of the prompt are left to read. A sound of any length is one segment; `cut` makes
+segments of at most 30 s, which is what the model was trained on, and takes what two of them share
+out of the later one's text.
 
-    for heard in transcribe(model, stream_audio("talk.mp3"), Task(language="es")):
-        print(heard.start_s, heard.text)
+    for segment in transcribe(model, stream_audio("talk.mp3"), Task(language="es")):
+        print(segment.start_s, segment.text)
 
-J soft tokens, D decoder width.
+J embeddings, D decoder width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
 from gemelo.api import Model
-from gemelo.engine.continuation import FinishReason, Piece
+from gemelo.config.options import FinishReason
+from gemelo.config.sampling import TRANSCRIPTION, Sampling, SamplingSettings
+from gemelo.engine.continuation import Piece
 from gemelo.engine.media.encoders import content_key
-from gemelo.engine.sampler import Sampling
 from gemelo.engine.session import Session
-from gemelo.engine.tokens import Soft
+from gemelo.engine.tokens import EmbeddingSpan, Tokens
 from gemelo.errors import InputError
-from gemelo.inputs.media.audio import RATE, Samples
-from gemelo.inputs.media.mel import SPAN, check_span
-from gemelo.inputs.media.parts import MediaPart, Part, TextPart
-from gemelo.inputs.media.segments import Cutter, Onset, Stretch, without_repeated
-from gemelo.inputs.prompt.chat import complete
-from gemelo.inputs.prompt.media_loader import TRAINED_S, num_places
+from gemelo.inputs.media.audio import SAMPLING_RATE, Samples
+from gemelo.inputs.media.mel import MIN_SAMPLES, check_min_samples
+from gemelo.inputs.media.parts import MediaPart, TextPart
+from gemelo.inputs.media.segments import AudioSegment, Onset, Segmenter, without_overlap
+from gemelo.inputs.prompt.chat import render, render_completion
+from gemelo.inputs.prompt.media_loader import TRAINED_S, MediaLoader
+from gemelo.inputs.prompt.placeholders import AudioPlaceholder, Placeholder
 
 LANGUAGES = {
     "ar": "Arabic",
@@ -71,20 +74,20 @@ class Task:
     @property
     def instruction(self) -> str:
         """The words before the sound. Raises InputError for a chain without a translation."""
-        spoken, wanted = language_name(self.language), language_name(self.translate_to)
+        source, target = language_name(self.language), language_name(self.translate_to)
         if self.chain_of_thought:
-            if wanted is None:
+            if target is None:
                 raise InputError(
                     "a chain of thought transcribes, then translates: say what into (translate_to)"
                 )
-            spoken = f" in {spoken}" if spoken else ""
+            source = f" in {source}" if source else ""
             return (
-                f"Transcribe the following speech segment{spoken}, then translate it into {wanted}:"
+                f"Transcribe the following speech segment{source}, then translate it into {target}:"
             )
-        if wanted is not None:
-            spoken = f" from {spoken}" if spoken else ""
-            return f"Translate this audio{spoken} into {wanted}:"
-        return f"Transcribe this audio{f' into {spoken}' if spoken else ''}:"
+        if target is not None:
+            source = f" from {source}" if source else ""
+            return f"Translate this audio{source} into {target}:"
+        return f"Transcribe this audio{f' into {source}' if source else ''}:"
 
 
 def language_name(language: str | None) -> str | None:
@@ -100,7 +103,7 @@ def language_name(language: str | None) -> str | None:
 
 
 @dataclass(frozen=True)
-class Heard:
+class Segment:
     """What was said from start_s to end_s, in seconds from where a player begins; the silence
     before the first sound is left out."""
 
@@ -111,55 +114,70 @@ class Heard:
     finish_reason: FinishReason
 
 
-class Listening:
-    """A prompt whose recording is still going on."""
+class StreamingPrompt:
+    """A prompt whose recording is still going on. Every second costs the same, however long it
+    has been: what is settled is written after what the cache holds."""
 
     def __init__(self, model: Model, session: Session, instruction: str) -> None:
         self.model, self.session = model, session
         self.stream = model.audio_stream()
-        marks = model.perception.senses.audio
-        assert marks is not None, "a model without an ear has no stream"
-        ids = prompt_ids(model, instruction)
-        first = ids.index(marks.soft)
-        self.soft_id, self.num_samples = marks.soft, 0
-        self.before, self.after = ids[:first], ids[first + ids.count(marks.soft) :]
-        self.runs: list[Soft] = []
+        audio = model.encoders.modalities.audio
+        assert audio is not None, "a model without an audio encoder has no stream"
+        self.ids, self.after = prompt_around_audio(model, instruction)
+        self.placeholder, self.num_samples = audio.token_id, 0
+        self.num_audio_tokens = 0  # embeddings so far
+        self.spans: list[EmbeddingSpan] = []
 
     def push(self, values: Any) -> None:
-        """Hear samples (N,) at 16 kHz, and read what they settle."""
+        """Encode samples (N,) at 16 kHz, and write the embeddings that are settled to the cache."""
         self.num_samples += len(values)
-        self._place(self.stream.push(values))
-        self.session.listen(self._ids(), tuple(self.runs))
+        more = self._append(self.stream.push(values))
+        if self.spans and len(self.session.ids) + len(more) == len(self.ids):
+            self.session.extend(more)
+        else:  # the first piece, or one after a piece that was interrupted
+            self.session.write(Tokens(self.ids, self.spans))
 
     def finish(self, sampling: Sampling) -> Iterator[Piece]:
         """The sound is over: read the rest, and answer."""
-        self._place(self.stream.finish())
-        spare = num_places(self.model.checkpoint.config, self.num_samples) - self._count()
-        with torch.inference_mode():
-            self._place(self.model.perception.silence(spare))
-        ids = [*self._ids(), *self.after]
-        return self.session.stream(ids, sampling, soft=tuple(self.runs))
+        self._append(self.stream.finish())
+        encoders = self.model.encoders
+        self._append(encoders.audio_padding(self.num_samples, self.num_audio_tokens))
+        tokens = Tokens([*self.ids, *self.after], self.spans)
+        return self.session.stream(tokens, sampling)
 
-    def _count(self) -> int:
-        return sum(len(run.embeds) for run in self.runs)
+    def _append(self, embeds: Tensor) -> Tokens:
+        """Put embeddings (J, D) at the prompt's end; returns them alone, as tokens."""
+        if not len(embeds):
+            return Tokens([])
+        span = EmbeddingSpan(0, embeds, content_key(embeds.float()))
+        more = [self.placeholder] * len(embeds)
+        self.spans.append(span.moved(len(self.ids)))
+        self.ids.extend(more)
+        self.num_audio_tokens += len(embeds)
+        return Tokens(more, [span])
 
-    def _ids(self) -> list[int]:
-        return [*self.before, *[self.soft_id] * self._count()]
 
-    def _place(self, soft: Tensor) -> None:
-        if len(soft):
-            begin = len(self.before) + self._count()
-            self.runs.append(Soft(begin, soft, content_key(soft.float())))
+class _PendingRecording(MediaLoader):
+    """Opens nothing: a recording that is yet to come is one placeholder."""
+
+    def expand(self, part: MediaPart) -> tuple[str | Placeholder, ...]:
+        return (AudioPlaceholder(1),)
 
 
-def prompt_ids(model: Model, instruction: str) -> list[int]:
-    """The prompt of an instruction and a recording that is yet to come."""
-    nothing = Samples(torch.zeros(2 * SPAN))
+def prompt_around_audio(model: Model, instruction: str) -> tuple[list[int], list[int]]:
+    """The ids before and after a recording that is yet to come, as the model's template has it."""
+    loader = _PendingRecording(model.checkpoint.config, model.vision_options)
+    parts = (TextPart(instruction), MediaPart("audio", "yet to come"))
     if model.tokenizer.chat_template is None:
-        parts: list[Part] = [TextPart(f"{instruction} "), MediaPart("audio", nothing)]
-        return list(complete(parts, model.tokenizer, model.album()).ids)
-    content = [{"type": "text", "text": instruction}, {"type": "audio", "audio": nothing}]
-    return model.prompt_ids([{"role": "user", "content": content}])
+        spaced = (TextPart(f"{instruction} "), parts[1])
+        prompt = render_completion(spaced, model.tokenizer, loader)
+    else:
+        message = {"role": "user", "content": parts}
+        prompt = render([message], model.tokenizer, media_loader=loader)
+    audio = loader.modalities.audio
+    assert audio is not None, "a model without an audio encoder has no stream"
+    index = prompt.ids.index(audio.token_id)
+    return list(prompt.ids[:index]), list(prompt.ids[index + 1 :])
 
 
 def transcribe(
@@ -168,89 +186,101 @@ def transcribe(
     task: Task | None = None,
     *,
     cut: bool = False,
-    show: Callable[[str], None] | None = None,
-    tell: Callable[[str], None] = lambda notice: None,
-    **sampling: Any,
-) -> Iterator[Heard]:
-    """What is said in a sound that comes in pieces, each of any length; one `Heard`, or with `cut`
-    one a stretch of at most 30 s.
+    on_text: Callable[[str], None] | None = None,
+    on_notice: Callable[[str], None] = lambda notice: None,
+    sampling: Sampling | None = None,
+    **settings: Unpack[SamplingSettings],
+) -> Iterator[Segment]:
+    """What is said in a sound that comes in pieces, each of any length; one `Segment`, or with
+    `cut` one for at most 30 s each.
 
-    show gets the text as it is written, of an uncut sound alone; tell gets what a person should
-    know. Sampling's fields follow; greedy unless they say otherwise. Raises UnsupportedError for a
-    model without an ear, ContextLengthError for an uncut sound longer than the context, InputError
-    for one too short for a token.
+    on_text gets the text as it is written, of an uncut sound alone; on_notice gets notices, for a
+    person to read. sampling, or its fields as keywords, says how tokens are chosen; greedy if
+    neither does.
+    Raises UnsupportedError for a model without an audio encoder, ContextLengthError for an uncut
+    sound longer than the context, InputError for one too short for a token.
     """
     instruction = (Task() if task is None else task).instruction
-    settings = Sampling.of({"temperature": 0.0, "max_tokens": 4096} | sampling)
+    chosen = _sampling(sampling, settings)
     session = model.session()
-    parts = stretches(pieces, tell) if cut else whole(pieces, tell)
-    listening, text, longest = Listening(model, session, instruction), "", 0
+    parts = cut_at_pauses(pieces, on_notice) if cut else uncut(pieces, on_notice)
+    prompt, text, longest = StreamingPrompt(model, session, instruction), "", 0
     for part in parts:
         if len(part.values):
-            listening.push(part.values)
+            prompt.push(part.values)
         if not part.ends:
             continue
-        longest = max(longest, listening.num_samples)
-        if listening.num_samples >= SPAN:
-            heard = answered(listening, settings, None if cut else show, part)
+        longest = max(longest, prompt.num_samples)
+        if prompt.num_samples >= MIN_SAMPLES:
+            segment = transcribe_segment(prompt, chosen, None if cut else on_text, part)
             if part.overlaps:
-                heard = replace(heard, text=without_repeated(text, heard.text))
-            text = heard.text
-            yield heard
-        elif longest >= SPAN and listening.num_samples:
-            spare_s = listening.num_samples / RATE
-            tell(f"the last {spare_s:.4f} s are a segment too short to be heard: left out")
-        listening = Listening(model, session, instruction)
-    check_span(longest)
+                segment = replace(segment, text=without_overlap(text, segment.text))
+            text = segment.text
+            yield segment
+        elif longest >= MIN_SAMPLES and prompt.num_samples:
+            spare_s = prompt.num_samples / SAMPLING_RATE
+            on_notice(f"the last {spare_s:.4f} s are a segment too short to be heard: left out")
+        prompt = StreamingPrompt(model, session, instruction)
+    check_min_samples(longest)
 
 
-def answered(
-    listening: Listening, sampling: Sampling, show: Callable[[str], None] | None, last: Stretch
-) -> Heard:
+def _sampling(sampling: Sampling | None, settings: Mapping[str, Any]) -> Sampling:
+    """What was given, over the defaults of a transcription."""
+    return Sampling.of(settings if sampling else vars(TRANSCRIPTION) | dict(settings), sampling)
+
+
+def transcribe_segment(
+    prompt: StreamingPrompt,
+    sampling: Sampling,
+    on_text: Callable[[str], None] | None,
+    last: AudioSegment,
+) -> Segment:
     """The answer to a sound that is over with its last part."""
     pieces = []
-    for piece in listening.finish(sampling):
+    for piece in prompt.finish(sampling):
         pieces.append(piece)
-        if show is not None:
-            show(piece.text)
-    return Heard(
-        last.heard_s,
-        last.start_s + listening.num_samples / RATE,
+        if on_text is not None:
+            on_text(piece.text)
+    return Segment(
+        last.onset_s,
+        last.start_s + prompt.num_samples / SAMPLING_RATE,
         "".join(piece.text for piece in pieces).strip(),
         tuple(token for piece in pieces for token in piece.token_ids),
         pieces[-1].finish_reason or "cancelled",
     )
 
 
-def whole(pieces: Iterable[Samples], tell: Callable[[str], None]) -> Iterator[Stretch]:
-    """A sound as one stretch of any length."""
-    total, told, onset = 0, False, Onset()
+def uncut(pieces: Iterable[Samples], on_notice: Callable[[str], None]) -> Iterator[AudioSegment]:
+    """A sound as one segment of any length, piece by piece."""
+    total, noted, onset = 0, False, Onset()
     for piece in pieces:
-        _tell_all(piece, tell)
+        _report_notices(piece, on_notice)
         total += len(piece.values)
-        if total > TRAINED_S * RATE and not told:
-            told = True
-            tell(
+        if total > TRAINED_S * SAMPLING_RATE and not noted:
+            noted = True
+            on_notice(
                 f"the sound is longer than the {TRAINED_S:.0f} s that the model was trained on at "
                 "a time: what comes later may be heard less well; cut it into segments"
             )
         values = piece.values.numpy()
-        onset.hear(values)
-        yield Stretch(values, 0.0, False, False, onset.time_s)
-    yield Stretch(torch.zeros(0).numpy(), 0.0, True, False, onset.time_s)
+        onset.push(values)
+        yield AudioSegment(values, 0.0, False, False, onset.time_s)
+    yield AudioSegment(torch.zeros(0).numpy(), 0.0, True, False, onset.time_s)
 
 
-def stretches(pieces: Iterable[Samples], tell: Callable[[str], None]) -> Iterator[Stretch]:
-    """A sound in stretches of at most 30 s."""
-    cutter = Cutter()
+def cut_at_pauses(
+    pieces: Iterable[Samples], on_notice: Callable[[str], None]
+) -> Iterator[AudioSegment]:
+    """A sound in segments of at most 30 s, each in one part or more."""
+    segmenter = Segmenter()
     for piece in pieces:
-        _tell_all(piece, tell)
-        yield from cutter.push(piece.values)
-    rest = cutter.finish()
+        _report_notices(piece, on_notice)
+        yield from segmenter.push(piece.values.numpy())
+    rest = segmenter.finish()
     if rest is not None:
         yield rest
 
 
-def _tell_all(piece: Samples, tell: Callable[[str], None]) -> None:
+def _report_notices(piece: Samples, on_notice: Callable[[str], None]) -> None:
     for notice in piece.notices:
-        tell(f"the recording: {notice}")
+        on_notice(f"the recording: {notice}")

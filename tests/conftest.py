@@ -12,13 +12,23 @@ import numpy as np
 import pytest
 import torch
 
-import tests.tvshim  # noqa: F401  before anything imports transformers' eyes
+import tests.torchvision_shim  # noqa: F401  before anything imports transformers' eyes
 from gemelo.checkpoints.convert import convert
 from gemelo.config import Gemma3Config, VisionConfig
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
-from gemelo.kernels import cpu
+from gemelo.kernels import native
 from gemelo.models.gemma3 import Gemma3
 from gemelo.weights.safetensors import write_safetensors
+from tests.native import count_skipped, refuse_if_required
+
+
+def pytest_configure() -> None:
+    refuse_if_required()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    count_skipped(terminalreporter)
+
 
 # One thread: the models are tiny, and on a busy machine threads spend their time waiting.
 torch.set_num_threads(1)
@@ -206,4 +216,4 @@ def awake_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def exact(monkeypatch: pytest.MonkeyPatch) -> None:
     """Quantised products by the reference, whose activations are not rounded to bytes."""
-    monkeypatch.setattr(cpu, "native", None)
+    monkeypatch.setattr(native, "module", None)

@@ -10,7 +10,7 @@ import numpy as np
 
 from gemelo.checkpoints.convert import convert
 from gemelo.config import Gemma3Config
-from gemelo.kernels.formats import FORMATS
+from gemelo.kernels.quants import FORMATS
 from gemelo.weights.gguf import GGUFFile
 from gemelo.weights.gguf_write import TensorToWrite, write_gguf
 

@@ -11,7 +11,7 @@ import pytest
 import gemelo
 from gemelo.checkpoints.convert import convert
 from gemelo.checkpoints.mmproj import with_mmproj
-from gemelo.checkpoints.source import open_source
+from gemelo.checkpoints.open import open_source
 from gemelo.cli.conversation import Conversation, as_turns
 from gemelo.config import Submodel
 from gemelo.errors import MAX_CHARS, GemeloError

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from gemelo.api import Model, load
-from gemelo.checkpoints.load import read
+from gemelo.checkpoints.load import load_checkpoint
+from gemelo.config.sampling import Sampling
 from gemelo.engine.engine import Engine
 from gemelo.errors import FileFormatError, InputError, UnsupportedError
-from gemelo.kernels import cpu
-from tests.engine.elastic.test_views import CONFIG, PROMPT, SMALL, UPPER
-from tests.models.test_gemma3n import tiny_gemma3n
+from tests.matformer import CONFIG, PROMPT, SMALL, UPPER, tiny_gemma3n
+from tests.native import needs_native
 
 GREEDY = {"temperature": 0, "max_tokens": 12, "ignore_eos": True}
 TEMPLATE = (
@@ -33,7 +33,7 @@ def model(tiny_checkpoint: Path) -> Model:
 @pytest.fixture
 def elastic(tiny_checkpoint: Path) -> Model:
     """A Gemma 3n in the place of the checkpoint's own decoder."""
-    checkpoint = read(tiny_checkpoint)
+    checkpoint = load_checkpoint(tiny_checkpoint)
     return Model(checkpoint, Engine(tiny_gemma3n(CONFIG), checkpoint.tokenizer, chunk=16))
 
 
@@ -53,7 +53,7 @@ def test_stream_is_generate_in_pieces(model: Model) -> None:
     assert pieces[-1].finish_reason == whole.finish_reason == "length"
 
 
-@pytest.mark.skipif(cpu.extension is None, reason="the native kernels were not built")
+@needs_native
 @pytest.mark.parametrize("kind", ["gguf", "directory"])
 def test_a_file_that_is_cut_short_is_an_error(
     tiny_directory: Path, tiny_checkpoint: Path, tmp_path: Path, kind: str
@@ -113,6 +113,17 @@ def test_unknown_settings_are_named(model: Model) -> None:
         model.generate("x", temprature=1)
 
 
+def test_sampling_is_a_value_or_keywords(model: Model) -> None:
+    chosen = Sampling(temperature=0, max_tokens=12, ignore_eos=True)
+    whole = model.generate("the capital", **GREEDY)
+    assert model.generate("the capital", sampling=chosen).token_ids == whole.token_ids
+    pieces = model.stream("the capital", sampling=chosen)
+    assert [token for piece in pieces for token in piece.token_ids] == list(whole.token_ids)
+    for ask in (model.generate, model.stream, model.chat):
+        with pytest.raises(InputError, match="both sampling= and seed= were given"):
+            ask("the capital", sampling=chosen, seed=1)
+
+
 def test_loading_counts_once(tiny_checkpoint: Path) -> None:
     fresh = load(tiny_checkpoint)
     first, second = fresh.generate("x", **GREEDY), fresh.generate("x", **GREEDY)
@@ -126,19 +137,30 @@ def test_a_submodel_is_a_model_of_the_same_bytes(elastic: Model) -> None:
     shared = {id(p) for p in elastic.engine.decoder.parameters()}
     assert all(id(p) in shared for p in small.engine.decoder.parameters())
     assert small.logits(PROMPT).shape == (len(PROMPT), 512)
-    small.generate(PROMPT, **GREEDY)
-    assert set(small.stats.tokens) == {"small"}
+    session = small.session()
+    session.generate(PROMPT, **GREEDY)
+    assert set(session.stats.tokens) == {"small"}
 
 
-def test_a_model_can_change_size_and_draft(elastic: Model) -> None:
+def test_a_session_can_change_size_and_draft(elastic: Model) -> None:
     wanted = elastic.submodel(UPPER).generate(PROMPT, **GREEDY).token_ids
-    elastic.use(UPPER)
-    assert elastic.generate(PROMPT, **GREEDY).token_ids == wanted
-    elastic.use("whole")
+    session = elastic.session()
+    session.use(UPPER)
+    assert session.generate(PROMPT, **GREEDY).token_ids == wanted
+    session.use("whole")
     plain = elastic.generate(PROMPT, **GREEDY).token_ids
-    draft = elastic.speculate(SMALL, gamma=3)
-    assert elastic.generate(PROMPT, **GREEDY).token_ids == plain
-    assert draft.rounds > 0
+    for draft in (session.speculate(SMALL, gamma=3), elastic.draft(SMALL, gamma=3)):
+        session = elastic.session()
+        session.draft = draft
+        assert session.generate(PROMPT, **GREEDY).token_ids == plain
+        assert draft.rounds > 0
+        assert len(repr(draft)) < 400, "its network is left out"
+
+
+def test_loading_counts_for_the_first_turn(model: Model) -> None:
+    fresh = Model(model.checkpoint, model.engine, load_s=3.0)
+    first, second = (fresh.generate("the", **GREEDY).timings for _ in range(2))
+    assert (first.load_s, second.load_s) == (3.0, 0.0) and fresh.load_s == 3.0
 
 
 def test_gemma3_has_no_submodels(model: Model) -> None:

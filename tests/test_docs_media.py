@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from gemelo.cli import run
-from tests.inputs.media.test_video import write_video
+from tests.media import write_video
 from tests.multimodal import AWAKE, EYED, photograph, recording, write, write_wave
 
 PAGE = (Path(__file__).parent.parent / "docs" / "media.md").read_text(encoding="utf-8")
@@ -60,5 +60,5 @@ def test_the_python(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (block,) = PYTHON
     names: dict[str, object] = {}
     exec(block, names)
-    assert names["heard"].shape[0] == 7  # type: ignore[attr-defined]
-    assert names["soft"].shape == (16, 96)  # type: ignore[attr-defined]
+    assert names["tokens"].shape[0] == 7  # type: ignore[attr-defined]
+    assert names["embeddings"].shape == (16, 96)  # type: ignore[attr-defined]

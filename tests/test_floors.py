@@ -17,7 +17,7 @@ ROOT = Path(gemelo.__file__).parent
 FLOORS = {
     "errors": 0,
     "string_table": 0,
-    "documents": 0,
+    "text_files": 0,
     "config": 0,
     "kernels": 0,
     "models": 1,
@@ -89,3 +89,8 @@ def test_a_file_is_one_noun_that_introduces_itself(path: Path) -> None:
     assert ast.get_docstring(ast.parse(source)), "every module opens with what it is"
     assert len(source.splitlines()) <= 400
     assert path.stem not in {"utils", "util", "common", "helpers", "misc", "base"}
+
+
+def test_few_lines_are_kept_from_the_type_checker() -> None:
+    lines = [line for path in FILES for line in path.read_text().splitlines()]
+    assert sum("type: ignore" in line for line in lines) <= 5

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from gemelo.api import Model, load
-from gemelo.checkpoints.load import read
+from gemelo.checkpoints.load import load_checkpoint
 from gemelo.engine.engine import Engine
 from gemelo.models.gemma3 import Gemma3
 
@@ -130,7 +130,7 @@ def test_the_window_is_exact_to_one_position(
 
 def test_nothing_is_copied_at_load(real_gguf: Path) -> None:
     """Every quantised matrix is a view of the memory map, and the map is private."""
-    checkpoint = read(real_gguf)
+    checkpoint = load_checkpoint(real_gguf)
     assert checkpoint.weights_bytes < real_gguf.stat().st_size
     blocks = checkpoint.decoder.layers[0].mlp.gate_proj.weight.blocks
     assert blocks.untyped_storage().nbytes() == real_gguf.stat().st_size

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from gemelo.api import Model, load
+from gemelo.engine import session as session_module
 from gemelo.engine.sampler import Sampling
+from gemelo.engine.tokens import Tokens
 from gemelo.errors import ContextLengthError, InputError, UnsupportedError
-from gemelo.inputs.media.audio import RATE, Samples
-from gemelo.inputs.media.segments import EARLIEST_S, Cutter
-from gemelo.transcription import Listening, Task, prompt_ids, transcribe
+from gemelo.inputs.media import audio_channels
+from gemelo.inputs.media.audio import SAMPLING_RATE, Samples
+from gemelo.inputs.media.parts import MediaPart, TextPart
+from gemelo.inputs.media.segments import MIN_SEGMENT_S, Segmenter
+from gemelo.transcription import StreamingPrompt, Task, prompt_around_audio, transcribe
 from tests.multimodal import recording
 
 GREEDY = {"max_tokens": 5, "ignore_eos": True}
@@ -39,7 +44,7 @@ def test_pieces_make_no_difference(model: Model, piece: int) -> None:
     ]
     wanted = model.generate([{"role": "user", "content": content}], temperature=0, **GREEDY)
     shown: list[str] = []
-    (heard,) = transcribe(model, in_pieces(sound, piece), show=shown.append, **GREEDY)
+    (heard,) = transcribe(model, in_pieces(sound, piece), on_text=shown.append, **GREEDY)
     assert heard.token_ids == wanted.token_ids and heard.text == wanted.text.strip()
     assert "".join(shown) == wanted.text
     assert (heard.start_s, heard.end_s) == (0.0, 2.5)
@@ -47,39 +52,61 @@ def test_pieces_make_no_difference(model: Model, piece: int) -> None:
 
 def test_all_but_the_tail_is_read_before_the_end(model: Model) -> None:
     session = model.session()
-    listening = Listening(model, session, "Transcribe this audio:")
+    prompt = StreamingPrompt(model, session, "Transcribe this audio:")
     sound = recording(4.0)  # 25 tokens: more than the places that any recording gets
     for at in range(0, len(sound), 1600):
-        listening.push(sound[at : at + 1600])
-    assert len(session.ids) >= len(listening.before) + 24
-    pieces = [*listening.finish(Sampling(temperature=0, max_tokens=2, ignore_eos=True))]
+        prompt.push(sound[at : at + 1600])
+    assert prompt.num_audio_tokens >= 24 and len(session.ids) == len(prompt.ids)
+    pieces = [*prompt.finish(Sampling(temperature=0, max_tokens=2, ignore_eos=True))]
     assert len(pieces) == 2
-    assert session.timings.prefill_tokens <= len(listening.after) + 1
+    assert session.timings.prefill_tokens <= len(prompt.after) + 1
 
 
 def test_a_long_sound_is_one_stream_with_a_notice(model: Model) -> None:
-    told: list[str] = []
-    (heard,) = transcribe(model, in_pieces(recording(31), 80000), tell=told.append, **GREEDY)
+    notices: list[str] = []
+    (heard,) = transcribe(
+        model, in_pieces(recording(31), 80000), on_notice=notices.append, **GREEDY
+    )
     assert heard.end_s == 31.0
-    assert len(told) == 1 and "longer than the 30 s" in told[0]
+    assert len(notices) == 1 and "longer than the 30 s" in notices[0]
 
 
 def test_segments_are_short_and_timed(model: Model) -> None:
-    told: list[str] = []
+    notices: list[str] = []
     sound = recording(31)
-    found = [*transcribe(model, in_pieces(sound, 50000), cut=True, tell=told.append, **GREEDY)]
+    found = [
+        *transcribe(model, in_pieces(sound, 50000), cut=True, on_notice=notices.append, **GREEDY)
+    ]
     assert [(heard.start_s, heard.end_s) for heard in found] == [(0.0, 30.0), (29.0, 31.0)]
-    assert told == []
+    assert notices == []
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_samples_are_checked_once(model: Model, monkeypatch: pytest.MonkeyPatch, cut: bool) -> None:
+    checked: list[int] = []
+    plain = audio_channels.check_finite
+
+    def counted(name: str, values: audio_channels.Floats, first: int) -> None:
+        checked.append(len(values))
+        plain(name, values, first)
+
+    sound = recording(2.5)
+    monkeypatch.setattr(audio_channels, "check_finite", counted)
+    assert len([*transcribe(model, in_pieces(sound, 4000), cut=cut, **GREEDY)]) == 1
+    assert sum(checked) == len(sound)
+    sound[-9] = np.nan
+    with pytest.raises(InputError, match="the sample nan"):
+        list(transcribe(model, in_pieces(sound, 4000), cut=cut, **GREEDY))
 
 
 def test_a_last_segment_too_short_is_told(model: Model) -> None:
-    sound = np.concatenate([recording(EARLIEST_S), np.zeros(2 * RATE, np.float32)])
-    first = sum(len(part.values) for part in Cutter().push(sound) if part.start_s == 0.0)
-    told: list[str] = []
+    sound = np.concatenate([recording(MIN_SEGMENT_S), np.zeros(2 * SAMPLING_RATE, np.float32)])
+    first = sum(len(part.values) for part in Segmenter().push(sound) if part.start_s == 0.0)
+    notices: list[str] = []
     pieces = in_pieces(sound[: first + 400], 50000)
-    (heard,) = transcribe(model, pieces, cut=True, tell=told.append, **GREEDY)
-    assert heard.end_s == first / RATE
-    assert told == ["the last 0.0250 s are a segment too short to be heard: left out"]
+    (heard,) = transcribe(model, pieces, cut=True, on_notice=notices.append, **GREEDY)
+    assert heard.end_s == first / SAMPLING_RATE
+    assert notices == ["the last 0.0250 s are a segment too short to be heard: left out"]
 
 
 def test_a_sound_longer_than_the_context(awake_directory: Path) -> None:
@@ -90,7 +117,7 @@ def test_a_sound_longer_than_the_context(awake_directory: Path) -> None:
 
 def test_a_model_without_an_ear(eyed_directory: Path) -> None:
     deaf = load(eyed_directory)
-    with pytest.raises(UnsupportedError, match="no ear"):
+    with pytest.raises(UnsupportedError, match="no audio encoder"):
         [*transcribe(deaf, in_pieces(recording(), 50000), **GREEDY)]
 
 
@@ -108,15 +135,39 @@ def test_instructions() -> None:
 
 
 def test_the_prompt_says_it_before_the_sound(model: Model) -> None:
-    ids = prompt_ids(model, "the")
-    word = model.tokenizer.encode("the", bos=False)
-    assert ids.index(word[0]) < ids.index(497) and ids.count(497) == 12
+    before, after = prompt_around_audio(model, "the")
+    word = model.tokenizer.encode("the", bos=False)[0]
+    assert word in before and word not in after
+    assert not {497} & {*before, *after}
+    content = [TextPart("the"), MediaPart("audio", Samples(torch.zeros(8000)))]
+    whole = model.prompt([{"role": "user", "content": content}])
+    sound = [497] * whole.ids.count(497)
+    assert [*before, *sound, *after] == list(whole.ids)
+
+
+def test_every_second_costs_the_same(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long it has been: only what is new is looked at."""
+    looked_at: list[int] = []
+    checked = session_module.checked
+
+    def counted(tokens: Tokens, *rest: Any, **more: Any) -> Tokens:
+        looked_at.append(len(tokens))
+        return checked(tokens, *rest, **more)
+
+    monkeypatch.setattr(session_module, "checked", counted)
+    prompt = StreamingPrompt(model, model.session(), "the")
+    sound = recording(12.0)
+    for begin in range(0, len(sound), SAMPLING_RATE):
+        prompt.push(sound[begin : begin + SAMPLING_RATE])
+    begun = len(prompt.ids) - prompt.num_audio_tokens
+    assert looked_at[0] >= begun and max(looked_at[1:]) <= 8  # a second makes six or seven
+    assert sum(looked_at) == len(prompt.ids) == len(prompt.session.ids)
 
 
 @pytest.mark.parametrize("cut", [False, True])
 def test_a_sound_too_short_for_a_token(model: Model, cut: bool) -> None:
     for short in (0, 512):
-        with pytest.raises(InputError, match="too short for a soft token: give one of 0.0321 s"):
+        with pytest.raises(InputError, match="too short for an audio token: give one of 0.0321 s"):
             list(transcribe(model, in_pieces(recording(1.0)[:short], 200), cut=cut, **GREEDY))
     (heard,) = transcribe(model, in_pieces(recording(1.0)[:513], 200), cut=cut, **GREEDY)
     assert len(heard.token_ids) == 5

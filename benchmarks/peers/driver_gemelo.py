@@ -15,7 +15,8 @@ from gemelo import __version__
 from gemelo.api import load
 from gemelo.engine import step
 from gemelo.engine.kv import KVCache
-from gemelo.engine.native_program import Graph
+from gemelo.engine.native_program import NativeProgram
+from gemelo.engine.tokens import Tokens
 from gemelo.evals.machine import read_speeds
 
 
@@ -31,7 +32,7 @@ class Gemelo:
         decoder, rows, count = self.engine.decoder, len(ids), len(ids[0])
         cache = self.engine.cache()
         started = time.perf_counter()
-        scores = step.prefill(decoder, cache, ids[0], 0)
+        scores = step.prefill(decoder, cache, Tokens(ids[0]), 0)
         tokens = [int(scores.numpy().argmax())] * rows
         prefill_s = time.perf_counter() - started
         cache = cache if rows == 1 else widened(cache, rows)
@@ -42,8 +43,8 @@ class Gemelo:
         return prefill_s, time.perf_counter() - started
 
     def read(self) -> float:
-        fused = self.engine.decoder.fused
-        if not isinstance(fused, Graph) or fused.panels is None:
+        fused = self.engine.decoder.native_program
+        if not isinstance(fused, NativeProgram) or fused.panels is None:
             return 0.0
         room = fused.panels.room
         return median(read_speeds(room[: len(room) // 256 * 256]))

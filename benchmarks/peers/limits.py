@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 
 from gemelo.evals.machine import memory_bandwidth
-from gemelo.kernels import cpu
+from gemelo.kernels import native
 
 _SIDE, _ROUNDS = 2048, 6
 
@@ -23,7 +23,7 @@ def measured(threads: int) -> dict[str, float]:
     peak that better code may pass.
     """
     torch.set_num_threads(threads)
-    cpu.set_threads(threads)
+    native.set_threads(threads)
     floats = torch.randn(_SIDE, _SIDE)
     halves, bytes_ = floats.bfloat16(), floats.clamp(-1, 1).mul(100).to(torch.int8)
     return {

@@ -34,7 +34,7 @@ IMAGE = 1  # what mtmd calls the kind of a chunk
 
 
 def write(folder: Path) -> None:
-    import tests.tvshim  # noqa: F401, I001  (declarations that timm needs)
+    import tests.torchvision_shim  # noqa: F401, I001  (declarations that timm needs)
 
     import gemelo
     from gemelo.checkpoints.convert import convert

@@ -26,9 +26,10 @@ from random_weights import write_with_bar
 
 from gemelo.checkpoints.convert import convert
 from gemelo.checkpoints.locate import demo
-from gemelo.checkpoints.source import EMBEDDING, TABLE, open_source
+from gemelo.checkpoints.open import open_source
+from gemelo.checkpoints.source import EMBEDDING, PER_LAYER_EMBEDDING
 from gemelo.cli.terminal import Bar
-from gemelo.kernels.formats import Packed
+from gemelo.kernels.quants import Packed
 
 
 @dataclass(frozen=True)
@@ -139,13 +140,15 @@ class Work:
 def work(subject: Subject, engine: str, folder: Path, form: Path) -> Work:
     """The work of a token: bytes as this engine's form holds them, operations as the model has."""
     source = open_source(subject.gguf(folder))
-    matrices = [n for n, shape in source.shapes.items() if len(shape) == 2 and n != TABLE]
+    matrices = [
+        n for n, shape in source.shapes.items() if len(shape) == 2 and n != PER_LAYER_EMBEDDING
+    ]
     elements = sum(
         source.shapes[name][0] * source.shapes[name][1] for name in matrices if name != EMBEDDING
     )
     if form.is_dir():
         files = [*form.glob("*.safetensors"), *form.glob("openvino_model.bin")]
         return Work(sum(file.stat().st_size for file in files), 2 * elements)
-    held = [source.tensor(name) for name in source.shapes if name != TABLE]
+    held = [source.tensor(name) for name in source.shapes if name != PER_LAYER_EMBEDDING]
     size = sum(w.nbytes if isinstance(w, Packed) else w.numel() * w.element_size() for w in held)
     return Work(size, 2 * elements)

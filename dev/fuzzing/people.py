@@ -16,7 +16,7 @@ from fuzzing.mutations import (
 from fuzzing.readers import Reader
 from fuzzing.seeds import MESSAGES, Seeds, vocabulary
 from gemelo.inputs.media.audio import read_audio, stream_audio
-from gemelo.inputs.media.image import pixels, read_image
+from gemelo.inputs.media.image import pixel_values, read_image
 from gemelo.inputs.media.video import read_video
 from gemelo.inputs.prompt import chat
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
@@ -59,7 +59,7 @@ def media_readers(seeds: Seeds) -> list[Reader]:
 
 
 def _take_picture(content: bytes, folder: Path) -> None:
-    pixels(read_image(content), 32, MEAN, MEAN)
+    pixel_values(read_image(content).resized(32), MEAN, MEAN)
 
 
 def _take_sound(content: bytes, folder: Path) -> None:
@@ -73,6 +73,6 @@ def _take_sound(content: bytes, folder: Path) -> None:
 
 
 def _take_video(content: bytes, folder: Path) -> None:
-    video = read_video(content, side=32, max_frames=20)
+    video = read_video(content, image_size=32, max_frames=20)
     if video.has_sound:
         read_audio(content)

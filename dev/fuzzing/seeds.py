@@ -24,7 +24,7 @@ import torch
 from PIL import Image
 
 from gemelo.checkpoints.convert import convert
-from gemelo.checkpoints.source import open_source
+from gemelo.checkpoints.open import open_source
 from gemelo.config import Gemma3Config, Gemma3nConfig, VisionConfig
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.models.multimodal import tree_of

@@ -20,12 +20,13 @@ from fuzzing.readers import TEXT, Reader
 from fuzzing.seeds import HEARS, PREPROCESSOR, SEES, SIZE, Seeds
 from gemelo.checkpoints.load import build
 from gemelo.checkpoints.mmproj import with_mmproj
-from gemelo.checkpoints.source import Source, open_source
+from gemelo.checkpoints.open import open_source
+from gemelo.checkpoints.source import Source
 from gemelo.config import Submodel
-from gemelo.documents import read_object
 from gemelo.inputs.prompt.processor_config import read_preprocessor
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
-from gemelo.kernels.formats import Packed
+from gemelo.kernels.quants import Packed
+from gemelo.text_files import read_object
 from gemelo.weights.safetensors import Safetensors
 
 _INDEX = "model.safetensors.index.json"
@@ -80,7 +81,7 @@ def _take_source(content: bytes, folder: Path) -> None:
     path.write_bytes(content)
     source = open_source(path)
     _use(source)
-    Tokenizer.from_gguf(source.facts or {}).encode(TEXT)
+    Tokenizer.from_gguf(source.gguf_metadata or {}).encode(TEXT)
 
 
 def _shard(rng: Random, folder: Path) -> bytes:

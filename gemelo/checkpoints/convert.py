@@ -1,4 +1,4 @@
-"""From a model to a file: GGUF or a Hugging Face directory, from either.
+"""Conversion: a model written as GGUF or as a Hugging Face directory, from either.
 
 Tensors stream from the source's memory map to the target one at a time, so the largest tensor is
 all the memory this takes. "native" is exact: what the file has is what is written, block formats
@@ -20,45 +20,36 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-import torch
-from torch import Tensor
-
 from gemelo.checkpoints.destination import check_apart, check_place, is_gguf
-from gemelo.checkpoints.key_values import gguf_values, with_losses_told
+from gemelo.checkpoints.gguf_key_values import gguf_values, with_loss_notices
 from gemelo.checkpoints.load import tokenizer_of
+from gemelo.checkpoints.locate import expanded, resolve
 from gemelo.checkpoints.mmproj import mmproj_names, mmproj_values, with_own_towers
+from gemelo.checkpoints.open import open_source
 from gemelo.checkpoints.plan import (
     DTYPES,
     Target,
-    TargetFormat,
     gguf_targets,
     hf_targets,
     tower_targets,
 )
-from gemelo.checkpoints.source import (
-    EMBEDDING,
-    Source,
-    architecture,
-    open_source,
-    with_rows,
-    without_padding,
-    without_towers,
-)
-from gemelo.checkpoints.subset import cut
-from gemelo.config import Gemma3nConfig, Submodel
+from gemelo.checkpoints.slice import cut, with_rows, without_padding, without_towers
+from gemelo.checkpoints.source import EMBEDDING, Source, architecture
+from gemelo.config import Submodel
+from gemelo.config.options import TargetFormat
 from gemelo.errors import InputError, UnavailableError, UnsupportedError
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
-from gemelo.kernels.formats import Packed
+from gemelo.kernels.quants import Packed
 from gemelo.weights import names
 from gemelo.weights.folder import TOKENIZER_FILES, replaced_folder
 from gemelo.weights.gguf_write import write_gguf
 from gemelo.weights.mapped import behind, check
 from gemelo.weights.metadata_gemma3n import built_in
-from gemelo.weights.safetensors import write_safetensors
-from gemelo.weights.unfinished import said_plainly
+from gemelo.weights.safetensors import TensorToWrite, write_safetensors
+from gemelo.weights.temporary_files import plain_os_errors
 
 Progress = Callable[[int, int], None]  # bytes written, bytes in all
-_MAPS = ".msfa.ffn.pw_exp.conv.weight"  # one of the eye's convolutions; all have one format
+_MAPS = ".msfa.ffn.pw_exp.conv.weight"  # one of MobileNet's convolutions; all have one format
 
 
 @dataclass(frozen=True)
@@ -72,8 +63,8 @@ class Converted:
 
 
 def convert(
-    source: Path,
-    target: Path,
+    source: str | Path,
+    target: str | Path,
     format: TargetFormat = "native",
     *,
     submodel: str | Submodel | None = None,
@@ -83,8 +74,9 @@ def convert(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Converted:
-    """Write `source` as `target`: GGUF if it ends in .gguf, else a directory of safetensors.
+    """Write a model as `target`: GGUF if it ends in .gguf, else a directory of safetensors.
 
+    source is a path, or a text: a path, a hub id or the embedded default, as `load` takes them.
     submodel writes that part of a Gemma 3n as a model of its own.
     text_only leaves towers out; without it a GGUF target refuses a model that has some. mmproj
     writes the towers alone, as the GGUF that goes beside one of the text model.
@@ -95,12 +87,14 @@ def convert(
     """
     if format not in get_args(TargetFormat):
         raise InputError(f"format {format!r} is not one of {', '.join(get_args(TargetFormat))}")
+    source = source if isinstance(source, Path) else resolve(source)
+    target = expanded(str(target))
     check_place(target, source, overwrite)
     opened = open_source(source) if text_only else with_own_towers(open_source(source))
     check_apart(target, opened, towers_only=mmproj)
     with _while_whole(opened, progress) as more:
         if submodel is not None:
-            opened = cut(opened, chosen_part(opened, submodel))
+            opened = cut(opened, chosen_submodel(opened, submodel))
         if text_only:
             opened = without_towers(opened)
         if mmproj:
@@ -112,6 +106,34 @@ def convert(
         write = _write_gguf if to_gguf else _write_directory
         write(opened, target, targets, overwrite, more)
         return Converted(target, len(targets), sum(t.nbytes for t in targets), opened.notices)
+
+
+def slice(
+    source: str | Path,
+    target: str | Path,
+    submodel: str | Submodel = "E2B",
+    format: TargetFormat = "native",
+    *,
+    text_only: bool = False,
+    mixed_widths: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Converted:
+    """Write a sub-model of a Gemma 3n as a model of its own, as `convert` writes a whole one.
+
+    submodel is a published name, a .toml or .json file, or a `Submodel`. Raises
+    `UnsupportedError` for a model that has none, and as `convert` does.
+    """
+    return convert(
+        source,
+        target,
+        format,
+        submodel=submodel,
+        text_only=text_only,
+        mixed_widths=mixed_widths,
+        overwrite=overwrite,
+        progress=progress,
+    )
 
 
 def _convert_towers(
@@ -132,13 +154,13 @@ def _convert_towers(
 
 
 def _make_parents(target: Path) -> None:
-    with said_plainly(target):
+    with plain_os_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
 
 
-def chosen_part(source: Source, submodel: str | Submodel) -> Submodel:
+def chosen_submodel(source: Source, submodel: str | Submodel) -> Submodel:
     """A sub-model by name, file or value; `UnsupportedError` for a model that has none."""
-    if not isinstance(source.config, Gemma3nConfig):
+    if not source.config.is_matformer:
         raise UnsupportedError(
             f"{source.path}: {source.config.model_type} has no sub-models; Gemma 3n has"
         )
@@ -163,7 +185,7 @@ def for_gguf(source: Source, mixed_widths: bool) -> Source:
             "llama.cpp reads one width a model; slice it to one, or --mixed-widths writes a file "
             "for gemelo alone"
         )
-    if not isinstance(config, Gemma3nConfig):
+    if architecture(config) != "gemma3n":
         return source
     assumed = list(built_in(config.to_hf()))
     if len(widths) > 1:
@@ -177,7 +199,6 @@ def for_gguf(source: Source, mixed_widths: bool) -> Source:
 def _with_equal_rows(source: Source) -> Source:
     """Both tables cut to the text vocabulary: GGUF has one row a token, here as there."""
     config = source.config
-    assert isinstance(config, Gemma3nConfig)
     source = without_padding(source)
     rows = config.vocab_size_per_layer_input
     if rows >= config.vocab_size:
@@ -209,7 +230,7 @@ def _write_gguf(
 
 def for_directory(source: Source) -> Source:
     """The source as a directory holds it."""
-    return with_losses_told(without_padding(source))
+    return with_loss_notices(without_padding(source))
 
 
 def _write_directory(
@@ -224,10 +245,10 @@ def _write_directory(
         layout = "multimodal-3n"
     total = sum(target.nbytes for target in targets)
 
-    def tensors() -> Iterator[tuple[str, tuple[int, ...], torch.dtype, Callable[[], Tensor]]]:
+    def tensors() -> Iterator[TensorToWrite]:
         for target in targets:
             dtype = DTYPES[target.format.name]
-            yield names.to_hf(target.name, layout), target.shape, dtype, target.weight  # type: ignore[misc]
+            yield names.to_hf(target.name, layout), target.shape, dtype, target.weight
 
     with replaced_folder(path, overwrite) as folder:
         write_safetensors(folder, tensors(), progress=_bytes_done(progress, total))
@@ -264,7 +285,10 @@ def _tokenizer_config(tokenizer: Tokenizer) -> dict[str, Any]:
         if token is not None
     }
     template = {} if tokenizer.chat_template is None else {"chat_template": tokenizer.chat_template}
-    around = {"add_bos_token": bool(tokenizer.before), "add_eos_token": bool(tokenizer.after)}
+    around = {
+        "add_bos_token": bool(tokenizer.prefix_tokens),
+        "add_eos_token": bool(tokenizer.suffix_tokens),
+    }
     return {"tokenizer_class": "GemmaTokenizer"} | around | known | template
 
 

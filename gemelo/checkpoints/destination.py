@@ -1,4 +1,4 @@
-"""Where a converted model goes: what may be there, asked before any work is done.
+"""The target path of a conversion: what may be there, asked before any work is done.
 
 gemelo never removes what it did not write. A place is a file that ends in .gguf or else a folder;
 it is no part of the source, by whatever name, and a folder that is replaced holds a checkpoint and
@@ -16,10 +16,10 @@ from pathlib import Path
 from gemelo.checkpoints.mmproj import companion
 from gemelo.checkpoints.source import Source
 from gemelo.errors import InputError
-from gemelo.kernels.formats import Packed
+from gemelo.kernels.quants import Packed
 from gemelo.weights.folder import check_replaceable, is_own, recovered
 from gemelo.weights.mapped import behind
-from gemelo.weights.unfinished import real_path, said_plainly
+from gemelo.weights.temporary_files import plain_os_errors, real_path
 
 
 def is_gguf(target: Path) -> bool:
@@ -31,7 +31,7 @@ def check_place(target: Path, source: Path, overwrite: bool) -> None:
     """Raise `InputError` for a target that cannot be written, or may not be replaced."""
     if target.name in ("", ".."):
         raise InputError(f"{target} is no name for a model; give one, such as {target / 'model'}")
-    with said_plainly(target):
+    with plain_os_errors(target):
         real = real_path(target)
         recovered(real)
         if target.is_symlink() and not real.exists():

@@ -1,4 +1,4 @@
-"""What lies in a model's directory: told apart before it is read.
+"""Model directories: safetensors checkpoints, adapters and embedding models recognised.
 
 A directory may hold an adapter, a pickle, a GGUF, weights that another program packed, or files
 left over from an earlier save. What gemelo does not read is named, with what to do; what lies
@@ -16,16 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from gemelo.config import ModelConfig
-from gemelo.config.model import eos_ids
-from gemelo.documents import read_object
-from gemelo.errors import GemeloError, InputError, UnsupportedError
+from gemelo.config.config_json import eos_ids
+from gemelo.errors import GemeloError, InputError, UnsupportedError, listed
+from gemelo.text_files import read_object
 from gemelo.weights.safetensors import INDEX_NAME, SINGLE_NAME, Safetensors
 
 GENERATION = "generation_config.json"
 ADAPTER = "adapter_config.json"
 EMBEDDER = ("modules.json", "config_sentence_transformers.json")
 READ = {"F32", "F16", "BF16"}
-_LISTED = 4  # names in a message before "and n more"
 # Other ways to keep weights, by their files' endings, and what to do about them.
 _ELSEWHERE = (
     ((".gguf",), "give the GGUF file itself"),
@@ -74,8 +73,8 @@ def check_weights(path: Path) -> None:
         cure = "give the index too, or" if parts else "rename it, or"
         raise InputError(f"{lack}, but {_listed(weights)}; {cure} fetch the model again")
     for endings, what in _ELSEWHERE:
-        if found := [name for name in names if name.endswith(endings)]:
-            raise InputError(f"{lack}, but {_listed(found)}; {what}")
+        if others := [name for name in names if name.endswith(endings)]:
+            raise InputError(f"{lack}, but {_listed(others)}; {what}")
     raise InputError(lack)
 
 
@@ -171,5 +170,4 @@ def _base(path: Path) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(name[:80] for name in names[:_LISTED]) + more
+    return listed(names, most=4, show=lambda name: name[:80])

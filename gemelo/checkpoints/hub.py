@@ -1,7 +1,7 @@
 """The Hugging Face hub: fetching a repository's model, and what its cache on this machine holds.
 
 The cache is the hub library's own, shared with every other tool, and so are its rules and settings
-(HF_HUB_CACHE, HF_HUB_OFFLINE, HF_TOKEN). What that library raises is told apart here: a full disk
+(HF_HUB_CACHE, HF_HUB_OFFLINE, HF_TOKEN). What that library raises becomes errors here: a full disk
 is no network fault, a gated repository no missing one.
 
     path = pull("google/gemma-3-1b-it")
@@ -21,14 +21,13 @@ from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from gemelo.errors import GemeloError, InputError, UnavailableError
+from gemelo.errors import GemeloError, InputError, UnavailableError, listed
 
 CONFIG = "config.json"
 _FILES = ("*.json", "*.safetensors", "tokenizer.model", "*.jinja")
 _COMMIT = re.compile(r"[0-9a-f]{5,64}")
 _PART = re.compile(r"(.*-)(\d{5})-of-(\d{5})(\.gguf)", re.IGNORECASE)
 _CLIENTS = {"httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3"}
-_LISTED = 8  # files in an error message
 _MOST_PARTS = 1000
 _DISK = {
     errno.ENOSPC: "free some room there, or set HF_HUB_CACHE to a folder on another disk",
@@ -107,7 +106,7 @@ def _pull_directory(repository: str, revision: str | None) -> Path:
     there = [file.rfilename for file in info.siblings or ()]
     there = there or HfApi().list_repo_files(repository, revision=info.sha)
     if CONFIG not in there:
-        files = _listed(_ggufs(there))
+        files = listed(_ggufs(there))
         cure = f"it has {files}; ask for {repository}:FILE" if files else "it is no model that runs"
         raise InputError(f"{repository} has no {CONFIG}: {cure}")
     snapshot = Path(hf_hub_download(repository, CONFIG, revision=revision)).parent
@@ -149,7 +148,9 @@ def parts_of(file: str) -> list[str]:
     match = _PART.fullmatch(file)
     if match is None or not 1 < int(match[3]) <= _MOST_PARTS:
         return [file]
-    names = [f"{match[1]}{at:05}-of-{match[3]}{match[4]}" for at in range(1, int(match[3]) + 1)]
+    names = [
+        f"{match[1]}{number:05}-of-{match[3]}{match[4]}" for number in range(1, int(match[3]) + 1)
+    ]
     return [file, *(name for name in names if name != file)]
 
 
@@ -180,7 +181,7 @@ def _check_cache() -> None:
 
 def _whole_snapshot(repository: str, revision: str | None) -> Path | None:
     """A directory of the cache, if it has all that a model needs."""
-    from gemelo.checkpoints.source import open_source
+    from gemelo.checkpoints.open import open_source
 
     snapshot = _snapshot(_folder(repository), revision or "main")
     try:
@@ -270,7 +271,7 @@ def _refused_by_hub(
 
 
 def _no_such_file(repository: str, file: str, there: Sequence[str]) -> GemeloError:
-    files = _listed(there) or "no GGUF file"
+    files = listed(there) or "no GGUF file"
     return InputError(f"{repository} has no file {file!r}; it has {files}")
 
 
@@ -285,12 +286,12 @@ def _unreachable(
     here = _here(repository, revision)
     if not file and here:
         return InputError(
-            f"{repository} has no {CONFIG} on this machine, but {_listed(here)}; ask for "
+            f"{repository} has no {CONFIG} on this machine, but {listed(here)}; ask for "
             f"{repository}:FILE"
         )
     if here:
         return UnavailableError(
-            f"{repository} has no file {file!r} on this machine, but {_listed(here)}, and {why}"
+            f"{repository} has no file {file!r} on this machine, but {listed(here)}, and {why}"
         )
     return UnavailableError(
         f"{repository} is not on this machine, or not whole, and {why}; `gemelo list` shows what "
@@ -312,8 +313,8 @@ def _disk_code(error: BaseException) -> int | None:
     if isinstance(error, ConnectionError | TimeoutError | socket.gaierror | ssl.SSLError):
         return None
     code = error.errno if isinstance(error, OSError) else None
-    if code is None and (said := re.search(r"os error (\d+)", str(error))):
-        code = int(said[1])
+    if code is None and (match := re.search(r"os error (\d+)", str(error))):
+        code = int(match[1])
     return code if code in _DISK else None
 
 
@@ -330,11 +331,6 @@ def _gguf_there(repository: str, revision: str | None) -> list[str]:
     with suppress(Exception):  # it only makes an error message better
         return _ggufs(HfApi().list_repo_files(repository, revision=revision))
     return _here(repository, revision)
-
-
-def _listed(files: Sequence[str]) -> str:
-    more = f" and {len(files) - _LISTED} more" if len(files) > _LISTED else ""
-    return f"{', '.join(files[:_LISTED])}{more}"
 
 
 def _line(error: BaseException) -> str:

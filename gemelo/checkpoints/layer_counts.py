@@ -1,4 +1,4 @@
-"""How many layers and streams the tensors of a file show, held against what its config claims.
+"""Layer counts: what a config claims, held against the layers that a file's tensors show.
 
 A network is built before its names are compared with a file's, and a corrupt or hostile config may
 ask for any number of layers. So each number of things that are made is compared with the names
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from gemelo.config.model import section
+from gemelo.config.config_json import section
 from gemelo.errors import FileFormatError
 
 MOST_MISSING = 16  # of what a config counts, before the two are taken for different models
@@ -30,14 +30,14 @@ class Counted(NamedTuple):
 
 
 DECODER = ("language_model.",)
-EYE = Counted(
+SIGLIP = Counted(
     "vision_config",
     "num_hidden_layers",
     "vision_tower.encoder.layers.",
     0,
     ("vision_tower.", "multi_modal_projector."),
 )
-EAR = Counted(
+AUDIO_ENCODER = Counted(
     "audio_config",
     "conf_num_hidden_layers",
     "audio_tower.conformer.",
@@ -47,19 +47,19 @@ EAR = Counted(
 COUNTED = (
     Counted("text_config", "num_hidden_layers", "language_model.layers.", 0, DECODER),
     Counted("text_config", "altup_num_inputs", "language_model.altup_projections.", 1, DECODER),
-    EYE,
-    EAR,
+    SIGLIP,
+    AUDIO_ENCODER,
 )
 
 
 def check_counts(raw: Mapping[str, Any], names: Iterable[str]) -> None:
     """Raise FileFormatError if a config.json counts far more than the canonical names show."""
-    held = list(names)
+    all_names = list(names)
     for counted in COUNTED:
         inside = section(raw, counted.part)
         alone = counted.part == "text_config" and counted.key not in inside
         claimed = (raw if alone else inside).get(counted.key)
-        check_count(f"config: {counted.key}", claimed, counted, held)
+        check_count(f"config: {counted.key}", claimed, counted, all_names)
 
 
 def check_count(label: str, claimed: Any, counted: Counted, names: Iterable[str]) -> None:
@@ -67,16 +67,16 @@ def check_count(label: str, claimed: Any, counted: Counted, names: Iterable[str]
     whoever reads it, and so is a part that the file holds nothing of."""
     if not isinstance(claimed, int):
         return
-    held = [name for name in names if name.startswith(counted.whole)]
-    found = counted.besides + len(
+    own_names = [name for name in names if name.startswith(counted.whole)]
+    shown = counted.besides + len(
         {
             name.removeprefix(counted.prefix).partition(".")[0]
-            for name in held
+            for name in own_names
             if name.startswith(counted.prefix)
         }
     )
-    if held and claimed > found + MOST_MISSING:
+    if own_names and claimed > shown + MOST_MISSING:
         raise FileFormatError(
-            f"{label} is {claimed}, for {found} that the tensors show; one of the two is of "
+            f"{label} is {claimed}, for {shown} that the tensors show; one of the two is of "
             "another model, or broken"
         )

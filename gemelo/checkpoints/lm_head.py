@@ -1,4 +1,4 @@
-"""The head of a checkpoint: the embedding once more, or one of its own, whatever its config says.
+"""The LM head of a checkpoint: tied to the embedding or its own, whatever its config says.
 
 transformers ties the two only if the files hold no other head, and so does this. A multimodal
 config may say it at either level.
@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from gemelo.config import ModelConfig
-from gemelo.config.model import section
+from gemelo.config.config_json import section
 from gemelo.errors import FileFormatError
-from gemelo.kernels.formats import Packed
+from gemelo.kernels.quants import Packed
 from gemelo.weights.names import HEAD
 
 EMBEDDING = "language_model.embed_tokens.weight"
@@ -47,18 +47,18 @@ def with_head(
                 "lm_head.weight; set it to true if the embedding is the head"
             )
         return config, shapes, ()
-    if EMBEDDING not in shapes:  # and so told as missing
+    if EMBEDDING not in shapes:  # and so reported as missing
         return config, shapes, ()
     if _are_equal(tensor(HEAD), tensor(EMBEDDING)):
         kept = {name: shape for name, shape in shapes.items() if name != HEAD}
         return dataclasses.replace(config, tie_word_embeddings=True), kept, ()
-    said = [part.get("tie_word_embeddings") for part in (raw, section(raw, "text_config"))]
+    tied = [part.get("tie_word_embeddings") for part in (raw, section(raw, "text_config"))]
     notice = (
         "lm_head.weight differs from embed_tokens.weight, though config.json does not untie them; "
         "it is used"
     )
     untied = dataclasses.replace(config, tie_word_embeddings=False)
-    return untied, shapes, () if False in said else (notice,)
+    return untied, shapes, () if False in tied else (notice,)
 
 
 def _are_equal(a: Tensor | Packed, b: Tensor | Packed) -> bool:
@@ -68,4 +68,6 @@ def _are_equal(a: Tensor | Packed, b: Tensor | Packed) -> bool:
     if a.dtype == b.dtype:
         return torch.equal(a, b)
     starts = range(0, len(a), _ROWS)
-    return all(torch.equal(a[at : at + _ROWS].float(), b[at : at + _ROWS].float()) for at in starts)
+    return all(
+        torch.equal(a[row : row + _ROWS].float(), b[row : row + _ROWS].float()) for row in starts
+    )

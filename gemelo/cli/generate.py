@@ -1,4 +1,4 @@
-"""`gemelo generate` and `gemelo tokenize`: a text in, its continuation or its tokens out.
+"""`gemelo generate` and `gemelo tokenize`: a prompt's completion as text or JSON, its token ids.
 
 A model with a chat template answers the prompt as a user's turn; a base model completes it, and
 says so. Without --json the text streams to stdout as it comes and everything else goes to stderr.
@@ -9,21 +9,32 @@ says so. Without --json the text streams to stdout as it comes and everything el
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gemelo.checkpoints.locate import default_name, resolve
 from gemelo.cli import elastic, media, options
-from gemelo.cli.answer import answer, cancelled, load_model, tell_end, tell_timings
+from gemelo.cli.answer import answer, cancelled, load_model, note_length_stop, note_timings
+from gemelo.cli.groups import (
+    Attachments,
+    Crops,
+    Elastic,
+    Frames,
+    Loading,
+    SamplingOptions,
+    checked_sampling,
+    grouped,
+)
 from gemelo.cli.terminal import argument_or_stdin, checked_text, note, print_json, show
+from gemelo.engine.memory.process import peak_rss_bytes
 from gemelo.errors import InputError
-from gemelo.evals.machine import peak_rss_bytes
 
 if TYPE_CHECKING:
     from gemelo.api import Model
+    from gemelo.config.sampling import Sampling
     from gemelo.engine.completion import Choice, Completion
+    from gemelo.engine.session import Session
     from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 
 _INTERRUPTED = 130
@@ -43,48 +54,21 @@ Text = Annotated[
 ]
 
 
+@grouped
 def generate(
     ctx: typer.Context,
     prompt: Prompt,
+    *,
     system: options.System = None,
-    image: options.Image = None,
-    audio: options.Audio = None,
-    video: options.Video = None,
-    fps: options.Fps = 1.0,
-    image_size: options.ImageSize = None,
-    pan_and_scan: options.PanAndScan = None,
-    min_crop_size: options.MinCropSize = None,
-    max_num_crops: options.MaxNumCrops = None,
-    min_ratio_to_activate: options.MinRatio = None,
+    attached: Attachments,
+    frames: Frames,
+    crops: Crops,
     chat: Annotated[bool, typer.Option("--chat", help="Insist on the chat template.")] = False,
     raw: Annotated[bool, typer.Option("--raw", help="Complete the prompt as it is.")] = False,
     model: options.Model = None,
-    submodel: options.Submodel = None,
-    speculate: options.Speculate = None,
-    policy: options.Policy = None,
-    repair: options.Repair = "off",
-    ple: options.Ple = None,
-    mmproj: options.Mmproj = None,
-    repack: options.Repack = True,
-    format: options.Format = "native",
-    threads: options.Threads = None,
-    context: options.Context = None,
-    kv_format: options.KVCacheFormat = None,
-    device: options.Device = "auto",
-    max_tokens: options.MaxTokens = 256,
-    temperature: options.Temperature = 1.0,
-    top_k: options.TopK = 64,
-    top_p: options.TopP = 0.95,
-    min_p: options.MinP = 0.0,
-    repetition_penalty: options.RepetitionPenalty = 1.0,
-    presence_penalty: options.PresencePenalty = 0.0,
-    frequency_penalty: options.FrequencyPenalty = 0.0,
-    logit_bias: options.LogitBias = None,
-    seed: options.Seed = None,
-    stop: options.Stop = None,
-    ignore_eos: options.IgnoreEos = False,
-    n: options.Count = 1,
-    logprobs: options.Logprobs = None,
+    sizes: Elastic,
+    loading: Loading,
+    sampling: SamplingOptions,
     json: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -100,30 +84,31 @@ def generate(
     Exit codes: 0 done, 1 failed, 2 the input was wrong, 130 interrupted (the text so far is kept).
     """
     text = _prompt_text(prompt)
-    files = media.given(ctx)
-    _ = media.pan_scan(ctx.params)  # what is wrong with it is told before anything is loaded
-    sampling = options.sampling(ctx.params)
-    if sampling.logprobs is not None and not json:
+    files = media.attached_parts(attached, ctx.meta[options.WORDS])
+    _ = media.pan_scan(crops)  # what is wrong with it is an error before anything is loaded
+    chosen = checked_sampling(sampling)
+    if chosen.logprobs is not None and not json:
         raise InputError("--logprobs needs --json, which is where they are printed")
-    loaded = load_model(model, quiet=quiet, verbose=verbose, **options.loading(ctx.params))
-    elastic.apply(loaded, submodel, speculate, policy, repair)
-    viewing = media.viewing(ctx.params, loaded)
+    loaded = load_model(model, loading, sizes, quiet=quiet, verbose=verbose)
+    session = loaded.session()
+    elastic.apply(loaded, session, sizes)
+    vision_options = media.vision_options(frames, crops, loaded)
     if _in_turns(loaded, system, chat, raw, quiet):
-        told = None if system is None else checked_text("--system", system)
-        ready = media.asked(loaded, text, files, viewing, told)
+        instructions = None if system is None else checked_text("--system", system)
+        full_prompt = media.chat_prompt(loaded, text, files, vision_options, instructions)
     else:
-        ready = media.completed(loaded, text, files, viewing)
-    streamed = not json and n == 1
-    completion = answer(loaded, ready, asdict(sampling), show if streamed else _swallow, quiet)
+        full_prompt = media.completion_prompt(loaded, text, files, vision_options)
+    streamed = not json and chosen.n == 1
+    completion = answer(loaded, session, full_prompt, chosen, show if streamed else _swallow, quiet)
     if json:
-        print_json(_json(model or default_name(), loaded, completion, n, logprobs is not None))
+        print_json(_json(model or default_name(), session, completion, chosen))
     else:
         _finish_text(completion, streamed)
     if not quiet:
-        tell_end(loaded, completion.choices, max_tokens, "--max-tokens")
+        note_length_stop(loaded, completion.choices, chosen.max_tokens, "--max-tokens")
     if verbose:
-        tell_timings(completion)
-        for line in elastic.told(loaded):
+        note_timings(completion)
+        for line in elastic.summary(session):
             note(line)
     if cancelled(completion):
         raise typer.Exit(_INTERRUPTED)
@@ -204,14 +189,14 @@ def _finish_text(completion: Completion, streamed: bool) -> None:
 
 
 def _json(
-    name: str, model: Model, completion: Completion, n: int, logprobs: bool
+    name: str, session: Session, completion: Completion, sampling: Sampling
 ) -> dict[str, Any]:
     """The contract's object; `choices` too where there are several."""
-    timings = completion.timings
+    timings, logprobs = completion.timings, sampling.logprobs is not None
     first = _choice(completion.choices[0], logprobs)
     return {
         "model": name,
-        "submodel": model.active.name if model.active else None,
+        "submodel": session.active.name if session.active else None,
         "prompt_token_ids": list(completion.prompt_token_ids),
         **first,
         "seed": completion.seed,
@@ -224,18 +209,18 @@ def _json(
             "decode_tokens_per_s": timings.decode_tokens_per_s,
         },
         "peak_rss_bytes": peak_rss_bytes(),
-    } | ({"choices": [_choice(c, logprobs) for c in completion.choices]} if n > 1 else {})
+    } | ({"choices": [_choice(c, logprobs) for c in completion.choices]} if sampling.n > 1 else {})
 
 
 def _choice(choice: Choice, logprobs: bool) -> dict[str, Any]:
-    found: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "text": choice.text,
         "token_ids": list(choice.token_ids),
         "finish_reason": choice.finish_reason,
     }
     if logprobs:
-        found["logprobs"] = _logprobs(choice)
-    return found
+        fields["logprobs"] = _logprobs(choice)
+    return fields
 
 
 def _logprobs(choice: Choice) -> list[dict[str, Any]]:

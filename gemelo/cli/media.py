@@ -1,4 +1,4 @@
-"""Pictures, recordings and videos on the command line, and `gemelo show crops`.
+"""Media options: --image, --audio and --video as parts of a prompt, and `gemelo show crops`.
 
 Files go into the prompt in the order in which they were given, whatever their kinds, in front of
 the text; or where the text has the model's own placeholders for them.
@@ -10,112 +10,110 @@ the text; or where the text has the model's own placeholders for them.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gemelo.cli import options
+from gemelo.cli.groups import Attachments, Crops, Frames, grouped
 from gemelo.cli.terminal import note, print_json, show
 from gemelo.errors import InputError
 from gemelo.inputs.media.panscan import DEFAULT, PanScan
-from gemelo.inputs.media.parts import KINDS, MediaPart, Part, TextPart
+from gemelo.inputs.media.parts import MODALITIES, MediaPart
 
 if TYPE_CHECKING:
     from gemelo.api import Model
     from gemelo.inputs.prompt.chat import Prompt
-    from gemelo.inputs.prompt.media_loader import Viewing
-
-_THRESHOLDS = ("min_crop_size", "max_num_crops", "min_ratio_to_activate")
+    from gemelo.inputs.prompt.media_loader import VisionOptions
 
 
-def given(ctx: typer.Context) -> list[MediaPart]:
+def attached_parts(attached: Attachments, words: Sequence[str]) -> list[MediaPart]:
     """The files of --image, --audio and --video, in the order of the command line's words."""
-    waiting = {kind: list(ctx.params[kind] or ()) for kind in KINDS}
+    waiting = {kind: list(getattr(attached, kind) or ()) for kind in MODALITIES}
     ordered: list[MediaPart] = []
-    for word in ctx.meta[options.WORDS]:
+    for word in words:
         for kind, files in waiting.items():
             if files and (word == f"--{kind}" or word.startswith(f"--{kind}=")):
                 ordered.append(MediaPart(kind, files.pop(0)))
     return ordered
 
 
-def viewing(parameters: Mapping[str, Any], model: Model) -> Viewing:
+def vision_options(frames: Frames, crops: Crops, model: Model) -> VisionOptions:
     """How media are looked at, by a command's options, and by the model's files where they are
     silent. Raises InputError for a threshold that nothing would ask about."""
-    from gemelo.inputs.prompt.media_loader import Viewing
+    from gemelo.inputs.prompt.media_loader import VisionOptions
 
-    own, asked = model.checkpoint.preprocessor, parameters["pan_and_scan"]
-    given = thresholds(parameters)
-    is_on = own.do_pan_and_scan if asked is None else asked
-    if given and not is_on:
-        name, value = next(iter(given.items()))
+    own, pan_and_scan = model.checkpoint.preprocessor, frames.pan_and_scan
+    is_on = own.do_pan_and_scan if pan_and_scan is None else pan_and_scan
+    if not is_on and (overrides := thresholds(crops)):
+        name, value = next(iter(overrides.items()))
         raise InputError(
             f"--{name.replace('_', '-')} {value} says nothing without --pan-and-scan: give both"
         )
-    side = own.side if parameters["image_size"] is None else parameters["image_size"]
-    cropped = pan_scan(parameters, own.thresholds) if is_on else None
-    return Viewing(cropped, side, parameters["fps"])
+    image_size = own.image_size if frames.image_size is None else frames.image_size
+    cropping = pan_scan(crops, own.thresholds) if is_on else None
+    return VisionOptions(cropping, image_size, frames.fps)
 
 
-def thresholds(parameters: Mapping[str, Any]) -> dict[str, Any]:
+def thresholds(crops: Crops) -> dict[str, Any]:
     """Pan & Scan's thresholds that a command's options give."""
-    return {name: parameters[name] for name in _THRESHOLDS if parameters[name] is not None}
+    return {name: value for name, value in vars(crops).items() if value is not None}
 
 
-def pan_scan(parameters: Mapping[str, Any], own: PanScan = DEFAULT) -> PanScan:
+def pan_scan(crops: Crops, own: PanScan = DEFAULT) -> PanScan:
     """Pan & Scan as a command's options have it, the model's `own` where they are silent."""
-    return dataclasses.replace(own, **thresholds(parameters))
+    return dataclasses.replace(own, **thresholds(crops))
 
 
-def asked(
-    model: Model, text: str, files: Sequence[MediaPart], viewing: Viewing, system: str | None
+def chat_prompt(
+    model: Model,
+    text: str,
+    files: Sequence[MediaPart],
+    vision_options: VisionOptions,
+    system: str | None,
 ) -> Prompt:
     """A user's turn of files and a text, after what the system says."""
-    from gemelo.inputs.prompt.media_loader import arranged
+    from gemelo.inputs.prompt.media_loader import place_media
 
-    parts = arranged(text, files, model.perception.senses)
-    content = [as_content(part) for part in parts] if files else text
+    parts = place_media(text, files, model.encoders.modalities)
+    content = parts if files else text
     messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
     if system:
         messages.insert(0, {"role": "system", "content": system})
-    return model.prompt(messages, viewing)
+    return model.prompt(messages, vision_options)
 
 
-def completed(model: Model, text: str, files: Sequence[MediaPart], viewing: Viewing) -> Prompt:
+def completion_prompt(
+    model: Model, text: str, files: Sequence[MediaPart], vision_options: VisionOptions
+) -> Prompt:
     """A text to complete, with files in it."""
-    from gemelo.inputs.prompt.chat import complete
-    from gemelo.inputs.prompt.media_loader import arranged
+    from gemelo.inputs.prompt.chat import render_completion
+    from gemelo.inputs.prompt.media_loader import place_media
 
     if not files:
         return model.prompt(text)
-    album = model.album(viewing)
-    return complete(arranged(text, files, album.senses), model.tokenizer, album)
+    media_loader = model.media_loader(vision_options)
+    return render_completion(
+        place_media(text, files, media_loader.modalities), model.tokenizer, media_loader
+    )
 
 
-def as_content(part: Part) -> dict[str, Any]:
-    """A part as a message has it."""
-    if isinstance(part, TextPart):
-        return {"type": "text", "text": part.text}
-    return {"type": part.kind, "path": part.source}
-
-
+@grouped
 def show_crops(
-    ctx: typer.Context,
     image: Annotated[str, typer.Argument(metavar="IMAGE", help="A picture's file.")],
     save: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write every view there as a PNG.")
     ] = None,
-    min_crop_size: options.MinCropSize = None,
-    max_num_crops: options.MaxNumCrops = None,
-    min_ratio_to_activate: options.MinRatio = None,
+    *,
+    crops: Crops,
     force: Annotated[bool, typer.Option("--force", help="Replace files of DIR.")] = False,
     json: options.Json = False,
 ) -> None:
     """Show what Pan & Scan makes of a picture.
 
-    The views that a model would be given, the whole first, and what they cost in soft tokens.
+    The views that a model would be given, the whole first, and what they cost in image tokens.
 
     \b
     gemelo show crops panorama.jpg
@@ -124,12 +122,12 @@ def show_crops(
     from gemelo.inspection.crops import save_crops
     from gemelo.inspection.crops import show_crops as views_of
 
-    cropped = pan_scan(ctx.params)
-    seen = views_of(image, cropped)
-    paths = [] if save is None else save_crops(image, save, cropped, overwrite=force)
+    cropping = pan_scan(crops)
+    shown = views_of(image, cropping)
+    paths = [] if save is None else save_crops(image, save, cropping, overwrite=force)
     if json:
-        print_json(seen.to_json() | {"saved": [str(path) for path in paths]})
+        print_json(shown.to_json() | {"saved": [str(path) for path in paths]})
         return
-    show(f"{seen.text()}\n")
+    show(f"{shown.text()}\n")
     for path in paths:
         note(f"wrote {path}")

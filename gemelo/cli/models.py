@@ -1,4 +1,4 @@
-"""`gemelo pull`, `list`, `convert` and `show`: the models on this machine, and what is in them.
+"""`gemelo pull`, `list`, `convert`, `slice` and `show model`: fetch, write and inspect checkpoints.
 
 gemelo pull google/gemma-3-1b-it
 gemelo convert google/gemma-3-1b-it gemma-3-1b-it-q8_0.gguf --format q8_0
@@ -9,17 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import gemelo
 from gemelo.cli import options
 from gemelo.cli.answer import load_model
+from gemelo.cli.groups import Loading
 from gemelo.cli.terminal import Bar, note, print_json, print_table, show, size
+from gemelo.config.options import TargetFormat
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from gemelo.checkpoints.convert import Converted
     from gemelo.inspection.summary import Group, Layer, Summary
 
 
@@ -42,9 +46,7 @@ def pull(
     Files go to the hub's own cache. An interrupted download is resumed. HF_TOKEN opens gated
     repositories, HF_HUB_OFFLINE=1 keeps off the network.
     """
-    from gemelo.checkpoints import locate
-
-    path = locate.pull(name, revision)
+    path = gemelo.pull(name, revision)
     if json:
         print_json({"model": name, "path": str(path)})
     else:
@@ -60,30 +62,30 @@ def list_models(json: options.Json = False) -> None:
     """
     from gemelo.checkpoints import locate
 
-    found = list(locate.stored())
+    models = list(locate.stored())
     if json:
         print_json(
             [
                 {"name": m.name, "path": m.path and str(m.path), "size_bytes": m.size_bytes}
-                for m in found
+                for m in models
             ]
         )
         return
-    if not found:
+    if not models:
         note("no models yet; `gemelo pull owner/name` fetches one from the hub")
         return
     from rich.table import Table
 
     table = Table("model", "size", "path")
-    for one in found:
-        path = "joined from its package at the first use" if one.path is None else str(one.path)
-        table.add_row(one.name, size(one.size_bytes), path)
+    for model in models:
+        path = "joined from its package at the first use" if model.path is None else str(model.path)
+        table.add_row(model.name, size(model.size_bytes), path)
     print_table(table)
 
 
 Target = Annotated[Path, typer.Argument(metavar="TARGET", help="NAME.gguf, or a directory.")]
 Written = Annotated[
-    options.TargetFormat,
+    TargetFormat,
     typer.Option("--format", help="Of the matrices; native is exact."),
 ]
 
@@ -111,8 +113,18 @@ def convert(
     directory is replaced only if it holds a model and nothing else, and not the source.
     Directories hold bf16, f16 and f32.
     """
-    choices = {"text_only": text_only, "mixed_widths": mixed_widths, "overwrite": force}
-    write(source, target, format, json, quiet, mmproj=mmproj, **choices)
+    with Bar("writing", shown=not quiet) as bar:
+        written = gemelo.convert(
+            source,
+            target,
+            format,
+            text_only=text_only,
+            mmproj=mmproj,
+            mixed_widths=mixed_widths,
+            overwrite=force,
+            progress=bar,
+        )
+    report_written(written, json, quiet)
 
 
 def slice_model(
@@ -137,20 +149,22 @@ def slice_model(
     A directory loads in transformers, with its tokenizer and processor files; a GGUF in llama.cpp,
     if its feed-forwards have one width. A .toml or .json file names ffn_widths and skipped_layers.
     """
-    choices = {"text_only": text_only, "mixed_widths": mixed_widths, "overwrite": force}
-    write(source, target, format, json, quiet, submodel=submodel, **choices)
-
-
-def write(
-    source: str, target: Path, format: options.TargetFormat, json: bool, quiet: bool, **choices: Any
-) -> None:
-    """Convert with a progress bar, and say what was written."""
-    from gemelo.checkpoints.convert import convert as convert_files
-    from gemelo.checkpoints.locate import expanded, resolve
-
-    place = expanded(str(target))
     with Bar("writing", shown=not quiet) as bar:
-        written = convert_files(resolve(source), place, format, progress=bar, **choices)
+        written = gemelo.slice(
+            source,
+            target,
+            submodel,
+            format,
+            text_only=text_only,
+            mixed_widths=mixed_widths,
+            overwrite=force,
+            progress=bar,
+        )
+    report_written(written, json, quiet)
+
+
+def report_written(written: Converted, json: bool, quiet: bool) -> None:
+    """Say what was written, and what was left out or put right."""
     for notice in () if quiet else written.notices:
         note(f"note: {notice}")
     if json:
@@ -181,7 +195,8 @@ def show_model(
     """
     from gemelo.inspection.summary import summarise
 
-    loaded = load_model(model, quiet=quiet, verbose=False, format=format, device="cpu")
+    loading = Loading(format=format, device="cpu")
+    loaded = load_model(model, loading, quiet=quiet, verbose=False)
     summary = summarise(loaded.checkpoint)
     if json:
         print_json(summary.to_json())
@@ -220,8 +235,8 @@ def shape_columns(layers: Sequence[Layer]) -> list[list[str]]:
 def totals(summary: Summary) -> Iterator[str]:
     """What surrounds the layers, the sums, and what a context costs."""
     for name, group in (summary.parts | summary.towers).items():
-        formats, parameters, held = _sums(group)
-        yield f"{name}: {parameters} parameters, {held} ({formats})"
+        formats, parameters, nbytes = _sums(group)
+        yield f"{name}: {parameters} parameters, {nbytes} ({formats})"
     if "lm_head" not in summary.parts:
         yield "lm_head: embed_tokens"
     yield f"decoder: {summary.parameters:,} parameters, {size(summary.bytes)}"

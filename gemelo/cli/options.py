@@ -1,31 +1,22 @@
-"""The options that commands share, each written once, and the sections their help lists them in.
+"""Command-line options: typer annotations, each written once, and the sections of --help.
 
-Importing this costs typer and nothing else. Defaults that belong to the library (Gemma's sampling)
-are repeated in the commands' signatures, because reading them there would load torch; a test keeps
-the two equal. typer draws sections only through rich; `SectionedCommand` does it in plain text.
+Importing this loads typer, the lists of `config/options` and nothing else. What belongs together
+is a group (`groups`), which has the defaults. typer draws sections only through rich;
+`SectionedCommand` does it in plain text.
 
-    def generate(model: options.Model = None, seed: options.Seed = None) -> None: ...
+    def tokenize(text: str, model: options.Model = None, json: options.Json = False) -> None: ...
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperOption
 
-from gemelo.cli.terminal import checked_text
+from gemelo.config.options import KVFormat, RebuildMode, TablePlacement, WeightFormat
 from gemelo.errors import InputError
-
-if TYPE_CHECKING:
-    from gemelo.engine.sampler import Sampling
-
-WeightFormat = Literal["native", "bf16", "f32", "q8_0", "q4_0"]
-TargetFormat = Literal["native", "bf16", "f16", "f32", "q8_0", "q4_0"]
-KVFormat = Literal["plain", "bf16", "int8"]
 
 _of_model, _of_media, _of_sampling, _of_output = (
     partial(typer.Option, rich_help_panel=title)
@@ -38,7 +29,7 @@ class SectionedCommand(TyperCommand):
     """A command whose help groups its options by `rich_help_panel`, without rich."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Keep the words too: in what order options of several names came is told by them alone."""
+        """Keep the words too: they alone have the order in which options of several names came."""
         ctx.meta[WORDS] = list(args)
         return super().parse_args(ctx, args)
 
@@ -54,36 +45,11 @@ class SectionedCommand(TyperCommand):
                 formatter.write_dl(records)
 
 
-def sampling(parameters: Mapping[str, Any]) -> Sampling:
-    """The sampling settings among a command's parameters, which have the same names, checked."""
-    from gemelo.engine.sampler import Sampling
-
-    names = {field.name for field in dataclasses.fields(Sampling)}
-    given = {name: value for name, value in parameters.items() if name in names}
-    stops = given.get("stop") or ()
-    biases = given.get("logit_bias") or ()
-    return Sampling.of(
-        given
-        | {"stop": tuple(checked_text("--stop", text) for text in stops)}
-        | {"logit_bias": dict(map(_bias, biases))}
-    )
-
-
-def loading(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of `gemelo.load` among a command's parameters."""
-    names = ("format", "threads", "context", "kv_format", "device", "ple", "mmproj", "repack")
-    found = {name: parameters[name] for name in names if name in parameters}
-    if (parameters.get("policy") or "").startswith("memory:"):
-        found["repack"] = False  # a limit on memory is kept by letting go what is mapped
-    return found
-
-
-def _bias(text: str) -> tuple[int, float]:
-    token, _, value = text.partition("=")
-    try:
-        return int(token), float(value)
-    except ValueError:
-        raise InputError(f"--logit-bias {text}: expected ID=V, for example 506=-5") from None
+def _not_empty(parameter: typer.CallbackParam, value: Any) -> Any:
+    """A file's name, or several; an empty one, as from an unset variable of a shell, is refused."""
+    if "" in (value if isinstance(value, list | tuple) else (value,)):
+        raise InputError(f"{max(parameter.opts, key=len)} is empty: name a file")
+    return value
 
 
 def _section(parameter: object) -> str:
@@ -96,11 +62,14 @@ def _section(parameter: object) -> str:
 
 # ---- files ---------------------------------------------------------------------------------------
 
-TextOnly = Annotated[bool, typer.Option("--text-only", help="Leave the eye and the ear out.")]
+TextOnly = Annotated[
+    bool, typer.Option("--text-only", help="Leave the vision tower and the audio encoder out.")
+]
 WriteMmproj = Annotated[
     bool,
     typer.Option(
-        "--mmproj", help="Write the eye and ear alone, as the GGUF beside a text model's."
+        "--mmproj",
+        help="Write the vision tower and audio encoder alone, as the GGUF beside a text model's.",
     ),
 ]
 MixedWidths = Annotated[
@@ -139,7 +108,7 @@ Submodel = Annotated[
     str | None,
     _of_model(
         metavar="NAME|FILE",
-        help="Run this part of a Gemma 3n: E2B, a published mix, or a .toml or .json file.",
+        help="Run this sub-model of a Gemma 3n: E2B, a published mix, or a .toml or .json file.",
         show_default="the whole",
     ),
 ]
@@ -147,35 +116,41 @@ Speculate = Annotated[
     str | None,
     _of_model(
         metavar="NAME[:int4]",
-        help="Draft with this part of a Gemma 3n; the answer stays the model's own.",
+        help="Draft with this sub-model of a Gemma 3n; the answer stays the model's own.",
     ),
 ]
 Policy = Annotated[
     str | None,
     _of_model(
         metavar="KIND:N",
-        help="Change size as needed: latency:TOKENS_PER_S, memory:GIB or difficulty:NATS.",
+        help="Choose the sub-model as needed: latency:TOKENS_PER_S, memory:GIB or difficulty:NATS.",
     ),
 ]
-Repair = Annotated[
-    Literal["off", "lazy", "now"],
+Rebuild = Annotated[
+    RebuildMode,
     _of_model(
-        help="Keys that another size wrote: kept, encoded again beside new tokens, or at once."
+        help="Keys that another sub-model wrote: kept, computed again beside new tokens, or at "
+        "once."
     ),
 ]
 Ple = Annotated[
-    Literal["disk", "ram", "device"] | None,
+    TablePlacement | None,
     _of_model(help="Where Gemma 3n's per-layer embeddings lie.", show_default="disk"),
 ]
 Mmproj = Annotated[
     str | None,
-    _of_model(metavar="FILE", help="The eye and ear of a GGUF.", show_default="the one beside it"),
+    _of_model(
+        metavar="FILE",
+        help="The vision tower and audio encoder of a GGUF.",
+        show_default="the one beside it",
+        callback=_not_empty,
+    ),
 ]
 Repack = Annotated[
     bool,
     _of_model(
         "--repack/--no-repack",
-        help="Move quantised weights to where they are read faster, or leave them mapped.",
+        help="Repack quantised weights for speed, or leave them mapped.",
     ),
 ]
 Threads = Annotated[
@@ -211,21 +186,25 @@ System = Annotated[
 # ---- pictures and sound --------------------------------------------------------------------------
 
 Image = Annotated[
-    list[str] | None, _of_media(metavar="FILE", help="A picture to look at; repeatable.")
+    list[str] | None,
+    _of_media(metavar="FILE", help="A picture of the prompt; repeatable.", callback=_not_empty),
 ]
 Audio = Annotated[
-    list[str] | None, _of_media(metavar="FILE", help="A recording to hear; repeatable.")
+    list[str] | None,
+    _of_media(metavar="FILE", help="A recording of the prompt; repeatable.", callback=_not_empty),
 ]
 Video = Annotated[
     list[str] | None,
-    _of_media(metavar="FILE", help="Frames with their times, and the sound track."),
+    _of_media(
+        metavar="FILE", help="Frames with their times, and the sound track.", callback=_not_empty
+    ),
 ]
 Fps = Annotated[float, _of_media(metavar="N", help="Frames a second of a video.")]
 ImageSize = Annotated[
     int | None,
     _of_media(
         metavar="256|512|768",
-        help="Side of the square that Gemma 3n sees, in pixels.",
+        help="Side of Gemma 3n's square picture, in pixels.",
         show_default="what the model's files say, else 768",
     ),
 ]
@@ -233,7 +212,7 @@ PanAndScan = Annotated[
     bool | None,
     _of_media(
         "--pan-and-scan/--no-pan-and-scan",
-        help="Show long pictures whole and in crops, or whole alone.",
+        help="Encode long pictures whole and in crops, or whole alone.",
         show_default="what the model's files say, else whole",
     ),
 ]
@@ -276,10 +255,10 @@ RepetitionPenalty = Annotated[
     float, _of_sampling(metavar="X", help="Divides scores of tokens already seen.")
 ]
 PresencePenalty = Annotated[
-    float, _of_sampling(metavar="X", help="Fine for tokens seen in the answer.")
+    float, _of_sampling(metavar="X", help="Subtracted from scores of tokens seen in the answer.")
 ]
 FrequencyPenalty = Annotated[
-    float, _of_sampling(metavar="X", help="Fine for every time seen there.")
+    float, _of_sampling(metavar="X", help="Subtracted for every time they were seen.")
 ]
 LogitBias = Annotated[
     list[str] | None,
@@ -288,7 +267,7 @@ LogitBias = Annotated[
 Seed = Annotated[
     int | None,
     _of_sampling(
-        metavar="S", help="Same seed, same text.", show_default="drawn; --verbose tells which"
+        metavar="S", help="Same seed, same text.", show_default="drawn; --verbose shows it"
     ),
 ]
 Stop = Annotated[

@@ -1,10 +1,11 @@
-"""The loop behind `gemelo chat`: lines in, commands obeyed, everything else answered.
+"""REPL of `gemelo chat`: /commands, multi-line input, history, and answers to all else.
 
 Lines come from an iterator, so that the loop is the same on a terminal, from a pipe and in a test.
 A line that begins with three double quotes goes on until they close it. Settings are the library's
 `Sampling`, whole: every field of it can be set, and a value that makes no sense changes nothing.
 
-    Repl(model, conversation, Sampling(seed=1), quiet=False, verbose=False).run(["Hi", "/stats"])
+    repl = Repl(model, session, conversation, Sampling(seed=1), quiet=False, verbose=False)
+    repl.run(["Hi", "/stats"])
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gemelo.checkpoints.locate import cache_folder, expanded
 from gemelo.cli import elastic
-from gemelo.cli.answer import answer, tell_end, tell_timings
-from gemelo.cli.conversation import TEXT_ONLY, Conversation
+from gemelo.cli.answer import answer, note_length_stop, note_timings
+from gemelo.cli.conversation import TEXT_ONLY, Conversation, Snapshot
 from gemelo.cli.terminal import interactive, note, page, show, size, text_lines
-from gemelo.engine.sampler import Sampling
+from gemelo.config.sampling import Sampling
 from gemelo.errors import GemeloError, InputError, UnavailableError
-from gemelo.inputs.media.parts import Kind, MediaPart, opened
-from gemelo.inputs.prompt.placeholders import check_senses
+from gemelo.inputs.media.parts import MediaPart, Modality, open_media
+from gemelo.inputs.prompt.placeholders import check_modalities
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 
     from gemelo.api import Model
     from gemelo.engine.completion import Completion
-    from gemelo.inputs.prompt.media_loader import Viewing
+    from gemelo.engine.session import Session
+    from gemelo.inputs.prompt.media_loader import VisionOptions
 
 QUOTES = '"""'
 
@@ -52,15 +54,17 @@ class Repl:
     def __init__(
         self,
         model: Model,
+        session: Session,
         conversation: Conversation,
         sampling: Sampling,
-        viewing: Viewing | None = None,
+        vision_options: VisionOptions | None = None,
         *,
         quiet: bool,
         verbose: bool,
     ) -> None:
-        self.model, self.conversation, self.sampling = model, conversation, sampling
-        self.viewing = viewing  # of what is attached; None as the model's files say
+        self.model, self.session = model, session
+        self.conversation, self.sampling = conversation, sampling
+        self.vision_options = vision_options  # of what is attached; None as the model's files say
         self.quiet, self.verbose = quiet, verbose
         self.last: Completion | None = None
         self.over = False
@@ -72,10 +76,10 @@ class Repl:
             "/set": Command(self._set, "NAME VALUE", "set how tokens are chosen; alone, show all"),
             "/save": Command(self._save, "FILE", "write the conversation as JSON"),
             "/load": Command(self._load, "FILE", "read one, in place of this"),
-            "/image": Command(self._image, "FILE", "show a picture with what you say next"),
-            "/audio": Command(self._audio, "FILE", "play a recording with what you say next"),
-            "/video": Command(self._video, "FILE", "show and play a video with what you say next"),
-            "/submodel": Command(self._submodel, "NAME", "change size; alone, list the names"),
+            "/image": Command(self._image, "FILE", "attach a picture to what you say next"),
+            "/audio": Command(self._audio, "FILE", "attach a recording to it"),
+            "/video": Command(self._video, "FILE", "attach a video to it"),
+            "/submodel": Command(self._submodel, "NAME", "change the sub-model; alone, list them"),
             "/stats": Command(self._stats, "", "what the last answer took"),
             "/regen": Command(self._regen, "", "answer the last question again"),
             "/bye": leave,
@@ -107,25 +111,37 @@ class Repl:
         """Ask, stream the answer, and keep both; an empty line says nothing."""
         if not text:
             return
+        before = self.conversation.snapshot()
         self.conversation.ask(text)
-        self._answer()
+        self._answer(before)
 
-    def _answer(self) -> None:
-        said = ""
+    def _answer(self, before: Snapshot) -> None:
+        """Stream the answer and keep it; without one, all is as it was `before`.
+
+        After an error nothing is attached: a file that fails would fail every question.
+        """
+        text = ""
         try:
-            prompt = self.model.prompt(self.conversation.prompt(), self.viewing)
-            settings = dataclasses.asdict(self.sampling)
-            self.last = answer(self.model, prompt, settings, show, self.quiet)
-            said = self.last.text
+            prompt = self.model.prompt(self.conversation.prompt(), self.vision_options)
+            self.last = answer(self.model, self.session, prompt, self.sampling, show, self.quiet)
+            text = self.last.text
+        except GemeloError:
+            before[1].clear()
+            raise
         finally:
-            self.conversation.answer(said)
+            if text:
+                self.conversation.answer(text)
+            else:
+                self.conversation.restore(before)
         show("\n")
         if self.last.finish_reason == "cancelled":
             note("(stopped)")
         if not self.quiet:
-            tell_end(self.model, self.last.choices, self.sampling.max_tokens, "/set max_tokens N")
+            note_length_stop(
+                self.model, self.last.choices, self.sampling.max_tokens, "/set max_tokens N"
+            )
         if self.verbose:
-            tell_timings(self.last)
+            note_timings(self.last)
 
     # ---- commands --------------------------------------------------------------------------------
 
@@ -170,11 +186,11 @@ class Repl:
         if self.last is None:
             note("nothing was answered yet")
             return
-        tell_timings(self.last)
-        held = len(self.last.prompt_token_ids) + len(self.last.token_ids)
-        note(f"context {held} of {self.model.engine.context} tokens")
-        note(f"keys and values {size(self.model.cache_bytes)}")
-        for line in elastic.told(self.model):
+        note_timings(self.last)
+        num_tokens = len(self.last.prompt_token_ids) + len(self.last.token_ids)
+        note(f"context {num_tokens} of {self.model.engine.context} tokens")
+        note(f"KV cache {size(self.session.cache.nbytes)}")
+        for line in elastic.summary(self.session):
             note(line)
 
     def _image(self, rest: str) -> None:
@@ -186,35 +202,35 @@ class Repl:
     def _video(self, rest: str) -> None:
         self._attach("video", "/video", rest)
 
-    def _attach(self, kind: Kind, command: str, rest: str) -> None:
+    def _attach(self, kind: Modality, command: str, rest: str) -> None:
         path = _path(command, rest)
-        check_senses([MediaPart(kind, path)], self.model.perception.senses)
+        check_modalities([MediaPart(kind, path)], self.model.encoders.modalities)
         if self.model.tokenizer.chat_template is None:
             raise InputError(TEXT_ONLY)
-        with opened(path, kind):
-            pass  # what cannot be opened is told now
+        with open_media(path, kind):
+            pass  # an error now, for what cannot be opened
         self.conversation.attach(kind, path)
         note(f"{path} goes with what you say next")
 
     def _submodel(self, rest: str) -> None:
         if rest:
-            self.model.use(rest, self.model.repair_mode)
-            active = self.model.active
+            self.session.use(rest, self.session.rebuild_mode)
+            active = self.session.active
             note(f"from the next token on: {active.name if active else rest}")
             return
-        from gemelo.config import Gemma3nConfig
         from gemelo.config.submodel import HALF, WHOLE, names_in
 
-        active = self.model.active
-        note(f"active: {active.name if active else 'this model has one size'}")
-        if isinstance(self.model.config, Gemma3nConfig):
-            held = [*names_in(self.model.config), WHOLE, HALF]
-            note(f"sizes: {', '.join(held)}; or a .toml or .json file")
+        active = self.session.active
+        note(f"active: {active.name if active else 'this model has no sub-models'}")
+        if self.model.config.is_matformer:
+            names = [*names_in(self.model.config), WHOLE, HALF]
+            note(f"sub-models: {', '.join(names)}; or a .toml or .json file")
 
     def _regen(self, rest: str) -> None:
+        before = self.conversation.snapshot()
         if not self.conversation.take_back("assistant"):
             raise InputError("there is no answer to take back")
-        self._answer()
+        self._answer(before)
 
     def _leave(self, rest: str) -> None:
         self.over = True

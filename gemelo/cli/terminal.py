@@ -1,4 +1,4 @@
-"""The terminal: what goes to stdout, what to stderr, and how Ctrl-C is heard.
+"""Terminal I/O: stdout and stderr, JSON and tables, text from stdin, progress bars, SIGINT.
 
 stdout carries the result alone: the model's words, a table, or one JSON object. Everything said to
 people about it (notes, errors, progress bars) goes to stderr. A bar is drawn only on a terminal and
@@ -121,15 +121,15 @@ def text_lines(source: Iterable[bytes]) -> Iterator[str]:
     What ends a line on Windows, a carriage return before the line feed, is one end as well.
     """
     decoder: codecs.IncrementalDecoder | None = None
-    held = ""
+    rest = ""
     for raw in source:
         decoder = decoder or _decoder(raw)
-        *whole, held = (held + decoded(raw, decoder)).split("\n")
-        yield from (line.removesuffix("\r") + "\n" for line in whole)
+        *lines, rest = (rest + decoded(raw, decoder)).split("\n")
+        yield from (line.removesuffix("\r") + "\n" for line in lines)
     if decoder is not None:
-        held += decoded(b"", decoder, final=True)
-    if held:
-        yield held
+        rest += decoded(b"", decoder, final=True)
+    if rest:
+        yield rest
 
 
 def decoded(raw: bytes, decoder: codecs.IncrementalDecoder, *, final: bool = False) -> str:
@@ -213,26 +213,26 @@ class Bar:
 
 
 class Interrupt:
-    """Hears Ctrl-C while a `with` block runs: the first asks to stop, the second stops at once.
+    """Handles Ctrl-C (SIGINT) in a `with` block: the first asks to stop, the second stops at once.
 
     Asking leaves the work to end between two tokens, where everything it holds is whole.
     """
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
 
     def check(self) -> None:
         """Raise `KeyboardInterrupt` if Ctrl-C was pressed: for a place where stopping is safe."""
-        if self.asked:
+        if self.requested:
             raise KeyboardInterrupt
 
-    def _hear(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:  # as whoever heard it before sees fit: not in the middle of an import
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:  # as the handler before sees fit: not in the middle of an import
             (self._before if callable(self._before) else signal.default_int_handler)(number, frame)
-        self.asked = True
+        self.requested = True
 
     def __enter__(self) -> Self:
-        self._before = signal.signal(signal.SIGINT, self._hear)
+        self._before = signal.signal(signal.SIGINT, self._handle)
         return self
 
     def __exit__(

@@ -1,6 +1,6 @@
-"""`gemelo transcribe`: what was said, as text, JSON or subtitles.
+"""`gemelo transcribe`: speech recognition and translation, as text, JSON or subtitles.
 
-A file, stdin or a microphone is heard as it comes. Ctrl-C ends a microphone's recording, and then
+A file, stdin or a microphone is encoded as it comes. Ctrl-C ends a microphone's recording, and then
 what was said so far is written; a second one ends the program.
 
     gemelo transcribe talk.mp3 --segment --format srt > talk.srt
@@ -8,59 +8,95 @@ what was said so far is written; a second one ends the program.
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from gemelo.cli import options
-from gemelo.cli.answer import load_model, tell_end
+from gemelo.cli.answer import load_model, note_length_stop
+from gemelo.cli.groups import Loading, checked_sampling, grouped
 from gemelo.cli.terminal import Interrupt, note, print_json, show
+from gemelo.config.sampling import TRANSCRIPTION
 from gemelo.errors import InputError, UnavailableError
 
 if TYPE_CHECKING:
     from gemelo.inputs.media.audio import Samples
-    from gemelo.transcription import Heard
+    from gemelo.transcription import Segment
 
 Format = Literal["text", "json", "srt", "vtt"]
-_LIVE_S, _WHOLE_S = 0.5, 10.0  # how much is heard at a time
+_LIVE_S, _WHOLE_S = 0.5, 10.0  # how much is encoded at a time
 
 
+@dataclass(frozen=True)
+class AudioLoading:
+    """How a model is loaded; --format is the transcript's, so that of weights is --weights."""
+
+    submodel: options.Submodel = None
+    mmproj: options.Mmproj = None
+    repack: options.Repack = True
+    weights: options.Weights = "native"
+    threads: options.Threads = None
+    context: options.Context = None
+    device: options.Device = "auto"
+
+    def shared(self) -> Loading:
+        """As other commands have it."""
+        return Loading(
+            mmproj=self.mmproj,
+            repack=self.repack,
+            format=self.weights,
+            threads=self.threads,
+            context=self.context,
+            device=self.device,
+        )
+
+
+@dataclass(frozen=True)
+class TranscriptSampling:
+    """What is worth setting for a transcript."""
+
+    max_tokens: options.MaxTokens = TRANSCRIPTION.max_tokens
+    temperature: options.Temperature = TRANSCRIPTION.temperature
+    seed: options.Seed = TRANSCRIPTION.seed
+
+
+@grouped
 def transcribe(
     source: Annotated[
         str | None, typer.Argument(metavar="FILE|-", help="A recording; - reads stdin.")
     ] = None,
-    microphone: Annotated[bool, typer.Option("--microphone", help="Listen, until Ctrl-C.")] = False,
+    microphone: Annotated[bool, typer.Option("--microphone", help="Record, until Ctrl-C.")] = False,
     language: Annotated[
-        str | None, typer.Option(metavar="L", help="What is spoken: es, or Spanish.")
+        str | None,
+        typer.Option(
+            metavar="L", help="What is spoken: es, or Spanish.", show_default="the model finds out"
+        ),
     ] = None,
     translate_to: Annotated[
-        str | None, typer.Option(metavar="L", help="Write it in this language.")
+        str | None,
+        typer.Option(
+            metavar="L", help="Write it in this language.", show_default="as it is spoken"
+        ),
     ] = None,
     chain_of_thought: Annotated[
         bool, typer.Option("--chain-of-thought", help="Transcribe, then translate.")
     ] = False,
     stream: Annotated[
-        bool, typer.Option("--stream", help="Write as it is heard; text alone.")
+        bool, typer.Option("--stream", help="Write while the model answers; text alone.")
     ] = False,
     segment: Annotated[
         bool, typer.Option("--segment", help="Cut at pauses into at most 30 s.")
     ] = False,
     format: Annotated[Format, typer.Option(help="How it is written.")] = "text",
     model: options.Model = None,
-    submodel: options.Submodel = None,
-    mmproj: options.Mmproj = None,
-    repack: options.Repack = True,
-    weights: options.Weights = "native",
-    threads: options.Threads = None,
-    context: options.Context = None,
-    device: options.Device = "auto",
-    max_tokens: options.MaxTokens = 4096,
-    temperature: options.Temperature = 0.0,
-    seed: options.Seed = None,
+    *,
+    loading: AudioLoading,
+    sampling: TranscriptSampling,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
@@ -73,72 +109,62 @@ def transcribe(
     gemelo transcribe talk.mp3 -m two.gguf --mmproj mmproj-two.gguf
     gemelo transcribe --microphone --stream --segment -m google/gemma-3n-E2B-it
 
-    A recording of any length is heard as one; the model was trained on 30 s, which a note says.
+    A recording of any length is one answer; the model was trained on 30 s, which a note says.
     """
     from gemelo.transcription import Task
-    from gemelo.transcription import transcribe as hear
+    from gemelo.transcription import transcribe as segments_of
 
     if (source is None) != microphone:
         raise InputError("give a file, - for stdin, or --microphone: one of them")
     if stream and format != "text":
         raise InputError(f"--stream writes text; leave it out for --format {format}")
     task = Task(language, translate_to, chain_of_thought)
-    _ = task.instruction  # what is wrong with it is told before anything is loaded
-    loaded = load_model(
-        model,
-        quiet=quiet,
-        verbose=verbose,
-        submodel=submodel,
-        mmproj=mmproj,
-        repack=repack,
-        format=weights,
-        threads=threads,
-        context=context,
-        device=device,
-    )
-    loaded.audio_stream()  # a model without an ear says so before it listens
+    _ = task.instruction  # what is wrong with it is an error before anything is loaded
+    chosen = checked_sampling(sampling)
+    loaded = load_model(model, loading.shared(), quiet=quiet, verbose=verbose)
+    if loading.submodel is not None:
+        loaded = loaded.submodel(loading.submodel)
+    loaded.audio_stream()  # an error here and not later, if it has no audio encoder
     with Interrupt() if microphone else nullcontext() as interrupt:
         pieces = recorded(source, stream) if interrupt is None else spoken(interrupt)
-        parts = hear(
+        parts = segments_of(
             loaded,
             pieces,
             task,
             cut=segment,
-            show=show if stream and not segment else None,
-            tell=(lambda notice: None) if quiet else lambda notice: note(f"note: {notice}"),
-            max_tokens=max_tokens,
-            temperature=temperature,
-            seed=seed,
+            on_text=show if stream and not segment else None,
+            on_notice=(lambda notice: None) if quiet else lambda notice: note(f"note: {notice}"),
+            sampling=chosen,
         )
-        heard = []
+        segments = []
         for one in parts:
-            heard.append(one)
+            segments.append(one)
             if stream and segment:
                 show(f"{one.text}\n")
     if not stream:
-        write(heard, format)
+        write(segments, format)
     elif not segment:
         show("\n")
     if not quiet:
-        tell_end(loaded, heard, max_tokens, "--max-tokens")
+        note_length_stop(loaded, segments, chosen.max_tokens, "--max-tokens")
 
 
-def write(heard: Sequence[Heard], format: Format) -> None:
+def write(segments: Sequence[Segment], format: Format) -> None:
     """The whole result on stdout."""
     if format == "json":
-        text = " ".join(one.text for one in heard)
-        print_json({"text": text, "segments": [asdict(one) for one in heard]})
+        text = " ".join(one.text for one in segments)
+        print_json({"text": text, "segments": [asdict(one) for one in segments]})
     elif format == "text":
-        show("".join(f"{one.text}\n" for one in heard))
+        show("".join(f"{one.text}\n" for one in segments))
     else:
-        show(subtitles(heard, format))
+        show(subtitles(segments, format))
 
 
-def subtitles(heard: Sequence[Heard], format: Format) -> str:
-    """SubRip or WebVTT, a cue a segment; what is silent has none."""
+def subtitles(segments: Sequence[Segment], format: Format) -> str:
+    """SubRip or WebVTT, a cue a segment; a silent one has none."""
     comma = "," if format == "srt" else "."
     blocks = ["WEBVTT\n"] if format == "vtt" else []
-    for number, one in enumerate((one for one in heard if one.text), 1):
+    for number, one in enumerate((one for one in segments if one.text), 1):
         times = f"{clock(one.start_s, comma)} --> {clock(one.end_s, comma)}"
         words = "\n".join(line for line in one.text.splitlines() if line.strip())
         if format == "vtt":
@@ -159,18 +185,23 @@ def recorded(source: str | None, live: bool) -> Iterator[Samples]:
     """A file or stdin, in pieces."""
     from gemelo.inputs.media.audio import stream_audio
 
+    if source == "":
+        raise InputError("the name of the recording is empty: name a file, or - for stdin")
     if source is not None and source != "-":
         return stream_audio(source, _LIVE_S if live else _WHOLE_S)
     if sys.stdin is None:
         raise InputError("there is no stdin to read a recording from")
-    return stream_audio(sys.stdin.buffer, _LIVE_S)
+    recording = sys.stdin.buffer
+    if isinstance(recording, io.BufferedReader) and not recording.peek(1):
+        raise InputError("stdin is empty: no recording came")
+    return stream_audio(recording, _LIVE_S)
 
 
 def spoken(interrupt: Interrupt) -> Iterator[Samples]:
     """A microphone, in pieces, until Ctrl-C."""
     import torch
 
-    from gemelo.inputs.media.audio import RATE, Samples
+    from gemelo.inputs.media.audio import SAMPLING_RATE, Samples
 
     try:
         import sounddevice
@@ -178,11 +209,11 @@ def spoken(interrupt: Interrupt) -> Iterator[Samples]:
         raise UnavailableError(
             "a microphone needs sounddevice and PortAudio: pip install 'gemelo[microphone]'"
         ) from None
-    note("listening; Ctrl-C ends the recording")
+    note("recording; Ctrl-C ends it")
     try:
-        with sounddevice.InputStream(RATE, channels=1, dtype="float32") as microphone:
-            while not interrupt.asked:
-                values, _ = microphone.read(round(_LIVE_S * RATE))
+        with sounddevice.InputStream(SAMPLING_RATE, channels=1, dtype="float32") as microphone:
+            while not interrupt.requested:
+                values, _ = microphone.read(round(_LIVE_S * SAMPLING_RATE))
                 yield Samples(torch.from_numpy(values[:, 0].copy()))
     except sounddevice.PortAudioError as error:
         raise UnavailableError(f"the microphone cannot be read: {error}") from None

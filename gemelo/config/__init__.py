@@ -1,4 +1,4 @@
-"""What a model is: the facts of a `config.json`, and what follows from them.
+"""Model configs: the facts of a `config.json`, and what follows from them.
 
 Configs are frozen values with Hugging Face's field names. They are read from every generation of
 `config.json` (`rope_theta` or `rope_parameters`, a pattern or `layer_types`, a text config alone
@@ -14,11 +14,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from gemelo.config.cost import flops_per_token, kv_bytes, kv_slots, num_parameters
-from gemelo.config.gemma3 import Gemma3Config, VisionConfig
+from gemelo.config.gemma3 import Gemma3Config
+from gemelo.config.gemma3_vision import VisionConfig
 from gemelo.config.gemma3n import Gemma3nConfig
 from gemelo.config.gemma3n_audio import AudioConfig
 from gemelo.config.gemma3n_vision import Vision3nConfig
-from gemelo.config.model import FULL, LAYER_TYPES, SLIDING, LayerType, ModelConfig
+from gemelo.config.layers import FULL, LAYER_TYPES, SLIDING, LayerConfig, LayerType
+from gemelo.config.modalities import Modalities, PlaceholderTokens
+from gemelo.config.model import ModelConfig
 from gemelo.config.settings import MODEL_TYPES, check_kind, check_plain, setting_notices
 from gemelo.config.submodel import Submodel
 
@@ -30,8 +33,11 @@ __all__ = [
     "AudioConfig",
     "Gemma3Config",
     "Gemma3nConfig",
+    "LayerConfig",
     "LayerType",
+    "Modalities",
     "ModelConfig",
+    "PlaceholderTokens",
     "Submodel",
     "Vision3nConfig",
     "VisionConfig",

@@ -1,4 +1,4 @@
-"""What a model costs: parameters, FLOPs and KV bytes as functions of its config.
+"""Cost model: parameters, FLOPs and KV-cache bytes as functions of a config.
 
 Planner, summary, benchmark and documentation all ask here, so that they cannot disagree. Nothing is
 built; a test compares the sums with built models.
@@ -8,8 +8,8 @@ built; a test compares the sums with built models.
 
 from __future__ import annotations
 
-from gemelo.config.gemma3n import Gemma3nConfig
-from gemelo.config.model import LAYER_TYPES, LayerType, ModelConfig
+from gemelo.config.layers import LAYER_TYPES, LayerType
+from gemelo.config.model import ModelConfig
 
 
 def num_parameters(config: ModelConfig) -> dict[str, int]:
@@ -20,8 +20,7 @@ def num_parameters(config: ModelConfig) -> dict[str, int]:
         "layers": sum(layer_parameters(config, layer) for layer in config.layers) + width,
         "head": 0 if config.tie_word_embeddings else config.vocab_size * width,
     }
-    if isinstance(config, Gemma3nConfig):
-        per_layer = config.hidden_size_per_layer_input
+    if per_layer := config.hidden_size_per_layer_input:
         columns = config.num_hidden_layers * per_layer
         groups["layers"] += columns * width + per_layer  # projection of the embedding, and its norm
         groups["layers"] += 2 * (config.altup_num_inputs - 1) * width * width
@@ -33,16 +32,16 @@ def layer_parameters(config: ModelConfig, layer: int) -> int:
     """Parameters of one layer; a layer that borrows keys and values has no maps to make them."""
     width, d = config.hidden_size, config.head_dim
     attention = 2 * width * config.num_attention_heads * d + d  # q, o, q_norm
-    if layer in config.kv_layers:
+    if config.layer(layer).owns_keys:
         attention += 2 * width * config.num_key_value_heads * d + d  # k, v, k_norm
     ffn = 3 * width * config.ffn_widths[layer]
     return attention + ffn + 4 * width + _gemma3n_extras(config)
 
 
 def _gemma3n_extras(config: ModelConfig) -> int:
-    if not isinstance(config, Gemma3nConfig):
-        return 0
     width, streams = config.hidden_size, config.altup_num_inputs
+    if streams == 1:
+        return 0
     altup = streams**3 + streams**2 + streams * width + 2 * width  # coefficients, router, scale
     laurel = 2 * config.laurel_rank * width + width
     return altup + laurel + 2 * config.hidden_size_per_layer_input * width + width

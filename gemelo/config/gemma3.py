@@ -1,4 +1,4 @@
-"""Gemma 3: 270M, 1B, 4B, 12B, 27B, and SigLIP where a model has eyes.
+"""The config of Gemma 3: 270M, 1B, 4B, 12B, 27B, with SigLIP where a model takes images.
 
 config = Gemma3Config.from_hf(json.loads(text))
 """
@@ -10,25 +10,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from gemelo.config.model import (
-    ACTIVATION,
-    MOST_LAYERS,
-    ModelConfig,
-    alternating,
-    check,
-    check_numbers,
-    check_whole,
+from gemelo.config.checks import MOST_LAYERS, check_whole
+from gemelo.config.config_json import (
     eos_ids,
     known_fields,
     read_layer_types,
     read_rope,
-    refuse,
     refuse_text,
     section,
     text_part,
-    text_to_hf,
     ties_head,
 )
+from gemelo.config.gemma3_vision import VisionConfig
+from gemelo.config.layers import alternating
+from gemelo.config.modalities import Modalities, PlaceholderTokens
+from gemelo.config.model import ModelConfig, check, text_to_hf
 from gemelo.errors import FileFormatError
 
 PATTERN = 6  # five sliding layers, then a full one
@@ -39,47 +35,8 @@ _NOT_TEXT = {"vision", "mm_tokens_per_image", *_INDEX_KEYS}
 
 
 @dataclass(frozen=True)
-class VisionConfig:
-    """SigLIP's `vision_config`."""
-
-    hidden_size: int = 1152
-    intermediate_size: int = 4304
-    num_hidden_layers: int = 27
-    num_attention_heads: int = 16
-    image_size: int = 896
-    patch_size: int = 14
-    layer_norm_eps: float = 1e-6
-
-    def __post_init__(self) -> None:
-        check_numbers(self)
-        if self.hidden_size % self.num_attention_heads or self.image_size % self.patch_size:
-            raise FileFormatError(
-                f"vision_config has hidden_size = {self.hidden_size} for num_attention_heads = "
-                f"{self.num_attention_heads}, image_size = {self.image_size} for patch_size = "
-                f"{self.patch_size}; they do not divide evenly"
-            )
-
-    @property
-    def num_patches(self) -> int:
-        return (self.image_size // self.patch_size) ** 2
-
-    @classmethod
-    def from_hf(cls, raw: Mapping[str, Any]) -> Self:
-        """Read a `vision_config`."""
-        refuse(
-            raw,
-            {
-                "model_type": ("siglip_vision_model",),
-                "hidden_act": (ACTIVATION,),
-                "num_channels": (3,),
-            },
-        )
-        return cls(**known_fields(cls, raw))
-
-
-@dataclass(frozen=True)
 class Gemma3Config(ModelConfig):
-    """A Gemma 3 decoder, and its eye if it has one. Defaults are the reference class's."""
+    """A Gemma 3 decoder, and its vision tower if it has one. Defaults are the reference class's."""
 
     intermediate_size: int = 9216
     query_pre_attn_scalar: float = 256
@@ -111,6 +68,24 @@ class Gemma3Config(ModelConfig):
     def attention_scale(self) -> float:
         return float(self.query_pre_attn_scalar**-0.5)
 
+    @property
+    def norm_offset(self) -> float:
+        return 1.0  # weights are stored around zero and mean 1 + w
+
+    @property
+    def modalities(self) -> Modalities:
+        if self.vision is None:
+            return Modalities()
+        markers = self.boi_token_index, self.image_token_index, self.eoi_token_index
+        return Modalities(PlaceholderTokens("<start_of_image>", *markers, self.mm_tokens_per_image))
+
+    @property
+    def bidirectional_image_tokens(self) -> int:
+        return 0 if self.vision is None else self.mm_tokens_per_image
+
+    def without_towers(self, *keys: str) -> Self:
+        return dataclasses.replace(self, vision=None) if "vision_config" in keys else self
+
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any]) -> Self:
         """Read a `config.json` of model_type gemma3_text or gemma3."""
@@ -130,8 +105,8 @@ class Gemma3Config(ModelConfig):
         config = cls(**facts)
         if config.vision is not None and config.mm_tokens_per_image > config.vision.num_patches:
             raise FileFormatError(
-                f"config has mm_tokens_per_image = {config.mm_tokens_per_image}, and its eye makes "
-                f"{config.vision.num_patches} patches of an image"
+                f"config has mm_tokens_per_image = {config.mm_tokens_per_image}, and its vision "
+                f"tower makes {config.vision.num_patches} patches of an image"
             )
         return config
 

@@ -1,30 +1,24 @@
-"""Gemma 3n: E4B, E2B, and everything cut from E4B in between.
+"""The config of Gemma 3n: E4B, E2B, and everything cut from E4B in between.
 
 The decoder's feed-forward widths and its Gaussian sparsity are lists, one entry a layer. The last
 `num_kv_shared_layers` layers own no keys and values: a sliding one borrows those of the last
 sliding layer before them, a full one those of the last full layer. So a cache has as many layers
 as `kv_layers`, and every sub-model that keeps those has a cache of the same shape. What a
-checkpoint says of its eye and its ear is kept in its own words.
+checkpoint says of its vision tower and its audio encoder is kept in its own words.
 
     config = Gemma3nConfig.from_hf(json.loads(text))
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import NormalDist
 from typing import Any, Self
 
-from gemelo.config.gemma3n_audio import AudioConfig
-from gemelo.config.gemma3n_vision import Vision3nConfig
-from gemelo.config.model import (
-    FULL,
-    MOST_LAYERS,
-    SLIDING,
-    ModelConfig,
-    alternating,
-    check,
-    check_whole,
+from gemelo.config.checks import MOST_LAYERS, check_whole, is_number
+from gemelo.config.config_json import (
     eos_ids,
     known_fields,
     read_layer_types,
@@ -33,9 +27,13 @@ from gemelo.config.model import (
     refuse_text,
     section,
     text_part,
-    text_to_hf,
     ties_head,
 )
+from gemelo.config.gemma3n_audio import AudioConfig
+from gemelo.config.gemma3n_vision import Vision3nConfig
+from gemelo.config.layers import FULL, SLIDING, alternating
+from gemelo.config.modalities import Modalities, PlaceholderTokens
+from gemelo.config.model import ModelConfig, check, text_to_hf
 from gemelo.errors import FileFormatError
 
 PATTERN = 5  # four sliding layers, then a full one
@@ -110,13 +108,13 @@ class Gemma3nConfig(ModelConfig):
 
     @property
     def vision(self) -> Vision3nConfig | None:
-        """The eye, if there is one."""
+        """The vision tower, if there is one."""
         raw = self.vision_config
         return None if raw is None else Vision3nConfig.from_hf(raw)
 
     @property
     def audio(self) -> AudioConfig | None:
-        """The ear, if there is one."""
+        """The audio encoder, if there is one."""
         return None if self.audio_config is None else AudioConfig.from_hf(self.audio_config)
 
     @property
@@ -128,15 +126,55 @@ class Gemma3nConfig(ModelConfig):
         return 1.0  # queries and keys are normalised with learnt weights instead
 
     @property
-    def kv_layers(self) -> range:
-        return range(self.num_hidden_layers - self.num_kv_shared_layers)
+    def norm_offset(self) -> float:
+        return 0.0  # unlike Gemma 3's, these weights multiply as they are
 
-    def kv_donor(self, layer: int) -> int:
-        """The layer whose keys and values `layer` attends over: itself, or the last of its kind."""
-        if layer in self.kv_layers:
-            return layer
-        kind = self.layer_types[layer]
-        return max(owner for owner in self.kv_layers if self.layer_types[owner] == kind)
+    @property
+    def per_layer_embed_scale(self) -> float:
+        """What per-layer embeddings are multiplied by when they are looked up."""
+        return float(self.hidden_size_per_layer_input**0.5)
+
+    @property
+    def per_layer_projection_scale(self) -> float:
+        """What the projection of the embedding to all layers is multiplied by."""
+        return float(self.hidden_size**-0.5)
+
+    @property
+    def is_matformer(self) -> bool:
+        return True
+
+    def std_multiplier(self, layer: int) -> float | None:
+        share = self.activation_sparsity_pattern[layer]
+        return NormalDist().inv_cdf(share) if share > 0 else None
+
+    @property
+    def modalities(self) -> Modalities:
+        image = self.boi_token_id, self.image_token_id, self.eoi_token_id
+        audio = self.boa_token_id, self.audio_token_id, self.eoa_token_id
+        return Modalities(
+            None
+            if self.vision_config is None
+            else PlaceholderTokens("<image_soft_token>", *image, self.vision_soft_tokens_per_image),
+            None
+            if self.audio_config is None
+            else PlaceholderTokens("<audio_soft_token>", *audio, self.audio_soft_tokens_per_image),
+        )
+
+    def without_towers(self, *keys: str) -> Self:
+        gone: dict[str, Any] = dict.fromkeys(key for key in _TOWERS if key in keys)
+        return dataclasses.replace(self, **gone)
+
+    def nested(self, layers: Sequence[int], ffn_widths: tuple[int, ...]) -> Self:
+        return dataclasses.replace(
+            self,
+            num_hidden_layers=len(layers),
+            intermediate_size=ffn_widths,
+            num_kv_shared_layers=sum(layer not in self.kv_layers for layer in layers),
+            layer_types=tuple(self.layer_types[layer] for layer in layers),
+            activation_sparsity_pattern=tuple(
+                self.activation_sparsity_pattern[layer] for layer in layers
+            ),
+        )
 
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any]) -> Self:
@@ -179,7 +217,7 @@ class Gemma3nConfig(ModelConfig):
         } | {key: getattr(self, key) for key in (*_TOWERS, *_TOP_LEVEL)}
 
     def _check_towers(self) -> None:
-        """Read what a file says of its towers, so that what is wrong with it is told at once."""
+        """Read what a file says of its towers, so that what is wrong with it is an error now."""
         for tower in (self.vision, self.audio):
             if tower is not None and tower.vocab_offset < self.vocab_size_per_layer_input:
                 raise FileFormatError(
@@ -197,7 +235,7 @@ class Gemma3nConfig(ModelConfig):
                     f"num_hidden_layers = {self.num_hidden_layers}; they must be equal"
                 )
         for share in self.activation_sparsity_pattern:
-            if not isinstance(share, int | float) or not 0 <= share < 1:
+            if not is_number(share) or not 0 <= share < 1:
                 raise FileFormatError(
                     f"activation_sparsity_pattern holds {share!r:.60}; expected 0 to below 1"
                 )

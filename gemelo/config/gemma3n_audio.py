@@ -1,6 +1,6 @@
-"""Gemma 3n's ear: the `audio_config` of a checkpoint.
+"""Universal Speech Model audio encoder: the `audio_config` of a Gemma 3n (arXiv 2303.01037).
 
-A Universal Speech Model encoder (arXiv 2303.01037). The file's own words are kept: `conf_` is the
+ The file's own words are kept: `conf_` is the
 conformer, `sscp_` the sub-sampling convolutions before it. What would make the encoder look into
 the future, or step over frames, is refused by name; the chunk size of its attention says only how
 the reference blocks the work and changes no result.
@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from gemelo.config.model import check_numbers, check_whole, known_fields, refuse
+from gemelo.config.checks import check_numbers, check_whole
+from gemelo.config.config_json import known_fields, refuse
 from gemelo.errors import FileFormatError, UnsupportedError
 
 Pairs = tuple[tuple[int, int], ...]  # (time, frequency) of each convolution
@@ -57,6 +58,11 @@ class AudioConfig:
         self._refuse_the_unheard_of()
 
     @property
+    def vocab(self) -> range:
+        """The ids past the text's that have their embeddings with this tower."""
+        return range(self.vocab_offset, self.vocab_offset + self.vocab_size)
+
+    @property
     def head_dim(self) -> int:
         return self.hidden_size // self.conf_num_attention_heads
 
@@ -73,12 +79,12 @@ class AudioConfig:
 
     @property
     def frames_per_token(self) -> int:
-        """Spectrogram frames that one soft token stands for: 16, which are 160 ms."""
+        """Spectrogram frames that one audio token stands for: 16, which are 160 ms."""
         (first, _), (second, _) = self.sscp_conv_stride_size
         return first * second * self.conf_reduction_factor
 
     def num_tokens(self, num_frames: int) -> int:
-        """Soft tokens that a whole clip of so many spectrogram frames becomes."""
+        """Audio tokens that a whole clip of so many spectrogram frames becomes."""
         return -(-num_frames // self.frames_per_token)
 
     @classmethod
@@ -99,8 +105,8 @@ class AudioConfig:
         if self.conf_attention_context_right:
             raise UnsupportedError(
                 f"audio_config has conf_attention_context_right = "
-                f"{self.conf_attention_context_right}; gemelo runs encoders with 0, which hear "
-                "nothing before it is said"
+                f"{self.conf_attention_context_right}; gemelo runs encoders with 0, which see "
+                "no frame before its time"
             )
         for kernel, stride in zip(
             self.sscp_conv_kernel_size, self.sscp_conv_stride_size, strict=True
@@ -122,9 +128,9 @@ def _check_two(name: str, value: Any) -> None:
     default = getattr(AudioConfig, name)
     if not isinstance(value, tuple) or len(value) != len(default):
         raise FileFormatError(f"audio_config has {name} = {value!r:.60}; expected {default}")
-    for entry, like in zip(value, default, strict=True):
-        if isinstance(like, tuple) != isinstance(entry, tuple) or len(_numbers(entry)) != len(
-            _numbers(like)
+    for entry, wanted in zip(value, default, strict=True):
+        if isinstance(wanted, tuple) != isinstance(entry, tuple) or len(_numbers(entry)) != len(
+            _numbers(wanted)
         ):
             raise FileFormatError(f"audio_config has {name} = {value!r:.60}; expected {default}")
         for number in _numbers(entry):

@@ -1,4 +1,4 @@
-"""Gemma 3n's eye in a `config.json`: MobileNet-V5 under the name it has in timm.
+"""MobileNet-V5-300M in a `config.json`: the vision tower of Gemma 3n, by its name in timm.
 
 The network is fixed but for two arguments that a file may hand to it, its width and the side of its
 output. What a config asks for besides is refused by name.
@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
-from gemelo.config.model import check_numbers, known_fields, refuse, section
+from gemelo.config.checks import check_numbers
+from gemelo.config.config_json import known_fields, refuse, section
 from gemelo.errors import FileFormatError, UnsupportedError
 
 ARCHITECTURE = "mobilenetv5_300m_enc"
@@ -25,7 +26,12 @@ _ARGUMENTS = ("channel_multiplier", "msfa_output_resolution")
 
 @dataclass(frozen=True)
 class Vision3nConfig:
-    """Defaults are those of E2B and E4B, which share one eye."""
+    """Defaults are those of E2B and E4B, which share one tower. It takes pixels in [0, 1]."""
+
+    image_mean: ClassVar[float] = 0.0
+    image_std: ClassVar[float] = 1.0
+    do_pan_and_scan: ClassVar[bool] = False
+    image_sizes: ClassVar[tuple[int, ...]] = (256, 512, 768)  # in pixels, the usual one last
 
     architecture: str = ARCHITECTURE
     hidden_size: int = WIDTH
@@ -45,8 +51,13 @@ class Vision3nConfig:
             )
 
     @property
+    def vocab(self) -> range:
+        """The ids past the text's that have their embeddings with this tower."""
+        return range(self.vocab_offset, self.vocab_offset + self.vocab_size)
+
+    @property
     def num_tokens(self) -> int:
-        """Soft tokens of a picture."""
+        """Tokens of an image."""
         return self.msfa_output_resolution**2
 
     @classmethod

@@ -1,32 +1,30 @@
-"""What both families have in common: the fields of a decoder, its layers, and reading them.
+"""The config of a decoder: the fields of both families, its layers, and where families differ.
 
 A layer slides or attends fully; a family says which layers own keys and values and which borrow
 them (`kv_donor`). Everything per layer is derived from a few numbers or read as a list, never
-stored twice. Numbers are checked before anything is allocated from them, because a corrupt file
-arrives here first.
+stored twice. A fact in which the families differ is a property here, so that nobody else has to
+ask which family a model is of; what only Gemma 3n has is 0 or 1 elsewhere.
 
-    config.layers_of(SLIDING);  config.window(SLIDING);  config.kv_layers
+    config.layers_of(SLIDING);  config.layer(5).window;  config.modalities.image
 """
 
 from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any, Self
 
-from gemelo.config.rope import Linear, Rope, Scaling, positive, read_entry
+from gemelo.config.checks import check_numbers, check_whole
+from gemelo.config.gemma3_vision import VisionConfig
+from gemelo.config.gemma3n_audio import AudioConfig
+from gemelo.config.gemma3n_vision import Vision3nConfig
+from gemelo.config.layers import FULL, SLIDING, LayerConfig, LayerType
+from gemelo.config.modalities import Modalities
+from gemelo.config.rope import ROPE_LOCAL_BASE_FREQ, ROPE_THETA, Linear, Rope, Scaling
 from gemelo.errors import FileFormatError, UnsupportedError
-
-LayerType = Literal["sliding_attention", "full_attention"]
-SLIDING: LayerType = "sliding_attention"
-FULL: LayerType = "full_attention"
-LAYER_TYPES: tuple[LayerType, LayerType] = (SLIDING, FULL)
-
-LIMIT = 1 << 24  # no honest dimension of a model comes near; a corrupt file's does
-SMALLEST, LARGEST = 1e-30, 1e12  # of factors, caps and the like
-MOST_LAYERS = 1024  # of a decoder or a tower
 
 
 @dataclass(frozen=True)
@@ -43,8 +41,8 @@ class ModelConfig(ABC):
     rms_norm_eps: float = 1e-6
     sliding_window: int = 4096
     layer_types: tuple[LayerType, ...] = ()
-    rope_theta: float = 1_000_000.0
-    rope_local_base_freq: float = 10_000.0
+    rope_theta: float = ROPE_THETA
+    rope_local_base_freq: float = ROPE_LOCAL_BASE_FREQ
     rope_scaling_factor: float = 1.0  # linear, of full-attention layers
     rope_scaling: Scaling | None = None  # of those layers, if it is not linear
     rope_local_scaling: Scaling | None = None  # of sliding layers
@@ -73,9 +71,31 @@ class ModelConfig(ABC):
     def attention_scale(self) -> float:
         """What query-key products are multiplied by."""
 
+    @property
+    @abstractmethod
+    def norm_offset(self) -> float:
+        """What norms add to their weights, which are stored around zero or around one."""
+
+    @property
+    def embed_scale(self) -> float:
+        """What embeddings are multiplied by, rounded to the activation dtype as in training."""
+        return float(self.hidden_size**0.5)
+
     @abstractmethod
     def to_hf(self) -> dict[str, Any]:
         """The `config.json` of this model."""
+
+    # ---- what it takes in beside text ------------------------------------------------------------
+
+    @property
+    def vision(self) -> VisionConfig | Vision3nConfig | None:
+        """The vision tower, if there is one."""
+        return None
+
+    @property
+    def audio(self) -> AudioConfig | None:
+        """The audio encoder, if there is one."""
+        return None
 
     @property
     def is_multimodal(self) -> bool:
@@ -83,12 +103,100 @@ class ModelConfig(ABC):
         return False
 
     @property
+    @abstractmethod
+    def modalities(self) -> Modalities:
+        """What it takes in beside text, and the tokens that stand for it."""
+
+    @property
+    def bidirectional_image_tokens(self) -> int:
+        """Tokens of an image that attend to each other both ways, and so are written in one step;
+        0 where images are causal, as text is."""
+        return 0
+
+    @abstractmethod
+    def without_towers(self, *keys: str) -> Self:
+        """The same without `vision_config`, `audio_config` or both, as a config.json calls them."""
+
+    # ---- what Gemma 3n has, and others have none of ----------------------------------------------
+
+    @property
+    def is_matformer(self) -> bool:
+        """Whether models are nested in it (MatFormer): leading neurons, and layers to skip."""
+        return False
+
+    @property
+    def altup_num_inputs(self) -> int:
+        """Streams of the residual."""
+        return 1
+
+    @property
+    def laurel_rank(self) -> int:
+        """Rank of the residual beside the attention."""
+        return 0
+
+    @property
+    def hidden_size_per_layer_input(self) -> int:
+        """Width of a per-layer embedding."""
+        return 0
+
+    @property
+    def vocab_size_per_layer_input(self) -> int:
+        """Rows of the table of per-layer embeddings, which are the ids of text."""
+        return 0
+
+    @property
+    def num_kv_shared_layers(self) -> int:
+        """Upper layers that borrow the keys and values of lower ones."""
+        return 0
+
+    def nested(self, layers: Sequence[int], ffn_widths: tuple[int, ...]) -> Self:
+        """The config of these layers alone, with feed-forwards of these widths.
+
+        Raises UnsupportedError for a model that nothing is nested in.
+        """
+        raise UnsupportedError(f"{self.model_type} has no sub-models; Gemma 3n has")
+
+    # ---- layers ----------------------------------------------------------------------------------
+
+    def layer(self, index: int) -> LayerConfig:
+        """The facts of one layer."""
+        return self.layer_configs[index]
+
+    @cached_property
+    def layer_configs(self) -> tuple[LayerConfig, ...]:
+        """The facts of every layer."""
+        return tuple(map(self._layer, self.layers))
+
+    def _layer(self, index: int) -> LayerConfig:
+        kind, donor = self.layer_types[index], self.kv_donor(index)
+        return LayerConfig(
+            type=kind,
+            window=self.window(kind),
+            rope=self.rope(kind),
+            intermediate_size=self.ffn_widths[index],
+            kv_donor=None if donor == index else donor,
+            std_multiplier=self.std_multiplier(index),
+        )
+
+    @property
     def kv_layers(self) -> range:
         """Layers that own keys and values; later ones borrow them."""
-        return self.layers
+        return range(self.num_hidden_layers - self.num_kv_shared_layers)
+
+    def kv_donor(self, layer: int) -> int:
+        """The layer whose keys and values `layer` attends over: itself, or the last of its type."""
+        if layer in self.kv_layers:
+            return layer
+        kind = self.layer_types[layer]
+        return max(owner for owner in self.kv_layers if self.layer_types[owner] == kind)
+
+    def std_multiplier(self, layer: int) -> float | None:
+        """How many standard deviations above the mean a neuron's gate has to lie for it to run
+        (Gaussian top-k); None where all run."""
+        return None
 
     def rope(self, kind: LayerType) -> Rope:
-        """How the heads of a kind of layer turn."""
+        """The rotary embedding of layers of a type."""
         if kind == SLIDING:
             return Rope(self.rope_local_base_freq, self.rope_local_scaling)
         factor = self.rope_scaling_factor
@@ -102,153 +210,6 @@ class ModelConfig(ABC):
     def window(self, kind: LayerType) -> int | None:
         """How many keys a query sees, itself included; None for all."""
         return self.sliding_window if kind == SLIDING else None
-
-
-def alternating(num_layers: int, pattern: int) -> tuple[LayerType, ...]:
-    """Layer i attends fully iff (i + 1) is a multiple of `pattern`; 6 is five local, one global."""
-    return tuple(FULL if (layer + 1) % pattern == 0 else SLIDING for layer in range(num_layers))
-
-
-# ---- reading -------------------------------------------------------------------------------------
-
-
-def text_part(raw: Mapping[str, Any], multimodal: str) -> Mapping[str, Any]:
-    """The decoder's part of a config.json: all of it, or `text_config` of a multimodal one."""
-    return section(raw, "text_config") if raw.get("model_type") == multimodal else raw
-
-
-def section(raw: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """An object inside a config.json, empty where there is none."""
-    found = raw.get(key)
-    if found is not None and not isinstance(found, Mapping):
-        raise FileFormatError(f"config has {key} = {found!r:.60}; expected an object")
-    return found or {}
-
-
-def known_fields(cls: Any, raw: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries of `raw` that are fields of the dataclass `cls`. A null stands for "none" where
-    there may be none, and for the default of ids and lists; elsewhere nobody can tell."""
-    known = {field.name: field.type for field in dataclasses.fields(cls)}
-    found = {key: value for key, value in raw.items() if key in known}
-    for key, value in found.items():
-        if value is None and known[key] in ("int", "float", "bool") and not key.endswith(_IDS):
-            raise FileFormatError(f"config has {key} = null; give it a value or leave it out")
-    may_be_none = {key for key, kind in known.items() if kind == "float | None"}
-    return {k: value for k, value in found.items() if value is not None or k in may_be_none}
-
-
-ACTIVATION = "gelu_pytorch_tanh"
-# Settings of a decoder that change the mathematics, and the values that gemelo runs.
-REFUSED: dict[str, tuple[Any, ...]] = {
-    "attention_bias": (False,),
-    "attn_logit_softcapping": (None,),
-    "use_bidirectional_attention": (False,),
-    "hidden_activation": (ACTIVATION,),
-    "partial_rotary_factor": (1,),
-    "num_experts": (0,),
-    "num_local_experts": (0,),
-    "enable_moe_block": (False,),
-    "is_encoder_decoder": (False,),
-    "add_cross_attention": (False,),
-    "pruned_heads": ({}, []),
-    "per_layer_config": ({}, []),
-}
-_BOTH_WAYS = "use_bidirectional_attention"
-_IDS = ("_token_id", "_token_index", "_per_image")
-PATTERN_KEYS = ("sliding_window_pattern", "_sliding_window_pattern")
-
-
-def refuse_text(text: Mapping[str, Any]) -> None:
-    """Refuse what no decoder of the family has."""
-    refuse(text, REFUSED)
-    if text.get("hidden_activation") is None:
-        refuse(text, {"hidden_act": (ACTIVATION,)})
-
-
-def refuse(text: Mapping[str, Any], wanted: Mapping[str, tuple[Any, ...]]) -> None:
-    """Name the settings that would change the mathematics and that no published model uses."""
-    for key, accepted in wanted.items():
-        if text.get(key) not in (*accepted, None):
-            why = ": an embedding model, which writes no text" if key == _BOTH_WAYS else ""
-            raise UnsupportedError(
-                f"config has {key} = {text[key]!r:.60}{why}; gemelo runs models with "
-                f"{accepted[0]!r}"
-            )
-
-
-def eos_ids(raw: Mapping[str, Any], text: Mapping[str, Any]) -> tuple[int, ...]:
-    """The top level's word on what ends a text counts more than the decoder's."""
-    eos = raw.get("eos_token_id", text.get("eos_token_id"))
-    if isinstance(eos, list | tuple):
-        return tuple(eos)
-    return (1,) if eos is None else (eos,)
-
-
-def ties_head(raw: Mapping[str, Any]) -> Any:
-    """Whether the embedding is the head. The top level speaks for the model, as in transformers;
-    what the decoder's part says beside it, the weights decide (`gemelo.checkpoints.source`)."""
-    ties = raw.get("tie_word_embeddings")
-    return True if ties is None else ties
-
-
-def read_layer_types(
-    text: Mapping[str, Any], num_layers: int, pattern: int
-) -> tuple[LayerType, ...]:
-    """An explicit list wins over a pattern, and that over the family's own.
-
-    `_sliding_window_pattern` is what transformers writes beside a list; alone it has no effect.
-    """
-    given = text.get("layer_types")
-    if given is None:
-        name, hidden = PATTERN_KEYS
-        every = text.get(name)
-        check_whole("num_hidden_layers", num_layers, most=MOST_LAYERS)
-        check_whole(name, pattern if every is None else every)
-        if every is None:
-            refuse(text, {hidden: (pattern,)})
-        return alternating(num_layers, pattern if every is None else every)
-    if not isinstance(given, list | tuple):
-        raise FileFormatError(f"config has layer_types = {given!r:.60}; expected a list")
-    unknown = sorted({str(kind) for kind in given} - set(LAYER_TYPES))
-    if unknown:
-        raise UnsupportedError(f"layer_types holds {unknown[0]!r}; known: {LAYER_TYPES}")
-    return tuple(given)
-
-
-def read_rope(text: Mapping[str, Any], context: int) -> dict[str, Any]:
-    """The rotary settings of both kinds of layer, of every generation of files."""
-    full, local = rope_entries(text)
-    theta = positive(text, "rope_theta", "config") or ModelConfig.rope_theta
-    base = positive(text, "rope_local_base_freq", "config") or ModelConfig.rope_local_base_freq
-    slow = read_entry(full, f"config's rope of {FULL}", theta, context)
-    fast = read_entry(local, f"config's rope of {SLIDING}", base, context)
-    linear = slow.scaling if isinstance(slow.scaling, Linear) else None
-    return {
-        "rope_theta": slow.theta,
-        "rope_local_base_freq": fast.theta,
-        "rope_scaling_factor": 1.0 if linear is None else linear.factor,
-        "rope_scaling": slow.scaling if linear is None else None,
-        "rope_local_scaling": fast.scaling,
-    }
-
-
-def rope_entries(text: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What is said of full and of sliding layers; `rope_scaling` is about full ones."""
-    given, scaling = section(text, "rope_parameters"), section(text, "rope_scaling")
-    plain = {"rope_type": "default", "rope_theta": text.get("rope_theta")}
-    beside = [key for key in given if key not in LAYER_TYPES and given[key] is not None]
-    strange = [key for key in beside if given[key] != plain.get(key)]
-    where = "rope_parameters" if strange else "rope_scaling"
-    strange += [key for key in LAYER_TYPES if key in scaling]
-    if strange:
-        raise UnsupportedError(
-            f"config has {strange[0]!r:.40} in {where}, where it has no effect on a model of this "
-            f"family; write it in rope_parameters, under {FULL} or {SLIDING}"
-        )
-    full, local = dict(section(given, FULL)), dict(section(given, SLIDING))
-    if scaling.get("rope_type") is not None or scaling.get("type") is not None:
-        full = {key: value for key, value in full.items() if key not in ("rope_type", "type")}
-    return full | dict(scaling), local
 
 
 def check(config: ModelConfig) -> None:
@@ -268,52 +229,6 @@ def check(config: ModelConfig) -> None:
         )
     if config.head_dim % 2:
         raise FileFormatError(f"head_dim = {config.head_dim} is odd; rotary embedding needs pairs")
-
-
-_MAY_BE_ZERO = (
-    "bos_token_id",
-    "pad_token_id",
-    "altup_active_idx",
-    "num_kv_shared_layers",
-    "conf_attention_context_right",
-)
-
-
-# Of what is made so many times, and no tensor's side shows.
-_MOST = {
-    "num_hidden_layers": MOST_LAYERS,
-    "conf_num_hidden_layers": MOST_LAYERS,
-    "altup_num_inputs": 16,
-    "conf_attention_context_left": 1024,  # frames of 40 ms
-    "vision_soft_tokens_per_image": 1 << 14,
-    "audio_soft_tokens_per_image": 1 << 14,
-    "mm_tokens_per_image": 1 << 14,
-}
-
-
-def check_numbers(config: Any) -> None:
-    """Raise unless every field of a dataclass that is one value holds one that it may be."""
-    for field in dataclasses.fields(config):
-        name, value = field.name, getattr(config, field.name)
-        if field.type == "int":
-            check_whole(name, value, 0 if name in _MAY_BE_ZERO else 1, _MOST.get(name, LIMIT))
-        if field.type == "float" or (field.type == "float | None" and value is not None):
-            check_positive(name, value)
-        if field.type == "bool" and not isinstance(value, bool):
-            raise FileFormatError(f"config has {name} = {value!r:.60}; expected true or false")
-
-
-def check_whole(name: str, value: Any, lowest: int = 1, most: int = LIMIT) -> None:
-    """Raise unless value is a whole number from `lowest` to `most`."""
-    if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= most:
-        raise FileFormatError(f"config has {name} = {value!r:.60}; expected {lowest} to {most}")
-
-
-def check_positive(name: str, value: Any) -> None:
-    """Raise unless value is a number that is above 0 and still is in float32."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not SMALLEST < value < LARGEST:
-        raise FileFormatError(f"config has {name} = {value!r:.60}; expected a number above 0")
 
 
 # ---- writing -------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""How fast heads turn: a `rope_parameters` or `rope_scaling` in every spelling that files have.
+"""Rotary embedding (RoPE): frequencies and scaling, from every spelling that config files have.
 
 A kind of layer has a base (theta) and perhaps a way to stretch it to longer contexts: linear
 (position interpolation, arXiv 2306.15595), yarn (arXiv 2309.00071) or llama3 (arXiv 2407.21783),
@@ -15,14 +15,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
+from gemelo.config.checks import is_number
 from gemelo.errors import FileFormatError, UnsupportedError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 _MOST = 1e12
+# Of full and of sliding layers, where a file does not say.
+ROPE_THETA, ROPE_LOCAL_BASE_FREQ = 1_000_000.0, 10_000.0
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ class Yarn:
 
     def stretch(self, frequencies: Tensor, theta: float) -> Tensor:
         """Frequencies (d / 2,) as they turn in the longer context."""
+        import torch
+
         pairs = len(frequencies)
         low = max(math.floor(self._pair_of(self.beta_fast, theta, pairs)), 0.0)
         high = min(math.ceil(self._pair_of(self.beta_slow, theta, pairs)), 2.0 * pairs - 1)
@@ -59,7 +64,7 @@ class Yarn:
         return frequencies / self.factor * ramp + frequencies * (1 - ramp)
 
     @property
-    def sharpness(self) -> float:
+    def attention_scaling(self) -> float:
         """What cosines and sines are multiplied by."""
         if self.attention_factor is not None:
             return self.attention_factor
@@ -110,15 +115,17 @@ class Rope:
 
     def frequencies(self, head_dim: int) -> tuple[float, ...]:
         """Radians a position for every pair of a head, in float32: (head_dim / 2,)."""
+        import torch  # here, so that configs and options load without it
+
         pairs = torch.arange(0, head_dim, 2, dtype=torch.float32, device="cpu")
         plain = self.theta ** (-pairs / head_dim)
         stretched = plain if self.scaling is None else self.scaling.stretch(plain, self.theta)
         return tuple(stretched.tolist())
 
     @property
-    def sharpness(self) -> float:
+    def attention_scaling(self) -> float:
         """What the cosines and sines of queries and keys are multiplied by: 1 but for yarn."""
-        return self.scaling.sharpness if isinstance(self.scaling, Yarn) else 1.0
+        return self.scaling.attention_scaling if isinstance(self.scaling, Yarn) else 1.0
 
     def to_hf(self) -> dict[str, Any]:
         """The entry of this kind of layer in `rope_parameters`."""
@@ -171,10 +178,10 @@ def _kind(raw: Mapping[str, Any], where: str) -> str:
             raise UnsupportedError(
                 f"{where} has {key} = {raw[key]!r:.40}; gemelo runs models with {wanted}"
             )
-    found = kind or old or "default"
-    if not isinstance(found, str):
-        raise FileFormatError(f"{where} has rope_type = {found!r:.40}; expected a name")
-    return found
+    name = kind or old or "default"
+    if not isinstance(name, str):
+        raise FileFormatError(f"{where} has rope_type = {name!r:.40}; expected a name")
+    return name
 
 
 def _scaling(kind: type[Scaling], raw: Mapping[str, Any], where: str, context: int) -> Scaling:
@@ -198,7 +205,7 @@ def positive(raw: Mapping[str, Any], key: str, where: str) -> float | None:
     value = raw.get(key)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < _MOST:
+    if not is_number(value) or not 0 < value < _MOST:
         raise FileFormatError(
             f"{where} has {key} = {value!r:.40}; expected a number above 0 and below {_MOST:g}"
         )

@@ -1,7 +1,7 @@
-"""What a config.json says beside the numbers of a model: its kind, its packing, and idle settings.
+"""Settings of a config.json beside a model's numbers: `model_type`, quantisation, idle ones.
 
 A setting that changes the mathematics and that nobody honours is refused by name; one that training
-or other programs left behind is passed over; whatever remains, a misspelt name among it, is told in
+or other programs left behind is passed over; whatever remains, a misspelt name among it, is put in
 one notice, because a setting that has no effect here may have been meant to have one.
 
     check_kind(raw);  check_plain(raw);  notices = setting_notices(raw, config)
@@ -14,23 +14,18 @@ from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from gemelo.config.gemma3 import ALIASES, VisionConfig
+from gemelo.config.config_json import PATTERN_KEYS, REFUSED, section
+from gemelo.config.gemma3 import ALIASES
+from gemelo.config.gemma3_vision import VisionConfig
 from gemelo.config.gemma3n_audio import AudioConfig
 from gemelo.config.gemma3n_vision import Vision3nConfig
-from gemelo.config.model import (
-    LAYER_TYPES,
-    PATTERN_KEYS,
-    REFUSED,
-    ModelConfig,
-    alternating,
-    section,
-)
+from gemelo.config.layers import LAYER_TYPES, alternating
+from gemelo.config.model import ModelConfig
 from gemelo.config.rope import unknown_keys
-from gemelo.errors import UnsupportedError
+from gemelo.errors import UnsupportedError, listed
 
 MODEL_TYPES = ("gemma3_text", "gemma3", "gemma3n_text", "gemma3n")
 PARTS = ("text_config", "vision_config", "audio_config")
-_LISTED = 8  # settings in a notice before "and n more"
 _LONGEST = 64  # characters of a name that is looked up among the known ones
 
 # What other models of the family call themselves.
@@ -44,10 +39,10 @@ _RELATIVES = {
     "paligemma": "PaliGemma",
     "shieldgemma2": "ShieldGemma 2, which judges pictures and writes no text",
     "vaultgemma": "VaultGemma",
-    "siglip": "SigLIP, an eye without a language model",
-    "siglip_vision_model": "SigLIP, an eye without a language model",
-    "gemma3n_audio": "the ear of a Gemma 3n alone",
-    "gemma3n_vision": "the eye of a Gemma 3n alone",
+    "siglip": "SigLIP, a vision tower without a language model",
+    "siglip_vision_model": "SigLIP, a vision tower without a language model",
+    "gemma3n_audio": "the audio encoder of a Gemma 3n alone",
+    "gemma3n_vision": "the vision tower of a Gemma 3n alone",
 }
 _HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForImageClassification")
 _WRITERS = ("ForCausalLM", "ForConditionalGeneration")
@@ -126,10 +121,10 @@ _GENERATION_IDLE = {
     *("speculation_type", "max_cache_len", "assistant_ensemble_weight", "use_mtp"),
 }
 _ROPE = {"rope_parameters", "rope_scaling", "rope_theta", "rope_local_base_freq"}
-_EYE_IDLE = {"num_channels", "vision_use_head", "projection_dim", "projector_hidden_act"}
-_EYE_IDLE |= {"num_image_tokens", "skip_vision"}
-_EYE_3N_IDLE = {"model_args", "do_pooling", "num_classes", "label_names", "pretrained_cfg"}
-_EYE_3N_IDLE |= {"num_features", "global_pool"}
+_VISION_IDLE = {"num_channels", "vision_use_head", "projection_dim", "projector_hidden_act"}
+_VISION_IDLE |= {"num_image_tokens", "skip_vision"}
+_VISION_3N_IDLE = {"model_args", "do_pooling", "num_classes", "label_names", "pretrained_cfg"}
+_VISION_3N_IDLE |= {"num_features", "global_pool"}
 # What published Gemma 3n files speak of beside their networks, and the value that they all have.
 _PUBLISHED = {
     "altup_lr_multiplier": 1.0,
@@ -261,16 +256,18 @@ def _unknown(raw: Mapping[str, Any], config: ModelConfig) -> Iterator[str]:
         yield from _strangers(raw, text, "")
         yield from _rope_strangers(raw, "")
         return
-    decoder, eye, ear = (section(raw, key) for key in PARTS)
+    decoder, vision, audio = (section(raw, key) for key in PARTS)
     outer = {name for name in fields if name.endswith(("_id", "_index", "_per_image"))}
     # Some programs repeat the decoder's numbers at the top, where nobody reads them.
     outer |= {name for name in fields if raw.get(name) == vars(config)[name]}
     yield from _strangers(raw, common | {*PARTS, "tie_word_embeddings", *ALIASES} | outer, "")
     yield from _strangers(decoder, text, "text_config.")
     yield from _rope_strangers(decoder, "text_config.")
-    seen = _fields(Vision3nConfig) | _EYE_3N_IDLE if is_3n else _fields(VisionConfig) | _EYE_IDLE
-    yield from _strangers(eye, common | seen, "vision_config.")
-    yield from _strangers(ear, common | _fields(AudioConfig), "audio_config.")
+    seen = (
+        _fields(Vision3nConfig) | _VISION_3N_IDLE if is_3n else _fields(VisionConfig) | _VISION_IDLE
+    )
+    yield from _strangers(vision, common | seen, "vision_config.")
+    yield from _strangers(audio, common | _fields(AudioConfig), "audio_config.")
 
 
 def _fields(kind: Any) -> set[str]:
@@ -279,8 +276,8 @@ def _fields(kind: Any) -> set[str]:
 
 def _strangers(part: Mapping[str, Any], known: set[str], where: str) -> Iterator[str]:
     for name, value in part.items():
-        is_told = name in known or name.startswith("_") or value in (None, _PUBLISHED.get(name))
-        if not is_told:
+        is_known = name in known or name.startswith("_") or value in (None, _PUBLISHED.get(name))
+        if not is_known:
             yield where + name
 
 
@@ -299,9 +296,8 @@ def _rope_strangers(text: Mapping[str, Any], where: str) -> Iterator[str]:
 
 def _of_no_effect(file: str, unknown: list[str], known: set[str]) -> str:
     """The notice of settings that nobody knows, with known ones that they may be meant as."""
-    more = f" and {len(unknown) - _LISTED} more" if len(unknown) > _LISTED else ""
-    listed = ", ".join(_guessed(name, known) for name in unknown[:_LISTED])
-    return f"{file} has settings of no effect here: {listed}{more}"
+    names = listed(unknown, show=lambda name: _guessed(name, known))
+    return f"{file} has settings of no effect here: {names}"
 
 
 def _guessed(name: str, known: set[str]) -> str:

@@ -1,4 +1,4 @@
-"""A sub-model as a value: which layers of a whole Gemma 3n run, and how wide they are.
+"""Sub-models (MatFormer, Mix-n-Match) as values: which layers run, and how wide they are.
 
 The same value is what a slice copies, a view shares, a draft runs, a search tries and a loss
 samples. It has names for the published ones (E2B, and the mixes of the slicing table), or is
@@ -15,11 +15,15 @@ import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
+from gemelo.config.checks import is_number
 from gemelo.config.gemma3n import Gemma3nConfig
-from gemelo.documents import read_object
+from gemelo.config.model import ModelConfig
 from gemelo.errors import FileFormatError, InputError
+from gemelo.text_files import read_object
+
+Config = TypeVar("Config", bound=ModelConfig)
 
 _MAX_BYTES = 1 << 20  # of a file that describes one
 GROUP = 32  # neurons: the smallest block of the quantised formats, so that a prefix cuts none
@@ -61,12 +65,12 @@ class Submodel:
     name: str = dataclasses.field(default="", compare=False)
 
     @classmethod
-    def whole(cls, config: Gemma3nConfig, name: str = "") -> Self:
+    def whole(cls, config: ModelConfig, name: str = "") -> Self:
         """All of it, by the name that it has if it is a published size."""
         return cls(config.ffn_widths, (), name or name_of(config))
 
     @classmethod
-    def half(cls, config: Gemma3nConfig, from_layer: int = 0) -> Self:
+    def half(cls, config: ModelConfig, from_layer: int = 0) -> Self:
         """Feed-forwards from a layer on at half their width, in whole blocks; nothing skipped."""
         widths = tuple(
             width if layer < from_layer else max(GROUP, width // 2 // GROUP * GROUP)
@@ -77,18 +81,18 @@ class Submodel:
         return cls(widths, (), name if not from_layer else f"{name} from layer {from_layer}")
 
     @classmethod
-    def easy(cls, config: Gemma3nConfig) -> Self:
+    def easy(cls, config: ModelConfig) -> Self:
         """Half the width wherever it leaves no trace in the cache: the exact zone's small end."""
         return cls.half(config, from_layer=config.kv_layers[-1])
 
     @classmethod
-    def ladder(cls, config: Gemma3nConfig) -> list[Self]:
+    def ladder(cls, config: ModelConfig) -> list[Self]:
         """Sizes to climb, the smallest first: the published ones that it holds, if it is E4B or cut
         from it by widths alone; else its half and itself."""
         whole = cls.whole(config)
         rungs = [cls.published(name) for name in _RUNGS]
-        held = [rung for rung in rungs if not rung.missing_in(config) and rung != whole]
-        return [*(held or [cls.half(config)]), whole]
+        fitting = [rung for rung in rungs if not rung.missing_in(config) and rung != whole]
+        return [*(fitting or [cls.half(config)]), whole]
 
     @classmethod
     def published(cls, name: str) -> Self:
@@ -99,7 +103,7 @@ class Submodel:
         return cls(widths, skipped, name)
 
     @classmethod
-    def named(cls, name: str, config: Gemma3nConfig) -> Self:
+    def named(cls, name: str, config: ModelConfig) -> Self:
         """A sub-model by its name (case and a unique beginning are enough): a published one, which
         means that very model and no other, or of any model its `half` or the `whole`."""
         if name.lower() in (WHOLE, HALF):
@@ -115,7 +119,7 @@ class Submodel:
         return chosen.checked(config)
 
     @classmethod
-    def read(cls, path: Path, config: Gemma3nConfig) -> Self:
+    def read(cls, path: Path, config: ModelConfig) -> Self:
         """From a TOML or JSON file: `ffn_widths` (a number or a list), `skipped_layers`, `name`."""
         raw = read_object(path, _MAX_BYTES)
         if set(raw) - {"ffn_widths", "skipped_layers", "name"}:
@@ -124,11 +128,11 @@ class Submodel:
         widths = raw.get("ffn_widths")
         if isinstance(widths, int):
             widths = [widths] * (config.num_hidden_layers - len(skipped))
-        found = _whole_numbers(path, "ffn_widths", widths)
-        return cls(found, skipped, _own_name(path, raw)).checked(config)
+        ffn_widths = _whole_numbers(path, "ffn_widths", widths)
+        return cls(ffn_widths, skipped, _own_name(path, raw)).checked(config)
 
     @classmethod
-    def of(cls, choice: str | Self, config: Gemma3nConfig) -> Self:
+    def of(cls, choice: str | Self, config: ModelConfig) -> Self:
         """A sub-model, a published name, or the path of a file that describes one."""
         if not isinstance(choice, str):
             return choice.checked(config)
@@ -136,12 +140,12 @@ class Submodel:
             return cls.read(Path(choice), config)
         return cls.named(choice, config)
 
-    def missing_in(self, config: Gemma3nConfig) -> str:
+    def missing_in(self, config: ModelConfig) -> str:
         """What a published sub-model is cut from and a model is not; "" if it can be cut."""
         layers, widths = config.num_hidden_layers, config.ffn_widths
         if layers != len(_ALL):
             return f"{len(_ALL)} layers and this model has {layers}: it is a part of {E4B}"
-        for layer, width in zip(self.kept(config), self.ffn_widths, strict=True):
+        for layer, width in zip(self.kept_layers(config), self.ffn_widths, strict=True):
             if widths[layer] < width:
                 return (
                     f"{E4B}, with {width} neurons in layer {layer}, of which this model has "
@@ -151,26 +155,15 @@ class Submodel:
             return f"{E4B}, whose layers are others than this model's"
         return ""
 
-    def kept(self, config: Gemma3nConfig) -> tuple[int, ...]:
+    def kept_layers(self, config: ModelConfig) -> tuple[int, ...]:
         """The whole's layers that run, in order."""
         return tuple(layer for layer in config.layers if layer not in self.skipped_layers)
 
-    def config(self, config: Gemma3nConfig) -> Gemma3nConfig:
+    def config(self, config: Config) -> Config:
         """The config of this sub-model as a model of its own."""
-        kept = self.kept(config)
-        borrowers = sum(layer not in config.kv_layers for layer in kept)
-        return dataclasses.replace(
-            config,
-            num_hidden_layers=len(kept),
-            intermediate_size=self.ffn_widths,
-            num_kv_shared_layers=borrowers,
-            layer_types=tuple(config.layer_types[layer] for layer in kept),
-            activation_sparsity_pattern=tuple(
-                config.activation_sparsity_pattern[layer] for layer in kept
-            ),
-        )
+        return config.nested(self.kept_layers(config), self.ffn_widths)
 
-    def checked(self, config: Gemma3nConfig) -> Self:
+    def checked(self, config: ModelConfig) -> Self:
         """Itself, if it can be cut from a model of `config`; else an `InputError` that says why."""
         layers, skipped = config.num_hidden_layers, self.skipped_layers
         for layer in skipped:
@@ -178,15 +171,13 @@ class Submodel:
                 raise InputError(f"skipped layer {layer} is outside 0 to {layers - 1}")
         if len(set(skipped)) != len(skipped):
             raise InputError(f"skipped_layers names a layer twice: {list(skipped)}")
-        donors = {
-            config.kv_donor(layer) for layer in config.layers if layer not in config.kv_layers
-        }
+        donors = {layer.kv_donor for layer in config.layer_configs if layer.kv_donor is not None}
         if lost := sorted(donors & set(skipped)):
             raise InputError(
                 f"layer {lost[0]} cannot be skipped: the last {config.num_kv_shared_layers} layers "
                 "attend over its keys and values"
             )
-        kept = self.kept(config)
+        kept = self.kept_layers(config)
         if len(self.ffn_widths) != len(kept):
             raise InputError(
                 f"{len(self.ffn_widths)} ffn_widths for {len(kept)} kept layers "
@@ -202,7 +193,7 @@ class Submodel:
         self._check_name(config)
         return self
 
-    def _check_name(self, config: Gemma3nConfig) -> None:
+    def _check_name(self, config: ModelConfig) -> None:
         """A published name is of that size alone, or statistics would tell of another model."""
         asked = self.name.upper()
         if asked in map(str.upper, names()) and name_of(self.config(config)).upper() != asked:
@@ -211,16 +202,16 @@ class Submodel:
                 "give it a name of its own"
             )
 
-    def fits(self, config: Gemma3nConfig) -> bool:
+    def fits(self, config: ModelConfig) -> bool:
         """Whether a model's layers are those that a published sub-model keeps of E4B's."""
         own = self.config(Gemma3nConfig())
         return (own.layer_types, own.kv_layers) == (config.layer_types, config.kv_layers)
 
-    def owns_all_keys(self, config: Gemma3nConfig) -> bool:
+    def owns_all_keys(self, config: ModelConfig) -> bool:
         """Whether its cache has the whole's shape, so that the two can take turns on one cache."""
         return not any(layer in config.kv_layers for layer in self.skipped_layers)
 
-    def same_keys(self, other: Submodel, config: Gemma3nConfig) -> bool:
+    def same_keys(self, other: Submodel, config: ModelConfig) -> bool:
         """Whether both write the very same cache: they agree on every layer that owns keys.
 
         What lies above (the KV-exact zone) may differ; it leaves no trace in the cache. Of the last
@@ -232,8 +223,8 @@ class Submodel:
         ours, theirs = self._width_of(config), other._width_of(config)
         return all(ours[layer] == theirs[layer] for layer in owners[:-1])
 
-    def _width_of(self, config: Gemma3nConfig) -> dict[int, int]:
-        return dict(zip(self.kept(config), self.ffn_widths, strict=True))
+    def _width_of(self, config: ModelConfig) -> dict[int, int]:
+        return dict(zip(self.kept_layers(config), self.ffn_widths, strict=True))
 
 
 def names() -> list[str]:
@@ -241,13 +232,13 @@ def names() -> list[str]:
     return [E4B, *_PUBLISHED]
 
 
-def names_in(config: Gemma3nConfig) -> list[str]:
+def names_in(config: ModelConfig) -> list[str]:
     """The published sub-models that a model holds, itself among them if it is one."""
     own = name_of(config)
     return [n for n in names() if n == own or not Submodel.published(n).missing_in(config)]
 
 
-def name_of(config: Gemma3nConfig) -> str:
+def name_of(config: ModelConfig) -> str:
     """The published name of a model by its layers and widths; `whole` of any other."""
     for name in names():
         size = Submodel.published(name)
@@ -258,15 +249,15 @@ def name_of(config: Gemma3nConfig) -> str:
 
 def _full_name(name: str) -> str:
     """A published name from one in any case or its unique beginning."""
-    found = [key for key in names() if key.upper().startswith(name.upper())]
-    exact = [key for key in found if key.upper() == name.upper()]
-    if len(exact or found) != 1:
+    matches = [key for key in names() if key.upper().startswith(name.upper())]
+    exact = [key for key in matches if key.upper() == name.upper()]
+    if len(exact or matches) != 1:
         raise InputError(
-            f"sub-model {name!r} is {'ambiguous' if found else 'unknown'}; choose one of "
-            f"{', '.join(found or names())}, of any model `{WHOLE}` or `{HALF}`, or give a .toml "
+            f"sub-model {name!r} is {'ambiguous' if matches else 'unknown'}; choose one of "
+            f"{', '.join(matches or names())}, of any model `{WHOLE}` or `{HALF}`, or give a .toml "
             "or .json file"
         )
-    return (exact or found)[0]
+    return (exact or matches)[0]
 
 
 def _own_name(path: Path, raw: dict[str, Any]) -> str:
@@ -279,7 +270,7 @@ def _own_name(path: Path, raw: dict[str, Any]) -> str:
 def _whole_numbers(path: Path, name: str, value: Any) -> tuple[int, ...]:
     if not isinstance(value, Iterable) or isinstance(value, str | bytes | dict):
         raise FileFormatError(f"{path}: {name} is {value!r}; expected whole numbers")
-    found = tuple(value)
-    if not all(isinstance(item, int) and not isinstance(item, bool) for item in found):
+    numbers = tuple(value)
+    if not all(isinstance(item, int) and is_number(item) for item in numbers):
         raise FileFormatError(f"{path}: {name} is {value!r}; expected whole numbers")
-    return found
+    return numbers

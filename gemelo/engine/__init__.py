@@ -1,1 +1,1 @@
-"""Time: one token after another, from caches and steps to the `Model` that a user holds."""
+"""Inference: KV cache, decoder steps, sampler, and the sessions that make tokens with them."""

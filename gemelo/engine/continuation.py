@@ -1,10 +1,10 @@
-"""One continuation: the tokens chosen so far, the text they make, and when to stop.
+"""A continuation of a prompt: sampled tokens, detokenised text, stop texts and finish reason.
 
-A row knows no model. It is given scores, samples a token, and says what text may be shown. Text is
+It knows no model. It is given scores, samples a token, and says what text may be shown. Text is
 held back while it could still be the beginning of a stop text or half of a character, so that what
 has been shown never has to be taken back.
 
-    row = Row(tokenizer, prompt_ids, Sampling(stop="\\n"))
+    row = Continuation(tokenizer, prompt_ids, Sampling(stop="\\n"))
     while row.finish_reason is None:
         piece = row.choose(scores)
 """
@@ -13,14 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import Tensor
 
-from gemelo.engine.sampler import Guess, Sampler, Sampling, Token
+from gemelo.config.options import FinishReason
+from gemelo.config.sampling import Sampling
+from gemelo.engine.sampler import Guess, Sampler, Token
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
-
-FinishReason = Literal["stop", "length", "cancelled"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Piece:
     finish_reason: FinishReason | None = None
 
 
-class Row:
+class Continuation:
     """A continuation of `prompt`; `index` tells those of one prompt apart."""
 
     def __init__(
@@ -45,44 +44,46 @@ class Row:
         self.ids: list[int] = []
         self.finish_reason: FinishReason | None = None
         self.sampler = Sampler(sampling, index)
-        self._known = tokenizer.vocab_size  # a model's rows may be padded past its last token
+        self._vocab_size = tokenizer.vocab_size  # a model's rows may be padded past its last token
         self._stop_ids = () if sampling.ignore_eos else tokenizer.stop_ids
         self._stream = tokenizer.stream()
-        self._held = ""
+        self._pending = ""
 
     def guess(self, scores: Tensor, ahead: Sequence[int]) -> Guess:
         """A draft's next token, after this row's and those guessed `ahead`; the row stays."""
-        return self.sampler.guess(self._of_known(scores), self.prompt, [*self.ids, *ahead])
+        return self.sampler.guess(self._without_padding(scores), self.prompt, [*self.ids, *ahead])
 
     def choose(self, scores: Tensor, last: bool = False, guess: Guess | None = None) -> Piece:
         """Sample from scores (V,), or judge a guess by them, and move on.
 
         `last`: there is no room for another token.
         """
-        token = self.sampler(self._of_known(scores), self.prompt, self.ids, guess)
+        token = self.sampler(self._without_padding(scores), self.prompt, self.ids, guess)
         if token.id in self._stop_ids:
             self.finish_reason = "stop"
-            return self._piece(token, self._held + self._stream.flush(), ())
+            return self._piece(token, self._pending + self._stream.flush(), ())
         self.ids.append(token.id)
-        self._held += self._stream.push(token.id)
+        self._pending += self._stream.push(token.id)
         text = self._release()
         if self.finish_reason is None and (last or len(self.ids) >= self.sampling.max_tokens):
             self.finish_reason = "length"
-            text += self._held + self._stream.flush()
+            text += self._pending + self._stream.flush()
         return self._piece(token, text, (token.id,))
 
-    def _of_known(self, scores: Tensor) -> Tensor:
-        return scores if len(scores) == self._known else scores[: self._known]
+    def _without_padding(self, scores: Tensor) -> Tensor:
+        """Scores (V,) of the tokens that the tokenizer has."""
+        return scores if len(scores) == self._vocab_size else scores[: self._vocab_size]
 
     def _release(self) -> str:
         """Text that is certain to stay; finishes the row at the first stop text."""
-        found = [at for stop in self.sampling.stop if (at := self._held.find(stop)) >= 0]
-        if found:
+        stops = self.sampling.stop
+        begins = [begin for stop in stops if (begin := self._pending.find(stop)) >= 0]
+        if begins:
             self.finish_reason = "stop"
-            return self._held[: min(found)]
-        keep = max((overlap(self._held, stop) for stop in self.sampling.stop), default=0)
-        cut = len(self._held) - keep
-        text, self._held = self._held[:cut], self._held[cut:]
+            return self._pending[: min(begins)]
+        keep = max((overlap(self._pending, stop) for stop in stops), default=0)
+        cut = len(self._pending) - keep
+        text, self._pending = self._pending[:cut], self._pending[cut:]
         return text
 
     def _piece(self, token: Token, text: str, ids: tuple[int, ...]) -> Piece:

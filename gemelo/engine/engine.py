@@ -1,6 +1,6 @@
-"""The engine: a loaded decoder with the settings of a run, and what its sessions share.
+"""Inference engine: a decoder and a tokenizer with context, chunk and KV cache format of a run.
 
-Sessions are timelines on it; sub-models are views of its decoder.
+Sessions are sequences on it; sub-models are views of its decoder.
 
     session = Engine(decoder, tokenizer).session()
 """
@@ -11,13 +11,14 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from gemelo.config import Gemma3Config, ModelConfig
+from gemelo.config.options import KVFormat
 from gemelo.engine import step
-from gemelo.engine.elastic.views import Sizes
-from gemelo.engine.kv import KVCache, KVFormat
+from gemelo.engine.elastic.submodel_views import SubmodelViews
+from gemelo.engine.kv import KVCache, check_context
 from gemelo.engine.native_program import is_native
-from gemelo.engine.session import Session, check
+from gemelo.engine.session import Session
 from gemelo.engine.step import Decoder
+from gemelo.engine.tokens import Tokens, checked
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.weights.mapped import check as check_files
 
@@ -40,14 +41,14 @@ class Engine:
         elsewhere. name is what the decoder's size is called in statistics.
         """
         self.decoder, self.tokenizer = decoder, tokenizer
-        most = decoder.config.max_position_embeddings
-        self.context = most if context is None else context
+        trained = decoder.config.max_position_embeddings
+        self.context = trained if context is None else context
+        check_context(decoder.config, self.context)
         # A picture of Gemma 3 goes through in one step.
-        block = tokens_at_once(decoder.config)
-        self.chunk = max(chunk, block)
+        self.chunk = max(chunk, decoder.config.bidirectional_image_tokens)
         # Beside activations of 8 bits, what 16 round off of keys is not to be seen (benchmarks/).
         self.kv_format = kv_format or ("bf16" if is_native(decoder) else "plain")
-        self.sizes = Sizes(decoder, name)
+        self.views = SubmodelViews(decoder, name)
 
     def cache(self) -> KVCache:
         """An empty cache of one row."""
@@ -57,19 +58,12 @@ class Engine:
             self.decoder.config, self.context, 1, self.chunk, embed.dtype, device, self.kv_format
         )
 
-    def session(self) -> Session:
-        """A new timeline, empty."""
-        return Session(self.sizes, self.tokenizer, self.cache())
+    def session(self, load_s: float = 0.0) -> Session:
+        """A new session, empty; its first turn counts load_s seconds of loading."""
+        return Session(self.views, self.tokenizer, self.cache(), load_s)
 
     def score(self, ids: Sequence[int]) -> Tensor:
-        """Next-token scores at every position, (T, V) float32."""
-        wanted = check(ids, self.decoder.config, self.context)
-        check_files(self.sizes.files)
-        return step.score(self.decoder, self.cache(), wanted)
-
-
-def tokens_at_once(config: ModelConfig) -> int:
-    """Tokens that see each other both ways, and so have to be written in one step."""
-    if isinstance(config, Gemma3Config) and config.vision is not None:
-        return config.mm_tokens_per_image
-    return 1
+        """Logits of the next token after every position, (T, V) float32: 1 MB a token."""
+        tokens = checked(Tokens(ids), self.decoder.config, self.context)
+        check_files(self.views.files)
+        return step.score(self.decoder, self.cache(), tokens.ids)

@@ -1,4 +1,4 @@
-"""The KV cache: one class, stored positions, no cursor.
+"""KV cache: keys and values of every layer that owns some, with the position of every slot.
 
 Full layers keep every position; sliding layers keep a ring of window + chunk - 1 slots, which is
 the least that lets the first query of a chunk find its window after the chunk's last key is
@@ -17,16 +17,16 @@ B rows, T tokens of a step, S slots, K key/value heads, d head width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, Protocol, get_args
+from typing import Any, NamedTuple, Protocol, get_args
 
 import torch
 from torch import Tensor
 
 from gemelo.config import LAYER_TYPES, LayerType, ModelConfig, kv_slots
+from gemelo.config.options import KVFormat
 from gemelo.errors import ContextLengthError, GemeloError, InputError
 from gemelo.models.layers import KV
 
-KVFormat = Literal["plain", "bf16", "int8"]
 Shape = tuple[int, int, int, int]  # (B, S, K, d)
 _GROWTH = 256  # slots; full layers grow by doubling, from here
 
@@ -47,19 +47,19 @@ class Addresses(NamedTuple):
     @classmethod
     def of(cls, k: Sequence[Tensor], v: Sequence[Tensor]) -> Addresses:
         """Of the numbers of keys and of values, each with their scales if they have some."""
-        k_at, k_scales = [*(x.data_ptr() for x in k), 0][:2]
-        v_at, v_scales = [*(x.data_ptr() for x in v), 0][:2]
-        return cls(k_at, v_at, k_scales, v_scales, k[0].stride(0))
+        k_address, k_scales = [*(x.data_ptr() for x in k), 0][:2]
+        v_address, v_scales = [*(x.data_ptr() for x in v), 0][:2]
+        return cls(k_address, v_address, k_scales, v_scales, k[0].stride(0))
 
 
 class Memory(NamedTuple):
     """Where all keys and values lie, and what lies there: it stays as long as this is held."""
 
     layers: list[Addresses]
-    held: list[Tensor]
+    tensors: list[Tensor]
 
 
-class Table(NamedTuple):
+class SlotPositions(NamedTuple):
     """The positions in the slots of one kind of layer, (B, capacity), and how many are in use."""
 
     positions: Tensor
@@ -70,6 +70,15 @@ class Table(NamedTuple):
         """Address, row stride in positions, capacity, used; good as long as the table is held."""
         table = self.positions
         return table.data_ptr(), table.stride(0), table.shape[1], self.used
+
+
+def check_context(config: ModelConfig, context: int) -> None:
+    """Raise ContextLengthError unless the model was trained for `context` tokens."""
+    if not 0 < context <= config.max_position_embeddings:
+        raise ContextLengthError(
+            f"a context of {context} tokens is outside 1 to {config.max_position_embeddings}, "
+            "which is what the model was trained for"
+        )
 
 
 class KVCache:
@@ -90,13 +99,9 @@ class KVCache:
         kv_format "plain" keeps that dtype, "bf16" bfloat16, "int8" 8 bits and a scale a head.
         """
         if kv_format not in get_args(KVFormat):
-            known = ", ".join(get_args(KVFormat))
-            raise InputError(f"kv_format {kv_format!r} is not one of {known}")
-        if not 0 < context <= config.max_position_embeddings:
-            raise ContextLengthError(
-                f"a context of {context} tokens is outside 1 to {config.max_position_embeddings}, "
-                "which is what the model was trained for"
-            )
+            formats = ", ".join(get_args(KVFormat))
+            raise InputError(f"kv_format {kv_format!r} is not one of {formats}")
+        check_context(config, context)
         self.config, self.context, self.rows, self.chunk = config, context, rows, chunk
         self.dtype, self.kv_format = dtype, kv_format
         empty = torch.empty(rows, 0, dtype=torch.long, device=device)
@@ -113,7 +118,7 @@ class KVCache:
             layer: (store(), store()) for layer in config.kv_layers
         }
         self._used = dict.fromkeys(LAYER_TYPES, 0)
-        self._where: dict[LayerType, Where] = {}
+        self._where: dict[LayerType, SlotIndex] = {}
         self._memory: Memory | None = None  # when it has to be asked for again
 
     def slots(self, kind: LayerType, length: int) -> int:
@@ -133,7 +138,7 @@ class KVCache:
         """
         self.make_room(positions.shape[1], int(positions.max()) + 1)
         for kind in LAYER_TYPES:
-            self._where[kind] = where = Where(positions, self.positions[kind].shape[1])
+            self._where[kind] = where = SlotIndex(positions, self.positions[kind].shape[1])
             where.put(self.positions[kind], positions)
         return {kind: self.positions[kind][:, : self._used[kind]] for kind in LAYER_TYPES}
 
@@ -148,12 +153,12 @@ class KVCache:
     def memory(self) -> Memory:
         """Of every owning layer, numbers of dtype `stored`. Whoever hands the addresses on holds
         this meanwhile: another thread may let the cache grow, and then nobody else does."""
-        known = self._memory
-        if known is None:
+        memory = self._memory
+        if memory is None:
             stores = [(k.tensors(), v.tensors()) for k, v in self.stores.values()]
             layers = [Addresses.of(k, v) for k, v in stores]
-            known = self._memory = Memory(layers, [x for k, v in stores for x in (*k, *v)])
-        return known
+            memory = self._memory = Memory(layers, [x for k, v in stores for x in (*k, *v)])
+        return memory
 
     def make_room(self, tokens: int, length: int) -> None:
         """For a step of so many tokens a row that ends at `length`: what `place` does before it
@@ -162,9 +167,9 @@ class KVCache:
             raise InputError(f"a step of {tokens} tokens; the cache takes {self.chunk}")
         self.reserve(length)
 
-    def tables(self) -> list[Table]:
+    def tables(self) -> list[SlotPositions]:
         """Of every kind of layer, until the cache grows."""
-        return [Table(table, self._used[kind]) for kind, table in self.positions.items()]
+        return [SlotPositions(table, self._used[kind]) for kind, table in self.positions.items()]
 
     def reserve(self, length: int) -> None:
         """Make room for `length` tokens a row, doubling what has to grow."""
@@ -181,14 +186,18 @@ class KVCache:
             self._used[kind] = max(self._used[kind], needed)
 
     def _grow(self, kind: LayerType, capacity: int) -> None:
-        """A ring that has not wrapped yet lies in order, so growing keeps every slot's place."""
+        """A ring that has not wrapped yet lies in order, so growing keeps every slot's place.
+
+        The table comes last: until then an interrupt leaves slots that nobody uses.
+        """
         table, self._memory = self.positions[kind], None
-        self.positions[kind] = table.new_full((self.rows, capacity), -1)
-        self.positions[kind][:, : table.shape[1]] = table
         for layer, stores in self.stores.items():
             if self.config.layer_types[layer] == kind:
                 for store in stores:
                     store.grow(capacity)
+        grown = table.new_full((self.rows, capacity), -1)
+        grown[:, : table.shape[1]] = table
+        self.positions[kind] = grown
 
     @torch.inference_mode()
     def rewind(self, row: int, end: int) -> None:
@@ -200,11 +209,11 @@ class KVCache:
         for kind, table in self.positions.items():
             window = self.config.window(kind)
             first = 0 if window is None else max(0, end - window + 1)
-            held = int(((table[row] >= first) & (table[row] < end)).sum())
-            if held < end - first:
+            num_held = int(((table[row] >= first) & (table[row] < end)).sum())
+            if num_held < end - first:
                 raise RewindError(
                     f"position {end} is too far back: the ring of window {window} and chunk "
-                    f"{self.chunk} holds {held} of the {end - first} keys before it"
+                    f"{self.chunk} holds {num_held} of the {end - first} keys before it"
                 )
         for table in self.positions.values():
             table[row].masked_fill_(table[row] >= end, -1)
@@ -220,8 +229,8 @@ class KVCache:
     def _shrink(self) -> None:
         """Attend no further than the last slot that holds something: as if the rest never was."""
         for kind, table in self.positions.items():
-            held = (table >= 0).any(0).nonzero()
-            self._used[kind] = int(held[-1]) + 1 if len(held) else 0
+            filled = (table >= 0).any(0).nonzero()
+            self._used[kind] = int(filled[-1]) + 1 if len(filled) else 0
 
     def empty(self, rows: int = 1) -> KVCache:
         """A cache like this one that holds nothing."""
@@ -244,7 +253,7 @@ class KVCache:
         return copy
 
 
-class Where:
+class SlotIndex:
     """Which slots a step's tokens go to: slot = position mod capacity, padding nowhere."""
 
     def __init__(self, positions: Tensor, capacity: int) -> None:
@@ -260,11 +269,11 @@ class Where:
 
 
 class Slots(Protocol):
-    """Keys or values of one layer."""
+    """Keys or values of one layer, in B rows of S slots."""
 
     @property
     def nbytes(self) -> int: ...
-    def put(self, where: Where, new: Tensor) -> None: ...
+    def put(self, where: SlotIndex, new: Tensor) -> None: ...
     def view(self, used: int) -> Tensor: ...
     def grow(self, capacity: int) -> None: ...
     def copy_row(self, other: Any) -> None: ...
@@ -288,9 +297,10 @@ class PlainSlots:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of the slots, used or not."""
         return self.x.nbytes
 
-    def put(self, where: Where, new: Tensor) -> None:
+    def put(self, where: SlotIndex, new: Tensor) -> None:
         """new (B, K, T, d)."""
         where.put(self.x, new.transpose(1, 2).to(self.x.dtype))
 
@@ -299,31 +309,39 @@ class PlainSlots:
         return self.x[:, :used].transpose(1, 2).to(self.dtype)
 
     def grow(self, capacity: int) -> None:
+        """Make room for `capacity` slots a row; those that are filled stay."""
         old = self.x
-        self.x = old.new_zeros(old.shape[0], capacity, *old.shape[2:])
-        self.x[:, : old.shape[1]] = old
+        if old.shape[1] >= capacity:  # grown before an interrupt
+            return
+        grown = old.new_zeros(old.shape[0], capacity, *old.shape[2:])
+        grown[:, : old.shape[1]] = old
+        self.x = grown
 
     def copy_row(self, other: PlainSlots) -> None:
         """Every row becomes row 0 of `other`."""
         self.x[:] = other.x[:1]
 
     def tensors(self) -> list[Tensor]:
+        """Its one tensor, (B, S, K, d)."""
         return [self.x]
 
 
 class Int8Slots:
-    """Slots as signed bytes with one float16 scale a head and position: about half of bfloat16."""
+    """Slots as signed bytes (B, S, K, d), with a float16 scale a head and position (B, S, K, 1):
+    about half of bfloat16."""
 
     def __init__(self, shape: Shape, dtype: torch.dtype, device: torch.device | str) -> None:
+        """dtype is what `view` decodes to, the model's own."""
         self.dtype = dtype
         self.levels = PlainSlots(shape, torch.int8, device)
         self.scales = PlainSlots((*shape[:3], 1), torch.float16, device)
 
     @property
     def nbytes(self) -> int:
+        """Bytes of levels and scales."""
         return self.levels.nbytes + self.scales.nbytes
 
-    def put(self, where: Where, new: Tensor) -> None:
+    def put(self, where: SlotIndex, new: Tensor) -> None:
         """new (B, K, T, d), rounded to 127 levels of its head's largest magnitude."""
         scale = (new.float().abs().amax(-1, keepdim=True) / 127).clamp(min=1e-7).half()
         self.scales.put(where, scale)
@@ -334,6 +352,7 @@ class Int8Slots:
         return self.levels.view(used).to(self.dtype) * self.scales.view(used).to(self.dtype)
 
     def grow(self, capacity: int) -> None:
+        """Make room for `capacity` slots a row; those that are filled stay."""
         self.levels.grow(capacity)
         self.scales.grow(capacity)
 
@@ -343,4 +362,5 @@ class Int8Slots:
         self.scales.copy_row(other.scales)
 
     def tensors(self) -> list[Tensor]:
+        """Levels (B, S, K, d) and scales (B, S, K, 1)."""
         return [self.levels.x, self.scales.x]

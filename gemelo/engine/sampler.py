@@ -1,14 +1,14 @@
-"""From scores to a token: the settings, and the function they become.
+"""Sampler: from logits to a token, by penalties, temperature, top-k, top-p and min-p.
 
-`Sampling` is a checked value with Gemma's own defaults (temperature 1, top-k 64, top-p 0.95). A
-`Sampler` is built from it once per row, before the loop starts, and then maps one vector of
-scores to one token. The filters run in the reference's order: penalties and bias on the scores,
-temperature, top-k, top-p, min-p. Reported log-probabilities are the model's own, before any of
-that.
+A `Sampler` is built from a `Sampling` once per row, before the loop starts, and then maps one
+vector of scores to one token. The filters run in the reference's order: penalties and bias on the
+scores, temperature, top-k, top-p, min-p. Reported log-probabilities are the model's own, before any
+of that.
 
-Scores and settings may be anything that float32 and the limits below hold: a temperature close to
-zero picks what a temperature of zero does, penalties never reach infinity, and a token that scores
-minus infinity is never chosen. Broken scores (NaN, or nothing above minus infinity) are an error.
+Scores and settings may be anything that float32 and `Sampling`'s limits hold: a temperature close
+to zero picks what a temperature of zero does, penalties never reach infinity, and a token that
+scores minus infinity is never chosen. Broken scores (NaN, or nothing above minus infinity) are an
+error.
 
 The random numbers come from one generator a row, seeded and on the CPU, so that a seed gives the
 same text on every device that gives the same scores.
@@ -23,103 +23,20 @@ from __future__ import annotations
 import math
 import secrets
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from gemelo.config.sampling import Sampling
 from gemelo.errors import InputError
 from gemelo.kernels import cpu
 
-_MAX_TOP_LOGPROBS = 20
 _BLOCK = 64  # scores that are looked at together
 _LARGEST = torch.finfo(torch.float32).max
 _COLDEST = 1e-300  # of temperatures: what is left of one below is zero when it divides
-_NUMBERS = (  # name, least, most
-    ("temperature", 0.0, 100.0),
-    ("top_p", 0.0, 1.0),
-    ("min_p", 0.0, 1.0),
-    ("repetition_penalty", 0.01, 100.0),
-    ("presence_penalty", -100.0, 100.0),
-    ("frequency_penalty", -100.0, 100.0),
-)
-_COUNTS = (
-    ("top_k", 0, 1 << 31),
-    ("max_tokens", 1, 1 << 31),
-    ("n", 1, 64),
-    ("seed", 0, 2**63 - 1),
-    ("logprobs", 0, _MAX_TOP_LOGPROBS),
-)
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How to choose tokens and when to stop. Raises `InputError` for values that make no sense."""
-
-    temperature: float = 1.0  # 0 is greedy
-    top_k: int = 64  # 0 keeps all
-    top_p: float = 0.95  # 1 keeps all
-    min_p: float = 0.0  # share of the likeliest token's probability; 0 keeps all
-    repetition_penalty: float = 1.0  # divides scores of tokens seen in prompt or answer; 0.01 up
-    presence_penalty: float = 0.0  # subtracted once from tokens seen in the answer
-    frequency_penalty: float = 0.0  # subtracted for every time they were seen there
-    logit_bias: Mapping[int, float] = field(default_factory=dict)
-    seed: int | None = None  # None draws one, and the completion tells which
-    max_tokens: int = 256
-    stop: tuple[str, ...] = ()  # ends the text before any of these
-    ignore_eos: bool = False
-    logprobs: int | None = None  # 0: of the chosen token; n: of the n likeliest too
-    n: int = 1  # continuations of one prompt
-
-    def __post_init__(self) -> None:
-        for name, low, high in _NUMBERS:
-            self._set(name, _number(name, getattr(self, name), low, high))
-        if self.top_p == 0:
-            raise InputError("top_p = 0 keeps no token; expected above 0, up to 1 (1 keeps all)")
-        for name, lowest, highest in _COUNTS:
-            value = getattr(self, name)
-            if value is not None or name not in ("seed", "logprobs"):
-                self._set(name, _whole(name, value, lowest, highest))
-        if not isinstance(self.ignore_eos, bool):
-            raise InputError(f"ignore_eos = {self.ignore_eos!r}; expected true or false")
-        self._set("stop", _stops(self.stop))
-        self._set("logit_bias", _biases(self.logit_bias))
-
-    def _set(self, name: str, value: Any) -> None:
-        """A field as it was checked: plain Python numbers, whatever they were given as."""
-        object.__setattr__(self, name, value)
-
-    @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> Sampling:
-        """From keyword arguments; an unknown one is an `InputError` that lists the known."""
-        known = [field.name for field in fields(cls)]
-        for name in settings:
-            if name not in known:
-                raise InputError(f"unknown sampling setting {name!r}; known: {', '.join(known)}")
-        return cls(**settings)
-
-    @property
-    def greedy(self) -> bool:
-        return self.temperature == 0 or self.top_k == 1
-
-    @property
-    def plain(self) -> bool:
-        """Whether a token is the largest score as it is, and nothing else is asked."""
-        return self.greedy and self.logprobs is None and not self.adjusts
-
-    @property
-    def adjusts(self) -> bool:
-        """Whether scores depend on what was said before, or on a bias."""
-        return bool(
-            self.repetition_penalty != 1
-            or self.presence_penalty
-            or self.frequency_penalty
-            or self.logit_bias
-        )
 
 
 class Token(NamedTuple):
@@ -151,7 +68,7 @@ def one_thread() -> Iterator[None]:
 
 def largest(scores: Tensor) -> int:
     """The first of the largest scores (V,)."""
-    return cpu.largest(scores) if scores.device.type == "cpu" else int(scores.argmax())
+    return cpu.argmax(scores) if scores.device.type == "cpu" else int(scores.argmax())
 
 
 def check_scores(scores: Tensor) -> None:
@@ -160,8 +77,8 @@ def check_scores(scores: Tensor) -> None:
     on_cpu = scores.device.type == "cpu" and scores.dtype == torch.float32
     top = float(scores.numpy().max() if on_cpu else scores.max()) if len(scores) else math.nan
     if not math.isfinite(top):
-        found = f"the largest of {len(scores)} is {top}" if len(scores) else "there are none"
-        raise InputError(f"no token can be chosen from the scores: {found}")
+        cause = f"the largest of {len(scores)} is {top}" if len(scores) else "there are none"
+        raise InputError(f"no token can be chosen from the scores: {cause}")
 
 
 class Sampler:
@@ -217,8 +134,8 @@ class Sampler:
         q = guess.chances
         assert q is not None, "a sampled guess brings its chances"
         p = _dense(probabilities, ids, len(q))
-        kept = float(torch.rand(1, generator=self.generator)) * float(q[guess.id])
-        if kept < float(p[guess.id]):
+        threshold = float(torch.rand(1, generator=self.generator)) * float(q[guess.id])
+        if threshold < float(p[guess.id]):
             return guess.id
         rest = (p - q).clamp(min=0)
         return self._draw(rest if rest.any() else p)  # all rounded off: p and q are alike
@@ -252,12 +169,12 @@ def adjust(
     """
     adjusted = scores
     if sampling.repetition_penalty != 1:
-        known = (token for token in {*prompt, *answer} if token < len(scores))
-        seen = torch.tensor(sorted(known), dtype=torch.long, device=scores.device)
-        old = scores[seen]
+        repeated = sorted(token for token in {*prompt, *answer} if token < len(scores))
+        ids = torch.tensor(repeated, dtype=torch.long, device=scores.device)
+        old = scores[ids]
         penalty = sampling.repetition_penalty
         new = torch.where(old > 0, old / penalty, old * penalty).clamp(-_LARGEST, _LARGEST)
-        adjusted = adjusted.index_copy(0, seen, torch.where(old.isinf(), old, new))
+        adjusted = adjusted.index_copy(0, ids, torch.where(old.isinf(), old, new))
     if answer and (sampling.presence_penalty or sampling.frequency_penalty):
         counts = Counter(answer)
         fines = [
@@ -296,14 +213,14 @@ def candidates(scores: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor | Non
 def nucleus(probabilities: Tensor, share: float) -> tuple[Tensor, Tensor]:
     """The fewest probabilities whose sum reaches `share` of one, and where they are; the largest
     first (top-p, arXiv 1904.09751)."""
-    count, most = min(256, len(probabilities)), len(probabilities)
+    count, vocab_size = min(256, len(probabilities)), len(probabilities)
     while True:  # a few hundred nearly always do
         first, order = likeliest(probabilities, count)
         before = first.cumsum(-1) - first
-        if count == most or float(before[-1] + first[-1]) >= share:
-            kept = max(1, int((before < share).sum()))
-            return first[:kept], order[:kept]
-        count = min(16 * count, most)
+        if count == vocab_size or float(before[-1] + first[-1]) >= share:
+            num_kept = max(1, int((before < share).sum()))
+            return first[:num_kept], order[:num_kept]
+        count = min(16 * count, vocab_size)
 
 
 def likeliest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -315,13 +232,13 @@ def likeliest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
     whole = len(scores) // _BLOCK * _BLOCK
     blocks, rest = scores[:whole].view(-1, _BLOCK), scores[whole:]
     if count == len(scores) or count * 8 > len(blocks):
-        values, where = scores.topk(count)
-        return values, where
+        values, ids = scores.topk(count)
+        return values, ids
     chosen = blocks.amax(-1).topk(count).indices
-    values, places = torch.cat([blocks[chosen].flatten(), rest]).topk(count)
-    block, offset = places // _BLOCK, places % _BLOCK
+    values, indices = torch.cat([blocks[chosen].flatten(), rest]).topk(count)
+    block, offset = indices // _BLOCK, indices % _BLOCK
     inside = chosen[block.clamp(max=count - 1)] * _BLOCK + offset
-    return values, torch.where(block < count, inside, places - count * _BLOCK + whole)
+    return values, torch.where(block < count, inside, indices - count * _BLOCK + whole)
 
 
 def _dense(probabilities: Tensor, ids: Tensor | None, size: int) -> Tensor:
@@ -333,40 +250,3 @@ def _dense(probabilities: Tensor, ids: Tensor | None, size: int) -> Tensor:
 def _add(scores: Tensor, ids: list[int], values: list[float]) -> Tensor:
     index = torch.tensor(ids, device=scores.device)
     return scores.index_add(0, index, torch.tensor(values, device=scores.device))
-
-
-def _number(name: str, value: Any, low: float, high: float) -> float:
-    """A setting as a float, or an `InputError` that says what it may be."""
-    known = isinstance(value, int | float | np.integer | np.floating)
-    if not known or isinstance(value, bool) or not low <= value <= high:  # NaN is in no range
-        raise InputError(f"{name} = {value!r}; expected {low:g} to {high:g}")
-    return float(value)
-
-
-def _whole(name: str, value: Any, low: int, high: int) -> int:
-    known = isinstance(value, int | np.integer)
-    if not known or isinstance(value, bool) or not low <= value <= high:
-        raise InputError(f"{name} = {value!r}; expected a whole number from {low} to {high}")
-    return int(value)
-
-
-def _stops(stop: Any) -> tuple[str, ...]:
-    if isinstance(stop, str):
-        stop = (stop,)
-    if not isinstance(stop, Sequence):
-        raise InputError(f"stop = {stop!r}; expected a text or a list of texts")
-    for text in stop:
-        if not isinstance(text, str) or not text:
-            raise InputError(f"stop has {text!r}; each stop must be a text that is not empty")
-    return tuple(stop)
-
-
-def _biases(biases: Any) -> dict[int, float]:
-    if not isinstance(biases, Mapping):
-        raise InputError(f"logit_bias = {biases!r}; expected token ids, and a number for each")
-    return {
-        _whole("logit_bias token", token, 0, 1 << 31): _number(
-            f"logit_bias of token {token!r}", bias, -1000.0, 1000.0
-        )
-        for token, bias in biases.items()
-    }

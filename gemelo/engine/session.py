@@ -1,4 +1,4 @@
-"""A session: one timeline of tokens, and the cache that holds them.
+"""Session: the token ids of one sequence, the KV cache that holds them, and prefix reuse.
 
 Callers are stateless: they pass the whole token list every time, and the session finds the longest
 prefix it already holds, rewinds to it and reads only the rest. A turn that was interrupted anywhere
@@ -6,10 +6,10 @@ leaves the session usable, because what it claims to hold is only what a finishe
 A session is one thread's at a time: a turn beside another thread's, or a stream that is resumed
 after a later turn, raises `SessionBusyError` and changes nothing (`turns`).
 
-With Gemma 3n a session can change size between tokens (`use`, or a policy), draft with a sub-model,
-and knows for every position which size wrote it.
+With Gemma 3n a session can change size between tokens (`use`, or a policy), draft with a sub-model
+(`speculate`), and knows for every position which size wrote it.
 
-    for piece in session.stream(ids, Sampling(temperature=0)):
+    for piece in session.stream(ids, temperature=0):
         print(piece.text, end="", flush=True)
 """
 
@@ -17,154 +17,172 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import Literal
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
-from gemelo.config import ModelConfig, Submodel
+from gemelo.config import Submodel
+from gemelo.config.options import RebuildMode
+from gemelo.config.sampling import Sampling, SamplingSettings
 from gemelo.engine import step
-from gemelo.engine.continuation import Piece, Row
+from gemelo.engine.completion import Completion
+from gemelo.engine.continuation import Continuation, Piece
 from gemelo.engine.elastic.policy import Moment, Policy
+from gemelo.engine.elastic.rebuild import CacheRebuild
 from gemelo.engine.elastic.speculative import Draft
-from gemelo.engine.elastic.views import Repair, Sizes
+from gemelo.engine.elastic.submodel_views import SubmodelViews
 from gemelo.engine.kv import KVCache, RewindError
-from gemelo.engine.sampler import Sampling
 from gemelo.engine.step import Decoder
 from gemelo.engine.timings import Stats, Timings
-from gemelo.engine.tokens import Soft, before_block, chunks, shared
+from gemelo.engine.tokens import EmbeddingSpan, Tokens, checked
 from gemelo.engine.turns import Turn, Turns
-from gemelo.errors import ContextLengthError, InputError
+from gemelo.errors import InputError
 from gemelo.inputs.tokenizer.token_ids import token_ids
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.weights.mapped import check as check_files
 
 Progress = Callable[[int, int], None]  # tokens read, tokens in all
-RepairMode = Literal["off", "lazy", "now"]
-REPAIR_TOKENS = 8  # encoded beside every new token; small batches cost little more than one token
+REBUILD_TOKENS = 8  # encoded beside every new token; small batches cost little more than one token
 
 
 class Session:
-    """One timeline. `ids` is what the cache holds, `writers` which size wrote each position."""
+    """One sequence. `ids` is what the cache holds, `spans` the embeddings among them, `timings` of
+    the last turn, `stats` of all. `policy`, `draft` and `rebuild_mode` may be set between turns."""
 
-    def __init__(self, sizes: Sizes, tokenizer: Tokenizer, cache: KVCache) -> None:
-        self.sizes, self.tokenizer, self.cache = sizes, tokenizer, cache
+    def __init__(
+        self, views: SubmodelViews, tokenizer: Tokenizer, cache: KVCache, load_s: float = 0.0
+    ) -> None:
+        """load_s: seconds of loading, which the first turn counts."""
+        self.views, self.tokenizer, self.cache = views, tokenizer, cache
         self.ids: list[int] = []
-        self.soft: Sequence[Soft] = ()  # what stands in place of those that are no text
-        self.writers: list[Submodel | None] = []
-        self.active: Submodel | None = sizes.full
+        self.spans: list[EmbeddingSpan] = []
+        self.active: Submodel | None = views.whole
         self.policy: Policy | None = None
         self.draft: Draft | None = None
-        self.repair_mode: RepairMode = "off"
+        self.rebuild_mode: RebuildMode = "off"
         self.timings, self.stats, self.seed = Timings(), Stats(), 0
         self.turns = Turns()
-        self._repair: Repair | None = None
-        self._step_s = 0.0
+        self._writers: list[Submodel | None] = []  # of every position
+        self._rebuild: CacheRebuild | None = None
+        self._load_s, self._step_s = load_s, 0.0
         self._since = 0  # tokens written since the last switch
 
     @property
     def decoder(self) -> Decoder:
         """The decoder of the active size."""
-        return self.sizes.view(self.active)
+        return self.views.view(self.active)
 
-    def another(self) -> Session:
-        """A session set up as this one is, empty; both count in the same statistics."""
-        made = Session(self.sizes, self.tokenizer, self.cache.empty())
-        made.active, made.policy, made.draft = self.active, self.policy, self.draft
-        made.repair_mode, made.stats = self.repair_mode, self.stats
-        return made
+    @property
+    def tokens(self) -> Tokens:
+        """What the cache holds."""
+        return Tokens(self.ids, self.spans)
 
     # ---- sizes -----------------------------------------------------------------------------------
 
-    def use(self, choice: str | Submodel, repair: RepairMode = "off") -> None:
+    def use(self, choice: str | Submodel, rebuild: RebuildMode = "off") -> None:
         """Go on with a sub-model from the next token; nothing is allocated or copied.
 
-        repair says what becomes of positions that another size wrote and this one would have
+        rebuild says what becomes of positions that another size wrote and this one would have
         written otherwise: "off" keeps them, "now" encodes them again at once, "lazy" a few beside
         every later token. Sizes with the same keys need none. Between two pieces of a stream it
         may be called by the thread that has the stream; raises SessionBusyError in any other.
         """
         self.turns.beside()
-        submodel = self.sizes.named(choice)
-        self.repair_mode = repair
+        submodel = self.views.parse(choice)
+        self.rebuild_mode = rebuild
         if submodel != self.active:
             self.stats.switches += 1
             self.active, self._since, self._step_s = submodel, 0, 0.0
-        self._repair = None
-        if repair == "now":
-            while self.stale:
-                self._repair_some(self.cache.chunk)
+        self._rebuild = None
+        if rebuild == "now":
+            while self.num_stale:
+                self._rebuild_some(self.cache.chunk)
+
+    def speculate(self, choice: str | Submodel, gamma: int | None = None) -> Draft:
+        """Draft with a sub-model from the next turn on; returns what is learnt about it.
+
+        gamma None adapts the number of guesses to what is measured, down to none. The draft shares
+        the model's weights; for one with a copy of its own see `Model.draft`.
+        """
+        self.draft = draft = Draft(self.views.view(self.views.parse(choice)), gamma)
+        return draft
 
     @property
-    def stale(self) -> int:
+    def num_stale(self) -> int:
         """Positions that the active size would have written otherwise."""
-        writers = {id(writer): writer for writer in self.writers}
+        writers = {id(writer): writer for writer in self._writers}
         other = {
-            key for key, writer in writers.items() if not self.sizes.same_keys(writer, self.active)
+            key for key, writer in writers.items() if not self.views.same_keys(writer, self.active)
         }
-        return sum(id(writer) in other for writer in self.writers)
+        return sum(id(writer) in other for writer in self._writers)
 
     @property
-    def provenance(self) -> list[str]:
+    def written_by(self) -> list[str]:
         """For every position held, the name of the size that wrote it."""
-        return [writer.name if writer else "" for writer in self.writers]
+        return [writer.name if writer else "" for writer in self._writers]
 
-    def _repair_some(self, count: int) -> None:
+    def _rebuild_some(self, count: int) -> None:
         """Encode a little more of a clean cache; take it when it has caught up."""
-        if self._repair is None:
-            clean = next(
-                (
-                    place
-                    for place, writer in enumerate(self.writers)
-                    if not self.sizes.same_keys(writer, self.active)
-                ),
-                len(self.writers),
+        if self._rebuild is None:
+            stale = (
+                position
+                for position, writer in enumerate(self._writers)
+                if not self.views.same_keys(writer, self.active)
             )
-            self._repair = Repair(self.decoder, self.cache, clean)
-        self.stats.repaired_tokens += self._repair.advance(self.ids, count, self.soft)
-        if self._repair.done == len(self.ids):
-            self.cache = self._repair.cache
-            self.writers = [self.active] * len(self.ids)
-            self.stats.repairs += 1
-            self._repair = None
+            clean_tokens = next(stale, len(self._writers))
+            self._rebuild = CacheRebuild(self.decoder, self.cache, clean_tokens)
+        self.stats.rebuilt_tokens += self._rebuild.advance(self.tokens, count)
+        if self._rebuild.done == len(self.ids):
+            self.cache = self._rebuild.cache
+            self._writers = [self.active] * len(self.ids)
+            self.stats.rebuilds += 1
+            self._rebuild = None
 
     def _decide(self, scores: Tensor) -> None:
         if self.policy is not None and self.active is not None:
             moment = Moment(self.active, scores, self._step_s, self._since)
             chosen = self.policy(moment)
             if chosen != self.active:
-                self.use(chosen, self.repair_mode)
+                self.use(chosen, self.rebuild_mode)
 
     # ---- turns -----------------------------------------------------------------------------------
 
     def stream(
         self,
-        ids: Sequence[int],
-        sampling: Sampling,
+        tokens: Sequence[int] | Tokens,
+        sampling: Sampling | None = None,
         progress: Progress | None = None,
-        soft: Sequence[Soft] = (),
+        **settings: Unpack[SamplingSettings],
     ) -> Generator[Piece]:
-        """Continue `ids`, reusing what the session holds of them. Close it, or stop, at any time.
+        """Continue tokens, reusing what the session holds of them. Close it, or stop, at any time.
 
-        soft: the pictures and sounds among the ids, in order, as their towers made them.
-        With sampling.n > 1 the prompt is read once and its cache copied; the session keeps the
-        prompt and none of the answers. Its turn begins with the first piece; SessionBusyError is
-        raised there if another thread has one, and at any later piece if this session has begun
-        another turn since.
+        Keyword arguments are `Sampling`'s fields. With n > 1 the prompt is read once and its cache
+        copied; the session keeps the prompt and none of the answers, and drafts nothing. Its turn
+        begins with the first piece; SessionBusyError is raised there if another thread has one, and
+        at any later piece if this session has begun another turn since.
         """
-        wanted = check(ids, self.cache.config, self.cache.context)
-        yield from self.answer(self.turns.begin(), wanted, sampling, progress, soft)
+        chosen = Sampling.of(settings, sampling)
+        prompt = checked(Tokens.of(tokens), self.cache.config, self.cache.context)
+        yield from self.answer(self.turns.begin(), prompt, chosen, progress)
+
+    def generate(
+        self,
+        tokens: Sequence[int] | Tokens,
+        sampling: Sampling | None = None,
+        **settings: Unpack[SamplingSettings],
+    ) -> Completion:
+        """Continue tokens to the end. Keyword arguments are `Sampling`'s fields."""
+        chosen = Sampling.of(settings, sampling)
+        prompt = checked(Tokens.of(tokens), self.cache.config, self.cache.context)
+        pieces = list(self.answer(self.turns.begin(), prompt, chosen))
+        return Completion.of(prompt.ids, pieces, self.timings, self.seed, chosen.n)
 
     def answer(
-        self,
-        turn: Turn,
-        ids: Sequence[int],
-        sampling: Sampling,
-        progress: Progress | None,
-        soft: Sequence[Soft],
+        self, turn: Turn, tokens: Tokens, sampling: Sampling, progress: Progress | None = None
     ) -> Generator[Piece]:
-        """What `stream` gives, in a turn that was begun; ids are checked."""
-        pieces = self._pieces(ids, sampling, progress, soft)
+        """What `stream` gives, in a turn that was begun; tokens are checked."""
+        pieces = self._pieces(tokens, sampling, progress)
         try:
             while (piece := turn.run(next, pieces, None)) is not None:
                 yield piece
@@ -172,16 +190,16 @@ class Session:
             turn.over = True
 
     def _pieces(
-        self,
-        ids: Sequence[int],
-        sampling: Sampling,
-        progress: Progress | None,
-        soft: Sequence[Soft],
+        self, tokens: Tokens, sampling: Sampling, progress: Progress | None
     ) -> Generator[Piece]:
-        self.timings = timings = Timings()
+        self._check_policy(sampling)
+        self.timings = timings = Timings(load_s=self._load_s)
+        self._load_s = 0.0
         started = time.perf_counter()
-        scores = self._read(ids, progress, soft)
-        rows = [Row(self.tokenizer, ids, sampling, index) for index in range(sampling.n)]
+        scores = self._read(tokens, progress, timings)
+        rows = [
+            Continuation(self.tokenizer, tokens.ids, sampling, index) for index in range(sampling.n)
+        ]
         self.seed = rows[0].sampler.seed
         if sampling.n > 1:
             pieces = self._branch(rows, scores)
@@ -196,51 +214,74 @@ class Session:
             timings.decode_s += time.perf_counter() - clock
             yield piece
             clock = time.perf_counter()  # what the caller did meanwhile is not ours
-        check_files(self.sizes.files)  # what was written over in a turn may have been read in it
+        check_files(self.views.files)  # what was written over in a turn may have been read in it
 
-    def read(
-        self,
-        ids: Sequence[int],
-        progress: Progress | None = None,
-        soft: Sequence[Soft] = (),
-    ) -> Tensor:
-        """Bring the cache to hold `ids`, reusing a common prefix; scores (V,) of what follows."""
-        wanted = check(ids, self.cache.config, self.cache.context)
-        return self.turns.once(self._read, wanted, progress, soft)
+    def _check_policy(self, sampling: Sampling) -> None:
+        """A policy is asked before every token of one continuation, and of no other turn."""
+        if self.policy is not None and (sampling.n > 1 or self.draft is not None):
+            other = "n > 1" if sampling.n > 1 else "a draft"
+            raise InputError(f"a policy chooses the size, which {other} excludes; set one to None")
+
+    def read(self, tokens: Sequence[int] | Tokens, progress: Progress | None = None) -> Tensor:
+        """Bring the cache to hold tokens, reusing a common prefix; scores (V,) of what follows."""
+        prompt = checked(Tokens.of(tokens), self.cache.config, self.cache.context)
+        return self.turns.once(self._read, prompt, progress, Timings())
 
     @torch.inference_mode()
-    def _read(self, ids: Sequence[int], progress: Progress | None, soft: Sequence[Soft]) -> Tensor:
-        keep = self._share(ids, soft, len(ids) - 1)
-        self.timings.reused_tokens, self.timings.prefill_tokens = keep, len(ids) - keep
+    def _read(self, tokens: Tokens, progress: Progress | None, timings: Timings) -> Tensor:
+        shared = self._rewind_to(tokens, len(tokens) - 1)
+        self.timings, writer = timings, self.active  # whom `progress` may change
+        timings.reused_tokens, timings.prefill_tokens = shared, len(tokens) - shared
 
         def done(position: int) -> None:
-            self._hold(ids[len(self.ids) : position])
+            self._hold(tokens.ids[len(self.ids) : position], writer)
             if progress is not None:
-                progress(position - keep, len(ids) - keep)
+                progress(position - shared, len(tokens) - shared)
 
-        return step.prefill(self.decoder, self.cache, ids, keep, done, soft)
+        return step.prefill(self.decoder, self.cache, tokens, shared, done)
 
-    def listen(self, ids: Sequence[int], soft: Sequence[Soft]) -> None:
-        """Bring the cache to hold `ids`, which are not all yet: nothing is scored, and Gemma 3n's
-        layers without keys of their own do not run."""
-        wanted = check(ids, self.cache.config, self.cache.context)
-        self.turns.once(self._listen, wanted, soft)
+    def write(self, tokens: Sequence[int] | Tokens) -> None:
+        """Bring the cache to hold tokens: nothing is scored, and Gemma 3n's layers without keys of
+        their own do not run. For a prompt that is still going on; `extend` goes on with it."""
+        prompt = checked(Tokens.of(tokens), self.cache.config, self.cache.context)
+        self.turns.once(self._write, prompt)
 
-    def _listen(self, ids: Sequence[int], soft: Sequence[Soft]) -> None:
-        keep = self._share(ids, soft, len(ids))
-        for begin, end in chunks(keep, len(ids), self.cache.chunk, soft):
-            step.write(self.decoder, self.cache, ids, begin, end, soft)
-            self._hold(ids[begin:end])
+    def extend(self, tokens: Sequence[int] | Tokens) -> None:
+        """Write more tokens after those that are held, at a cost that does not grow with these."""
+        more = Tokens.of(tokens)
+        more = Tokens(token_ids(more.ids), more.spans)
+        if len(more):
+            more = checked(more, self.cache.config, self.cache.context, num_held=len(self.ids))
+            self.turns.once(self._extend, more)
 
-    def _share(self, ids: Sequence[int], soft: Sequence[Soft], most: int) -> int:
-        """Forget what is held beyond the common prefix with ids, and how long that is."""
-        check_files(self.sizes.files)
-        keep = min(common_prefix(self.ids, ids), shared(self.soft, soft), most)
-        self._forget(before_block(keep, soft))
-        self.soft = soft
+    def _write(self, tokens: Tokens) -> None:
+        shared = self._rewind_to(tokens, len(tokens))
+        for begin, end in tokens.chunks(shared, self.cache.chunk):
+            step.write(self.decoder, self.cache, tokens[begin:end], begin)
+            self._hold(tokens.ids[begin:end], self.active)
+
+    def _extend(self, more: Tokens) -> None:
+        check_files(self.views.files)
+        begun = len(self.ids)
+        while self.spans and self.spans[-1].end > begun:  # of a prompt that was not read whole
+            span = self.spans.pop()
+            if span.begin < begun:
+                self.spans.append(span.within(0, begun))
+        self.spans.extend(span.moved(begun) for span in more.spans)
+        for begin, end in more.chunks(0, self.cache.chunk):
+            step.write(self.decoder, self.cache, more[begin:end], begun + begin)
+            self._hold(more.ids[begin:end], self.active)
+
+    def _rewind_to(self, tokens: Tokens, limit: int) -> int:
+        """Forget what is held beyond the common prefix with tokens, of at most `limit`; how long
+        that is."""
+        check_files(self.views.files)
+        shared = min(self.tokens.common_prefix(tokens), limit)
+        self._forget(tokens.uncut(shared))
+        self.spans = list(tokens.spans)
         return len(self.ids)
 
-    def _continue(self, row: Row, scores: Tensor) -> Iterator[Piece]:
+    def _continue(self, row: Continuation, scores: Tensor) -> Iterator[Piece]:
         """One token after another, in whatever size is active."""
         while True:
             self._decide(scores)
@@ -251,7 +292,7 @@ class Session:
                 return
             scores = self._append(row.ids[-1:])[-1]
 
-    def _speculate(self, row: Row, scores: Tensor, draft: Draft) -> Iterator[Piece]:
+    def _speculate(self, row: Continuation, scores: Tensor, draft: Draft) -> Iterator[Piece]:
         """Rounds of guesses and their verification; the same text as without."""
         yield row.choose(scores, last=len(self.ids) >= self.cache.context)
         while row.finish_reason is None:
@@ -263,12 +304,12 @@ class Session:
             all_scores = self._append([row.ids[-1], *(guess.id for guess in guesses)])
             seconds = time.perf_counter() - started
             accepted = 0
-            for place, after in enumerate(all_scores):
-                guess = guesses[place] if place < len(guesses) else None
-                last = position + place + 1 >= self.cache.context
+            for index, after in enumerate(all_scores):
+                guess = guesses[index] if index < len(guesses) else None
+                last = position + index + 1 >= self.cache.context
                 piece = row.choose(after, last, guess)
                 if row.finish_reason is not None:
-                    self._forget(position + place + 1)
+                    self._forget(position + index + 1)
                 yield piece
                 if row.finish_reason is not None or guess is None or row.ids[-1] != guess.id:
                     break
@@ -277,7 +318,7 @@ class Session:
             if guesses:  # a plain step has nothing to take back
                 self._forget(position + accepted + 1)
 
-    def _branch(self, rows: Sequence[Row], scores: Tensor) -> Iterator[Piece]:
+    def _branch(self, rows: Sequence[Continuation], scores: Tensor) -> Iterator[Piece]:
         """Many continuations of one prompt, in step with each other on a copied cache."""
         cache, position = self.cache.repeat(len(rows)), len(self.ids)
         together = scores.expand(len(rows), -1)
@@ -288,27 +329,31 @@ class Session:
             live = [row.finish_reason is None for row in rows]
             if not any(live):
                 return
-            tokens = [row.ids[-1] if row.ids else 0 for row in rows]
-            places = [position if alive else -1 for alive in live]
-            together = step.decode(self.decoder, cache, tokens, places)
+            ids = [row.ids[-1] if row.ids else 0 for row in rows]
+            positions = [position if alive else -1 for alive in live]
+            together = step.decode(self.decoder, cache, ids, positions)
             position += 1
 
-    def _append(self, tokens: Sequence[int]) -> Tensor:
-        """Write tokens after what is held; scores (T, V) after each."""
-        started = time.perf_counter()
-        scores = step.verify(self.decoder, self.cache, tokens, len(self.ids))
+    def _append(self, ids: Sequence[int]) -> Tensor:
+        """Write the last token, and guesses after it; scores (T, V) after each."""
+        started, position = time.perf_counter(), len(self.ids)
+        if len(ids) == 1:
+            scores = step.decode(self.decoder, self.cache, ids, [position])
+        else:
+            scores = step.verify(self.decoder, self.cache, ids, position)
         self._step_s = time.perf_counter() - started
-        self._hold(tokens)
-        if self.repair_mode == "lazy" and self.stale:
-            self._repair_some(REPAIR_TOKENS + len(tokens))
+        self._hold(ids, self.active)
+        if self.rebuild_mode == "lazy" and self.num_stale:
+            self._rebuild_some(REBUILD_TOKENS + len(ids))
         return scores
 
-    def _hold(self, tokens: Sequence[int]) -> None:
-        """Note what a finished step has written, and who did."""
-        self.ids.extend(tokens)
-        self.writers.extend([self.active] * len(tokens))
-        self._since += len(tokens)
-        self.stats.tokens[self.active.name if self.active else ""] += len(tokens)
+    def _hold(self, ids: Sequence[int], writer: Submodel | None) -> None:
+        """Note what a finished step has written, and who did. Ids come last: what they claim is
+        what counts, wherever an interrupt comes."""
+        self._writers[len(self.ids) :] = [writer] * len(ids)
+        self.ids.extend(ids)
+        self._since += len(ids)
+        self.stats.tokens[writer.name if writer else ""] += len(ids)
 
     def _forget(self, end: int) -> None:
         """Hold `end` tokens and no more; none at all, if the rings do not reach back so far."""
@@ -317,30 +362,6 @@ class Session:
         except RewindError:
             self.cache.clear()
             end = 0
-        if end < len(self.ids):
-            self._repair = None
-        del self.ids[end:], self.writers[end:]
-
-
-def check(values: Sequence[int], config: ModelConfig, context: int) -> list[int]:
-    """Ids that can be run; raises unless they are some, in the vocabulary, within the context."""
-    ids = token_ids(values)
-    if not ids:
-        raise InputError("the prompt is empty; give at least one token")
-    for token in (min(ids), max(ids)):
-        if not 0 <= token < config.vocab_size:
-            raise InputError(f"token id {token} is outside 0 to {config.vocab_size - 1}")
-    if len(ids) > context:
-        raise ContextLengthError(
-            f"the prompt has {len(ids)} tokens and the context holds {context} "
-            f"(the model takes {config.max_position_embeddings})"
-        )
-    return ids
-
-
-def common_prefix(held: Sequence[int], wanted: Sequence[int]) -> int:
-    """How many leading tokens the two have in common."""
-    for index, (a, b) in enumerate(zip(held, wanted, strict=False)):
-        if a != b:
-            return index
-    return min(len(held), len(wanted))
+        if self._rebuild is not None:
+            self._rebuild.rewind(end)
+        del self.ids[end:], self._writers[end:]

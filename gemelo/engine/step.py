@@ -1,12 +1,13 @@
-"""The two regimes of a decoder: prefill reads a prompt in chunks, decode adds a token to every row.
+"""Decoder steps: prefill a prompt in chunks, decode a token a row, verify a draft's tokens.
 
-Both take Python integers and give scores. A decoder's program takes them as they are, since after a
-step nothing of torch is in the caches and its first operator costs a tenth of a millisecond; for
-modules they become tensors here. `score` is the third way through the same forward, for evaluation:
-every position's scores. The plain forward without a cache stays their oracle in the tests.
+All are one `forward` with `logits_to_keep`. It takes Python integers: a decoder's native
+program takes them as they are, since after a step nothing of torch is in the caches and its first
+operator costs a tenth of a millisecond; for modules they become tensors here. `score` is for
+evaluation: every position's logits. The plain forward without a cache stays the oracle in the
+tests.
 
-    scores = prefill(decoder, cache, ids, start=0)              # (V,)
-    scores = decode(decoder, cache, tokens=[506], positions=[6])  # (B, V)
+    scores = prefill(decoder, cache, Tokens(ids), start=0)        # (V,)
+    scores = decode(decoder, cache, ids=[506], positions=[6])     # (B, V)
 
 B rows, T tokens, V vocabulary.
 """
@@ -20,106 +21,102 @@ import torch
 from torch import Tensor
 
 from gemelo.engine.kv import KVCache
-from gemelo.engine.memory.pages import lost_weights
 from gemelo.engine.native_program import Rows
-from gemelo.engine.tokens import Soft, chunks, given
+from gemelo.engine.tokens import EmbeddingSpan, Tokens, step_inputs
 from gemelo.errors import FileFormatError
-from gemelo.kernels.formats import Packed, unpacked_chunks
 from gemelo.kernels.linear import QuantEmbedding, QuantLinear
-from gemelo.models.gemma3 import Gemma3
-from gemelo.models.gemma3n import Gemma3n
+from gemelo.kernels.quants import Packed, unpacked_chunks
+from gemelo.models.decoder import Decoder as Decoder
 from gemelo.models.layers import Embedding, Linear, RMSNorm, TransposedLinear
-from gemelo.weights.mapped import listen, lost
-
-Decoder = Gemma3 | Gemma3n
+from gemelo.weights.mapped import listen, lost, lost_weights
 
 
 @torch.inference_mode()
 def prefill(
     decoder: Decoder,
     cache: KVCache,
-    ids: Sequence[int],
-    start: int,
+    tokens: Tokens,
+    start: int = 0,
     done: Callable[[int], None] = lambda position: None,
-    soft: Sequence[Soft] = (),
 ) -> Tensor:
-    """Write ids[start:] of row 0 to the cache and score what follows the last: (V,) float32.
+    """Write tokens from `start` on to row 0 of the cache, and score what follows the last: (V,).
 
-    soft: what stands in place of ids that mean pictures and sounds. `done` is called with the
-    position reached after every chunk, when the cache holds it.
+    `done` is called with the position reached after every chunk, when the cache holds it.
     """
     scores = torch.empty(0)
-    for begin, end in chunks(start, len(ids), cache.chunk, soft):
-        decoder.prefetch(ids[end : end + cache.chunk])  # while this chunk is computed
+    for begin, end in tokens.chunks(start, cache.chunk):
+        decoder.prefetch(tokens.ids[end : end + cache.chunk])  # while this chunk is computed
         # Only the prompt's last token is asked for; the others stop at the last keys written.
-        keep = int(end == len(ids))
-        scores = _scores(decoder, *_span(ids, begin, end), cache, keep, soft)
+        scores = _forward_row(decoder, cache, tokens[begin:end], begin, int(end == len(tokens)))
         done(end)
     return scores[-1]
 
 
 @torch.inference_mode()
-def write(
-    decoder: Decoder,
-    cache: KVCache,
-    ids: Sequence[int],
-    begin: int,
-    end: int,
-    soft: Sequence[Soft] = (),
-) -> None:
-    """Write ids[begin:end] of row 0 to the cache and score nothing."""
-    _scores(decoder, *_span(ids, begin, end), cache, 0, soft)
-
-
-@torch.inference_mode()
-def verify(decoder: Decoder, cache: KVCache, tokens: Sequence[int], position: int) -> Tensor:
-    """Write tokens of row 0 from `position` on and score after each: (T, V) float32."""
-    places = range(position, position + len(tokens))
-    return _scores(decoder, [tokens], [places], cache)
+def write(decoder: Decoder, cache: KVCache, tokens: Tokens, position: int) -> None:
+    """Write tokens of row 0 from `position` on to the cache, in one step, and score nothing."""
+    _forward_row(decoder, cache, tokens, position, 0)
 
 
 @torch.inference_mode()
 def decode(
-    decoder: Decoder, cache: KVCache, tokens: Sequence[int], positions: Sequence[int]
+    decoder: Decoder, cache: KVCache, ids: Sequence[int], positions: Sequence[int]
 ) -> Tensor:
     """One token in every row, at its position (-1 leaves the row alone): scores (B, V) float32."""
-    ids, places = [[token] for token in tokens], [[position] for position in positions]
-    return _scores(decoder, ids, places, cache)
+    return forward(decoder, cache, [[id] for id in ids], [[position] for position in positions])
+
+
+@torch.inference_mode()
+def verify(decoder: Decoder, cache: KVCache, ids: Sequence[int], position: int) -> Tensor:
+    """Tokens of row 0 from `position` on, a draft's guesses: scores (T, V) after each."""
+    return _forward_row(decoder, cache, Tokens(ids), position)
 
 
 @torch.inference_mode()
 def score(decoder: Decoder, cache: KVCache, ids: Sequence[int]) -> Tensor:
     """Next-token scores at every position, (T, V) float32; 1 MB a token at Gemma's vocabulary."""
-    parts = []
-    for begin in range(0, len(ids), cache.chunk):
-        end = min(begin + cache.chunk, len(ids))
-        parts.append(_scores(decoder, *_span(ids, begin, end), cache))
-    return torch.cat(parts)
+    tokens = Tokens(ids)
+    steps = tokens.chunks(0, cache.chunk)
+    return torch.cat([_forward_row(decoder, cache, tokens[a:b], a) for a, b in steps])
 
 
-def _scores(
+def _forward_row(
     decoder: Decoder,
+    cache: KVCache,
+    tokens: Tokens,
+    position: int,
+    logits_to_keep: int | None = None,
+) -> Tensor:
+    """Tokens of row 0 from `position` on."""
+    positions = range(position, position + len(tokens))
+    return forward(decoder, cache, [tokens.ids], [positions], logits_to_keep, tokens.spans)
+
+
+def forward(
+    decoder: Decoder,
+    cache: KVCache,
     ids: Rows,
     positions: Rows,
-    cache: KVCache,
-    keep: int | None = None,
-    soft: Sequence[Soft] = (),
+    logits_to_keep: int | None = None,
+    spans: Sequence[EmbeddingSpan] = (),
 ) -> Tensor:
-    """ids, positions (B, T) -> scores of all or the last `keep` tokens, (B * (T or keep), V).
+    """ids, positions (B, T) -> scores of all or the last tokens, (B * (T or logits_to_keep), V).
 
-    A decoder that was fused is one native call; its modules are the same, one after the other.
-    Scores that are not finite raise the name of the weight that spoilt them: looking here costs a
-    pass over the scores, looking at load would read the whole file.
+    spans are of row 0. A decoder with a native program is one native call; its modules are the
+    same, one after the other. Scores that are not finite raise the name of the weight that spoilt
+    them: looking here costs a pass over the scores, looking at load would read the whole file.
     """
     listen()
-    beside = None
-    if soft or (isinstance(decoder, Gemma3n) and decoder.hard is not None):
-        beside = given(decoder, _tensor(decoder, ids), _tensor(decoder, positions), soft)
-    if decoder.fused is not None and decoder.fused.takes(cache):
-        scores, finite = decoder.fused.scores(ids, positions, cache, keep, beside)
+    inputs = None
+    if spans or decoder.modality_embeddings is not None:
+        inputs = step_inputs(decoder, _tensor(decoder, ids), _tensor(decoder, positions), spans)
+    program = decoder.native_program
+    if program is not None and program.supports(cache):
+        scores, finite = program.scores(ids, positions, cache, logits_to_keep, inputs)
     else:
-        tokens, places = _tensor(decoder, ids), _tensor(decoder, positions)
-        hidden = decoder(tokens, places, cache, keep, beside).flatten(0, 1)
+        hidden = decoder(
+            _tensor(decoder, ids), _tensor(decoder, positions), cache, logits_to_keep, inputs
+        ).flatten(0, 1)
         scores = decoder.logits(hidden) if len(hidden) else hidden
         finite = is_finite(scores)
     if lost() or not finite:
@@ -144,11 +141,6 @@ def _accuse(decoder: Decoder, finite: bool) -> None:
         name, kind = next(broken_weights(decoder), ("", ""))
         cause = f"{name} holds {kind}" if name else "no weight is broken; the activations overflow"
         raise FileFormatError(f"the model's scores are not finite: {cause}")
-
-
-def _span(ids: Sequence[int], begin: int, end: int) -> tuple[Rows, Rows]:
-    """Tokens begin to end as ids and positions, both (1, T)."""
-    return [ids[begin:end]], [range(begin, end)]
 
 
 def is_finite(scores: Tensor) -> bool:

@@ -1,100 +1,193 @@
-"""Soft tokens: what a picture or a recording is to a decoder, and where it stands among the ids.
+"""Tokens: token ids of a prompt, and the embedding spans (`inputs_embeds`) in place of some.
 
-A tower makes embeddings of them, which a step puts in place of those of the ids. Two things follow.
-A picture of Gemma 3 is seen by itself both ways, so that all of it goes through in one step: chunks
-end before it or after it. And a cache that holds the same ids need not hold the same picture: every
-run carries a key of what it was made from, and a prefix is shared only as far as the keys agree.
+A vision tower or an audio encoder makes embeddings, which a step puts in place of those of the
+placeholder ids. Two things follow. A picture of Gemma 3 is seen by itself both ways, so that all of
+it goes through in one step: chunks end before it or after it. And a cache that holds the same ids
+need not hold the same picture: every span carries a key of what it was made from, and a prefix is
+shared only as far as the keys agree.
 
-    run = Soft(begin=5, embeds=embeds, key=b"...", is_block=True)
-    for begin, end in chunks(0, len(ids), 512, [run]): ...
+    tokens = Tokens(ids, [EmbeddingSpan(begin=5, embeds=embeds, key=b"...", bidirectional=True)])
+    for begin, end in tokens.chunks(0, 512): tokens[begin:end]
 
-B rows, T tokens of a step, J tokens of a run, D width.
+B rows, T tokens of a step, J tokens of a span, D width.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 
 from torch import Tensor
 
-from gemelo.errors import InputError
-from gemelo.models.gemma3 import Gemma3
-from gemelo.models.gemma3n import Gemma3n
-from gemelo.models.layers import Given
+from gemelo.config import ModelConfig
+from gemelo.errors import ContextLengthError, InputError
+from gemelo.inputs.tokenizer.token_ids import token_ids
+from gemelo.models.decoder import Decoder
+from gemelo.models.layers import StepInputs
 
 
 @dataclass(frozen=True, eq=False)
-class Soft:
-    """A run of soft tokens: embeds (J, D) from position `begin` on. is_block: they see each other
-    both ways. key tells one picture or sound from another."""
+class EmbeddingSpan:
+    """Embeddings (J, D) in place of those of the ids from `begin` on, as a tower made them.
+
+    key tells one picture or sound from another. bidirectional: its tokens see each other both ways.
+    offset: how many of that picture's or sound's embeddings come before these.
+    """
 
     begin: int
     embeds: Tensor = field(repr=False)
     key: bytes
-    is_block: bool = False
+    bidirectional: bool = False
+    offset: int = 0
 
     @property
     def end(self) -> int:
-        """The position after the last."""
+        """The index after the last."""
         return self.begin + len(self.embeds)
 
-    @property
-    def identity(self) -> tuple[int, int, bytes]:
-        """Equal for runs of the same content in the same place."""
-        return self.begin, self.end, self.key
+    def same(self, other: EmbeddingSpan) -> bool:
+        """Whether it is the same content in the same place."""
+        own = (self.begin, self.end, self.key, self.offset)
+        return own == (other.begin, other.end, other.key, other.offset)
 
+    def moved(self, by: int) -> EmbeddingSpan:
+        """The same, so many indices later."""
+        return replace(self, begin=self.begin + by)
 
-def chunks(begin: int, end: int, most: int, soft: Sequence[Soft]) -> Iterator[tuple[int, int]]:
-    """Steps of at most `most` tokens from begin to end, none of which cuts a block."""
-    while begin < end:
-        stop = min(begin + most, end)
-        cut = next((run for run in soft if run.is_block and run.begin < stop < run.end), None)
-        if cut is not None:
-            stop = cut.begin if cut.begin > begin else cut.end
-        if stop - begin > most:
+    def within(self, begin: int, end: int) -> EmbeddingSpan:
+        """The part of it between two indices, counted from the first of them."""
+        first, last = max(self.begin, begin), min(self.end, end)
+        skipped = first - self.begin
+        embeds = self.embeds[skipped : last - self.begin]
+        if self.bidirectional and len(embeds) < len(self.embeds):
             raise InputError(
-                f"a picture of {stop - begin} tokens has to be read in one step, which takes "
-                f"{most}; raise the chunk"
+                f"tokens {begin} to {end} cut a picture at {self.begin} to {self.end}, which has "
+                "to be read in one step; cut before or after it"
             )
-        yield begin, stop
-        begin = stop
+        return replace(self, begin=first - begin, embeds=embeds, offset=self.offset + skipped)
 
 
-def shared(held: Sequence[Soft], wanted: Sequence[Soft]) -> int:
-    """The position up to which two lists of runs, each in order, are of the same content."""
-    for a, b in zip_longest(held, wanted):
-        if a is None or b is None or a.identity != b.identity:
-            return min(run.begin for run in (a, b) if run is not None)
-    return sys.maxsize
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """Ids and, in order, the spans of embeddings among them. Neither is copied."""
+
+    ids: Sequence[int]
+    spans: Sequence[EmbeddingSpan] = ()
+
+    @classmethod
+    def of(cls, ids: Sequence[int] | Tokens) -> Tokens:
+        """Tokens as they are, or plain ids as tokens."""
+        return ids if isinstance(ids, Tokens) else cls(ids)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, part: slice) -> Tokens:
+        """The tokens between two indices, with the spans' parts there.
+
+        Raises InputError for a step other than 1, and where a bidirectional span would be cut.
+        """
+        if not isinstance(part, slice) or part.step not in (None, 1):
+            raise InputError(f"tokens[{part!r}]: expected tokens[begin:end]")
+        begin, end, _ = part.indices(len(self))
+        spans = [span for span in self.spans if span.begin < end and span.end > begin]
+        return Tokens(self.ids[begin:end], [span.within(begin, end) for span in spans])
+
+    def __add__(self, more: Tokens) -> Tokens:
+        """These tokens and then more."""
+        moved = (span.moved(len(self)) for span in more.spans)
+        return Tokens([*self.ids, *more.ids], [*self.spans, *moved])
+
+    def common_prefix(self, other: Tokens) -> int:
+        """How many leading tokens the two have in common, embeddings included."""
+        limit = min(len(self), len(other))
+        for a, b in zip_longest(self.spans, other.spans):
+            if a is None or b is None or not a.same(b):
+                limit = min([limit, *(span.begin for span in (a, b) if span is not None)])
+                break
+        pairs = zip(self.ids[:limit], other.ids[:limit], strict=True)
+        return next((index for index, (a, b) in enumerate(pairs) if a != b), limit)
+
+    def chunks(self, begin: int, chunk: int) -> Iterator[tuple[int, int]]:
+        """Steps of at most `chunk` tokens from `begin` on; none cuts a bidirectional span.
+
+        Raises InputError for a span that is longer.
+        """
+        while begin < len(self):
+            end = min(begin + chunk, len(self))
+            if (start := self.uncut(end)) < end:
+                end = start if start > begin else self._end_of(start)
+            if end - begin > chunk:
+                raise InputError(
+                    f"a picture of {end - begin} tokens has to be read in one step, which takes "
+                    f"{chunk}; raise the chunk"
+                )
+            yield begin, end
+            begin = end
+
+    def uncut(self, index: int) -> int:
+        """The index itself, or the beginning of the bidirectional span that it would cut."""
+        both_ways = (span for span in self.spans if span.bidirectional)
+        return next((span.begin for span in both_ways if span.begin < index < span.end), index)
+
+    def _end_of(self, begin: int) -> int:
+        return next(span.end for span in self.spans if span.begin == begin)
 
 
-def before_block(position: int, soft: Sequence[Soft]) -> int:
-    """The position itself, or the beginning of the block that it would cut."""
-    inside = (run.begin for run in soft if run.is_block and run.begin < position < run.end)
-    return next(inside, position)
-
-
-def given(
-    decoder: Gemma3 | Gemma3n, ids: Tensor, positions: Tensor, soft: Sequence[Soft] = ()
-) -> Given | None:
-    """What a step of row 0 brings beside ids (1, T) at consecutive positions; None for plain text.
-
-    Ids that have their embeddings with a tower are no plain text either.
+def checked(tokens: Tokens, config: ModelConfig, context: int, num_held: int = 0) -> Tokens:
+    """Tokens that can be run after `num_held` others: some, in the vocabulary, within the context,
+    their spans in order and inside. Raises InputError or ContextLengthError otherwise.
     """
-    begin, end = (int(positions[0, 0]), int(positions[0, -1]) + 1) if soft else (0, 0)
-    here = [run for run in soft if run.begin < end and run.end > begin]
-    if not here:
-        hard = decoder.hard if isinstance(decoder, Gemma3n) else None
-        found = hard is not None and hard.among(ids)
-        return Given(decoder.embed(ids)) if found else None
-    embeds, reach = decoder.embed(ids).clone(), positions.clone()
-    for run in here:
-        first, last = max(run.begin, begin), min(run.end, end)
-        place = slice(first - begin, last - begin)
-        embeds[0, place] = run.embeds[first - run.begin : last - run.begin].to(embeds)
-        if run.is_block:
-            reach[0, place] = run.end - 1
-    return Given(embeds, reach if any(run.is_block for run in here) else None)
+    ids = token_ids(tokens.ids)
+    if not ids:
+        raise InputError("the prompt is empty; give at least one token")
+    for token in (min(ids), max(ids)):
+        if not 0 <= token < config.vocab_size:
+            raise InputError(f"token id {token} is outside 0 to {config.vocab_size - 1}")
+    if num_held + len(ids) > context:
+        raise ContextLengthError(
+            f"the prompt has {num_held + len(ids)} tokens and the context holds {context} "
+            f"(the model takes {config.max_position_embeddings})"
+        )
+    _check_spans(tokens.spans, len(ids), config.hidden_size)
+    return Tokens(ids, tokens.spans)
+
+
+def _check_spans(spans: Sequence[EmbeddingSpan], length: int, width: int) -> None:
+    free = 0  # the first index that no span has yet
+    for span in spans:
+        shape = tuple(span.embeds.shape)
+        if len(shape) != 2 or shape[1] != width or not shape[0]:
+            raise InputError(f"embeddings of shape {shape}; expected one or more of width {width}")
+        if not span.embeds.is_floating_point():
+            raise InputError(f"embeddings of type {span.embeds.dtype}; expected floats")
+        if span.begin < free or span.end > length:
+            raise InputError(
+                f"embeddings at {span.begin} to {span.end} of {length} tokens, where {free} is the "
+                "first that is free: put spans in order, and inside"
+            )
+        free = span.end
+
+
+def step_inputs(
+    decoder: Decoder,
+    ids: Tensor,
+    positions: Tensor,
+    spans: Sequence[EmbeddingSpan] = (),
+) -> StepInputs | None:
+    """What a step brings beside ids (B, T); None for plain text.
+
+    spans are of a step of one row and count from its first token. Ids that have their embeddings
+    with a tower are no plain text either.
+    """
+    if not spans:
+        special = decoder.modality_embeddings
+        contained = special is not None and special.contains(ids)
+        return StepInputs(decoder.embed(ids)) if contained else None
+    embeds, attend_until = decoder.embed(ids).clone(), positions.clone()
+    for span in spans:
+        embeds[0, span.begin : span.end] = span.embeds.to(embeds)
+        if span.bidirectional:
+            attend_until[0, span.begin : span.end] = positions[0, span.end - 1]
+    return StepInputs(embeds, attend_until if any(s.bidirectional for s in spans) else None)

@@ -1,4 +1,4 @@
-"""Whose turn it is: one turn at a time on what holds a timeline, and no turn behind another's back.
+"""Exclusive use of a session: one turn at a time, across streams, threads and forks.
 
 A stream is a turn that stands still between two pieces, and while a step is computed other threads
 run. So whoever begins or goes on with a turn says so here first. A turn of another thread is left
@@ -39,7 +39,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class Turn:
-    """A turn on one timeline. Made by `Turns`."""
+    """A turn on one session or stream. Made by `Turns`."""
 
     def __init__(self, turns: Turns) -> None:
         self._turns = turns
@@ -59,8 +59,8 @@ class Turn:
     @property
     def lost(self) -> bool:
         """Whether it stands still, and its thread stayed behind in the process that forked."""
-        here = self.thread == threading.get_ident() or self.process == os.getpid()
-        return not (here or self.running)
+        reachable = self.thread == threading.get_ident() or self.process == os.getpid()
+        return not (reachable or self.running)
 
     @property
     def elsewhere(self) -> bool:
@@ -69,7 +69,7 @@ class Turn:
 
 
 class Turns:
-    """The turns on one timeline, of which the last that was begun may go on."""
+    """The turns on one session or stream, of which the last that was begun may go on."""
 
     def __init__(self, noun: str = "session", own: str = "model.session()") -> None:
         """noun is what they are on, own how to get another one: for what errors say."""

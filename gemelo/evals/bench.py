@@ -1,4 +1,4 @@
-"""How fast a model is here: loading, first token, prefill, decode, beside the memory's speed.
+"""Benchmark: load, first token, prefill and decode, beside the memory bandwidth of the machine.
 
 Decoding one token reads every weight once, so tokens a second times `weights_bytes_per_token` is a
 bandwidth, and it is reported beside the one that the machine reached in the same run. Prompts are
@@ -22,14 +22,14 @@ import torch
 from torch import nn
 
 from gemelo.api import Model, load
-from gemelo.checkpoints.load import WeightFormat, module_bytes
-from gemelo.engine.kv import KVFormat
-from gemelo.engine.sampler import Sampling
+from gemelo.config.options import KVFormat, WeightFormat
+from gemelo.config.sampling import Sampling
+from gemelo.engine.memory.process import peak_rss_bytes
 from gemelo.engine.step import Decoder
 from gemelo.engine.timings import Timings
 from gemelo.errors import InputError
 from gemelo.evals import machine
-from gemelo.models.gemma3n import Gemma3n
+from gemelo.kernels.linear import module_bytes
 
 Progress = Callable[[int, int], None]  # measurements done, measurements in all
 _SHORT_PROMPT = 8  # tokens of the prompt whose first token ends "load to first token"
@@ -135,7 +135,7 @@ def bench(
         repeat=repeat,
         timings=_spreads(loads[1:], runs[1:]),
         weights_bytes_per_token=weights_bytes_per_token(loaded.checkpoint.decoder),
-        peak_rss_bytes=machine.peak_rss_bytes(),  # before the buffer that measures bandwidth
+        peak_rss_bytes=peak_rss_bytes(),  # before the buffer that measures bandwidth
         memory_bandwidth_bytes_per_s=machine.memory_bandwidth(),
     )
 
@@ -164,8 +164,7 @@ def weights_bytes_per_token(decoder: Decoder) -> int:
     """
     total = sum(module_bytes(module) for module in decoder.modules())
     tables: list[tuple[nn.Module, int]] = []
-    if isinstance(decoder, Gemma3n):
-        rows = decoder.config.vocab_size_per_layer_input
+    if rows := decoder.config.vocab_size_per_layer_input:
         tables.append((decoder.embed_tokens_per_layer, rows))
     if not decoder.config.tie_word_embeddings:
         tables.append((decoder.embed_tokens, decoder.config.vocab_size))

@@ -1,16 +1,15 @@
-"""The machine that a number was measured on: its CPU, its memory's speed, this process's peak.
+"""The machine that a number was measured on: its CPU, and the speed of its memory.
 
 A speed without its ceiling says little. The ceiling of decoding is how fast memory can be read, so
 it is measured in the same run, with the same threads, over a buffer that no cache holds.
 
-    machine.cpu_name(), machine.memory_bandwidth(), machine.peak_rss_bytes()
+    machine.cpu_name(), machine.memory_bandwidth()
 """
 
 from __future__ import annotations
 
 import os
 import platform
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,25 +35,6 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine() or "unknown"
 
 
-def peak_rss_bytes() -> int:
-    """The most memory this process has held at once, mapped file pages included.
-
-    Linux tells it for this program alone; the older way also counts what a parent held before it
-    started the program, so it is only the second choice.
-    """
-    try:
-        status = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        status = ""
-    for line in status.splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
 def memory_bandwidth(buffer_bytes: int | None = None) -> float:
     """Bytes a second that the kernels' threads read from memory: the best of a few readings.
 
@@ -69,14 +49,24 @@ def memory_bandwidth(buffer_bytes: int | None = None) -> float:
 
 def read_speeds(memory: Tensor) -> list[float]:
     """Bytes a second of a few readings of memory (bytes) uint8, a multiple of 256."""
-    from gemelo.kernels import cpu
-
     speeds = []
     for _ in range(_ROUNDS):
         started = time.perf_counter()
-        cpu.read(memory)
+        _read(memory)
         speeds.append(memory.nbytes / (time.perf_counter() - started))
     return speeds
+
+
+def _read(memory: Tensor) -> None:
+    """Read all of it with all threads, as products read weights."""
+    import torch
+
+    from gemelo.kernels import native
+
+    if native.module is None:
+        memory.view(torch.float32).sum()
+    else:
+        native.extension.read(memory.data_ptr(), memory.nbytes)
 
 
 def _buffer_bytes() -> int:

@@ -1,1 +1,1 @@
-"""See: what a model is made of and does, drawn from the functions that run."""
+"""Inspection: model summaries and image crops, drawn from the functions that run."""

@@ -1,6 +1,6 @@
-"""What Pan & Scan makes of a picture: the views a model is given, and what they cost.
+"""Pan & Scan crops of an image: the views a model is given, and the tokens they cost.
 
-The boxes come from the function that cuts them for the model, so what is shown is what is seen.
+The boxes come from the function that cuts them for the model, so these are the very views.
 
     shown = show_crops("panorama.jpg")
     print(shown.text())
@@ -26,7 +26,7 @@ STEM_CHARS = 80
 
 @dataclass(frozen=True)
 class View:
-    """One thing the model looks at; box: (left, top, right, bottom) in the picture, in pixels."""
+    """One image for the model; box: (left, top, right, bottom) in the picture, in pixels."""
 
     name: str
     box: Box
@@ -49,13 +49,13 @@ class Crops:
 
     @property
     def num_tokens(self) -> int:
-        """Soft tokens of all views together; the words around them are some twenty more."""
+        """Image tokens of all views together; the words around them are some twenty more."""
         return len(self.views) * self.tokens_per_view
 
     def text(self) -> str:
         """A few lines for a terminal."""
         width, height = self.views[0].size
-        lines = [f"{self.name}: {width} x {height}, {self.num_tokens} soft tokens"]
+        lines = [f"{self.name}: {width} x {height}, {self.num_tokens} image tokens"]
         for view in self.views:
             left, top, right, bottom = view.box
             size = f"{view.size[0]} x {view.size[1]}"
@@ -82,8 +82,8 @@ def show_crops(
     """The views of a picture under Pan & Scan. Raises as `read_image` does."""
     picture = read_image(source)
     boxes = [(0, 0, *picture.size), *crops(picture.size, options)]
-    seen = tuple(View(_view_name(index), box) for index, box in enumerate(boxes))
-    return Crops(name_of(source, "image"), seen, tokens_per_view, picture.notices)
+    shown = tuple(View(_view_name(index), box) for index, box in enumerate(boxes))
+    return Crops(name_of(source, "image"), shown, tokens_per_view, picture.notices)
 
 
 def save_crops(
@@ -95,18 +95,18 @@ def save_crops(
     anything is written, where a file is in the way and overwrite is not given.
     """
     picture = read_image(source)
-    seen = views(picture, crops(picture.size, options))
-    paths = [directory / f"{_stem(source)}-{_view_name(at)}.png" for at in range(len(seen))]
-    in_the_way = [path for path in paths if path.exists()]
-    if in_the_way and not overwrite:
+    images = views(picture, crops(picture.size, options))
+    paths = [directory / f"{_stem(source)}-{_view_name(index)}.png" for index in range(len(images))]
+    existing = [path for path in paths if path.exists()]
+    if existing and not overwrite:
         raise InputError(
-            f"{in_the_way[0]} exists already; choose another folder, or --force (overwrite=True)"
+            f"{existing[0]} exists already; choose another folder, or --force (overwrite=True)"
         )
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot make {directory}: {error.strerror}") from None
-    for path, view in zip(paths, seen, strict=True):
+    for path, view in zip(paths, images, strict=True):
         with replaced(path) as file:
             view.image.save(file, format="PNG")
     return paths

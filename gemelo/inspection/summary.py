@@ -1,4 +1,4 @@
-"""What a loaded model is made of: every layer's type, shapes, format, parameters and bytes.
+"""Model summary: every layer's type, shapes, format, parameters and bytes.
 
 The numbers come from the modules that run, after loading, so that they are true for whatever format
 the weights are held in; the cost model of `config` is their check and not their source. Bytes are
@@ -21,10 +21,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from gemelo.checkpoints.load import Checkpoint, module_bytes
+from gemelo.checkpoints.load import Checkpoint
 from gemelo.config import LayerType, kv_bytes
 from gemelo.engine.engine import Engine
-from gemelo.kernels.linear import QuantEmbedding, QuantLinear
+from gemelo.kernels.linear import QuantEmbedding, QuantLinear, module_bytes
 
 CONTEXTS = (1024, 8192, 32768, 131072)  # tokens at which the KV cache is reckoned
 _NAMES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
@@ -48,18 +48,20 @@ class Group:
 
     @property
     def parameters(self) -> int:
+        """Numbers in all of them."""
         return sum(weight.parameters for weight in self.weights.values())
 
     @property
     def bytes(self) -> int:
+        """Bytes of all of them, as they are held."""
         return sum(weight.bytes for weight in self.weights.values())
 
     @property
     def formats(self) -> tuple[str, ...]:
         """Formats of the matrices, the commonest first; norms only where there is nothing else."""
         matrices = [w.format for w in self.weights.values() if len(w.shape) > 1]
-        found = Counter(matrices or [w.format for w in self.weights.values()])
-        return tuple(name for name, _ in found.most_common())
+        counts = Counter(matrices or [w.format for w in self.weights.values()])
+        return tuple(name for name, _ in counts.most_common())
 
     def to_json(self) -> dict[str, Any]:
         """Sums, then every weight by name."""
@@ -136,9 +138,9 @@ def summarise(checkpoint: Checkpoint) -> Summary:
         model_type=config.model_type,
         format=checkpoint.format,
         layers=tuple(
-            Layer(_weights(block), index, kind, config.window(kind))
-            for index, (kind, block) in enumerate(
-                zip(config.layer_types, decoder.layers, strict=True)
+            Layer(_weights(block), index, layer.type, layer.window)
+            for index, (layer, block) in enumerate(
+                zip(config.layer_configs, decoder.layers, strict=True)
             )
         ),
         parts=_children(decoder, decoder.layers),
@@ -160,19 +162,19 @@ def _children(module: nn.Module, apart: nn.Module) -> dict[str, Group]:
 
 def _weights(module: nn.Module) -> dict[str, Weight]:
     """Every weight inside a module by the name of what holds it, "" for the module itself."""
-    found: dict[str, Weight] = {}
+    weights: dict[str, Weight] = {}
     for name, inner in module.named_modules():
         if isinstance(inner, QuantLinear | QuantEmbedding):
             packed = inner.weight
             rows, columns = packed.shape
             count = module_bytes(inner)
-            found[name] = Weight(packed.shape, packed.format.name, rows * columns, count)
+            weights[name] = Weight(packed.shape, packed.format.name, rows * columns, count)
             continue
         for leaf, tensor in inner.named_parameters(recurse=False):
-            place = name if leaf == "weight" else ".".join(filter(None, (name, leaf)))
+            path = name if leaf == "weight" else ".".join(filter(None, (name, leaf)))
             kind = _NAMES.get(tensor.dtype, str(tensor.dtype).removeprefix("torch."))
-            found[place] = Weight(tuple(tensor.shape), kind, tensor.numel(), tensor.nbytes)
-    return found
+            weights[path] = Weight(tuple(tensor.shape), kind, tensor.numel(), tensor.nbytes)
+    return weights
 
 
 def _kv_bytes(checkpoint: Checkpoint) -> dict[int, int]:

@@ -1,8 +1,8 @@
-"""Quantised layers: the forwards of `models.layers.Linear` and `Embedding`, over block formats.
+"""Quantised linear and embedding layers: the forwards of `models.layers`, over block formats.
 
 A model is built with plain layers and these are put in their place, so no model file knows that
-weights can be quantised. The blocks stay as they lie in the file, memory-mapped, and are computed
-on as they are (`cpu`) or decoded a few rows at a time (`reference`). Parameters keep the name
+weights can be quantised. The blocks stay as they lie in the file, memory-mapped, and `products`
+computes on them as they are, or decodes them a few rows at a time. Parameters keep the name
 `weight` in messages and tables.
 
     linear = QuantLinear(packed);  y = linear(x, rows=8192)
@@ -15,8 +15,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from gemelo.kernels import cpu
-from gemelo.kernels.formats import Format, Packed
+from gemelo.errors import UnsupportedError
+from gemelo.kernels import products
+from gemelo.kernels.quants import FORMATS, Format, Packed
 
 
 class QuantLinear(nn.Module):
@@ -36,16 +37,16 @@ class QuantLinear(nn.Module):
 
     def forward(self, x: Tensor, rows: int | None = None, columns: int | None = None) -> Tensor:
         """x (..., columns) -> (..., rows) in x's dtype."""
-        return cpu.linear(x, self.weight.prefix(rows, columns))
+        return products.linear(x, self.weight.prefix(rows, columns))
 
     def rows_at(self, x: Tensor, index: Tensor) -> Tensor:
         """Only the outputs at `index`: x (..., in) -> (..., len(index)), reading those rows."""
-        return cpu.linear(x, self.weight, index)
+        return products.linear(x, self.weight, index)
 
     def columns_at(self, h: Tensor, index: Tensor, width: int) -> Tensor:
         """The product with an input of `width` that is h at `index` and zero elsewhere."""
         x = h.new_zeros(*h.shape[:-1], width).index_copy(-1, index, h)
-        return self(x, columns=width)  # type: ignore[no-any-return]
+        return self.forward(x, columns=width)
 
 
 class QuantEmbedding(nn.Module):
@@ -66,8 +67,22 @@ class QuantEmbedding(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids (B, T) -> rows (B, T, D) in the activation dtype, unscaled."""
-        return cpu.embedding(ids, self.weight, self.dtype)
+        return products.embedding(ids, self.weight, self.dtype)
 
     def project(self, x: Tensor) -> Tensor:
         """x (..., D) -> scores over the vocabulary (..., V): the tied head."""
-        return cpu.linear(x, self.weight)
+        return products.linear(x, self.weight)
+
+
+def as_blocks(weight: Tensor) -> Packed:
+    """A float matrix as blocks of one: it stays mapped, and is widened as it is used."""
+    names = {torch.float16: "f16", torch.bfloat16: "bf16", torch.float32: "f32"}
+    if weight.dtype not in names:
+        raise UnsupportedError(f"weights of type {weight.dtype} are not run; convert them to bf16")
+    return Packed(weight.view(torch.uint8), FORMATS[names[weight.dtype]])
+
+
+def module_bytes(module: nn.Module) -> int:
+    """Bytes of a module's own weights, quantised or not, children left out."""
+    own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+    return sum(tensor.nbytes for tensor in own)

@@ -1,4 +1,4 @@
-"""The slow obvious products over packed matrices: the oracle for every other kernel.
+"""Reference products over quantised matrices: slow, obvious, the oracle for every other kernel.
 
 `linear` expands a few rows at a time to float32 and multiplies; `embedding` expands the rows it is
 asked for. Both take every block format and stay for ever: a faster kernel is right when it agrees
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from gemelo.errors import InputError
-from gemelo.kernels.formats import Packed, unpack, unpacked_chunks
+from gemelo.kernels.quants import Packed, unpack, unpacked_chunks
 
 
 def linear(x: Tensor, weight: Packed) -> Tensor:

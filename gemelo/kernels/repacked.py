@@ -1,10 +1,10 @@
-"""A second home for a decoder's matrices: sixteen rows side by side, in memory of large pages.
+"""Repacked weights: sixteen rows of a matrix interleaved into panels, in huge pages.
 
 A mapped file is memory in pages of 4 KiB, and rows lie in it one after the other. Processors read
 large pages faster (by a third on the machines measured), and a product with few tokens needs no
-sums across lanes when sixteen rows are interleaved (kernels/csrc/panels.h). So where memory allows
+sums across lanes when sixteen rows are interleaved (csrc/gemm/panels.h). So where memory allows
 it, matrices move once, when a model is loaded, at the speed of a copy; the pages of the file are
-let go by whoever asked for that (`engine.pages.release`), so that one copy stays. What cannot be
+let go by whoever asked for that (`memory.pages.release`), so that one copy stays. What cannot be
 interleaved (plain floats, matrices of which single rows are read) moves as it is. Matrices that
 mostly meet zeros lie in strips, a column or two of all rows each, so that a few columns can be read
 and the rest left.
@@ -17,14 +17,17 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from gemelo.kernels import cpu
+from gemelo.kernels import cpu, native
 from gemelo.kernels.cpu import Layout
-from gemelo.kernels.formats import Packed
+from gemelo.kernels.quants import Packed
+
+if TYPE_CHECKING:
+    from gemelo.kernels._native import Matrix
 
 _LINE = 64  # bytes; matrices begin at whole cache lines
 _PIECE_BYTES = 16 << 20
@@ -77,7 +80,7 @@ class Panels:
         place = self._places.get(weight.blocks.data_ptr())
         return place is not None and (place.layout is Layout.ROWS or can_interleave(weight))
 
-    def matrix(self, weight: Packed, index: Tensor | None = None) -> Any:
+    def matrix(self, weight: Packed, index: Tensor | None = None) -> Matrix:
         """A matrix that `has` holds, as the kernels take it, or its rows at `index` (N,) int64."""
         start, stride, layout = self._places[weight.blocks.data_ptr()]
         assert index is None or layout is Layout.ROWS
@@ -95,7 +98,7 @@ class Panels:
             return
         apart = stride if layout is Layout.STRIPS else 0
         at = self.room.data_ptr() + start
-        cpu.native_module().interleave(cpu.matrix(Packed(blocks, weight.format)), first, apart, at)
+        native.extension.interleave(cpu.matrix(Packed(blocks, weight.format)), first, apart, at)
 
 
 def _pieces(weight: Packed) -> list[slice]:
@@ -143,4 +146,4 @@ def _panels(weight: Packed, layout: Layout) -> int:
 
 def _panel_bytes(weight: Packed) -> int:
     """Bytes of sixteen rows, interleaved; 0 for a format that has no panels."""
-    return int(cpu.native_module().panel_bytes(weight.format.ggml_id, weight.shape[1]))
+    return cpu.panel_bytes(weight.format, weight.shape[1])

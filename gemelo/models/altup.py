@@ -1,4 +1,4 @@
-"""What Gemma 3n puts around an ordinary block: AltUp, LAuReL, and the sparse feed-forward.
+"""AltUp, LAuReL and the sparse MatFormer feed-forward: what Gemma 3n adds to a decoder layer.
 
 AltUp (arXiv 2301.13310) keeps the residual as several streams but runs the block on one: before it,
 every stream is predicted as a mixture of all; after it, every stream is corrected by what the block
@@ -14,19 +14,15 @@ S streams, B rows, T tokens, D width, F feed-forward width, R rank.
 
 from __future__ import annotations
 
-from statistics import NormalDist
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gemelo.config import Gemma3nConfig
-from gemelo.models.layers import Linear, RMSNorm, TransposedLinear, rounded
-
-NORM_OFFSET = 0.0  # unlike Gemma 3's, these weights multiply as they are
+from gemelo.models.layers import Linear, Module, RMSNorm, TransposedLinear, rounded
 
 
-class AltUp(nn.Module):
+class AltUp(Module):
     """Predict and correct `altup_num_inputs` streams around a block that runs on the first."""
 
     def __init__(self, config: Gemma3nConfig) -> None:
@@ -36,50 +32,49 @@ class AltUp(nn.Module):
         self.prediction_coefs = Linear(streams, streams * streams)
         self.correction_coefs = Linear(streams, streams)
         self.modality_router = Linear(width, streams)
-        self.router_norm = RMSNorm(width, config.rms_norm_eps, NORM_OFFSET)
+        self.router_norm = RMSNorm(width, config.rms_norm_eps, config.norm_offset)
         self.correct_output_scale = nn.Parameter(torch.empty(width), requires_grad=False)
 
     def predict(self, streams: Tensor) -> Tensor:
         """Every stream plus a mixture of all: (S, B, T, D) -> (S, B, T, D)."""
         count = streams.shape[0]
-        mix: Tensor = self.prediction_coefs(self.modalities(streams[0]))  # (B, T, S * S)
+        mix = self.prediction_coefs(self.modalities(streams[0]))  # (B, T, S * S)
         mix = mix.view(*mix.shape[:2], count, count)  # (B, T, out, in)
         return streams + torch.einsum("btoi,ibtd->obtd", mix, streams)
 
     def correct(self, predicted: Tensor, activated: Tensor) -> Tensor:
         """Move every predicted stream (S, B, T, D) by its share of what the block found."""
         innovation = activated - predicted[0]
-        share: Tensor = self.correction_coefs(self.modalities(activated)) + 1  # (B, T, S)
+        share = self.correction_coefs(self.modalities(activated)) + 1  # (B, T, S)
         return predicted + innovation * share.permute(2, 0, 1).unsqueeze(-1)
 
     def modalities(self, x: Tensor) -> Tensor:
         """What kind of token this is, in [-1, 1]: (B, T, D) -> (B, T, S)."""
-        routed: Tensor = self.modality_router(self.router_norm(x) * self.router_scale)
+        routed = self.modality_router(self.router_norm(x) * self.router_scale)
         return routed.float().tanh().to(x.dtype)
 
 
-class Laurel(nn.Module):
+class Laurel(Module):
     """x + norm(right(left(x))): a residual that may also turn, in R dimensions."""
 
     def __init__(self, config: Gemma3nConfig) -> None:
         super().__init__()
         self.linear_left = Linear(config.hidden_size, config.laurel_rank)
         self.linear_right = Linear(config.laurel_rank, config.hidden_size)
-        self.post_laurel_norm = RMSNorm(config.hidden_size, config.rms_norm_eps, NORM_OFFSET)
+        self.post_laurel_norm = RMSNorm(config.hidden_size, config.rms_norm_eps, config.norm_offset)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        return x + self.post_laurel_norm(self.linear_right(self.linear_left(x)))  # type: ignore[no-any-return]
+        return x + self.post_laurel_norm(self.linear_right(self.linear_left(x)))
 
 
-class NestedMLP(nn.Module):
+class NestedMLP(Module):
     """The gated feed-forward whose first neurons are a smaller one, sparse in the first layers."""
 
     def __init__(self, config: Gemma3nConfig, layer: int) -> None:
         super().__init__()
-        width, ffn = config.hidden_size, config.ffn_widths[layer]
-        share = config.activation_sparsity_pattern[layer]
-        self.cutoff = NormalDist().inv_cdf(share) if share > 0 else None
+        width, ffn = config.hidden_size, config.layer(layer).intermediate_size
+        self.std_multiplier = config.layer(layer).std_multiplier
         self.gate_proj = Linear(width, ffn)
         self.up_proj = Linear(width, ffn)
         self.down_proj: Linear | TransposedLinear = Linear(ffn, width)
@@ -87,22 +82,22 @@ class NestedMLP(nn.Module):
     def forward(self, x: Tensor, width: int) -> Tensor:
         """x (B, T, D) -> (B, T, D), through the first `width` neurons."""
         gate = self.gate_proj(x, rows=width)  # (B, T, F)
-        if self.cutoff is not None:
-            gate = strongest(gate, self.cutoff)
+        if self.std_multiplier is not None:
+            gate = gaussian_topk(gate, self.std_multiplier)
             if gate.shape[:2].numel() == 1:
-                return self.live(x, gate, width)
+                return self.forward_sparse(x, gate, width)
         h = F.gelu(gate, approximate="tanh") * self.up_proj(x, rows=width)
-        return self.down_proj(h, columns=width)  # type: ignore[no-any-return]
+        return self.down_proj(h, columns=width)
 
-    def hold_columns(self) -> None:
-        """Copy a sparse layer's down_proj the other way round, so that `live` reads little of it.
+    def transpose_down_proj(self) -> None:
+        """Copy a sparse layer's down_proj the other way round: `forward_sparse` reads little of it.
 
         Quantised matrices stay as they are: their blocks run along the rows.
         """
-        if self.cutoff is not None and isinstance(self.down_proj, Linear):
+        if self.std_multiplier is not None and isinstance(self.down_proj, Linear):
             self.down_proj = TransposedLinear(self.down_proj.weight)
 
-    def live(self, x: Tensor, gate: Tensor, width: int) -> Tensor:
+    def forward_sparse(self, x: Tensor, gate: Tensor, width: int) -> Tensor:
         """One token through the neurons that its gate left alive: exact, since gelu(0) is 0.
 
         Dead neurons' rows of up_proj and columns of down_proj are not read.
@@ -112,16 +107,17 @@ class NestedMLP(nn.Module):
         return self.down_proj.columns_at(h, index, width)
 
 
-def strongest(gate: Tensor, cutoff: float) -> Tensor:
-    """How far gates lie above mean + cutoff * std of their token, and zero below (Gaussian top-k).
+def gaussian_topk(gate: Tensor, std_multiplier: float) -> Tensor:
+    """How far gates lie above mean + std_multiplier * std of their token, and zero below.
 
-    The standard deviation is the population's; the cutoff is rounded to the activation dtype. Both
+    The standard deviation is the population's; the multiplier is rounded to the activation dtype.
+    Both
     are sums over F neurons, which a product with ones takes ten times faster than a reduction.
     """
     ones = gate.new_ones(gate.shape[-1], 1)
     mean = (gate @ ones) / gate.shape[-1]  # (B, T, 1)
     std = (((gate - mean).square() @ ones) / gate.shape[-1]).sqrt()
-    return F.relu(gate - (mean + std * rounded(cutoff, gate)))
+    return F.relu(gate - (mean + std * rounded(std_multiplier, gate)))
 
 
 def rescaled(x: Tensor, like: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""Gemma 3n's ear: spectrogram frames in, one soft token every 160 ms out, for as long as it lasts.
+"""Universal Speech Model audio encoder (Conformer) of Gemma 3n: log-mel frames to audio features.
 
-A Universal Speech Model encoder (arXiv 2303.01037): sub-sampling, then conformer blocks
+The encoder of arXiv 2303.01037: sub-sampling, then conformer blocks
 (arXiv 2005.08100) of feed-forward, attention over the frame itself and the twelve before it,
 a causal convolution over five frames, and feed-forward again; at the end every fourth frame is
 kept. Nothing looks ahead except the sub-sampling, by 50 ms. So the encoder is written once, for a
@@ -9,7 +9,8 @@ and the state is as small after an hour as after six seconds. The reference know
 of at most 30 s, in batches padded to the longest, whose padding leaks into the last token or two;
 here a clip is always as if it were alone.
 
-    tokens, state = conformer(mel, conformer.fresh());  tail = conformer.finish(last_mel, state)
+    tokens, state = conformer(mel, conformer.init_state())
+    tail = conformer.finish(last_mel, state)
 
 B rows, T spectrogram frames, n encoder frames, H heads, d head width, D width, P past frames
 attended to, U blocks of W queries.
@@ -25,8 +26,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gemelo.config.gemma3n_audio import AudioConfig
-from gemelo.models.layers import Linear, RMSNorm, softcap
-from gemelo.models.subsampling import Subsampling, SubsamplingState
+from gemelo.models.conformer_subsampling import Subsampling, SubsamplingState
+from gemelo.models.layers import Linear, Module, RMSNorm, softcap
 
 NORM_OFFSET = 0.0  # weights multiply as they are
 NORM_EPS = 1e-6  # of all norms but the convolution's, whatever rms_norm_eps says
@@ -64,7 +65,7 @@ class ConformerState(NamedTuple):
         return sum(tensor.nbytes for part in (*convs, *blocks) for tensor in part)
 
 
-class FeedForward(nn.Module):
+class FeedForward(Module):
     """Half a feed-forward step: a conformer block has one before and one after."""
 
     def __init__(self, config: AudioConfig) -> None:
@@ -81,10 +82,10 @@ class FeedForward(nn.Module):
         """(B, n, D) -> (B, n, D)."""
         h = F.silu(self.ffw_layer_1(self.pre_layer_norm(clipped(x, self.clip))), inplace=True)
         y = clipped(self.ffw_layer_2(h), self.clip)
-        return x + self.weight * self.post_layer_norm(y)  # type: ignore[no-any-return]
+        return x + self.weight * self.post_layer_norm(y)
 
 
-class RelativePosition(nn.Module):
+class RelativePosition(Module):
     """What a distance of 0 to P frames means to a query: a learnt map of sinusoids."""
 
     def __init__(self, config: AudioConfig) -> None:
@@ -101,7 +102,8 @@ class RelativePosition(nn.Module):
         past = torch.arange(self.num_past, -1, -1, dtype=torch.float32, device=like.device)
         angles = past[:, None] * rate  # (P + 1, D / 2)
         waves = torch.cat([angles.sin(), angles.cos()], dim=1).to(like.dtype)
-        return self.pos_proj(waves).unflatten(1, (self.num_heads, -1)).permute(1, 2, 0)  # type: ignore[no-any-return]
+        heads = torch.unflatten(self.pos_proj(waves), 1, (self.num_heads, -1))  # (P + 1, H, d)
+        return heads.permute(1, 2, 0)
 
 
 class LocalAttention(nn.Module):
@@ -119,15 +121,15 @@ class LocalAttention(nn.Module):
         self.k_proj = Linear(width, width)
         self.v_proj = Linear(width, width)
 
-    def fresh(self, rows: int, like: Tensor) -> Past:
-        """Nothing heard yet, in the dtype and on the device of `like`."""
+    def init_state(self, rows: int, like: Tensor) -> Past:
+        """The state before the first frame, in the dtype and on the device of `like`."""
         empty = like.new_zeros(rows, self.num_past, self.num_heads, self.head_dim)
         return Past(empty, empty, self.relative_position_embedding(like))
 
     def forward(self, x: Tensor, past: Past, mask: Tensor) -> tuple[Tensor, Past]:
-        """x (B, n, D) -> (B, n, D), in blocks as `audible` cuts its mask."""
+        """x (B, n, D) -> (B, n, D), in blocks as `local_causal_mask` cuts its mask."""
         q, k, v = (
-            project(x).unflatten(-1, (-1, self.head_dim))  # (B, n, H, d)
+            torch.unflatten(project(x), -1, (-1, self.head_dim))  # (B, n, H, d)
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
         k, v = torch.cat([past.k, k], dim=1), torch.cat([past.v, v], dim=1)  # (B, P + n, H, d)
@@ -149,15 +151,15 @@ class LocalAttention(nn.Module):
         k, v = (  # (B, H, U, W + P, d), laid out anew: the products want each block in one place
             x.transpose(1, 2).unfold(2, context, block).transpose(3, 4).contiguous() for x in (k, v)
         )
-        by_distance = (q @ distances).unflatten(2, (blocks, block))  # type: ignore[no-untyped-call]
+        by_distance = torch.unflatten(q @ distances, 2, (blocks, block))
         by_content = q.view(*k.shape[:3], block, -1) @ k.transpose(3, 4)  # (B, H, U, W, W + P)
-        scores = softcap((by_content + skewed(by_distance)).float(), self.cap)
+        scores = softcap((by_content + relative_shift(by_distance)).float(), self.cap)
         shares = scores.masked_fill_(~mask, torch.finfo(scores.dtype).min).softmax(-1)
         y = (shares.to(v.dtype) @ v).flatten(2, 3)  # (B, H, U * W, d)
         return y[:, :, :length].transpose(1, 2).flatten(2)
 
 
-def skewed(scores: Tensor) -> Tensor:
+def relative_shift(scores: Tensor) -> Tensor:
     """Scores by distance (..., W, P + 1) -> by key (..., W, W + P); query w's first key is w."""
     block, span = scores.shape[-2:]
     width = block + span - 1
@@ -165,8 +167,10 @@ def skewed(scores: Tensor) -> Tensor:
     return flat[..., : block * width].view(*scores.shape[:-1], width)
 
 
-def audible(length: int, chunk: int, reach: int, before: int, device: torch.device) -> Tensor:
-    """Which keys a query may hear, (U, W, W + P): P back to itself, none before the start.
+def local_causal_mask(
+    length: int, chunk: int, reach: int, before: int, device: torch.device
+) -> Tensor:
+    """Which keys a query may see, (U, W, W + P): P back to itself, none before the start.
 
     `length` queries stand in blocks of `chunk`, or in one; `before` frames came before them.
     """
@@ -240,11 +244,11 @@ class Block(nn.Module):
         self.ffw_layer_end = FeedForward(config)
         self.norm = RMSNorm(config.hidden_size, NORM_EPS, NORM_OFFSET)
 
-    def fresh(self, rows: int, like: Tensor) -> BlockState:
+    def init_state(self, rows: int, like: Tensor) -> BlockState:
         """The state before the first frame, in the dtype and on the device of `like`."""
         conv = self.lconv1d.depthwise_conv1d
         gated = like.new_zeros(rows, conv.kernel_size[0] - 1, conv.out_channels)
-        return BlockState(self.attention.attn.fresh(rows, like), gated)
+        return BlockState(self.attention.attn.init_state(rows, like), gated)
 
     def forward(self, x: Tensor, state: BlockState, mask: Tensor) -> tuple[Tensor, BlockState]:
         """x (B, n, D) -> (B, n, D)."""
@@ -262,7 +266,7 @@ def clipped(x: Tensor, limit: float) -> Tensor:
 
 
 class Conformer(nn.Module):
-    """Log-mel frames to soft tokens, before `MultimodalEmbedder` brings them to the decoder."""
+    """Log-mel frames to audio features, before `MultimodalEmbedder` brings them to the decoder."""
 
     def __init__(self, config: AudioConfig) -> None:
         super().__init__()
@@ -271,11 +275,12 @@ class Conformer(nn.Module):
         self.subsample_conv_projection = Subsampling(config)
         self.conformer = nn.ModuleList(Block(config) for _ in range(config.conf_num_hidden_layers))
 
-    def fresh(self, rows: int = 1) -> ConformerState:
+    def init_state(self, rows: int = 1) -> ConformerState:
         """The state before the first frame of `rows` sounds that run side by side."""
         like = self.subsample_conv_projection.conv_0.conv.weight  # never quantised
-        blocks = tuple(block.fresh(rows, like) for block in self.conformer)  # type: ignore[operator]
-        return ConformerState(self.subsample_conv_projection.fresh(rows), blocks, 0)
+        blocks = (block for block in self.conformer if isinstance(block, Block))
+        states = tuple(block.init_state(rows, like) for block in blocks)
+        return ConformerState(self.subsample_conv_projection.init_state(rows), states, 0)
 
     def forward(self, mel: Tensor, state: ConformerState) -> tuple[Tensor, ConformerState]:
         """mel (B, T, input_feat_size) -> every token (B, J, D) that it settles, J perhaps 0.
@@ -285,7 +290,7 @@ class Conformer(nn.Module):
         tokens = []
         for piece in torch.split(mel, PIECE_FRAMES, dim=1):
             x, subsampling = self.subsample_conv_projection(piece, state.subsampling)
-            x, state = self.listen(x, state._replace(subsampling=subsampling))
+            x, state = self.encode_frames(x, state._replace(subsampling=subsampling))
             tokens.append(x)
         return torch.cat(tokens, dim=1), state
 
@@ -305,17 +310,17 @@ class Conformer(nn.Module):
         x = torch.cat([x, self.subsample_conv_projection.finish(subsampling)], dim=1)
         beyond = (state.num_frames + x.shape[1] - 1) % self.reduction  # past the last kept
         x = x[:, : max(0, x.shape[1] - beyond)]
-        return torch.cat([tokens, self.listen(x, state)[0]], dim=1)
+        return torch.cat([tokens, self.encode_frames(x, state)[0]], dim=1)
 
     def encode(self, mel: Tensor) -> Tensor:
         """Whole clips of one length, mel (B, T, input_feat_size) -> (B, ceil(T / 16), D)."""
-        return self.finish(mel, self.fresh(mel.shape[0]))
+        return self.finish(mel, self.init_state(mel.shape[0]))
 
-    def listen(self, x: Tensor, state: ConformerState) -> tuple[Tensor, ConformerState]:
+    def encode_frames(self, x: Tensor, state: ConformerState) -> tuple[Tensor, ConformerState]:
         """Encoder frames (B, n, D) through all blocks; every fourth of the sound comes out."""
         if not x.shape[1]:
             return x, state
-        mask = audible(x.shape[1], self.chunk, self.num_past, state.num_frames, x.device)
+        mask = local_causal_mask(x.shape[1], self.chunk, self.num_past, state.num_frames, x.device)
         blocks = []
         for block, kept in zip(self.conformer, state.blocks, strict=True):
             x, kept = block(x, kept, mask)

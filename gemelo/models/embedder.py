@@ -1,35 +1,33 @@
-"""Where soft tokens meet the decoder: the one embedder of Gemma 3n's eye and ear alike.
+"""Multimodal embedder of Gemma 3n: tower features, and ids of a modality, as decoder embeddings.
 
-Two ways lead into the decoder's space, with a norm each and one projection for both: soft tokens
-from a tower, and the few ids past the text vocabulary that a modality has of its own (the end of
+Two ways lead into the decoder's space, with a norm each and one projection for both: features
+of a tower, and the few ids past the text vocabulary that a modality has of its own (the end of
 an image, the placeholder, the padding). What comes out has unit RMS and takes no further scale,
 unlike text embeddings.
 
-    soft = embedder(features);  hard = embedder.hard(ids)          # (B, J, D)
+    x = embedder(features);  x = embedder.embed(ids)          # (B, J, D)
 
 B rows, J tokens, E tower width, D decoder width.
 """
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from gemelo.models.layers import Embedding, Linear, RMSNorm, unit
+from gemelo.models.layers import Embedding, Linear, Module, RMSNorm, rms_norm
 
 NORM_OFFSET = 0.0  # weights multiply as they are
 
 
-class MultimodalEmbedder(nn.Module):
+class MultimodalEmbedder(Module):
     """Features of a tower, or ids of its vocabulary, as decoder embeddings."""
 
-    def __init__(
-        self, vocab_size: int, vocab_offset: int, width: int, text_width: int, eps: float
-    ) -> None:
-        """The vocabulary's ids begin at `vocab_offset`; `width` is E, `text_width` D."""
+    def __init__(self, vocab: range, width: int, text_width: int, eps: float) -> None:
+        """vocab: the modality's own ids; `width` is E, `text_width` D."""
         super().__init__()
-        self.vocab = range(vocab_offset, vocab_offset + vocab_size)
+        self.vocab = vocab
         self.eps = eps
-        self.embedding = Embedding(vocab_size, width)
+        self.embedding = Embedding(len(vocab), width)
         self.hard_embedding_norm = RMSNorm(width, eps, NORM_OFFSET)
         self.soft_embedding_norm = RMSNorm(width, eps, NORM_OFFSET)
         self.embedding_projection = Linear(width, text_width)
@@ -40,13 +38,13 @@ class MultimodalEmbedder(nn.Module):
         return self.vocab[-1]
 
     def forward(self, features: Tensor) -> Tensor:
-        """Soft tokens (B, J, E) -> (B, J, D)."""
+        """Features (B, J, E) -> (B, J, D)."""
         return self.project(self.soft_embedding_norm(features))
 
-    def hard(self, ids: Tensor) -> Tensor:
+    def embed(self, ids: Tensor) -> Tensor:
         """Ids of this vocabulary (B, J) -> (B, J, D)."""
         return self.project(self.hard_embedding_norm(self.embedding(ids - self.vocab.start)))
 
     def project(self, x: Tensor) -> Tensor:
         """(B, J, E) -> (B, J, D) with unit RMS."""
-        return unit(self.embedding_projection(x), self.eps).to(x.dtype)
+        return rms_norm(self.embedding_projection(x), self.eps).to(x.dtype)

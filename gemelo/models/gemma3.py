@@ -18,59 +18,59 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from gemelo.config import Gemma3Config
+from gemelo.config import Gemma3Config, Submodel
+from gemelo.errors import InputError
+from gemelo.models.decoder import Decoder
 from gemelo.models.layers import (
     MLP,
     Attention,
+    AttentionContext,
     Cache,
     Embedding,
-    Fused,
-    Given,
     Linear,
+    Module,
     RMSNorm,
-    Span,
+    StepInputs,
     last,
-    rounded,
-    softcap,
 )
 
-NORM_OFFSET = 1.0  # weights are stored around zero and mean 1 + w
 
-
-class Block(nn.Module):
+class Block(Module):
     """One decoder layer: attention and feed-forward, each normalised on both sides."""
 
     def __init__(self, config: Gemma3Config, layer: int) -> None:
         super().__init__()
-        width, eps = config.hidden_size, config.rms_norm_eps
-        self.self_attn = Attention(config, layer, NORM_OFFSET, v_norm=nn.Identity())
+        width, eps, offset = config.hidden_size, config.rms_norm_eps, config.norm_offset
+        self.self_attn = Attention(config, layer, v_norm=nn.Identity())
         self.mlp = MLP(config, layer)
-        self.input_layernorm = RMSNorm(width, eps, NORM_OFFSET)
-        self.post_attention_layernorm = RMSNorm(width, eps, NORM_OFFSET)
-        self.pre_feedforward_layernorm = RMSNorm(width, eps, NORM_OFFSET)
-        self.post_feedforward_layernorm = RMSNorm(width, eps, NORM_OFFSET)
+        self.input_layernorm = RMSNorm(width, eps, offset)
+        self.post_attention_layernorm = RMSNorm(width, eps, offset)
+        self.pre_feedforward_layernorm = RMSNorm(width, eps, offset)
+        self.post_feedforward_layernorm = RMSNorm(width, eps, offset)
 
-    def forward(self, x: Tensor, span: Span, keep: int | None = None) -> Tensor:
-        """x (B, T, D) -> (B, T, D), or its last `keep` tokens alone."""
+    def forward(
+        self, x: Tensor, ctx: AttentionContext, logits_to_keep: int | None = None
+    ) -> Tensor:
+        """x (B, T, D) -> (B, T, D), or its last `logits_to_keep` tokens alone."""
         h = self.input_layernorm(x)
-        kv = self.self_attn.keys(h, span)
-        if keep is not None:
-            x, h, span = last(x, keep), last(h, keep), span.last(keep)
-        x = x + self.post_attention_layernorm(self.self_attn(h, span, kv))
+        kv = self.self_attn.keys(h, ctx)
+        if logits_to_keep is not None:
+            x, h, ctx = last(x, logits_to_keep), last(h, logits_to_keep), ctx.last(logits_to_keep)
+        x = x + self.post_attention_layernorm(self.self_attn(h, ctx, kv))
         m = self.mlp(self.pre_feedforward_layernorm(x))
-        return x + self.post_feedforward_layernorm(m)  # type: ignore[no-any-return]
+        return x + self.post_feedforward_layernorm(m)
 
 
-class Gemma3(nn.Module):
+class Gemma3(Decoder):
     """Token ids in, hidden states out; `logits` is the tied head."""
 
+    config: Gemma3Config
+
     def __init__(self, config: Gemma3Config) -> None:
-        super().__init__()
-        self.config = config
-        self.fused: Fused | None = None
+        super().__init__(config)
         self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Block(config, layer) for layer in config.layers)
-        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, NORM_OFFSET)
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, config.norm_offset)
         if not config.tie_word_embeddings:
             self.lm_head = Linear(config.hidden_size, config.vocab_size)
 
@@ -79,30 +79,22 @@ class Gemma3(nn.Module):
         ids: Tensor,
         positions: Tensor,
         cache: Cache | None = None,
-        keep: int | None = None,
-        given: Given | None = None,
+        logits_to_keep: int | None = None,
+        inputs: StepInputs | None = None,
     ) -> Tensor:
-        """ids, positions (B, T) -> normalised hidden states (B, T, D), or of the last `keep`.
-
-        Position -1 is padding. keep=0 writes the cache and computes nothing else. A picture's
-        tokens, which `given` holds, have to be in one step.
-        """
-        x, reach = (self.embed(ids), None) if given is None else given
-        span = Span.of(self.config, positions, cache, x.dtype, reach)
+        """ids, positions (B, T) -> normalised hidden states (B, T, D): see `Decoder.forward`."""
+        x, attend_until = (self.embed(ids), None) if inputs is None else inputs
+        ctx = AttentionContext.of(self.config, positions, cache, x.dtype, attend_until)
         for layer in self.layers[:-1]:
-            x = layer(x, span)
-        return self.norm(self.layers[-1](x, span, keep))  # type: ignore[no-any-return]
+            x = layer(x, ctx)
+        return self.norm(self.layers[-1](x, ctx, logits_to_keep))
+
+    def view(self, submodel: Submodel) -> Decoder:
+        """Nothing is nested in a Gemma 3."""
+        raise InputError(f"{self.config.model_type} has no sub-models; Gemma 3n has")
 
     def prefetch(self, ids: Sequence[int]) -> None:
         """Nothing: all that a step looks up for ids is in memory anyway, as the head."""
 
-    def embed(self, ids: Tensor) -> Tensor:
-        """Rows times sqrt(D), the root rounded to the activation dtype as in training."""
-        x: Tensor = self.embed_tokens(ids)
-        return x * rounded(self.config.hidden_size**0.5, x)
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """hidden (..., D) -> next-token scores (..., V) in float32."""
-        tied = self.config.tie_word_embeddings
-        scores: Tensor = self.embed_tokens.project(hidden) if tied else self.lm_head(hidden)
-        return softcap(scores.float(), self.config.final_logit_softcapping)
+    def transpose_down_proj(self) -> None:
+        """Nothing: no feed-forward is sparse."""

@@ -8,7 +8,7 @@ at the last layer that owns keys: half the depth.
 A nested model is this one with fewer layers and narrower feed-forwards. `view` makes one that
 shares every weight; each of its blocks runs the first neurons of the whole.
 
-    hidden = Gemma3n(config)(ids, positions, cache, keep=1)     # (B, 1, D)
+    hidden = Gemma3n(config)(ids, positions, cache, logits_to_keep=1)     # (B, 1, D)
 
 S streams, B rows, T tokens, D width, L layers, P width of a per-layer embedding.
 """
@@ -17,33 +17,31 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gemelo.config import Gemma3nConfig, LayerType
-from gemelo.kernels.formats import Packed
-from gemelo.models.altup import NORM_OFFSET, AltUp, Laurel, NestedMLP, rescaled
+from gemelo.config import Gemma3nConfig, Submodel
+from gemelo.models.altup import AltUp, Laurel, NestedMLP, rescaled
+from gemelo.models.decoder import Decoder
 from gemelo.models.layers import (
     KV,
     Attention,
+    AttentionContext,
     Cache,
     Embedding,
-    Fused,
-    Given,
     Linear,
+    Module,
     RMSNorm,
-    Span,
+    StepInputs,
     last,
+    rms_norm,
     rounded,
-    softcap,
-    unit,
 )
 
 
-class PlainNorm(nn.Module):
+class PlainNorm(Module):
     """RMSNorm without a weight, which values get in place of nothing."""
 
     def __init__(self, eps: float) -> None:
@@ -51,7 +49,7 @@ class PlainNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return unit(x, self.eps).to(x.dtype)
+        return rms_norm(x, self.eps).to(x.dtype)
 
 
 class Block(nn.Module):
@@ -59,113 +57,91 @@ class Block(nn.Module):
 
     def __init__(self, config: Gemma3nConfig, layer: int) -> None:
         super().__init__()
-        width, eps = config.hidden_size, config.rms_norm_eps
-        self.self_attn = Attention(config, layer, NORM_OFFSET, v_norm=PlainNorm(eps))
+        width, eps, offset = config.hidden_size, config.rms_norm_eps, config.norm_offset
+        self.self_attn = Attention(config, layer, v_norm=PlainNorm(eps))
         self.mlp = NestedMLP(config, layer)
         self.altup = AltUp(config)
         self.laurel = Laurel(config)
         self.per_layer_input_gate = Linear(width, config.hidden_size_per_layer_input)
         self.per_layer_projection = Linear(config.hidden_size_per_layer_input, width)
-        self.input_layernorm = RMSNorm(width, eps, NORM_OFFSET)
-        self.post_attention_layernorm = RMSNorm(width, eps, NORM_OFFSET)
-        self.pre_feedforward_layernorm = RMSNorm(width, eps, NORM_OFFSET)
-        self.post_feedforward_layernorm = RMSNorm(width, eps, NORM_OFFSET)
-        self.post_per_layer_input_norm = RMSNorm(width, eps, NORM_OFFSET)
+        self.input_layernorm = RMSNorm(width, eps, offset)
+        self.post_attention_layernorm = RMSNorm(width, eps, offset)
+        self.pre_feedforward_layernorm = RMSNorm(width, eps, offset)
+        self.post_feedforward_layernorm = RMSNorm(width, eps, offset)
+        self.post_per_layer_input_norm = RMSNorm(width, eps, offset)
 
     def forward(
         self,
         streams: Tensor,
         per_layer_input: Tensor,
-        span: Span,
+        ctx: AttentionContext,
         donor: KV | None,
         width: int,
-        keep: int | None = None,
+        logits_to_keep: int | None = None,
     ) -> tuple[Tensor, KV]:
         """streams (S, B, T, D), per_layer_input (B, T, P) -> streams, and the keys attended over.
 
-        donor holds another layer's keys; `keep` lets only the last tokens on, once keys are made.
+        donor holds another layer's keys; with `logits_to_keep` only the last tokens go on, once
+        keys are made.
         """
         predicted = self.altup.predict(streams)
         x = self.input_layernorm(predicted[0])
-        kv = self.self_attn.keys(x, span) if donor is None else donor
-        if keep is not None:
-            predicted, x, span = last(predicted, keep), last(x, keep), span.last(keep)
-            per_layer_input = last(per_layer_input, keep)
-        attended = self.post_attention_layernorm(self.self_attn(x, span, kv))
+        kv = self.self_attn.keys(x, ctx) if donor is None else donor
+        if logits_to_keep is not None:
+            predicted, x, ctx = (
+                last(predicted, logits_to_keep),
+                last(x, logits_to_keep),
+                ctx.last(logits_to_keep),
+            )
+            per_layer_input = last(per_layer_input, logits_to_keep)
+        attended = self.post_attention_layernorm(self.self_attn(x, ctx, kv))
         g = ((predicted[0] + attended) + self.laurel(x)) / 2**0.5
         m = self.mlp(self.pre_feedforward_layernorm(g), width)
         streams = self.altup.correct(predicted, g + self.post_feedforward_layernorm(m))
-        streams[1:] += self.inform(streams[0], per_layer_input)
+        streams[1:] += self.gated_per_layer_input(streams[0], per_layer_input)
         return streams, kv
 
-    def inform(self, x: Tensor, per_layer_input: Tensor) -> Tensor:
+    def gated_per_layer_input(self, x: Tensor, per_layer_input: Tensor) -> Tensor:
         """What the token's own embedding for this layer adds to the silent streams: (B, T, D)."""
         gate = self.per_layer_input_gate(x * self.altup.correct_output_scale)  # (B, T, P)
         gated = F.gelu(gate, approximate="tanh") * per_layer_input
-        return self.post_per_layer_input_norm(self.per_layer_projection(gated))  # type: ignore[no-any-return]
+        return self.post_per_layer_input_norm(self.per_layer_projection(gated))
 
 
-class Table(Protocol):
-    """Per-layer embeddings out of the way, as a decoder asks for them: see
-    `gemelo.engine.memory.per_layer_table`."""
+class Gemma3n(Decoder):
+    """Token ids in, hidden states out; `logits` is the tied head. `layer_indices` are those of its
+    blocks in the whole model, which tell their columns of the per-layer embeddings."""
 
-    def rows(self, ids: Tensor, kept: Sequence[int]) -> Tensor:
-        """ids (B, T) -> their vectors for the layers `kept` of the whole model, (B, T, L, P)."""
-
-    def packed(self, ids: Sequence[int], kept: Sequence[int]) -> Packed:
-        """The same of N ids as they are stored, (N * L, P)."""
-
-    def prefetch(self, ids: Sequence[int]) -> None:
-        """Begin to read the rows of ids, which will be asked for soon."""
-
-
-class Hard(Protocol):
-    """Embeddings of ids past the text vocabulary: see `gemelo.models.multimodal`."""
-
-    def among(self, ids: Tensor) -> bool:
-        """Whether there are such ids."""
-
-    def put(self, x: Tensor, ids: Tensor) -> Tensor:
-        """The embeddings x (B, T, D) of ids (B, T), with theirs in place."""
-
-
-class Gemma3n(nn.Module):
-    """Token ids in, hidden states out; `logits` is the tied head. `kept` are its blocks' places in
-    the whole model, which tell their columns of the per-layer embeddings; `table`, where there is
-    one, is asked for those instead of `embed_tokens_per_layer`, and `hard` for ids of a tower."""
+    config: Gemma3nConfig
 
     def __init__(self, config: Gemma3nConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.fused: Fused | None = None
-        self.kept: Sequence[int] = config.layers
-        self.table: Table | None = None
-        self.hard: Hard | None = None
-        width, eps, others = config.hidden_size, config.rms_norm_eps, config.altup_num_inputs - 1
+        super().__init__(config)
+        self.layer_indices: Sequence[int] = config.layers
+        width, others = config.hidden_size, config.altup_num_inputs - 1
         columns = config.num_hidden_layers * config.hidden_size_per_layer_input
         self.embed_tokens = Embedding(config.vocab_size, width)
         self.embed_tokens_per_layer = Embedding(config.vocab_size_per_layer_input, columns)
         self.per_layer_model_projection = Linear(width, columns)
         self.per_layer_projection_norm = RMSNorm(
-            config.hidden_size_per_layer_input, eps, NORM_OFFSET
+            config.hidden_size_per_layer_input, config.rms_norm_eps, config.norm_offset
         )
         self.altup_projections = nn.ModuleList(Linear(width, width) for _ in range(others))
         self.altup_unembed_projections = nn.ModuleList(Linear(width, width) for _ in range(others))
         self.layers = nn.ModuleList(Block(config, layer) for layer in config.layers)
-        self.norm = RMSNorm(width, eps, NORM_OFFSET)
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, config.norm_offset)
         if not config.tie_word_embeddings:
-            self.lm_head = Linear(width, config.vocab_size)
+            self.lm_head = Linear(config.hidden_size, config.vocab_size)
 
-    def view(self, config: Gemma3nConfig, kept: Sequence[int]) -> Gemma3n:
-        """The nested model of `config`, made of the blocks at `kept`: same storage, nothing copied.
-
-        Its keys go to the places of the whole model in a cache, so that one cache serves both.
-        """
+    def view(self, submodel: Submodel) -> Gemma3n:
+        """The nested model that a sub-model is: same storage, nothing copied."""
+        layers = submodel.kept_layers(self.config)
         nested = copy.copy(self)
         # A shallow copy shares the table of children; the nested model needs one of its own.
         nested._modules = dict(self._modules)
-        nested.layers = nn.ModuleList(self.layers[self.kept.index(layer)] for layer in kept)
-        nested.config, nested.kept, nested.fused = config, kept, None
+        nested.layers = nn.ModuleList(self.layers[layer] for layer in layers)
+        nested.config = submodel.config(self.config)
+        nested.layer_indices = tuple(self.layer_indices[layer] for layer in layers)
+        nested.native_program = None
         return nested
 
     def forward(
@@ -173,64 +149,65 @@ class Gemma3n(nn.Module):
         ids: Tensor,
         positions: Tensor,
         cache: Cache | None = None,
-        keep: int | None = None,
-        given: Given | None = None,
+        logits_to_keep: int | None = None,
+        inputs: StepInputs | None = None,
     ) -> Tensor:
-        """ids, positions (B, T) -> normalised hidden states (B, T, D), or of the last `keep`.
+        """ids, positions (B, T) -> normalised hidden states (B, T, D): see `Decoder.forward`.
 
-        Position -1 is padding. keep=0 writes the cache and computes nothing else. `given` stands
-        for the embeddings where soft tokens are among the ids.
+        Once the last keys are written only the last `logits_to_keep` tokens go on.
         """
-        x, reach = (self.embed(ids), None) if given is None else given
-        span = Span.of(self.config, positions, cache, x.dtype, reach)
-        informed = self.per_layer_inputs(ids, x)  # (B, T, L, P)
+        x, attend_until = (self.embed(ids), None) if inputs is None else inputs
+        ctx = AttentionContext.of(self.config, positions, cache, x.dtype, attend_until)
+        per_layer_inputs = self.project_per_layer_inputs(ids, x)  # (B, T, L, P)
         streams = self.expand(x)
-        donors: dict[LayerType, KV] = {}
+        owned: dict[int, KV] = {}
         last_owner = len(self.config.kv_layers) - 1
-        for place, layer in enumerate(self.layers):
-            kind, width = self.config.layer_types[place], self.config.ffn_widths[place]
-            donor = donors[kind] if place > last_owner else None
-            cut = keep if place == last_owner else None
-            streams, donors[kind] = layer(streams, informed[:, :, place], span, donor, width, cut)
+        for index, (block, facts) in enumerate(
+            zip(self.layers, self.config.layer_configs, strict=True)
+        ):
+            donor = None if facts.kv_donor is None else owned[facts.kv_donor]
+            cut = logits_to_keep if index == last_owner else None
+            streams, owned[index] = block(
+                streams, per_layer_inputs[:, :, index], ctx, donor, facts.intermediate_size, cut
+            )
             if cut is not None:
-                span, informed = span.last(cut), informed[:, informed.shape[1] - cut :]
+                ctx, kept = ctx.last(cut), per_layer_inputs.shape[1] - cut
+                per_layer_inputs = per_layer_inputs[:, kept:]
             if cut == 0:
                 break
-        return self.norm(self.merge(streams))  # type: ignore[no-any-return]
+        return self.norm(self.merge(streams))
 
-    def embed(self, ids: Tensor) -> Tensor:
-        """Rows times sqrt(D), the root rounded to the activation dtype as in training.
-
-        Ids of the eye and the ear (their end markers, mostly) have embeddings with those.
-        """
-        x: Tensor = self.embed_tokens(ids)
-        x = x * rounded(self.config.hidden_size**0.5, x)
-        return x if self.hard is None or not self.hard.among(ids) else self.hard.put(x, ids)
-
-    def per_layer_inputs(self, ids: Tensor, x: Tensor) -> Tensor:
-        """The vector every layer is told about a token, looked up and projected: (B, T, L, P).
+    def project_per_layer_inputs(self, ids: Tensor, x: Tensor) -> Tensor:
+        """Every layer's own embedding of a token, looked up and projected: (B, T, L, P).
 
         Ids outside the table (images, sounds) take its row 0.
         """
-        width = self.config.hidden_size_per_layer_input
-        ids = torch.where(ids < self.config.vocab_size_per_layer_input, ids, 0)
-        table = self.looked_up(ids) * rounded(width**0.5, x)
-        projected = self.per_layer_model_projection(x) * rounded(self.config.hidden_size**-0.5, x)
-        known: Tensor = self.per_layer_projection_norm(self.blocks(projected))
+        config = self.config
+        ids = torch.where(ids < config.vocab_size_per_layer_input, ids, 0)
+        table = self.get_per_layer_inputs(ids) * rounded(config.per_layer_embed_scale, x)
+        projected = self.per_layer_model_projection(x)
+        projected = projected * rounded(config.per_layer_projection_scale, x)
+        known = self.per_layer_projection_norm(self.blocks(projected))
         return (known + table) * rounded(2**-0.5, x)
 
-    def looked_up(self, ids: Tensor) -> Tensor:
+    def get_per_layer_inputs(self, ids: Tensor) -> Tensor:
         """The table's vectors for ids (B, T), those of this model's layers: (B, T, L, P)."""
-        if self.table is not None:
-            return self.table.rows(ids, self.kept)
+        if self.per_layer_table is not None:
+            return self.per_layer_table.rows(ids, self.layer_indices)
         return self.blocks(self.embed_tokens_per_layer(ids))
 
     def prefetch(self, ids: Sequence[int]) -> None:
         """Have what a step will look up for ids read ahead, if it lies out of the way."""
-        if self.table is not None:
-            self.table.prefetch(self.in_table(ids))
+        if self.per_layer_table is not None:
+            self.per_layer_table.prefetch(self.per_layer_ids(ids))
 
-    def in_table(self, ids: Sequence[int]) -> list[int]:
+    def transpose_down_proj(self) -> None:
+        """Copy sparse layers' down_proj the other way round, so that a token reads little of it."""
+        for block in self.layers:
+            assert isinstance(block, Block)
+            block.mlp.transpose_down_proj()
+
+    def per_layer_ids(self, ids: Sequence[int]) -> list[int]:
         """Where the table has what is looked up for ids: those outside take its row 0."""
         rows = self.config.vocab_size_per_layer_input
         return [id if id < rows else 0 for id in ids]
@@ -239,7 +216,11 @@ class Gemma3n(nn.Module):
         """Columns of all layers of the whole model -> this model's layers, (B, T, L, P)."""
         width = self.config.hidden_size_per_layer_input
         parts = columns.view(*columns.shape[:2], columns.shape[2] // width, width)
-        return parts if len(self.kept) == parts.shape[2] else parts[:, :, list(self.kept)]
+        return (
+            parts
+            if len(self.layer_indices) == parts.shape[2]
+            else parts[:, :, list(self.layer_indices)]
+        )
 
     def expand(self, x: Tensor) -> Tensor:
         """One stream (B, T, D) -> all of them, equally loud: (S, B, T, D)."""
@@ -251,9 +232,3 @@ class Gemma3n(nn.Module):
         x = streams[0]
         pairs = zip(self.altup_unembed_projections, streams[1:], strict=True)
         return torch.stack([x, *(rescaled(project(s), x) for project, s in pairs)]).mean(0)
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """hidden (..., D) -> next-token scores (..., V) in float32, soft-capped."""
-        tied = self.config.tie_word_embeddings
-        scores: Tensor = self.embed_tokens.project(hidden) if tied else self.lm_head(hidden)
-        return softcap(scores.float(), self.config.final_logit_softcapping)

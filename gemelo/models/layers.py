@@ -1,14 +1,14 @@
-"""The layers that both decoders are made of.
+"""Transformer layers of both decoders: linear maps, RMSNorm, RoPE, grouped-query attention, GeGLU.
 
 `Linear` is the one seam: nested widths, quantised weights, adapters and dtype all pass through
 its forward, and no model file knows any of them. Keys and values travel from layer to layer, not
 through the cache: `Attention.keys` makes them (and stores them, if there is a cache), its forward
-attends over whatever it is handed, its own or a donor's. Positions are data: a `Span` holds the
-rotary angles and masks that follow from the positions of a step's tokens, made once for all
-layers.
+attends over whatever it is handed, its own or a donor's. Positions are data: an `AttentionContext`
+holds the rotary angles and masks that follow from the positions of a step's tokens, made once for
+all layers.
 
-    span = Span.of(config, positions, cache, x.dtype)
-    y = attention(x, span, attention.keys(x, span))
+    ctx = AttentionContext.of(config, positions, cache, x.dtype)
+    y = attention(x, ctx, attention.keys(x, ctx))
 
 B rows, T tokens, S keys, H query heads, K key/value heads, D width, F feed-forward width, d head
 width, V vocabulary.
@@ -17,17 +17,26 @@ width, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gemelo.config import LAYER_TYPES, LayerType, ModelConfig
-from gemelo.models.masks import visible
+from gemelo.models.masks import attention_mask
 
 # Rows on a CPU that `product` takes for columns; float32 has kernels of its own for two and three.
 FEW_ROWS = {torch.bfloat16: range(2, 65), torch.float32: range(4, 49)}
+
+
+class Module(nn.Module):
+    """A module whose forward gives one tensor, which type checkers read of a call."""
+
+    if TYPE_CHECKING:
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+            """`forward`, and the hooks around it."""
 
 
 class KV(NamedTuple):
@@ -44,15 +53,15 @@ class Rope(NamedTuple):
     sin: Tensor
 
 
-class Given(NamedTuple):
+class StepInputs(NamedTuple):
     """What a step brings beside ids, where pictures or sounds are among its tokens.
 
-    embeds (B, T, D) are used instead of the ids' own; reach (B, T) is the last position that each
-    token sees, which for those of a picture lies ahead; None for their own.
+    inputs_embeds (B, T, D) are used instead of the ids' own; attend_until (B, T) is the last
+    position that each token sees, which for those of a picture lies ahead; None for their own.
     """
 
-    embeds: Tensor
-    reach: Tensor | None = None
+    inputs_embeds: Tensor
+    attend_until: Tensor | None = None
 
 
 class Cache(Protocol):
@@ -65,10 +74,10 @@ class Cache(Protocol):
         """Store the step's keys and values of one layer; everything that layer sees."""
 
 
-class Fused(Protocol):
+class NativeForward(Protocol):
     """A decoder's forward and head as one call; see `gemelo.engine.native_program`."""
 
-    def takes(self, cache: Any) -> bool:
+    def supports(self, cache: Any) -> bool:
         """Whether it can read and write this cache."""
 
     def scores(
@@ -76,13 +85,13 @@ class Fused(Protocol):
         ids: Sequence[Sequence[int]],
         positions: Sequence[Sequence[int]],
         cache: Any,
-        keep: int | None,
-        given: Given | None = None,
+        logits_to_keep: int | None,
+        inputs: StepInputs | None = None,
     ) -> tuple[Tensor, bool]:
-        """ids, positions (B, T) -> scores (B * (T or the last `keep`), V) float32, all finite?"""
+        """ids, positions (B, T) -> scores (B * (T or logits_to_keep), V) float32, all finite?"""
 
 
-class Linear(nn.Module):
+class Linear(Module):
     """y = x W^T, of which the leading rows or columns of W may be used alone.
 
     `rows` keeps the first outputs, `columns` says that x holds only the first inputs: a nested
@@ -107,10 +116,10 @@ class Linear(nn.Module):
         Rows lie together in memory, so that skipping columns saves nothing: the zeros are read.
         """
         x = h.new_zeros(*h.shape[:-1], width).index_copy(-1, index, h)
-        return self(x, columns=width)  # type: ignore[no-any-return]
+        return self(x, columns=width)
 
 
-class TransposedLinear(nn.Module):
+class TransposedLinear(Module):
     """`Linear` with the columns of W together in memory, for inputs that are mostly zero."""
 
     def __init__(self, weight: Tensor) -> None:
@@ -136,7 +145,7 @@ class TransposedLinear(nn.Module):
         return h @ self.columns.index_select(0, index)
 
 
-class Embedding(nn.Module):
+class Embedding(Module):
     """Token rows on the way in and, tied, the head on the way out."""
 
     def __init__(self, vocab_size: int, width: int) -> None:
@@ -174,7 +183,7 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
     return F.linear(x, weight)
 
 
-class RMSNorm(nn.Module):
+class RMSNorm(Module):
     """x / rms(x) * (offset + w), in float32 and rounded once (arXiv 1910.07467).
 
     Gemma 3 stores w around zero, so its offset is 1. The product is taken before the cast back;
@@ -188,10 +197,10 @@ class RMSNorm(nn.Module):
         self.offset = offset
 
     def forward(self, x: Tensor) -> Tensor:
-        return (unit(x, self.eps) * (self.offset + self.weight.float())).to(x.dtype)
+        return (rms_norm(x, self.eps) * (self.offset + self.weight.float())).to(x.dtype)
 
 
-def unit(x: Tensor, eps: float) -> Tensor:
+def rms_norm(x: Tensor, eps: float) -> Tensor:
     """x / rms(x) over the last dimension, in float32."""
     y = x.float()
     return y * torch.rsqrt(y.square().mean(-1, keepdim=True) + eps)
@@ -226,7 +235,7 @@ def attend(q: Tensor, kv: KV, mask: Tensor, scale: float) -> Tensor:
     return y.transpose(1, 2).flatten(2)
 
 
-class Span(NamedTuple):
+class AttentionContext(NamedTuple):
     """The tokens of a step as its layers see them: how to turn them, and what they may look at."""
 
     ropes: dict[LayerType, Rope]
@@ -240,8 +249,8 @@ class Span(NamedTuple):
         positions: Tensor,
         cache: Cache | None,
         dtype: torch.dtype,
-        reach: Tensor | None = None,
-    ) -> Span:
+        attend_until: Tensor | None = None,
+    ) -> AttentionContext:
         """Angles and masks of positions (B, T); places the tokens in the cache if there is one.
 
         Sliding layers turn fast and unscaled; full layers turn slowly, scaled in the larger models.
@@ -249,13 +258,18 @@ class Span(NamedTuple):
         keys = dict.fromkeys(LAYER_TYPES, positions) if cache is None else cache.place(positions)
         turns = {kind: config.rope(kind).frequencies(config.head_dim) for kind in LAYER_TYPES}
         ropes = {k: rotary(positions, turns[k], dtype) for k in LAYER_TYPES}
-        masks = {k: visible(positions, keys[k], config.window(k), reach) for k in LAYER_TYPES}
+        masks = {
+            k: attention_mask(positions, keys[k], config.window(k), attend_until)
+            for k in LAYER_TYPES
+        }
         return cls(ropes, masks, cache)
 
-    def last(self, count: int) -> Span:
-        """The last `count` tokens of the span; what they may look at stays."""
+    def last(self, count: int) -> AttentionContext:
+        """The last `count` tokens of the step; what they may look at stays."""
         ropes = {k: Rope(last(r.cos, count), last(r.sin, count)) for k, r in self.ropes.items()}
-        return Span(ropes, {k: last(m, count) for k, m in self.masks.items()}, self.cache)
+        return AttentionContext(
+            ropes, {k: last(m, count) for k, m in self.masks.items()}, self.cache
+        )
 
 
 def last(x: Tensor, count: int) -> Tensor:
@@ -263,49 +277,51 @@ def last(x: Tensor, count: int) -> Tensor:
     return x.narrow(-2, x.shape[-2] - count, count)
 
 
-class Attention(nn.Module):
+class Attention(Module):
     """Grouped-query attention with normalised queries and keys (Gemma 3 report, section 2)."""
 
-    def __init__(self, config: ModelConfig, layer: int, norm_offset: float, v_norm: nn.Module):
+    def __init__(self, config: ModelConfig, layer: int, v_norm: nn.Module) -> None:
         """A layer that borrows its keys and values has no maps to make them."""
         super().__init__()
-        self.layer = layer
-        self.kind = config.layer_types[layer]
+        facts, norm_offset = config.layer(layer), config.norm_offset
+        self.layer, self.layer_type = layer, facts.type
         self.head_dim = config.head_dim
         # Cosines and sines of queries and of keys would be multiplied by it.
-        self.scale = config.attention_scale * config.rope(self.kind).sharpness ** 2
+        self.scale = config.attention_scale * facts.rope.attention_scaling**2
         width, d = config.hidden_size, config.head_dim
         self.q_proj = Linear(width, config.num_attention_heads * d)
         self.q_norm = RMSNorm(d, config.rms_norm_eps, norm_offset)
         self.o_proj = Linear(config.num_attention_heads * d, width)
-        if layer in config.kv_layers:
+        if facts.owns_keys:
             self.k_proj = Linear(width, config.num_key_value_heads * d)
             self.k_norm = RMSNorm(d, config.rms_norm_eps, norm_offset)
             self.v_proj = Linear(width, config.num_key_value_heads * d)
             self.v_norm = v_norm
 
-    def keys(self, x: Tensor, span: Span) -> KV:
+    def keys(self, x: Tensor, ctx: AttentionContext) -> KV:
         """Keys and values of x (B, T, D), and those the cache holds before them: (B, K, S, d)."""
-        k = rotate(self.k_norm(self.heads(self.k_proj(x))), span.ropes[self.kind])
+        k = rotate(self.k_norm(self.heads(self.k_proj(x))), ctx.ropes[self.layer_type])
         kv = KV(k, self.v_norm(self.heads(self.v_proj(x))))
-        return kv if span.cache is None else span.cache.write(self.layer, kv)
+        return kv if ctx.cache is None else ctx.cache.write(self.layer, kv)
 
-    def forward(self, x: Tensor, span: Span, kv: KV) -> Tensor:
+    def forward(self, x: Tensor, ctx: AttentionContext, kv: KV) -> Tensor:
         """x (B, T, D) -> (B, T, D), over keys and values of this layer or of its donor."""
-        q = rotate(self.q_norm(self.heads(self.q_proj(x))), span.ropes[self.kind])  # (B, H, T, d)
-        return self.o_proj(attend(q, kv, span.masks[self.kind], self.scale))  # type: ignore[no-any-return]
+        q = rotate(
+            self.q_norm(self.heads(self.q_proj(x))), ctx.ropes[self.layer_type]
+        )  # (B, H, T, d)
+        return self.o_proj(attend(q, kv, ctx.masks[self.layer_type], self.scale))
 
     def heads(self, x: Tensor) -> Tensor:
         """(B, T, n * d) -> (B, n, T, d)."""
         return x.view(*x.shape[:2], x.shape[2] // self.head_dim, self.head_dim).transpose(1, 2)
 
 
-class MLP(nn.Module):
+class MLP(Module):
     """down(gelu(gate(x)) * up(x)), GELU in its tanh form (GeGLU, arXiv 2002.05202)."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        width, ffn = config.hidden_size, config.ffn_widths[layer]
+        width, ffn = config.hidden_size, config.layer(layer).intermediate_size
         self.gate_proj = Linear(width, ffn)
         self.up_proj = Linear(width, ffn)
         self.down_proj = Linear(ffn, width)
@@ -313,7 +329,7 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x (B, T, D) -> (B, T, D)."""
         gate = F.gelu(self.gate_proj(x), approximate="tanh")  # (B, T, F)
-        return self.down_proj(gate * self.up_proj(x))  # type: ignore[no-any-return]
+        return self.down_proj(gate * self.up_proj(x))
 
 
 def rounded(value: float, like: Tensor) -> Tensor:

@@ -1,10 +1,10 @@
-"""MobileNet-V5-300M, Gemma 3n's eye: pixels to 256 soft tokens.
+"""MobileNet-V5-300M, the vision tower of Gemma 3n: pixels to 256 image features.
 
 Four stages of MobileNet-V4's blocks halve a picture's sides and widen its channels; the last two
 stages are then fused into one map of 16 x 16 pixels, whatever size the picture had. The stages are
 a table of data. Names are those of the checkpoint.
 
-    soft = MobileNetTower(Vision3nConfig())(pixels)      # (N, 3, 768, 768) in [0, 1] -> (N, 256, E)
+    features = MobileNetTower(Vision3nConfig())(pixels)  # (N, 3, 768, 768) in [0, 1] -> (N, 256, E)
 
 N pictures, H rows and W columns of pixels, C channels, E the width of the tower's output.
 """
@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from gemelo.config.gemma3n_vision import Vision3nConfig
 from gemelo.errors import InputError
+from gemelo.models.layers import Module
 from gemelo.models.mobilenet_blocks import (
     Bottleneck,
     ChannelNorm,
@@ -58,8 +59,8 @@ STAGES: Stages = (
 )
 
 
-class MobileNetTower(nn.Module):
-    """The eye as Gemma 3n uses it: a picture in, soft tokens for the embedder out."""
+class MobileNetTower(Module):
+    """The tower as Gemma 3n uses it: pixels in, image features for the embedder out."""
 
     def __init__(self, config: Vision3nConfig, stages: Stages = STAGES) -> None:
         super().__init__()
@@ -72,10 +73,10 @@ class MobileNetTower(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(N, 3, side, side) in [0, 1] -> (N, 256, E), row by row, scaled by sqrt(E)."""
-        return self.timm_model(pixels).flatten(1, 2).mul_(self.scale)  # type: ignore[no-any-return]
+        return self.timm_model(pixels).flatten(1, 2).mul_(self.scale)
 
 
-class MobileNet(nn.Module):
+class MobileNet(Module):
     """The encoder alone."""
 
     def __init__(self, stages: Stages, stem: int, width: int, side: int) -> None:
@@ -99,10 +100,10 @@ class MobileNet(nn.Module):
         before = x
         for stage in self.blocks:
             before, x = x, stage(x)
-        return self.msfa(before, x)  # type: ignore[no-any-return]
+        return self.msfa(before, x)
 
 
-class MultiScaleFusion(nn.Module):
+class MultiScaleFusion(Module):
     """The last two stages as one map of a fixed size (MSFA)."""
 
     def __init__(self, in_channels: int, width: int, side: int) -> None:
@@ -115,17 +116,17 @@ class MultiScaleFusion(nn.Module):
         """(N, H, W, C), (N, H / 2, W / 2, C') -> (N, side, side, E)."""
         nearest = F.interpolate(coarse.permute(0, 3, 1, 2), size=fine.shape[1:3])
         x = torch.cat([fine, nearest.permute(0, 2, 3, 1)], dim=-1)  # (N, H, W, C + C')
-        return self.norm(resized(self.ffn(x), self.side))  # type: ignore[no-any-return]
+        return self.norm(resized(self.ffn(x), self.side))
 
 
-class FusionFeedForward(nn.Module):
+class FusionFeedForward(Module):
     def __init__(self, in_channels: int, width: int) -> None:
         super().__init__()
         self.pw_exp = ConvNorm(Pointwise(in_channels, 2 * in_channels))
         self.pw_proj = ConvNorm(Pointwise(2 * in_channels, width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.pw_proj(self.pw_exp.gelu(x))  # type: ignore[no-any-return]
+        return self.pw_proj(self.pw_exp.gelu(x))
 
 
 def resized(x: Tensor, side: int) -> Tensor:

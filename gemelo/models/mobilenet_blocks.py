@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gemelo.models.layers import Module
+
 EPS = 1e-6
 
 
@@ -66,7 +68,7 @@ def block_of(spec: Spec, channels: int) -> nn.Module:
     return MultiQueryBlock(spec)
 
 
-class EdgeResidual(nn.Module):
+class EdgeResidual(Module):
     """Expand by a whole convolution, come back by a 1 x 1 one (EfficientNet-EdgeTPU)."""
 
     def __init__(self, spec: Edge, channels: int) -> None:
@@ -81,11 +83,11 @@ class EdgeResidual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, H, W, C) -> (N, H / stride, W / stride, channels)."""
         y = self.bn1.gelu(self.conv_exp(x))  # (N, H / stride, W / stride, F)
-        y = unit(self.conv_pwl(y))
+        y = rms_norm(self.conv_pwl(y))
         return torch.addcmul(x, y, self.bn2.weight) if self.skips else y.mul_(self.bn2.weight)
 
 
-class InvertedBottleneck(nn.Module):
+class InvertedBottleneck(Module):
     """Depthwise, expand, depthwise, project: either depthwise convolution may be absent."""
 
     def __init__(self, spec: Bottleneck, channels: int) -> None:
@@ -106,12 +108,12 @@ class InvertedBottleneck(nn.Module):
         else:
             y = self.pw_exp.gelu(self.dw_mid.conv.padded(y))  # padded early: zeros stay zeros
             y = self.dw_mid.bn.gelu(self.dw_mid.conv.valid(y))
-        y = unit(self.pw_proj.conv(y))
+        y = rms_norm(self.pw_proj.conv(y))
         weight = self.pw_proj.bn.weight * self.layer_scale.gamma
         return torch.addcmul(x, y, weight) if self.skips else y.mul_(weight)
 
 
-class MultiQueryBlock(nn.Module):
+class MultiQueryBlock(Module):
     """Attention from every pixel to all, on a residual (Mobile MQA)."""
 
     def __init__(self, spec: MultiQuery) -> None:
@@ -125,7 +127,7 @@ class MultiQueryBlock(nn.Module):
         return torch.addcmul(x, self.attn(self.norm(x)), self.layer_scale.gamma)
 
 
-class MultiQueryAttention(nn.Module):
+class MultiQueryAttention(Module):
     """Many heads of queries, one of keys and values (arXiv 1911.02150), without positions."""
 
     def __init__(self, spec: MultiQuery) -> None:
@@ -142,7 +144,7 @@ class MultiQueryAttention(nn.Module):
         rows = q.view(len(x), 1, -1, self.width)  # (N, 1, P q, d): one head with every head's rows
         k, v = self.key(x).unsqueeze(1), self.value(x).unsqueeze(1)  # (N, 1, S, d)
         y = F.scaled_dot_product_attention(rows, k, v)
-        return self.output.proj(y.reshape(q.shape))  # type: ignore[no-any-return]
+        return self.output.proj(y.reshape(q.shape))
 
 
 class Projection(nn.Module):
@@ -151,7 +153,7 @@ class Projection(nn.Module):
         self.proj = Pointwise(in_channels, out_channels)
 
 
-class Reduction(nn.Module):
+class Reduction(Module):
     """Pixels to keys or values, first taken together depthwise where the stride is not 1."""
 
     def __init__(self, spec: MultiQuery) -> None:
@@ -169,7 +171,7 @@ class Reduction(nn.Module):
         return keys.flatten(1, 2)
 
 
-class ConvNorm(nn.Module):
+class ConvNorm(Module):
     """A convolution and the norm of its output."""
 
     def __init__(self, conv: Convolution) -> None:
@@ -178,7 +180,7 @@ class ConvNorm(nn.Module):
         self.bn = ChannelNorm(conv.weight.shape[0])
 
     def forward(self, x: Tensor) -> Tensor:
-        return unit(self.conv(x)).mul_(self.bn.weight)
+        return rms_norm(self.conv(x)).mul_(self.bn.weight)
 
     def gelu(self, x: Tensor) -> Tensor:
         """The same, activated."""
@@ -193,7 +195,7 @@ class LayerScale(nn.Module):
         self.gamma = nn.Parameter(torch.empty(channels), requires_grad=False)
 
 
-class ChannelNorm(nn.Module):
+class ChannelNorm(Module):
     """x / rms(x) * w over the channels of a pixel."""
 
     def __init__(self, channels: int) -> None:
@@ -205,10 +207,10 @@ class ChannelNorm(nn.Module):
 
     def gelu(self, x: Tensor) -> Tensor:
         """gelu(x / rms(x) * w); x is overwritten."""
-        return scaled_gelu(unit(x), self.weight)
+        return scaled_gelu(rms_norm(x), self.weight)
 
 
-class Convolution(nn.Module):
+class Convolution(Module):
     """A convolution that pads as TensorFlow does: no more than it takes, the odd row at the end."""
 
     def __init__(
@@ -277,7 +279,7 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
     return zeros // 2, zeros - zeros // 2
 
 
-def unit(x: Tensor) -> Tensor:
+def rms_norm(x: Tensor) -> Tensor:
     """x / rms(x) over the channels; x is overwritten."""
     return x.mul_(inverse_rms(x))
 

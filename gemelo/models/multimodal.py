@@ -1,18 +1,19 @@
-"""A whole checkpoint as one module tree: the decoder, and the towers that it came with.
+"""Multimodal models: decoder, vision tower and audio encoder as one module tree.
 
 The names of the tree are gemelo's canonical parameter names (`language_model.`, `vision_tower.`,
 `embed_vision.` and so on), which every file format is mapped to, so that nothing in a checkpoint
-is without a place. A text-only model is the same tree with the decoder alone. Both families turn a
-picture into soft tokens by one name, `encode_image`; only Gemma 3n hears.
+is without a place. A text-only model is the same tree with the decoder alone. Both families turn an
+image into features by one name, `encode_image`; only Gemma 3n takes audio.
 
     tree = tree_of(config);  hidden = tree.language_model(ids, positions)
-    soft = tree.encode_image(pixels)      # (N, 3, side, side) -> (N, J, D)
+    features = tree.encode_image(pixels)      # (N, 3, side, side) -> (N, J, D)
 
-N pictures, J soft tokens, B rows, T tokens, M spectrogram frames, D decoder width.
+N images, J image tokens, B rows, T tokens, M spectrogram frames, D decoder width.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from gemelo.config import Gemma3Config, Gemma3nConfig, ModelConfig
 from gemelo.errors import UnsupportedError
 from gemelo.models.conformer import Conformer
+from gemelo.models.decoder import Decoder
 from gemelo.models.embedder import MultimodalEmbedder
 from gemelo.models.gemma3 import Gemma3
 from gemelo.models.gemma3n import Gemma3n
@@ -28,8 +30,33 @@ from gemelo.models.mobilenet import MobileNetTower
 from gemelo.models.siglip import Projector, Siglip
 
 
-class Gemma3Tree(nn.Module):
+class Tree(nn.Module):
+    """A decoder and its towers; `audio_tower` and `embed_audio` are there where `config.audio`
+    is set."""
+
+    language_model: Decoder
+    audio_tower: Conformer
+    embed_audio: MultimodalEmbedder
+
+    @abstractmethod
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """Images (N, 3, side, side) as pixel values -> image features (N, J, D)."""
+
+    def encode_audio(self, mel: Tensor) -> Tensor:
+        """Whole clips of one length, mel (B, M, 128) -> audio features (B, ceil(M / 16), D)."""
+        return self.embed_audio(self.audio_tower.encode(mel))
+
+    def silence(self) -> Tensor:
+        """What fills the places that a recording is too short for: (1, 1, D)."""
+        embedder = self.embed_audio
+        weight = embedder.soft_embedding_norm.weight
+        return embedder.embed(torch.tensor([[embedder.pad_id]], device=weight.device))
+
+
+class Gemma3Tree(Tree):
     """Decoder, and SigLIP with its projector where `config.vision` is set."""
+
+    language_model: Gemma3
 
     def __init__(self, config: Gemma3Config) -> None:
         super().__init__()
@@ -39,73 +66,62 @@ class Gemma3Tree(nn.Module):
             self.multi_modal_projector = Projector(config, config.vision)
 
     def encode_image(self, pixels: Tensor) -> Tensor:
-        """Images (N, 3, side, side) in [-1, 1] -> soft tokens (N, mm_tokens_per_image, D)."""
+        """Images (N, 3, side, side) in [-1, 1] -> features (N, mm_tokens_per_image, D)."""
         pixels = pixels.to(self.vision_tower.embeddings.patch_embedding.weight)
-        return self.multi_modal_projector(self.vision_tower(pixels))  # type: ignore[no-any-return]
+        return self.multi_modal_projector(self.vision_tower(pixels))
 
 
-class Gemma3nTree(nn.Module):
-    """Decoder; an eye with its embedder where `config.vision` is set, an ear where `config.audio`
-    is."""
+class Gemma3nTree(Tree):
+    """Decoder; MobileNet-V5 with its embedder where `config.vision` is set, the audio encoder with
+    its own where `config.audio` is."""
+
+    language_model: Gemma3n
 
     def __init__(self, config: Gemma3nConfig) -> None:
         super().__init__()
         self.language_model = Gemma3n(config)
-        eye, ear, width = config.vision, config.audio, config.hidden_size
+        vision, audio, width = config.vision, config.audio, config.hidden_size
         embedders = []
-        if eye is not None:
-            self.vision_tower = MobileNetTower(eye)
+        if vision is not None:
+            self.vision_tower = MobileNetTower(vision)
             self.embed_vision = MultimodalEmbedder(
-                eye.vocab_size, eye.vocab_offset, eye.hidden_size, width, eye.rms_norm_eps
+                vision.vocab, vision.hidden_size, width, vision.rms_norm_eps
             )
             embedders.append(self.embed_vision)
-        if ear is not None:
-            self.audio_tower = Conformer(ear)
+        if audio is not None:
+            self.audio_tower = Conformer(audio)
             self.embed_audio = MultimodalEmbedder(
-                ear.vocab_size, ear.vocab_offset, ear.hidden_size, width, ear.rms_norm_eps
+                audio.vocab, audio.hidden_size, width, audio.rms_norm_eps
             )
             embedders.append(self.embed_audio)
         if embedders:
-            self.language_model.hard = HardRows(embedders)
+            self.language_model.modality_embeddings = TowerEmbeddings(embedders)
 
     def encode_image(self, pixels: Tensor) -> Tensor:
-        """Images (N, 3, side, side) in [0, 1] -> soft tokens (N, 256, D)."""
+        """Images (N, 3, side, side) in [0, 1] -> features (N, 256, D)."""
         pixels = pixels.to(self.vision_tower.timm_model.conv_stem.conv.weight)
-        return self.embed_vision(self.vision_tower(pixels))  # type: ignore[no-any-return]
-
-    def encode_audio(self, mel: Tensor) -> Tensor:
-        """Whole clips of one length, mel (B, M, 128) -> soft tokens (B, ceil(M / 16), D)."""
-        return self.embed_audio(self.audio_tower.encode(mel))  # type: ignore[no-any-return]
-
-    def silence(self) -> Tensor:
-        """What fills the places that a recording is too short for: (1, 1, D)."""
-        embedder = self.embed_audio
-        weight = embedder.soft_embedding_norm.weight
-        return embedder.hard(torch.tensor([[embedder.pad_id]], device=weight.device))
+        return self.embed_vision(self.vision_tower(pixels))
 
 
-class HardRows:
-    """Embeddings of the ids that belong to towers; what `Gemma3n.hard` is."""
+class TowerEmbeddings:
+    """Embeddings of the ids that belong to towers; what `Gemma3n.modality_embeddings` is."""
 
     def __init__(self, embedders: Sequence[MultimodalEmbedder]) -> None:
         self.embedders = embedders
         self.first = min(embedder.vocab.start for embedder in embedders)
 
-    def among(self, ids: Tensor) -> bool:
+    def contains(self, ids: Tensor) -> bool:
         """Whether there are such ids."""
         return int(ids.max()) >= self.first
 
-    def put(self, x: Tensor, ids: Tensor) -> Tensor:
+    def replace(self, x: Tensor, ids: Tensor) -> Tensor:
         """The embeddings x (B, T, D) of ids (B, T), with theirs in place."""
         x = x.clone()
         for embedder in self.embedders:
             own = (ids >= embedder.vocab.start) & (ids < embedder.vocab.stop)  # (B, T)
             if own.any():
-                x[own] = embedder.hard(ids[own][None])[0].to(x.dtype)
+                x[own] = embedder.embed(ids[own][None])[0].to(x.dtype)
         return x
-
-
-Tree = Gemma3Tree | Gemma3nTree
 
 
 def tree_of(config: ModelConfig) -> Tree:

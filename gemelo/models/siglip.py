@@ -1,10 +1,10 @@
-"""SigLIP So400m/14, Gemma 3's eye, and the projector that brings its patches into the decoder.
+"""SigLIP So400m/14, the vision tower of Gemma 3, and the projector into the decoder's width.
 
 A plain pre-norm transformer over a grid of patches (arXiv 2303.15343), without a class token and
-without the pooling head. The projector averages 4 x 4 patches, so that any image is 256 soft
-tokens. Every linear map here has a bias, unlike the decoder's.
+without the pooling head. The projector averages 4 x 4 patches, so that any image is 256
+features. Every linear map here has a bias, unlike the decoder's.
 
-    soft = Projector(config)(Siglip(config.vision)(pixels))      # (N, 3, 896, 896) -> (N, 256, D)
+    features = Projector(config)(Siglip(config.vision)(pixels))    # (N, 3, 896, 896) -> (N, 256, D)
 
 N images, P patches, E vision width, D decoder width.
 """
@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gemelo.config import Gemma3Config, VisionConfig
-from gemelo.models.layers import RMSNorm
+from gemelo.models.layers import Module, RMSNorm
 
 
-class Affine(nn.Module):
+class Affine(Module):
     """y = x W^T + b. A weight stored in another dtype is widened as it is used, and stays mapped:
     4096 patches go through it at once, beside which that is nothing."""
 
@@ -33,7 +33,7 @@ class Affine(nn.Module):
         return F.linear(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
 
 
-class Embeddings(nn.Module):
+class Embeddings(Module):
     """Patches as tokens, each with a learned position."""
 
     def __init__(self, config: VisionConfig) -> None:
@@ -48,7 +48,7 @@ class Embeddings(nn.Module):
         return patches.flatten(2).transpose(1, 2) + self.position_embedding.weight
 
 
-class SelfAttention(nn.Module):
+class SelfAttention(Module):
     """Every patch sees every patch."""
 
     def __init__(self, config: VisionConfig) -> None:
@@ -64,23 +64,23 @@ class SelfAttention(nn.Module):
         """(N, P, E) -> (N, P, E)."""
         q, k, v = (self.heads(project(x)) for project in (self.q_proj, self.k_proj, self.v_proj))
         y = F.scaled_dot_product_attention(q, k, v)  # (N, H, P, E / H)
-        return self.out_proj(y.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+        return self.out_proj(y.transpose(1, 2).flatten(2))
 
     def heads(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:2], self.num_heads, -1).transpose(1, 2)
 
 
-class FeedForward(nn.Module):
+class FeedForward(Module):
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.fc1 = Affine(config.hidden_size, config.intermediate_size)
         self.fc2 = Affine(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))  # type: ignore[no-any-return]
+        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
 
 
-class EncoderLayer(nn.Module):
+class EncoderLayer(Module):
     """Attention and feed-forward, each normalised before."""
 
     def __init__(self, config: VisionConfig) -> None:
@@ -92,10 +92,10 @@ class EncoderLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.self_attn(self.layer_norm1(x))
-        return x + self.mlp(self.layer_norm2(x))  # type: ignore[no-any-return]
+        return x + self.mlp(self.layer_norm2(x))
 
 
-class Encoder(nn.Module):
+class Encoder(Module):
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_hidden_layers))
@@ -106,7 +106,7 @@ class Encoder(nn.Module):
         return x
 
 
-class Siglip(nn.Module):
+class Siglip(Module):
     """Pixels to patch features."""
 
     def __init__(self, config: VisionConfig) -> None:
@@ -117,10 +117,11 @@ class Siglip(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(N, 3, side, side) in [-1, 1] -> (N, P, E)."""
-        return self.post_layernorm(self.encoder(self.embeddings(pixels)))  # type: ignore[no-any-return]
+        features: Tensor = self.post_layernorm(self.encoder(self.embeddings(pixels)))
+        return features
 
 
-class Projector(nn.Module):
+class Projector(Module):
     """Average-pool the grid, normalise, and map into the decoder's width."""
 
     def __init__(self, config: Gemma3Config, vision: VisionConfig) -> None:
@@ -134,6 +135,6 @@ class Projector(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, P, E) -> (N, mm_tokens_per_image, D)."""
-        grid = x.transpose(1, 2).unflatten(2, (self.side, self.side))  # type: ignore[no-untyped-call]
+        grid = torch.unflatten(x.transpose(1, 2), 2, (self.side, self.side))
         pooled = F.avg_pool2d(grid, self.pool).flatten(2).transpose(1, 2)
-        return self.mm_soft_emb_norm(pooled) @ self.mm_input_projection_weight  # type: ignore[no-any-return]
+        return self.mm_soft_emb_norm(pooled) @ self.mm_input_projection_weight

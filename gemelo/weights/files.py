@@ -1,4 +1,4 @@
-"""Files written: streamed out, and put in place whole.
+"""Writing files: streamed out, and put in place whole.
 
 A file is written beside its target and renamed, so that an interrupted write leaves the old one.
 The target may be a link, which stays one: what it leads to is replaced.
@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from gemelo.errors import InputError
-from gemelo.kernels.formats import Packed, unpacked_chunks
-from gemelo.weights.unfinished import (
+from gemelo.kernels.quants import Packed, unpacked_chunks
+from gemelo.weights.temporary_files import (
+    plain_os_errors,
     real_path,
     remove_files_left,
-    said_plainly,
     unfinished_file,
 )
 
@@ -37,7 +37,7 @@ def replaced(path: Path, overwrite: bool = True) -> Iterator[BinaryIO]:
     Raises `InputError` for a path where no file can be, `UnavailableError` when the disk refuses.
     Without `overwrite` a file that has taken the name meanwhile is left alone.
     """
-    with said_plainly(path):
+    with plain_os_errors(path):
         real = real_path(path)
         mode = _mode_of_old(path, real)
         remove_files_left(real)

@@ -1,4 +1,4 @@
-"""A checkpoint's folder: which files are its own, and how it is replaced whole.
+"""Checkpoint folders: which files are a checkpoint's own, and how it is replaced whole.
 
 A new folder grows inside an unfinished one beside its target, `.NAME.<16 digits>.part/new`. When
 all of it is on the disk, it takes the target's name: by an exchange of the two names at one moment,
@@ -23,12 +23,12 @@ from pathlib import Path
 
 from gemelo.errors import GemeloError, InputError, UnavailableError
 from gemelo.weights.files import sync_folder
-from gemelo.weights.unfinished import (
+from gemelo.weights.temporary_files import (
     MARK,
     leftovers,
+    plain_os_errors,
     real_path,
     refusal,
-    said_plainly,
     unfinished_folder,
 )
 
@@ -61,7 +61,7 @@ def replaced_folder(path: Path, overwrite: bool = True) -> Iterator[Path]:
     Raises `InputError` where `path` is no checkpoint's folder, or is there without `overwrite`,
     also if it became so meanwhile.
     """
-    with said_plainly(path):
+    with plain_os_errors(path):
         real = real_path(path)
         check_replaceable(path, overwrite)
         remove_folders_left(real)
@@ -116,12 +116,12 @@ def is_own(name: str) -> bool:
 def _no_checkpoint(folder: Path) -> str | None:
     """Why a folder is no checkpoint that may be replaced; None if it is one, or is empty."""
     with os.scandir(folder) as entries:
-        found = {entry.name: entry.is_file(follow_symlinks=False) for entry in entries}
-    for name, is_file in sorted(found.items()):
+        files = {entry.name: entry.is_file(follow_symlinks=False) for entry in entries}
+    for name, is_file in sorted(files.items()):
         if not is_file or not is_own(name):
             return f"holds {name!r}, which no checkpoint of gemelo has"
-    if found and not any(_WEIGHTS.fullmatch(name) for name in found):
-        return f"holds {min(found)!r} but no safetensors, so it is no checkpoint"
+    if files and not any(_WEIGHTS.fullmatch(name) for name in files):
+        return f"holds {min(files)!r} but no safetensors, so it is no checkpoint"
     return None
 
 

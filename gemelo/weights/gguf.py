@@ -1,4 +1,4 @@
-"""GGUF files read: the tensors as views of memory maps, and the key-values.
+"""GGUF files read: tensors as views of memory maps, and key-values.
 
 Opening parses headers only (`gguf_header`); a tensor is a view, made when asked for. A model in
 several files (`gguf_split`) is one object, whichever of them is named: each is mapped where it
@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from gemelo.errors import FileFormatError, UnsupportedError
-from gemelo.kernels.formats import Format, Packed
-from gemelo.weights.gguf_header import Header, Place, read_header
+from gemelo.kernels.quants import Format, Packed
+from gemelo.weights.gguf_header import Header, TensorInfo, read_header
 from gemelo.weights.gguf_split import Join, paths_of
 from gemelo.weights.gguf_values import KeyValues
 from gemelo.weights.mapped import map_file
@@ -48,70 +48,70 @@ class GGUFFile:
         self.alignment = header.alignment
         self.paths = tuple(paths_of(self.path, header.values))
         join, notices = Join(self.paths), list[str]()
-        self._places: dict[str, tuple[Place, Tensor]] = {}
+        self._tensors: dict[str, tuple[TensorInfo, Tensor]] = {}
         for part in self.paths:
-            found, mapped = (header, data) if part == self.path else _open(part)
+            part_header, mapped = (header, data) if part == self.path else _open(part)
             if len(self.paths) > 1:
-                join.add(found)
-            self._places |= {name: (place, mapped) for name, place in found.places.items()}
-            if found.unclaimed:
+                join.add(part_header)
+            self._tensors |= {name: (info, mapped) for name, info in part_header.tensors.items()}
+            if part_header.unclaimed:
                 notices.append(
-                    f"{part.name} holds {found.unclaimed:,} bytes that belong to no tensor"
+                    f"{part.name} holds {part_header.unclaimed:,} bytes that belong to no tensor"
                 )
         self.metadata = join.whole() if len(self.paths) > 1 else header.values
         self.notices = tuple(notices)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
+        return iter(self._tensors)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._places
+        return name in self._tensors
 
     def only(self, names: Iterable[str]) -> GGUFFile:
         """The same with some of its tensors."""
         narrow = copy.copy(self)
-        narrow._places = {name: self._places[name] for name in names}
+        narrow._tensors = {name: self._tensors[name] for name in names}
         return narrow
 
     def names(self) -> list[str]:
         """Tensor names, in the file's order."""
-        return list(self._places)
+        return list(self._tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The tensor's shape in PyTorch order (rows first)."""
-        return self._place(name)[0].shape
+        return self._tensor_info(name)[0].shape
 
     def format(self, name: str) -> Format:
         """How the tensor's elements are stored."""
-        return self._place(name)[0].format
+        return self._tensor_info(name)[0].format
 
     def nbytes(self, name: str) -> int:
         """Bytes that the tensor takes in the file."""
-        return self._place(name)[0].nbytes
+        return self._tensor_info(name)[0].nbytes
 
     def tensor(self, name: str) -> Tensor | Packed:
         """The tensor as a view of a map: a float tensor, or a Packed matrix for block formats.
 
         A stack (n, rows, columns) in a block format is one matrix of n * rows.
         """
-        place, mapped = self._place(name)
-        data = mapped[place.start : place.start + place.nbytes]
-        if place.format.name in TORCH_DTYPES:
-            return data.view(TORCH_DTYPES[place.format.name]).view(place.shape)
-        if len(place.shape) not in (2, 3):
+        info, mapped = self._tensor_info(name)
+        data = mapped[info.start : info.start + info.nbytes]
+        if info.format.name in TORCH_DTYPES:
+            return data.view(TORCH_DTYPES[info.format.name]).view(info.shape)
+        if len(info.shape) not in (2, 3):
             raise UnsupportedError(
-                f"{self.path}: tensor {name!r} is {place.format.name} with shape {place.shape}; "
+                f"{self.path}: tensor {name!r} is {info.format.name} with shape {info.shape}; "
                 "block formats are read as matrices and stacks of them; store it as f32 or f16"
             )
-        return Packed(data.view(math.prod(place.shape[:-1]), -1), place.format)
+        return Packed(data.view(math.prod(info.shape[:-1]), -1), info.format)
 
-    def _place(self, name: str) -> tuple[Place, Tensor]:
-        place = self._places.get(name)
-        if place is None:
+    def _tensor_info(self, name: str) -> tuple[TensorInfo, Tensor]:
+        info = self._tensors.get(name)
+        if info is None:
             raise FileFormatError(
-                f"{self.path} has no tensor {name!r} (it holds {len(self._places)})"
+                f"{self.path} has no tensor {name!r} (it holds {len(self._tensors)})"
             )
-        return place
+        return info
 
 
 def _open(path: Path) -> tuple[Header, Tensor]:

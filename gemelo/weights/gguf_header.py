@@ -6,7 +6,7 @@ other packages build an object for every one of a vocabulary's 262,144 entries, 
 here an array of strings stays one run of bytes. Versions 2 and 3, little-endian, are read.
 
     header = read_header(map_file(path), path)
-    header.values["gemma3.block_count"], header.places["token_embd.weight"].start
+    header.values["gemma3.block_count"], header.tensors["token_embd.weight"].start
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemelo.errors import FileFormatError, GemeloError, UnsupportedError
-from gemelo.kernels.formats import Format
+from gemelo.kernels.quants import Format
 from gemelo.string_table import Strings
-from gemelo.weights.gguf_kinds import SEEN_BYTES, stranger
-from gemelo.weights.gguf_types import format_of
+from gemelo.weights.gguf_other_files import SEEN_BYTES, stranger
+from gemelo.weights.gguf_tensor_types import format_of
 from gemelo.weights.gguf_values import ARRAY, MAX_KEY_BYTES, NUMBER_TYPES, STRING, KeyValues
 
 MAGIC = b"GGUF"
@@ -52,7 +52,7 @@ def is_alignment(value: Any) -> bool:
     return type(value) is int and 8 <= value <= MAX_ALIGNMENT and not value & (value - 1)
 
 
-class Place(NamedTuple):
+class TensorInfo(NamedTuple):
     """Where a tensor lies: PyTorch-order shape, format, first byte in the file."""
 
     shape: tuple[int, ...]
@@ -69,7 +69,7 @@ class Header(NamedTuple):
 
     values: KeyValues
     alignment: int
-    places: dict[str, Place]
+    tensors: dict[str, TensorInfo]
     unclaimed: int
 
 
@@ -80,8 +80,8 @@ def read_header(source: mmap.mmap, path: Path) -> Header:
     tensor_count, entry_count = cursor.preamble()
     values = cursor.metadata(entry_count)
     alignment = cursor.alignment(values)
-    places, unclaimed = cursor.places(tensor_count, alignment)
-    return Header(values, alignment, places, unclaimed)
+    tensors, unclaimed = cursor.tensor_infos(tensor_count, alignment)
+    return Header(values, alignment, tensors, unclaimed)
 
 
 class _Cursor:
@@ -129,9 +129,9 @@ class _Cursor:
         magic = self.take(len(MAGIC), "the magic number")
         if magic != MAGIC:
             what = stranger(self.source[:SEEN_BYTES])
-            found = f", but {what}" if what else f": it begins with {magic!r}, not {MAGIC!r}"
+            instead = f", but {what}" if what else f": it begins with {magic!r}, not {MAGIC!r}"
             cure = "" if what else "; a model is a GGUF file or a directory"
-            raise FileFormatError(f"{self.path} is not a GGUF file{found}{cure}")
+            raise FileFormatError(f"{self.path} is not a GGUF file{instead}{cure}")
         version = self.integer("<I", "the version")
         if version not in VERSIONS:
             self.refuse_version(version)
@@ -202,9 +202,9 @@ class _Cursor:
         if self.strings_left < 0:
             self.fail(f"{what} has {count} strings; at most {MAX_STRINGS} are read")
         texts, lengths, done = list[bytes](), list[NDArray[np.int64]](), 0
-        while count - done > FEW_STRINGS and len(found := self.short_strings(count - done, texts)):
-            lengths.append(found)
-            done += len(found)
+        while count - done > FEW_STRINGS and len(more := self.short_strings(count - done, texts)):
+            lengths.append(more)
+            done += len(more)
         rest = self.any_strings(what, done, count)  # from near one on that is empty or long
         texts += [b"\0" + string for string in rest]
         lengths.append(np.array([len(string) for string in rest], np.int64))
@@ -213,16 +213,16 @@ class _Cursor:
     def any_strings(self, what: str, first: int, count: int) -> list[bytes]:
         """The strings from the `first` to the last of `count`, one after the other."""
         source, end, position = self.source, min(self.size, MAX_HEADER_BYTES), self.position
-        found = list[bytes]()
-        for place in range(first, count):
+        strings = list[bytes]()
+        for index in range(first, count):
             start = position + LENGTH_BYTES
             position = start + int.from_bytes(source[position:start], "little")
             if position > end:
                 past = "the end of the file" if end == self.size else f"{end} bytes of header"
-                self.fail(f"{what}, string {place} of {count}, runs past {past}")
-            found.append(source[start:position])
+                self.fail(f"{what}, string {index} of {count}, runs past {past}")
+            strings.append(source[start:position])
         self.position = position
-        return found
+        return strings
 
     def short_strings(self, most: int, texts: list[bytes]) -> NDArray[np.int64]:
         """Lengths of the strings from here on, as many as a window of the file shows; none if one
@@ -240,17 +240,17 @@ class _Cursor:
         zero = window == 0
         two = zero[:-1] & zero[1:]
         four = two[:-2] & two[2:]
-        places = np.flatnonzero(four[:-3] & four[3:]) - 1
-        lengths = window[places].astype(np.int64)
-        ends = places + LENGTH_BYTES + lengths
-        follows = places == np.concatenate(([0], ends[:-1]))[: len(places)]
+        starts = np.flatnonzero(four[:-3] & four[3:]) - 1
+        lengths = window[starts].astype(np.int64)
+        ends = starts + LENGTH_BYTES + lengths
+        follows = starts == np.concatenate(([0], ends[:-1]))[: len(starts)]
         whole = int(np.argmin(np.append(follows & (ends <= len(window)), False)))
         whole = min(whole, most)
         if not whole or whole < most and ends[whole - 1] + MAX_SHORT_BYTES <= len(window):
             return nothing
         stay = np.ones(ends[whole - 1], np.bool_)
         eights = np.ndarray((len(stay) - LENGTH_BYTES + 1,), "V8", stay, strides=(1,))
-        eights[places[:whole]] = np.void(b"\0\0\0\0\0\0\0\1")  # of a length, its last zero
+        eights[starts[:whole]] = np.void(b"\0\0\0\0\0\0\0\1")  # of a length, its last zero
         texts.append(window[: len(stay)][stay].tobytes())
         self.position += len(stay)
         return lengths[:whole]
@@ -264,31 +264,31 @@ class _Cursor:
 
     # ---- tensors ---------------------------------------------------------------------------------
 
-    def places(self, count: int, alignment: int) -> tuple[dict[str, Place], int]:
+    def tensor_infos(self, count: int, alignment: int) -> tuple[dict[str, TensorInfo], int]:
         """Where every tensor lies, checked to be inside the file, aligned and without overlap; and
         how many bytes from the first one on are neither a tensor's nor padding."""
-        relative: dict[str, Place] = {}
+        relative: dict[str, TensorInfo] = {}
         for _ in range(count):
-            name, place = self.place(alignment)
+            name, info = self.tensor_info(alignment)
             if name in relative:
                 self.fail(f"tensor {name[:80]!r} appears twice")
-            relative[name] = place
+            relative[name] = info
         base = -(-self.position // alignment) * alignment
-        places = {n: Place(p.shape, p.format, base + p.start) for n, p in relative.items()}
+        infos = {n: TensorInfo(p.shape, p.format, base + p.start) for n, p in relative.items()}
         end, before, unclaimed = base, "", 0
-        for name, place in sorted(places.items(), key=lambda item: item[1].start):
-            if place.start < end:
+        for name, info in sorted(infos.items(), key=lambda item: item[1].start):
+            if info.start < end:
                 self.fail(f"tensor {name[:80]!r} overlaps {before[:80]!r}")
-            unclaimed += place.start - -(-end // alignment) * alignment
-            end, before = place.start + place.nbytes, name
+            unclaimed += info.start - -(-end // alignment) * alignment
+            end, before = info.start + info.nbytes, name
             if end > self.size:
                 self.fail(
-                    f"tensor {name[:80]!r} needs bytes {place.start} to {end}, but the file has "
+                    f"tensor {name[:80]!r} needs bytes {info.start} to {end}, but the file has "
                     f"{self.size}: it is truncated or damaged, fetch it again"
                 )
-        return places, unclaimed + max(0, self.size - -(-end // alignment) * alignment)
+        return infos, unclaimed + max(0, self.size - -(-end // alignment) * alignment)
 
-    def place(self, alignment: int) -> tuple[str, Place]:
+    def tensor_info(self, alignment: int) -> tuple[str, TensorInfo]:
         name = self.name("tensor name")
         what = f"tensor {name[:80]!r}"
         dimensions = self.integer("<I", what)
@@ -305,7 +305,7 @@ class _Cursor:
             )
         if start % alignment:
             self.fail(f"{what} begins at {start}, which is not a multiple of {alignment}")
-        return name, Place(shape, format, start)
+        return name, TensorInfo(shape, format, start)
 
     def format(self, kind: int, what: str) -> Format:
         try:

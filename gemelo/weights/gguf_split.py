@@ -1,5 +1,4 @@
-"""A model in several GGUF files, as llama.cpp's `gguf-split` cuts one: the parts, and whether they
-belong together.
+"""Split GGUF files (`gguf-split`): the parts of one model, found and checked to be one.
 
 Every part says which it is (`split.no`), of how many (`split.count`) and how many tensors all of
 them hold; the first has the model's own key-values, and perhaps no tensor. The names follow from
@@ -17,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gemelo.config.checks import is_whole
 from gemelo.errors import FileFormatError, InputError
 from gemelo.weights.gguf_header import MAX_COUNTS, Header
 from gemelo.weights.gguf_values import KeyValues
@@ -81,7 +81,7 @@ class Join:
             )
         self._first = self._first or values
         self._compare(path, values)
-        for name in header.places:
+        for name in header.tensors:
             if name in self._owners:
                 raise FileFormatError(
                     f"tensor {name[:80]!r} is in {self._owners[name]} and in {path}"
@@ -127,7 +127,7 @@ class Join:
 
 def _number(path: Path, values: Mapping[str, Any], key: str, default: int | None = None) -> int:
     value = values.get(key, default)
-    if type(value) is not int or not 0 <= value < 1 << 31:
+    if not is_whole(value, 0, (1 << 31) - 1):
         shown = repr(value)[:40] if isinstance(value, int | float | str) else type(value).__name__
         raise FileFormatError(f"{path}: {key} is {shown}; it must be a whole number, 0 or more")
     return value

@@ -75,7 +75,7 @@ class KeyValues(Mapping[str, Any]):
 
 def _as_before(key: str, value: Any, old: Any, entry: bytes) -> bytes:
     """A new value in the type of the old one if that holds it; else in the one it asks for."""
-    kind, inner = (int.from_bytes(entry[at : at + 4], "little") for at in (0, 4))
+    kind, inner = (int.from_bytes(entry[start : start + 4], "little") for start in (0, 4))
     dtype = NUMBER_TYPES.get(inner if kind == ARRAY else kind)
     try:
         new = np.asarray(value)

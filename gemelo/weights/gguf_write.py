@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from gemelo.errors import InputError
-from gemelo.kernels.formats import Format, Packed, pack
+from gemelo.kernels.quants import Format, Packed, pack
 from gemelo.weights.files import byte_pieces, float_parts, replaced
 from gemelo.weights.gguf import TORCH_DTYPES
 from gemelo.weights.gguf_header import (

@@ -1,4 +1,4 @@
-"""Hyperparameters that a GGUF file may set, and that these two families have at one value alone.
+"""GGUF hyperparameters that these two families have at one value alone.
 
 llama.cpp knows some two hundred keys, for models of every kind. One that asks for what Gemma does
 not do (experts, a cap on attention scores, attention both ways) makes another model of the same
@@ -16,10 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from gemelo.errors import FileFormatError, UnsupportedError, one_line
+from gemelo.errors import FileFormatError, UnsupportedError, listed, one_line
 from gemelo.weights.keys import EPS, Keys, short
 
-_LISTED = 8  # keys in a notice before "and n more"
 # Short keys and the values at which they change nothing; None for any.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "attention.causal": (True,),
@@ -110,9 +109,8 @@ def unread(keys: Keys) -> str | None:
     left = [key for key in own if not (key in keys.read or key in _HARMLESS or _of_tower(key))]
     if not left:
         return None
-    more = f" and {len(left) - _LISTED} more" if len(left) > _LISTED else ""
-    named = ", ".join(one_line(keys.prefix + key, 80) for key in left[:_LISTED])
-    return f"{len(left)} settings of the file are not known here and have no effect: {named}{more}"
+    names = listed(left, show=lambda key: one_line(keys.prefix + key, 80))
+    return f"{len(left)} settings of the file are not known here and have no effect: {names}"
 
 
 def _of_tower(key: str) -> bool:

@@ -1,4 +1,4 @@
-"""GGUF key-values read with types, and the facts that files of every family store alike.
+"""GGUF key-values read with types, and the entries that both families store alike.
 
 Nothing in a file is trusted: a number is checked for its type and range before anybody allocates
 from it, and an error names the key, its value and the limit.
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from gemelo.config.checks import is_whole
 from gemelo.errors import FileFormatError, InputError, UnsupportedError
 
 ARCHITECTURES = ("gemma3", "gemma3n")
@@ -95,7 +96,7 @@ class Keys:
         """A value found under a full key, if it is a whole number in the range."""
         if value is None:
             raise FileFormatError(f"the file lacks {key}")
-        if type(value) is not int or not smallest <= value <= largest:
+        if not is_whole(value, smallest, largest):
             raise FileFormatError(
                 f"{key} is {short(value)}; it must be a whole number, {smallest} to {largest}"
             )

@@ -1,4 +1,4 @@
-"""Files mapped into memory, and whether they are still what was mapped.
+"""Memory-mapped files, and whether they are still what was mapped.
 
 Weights are read through a private, copy-on-write memory map: pages come from the page cache when
 they are touched, several processes share them, and a stray write never reaches the file. The map
@@ -6,11 +6,12 @@ reserves no memory, so a file larger than RAM opens too, which the maps of `torc
 `safe_open`) refuse on Linux.
 
 A map shows what becomes of its file: others may write over it, or cut it short. To touch what is
-gone would end the process, were it not for kernels/csrc/maps.h, which puts zeros there and
+gone would end the process, were it not for csrc/runtime/mapped_files.h, which puts zeros there and
 remembers it. So whoever begins a piece of work asks first whether files are as they were (`check`),
 and whoever has computed something asks whether it was computed with zeros (`lost`). A file that is
 replaced by another of its name, as downloads and `gemelo convert` do it, is no trouble: the map
-keeps the old one.
+keeps the old one. With GEMELO_SIGBUS=off, for hosts that own their signal handlers, the process's
+SIGBUS stays as it was, and a touch of what is gone ends the process.
 
     source = map_file("model.gguf")
     check([source])                              # raises if it was written to since
@@ -23,17 +24,28 @@ import os
 import stat
 import sys
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from gemelo.errors import FileFormatError, InputError
-from gemelo.kernels.cpu import extension
+from gemelo.kernels.native import extension
 
 MAP_NORESERVE = 0x4000  # Linux; the mmap module names it only from Python 3.13 on
+
+
+def _handles_sigbus() -> bool:
+    """Whether the environment leaves the signal to us."""
+    asked = os.environ.get("GEMELO_SIGBUS", "on")
+    if asked not in ("on", "off"):
+        raise InputError(f"GEMELO_SIGBUS={asked}; expected on or off")
+    return asked == "on"
+
+
+_watches = _handles_sigbus() and extension is not None
 
 
 class Identity(NamedTuple):
@@ -106,14 +118,14 @@ def map_file(path: Path) -> Mapped:
 
 def behind(tensors: Iterable[Tensor]) -> list[Mapped]:
     """The maps that tensors lie in."""
-    alive = [mapped for held in list(_maps.values()) if (mapped := held()) is not None]
+    alive = [mapped for reference in list(_maps.values()) if (mapped := reference()) is not None]
     ranges = {mapped: range(mapped.address, mapped.address + len(mapped)) for mapped in alive}
-    found = set[Mapped]()
+    maps = set[Mapped]()
     for tensor in tensors:
         if tensor.device.type == "cpu":
-            at = tensor.data_ptr()
-            found.update(mapped for mapped, addresses in ranges.items() if at in addresses)
-    return list(found)
+            address = tensor.data_ptr()
+            maps.update(mapped for mapped, addresses in ranges.items() if address in addresses)
+    return list(maps)
 
 
 def check(maps: Iterable[Mapped]) -> None:
@@ -127,13 +139,23 @@ def check(maps: Iterable[Mapped]) -> None:
 def listen() -> None:
     """From here on a file that is cut short is noticed, though others (Python's faulthandler, a
     handler of the caller's) may have taken the signal since the last time."""
-    if extension is not None:
-        extension.listen()
+    if _watches:
+        extension.install_handler()
 
 
 def lost() -> list[tuple[int, int]]:
     """Ranges of addresses where maps have zeros by now, because their files were cut short."""
-    return [] if extension is None else extension.lost()
+    return extension.lost() if _watches else []
+
+
+def lost_weights(module: nn.Module) -> Iterator[str]:
+    """Names of weights in which pages are missing by now, because their file was cut short."""
+    ranges = lost()
+    weights = (*module.named_parameters(), *module.named_buffers())
+    for name, weight in weights if ranges else ():
+        begin, end = weight.data_ptr(), weight.data_ptr() + weight.nbytes
+        if any(begin < stop and first < end for first, stop in ranges):
+            yield f"{name.removesuffix('.blocks')}.weight" if name.endswith(".blocks") else name
 
 
 def _map_privately(descriptor: int, size: int) -> Mapped:
@@ -147,5 +169,5 @@ def _watch(mapped: Mapped) -> None:
     """From now on, and until its memory is given back."""
     address = mapped.address
     _maps[address] = weakref.ref(mapped)
-    if extension is not None:
+    if _watches:
         mapped.watch = extension.Watch(address, len(mapped))

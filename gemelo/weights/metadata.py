@@ -1,4 +1,4 @@
-"""The facts of a model in GGUF key-values, and back; and what GGUF leaves out of Gemma 3.
+"""Gemma 3's hyperparameters as GGUF key-values, read and written; and what GGUF leaves out.
 
 The dictionaries have the field names of Hugging Face's text configs. GGUF files of Gemma 3 do not
 store the local rope base, the attention scale or (mostly) the layer pattern; runtimes derive them

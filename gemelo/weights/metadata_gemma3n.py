@@ -1,4 +1,4 @@
-"""Gemma 3n's facts in GGUF key-values, and back.
+"""Gemma 3n's hyperparameters as GGUF key-values, read and written.
 
 The files differ with their age: the number of layers that borrow keys was once a float, the
 sparsity may be missing, minus infinity or zero where a layer is dense, and one feed-forward width
@@ -58,21 +58,21 @@ def read_config(keys: Keys) -> dict[str, Any]:
 
     Fields that the file is silent about, and that have a default, are left out.
     """
-    found = {"model_type": "gemma3n_text"} | shared.shared_config(keys)
-    layers = found["num_hidden_layers"]
+    config = {"model_type": "gemma3n_text"} | shared.shared_config(keys)
+    layers = config["num_hidden_layers"]
     for key, field, smallest, largest in OWN_INTEGERS:
-        found[field] = keys.integer(key, smallest, largest)
-    found["intermediate_size"] = _widths(keys, layers)
-    found["num_kv_shared_layers"] = _shared_layers(keys, layers)
-    found["layer_types"] = shared.layer_types(keys, layers, DEFAULT_PATTERN)
+        config[field] = keys.integer(key, smallest, largest)
+    config["intermediate_size"] = _widths(keys, layers)
+    config["num_kv_shared_layers"] = _shared_layers(keys, layers)
+    config["layer_types"] = shared.layer_types(keys, layers, DEFAULT_PATTERN)
     full = {"rope_theta": keys.positive(GLOBAL_BASE, shared.GLOBAL_THETA)}
     local = keys.positive(LOCAL_BASE, shared.LOCAL_THETA)
     _refuse_scaling(keys)
-    found["rope_parameters"] = shared.rope_parameters(full, local)
-    found[SOFTCAP] = keys.positive(SOFTCAP, DEFAULT_SOFTCAP)
+    config["rope_parameters"] = shared.rope_parameters(full, local)
+    config[SOFTCAP] = keys.positive(SOFTCAP, DEFAULT_SOFTCAP)
     if keys.has(SPARSITY):
-        found["activation_sparsity_pattern"] = _sparsity(keys, layers)
-    return found
+        config["activation_sparsity_pattern"] = _sparsity(keys, layers)
+    return config
 
 
 def _refuse_scaling(keys: Keys) -> None:

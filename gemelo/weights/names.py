@@ -1,4 +1,4 @@
-"""Names of tensors: one table, and the ways from and to it.
+"""Tensor names: Hugging Face's, GGUF's, Ollama's and the canonical ones, in both directions.
 
 Inside gemelo a tensor has one name, whatever file it comes from: `language_model.X`,
 `vision_tower.Y`, `multi_modal_projector.Z` and so on, where X, Y and Z are the left column of the
@@ -80,7 +80,7 @@ PROJECTOR = (
     ("mm_input_projection_weight", "mm.input_projection.weight"),
     ("mm_soft_emb_norm.weight", "mm.soft_emb_norm.weight"),
 )
-# What Ollama's files call parts of the eye, which they hold beside the decoder; and llama.cpp.
+# What Ollama's files, which hold the vision tower too, call its parts; and llama.cpp's.
 OLLAMA = {
     "v.patch_embedding": "v.patch_embd",
     "v.position_embedding": "v.position_embd",
@@ -146,7 +146,7 @@ TOWERS_3N = {
     "embed_audio": EMBEDDER,
 }
 Rows = tuple[tuple[str, str], ...]
-# The same in GGUF: the eye keeps its names, the ear and the embedders get others.
+# The same in GGUF: the vision tower keeps its names, the audio encoder and embedders get others.
 MOBILENET_IN_GGUF: Rows = tuple((x, f"v.{x.replace('blocks.', 'blk.')}") for x in MOBILENET)
 CONFORMER_IN_GGUF: Rows = (
     ("subsample_conv_projection.input_proj_linear.weight", "a.pre_encode.out.weight"),

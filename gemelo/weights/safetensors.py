@@ -1,4 +1,4 @@
-"""Safetensors checkpoints, whole or in shards: read as views of memory maps, written as streams.
+"""Safetensors checkpoints, whole or sharded: read as views of memory maps, written as streams.
 
 The reader offers the same methods as `GGUFFile`, over every shard at once. It parses the header
 itself, because the maps of the `safetensors` package reserve memory for the whole file and cannot
@@ -22,11 +22,11 @@ from typing import Any, BinaryIO, NoReturn, TypeGuard
 import torch
 from torch import Tensor
 
-from gemelo.documents import read_bytes
 from gemelo.errors import FileFormatError, InputError, UnsupportedError
-from gemelo.kernels.formats import FORMATS, Format, Packed
+from gemelo.kernels.quants import FORMATS, Format, Packed
+from gemelo.text_files import read_bytes
 from gemelo.weights.files import byte_pieces, replaced
-from gemelo.weights.gguf_kinds import SEEN_BYTES, stranger
+from gemelo.weights.gguf_other_files import SEEN_BYTES, stranger
 from gemelo.weights.mapped import map_file
 
 SINGLE_NAME, INDEX_NAME = "model.safetensors", "model.safetensors.index.json"
@@ -61,7 +61,7 @@ TensorToWrite = tuple[str, tuple[int, ...], torch.dtype, Callable[[], Tensor | P
 
 
 @dataclass(frozen=True)
-class _Place:
+class _TensorInfo:
     """Where a tensor lies: the mapped bytes of its shard, first byte in them, dtype and shape."""
 
     source: Tensor
@@ -86,71 +86,71 @@ class Safetensors:
         self.path = Path(path)
         shards, promised = _shards(self.path)
         self.files = tuple(shards)
-        self._places: dict[str, _Place] = {}
+        self._tensors: dict[str, _TensorInfo] = {}
         metadata: dict[str, str] = {}
         for shard in shards:
-            places, facts = _read_shard(shard)
-            if len(places) + len(self._places) > MAX_TENSORS:
+            infos, facts = _read_shard(shard)
+            if len(infos) + len(self._tensors) > MAX_TENSORS:
                 raise FileFormatError(f"{self.path} holds more than {MAX_TENSORS:,} tensors")
             metadata = {**facts, **metadata}
             for name in promised.get(shard.name, ()):
-                if name not in places:
+                if name not in infos:
                     raise FileFormatError(
                         f"{self.path}: the index puts {name!r} in {shard.name}, which lacks it"
                     )
-            repeated = places.keys() & self._places.keys()
+            repeated = infos.keys() & self._tensors.keys()
             if repeated:
                 raise FileFormatError(f"{shard}: tensor {min(repeated)!r} is in another shard too")
-            self._places |= places
+            self._tensors |= infos
         self.metadata = metadata
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
+        return iter(self._tensors)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._places
+        return name in self._tensors
 
     def names(self) -> list[str]:
         """Tensor names, shard by shard."""
-        return list(self._places)
+        return list(self._tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The tensor's shape."""
-        return self._place(name).shape
+        return self._tensor_info(name).shape
 
     def format(self, name: str) -> Format:
         """How the elements are stored; UnsupportedError for what is not f32, f16 or bf16."""
-        place = self._place(name)
-        format = FORMATS.get(DTYPE_NAMES[place.dtype].lower())
+        info = self._tensor_info(name)
+        format = FORMATS.get(DTYPE_NAMES[info.dtype].lower())
         if format is None:
             raise UnsupportedError(
-                f"{self.path}: tensor {name!r} is {place.dtype}; f32, f16 and bf16 are read"
+                f"{self.path}: tensor {name!r} is {info.dtype}; f32, f16 and bf16 are read"
             )
         return format
 
     def dtype(self, name: str) -> str:
         """How the format calls the type of the tensor's elements."""
-        return DTYPE_NAMES[self._place(name).dtype]
+        return DTYPE_NAMES[self._tensor_info(name).dtype]
 
     def nbytes(self, name: str) -> int:
         """Bytes that the tensor takes in the file."""
-        return self._place(name).nbytes
+        return self._tensor_info(name).nbytes
 
     def tensor(self, name: str) -> Tensor:
         """The tensor as a view of the map."""
-        place = self._place(name)
-        data = place.source[place.start : place.start + place.nbytes]
-        if place.start % place.dtype.itemsize:  # a header of odd length: legal, but rare
+        info = self._tensor_info(name)
+        data = info.source[info.start : info.start + info.nbytes]
+        if info.start % info.dtype.itemsize:  # a header of odd length: legal, but rare
             data = data.clone()
-        return data.view(place.dtype).view(place.shape)
+        return data.view(info.dtype).view(info.shape)
 
-    def _place(self, name: str) -> _Place:
-        place = self._places.get(name)
-        if place is None:
+    def _tensor_info(self, name: str) -> _TensorInfo:
+        info = self._tensors.get(name)
+        if info is None:
             raise FileFormatError(
-                f"{self.path} has no tensor {name!r} (it holds {len(self._places)})"
+                f"{self.path} has no tensor {name!r} (it holds {len(self._tensors)})"
             )
-        return place
+        return info
 
 
 def write_safetensors(
@@ -294,10 +294,10 @@ def _parsed(raw: bytes, path: Path) -> dict[str, Any]:
     """A JSON object without repeated keys."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
+        entries = dict(pairs)
+        if len(entries) < len(pairs):
             raise ValueError("a key appears twice")
-        return found
+        return entries
 
     try:
         value = json.loads(raw, object_pairs_hook=unique)
@@ -308,7 +308,7 @@ def _parsed(raw: bytes, path: Path) -> dict[str, Any]:
     return value
 
 
-def _read_shard(path: Path) -> tuple[dict[str, _Place], dict[str, str]]:
+def _read_shard(path: Path) -> tuple[dict[str, _TensorInfo], dict[str, str]]:
     """The tensors of one file, and its metadata."""
     source = map_file(path)
     length = int.from_bytes(source[:8], "little")
@@ -334,12 +334,14 @@ def _read_shard(path: Path) -> tuple[dict[str, _Place], dict[str, str]]:
             f"{path} holds {len(header):,} tensors; {MAX_TENSORS:,} are read at most"
         )
     data = torch.frombuffer(source, dtype=torch.uint8)
-    places = {name: _place(path, name, entry, data, 8 + length) for name, entry in header.items()}
-    _check_coverage(path, places, 8 + length, len(source))
-    return places, metadata
+    infos = {
+        name: _tensor_info(path, name, entry, data, 8 + length) for name, entry in header.items()
+    }
+    _check_coverage(path, infos, 8 + length, len(source))
+    return infos, metadata
 
 
-def _place(path: Path, name: str, entry: Any, data: Tensor, base: int) -> _Place:
+def _tensor_info(path: Path, name: str, entry: Any, data: Tensor, base: int) -> _TensorInfo:
     def fail(problem: str) -> NoReturn:
         raise FileFormatError(f"{path}: tensor {name[:80]!r} {problem}")
 
@@ -354,7 +356,7 @@ def _place(path: Path, name: str, entry: Any, data: Tensor, base: int) -> _Place
     start, end = offsets
     if end - start != math.prod(shape) * DTYPES[dtype].itemsize or base + end > len(data):
         fail(f"of shape {shape} and dtype {dtype} cannot lie in bytes {start} to {end} of the data")
-    return _Place(data, base + start, end - start, DTYPES[dtype], tuple(shape))
+    return _TensorInfo(data, base + start, end - start, DTYPES[dtype], tuple(shape))
 
 
 def _are_sizes(value: Any) -> TypeGuard[list[int]]:
@@ -363,16 +365,16 @@ def _are_sizes(value: Any) -> TypeGuard[list[int]]:
     return all(type(item) is int and 0 <= item < 1 << 63 for item in value)
 
 
-def _check_coverage(path: Path, places: Mapping[str, _Place], base: int, size: int) -> None:
+def _check_coverage(path: Path, infos: Mapping[str, _TensorInfo], base: int, size: int) -> None:
     """Tensors must fill the data exactly, one behind the other."""
     end = base
-    for name, place in sorted(places.items(), key=lambda item: (item[1].start, item[1].nbytes)):
-        if place.start != end:
-            problem = "overlaps another one" if place.start < end else "leaves a gap before it"
+    for name, info in sorted(infos.items(), key=lambda item: (item[1].start, item[1].nbytes)):
+        if info.start != end:
+            problem = "overlaps another one" if info.start < end else "leaves a gap before it"
             raise FileFormatError(
-                f"{path}: tensor {name[:80]!r} {problem} (byte {place.start}, not {end})"
+                f"{path}: tensor {name[:80]!r} {problem} (byte {info.start}, not {end})"
             )
-        end += place.nbytes
+        end += info.nbytes
     if end != size:
         raise FileFormatError(
             f"{path} should have {end} bytes but has {size}: truncated or padded, fetch it again"

@@ -15,15 +15,16 @@ from transformers import AutoModelForCausalLM
 
 from gemelo.api import load
 from gemelo.checkpoints.convert import convert
-from gemelo.checkpoints.load import open_source, read_tokenizer
+from gemelo.checkpoints.load import read_tokenizer
+from gemelo.checkpoints.open import open_source
 from gemelo.errors import FileFormatError, GemeloError, InputError, UnsupportedError
-from gemelo.kernels.cpu import extension
-from gemelo.kernels.formats import Packed
+from gemelo.kernels.quants import Packed
 from gemelo.models.multimodal import Gemma3Tree
 from gemelo.weights import names
 from gemelo.weights.gguf import GGUFFile
 from gemelo.weights.safetensors import write_safetensors
 from tests.conftest import TINY, TINY_VISION, randomise, tiny_model, write_checkpoint
+from tests.native import needs_native
 
 
 def same_weights(a: Path, b: Path) -> bool:
@@ -38,7 +39,7 @@ def same_weights(a: Path, b: Path) -> bool:
     return set(one.shapes) == set(two.shapes) and one.config == two.config
 
 
-@pytest.mark.skipif(extension is None, reason="the native kernels were not built")
+@needs_native
 @pytest.mark.parametrize("target", ["out.gguf", "out"])
 def test_a_source_that_is_cut_short_meanwhile(
     tiny_directory: Path, tmp_path: Path, target: str

@@ -11,8 +11,8 @@ import pytest
 
 from gemelo.checkpoints import convert as converting
 from gemelo.checkpoints.convert import convert
-from gemelo.checkpoints.load import read
-from gemelo.checkpoints.source import open_source
+from gemelo.checkpoints.load import load_checkpoint
+from gemelo.checkpoints.open import open_source
 from gemelo.cli import run
 from gemelo.config import Submodel
 from gemelo.errors import GemeloError, InputError
@@ -139,7 +139,7 @@ def test_what_force_may_replace(target: str, home: Path) -> None:
     with pytest.raises(InputError, match="--force"):
         convert(Path(SOURCE), Path(target), "bf16")
     convert(Path(SOURCE), Path(target), "bf16", overwrite=True)
-    assert read(Path(target)).config == read(Path(SOURCE)).config
+    assert load_checkpoint(Path(target)).config == load_checkpoint(Path(SOURCE)).config
     assert sorted(os.listdir(".")) == ["models", target]
 
 

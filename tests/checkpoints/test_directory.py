@@ -14,7 +14,7 @@ from torch import Tensor
 
 import gemelo
 from gemelo.checkpoints.convert import convert
-from gemelo.checkpoints.load import read
+from gemelo.checkpoints.load import load_checkpoint
 from gemelo.errors import FileFormatError, GemeloError, InputError, UnsupportedError
 from gemelo.weights.safetensors import MAX_HEADER_BYTES, Safetensors
 from tests.gemma3n import write_3n, write_tensors
@@ -33,7 +33,7 @@ def held(folder: Path) -> dict[str, Tensor]:
 
 def refused(folder: Path, error: type[GemeloError] = UnsupportedError) -> str:
     with pytest.raises(error) as caught:
-        read(folder)
+        load_checkpoint(folder)
     with pytest.raises(error):
         convert(folder, folder.parent / "out.gguf", "f32")
     assert str(caught.value).count(str(folder)) == 1
@@ -85,7 +85,7 @@ def test_so_are_those_of_towers_and_scalars(tmp_path: Path, config: object, end:
     tensors[name] = tensors[name].to(torch.int8)
     write_tensors(folder, tensors)
     with pytest.raises(UnsupportedError, match=r"\(I8\); weights are read as"):
-        read(folder, "f32")
+        load_checkpoint(folder, "f32")
 
 
 # ---- packed weights, adapters --------------------------------------------------------------------
@@ -165,7 +165,7 @@ def test_a_directory_of_gguf_files_is_told(tmp_path: Path) -> None:
 )
 def test_what_lies_beside_a_model_and_is_not_read_is_a_notice(folder: Path, name: str) -> None:
     (folder / name).write_bytes(b"anything")
-    (notice,) = read(folder).notices
+    (notice,) = load_checkpoint(folder).notices
     assert notice == f"{name} beside model.safetensors: not read"
 
 
@@ -174,9 +174,9 @@ def test_a_file_that_no_index_names_is_a_notice(folder: Path) -> None:
     renamed("model-00001-of-00001.safetensors")(folder)
     index = dict.fromkeys(tensors, "model-00001-of-00001.safetensors")
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
-    assert not read(folder).notices
+    assert not load_checkpoint(folder).notices
     (folder / "model-00003-of-00003.safetensors").write_bytes(b"")
-    assert "model-00003-of-00003.safetensors beside" in read(folder).notices[0]
+    assert "model-00003-of-00003.safetensors beside" in load_checkpoint(folder).notices[0]
 
 
 @pytest.mark.parametrize("shard", ["x" * 300, "é" * 200, "\ud800.safetensors", "a/b", "..", ""])
@@ -190,7 +190,7 @@ def test_names_of_shards_that_no_file_has(folder: Path, shard: str) -> None:
 def test_embedding_models_are_told(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "modules.json").write_text("[]")
-    assert not read(folder).notices  # a model that writes may have been tuned to embed
+    assert not load_checkpoint(folder).notices  # a model that writes may have been tuned to embed
     (folder / "config.json").write_text(json.dumps(config | {"architectures": ["Gemma3TextModel"]}))
     assert "an embedding model, which writes no text" in refused(folder)
 
@@ -198,7 +198,7 @@ def test_embedding_models_are_told(folder: Path) -> None:
 def test_an_unknown_setting_is_told_of_a_loaded_model(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"sliding_windw": 4}))
-    assert "did you mean sliding_window" in read(folder).notices[0]
+    assert "did you mean sliding_window" in load_checkpoint(folder).notices[0]
     assert "did you mean sliding_window" in convert(folder, folder.parent / "o.gguf").notices[0]
 
 

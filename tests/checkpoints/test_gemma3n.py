@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from gemelo.checkpoints.convert import convert
-from gemelo.checkpoints.load import WeightFormat, read
+from gemelo.checkpoints.load import WeightFormat, load_checkpoint
 from gemelo.config import Gemma3nConfig, read_config
 from gemelo.errors import FileFormatError, UnsupportedError
-from gemelo.kernels.formats import Packed
+from gemelo.kernels.quants import Packed
 from gemelo.models.gemma3n import Gemma3n
 from gemelo.models.multimodal import Gemma3nTree
 from gemelo.weights.safetensors import Safetensors
@@ -34,7 +34,7 @@ from tests.gemma3n import (
 from tests.multimodal import AWAKE, awake
 from tests.multimodal import write as write_awake
 
-TABLE = "embed_tokens_per_layer"
+PER_LAYER_EMBEDDING = "embed_tokens_per_layer"
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_directory_is_what_the_reference_reads(folder: Path) -> None:
-    checkpoint = read(folder)
+    checkpoint = load_checkpoint(folder)
     assert checkpoint.notices == () and checkpoint.config == TINY_3N
     assert difference(scores(checkpoint), scores(tiny_3n())) == 0
     assert difference(scores(checkpoint), reference_scores(folder)) <= 3e-4
@@ -54,18 +54,18 @@ def test_a_directory_is_what_the_reference_reads(folder: Path) -> None:
 
 def test_mixed_widths_are_what_the_reference_reads(tmp_path: Path) -> None:
     folder = write_3n(tmp_path / "mixed", MIXED_3N)
-    assert difference(scores(read(folder)), reference_scores(folder)) <= 3e-4
+    assert difference(scores(load_checkpoint(folder)), reference_scores(folder)) <= 3e-4
 
 
 @pytest.mark.parametrize("format", ["bf16", "f32", "q8_0", "q4_0"])
 def test_the_table_stays_as_the_file_has_it(tmp_path: Path, format: WeightFormat) -> None:
     folder = write_3n(tmp_path / "half", dtype=torch.bfloat16)
-    exact = read(folder)
+    exact = load_checkpoint(folder)
     table = exact.decoder.embed_tokens_per_layer.weight
     assert exact.decoder.norm.weight.dtype == exact.decoder.embed_tokens.dtype == torch.bfloat16
     file_bytes = (folder / "model.safetensors").stat().st_size
     assert table.untyped_storage().nbytes() == file_bytes  # a view of the map
-    other = read(folder, format).decoder
+    other = load_checkpoint(folder, format).decoder
     held = other.embed_tokens_per_layer.weight
     blocks = held.blocks if isinstance(held, Packed) else held
     assert blocks.untyped_storage().nbytes() == file_bytes
@@ -74,7 +74,7 @@ def test_the_table_stays_as_the_file_has_it(tmp_path: Path, format: WeightFormat
 
 
 def test_four_bits_leave_eight_to_what_all_streams_go_through(folder: Path) -> None:
-    decoder = read(folder, "q4_0").decoder
+    decoder = load_checkpoint(folder, "q4_0").decoder
     layer = decoder.layers[3]
     formats = {
         "q8_0": (
@@ -88,8 +88,8 @@ def test_four_bits_leave_eight_to_what_all_streams_go_through(folder: Path) -> N
     for name, modules in formats.items():
         assert {module.weight.format.name for module in modules} == {name}
     assert layer.altup.prediction_coefs.weight.dtype == torch.float32
-    far = difference(scores(read(folder, "q4_0")), scores(tiny_3n()))
-    near = difference(scores(read(folder, "q8_0")), scores(tiny_3n()))
+    far = difference(scores(load_checkpoint(folder, "q4_0")), scores(tiny_3n()))
+    near = difference(scores(load_checkpoint(folder, "q8_0")), scores(tiny_3n()))
     assert 0 < near < far / 2
 
 
@@ -98,41 +98,41 @@ def test_a_head_of_its_own_is_run(tmp_path: Path) -> None:
     head = torch.randn(TINY_3N.vocab_size, TINY_3N.hidden_size) * 0.1
     rewritten(folder, {"lm_head.weight": head}, tie_word_embeddings=False)
     theirs = reference_scores(folder)
-    assert difference(scores(read(folder)), theirs) < 3e-4
+    assert difference(scores(load_checkpoint(folder)), theirs) < 3e-4
     convert(folder, tmp_path / "untied.gguf", "f32")
-    assert difference(scores(read(tmp_path / "untied.gguf")), theirs) < 3e-4
+    assert difference(scores(load_checkpoint(tmp_path / "untied.gguf")), theirs) < 3e-4
 
 
 def test_dead_keys_change_nothing_and_are_named(tmp_path: Path) -> None:
     folder = write_3n(tmp_path / "dead")
-    clean = scores(read(folder))
+    clean = scores(load_checkpoint(folder))
     rewritten(folder, noise())
-    checkpoint = read(folder)
+    checkpoint = load_checkpoint(folder)
     assert torch.equal(scores(checkpoint), clean)
     assert difference(clean, reference_scores(folder)) <= 3e-4
     (notice,) = checkpoint.notices
     assert "layers 7 to 11" in notice and "15 weights" in notice
     written = convert(folder, tmp_path / "again")
-    assert written.notices == (notice,) and read(tmp_path / "again").notices == ()
+    assert written.notices == (notice,) and load_checkpoint(tmp_path / "again").notices == ()
 
 
 def test_a_table_padded_to_the_embedding_is_cut(tmp_path: Path) -> None:
     ids = [*IDS, 500]  # past the table: its row 0 is taken
     folder = write_3n(tmp_path / "soft", SOFT_3N)
-    exact = scores(read(folder), ids)
+    exact = scores(load_checkpoint(folder), ids)
     assert difference(exact, reference_scores(folder, ids)) <= 3e-4
-    table = Safetensors(folder).tensor(f"model.{TABLE}.weight")
+    table = Safetensors(folder).tensor(f"model.{PER_LAYER_EMBEDDING}.weight")
     padded = torch.cat([table, torch.zeros(32, table.shape[1])])
-    rewritten(folder, {f"model.{TABLE}.weight": padded})
-    checkpoint = read(folder)
+    rewritten(folder, {f"model.{PER_LAYER_EMBEDDING}.weight": padded})
+    checkpoint = load_checkpoint(folder)
     assert "32 rows of embed_tokens_per_layer past the 480th" in checkpoint.notices[0]
     assert checkpoint.decoder.embed_tokens_per_layer.weight.shape == table.shape
     assert torch.equal(scores(checkpoint, ids), exact)
     convert(folder, tmp_path / "cut")
-    assert read(tmp_path / "cut").notices == ()
-    rewritten(folder, {f"model.{TABLE}.weight": padded[:500].clone()})
+    assert load_checkpoint(tmp_path / "cut").notices == ()
+    rewritten(folder, {f"model.{PER_LAYER_EMBEDDING}.weight": padded[:500].clone()})
     with pytest.raises(FileFormatError, match=r"embed_tokens_per_layer.weight \(500, 384\)"):
-        read(folder)
+        load_checkpoint(folder)
 
 
 def test_layer_types_of_a_sliced_checkpoint_are_repaired(folder: Path, tmp_path: Path) -> None:
@@ -140,23 +140,23 @@ def test_layer_types_of_a_sliced_checkpoint_are_repaired(folder: Path, tmp_path:
     types = ["full_attention" if i % 5 == 4 else "sliding_attention" for i in range(17)]
     cut = write_3n(tmp_path / "cut")
     rewritten(cut, {}, layer_types=types)
-    checkpoint = read(cut)
+    checkpoint = load_checkpoint(cut)
     assert checkpoint.config == TINY_3N
     assert "17 layer_types for 12 layers" in checkpoint.notices[0]
-    assert torch.equal(scores(checkpoint), scores(read(folder)))
+    assert torch.equal(scores(checkpoint), scores(load_checkpoint(folder)))
     for broken in (types[:11], [*types[1:], types[0]], [*types[:16], "full_attention"]):
         rewritten(cut, {}, layer_types=broken)
         with pytest.raises(FileFormatError, match=f"{len(broken)} layer_types"):
-            read(cut)
+            load_checkpoint(cut)
 
 
 def test_a_repeated_head_is_dropped_and_another_is_said(tmp_path: Path) -> None:
     folder = write_3n(tmp_path / "head")
     head = Safetensors(folder).tensor("model.embed_tokens.weight").clone()
     rewritten(folder, {"lm_head.weight": head})
-    assert difference(scores(read(folder)), scores(tiny_3n())) == 0
+    assert difference(scores(load_checkpoint(folder)), scores(tiny_3n())) == 0
     rewritten(folder, {"lm_head.weight": head + 1})
-    assert any("lm_head.weight differs" in notice for notice in read(folder).notices)
+    assert any("lm_head.weight differs" in notice for notice in load_checkpoint(folder).notices)
 
 
 # ---- towers --------------------------------------------------------------------------------------
@@ -185,7 +185,7 @@ def decoder() -> Gemma3n:
 
 
 def test_towers_are_loaded_as_they_lie_in_the_file(hub: Path) -> None:
-    checkpoint = read(hub)
+    checkpoint = load_checkpoint(hub)
     assert checkpoint.config == AWAKE and checkpoint.config.is_multimodal
     assert checkpoint.notices == ()
     assert torch.equal(scores(checkpoint), scores(decoder()))
@@ -199,7 +199,7 @@ def test_towers_are_loaded_as_they_lie_in_the_file(hub: Path) -> None:
 
 @pytest.mark.parametrize("format", ["native", "q8_0", "q4_0", "bf16", "f32"])
 def test_towers_compute_in_one_type(tmp_path: Path, format: WeightFormat) -> None:
-    tree = read(write_awake(tmp_path / "half", AWAKE, torch.bfloat16), format).tree
+    tree = load_checkpoint(write_awake(tmp_path / "half", AWAKE, torch.bfloat16), format).tree
     assert isinstance(tree, Gemma3nTree)
     towers = (tree.vision_tower, tree.audio_tower, tree.embed_vision, tree.embed_audio)
     kinds = {p.dtype for tower in towers for p in tower.parameters()}
@@ -215,7 +215,7 @@ def test_towers_that_only_the_config_speaks_of(hub: Path) -> None:
     source = Safetensors(hub)
     text = {n: source.tensor(n).clone() for n in source.names() if "language_model" in n}
     write_tensors(hub, text | tensors)
-    checkpoint = read(hub)
+    checkpoint = load_checkpoint(hub)
     assert isinstance(checkpoint.config, Gemma3nConfig) and checkpoint.config.audio is None
     assert checkpoint.notices == (
         "config.json speaks of audio_config, but the files hold no weights for it",
@@ -240,7 +240,7 @@ def test_towers_are_left_out_only_when_told_to(hub: Path, tmp_path: Path) -> Non
         convert(hub, tmp_path / "text.gguf")
     for target in (tmp_path / "text.gguf", tmp_path / "text"):
         convert(hub, target, text_only=True)
-        checkpoint = read(target)
+        checkpoint = load_checkpoint(target)
         assert checkpoint.config.model_type == "gemma3n_text"
         rows = checkpoint.config.vocab_size  # a GGUF has those of text alone
         assert torch.equal(scores(checkpoint), scores(decoder())[:, :rows])
@@ -251,10 +251,10 @@ def test_unknown_weights_of_a_tower_are_listed(hub: Path) -> None:
     name = "model.audio_tower.conformer.0.attention.attn.q_proj.bias"
     rewritten(hub, {name: torch.zeros(3)})
     with pytest.raises(FileFormatError, match=f"1 weights unknown: {name}"):
-        read(hub)
+        load_checkpoint(hub)
 
 
 def test_the_published_layout_of_a_config_comes_back(hub: Path) -> None:
-    config = read(hub).config
+    config = load_checkpoint(hub).config
     assert read_config(config.to_hf()) == config and hash(config) == hash(config)
     assert config.eos_token_id == (1, 106)

@@ -14,11 +14,11 @@ from transformers import GenerationConfig
 
 import gemelo
 from gemelo.checkpoints.convert import convert
-from gemelo.checkpoints.load import read, read_tokenizer
-from gemelo.checkpoints.source import open_source
+from gemelo.checkpoints.load import load_checkpoint, read_tokenizer
+from gemelo.checkpoints.open import open_source
 from gemelo.config import Gemma3Config, Submodel
 from gemelo.errors import FileFormatError, GemeloError, InputError, UnsupportedError
-from gemelo.kernels.formats import FORMATS
+from gemelo.kernels.quants import FORMATS
 from gemelo.weights.gguf import GGUFFile
 from gemelo.weights.gguf_write import write_gguf
 from gemelo.weights.mapped import behind
@@ -29,7 +29,7 @@ GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 4, "ignore_eos": True}
 
 
 def same_weights(one: Path, two: Path) -> bool:
-    first, second = read(one).tree.state_dict(), read(two).tree.state_dict()
+    first, second = load_checkpoint(one).tree.state_dict(), load_checkpoint(two).tree.state_dict()
     return first.keys() == second.keys() and all(torch.equal(first[n], second[n]) for n in first)
 
 
@@ -44,7 +44,7 @@ def test_a_split_model_runs_from_any_part(
     whole = gemelo.load(tiny_checkpoint).generate("the capital", **GREEDY)
     for part in parts:
         assert gemelo.load(part).generate("the capital", **GREEDY).token_ids == whole.token_ids
-        assert read(part).notices == ()
+        assert load_checkpoint(part).notices == ()
         assert read_tokenizer(part).encode("the") == read_tokenizer(tiny_checkpoint).encode("the")
     assert same_weights(parts[1], tiny_checkpoint)
 
@@ -93,7 +93,7 @@ def blob(eyed_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def test_a_file_with_its_own_eye_sees(blob: Path, eyed_directory: Path) -> None:
-    found, wanted = read(blob), read(eyed_directory)
+    found, wanted = load_checkpoint(blob), load_checkpoint(eyed_directory)
     assert isinstance(found.config, Gemma3Config) and found.notices == ()
     assert found.config.vision == EYED.vision
     assert found.config.mm_tokens_per_image == EYED.mm_tokens_per_image
@@ -127,8 +127,8 @@ def test_it_converts_to_a_directory_and_to_a_pair(blob: Path, tmp_path: Path) ->
 
 def test_its_eye_can_be_lent(blob: Path, tmp_path: Path) -> None:
     convert(blob, tmp_path / "text.gguf", text_only=True)
-    lent = read(tmp_path / "text.gguf", mmproj=blob)
-    assert lent.config == read(blob).config
+    lent = load_checkpoint(tmp_path / "text.gguf", mmproj=blob)
+    assert lent.config == load_checkpoint(blob).config
 
 
 def test_llama_cpps_names_inside_do_too(blob: Path, tmp_path: Path) -> None:
@@ -159,13 +159,13 @@ def test_an_eye_that_cannot_be_built_is_told(
         convert(bad, tmp_path / "folder")
     convert(bad, tmp_path / "text", text_only=True)
     with pytest.raises(GemeloError, match=words):
-        checkpoint = read(bad)  # a whole eye that does not fit is left out, and said
+        checkpoint = load_checkpoint(bad)  # a whole eye that does not fit is left out, and said
         raise UnsupportedError(" ".join(checkpoint.notices))
 
 
 def test_a_text_file_may_speak_of_towers_beside_it(tiny_checkpoint: Path, tmp_path: Path) -> None:
     spoken = {"gemma3.vision.block_count": 27, "gemma3.mm.tokens_per_image": 256}
-    assert read(rewritten(tiny_checkpoint, tmp_path / "x.gguf", spoken)).notices == ()
+    assert load_checkpoint(rewritten(tiny_checkpoint, tmp_path / "x.gguf", spoken)).notices == ()
     convert(tmp_path / "x.gguf", tmp_path / "y.gguf")
     assert spoken.keys() <= GGUFFile(tmp_path / "y.gguf").metadata.keys()
 
@@ -198,14 +198,14 @@ def test_what_is_no_model_is_told_what_it_is(
 ) -> None:
     path = rewritten(tiny_checkpoint, tmp_path / "x.gguf", changes)
     with pytest.raises(GemeloError, match=words) as caught:
-        read(path)
+        load_checkpoint(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_key_values_alone_are_no_model(tiny_checkpoint: Path, tmp_path: Path) -> None:
     write_gguf(tmp_path / "x.gguf", GGUFFile(tiny_checkpoint).metadata, [])
     with pytest.raises(FileFormatError, match="no weights of a decoder"):
-        read(tmp_path / "x.gguf")
+        load_checkpoint(tmp_path / "x.gguf")
 
 
 def test_other_tensors_are_listed(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ def test_other_tensors_are_listed(tiny_checkpoint: Path, tmp_path: Path) -> None
         extra = (name, (8,), FORMATS["f32"], lambda: torch.ones(8))
         write_gguf(tmp_path / "x.gguf", file.metadata, [*tensors_of(file), extra])
         with pytest.raises(FileFormatError, match=words):
-            read(tmp_path / "x.gguf")
+            load_checkpoint(tmp_path / "x.gguf")
 
 
 def test_more_layers_than_there_are_weights_of(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -232,10 +232,10 @@ def test_more_layers_than_there_are_weights_of(tiny_checkpoint: Path, tmp_path: 
 def test_bytes_behind_the_tensors_are_told(tiny_checkpoint: Path, tmp_path: Path) -> None:
     path = tmp_path / "x.gguf"
     shutil.copy(tiny_checkpoint, path)
-    assert read(path).notices == ()
+    assert load_checkpoint(path).notices == ()
     with path.open("ab") as file:
         file.write(b"rubbish" * 10)
-    (notice,) = read(path).notices
+    (notice,) = load_checkpoint(path).notices
     assert "70 bytes that belong to no tensor" in notice
 
 
@@ -245,7 +245,7 @@ def test_bytes_behind_the_tensors_are_told(tiny_checkpoint: Path, tmp_path: Path
 def test_an_unknown_setting_is_told_and_kept(tiny_checkpoint: Path, tmp_path: Path) -> None:
     changes = {"gemma3.attention.magic": 3, "gemma3.x\x1b[2J": 1, "other.y": 1, "quantize.z": "a"}
     path = rewritten(tiny_checkpoint, tmp_path / "x.gguf", changes)
-    (notice,) = read(path).notices
+    (notice,) = load_checkpoint(path).notices
     assert notice.startswith("2 settings of the file") and "gemma3.attention.magic" in notice
     assert "other.y" not in notice and "\x1b" not in notice
     convert(path, tmp_path / "y.gguf")
@@ -338,7 +338,7 @@ def test_a_directory_keeps_what_ends_a_text(tiny_checkpoint: Path, tmp_path: Pat
     convert(source, tmp_path / "folder")
     convert(tmp_path / "folder", tmp_path / "y.gguf")
     for path in (source, tmp_path / "folder", tmp_path / "y.gguf"):
-        assert read(path).tokenizer.stop_ids == (1, 106, 300, 301)
+        assert load_checkpoint(path).tokenizer.stop_ids == (1, 106, 300, 301)
     held = GenerationConfig.from_pretrained(tmp_path / "folder")
     assert held.eos_token_id == [1, 106, 300, 301]
 
@@ -376,4 +376,7 @@ def test_what_quantisers_and_publishers_write_needs_no_word(
         "gemma3.attention.head_count_kv": np.full(7, 2, np.int32),
     }
     path = rewritten(tiny_checkpoint, tmp_path / "x.gguf", published)
-    assert read(path).notices == () and read(path).config == read(tiny_checkpoint).config
+    assert (
+        load_checkpoint(path).notices == ()
+        and load_checkpoint(path).config == load_checkpoint(tiny_checkpoint).config
+    )

@@ -336,7 +336,7 @@ def test_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_offline_is_read_as_the_library_reads_it(value: str, offline: bool, tmp_path: Path) -> None:
     environment = {"HF_HUB_OFFLINE": value, "HF_HUB_CACHE": str(tmp_path)}
     code = (
-        "from huggingface_hub import constants; from gemelo import hub; "
+        "from huggingface_hub import constants; from gemelo.checkpoints import hub; "
         "e = ConnectionError('down'); "
         "print(constants.HF_HUB_OFFLINE, hub._refusal('a/b', 'c.gguf', None, e))"
     )

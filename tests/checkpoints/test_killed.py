@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from gemelo.checkpoints.convert import convert
-from gemelo.checkpoints.source import open_source
+from gemelo.checkpoints.open import open_source
 
 LONGEST_S = 0.15  # more than a conversion of so small a model takes
 
@@ -31,8 +31,9 @@ def test_three_hundred_kills(tiny_directory: Path, tmp_path: Path) -> None:
 
 def check(source: Path, folder: Path, kills: int) -> None:
     """So many for a file and for a folder, in a process that forks and so must have no threads."""
+    module = "tests.checkpoints.test_killed"
     ran = subprocess.run(
-        [sys.executable, "-m", "tests.checkpoints.test_killed", str(source), str(folder), str(kills)],
+        [sys.executable, "-m", module, str(source), str(folder), str(kills)],
         capture_output=True,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},

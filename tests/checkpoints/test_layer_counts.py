@@ -15,7 +15,7 @@ import torch
 
 from gemelo.checkpoints.convert import convert
 from gemelo.checkpoints.layer_counts import MOST_MISSING, check_counts
-from gemelo.checkpoints.load import read
+from gemelo.checkpoints.load import load_checkpoint
 from gemelo.config.gemma3 import VisionConfig
 from gemelo.errors import FileFormatError, GemeloError
 from gemelo.weights.gguf import GGUFFile
@@ -76,7 +76,7 @@ def test_a_count_beyond_the_tensors_names_both(
     try:
         file.write_text(json.dumps(spoilt(json.loads(before), keys, claimed)))
         with pytest.raises(FileFormatError, match=f"{keys[-1]} is {claimed}, for {shown} that the"):
-            read(folders[kind])
+            load_checkpoint(folders[kind])
     finally:
         file.write_text(before)
 
@@ -96,7 +96,7 @@ def test_layers_of_an_mmproj_file_are_held_against_it(
 ) -> None:
     convert(folders["eyed"], tmp_path / "a.gguf", text_only=True)
     convert(folders["eyed"], tmp_path / "mmproj-a.gguf", mmproj=True)
-    assert read(tmp_path / "a.gguf").config.is_multimodal
+    assert load_checkpoint(tmp_path / "a.gguf").config.is_multimodal
     reader = gguf.GGUFReader(tmp_path / "mmproj-a.gguf", "r+")
     field = reader.get_field("clip.vision.block_count")
     assert field is not None
@@ -105,8 +105,8 @@ def test_layers_of_an_mmproj_file_are_held_against_it(
     del reader
     assert GGUFFile(tmp_path / "mmproj-a.gguf").metadata["clip.vision.block_count"] == blocks
     with pytest.raises(FileFormatError, match=f"block_count is {blocks}, for 2 that the tensors"):
-        read(tmp_path / "a.gguf", mmproj=tmp_path / "mmproj-a.gguf")
-    checkpoint = read(tmp_path / "a.gguf")
+        load_checkpoint(tmp_path / "a.gguf", mmproj=tmp_path / "mmproj-a.gguf")
+    checkpoint = load_checkpoint(tmp_path / "a.gguf")
     assert not checkpoint.config.is_multimodal and str(blocks) in checkpoint.notices[0]
 
 
@@ -120,7 +120,7 @@ def test_sizes_that_cannot_be_multiplied_are_an_error(folders: dict[str, Path]) 
     try:
         file.write_text(json.dumps(raw))
         with pytest.raises(FileFormatError, match="more numbers than can be counted"):
-            read(folders["eyed"])
+            load_checkpoint(folders["eyed"])
     finally:
         file.write_text(before)
 
@@ -147,7 +147,7 @@ def test_every_number_may_be_spoilt(folders: dict[str, Path], kind: str) -> None
             for value in VALUES[:: 1 if len(keys) == 1 else 4]:
                 file.write_text(json.dumps(spoilt(raw, keys, value)))
                 try:
-                    decoder = read(folders[kind]).decoder
+                    decoder = load_checkpoint(folders[kind]).decoder
                     with torch.inference_mode():
                         hidden = decoder(torch.tensor([[2, 300]]), torch.tensor([[0, 1]]))
                         assert decoder.logits(hidden).shape == (1, 2, 512)
@@ -164,7 +164,7 @@ import json, resource, sys, time
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from gemelo.checkpoints.load import read
+from gemelo.checkpoints.load import load_checkpoint
 from gemelo.errors import GemeloError
 folder = Path(sys.argv[1])
 raw = (folder / "config.json").read_text()
@@ -180,7 +180,7 @@ for keys in json.loads(sys.argv[2]):
         (folder / "config.json").write_text(json.dumps(changed))
         begun = time.process_time()
         try:
-            read(folder)
+            load_checkpoint(folder)
         except GemeloError:
             pass
         took = time.process_time() - begun

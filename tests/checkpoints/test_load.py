@@ -12,20 +12,21 @@ import torch
 
 from gemelo.api import load
 from gemelo.checkpoints.convert import convert
-from gemelo.checkpoints.load import WeightFormat, read
+from gemelo.checkpoints.load import WeightFormat, load_checkpoint
 from gemelo.engine.engine import Engine
 from gemelo.errors import FileFormatError, GemeloError, InputError, UnsupportedError
-from gemelo.kernels import cpu
-from gemelo.kernels.formats import Packed
+from gemelo.kernels import native
+from gemelo.kernels.quants import Packed
 from gemelo.weights.safetensors import Safetensors, write_safetensors
 from tests.conftest import TINY, tiny_model, write_checkpoint
 from tests.gemma3n import write_tensors
+from tests.native import needs_native
 
 IDS = [2, *range(300, 330)]
 
 
 def scores(path: Path, format: WeightFormat = "native") -> torch.Tensor:
-    checkpoint = read(path, format)
+    checkpoint = load_checkpoint(path, format)
     return Engine(checkpoint.decoder, checkpoint.tokenizer).score(IDS)
 
 
@@ -58,13 +59,13 @@ def test_formats_differ_as_much_as_they_should(
     assert close(rounded, exact, share)
 
 
-@pytest.mark.skipif(cpu.native is None, reason="the native kernels were not built")
+@needs_native
 @pytest.mark.parametrize("format", ["native", "q4_0"])
 def test_kernels_differ_by_activations_of_a_byte(
     tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, format: WeightFormat
 ) -> None:
     rounded = scores(tiny_checkpoint, format)
-    monkeypatch.setattr(cpu, "native", None)
+    monkeypatch.setattr(native, "module", None)
     exact = scores(tiny_checkpoint, format)
     assert not torch.equal(exact, rounded)
     assert close(rounded, exact, 0.05)
@@ -73,7 +74,7 @@ def test_kernels_differ_by_activations_of_a_byte(
 @pytest.mark.usefixtures("exact")
 def test_quantised_layers_are_the_widened_ones(tiny_checkpoint: Path) -> None:
     assert close(scores(tiny_checkpoint), scores(tiny_checkpoint, "f32"), 1e-5)
-    weight = read(tiny_checkpoint).decoder.layers[0].mlp.gate_proj.weight
+    weight = load_checkpoint(tiny_checkpoint).decoder.layers[0].mlp.gate_proj.weight
     assert isinstance(weight, Packed) and weight.format.name == "q8_0"
 
 
@@ -81,7 +82,7 @@ def test_quantised_layers_are_the_widened_ones(tiny_checkpoint: Path) -> None:
 def test_half_precision_is_kept_and_widened_on_use(tmp_path: Path, dtype: torch.dtype) -> None:
     model = tiny_model(TINY["one-kv-head"])
     folder = write_checkpoint(tmp_path / "half", model, dtype)
-    checkpoint = read(folder)
+    checkpoint = load_checkpoint(folder)
     expected = torch.float32 if dtype == torch.float16 else torch.bfloat16
     assert checkpoint.decoder.embed_tokens.dtype == expected
     held = sum(weight.numel() for weight in model.state_dict().values())
@@ -102,7 +103,7 @@ def test_shards_are_one_checkpoint(tiny_directory: Path, tmp_path: Path) -> None
     assert torch.equal(scores(folder), scores(tiny_directory))
     next(iter(sorted(folder.glob("*.safetensors")))).unlink()
     with pytest.raises(GemeloError, match="model-00001"):
-        read(folder)
+        load_checkpoint(folder)
 
 
 def edited(directory: Path, target: Path, **changes: object) -> Path:
@@ -115,13 +116,13 @@ def edited(directory: Path, target: Path, **changes: object) -> Path:
 def test_missing_and_unknown_weights_are_listed(tiny_directory: Path, tmp_path: Path) -> None:
     deeper = edited(tiny_directory, tmp_path / "deep", num_hidden_layers=8, layer_types=None)
     with pytest.raises(FileFormatError, match=r"13 weights missing: language_model\.layers\.7\."):
-        read(deeper)
+        load_checkpoint(deeper)
     shallow = edited(tiny_directory, tmp_path / "shallow", num_hidden_layers=6, layer_types=None)
     with pytest.raises(FileFormatError, match=r"13 weights unknown: language_model\.layers\.6\."):
-        read(shallow)
+        load_checkpoint(shallow)
     wide = edited(tiny_directory, tmp_path / "wide", intermediate_size=192)
     with pytest.raises(FileFormatError, match=r"21 weights of the wrong shape.*instead of"):
-        read(wide)
+        load_checkpoint(wide)
 
 
 def test_a_head_that_repeats_the_embedding_is_dropped_and_another_is_run(tmp_path: Path) -> None:
@@ -132,10 +133,10 @@ def test_a_head_that_repeats_the_embedding_is_dropped_and_another_is_run(tmp_pat
     assert close(scores(same), plain("one-kv-head"), 1e-5)
     model.lm_head.weight.data[3] += 1
     other = write_checkpoint(tmp_path / "other", model)
-    assert any("lm_head.weight differs" in notice for notice in read(other).notices)
-    assert not read(same).config.to_hf() == read(other).config.to_hf()
+    assert any("lm_head.weight differs" in notice for notice in load_checkpoint(other).notices)
+    assert not load_checkpoint(same).config.to_hf() == load_checkpoint(other).config.to_hf()
     untied = edited(other, tmp_path / "untied", tie_word_embeddings=False)
-    assert not read(untied).notices
+    assert not load_checkpoint(untied).notices
     assert torch.equal(scores(untied), scores(other))
     assert not close(scores(untied)[:, 3:4], scores(same)[:, 3:4], 0.1)
     alone = edited(same, tmp_path / "alone", tie_word_embeddings=False)
@@ -149,10 +150,10 @@ def test_a_head_in_another_dtype_is_compared_by_its_numbers(tmp_path: Path) -> N
     tensors = {name: source.tensor(name).clone() for name in source.names()}
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].float()
     write_tensors(folder, tensors)
-    assert read(folder).config.tie_word_embeddings
+    assert load_checkpoint(folder).config.tie_word_embeddings
     tensors["lm_head.weight"][5, 7] += 1
     write_tensors(folder, tensors)
-    assert not read(folder).config.tie_word_embeddings
+    assert not load_checkpoint(folder).config.tie_word_embeddings
 
 
 @pytest.mark.parametrize("level", ["top", "text", "both", "neither"])
@@ -173,17 +174,17 @@ def test_a_multimodal_head_is_untied_at_either_level(
     embedding = next(w for name, w in tensors.items() if name.endswith("embed_tokens.weight"))
     tensors["lm_head.weight"] = head = embedding.flip(0)
     write_tensors(folder, tensors)
-    checkpoint = read(folder, "f32")
+    checkpoint = load_checkpoint(folder, "f32")
     assert torch.equal(checkpoint.decoder.lm_head.weight, head.float())
     assert bool(checkpoint.notices) == (level == "neither")
     convert(folder, tmp_path / "again", "f32")
-    assert not read(tmp_path / "again").config.tie_word_embeddings
+    assert not load_checkpoint(tmp_path / "again").config.tie_word_embeddings
 
 
 def test_a_head_that_is_promised_and_missing_is_said(tiny_directory: Path, tmp_path: Path) -> None:
     folder = edited(tiny_directory, tmp_path / "untied", tie_word_embeddings=False)
     with pytest.raises(FileFormatError, match=r"no lm_head\.weight; set it to true"):
-        read(folder)
+        load_checkpoint(folder)
 
 
 @pytest.mark.parametrize(
@@ -214,7 +215,7 @@ def test_what_is_not_a_model_is_said_in_one_line(
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "config.json").write_text(text)
     with pytest.raises(error, match=message) as caught:
-        read(tmp_path / name)
+        load_checkpoint(tmp_path / name)
     assert "\n" not in str(caught.value)
 
 
@@ -225,7 +226,7 @@ def test_nan_weights_are_named_when_they_are_used(tiny_directory: Path, tmp_path
     with pytest.raises(FileFormatError, match=r"layers\.4\.self_attn\.o_proj\.weight holds NaN"):
         load(folder).generate([2, 5, 6], max_tokens=2)
     with pytest.raises(GemeloError, match=r"layers\.4\.self_attn\.o_proj\.weight"):
-        read(folder, "q8_0")
+        load_checkpoint(folder, "q8_0")
 
 
 def test_settings_of_a_run_are_checked(tiny_directory: Path) -> None:
@@ -243,17 +244,19 @@ def test_settings_of_a_run_are_checked(tiny_directory: Path) -> None:
 def test_without_native_kernels_a_quantised_model_says_what_is_lost(
     tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert any("C++ compiler" in notice for notice in read(tiny_checkpoint, "q8_0").notices)
-    assert not read(tiny_checkpoint, "f32").notices
+    assert any(
+        "C++ compiler" in notice for notice in load_checkpoint(tiny_checkpoint, "q8_0").notices
+    )
+    assert not load_checkpoint(tiny_checkpoint, "f32").notices
     monkeypatch.setenv("GEMELO_ISA", "reference")
-    assert not read(tiny_checkpoint, "q8_0").notices
+    assert not load_checkpoint(tiny_checkpoint, "q8_0").notices
 
 
-def test_the_decoder_is_settled_beside_the_tokenizer_and_no_thread_stays(
+def test_the_decoder_is_finished_beside_the_tokenizer_and_no_thread_stays(
     tiny_directory: Path,
 ) -> None:
     before, settled = threading.enumerate(), list[object]()
-    checkpoint = read(tiny_directory, settle=settled.append)
+    checkpoint = load_checkpoint(tiny_directory, finish=settled.append)
     assert settled == [checkpoint.decoder]
     assert checkpoint.tokenizer.encode("the")
     assert threading.enumerate() == before
@@ -269,7 +272,7 @@ def test_what_ends_loading_leaves_no_thread(
         raise error("while weights move")
 
     with pytest.raises(error, match="while weights move"):
-        read(tiny_directory, settle=interrupted)
+        load_checkpoint(tiny_directory, finish=interrupted)
     assert threading.enumerate() == before
 
 

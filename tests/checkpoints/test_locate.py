@@ -17,7 +17,7 @@ from huggingface_hub import constants
 
 from gemelo.checkpoints import locate
 from gemelo.errors import GemeloError, InputError, UnavailableError
-from gemelo.weights import unfinished
+from gemelo.weights import temporary_files
 
 PARTS = [b"GGUF" + bytes(range(256)) * 40, b"middle" * 900, b"end"]
 WHOLE = b"".join(PARTS)
@@ -123,7 +123,7 @@ def unfinished_left(target: Path) -> None:
     """What a killed writer leaves: the file, and a lock that the system has given back."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "unlink", lambda path: None)
-        with unfinished.unfinished_file(target) as (file, _):
+        with temporary_files.unfinished_file(target) as (file, _):
             file.write(b"half")
 
 

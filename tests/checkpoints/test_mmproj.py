@@ -14,15 +14,14 @@ import torch
 
 import gemelo
 from gemelo.checkpoints.convert import convert
-from gemelo.checkpoints.load import read
-from gemelo.checkpoints.mmproj import companion, eye_values
+from gemelo.checkpoints.load import load_checkpoint
+from gemelo.checkpoints.mmproj import companion, siglip_values
 from gemelo.checkpoints.plan import TargetFormat
 from gemelo.config import Gemma3Config
 from gemelo.errors import FileFormatError, GemeloError, InputError, UnsupportedError
-from gemelo.kernels.formats import FORMATS
-from gemelo.models.multimodal import Gemma3Tree
+from gemelo.kernels.quants import FORMATS
 from gemelo.weights.gguf import GGUFFile
-from gemelo.weights.gguf_write import write_gguf
+from tests.mmproj import rewritten, vision
 from tests.multimodal import EYED, eyed, photograph, write
 
 
@@ -40,13 +39,8 @@ def pair(hub: Path, tmp_path: Path) -> tuple[Path, Path]:
     return model, eye
 
 
-def vision(tree: Any) -> dict[str, torch.Tensor]:
-    assert isinstance(tree, Gemma3Tree)
-    return {n: p for n, p in tree.state_dict().items() if not n.startswith("language_model.")}
-
-
 def test_an_eye_comes_back(pair: tuple[Path, Path]) -> None:
-    checkpoint = read(pair[0])
+    checkpoint = load_checkpoint(pair[0])
     assert isinstance(checkpoint.config, Gemma3Config) and checkpoint.notices == ()
     assert checkpoint.config.vision == EYED.vision
     assert checkpoint.config.mm_tokens_per_image == 16
@@ -85,7 +79,7 @@ def test_other_formats(hub: Path, tmp_path: Path, format: TargetFormat) -> None:
     assert file.format("v.blk.0.attn_q.weight") == FORMATS[format]
     down = "f16" if format == "q8_0" else format  # rows of 48 are no whole blocks of 32
     assert file.format("v.blk.0.ffn_down.weight") == FORMATS[down]
-    tree = read(tmp_path / "tiny.gguf").tree
+    tree = load_checkpoint(tmp_path / "tiny.gguf").tree
     with torch.inference_mode():
         pixels = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
         ours, exact = tree.encode_image(pixels), eyed().encode_image(pixels)
@@ -100,27 +94,15 @@ def test_a_picture_is_read_by_a_gguf(pair: tuple[Path, Path], hub: Path) -> None
     alone.mkdir()
     shutil.copy(pair[0], alone / "tiny.gguf")
     blind = gemelo.load(alone / "tiny.gguf")
-    with pytest.raises(UnsupportedError, match="no eye"):
+    with pytest.raises(UnsupportedError, match="no vision tower"):
         blind.encode_image(photograph())
     told = gemelo.load(alone / "tiny.gguf", mmproj=pair[1])
-    prompt = told.album()
-    assert prompt.senses.image is not None and prompt.senses.image.num_tokens == 16
+    prompt = told.media_loader()
+    assert prompt.modalities.image is not None and prompt.modalities.image.num_tokens == 16
     settings: dict[str, Any] = {"temperature": 0, "max_tokens": 3, "ignore_eos": True}
     wanted = gemelo.load(hub).prompt([{"role": "user", "content": content}])
     found = told.generate(wanted, **settings)
     assert found.token_ids == model.generate(wanted, **settings).token_ids
-
-
-def rewritten(eye: Path, target: Path, rename: dict[str, str], **changes: Any) -> Path:
-    """An mmproj file with key-values changed and tensors renamed."""
-    file = GGUFFile(eye)
-    values = dict(file.metadata) | {key.replace("__", "."): v for key, v in changes.items()}
-    tensors = [
-        (rename.get(name, name), file.shape(name), file.format(name), lambda n=name: file.tensor(n))
-        for name in file.names()
-    ]
-    write_gguf(target, {k: v for k, v in values.items() if v is not None}, tensors)
-    return target
 
 
 def test_swapped_names_of_early_converters(pair: tuple[Path, Path], tmp_path: Path) -> None:
@@ -130,7 +112,7 @@ def test_swapped_names_of_early_converters(pair: tuple[Path, Path], tmp_path: Pa
             up, down = (f"v.blk.{layer}.ffn_{way}.{leaf}" for way in ("up", "down"))
             swaps |= {up: down, down: up}
     early = rewritten(pair[1], tmp_path / "early.gguf", swaps)
-    first, second = (vision(read(pair[0], mmproj=eye).tree) for eye in (pair[1], early))
+    first, second = (vision(load_checkpoint(pair[0], mmproj=eye).tree) for eye in (pair[1], early))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
@@ -157,25 +139,25 @@ def test_broken_eyes_are_told(
 ) -> None:
     bad = rewritten(pair[1], tmp_path / "bad.gguf", {}, **changes)
     with pytest.raises(GemeloError, match=reason):
-        read(pair[0], mmproj=bad)
+        load_checkpoint(pair[0], mmproj=bad)
 
 
 def test_what_does_not_fit(pair: tuple[Path, Path], tmp_path: Path, tiny_checkpoint: Path) -> None:
     other = dataclasses.replace(EYED, hidden_size=64)
     wide = write(tmp_path / "other", other)
     convert(wide, tmp_path / "other.gguf", text_only=True)
-    with pytest.raises(InputError, match="the eye of another model: it projects 32 to 96"):
-        read(tmp_path / "other.gguf", mmproj=pair[1])
-    notices = read(tmp_path / "other.gguf").notices
+    with pytest.raises(InputError, match="the vision tower of another model: it projects 32 to 96"):
+        load_checkpoint(tmp_path / "other.gguf", mmproj=pair[1])
+    notices = load_checkpoint(tmp_path / "other.gguf").notices
     assert len(notices) == 1 and "lies beside the model and is left out" in notices[0]
-    with pytest.raises(UnsupportedError, match="gives an eye to a text model of Gemma 3"):
-        read(wide, mmproj=pair[1])
+    with pytest.raises(UnsupportedError, match="gives a vision tower to a text model of Gemma 3"):
+        load_checkpoint(wide, mmproj=pair[1])
     with pytest.raises(UnsupportedError, match="of a model with towers"):
         convert(tiny_checkpoint, tmp_path / "x.gguf", mmproj=True)
     with pytest.raises(InputError, match="ends in .gguf"):
         convert(wide, tmp_path / "folder", mmproj=True)
     with pytest.raises(FileFormatError):
-        read(pair[0], mmproj=Path(__file__))
+        load_checkpoint(pair[0], mmproj=Path(__file__))
 
 
 def test_one_file_beside_a_model_is_its_eye(pair: tuple[Path, Path]) -> None:
@@ -183,13 +165,15 @@ def test_one_file_beside_a_model_is_its_eye(pair: tuple[Path, Path]) -> None:
     shutil.copy(pair[1], pair[1].with_name("other-mmproj.gguf"))
     assert companion(pair[0]) is None
     assert companion(pair[0].parent) is None
-    assert eye_values(EYED, "x")["clip.vision.image_size"] == 32
+    vision = EYED.vision
+    assert vision is not None
+    assert siglip_values(EYED, vision, "x")["clip.vision.image_size"] == 32
 
 
 def test_bytes_behind_an_eye_are_told(pair: tuple[Path, Path]) -> None:
     with pair[1].open("ab") as file:
         file.write(b"rubbish!")
-    (notice,) = read(pair[0], mmproj=pair[1]).notices
+    (notice,) = load_checkpoint(pair[0], mmproj=pair[1]).notices
     assert "mmproj-tiny.gguf holds" in notice and "belong to no tensor" in notice
 
 
@@ -209,15 +193,15 @@ def test_an_error_about_an_eye_names_its_file(
 ) -> None:
     bad = rewritten(pair[1], pair[1].with_name("bad.gguf"), {}, **changes)
     with pytest.raises(GemeloError, match=words) as caught:
-        read(pair[0], mmproj=bad)
+        load_checkpoint(pair[0], mmproj=bad)
     assert str(bad) in str(caught.value) and str(pair[0]) not in str(caught.value)
 
 
 def test_a_setting_of_an_eye_that_nobody_knows_is_told(pair: tuple[Path, Path]) -> None:
     early = {"clip.has_text_encoder": False, "clip.has_llava_projector": False}
     path = rewritten(pair[1], pair[1].with_name("early.gguf"), {}, **early)
-    assert read(pair[0], mmproj=path).notices == ()
+    assert load_checkpoint(pair[0], mmproj=path).notices == ()
     odd = {"clip.minicpmv_version": 3, "clip.vision.n_wa_pattern": 2}
     path = rewritten(pair[1], pair[1].with_name("odd.gguf"), {}, **odd)
-    (notice,) = read(pair[0], mmproj=path).notices
+    (notice,) = load_checkpoint(pair[0], mmproj=path).notices
     assert "clip.minicpmv_version, clip.vision.n_wa_pattern" in notice

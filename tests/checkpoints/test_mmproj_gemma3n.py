@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import shutil
 from pathlib import Path
@@ -14,19 +15,19 @@ import torch
 
 import gemelo
 from gemelo.checkpoints.convert import convert
-from gemelo.checkpoints.load import read
+from gemelo.checkpoints.load import load_checkpoint
 from gemelo.checkpoints.mmproj_gemma3n import NAMES, file_shape
 from gemelo.checkpoints.plan import TargetFormat
 from gemelo.config import Gemma3nConfig
 from gemelo.errors import GemeloError, InputError, UnsupportedError
-from gemelo.inputs.prompt.media_loader import Viewing
-from gemelo.kernels.formats import FORMATS
+from gemelo.inputs.prompt.media_loader import VisionOptions
+from gemelo.kernels.quants import FORMATS, Packed, unpack
 from gemelo.models.multimodal import Gemma3nTree, tree_of
 from gemelo.weights import names
 from gemelo.weights.gguf import GGUFFile
 from gemelo.weights.gguf_write import write_gguf
-from tests.checkpoints.test_mmproj import rewritten, vision
 from tests.gemma3n import TINY_3N, write_3n
+from tests.mmproj import rewritten, vision
 from tests.multimodal import AWAKE, EYED, awake, photograph, recording, write
 
 BOTH = "clip.vision.projector_type", "clip.audio.projector_type"
@@ -52,7 +53,7 @@ def towers(tree: Any) -> dict[str, torch.Tensor]:
 
 
 def test_eye_and_ear_come_back_exactly(pair: tuple[Path, Path]) -> None:
-    checkpoint = read(pair[0])
+    checkpoint = load_checkpoint(pair[0])
     config = checkpoint.config
     assert isinstance(config, Gemma3nConfig)
     assert (config.vision, config.audio) == (AWAKE.vision, AWAKE.audio)
@@ -63,7 +64,7 @@ def test_eye_and_ear_come_back_exactly(pair: tuple[Path, Path]) -> None:
     assert found.keys() == wanted.keys()
     for name, weight in found.items():
         assert weight.dtype == torch.float32 and torch.equal(weight, wanted[name]), name
-    assert checkpoint.notices == read(pair[0], mmproj=pair[1]).notices
+    assert checkpoint.notices == load_checkpoint(pair[0], mmproj=pair[1]).notices
 
 
 def test_what_it_sees_and_hears_is_the_same(pair: tuple[Path, Path], hub: Path) -> None:
@@ -74,7 +75,7 @@ def test_what_it_sees_and_hears_is_the_same(pair: tuple[Path, Path], hub: Path) 
         {"type": "text", "text": "the"},
     ]
     beside, directory = gemelo.load(pair[0]), gemelo.load(hub)
-    prompt = directory.prompt([{"role": "user", "content": content}], Viewing(side=256))
+    prompt = directory.prompt([{"role": "user", "content": content}], VisionOptions(image_size=256))
     assert AWAKE.eoi_token_id in prompt.ids and AWAKE.audio_token_id in prompt.ids
     wanted = directory.generate(prompt, **settings)
     assert beside.generate(prompt, **settings).token_ids == wanted.token_ids
@@ -157,12 +158,25 @@ def test_other_formats(hub: Path, tmp_path: Path, format: TargetFormat) -> None:
     assert file.format("v.blk.0.0.conv_exp.weight") == FORMATS[convolution]
     for name in ("v.conv_stem.conv.weight", "a.blk.0.conv_dw.weight", "v.msfa.norm.weight"):
         assert file.format(name) == FORMATS["f32"]
-    tree = read(tmp_path / "tiny.gguf").tree
+    tree = load_checkpoint(tmp_path / "tiny.gguf").tree
     assert isinstance(tree, Gemma3nTree)
+    rounded = copy.deepcopy(awake())
+    for name, weight in towers(rounded).items():
+        weight.copy_(as_floats(file.tensor(names.to_gguf(name, NAMES))).view_as(weight))
     with torch.inference_mode():
         mel = torch.randn(1, 40, 128, generator=torch.Generator().manual_seed(0))
-        ours, exact = tree.encode_audio(mel), awake().encode_audio(mel)
-    assert 0 < float((ours - exact).abs().max() / exact.abs().max()) < 0.2
+        ours, steps, exact = (t.encode_audio(mel) for t in (tree, rounded, awake()))
+        assert apart(ours, steps) < 1e-5 < apart(ours, exact)  # the file's numbers, in floats
+        rounded.get_submodule("audio_tower.conformer.0.norm").weight.mul_(1.05)
+        assert apart(ours, rounded.encode_audio(mel)) > 1e-3
+
+
+def as_floats(weight: torch.Tensor | Packed) -> torch.Tensor:
+    return unpack(weight) if isinstance(weight, Packed) else weight.float()
+
+
+def apart(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a - b).norm() / b.norm())
 
 
 def test_an_eye_or_an_ear_alone(hub: Path, pair: tuple[Path, Path], tmp_path: Path) -> None:
@@ -171,14 +185,14 @@ def test_an_eye_or_an_ear_alone(hub: Path, pair: tuple[Path, Path], tmp_path: Pa
         config = dataclasses.replace(AWAKE, **absent)
         folder = write(tmp_path / gone, config)
         convert(folder, tmp_path / f"{gone}.gguf", mmproj=True)
-        found = read(pair[0], mmproj=tmp_path / f"{gone}.gguf").config
+        found = load_checkpoint(pair[0], mmproj=tmp_path / f"{gone}.gguf").config
         assert isinstance(found, Gemma3nConfig)
         assert (found.vision, found.audio) == (config.vision, config.audio)
 
 
 def test_rows_for_ids_are_added_where_a_file_ends_with_the_texts(pair: tuple[Path, Path]) -> None:
     assert GGUFFile(pair[0]).shape("token_embd.weight")[0] == 480
-    checkpoint = read(pair[0])
+    checkpoint = load_checkpoint(pair[0])
     assert checkpoint.config.vocab_size == 512
     held = checkpoint.decoder.embed_tokens.weight
     assert held.shape[0] == 512 and torch.equal(held[480:], held[:1].expand(32, -1))
@@ -193,7 +207,7 @@ def test_sides_of_one_are_no_matter(pair: tuple[Path, Path], tmp_path: Path) -> 
     tensors = [(n, tuple(t.shape), file.format(n), lambda t=t: t) for n, t in (held | flat).items()]
     write_gguf(tmp_path / "flat.gguf", dict(file.metadata), tensors)
     first, second = (
-        towers(read(pair[0], mmproj=p).tree) for p in (pair[1], tmp_path / "flat.gguf")
+        towers(load_checkpoint(pair[0], mmproj=p).tree) for p in (pair[1], tmp_path / "flat.gguf")
     )
     assert all(torch.equal(first[name], second[name]) for name in first)
 
@@ -221,26 +235,26 @@ def test_broken_towers_are_told(
 ) -> None:
     bad = rewritten(pair[1], tmp_path / "bad.gguf", {}, **changes)
     with pytest.raises(GemeloError, match=reason):
-        read(pair[0], mmproj=bad)
+        load_checkpoint(pair[0], mmproj=bad)
 
 
 def test_missing_and_unknown_tensors_are_told(pair: tuple[Path, Path], tmp_path: Path) -> None:
     bad = tmp_path / "bad.gguf"
     rewritten(pair[1], bad, {"mm.embedding.weight": "mm.other.weight"})
     with pytest.raises(GemeloError, match=r"unknown: mm.other.weight"):
-        read(pair[0], mmproj=bad)
+        load_checkpoint(pair[0], mmproj=bad)
     rewritten(pair[1], bad, {"a.conv1d.0.weight": "a.conv1d.0.weights"})
     with pytest.raises(GemeloError, match=r"unknown: a.conv1d.0.weights"):
-        read(pair[0], mmproj=bad)
+        load_checkpoint(pair[0], mmproj=bad)
 
 
 def test_towers_of_the_other_family(pair: tuple[Path, Path], tmp_path: Path) -> None:
     eyed = write(tmp_path / "eyed", EYED)
     convert(eyed, tmp_path / "eyed.gguf", text_only=True)
     with pytest.raises(UnsupportedError, match="towers of a Gemma 3n"):
-        read(tmp_path / "eyed.gguf", mmproj=pair[1])
+        load_checkpoint(tmp_path / "eyed.gguf", mmproj=pair[1])
     shutil.copy(pair[1], tmp_path / "mmproj.gguf")
-    checkpoint = read(tmp_path / "eyed.gguf")
+    checkpoint = load_checkpoint(tmp_path / "eyed.gguf")
     assert not vision(checkpoint.tree)
     assert "towers of a Gemma 3n" in checkpoint.notices[-1]
 
@@ -251,20 +265,20 @@ def test_towers_of_another_size(pair: tuple[Path, Path], tmp_path: Path) -> None
         tmp_path / "wide.gguf",
     )
     with pytest.raises(InputError, match="it projects to 64 numbers, and this model takes 128"):
-        read(tmp_path / "wide.gguf", mmproj=pair[1])
+        load_checkpoint(tmp_path / "wide.gguf", mmproj=pair[1])
 
 
 def test_what_other_converters_say_of_towers_needs_no_word(pair: tuple[Path, Path]) -> None:
     said = {"general.file_type": 1, "clip.use_gelu": True, "clip.audio.block_count": 2}
     path = rewritten(pair[1], pair[1].with_name("said.gguf"), {}, **said)
-    (dead_keys,) = read(pair[0], mmproj=path).notices
+    (dead_keys,) = load_checkpoint(pair[0], mmproj=path).notices
     assert "borrow keys" in dead_keys
     path = rewritten(pair[1], pair[1].with_name("odd.gguf"), {}, **{"clip.audio.proj_stack": 8})
-    assert "clip.audio.proj_stack" in read(pair[0], mmproj=path).notices[-1]
+    assert "clip.audio.proj_stack" in load_checkpoint(pair[0], mmproj=path).notices[-1]
 
 
 def test_a_list_in_the_place_of_a_number_is_told(pair: tuple[Path, Path]) -> None:
     changes = {"clip.audio.num_mel_bins": np.array([128], np.int32)}
     path = rewritten(pair[1], pair[1].with_name("bad.gguf"), {}, **changes)
     with pytest.raises(GemeloError, match="num_mel_bins is a list"):
-        read(pair[0], mmproj=path)
+        load_checkpoint(pair[0], mmproj=path)

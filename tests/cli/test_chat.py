@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pty
@@ -24,7 +25,7 @@ SHORT = ("--max-tokens", "4", "--seed", "1")
 
 def talk(model: library.Model) -> Repl:
     sampling = Sampling(seed=1, max_tokens=4, ignore_eos=True)
-    return Repl(model, Conversation(as_turns), sampling, quiet=True, verbose=False)
+    return Repl(model, model.session(), Conversation(as_turns), sampling, quiet=True, verbose=False)
 
 
 @pytest.fixture
@@ -74,6 +75,19 @@ def test_regen_replaces_the_answer(repl: Repl) -> None:
     repl.run(["/set seed 2", "/regen"])
     assert repl.conversation.messages[0] == first[0]
     assert repl.conversation.messages != first
+
+
+def test_a_failed_question_loses_nothing(repl: Repl, tmp_path: Path) -> None:
+    """Not the pair that /regen takes back; what was attached goes, or it would fail again."""
+    repl.run(["the"])
+    messages = list(repl.conversation.messages)
+    bad = repl.sampling
+    repl.sampling = dataclasses.replace(bad, logit_bias={999999: 1.0})
+    repl.run(["/regen"])
+    assert repl.conversation.messages == messages
+    repl.conversation.attach("image", tmp_path / "none.png")
+    repl.run(["what is this"])
+    assert repl.conversation.messages == messages and not repl.conversation.attached
 
 
 def test_clear_keeps_the_instructions(repl: Repl) -> None:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import torch
 
 import gemelo as library
-from gemelo.checkpoints import convert, load
-from gemelo.cli import chat, generate, options
-from gemelo.engine import kv
-from gemelo.engine.sampler import Sampling
+from gemelo.checkpoints import load
 from tests.cli.conftest import Command
 
 GREEDY = ("--temperature", "0", "--ignore-eos", "--max-tokens", "6")
@@ -235,14 +230,3 @@ def test_tokenize_for_people_is_a_token_a_line(gemelo: Command) -> None:
 def test_tokenize_builds_no_network(gemelo: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load, "build", None)
     assert gemelo("tokenize", "a").code == 0
-
-
-def test_defaults_and_choices_are_the_librarys() -> None:
-    for command, apart in ((generate.generate, set()), (chat.chat, {"max_tokens"})):
-        parameters = inspect.signature(command).parameters
-        for name, default in vars(Sampling()).items():
-            if name in parameters and name not in apart and parameters[name].default is not None:
-                assert parameters[name].default == default, name
-    assert get_args(options.WeightFormat) == get_args(load.WeightFormat)
-    assert get_args(options.TargetFormat) == get_args(convert.TargetFormat)
-    assert get_args(options.KVFormat) == get_args(kv.KVFormat)

@@ -12,9 +12,10 @@ import pytest
 import gemelo as library
 from gemelo.cli import answer as answers
 from gemelo.cli.terminal import Interrupt
+from gemelo.config.sampling import Sampling
 from tests.cli.conftest import Command, start
 
-SETTINGS = {"temperature": 0, "max_tokens": 20, "ignore_eos": True, "n": 1}
+SETTINGS = Sampling(temperature=0, max_tokens=20, ignore_eos=True)
 
 
 def press_ctrl_c(*whatever: object) -> None:
@@ -26,14 +27,14 @@ def test_the_first_asks_and_the_second_stops() -> None:
     with pytest.raises(KeyboardInterrupt), Interrupt() as interrupt:
         interrupt.check()
         press_ctrl_c()
-        assert interrupt.asked
+        assert interrupt.requested
         press_ctrl_c()
     assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_an_answer_keeps_what_was_said_and_the_session_goes_on(tiny_checkpoint: Path) -> None:
     model = library.load(tiny_checkpoint)
-    ids = model.tokenizer.encode("the capital")
+    session, ids = model.session(), model.tokenizer.encode("the capital")
     said: list[str] = []
 
     def show(text: str) -> None:
@@ -41,12 +42,12 @@ def test_an_answer_keeps_what_was_said_and_the_session_goes_on(tiny_checkpoint: 
         if len(said) == 5:
             press_ctrl_c()
 
-    cut = answers.answer(model, model.prompt(ids), SETTINGS, show, quiet=True)
+    cut = answers.answer(model, session, model.prompt(ids), SETTINGS, show, quiet=True)
     assert answers.cancelled(cut) and cut.finish_reason == "cancelled"
     assert len(cut.token_ids) == 5 and cut.text == "".join(said)
-    whole = answers.answer(model, model.prompt(ids), SETTINGS, said.append, quiet=True)
+    whole = answers.answer(model, session, model.prompt(ids), SETTINGS, said.append, quiet=True)
     assert whole.timings.reused_tokens == len(ids) - 1
-    assert whole.token_ids == library.load(tiny_checkpoint).generate(ids, **SETTINGS).token_ids
+    assert whole.token_ids == library.load(tiny_checkpoint).generate(ids, SETTINGS).token_ids
     assert whole.token_ids[:5] == cut.token_ids
 
 

@@ -38,6 +38,9 @@ def test_help_names_every_command_with_an_example_and_its_defaults(gemelo: Comma
         assert told.code == 0
         assert f"\n  gemelo {' '.join(words)}" in told.out, "an example"
     assert "[default: 0.95]" in gemelo("generate", "-h").out
+    told = " ".join(gemelo("transcribe", "-h").out.split())
+    for default in ("text", "4096", "0.0", "native", "(the model finds out)", "(as it is spoken)"):
+        assert f"[default: {default}]" in told
     assert {command.name for command in app.registered_commands} == {words[0] for words in GROUPS}
 
 
@@ -72,6 +75,27 @@ def test_what_needs_no_model_loads_nothing_heavy(words: list[str]) -> None:
         [sys.executable, "-c", code, *words], capture_output=True, text=True, check=False
     )
     assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--max-tokens", "abc"), "--max-tokens abc: expected a whole number (`gemelo generate"),
+        (("--top-k", "1.5"), "--top-k 1.5: expected a whole number"),
+        (("--top-p", "half"), "--top-p half: expected a number"),
+        (("--n", ""), "--n '': expected a whole number"),
+        (("--format", "q9"), "Invalid value for '--format': 'q9' is not one of 'native', "),
+        (("--image", ""), "--image is empty: name a file"),
+        (("--image", "a.png", "--audio="), "--audio is empty: name a file"),
+        (("--mmproj", ""), "--mmproj is empty: name a file"),
+    ],
+)
+def test_values_of_options_are_refused_by_name(
+    gemelo: Command, words: tuple[str, ...], expected: str
+) -> None:
+    ran = gemelo("generate", *words, "Hi")
+    assert (ran.code, ran.out) == (2, "") and len(ran.err.splitlines()) == 1
+    assert ran.err.startswith(f"error: {expected}")
 
 
 def broken(*arguments: object) -> None:

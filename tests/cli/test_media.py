@@ -11,9 +11,9 @@ from PIL import Image
 
 import gemelo as library
 from gemelo.inputs.media.panscan import PanScan
-from gemelo.inputs.prompt.media_loader import Viewing
+from gemelo.inputs.prompt.media_loader import VisionOptions
 from tests.cli.conftest import Command
-from tests.inputs.media.test_video import write_video
+from tests.media import write_video
 from tests.multimodal import photograph, recording, write_wave
 
 SHORT = ("--max-tokens", "4", "--temperature", "0", "--ignore-eos")
@@ -36,7 +36,7 @@ def test_files_come_in_the_order_given(gemelo: Command, awake_directory: Path, f
     model = library.load(awake_directory)
     parts = [{"type": "image", "path": first}, {"type": "audio", "path": sound}]
     parts += [{"type": "image", "path": second}, {"type": "text", "text": "the"}]
-    prompt = model.prompt([{"role": "user", "content": parts}], Viewing(side=256))
+    prompt = model.prompt([{"role": "user", "content": parts}], VisionOptions(image_size=256))
     told = json.loads(ran.out)
     assert tuple(told["prompt_token_ids"]) == prompt.ids
     wanted = model.generate(prompt, max_tokens=4, temperature=0, ignore_eos=True)
@@ -64,9 +64,11 @@ def test_pan_and_scan(gemelo: Command, eyed_directory: Path, files: Path) -> Non
     words = ("generate", "-m", str(eyed_directory), "--image", str(files / "a.png"), *SHORT)
     ran = gemelo(*words, *options, "--json", "the")
     assert json.loads(ran.out)["prompt_token_ids"].count(90) == 4
-    viewing = Viewing(PanScan(16, 3))
+    vision_options = VisionOptions(PanScan(16, 3))
     parts = [{"type": "image", "path": str(files / "a.png")}, {"type": "text", "text": "the"}]
-    prompt = library.load(eyed_directory).prompt([{"role": "user", "content": parts}], viewing)
+    prompt = library.load(eyed_directory).prompt(
+        [{"role": "user", "content": parts}], vision_options
+    )
     assert json.loads(ran.out)["prompt_token_ids"] == list(prompt.ids)
     wrong = gemelo(*words, "--pan-and-scan", "--max-num-crops", "1", "the")
     assert wrong.code == 2 and "max_num_crops is 1" in wrong.err
@@ -100,7 +102,7 @@ def test_a_recording_too_short_for_a_token(
     gemelo: Command, awake_directory: Path, files: Path
 ) -> None:
     write_wave(files / "short.wav", recording(0.02))
-    told = "short.wav lasts 0.0200 s, too short for a soft token: give one of 0.0321 s or more"
+    told = "short.wav lasts 0.0200 s, too short for an audio token: give one of 0.0321 s or more"
     for way in ("--chat", "--raw"):
         words = ("-m", str(awake_directory), "--audio", str(files / "short.wav"), way, *SHORT)
         ran = gemelo("generate", *words, "-q", "the")
@@ -120,7 +122,10 @@ def test_what_cannot_be_taken_is_one_line(
     for words, reason in (
         (("--image", picture), "reads text only, and was given 1 picture"),
         (("-m", str(chat_directory), "--image", picture), "reads text only"),
-        (("-m", str(eyed_directory), "--audio", sound), "has no ear, and was given 1 recording"),
+        (
+            ("-m", str(eyed_directory), "--audio", sound),
+            "has no audio encoder, and was given 1 recording",
+        ),
         (("-m", str(eyed_directory), "--image", str(files / "no.png")), "no such file"),
         (("-m", str(eyed_directory), "--image", sound), "cannot be read as a picture"),
     ):
@@ -157,7 +162,9 @@ def test_a_conversation_with_a_file(
     asked, answered = json.loads(saved.read_text())
     assert [part["type"] for part in asked["content"]] == [kind, "text"]
     told = library.load(model)
-    wanted = told.generate(told.prompt([asked], Viewing(side=side)), max_tokens=3, temperature=0)
+    wanted = told.generate(
+        told.prompt([asked], VisionOptions(image_size=side)), max_tokens=3, temperature=0
+    )
     assert answered["content"] == wanted.text
     again = gemelo(*words, stdin=f"/load {saved}\nof\n".encode())
     assert again.code == 0 and again.out.split("\n")[0] == ran.out.split("\n")[1]
@@ -166,25 +173,27 @@ def test_a_conversation_with_a_file(
 def test_a_conversation_looks_at_files_as_its_options_say(
     gemelo: Command, eyed_directory: Path, awake_directory: Path, files: Path
 ) -> None:
-    cropped = Viewing(PanScan(16, 3))
-    small = Viewing(side=256, fps=4.0)
-    for model, kind, name, options, viewing in (
+    cropped = VisionOptions(PanScan(16, 3))
+    small = VisionOptions(image_size=256, fps=4.0)
+    for model, kind, name, options, vision_options in (
         (eyed_directory, "image", "a.png", ("--min-crop-size=16", "--max-num-crops=3"), cropped),
         (awake_directory, "video", "d.mp4", ("--image-size=256", "--fps=4"), small),
     ):
-        pan = ("--pan-and-scan",) if viewing is cropped else ()
+        pan = ("--pan-and-scan",) if vision_options is cropped else ()
         words = ("chat", "-m", str(model), *pan, *options, "--max-tokens", "3")
         script = f"/{kind} {files / name}\nthe\n/stats\n"
         ran = gemelo(*words, "--temperature", "0", stdin=script.encode())
         parts = [{"type": kind, "path": str(files / name)}, {"type": "text", "text": "the"}]
         held = library.load(model)
-        prompt = held.prompt([{"role": "user", "content": parts}], viewing)
+        prompt = held.prompt([{"role": "user", "content": parts}], vision_options)
         assert len(prompt.ids) != len(held.prompt([{"role": "user", "content": parts}]).ids)
         assert f"prompt {len(prompt.ids)} tokens" in ran.err
         wanted = held.generate(prompt, max_tokens=3, temperature=0)
         assert ran.out == f"{wanted.text}\n"
     wrong = gemelo("chat", "-m", str(eyed_directory), "--image-size", "256")
-    assert wrong.code == 2 and "a side of 256 pixels: this model sees pictures of" in wrong.err
+    assert (
+        wrong.code == 2 and "an image size of 256 pixels: this model takes pictures of" in wrong.err
+    )
     wrong = gemelo("chat", "-m", str(eyed_directory), "--pan-and-scan", "--max-num-crops", "1")
     assert wrong.code == 2 and "max_num_crops is 1" in wrong.err
 
@@ -194,7 +203,11 @@ def test_files_that_a_conversation_cannot_take(
 ) -> None:
     script = f"/audio {files / 'c.wav'}\n/image {files / 'no.png'}\n/image\n/video\n"
     told = gemelo("chat", "-m", str(eyed_directory), stdin=script.encode()).err
-    assert "has no ear" in told and "no such file" in told and "/image needs a file's name" in told
+    assert (
+        "has no audio encoder" in told
+        and "no such file" in told
+        and "/image needs a file's name" in told
+    )
     assert "/video needs a file's name" in told
     base = gemelo("chat", stdin=f"/image {files / 'a.png'}\n".encode())
     assert "reads text only" in base.err
@@ -203,7 +216,7 @@ def test_files_that_a_conversation_cannot_take(
 def test_show_crops(gemelo: Command, files: Path) -> None:
     Image.new("RGB", (1200, 500)).save(files / "wide.png")
     ran = gemelo("show", "crops", str(files / "wide.png"), "--save", str(files / "crops"))
-    assert ran.code == 0 and "1200 x 500, 768 soft tokens" in ran.out
+    assert ran.code == 0 and "1200 x 500, 768 image tokens" in ran.out
     names = sorted(path.name for path in (files / "crops").iterdir())
     assert names == ["wide-crop1.png", "wide-crop2.png", "wide-original.png"]
     again = gemelo("show", "crops", str(files / "wide.png"), "--save", str(files / "crops"))

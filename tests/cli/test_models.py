@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+import gemelo as library
 from gemelo.checkpoints import locate
-from gemelo.checkpoints.load import read
+from gemelo.checkpoints.load import load_checkpoint
 from gemelo.cli.models import shape_columns
 from gemelo.inspection.summary import summarise
 from tests.cli.conftest import Command
@@ -47,7 +48,7 @@ def test_pull_prints_where_the_model_is(gemelo: Command, monkeypatch: pytest.Mon
         asked.append((name, revision))
         return Path("/hub/it")
 
-    monkeypatch.setattr(locate, "pull", fetch)
+    monkeypatch.setattr(library, "pull", fetch)
     assert gemelo("pull", "owner/name", "--revision", "v1").out == "/hub/it\n"
     assert json.loads(gemelo("pull", "owner/name:f.gguf", "--json").out) == {
         "model": "owner/name:f.gguf",
@@ -91,7 +92,7 @@ def test_convert_tells_people_on_stderr(
 
 
 def test_show_model(gemelo: Command, tiny_checkpoint: Path) -> None:
-    summary = summarise(read(tiny_checkpoint))
+    summary = summarise(load_checkpoint(tiny_checkpoint))
     said = json.loads(gemelo("show", "model", "--json").out)
     assert said == json.loads(json.dumps(summary.to_json()))
     table = gemelo("show", "model").out
@@ -101,7 +102,7 @@ def test_show_model(gemelo: Command, tiny_checkpoint: Path) -> None:
 
 
 def test_matrices_of_one_shape_share_a_column(tiny_checkpoint: Path) -> None:
-    columns = shape_columns(summarise(read(tiny_checkpoint)).layers)
+    columns = shape_columns(summarise(load_checkpoint(tiny_checkpoint)).layers)
     short = sorted([name.rpartition(".")[2] for name in names] for names in columns)
     assert short == [
         ["down_proj"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -14,14 +15,14 @@ import pytest
 import gemelo as library
 from gemelo.cli.transcribe import clock, subtitles
 from gemelo.inputs.media.audio import stream_audio
-from gemelo.transcription import Heard, transcribe
-from tests.cli.conftest import Command
+from gemelo.transcription import Segment, transcribe
+from tests.cli.conftest import Command, start
 from tests.multimodal import recording, write_wave
 
 CUES = [
-    Heard(0.0, 2.5, "one", (1,), "stop"),
-    Heard(2.5, 3.0, "", (), "stop"),
-    Heard(3661.0, 3662.25, "two\n\nthree --> four", (1, 2), "stop"),
+    Segment(0.0, 2.5, "one", (1,), "stop"),
+    Segment(2.5, 3.0, "", (), "stop"),
+    Segment(3661.0, 3662.25, "two\n\nthree --> four", (1, 2), "stop"),
 ]
 
 
@@ -68,7 +69,7 @@ def test_the_towers_of_a_gguf(gemelo: Command, ear: str, talk: Path, tmp_path: P
         ran = gemelo(*words, str(text), "--mmproj", str(towers), way)
         assert ran.code == 0 and ran.out == f"{wanted.text}\n", ran.err
     deaf = gemelo(*words, str(text))
-    assert deaf.code == 2 and "no ear" in deaf.err
+    assert deaf.code == 2 and "no audio encoder" in deaf.err
 
 
 def test_segments(gemelo: Command, ear: str, tmp_path: Path) -> None:
@@ -101,15 +102,24 @@ def test_what_is_wrong_is_one_line(gemelo: Command, ear: str, talk: Path, tmp_pa
         ((str(talk), "--stream", "--format", "srt"), "--stream writes text"),
         ((str(talk), "--chain-of-thought"), "say what into"),
         ((str(talk), "--language", "xx"), "known codes are"),
-        ((str(talk),), "no ear"),
+        ((str(talk),), "no audio encoder"),
+        (("", "-m", ear), "the name of the recording is empty"),
         ((str(tmp_path / "none.wav"), "-m", ear), "no such file"),
         ((str(tmp_path / "bad.mp3"), "-m", ear), "bad.mp3 cannot be read"),
-        ((str(tmp_path / "short.wav"), "-m", ear), "lasts 0.0200 s, too short for a soft token"),
+        ((str(tmp_path / "short.wav"), "-m", ear), "lasts 0.0200 s, too short for an audio token"),
         ((str(tmp_path / "short.wav"), "-m", ear, "--segment"), "give one of 0.0321 s or more"),
     ):
         ran = gemelo("transcribe", *words, "-q")
         assert (ran.code, ran.out, len(ran.err.splitlines())) == (2, "", 1), ran.err
         assert reason in ran.err
+
+
+def test_an_empty_stdin_is_no_broken_recording(ear: str) -> None:
+    streams = {"stdin": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    with start("transcribe", "-", "-q", "-m", ear, **streams) as process:
+        assert process.stderr is not None
+        assert process.stderr.read().decode() == "error: stdin is empty: no recording came\n"
+        assert process.wait(60) == 2
 
 
 def test_a_microphone(gemelo: Command, ear: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,7 +80,7 @@ def test_frequencies_are_the_references(spelling: dict[str, Any]) -> None:
         torch.testing.assert_close(
             frequencies, getattr(theirs, f"{kind}_inv_freq"), rtol=1e-6, atol=0
         )
-        assert rope.sharpness == pytest.approx(getattr(theirs, f"{kind}_attention_scaling"))
+        assert rope.attention_scaling == pytest.approx(getattr(theirs, f"{kind}_attention_scaling"))
     assert read_config(ours.to_hf()) == ours
 
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from gemelo.checkpoints.load import read
+from gemelo.checkpoints.load import load_checkpoint
 from gemelo.config import Gemma3nConfig, read_config, setting_notices
 from gemelo.config.settings import generation_notices
 from gemelo.errors import FileFormatError, GemeloError, UnsupportedError
-from tests.config.test_model import SIZES, published
 from tests.conftest import TINY
 from tests.gemma3n import TINY_3N
 from tests.multimodal import AWAKE, EYED
+from tests.published import SIZES, published
 
 TEXT = TINY["blocks-of-32"].to_hf()
 # What training and other programs leave in published files.
@@ -223,21 +223,21 @@ def test_ids_that_end_a_text_are_whole_numbers(value: Any) -> None:
 
 def test_a_generation_config_says_what_ends_a_text(tiny_directory: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny_directory, tmp_path / "m")
-    assert read(folder).tokenizer.stop_ids == (1, 106)
+    assert load_checkpoint(folder).tokenizer.stop_ids == (1, 106)
     raw = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(raw | {"eos_token_id": [1, 300]}))
-    assert read(folder).tokenizer.stop_ids == (1, 106, 300)
+    assert load_checkpoint(folder).tokenizer.stop_ids == (1, 106, 300)
     (folder / "generation_config.json").write_text('{"eos_token_id": [1, 7, 99999]}')
-    checkpoint = read(folder)
+    checkpoint = load_checkpoint(folder)
     assert checkpoint.config.eos_token_id == (1, 7, 99999)
     assert checkpoint.tokenizer.stop_ids == (1, 7, 106)
     assert checkpoint.notices == ("an answer is to end with id 99999, which is none of the 512",)
     (folder / "generation_config.json").write_text('{"eos_token_id": "end"}')
     with pytest.raises(FileFormatError, match=r"generation_config\.json: .*eos_token_id = 'end'"):
-        read(folder)
+        load_checkpoint(folder)
     (folder / "generation_config.json").write_text("[]")
     with pytest.raises(FileFormatError, match=r"generation_config\.json"):
-        read(folder)
+        load_checkpoint(folder)
 
 
 def test_sampling_that_is_asked_for_and_not_done_is_told() -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gemelo.engine.continuation import Piece, Row, overlap
+from gemelo.engine.continuation import Continuation, Piece, overlap
 from gemelo.engine.sampler import Sampling
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 
 
 def run(tokenizer: Tokenizer, ids: list[int], **settings: object) -> list[Piece]:
-    row = Row(tokenizer, [2], Sampling.of({"temperature": 0, **settings}))
+    row = Continuation(tokenizer, [2], Sampling.of({"temperature": 0, **settings}))
     pieces = []
     for token in ids:
         scores = torch.full((512,), -10.0)

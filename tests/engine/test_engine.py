@@ -6,14 +6,17 @@ import dataclasses
 
 import pytest
 import torch
+from torch import Tensor
 
 from gemelo.engine.engine import Engine
+from gemelo.engine.kv import PlainSlots, SlotIndex
 from gemelo.engine.sampler import Sampling
-from gemelo.engine.session import Session, common_prefix
+from gemelo.engine.session import Session
 from gemelo.errors import ContextLengthError, FileFormatError, InputError
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.models.gemma3 import Gemma3
 from tests.conftest import TINY, tiny_model
+from tests.divergence import divergence, off
 
 GREEDY = Sampling(temperature=0, max_tokens=24, ignore_eos=True)
 PROMPT = [2, *range(300, 320)]
@@ -157,10 +160,24 @@ def test_the_same_seed_gives_the_same_text(engine: Engine) -> None:
     assert ids_of(engine.session(), PROMPT, sampling) == ids_of(engine.session(), PROMPT, sampling)
 
 
-def test_int8_cache_runs_and_differs_little(model: Gemma3, tiny_tokenizer: Tokenizer) -> None:
-    small = Engine(model, tiny_tokenizer, chunk=8, kv_format="int8")
-    exact, rounded = Engine(model, tiny_tokenizer).score(PROMPT), small.score(PROMPT)
-    assert 0 < float((exact - rounded).abs().max()) < 0.1 * float(exact.abs().max())
+def test_an_int8_cache_is_keys_and_values_rounded_to_bytes(
+    model: Gemma3, tiny_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing else: a plain cache with the rounding written out gives the same scores."""
+    small = Engine(model, tiny_tokenizer, chunk=8, kv_format="int8").score(PROMPT)
+    exact = Engine(model, tiny_tokenizer, chunk=8).score(PROMPT)
+    put = PlainSlots.put
+
+    def put_rounded(self: PlainSlots, where: SlotIndex, new: Tensor) -> None:
+        steps = (new.abs().amax(-1, keepdim=True) / 127).half().float()
+        put(self, where, torch.round(new / steps) * steps)
+
+    monkeypatch.setattr(PlainSlots, "put", put_rounded)
+    expected = Engine(model, tiny_tokenizer, chunk=8).score(PROMPT)
+    allowed = 1e-9  # float32 in the same order, to the last bits
+    assert divergence(small, expected) < allowed < divergence(small, exact)
+    with torch.inference_mode(), off(model):
+        assert divergence(Engine(model, tiny_tokenizer, chunk=8).score(PROMPT), expected) > allowed
 
 
 def test_scores_are_the_plain_forward(engine: Engine, model: Gemma3) -> None:
@@ -200,9 +217,3 @@ def test_a_broken_weight_is_named(model: Gemma3, tiny_tokenizer: Tokenizer) -> N
     broken.layers[2].mlp.up_proj.weight[3, 4] = float("nan")
     with pytest.raises(FileFormatError, match=r"layers\.2\.mlp\.up_proj\.weight holds NaN"):
         Engine(broken, tiny_tokenizer).score(PROMPT)
-
-
-def test_common_prefix() -> None:
-    assert common_prefix([1, 2, 3], [1, 2, 4]) == 2
-    assert common_prefix([], [1]) == 0
-    assert common_prefix([1, 2], [1, 2, 3]) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 from typing import get_args
 
 import pytest
@@ -10,10 +11,13 @@ import torch
 from torch import Tensor
 
 from gemelo.config import FULL, LAYER_TYPES, SLIDING, Gemma3Config, kv_bytes
-from gemelo.engine.kv import KVCache, KVFormat, RewindError
+from gemelo.engine import kv as kv_module
+from gemelo.engine.kv import KVCache, KVFormat, PlainSlots, RewindError
+from gemelo.engine.step import prefill
+from gemelo.engine.tokens import Tokens
 from gemelo.errors import ContextLengthError, InputError
 from gemelo.models.layers import KV, attend
-from gemelo.models.masks import visible
+from gemelo.models.masks import attention_mask
 from tests.conftest import TINY, tiny_model
 
 CONFIG = TINY["one-kv-head"]
@@ -60,9 +64,11 @@ def test_ring_is_full_attention_under_random_writes_and_rewinds(seed: int) -> No
             window = CONFIG.window(kind)
             layer = CONFIG.layers_of(kind)[0]
             q = heads(new, 3000 + step)
-            ours = attend(q, cache.write(layer, fresh), visible(places, held[kind], window), 0.25)
+            ours = attend(
+                q, cache.write(layer, fresh), attention_mask(places, held[kind], window), 0.25
+            )
             everything = torch.arange(length + new)[None]
-            wanted = attend(q, KV(k, v), visible(places, everything, window), 0.25)
+            wanted = attend(q, KV(k, v), attention_mask(places, everything, window), 0.25)
             assert float((ours - wanted).abs().max()) < 1e-12
 
 
@@ -208,3 +214,33 @@ def test_sliding_layers_keep_window_plus_chunk_minus_one() -> None:
     cache.reserve(100)
     assert cache.positions[SLIDING].shape[1] == 5 + 4 - 1
     assert cache.positions[FULL].shape[1] == 100
+
+
+@pytest.mark.parametrize("kv_format", get_args(KVFormat))
+@pytest.mark.parametrize("at", range(1, 12))
+def test_an_interrupt_while_it_grows(
+    kv_format: KVFormat, at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anywhere between two stores: what was held is there, and the next step grows the rest."""
+    config = TINY["blocks-of-32"]
+    cache = KVCache(config, 256, chunk=128, kv_format=kv_format)
+    model, ids = tiny_model(config), list(range(2, 92))
+    prefill(model, cache, Tokens(ids[:40]))
+    calls, grow = [0], PlainSlots.grow
+
+    def interrupted(store: PlainSlots, capacity: int) -> None:
+        calls[0] += 1
+        if calls[0] == at:
+            raise KeyboardInterrupt
+        grow(store, capacity)
+
+    monkeypatch.setattr(kv_module, "_GROWTH", 8)
+    monkeypatch.setattr(PlainSlots, "grow", interrupted)
+    with suppress(KeyboardInterrupt):
+        prefill(model, cache, Tokens(ids), start=40)
+    monkeypatch.setattr(PlainSlots, "grow", grow)
+    cache.rewind(0, 40)
+    fresh = KVCache(config, 256, chunk=128, kv_format=kv_format)
+    expected = prefill(model, fresh, Tokens(ids))
+    found = prefill(model, cache, Tokens(ids), start=40)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)

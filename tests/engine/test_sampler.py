@@ -1,15 +1,15 @@
-"""Settings are checked, filters filter, seeds repeat, and chances are what they should be."""
+"""Filters filter, seeds repeat, and chances are what they should be."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
-from gemelo.engine.sampler import Guess, Sampler, Sampling, adjust, candidates, likeliest
+from gemelo.config.sampling import Sampling
+from gemelo.engine.sampler import Guess, Sampler, adjust, candidates, likeliest
 from gemelo.errors import InputError
 
 SCORES = torch.tensor([0.1, 3.0, 2.0, 1.0, -1.0])
@@ -126,44 +126,6 @@ def test_logprobs_are_the_models_own() -> None:
     assert Sampler(Sampling(logprobs=0))(SCORES, [], []).top_logprobs == ()
 
 
-@pytest.mark.parametrize(
-    "bad",
-    [
-        {"temperature": -0.1},
-        {"temperature": float("nan")},
-        {"temperature": float("inf")},
-        {"temperature": "hot"},
-        {"temperature": True},
-        {"top_k": -1},
-        {"top_k": 2.5},
-        {"top_p": 0},
-        {"top_p": 1.01},
-        {"min_p": -0.1},
-        {"min_p": 1.1},
-        {"repetition_penalty": 0},
-        {"presence_penalty": 1000},
-        {"max_tokens": 0},
-        {"n": 0},
-        {"seed": -1},
-        {"logprobs": 21},
-        {"stop": ("",)},
-        {"logit_bias": {-1: 1.0}},
-        {"logit_bias": {1: float("nan")}},
-        {"tempreature": 1.0},
-    ],
-)
-def test_silly_values_are_one_clear_line(bad: dict[str, Any]) -> None:
-    with pytest.raises(InputError) as caught:
-        Sampling.of(bad)
-    name, value = next(iter(bad.items()))
-    assert name in str(caught.value) and "\n" not in str(caught.value)
-
-
-def test_defaults_are_gemmas() -> None:
-    defaults = Sampling()
-    assert (defaults.temperature, defaults.top_k, defaults.top_p) == (1.0, 64, 0.95)
-
-
 # ---- the edges of float32 ------------------------------------------------------------------------
 
 COLD = (5e-324, 1e-300, 1e-46, 1e-45, 1e-40, 1e-38, 1.2e-38, 1e-30)
@@ -241,47 +203,3 @@ def test_a_guess_that_is_turned_down_for_rounding_alone(monkeypatch: pytest.Monk
     p = torch.tensor([0.0, 0.5, 0.5])
     monkeypatch.setattr(torch, "rand", lambda *size, **how: torch.full(size, 0.9999))
     assert sample._judge(Guess(1, torch.tensor([0.0, 0.6, 0.5])), p, None) != 0
-
-
-@pytest.mark.parametrize(
-    ("settings", "text"),
-    [
-        ({"repetition_penalty": 1e-40}, "repetition_penalty = 1e-40; expected 0.01 to 100"),
-        ({"repetition_penalty": 1e38}, "expected 0.01 to 100"),
-        ({"temperature": 1e38}, "temperature = 1e.38; expected 0 to 100"),
-        ({"temperature": math.nan}, "temperature = nan"),
-        ({"temperature": -1e-46}, "expected 0 to 100"),
-        ({"temperature": "hot"}, "temperature = 'hot'; expected 0 to 100"),
-        ({"temperature": True}, "temperature = True"),
-        ({"top_p": 0}, "top_p = 0 keeps no token"),
-        ({"top_p": 1 + 1e-9}, "top_p"),
-        ({"min_p": np.float32(1.5)}, "min_p"),
-        ({"presence_penalty": 10**400}, "presence_penalty"),
-        ({"top_k": -1}, "top_k = -1; expected a whole number"),
-        ({"top_k": 1.0}, "top_k = 1.0; expected a whole number"),
-        ({"max_tokens": None}, "max_tokens = None; expected a whole number"),
-        ({"logprobs": 21}, "logprobs = 21"),
-        ({"ignore_eos": "no"}, "ignore_eos = 'no'; expected true or false"),
-        ({"stop": 5}, "stop = 5; expected a text or a list of texts"),
-        ({"stop": ["a", b"b"]}, "stop has b'b'"),
-        ({"logit_bias": [1, 2]}, "logit_bias = .* expected token ids, and a number for each"),
-        ({"logit_bias": {1.5: 1.0}}, "logit_bias token = 1.5; expected a whole number"),
-        ({"logit_bias": {True: 1.0}}, "logit_bias token = True"),
-        ({"logit_bias": {1: math.inf}}, "logit_bias of token 1 = inf"),
-    ],
-)
-def test_settings_that_make_no_sense(settings: dict[str, Any], text: str) -> None:
-    with pytest.raises(InputError, match=text):
-        Sampling(**settings)
-
-
-def test_numpys_numbers_are_numbers() -> None:
-    """And kept as Python's, so that a setting can be written as JSON."""
-    sampling = Sampling(
-        temperature=np.float32(0.5),  # type: ignore[arg-type]
-        top_k=np.int64(3),  # type: ignore[arg-type]
-        seed=np.uint8(7),  # type: ignore[arg-type]
-        logit_bias={np.int32(4): np.float16(2)},  # type: ignore[dict-item]
-    )
-    assert sampling == Sampling(temperature=0.5, top_k=3, seed=7, logit_bias={4: 2.0})
-    assert type(sampling.top_k) is int and type(sampling.temperature) is float

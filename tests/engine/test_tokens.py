@@ -15,7 +15,7 @@ from gemelo.engine.kv import KVCache
 from gemelo.engine.sampler import Sampling
 from gemelo.engine.session import Session
 from gemelo.engine.step import prefill, write
-from gemelo.engine.tokens import Soft, before_block, chunks, given, shared
+from gemelo.engine.tokens import EmbeddingSpan, Tokens, checked, step_inputs
 from gemelo.errors import InputError
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.models.multimodal import Tree
@@ -29,66 +29,69 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
-def seen(begin: int, embeds: Tensor, key: bytes = b"a") -> Soft:
-    return Soft(begin, embeds, key, is_block=True)
+def seen(begin: int, embeds: Tensor, key: bytes = b"a") -> EmbeddingSpan:
+    return EmbeddingSpan(begin, embeds, key, bidirectional=True)
 
 
 @torch.inference_mode()
-def two_pictures() -> tuple[list[int], list[Soft], Tensor]:
+def two_pictures() -> tuple[list[int], list[EmbeddingSpan], Tensor]:
     """Ids and runs of a prompt with two pictures, and their pixels."""
     pixels = noise(2, 3, 32, 32)
     picture = [BOI, *[IMAGE] * 16, EOI]
     ids = [2, *TEXT[:5], *picture, *TEXT[9:12], *picture, *TEXT[20:31]]
-    soft = eyed().encode_image(pixels)
-    return ids, [seen(7, soft[0]), seen(28, soft[1], b"b")], pixels
+    spans = eyed().encode_image(pixels)
+    return ids, [seen(7, spans[0]), seen(28, spans[1], b"b")], pixels
 
 
 @pytest.fixture(scope="module")
 @torch.inference_mode()
-def gemma3() -> tuple[list[int], list[Soft], Tensor]:
+def gemma3() -> tuple[list[int], list[EmbeddingSpan], Tensor]:
     """Ids, runs, and the reference's scores after every token."""
-    ids, soft, pixels = two_pictures()
+    ids, spans, pixels = two_pictures()
     tokens = torch.tensor([ids])
     told = twin(EYED)(
         input_ids=tokens, pixel_values=pixels, token_type_ids=(tokens == IMAGE).long()
     )
-    return ids, soft, told.logits[0]
+    return ids, spans, told.logits[0]
 
 
 @torch.inference_mode()
-def sounds_and_a_picture() -> tuple[list[int], list[Soft], dict[str, Tensor]]:
+def sounds_and_a_picture() -> tuple[list[int], list[EmbeddingSpan], dict[str, Tensor]]:
     """A picture, a recording of nine tokens and silence up to twelve, and ids of both towers."""
     pixels, mel = noise(1, 3, 256, 256), noise(1, 130, 128, seed=1)
     ids = [2, *TEXT[:6], BOI, *[481] * 16, 480, *TEXT[9:15], BOA, *[497] * 12, 496, *TEXT[20:26]]
     tree = awake()
     heard = torch.cat([tree.encode_audio(mel)[0], tree.silence()[0].expand(3, -1)])
-    picture = Soft(8, tree.encode_image(pixels)[0], b"a")
+    picture = EmbeddingSpan(8, tree.encode_image(pixels)[0], b"a")
     facts = {
         "pixel_values": pixels,
         "input_features": mel,
         "input_features_mask": torch.ones(1, 130, dtype=torch.bool),
     }
-    return ids, [picture, Soft(ids.index(497), heard, b"b")], facts
+    return ids, [picture, EmbeddingSpan(ids.index(497), heard, b"b")], facts
 
 
 @pytest.fixture(scope="module")
 @torch.inference_mode()
-def gemma3n() -> tuple[list[int], list[Soft], Tensor]:
-    ids, soft, facts = sounds_and_a_picture()
-    return ids, soft, twin(AWAKE)(input_ids=torch.tensor([ids]), **facts).logits[0]
+def gemma3n() -> tuple[list[int], list[EmbeddingSpan], Tensor]:
+    ids, spans, facts = sounds_and_a_picture()
+    return ids, spans, twin(AWAKE)(input_ids=torch.tensor([ids]), **facts).logits[0]
 
 
 @torch.inference_mode()
-def scores(tree: Tree, config: ModelConfig, ids: list[int], soft: Sequence[Soft], most: int) -> Any:
+def scores(
+    tree: Tree, config: ModelConfig, ids: list[int], spans: Sequence[EmbeddingSpan], most: int
+) -> Any:
     """Scores after every token, a chunk at a time; most 0: without a cache."""
     decoder = tree.language_model
     cache = KVCache(config, context=128, chunk=most) if most else None
     steps = []
-    for begin, end in chunks(0, len(ids), most or len(ids), soft):
-        tokens = torch.tensor([ids[begin:end]])
-        places = torch.arange(begin, end)[None]
-        beside = given(decoder, tokens, places, soft)
-        steps.append(decoder(tokens, places, cache, None, beside))
+    tokens = Tokens(ids, spans)
+    for begin, end in tokens.chunks(0, most or len(ids)):
+        step_ids = torch.tensor([ids[begin:end]])
+        positions = torch.arange(begin, end)[None]
+        inputs = step_inputs(decoder, step_ids, positions, tokens[begin:end].spans)
+        steps.append(decoder(step_ids, positions, cache, None, inputs))
     return decoder.logits(torch.cat(steps, 1))[0]
 
 
@@ -97,23 +100,25 @@ def relative(a: Tensor, b: Tensor) -> float:
 
 
 @pytest.mark.parametrize("most", [0, 16, 17, 20, 61])
-def test_gemma3_with_two_pictures(gemma3: tuple[list[int], list[Soft], Tensor], most: int) -> None:
-    ids, soft, wanted = gemma3
-    assert relative(scores(eyed(), EYED, ids, soft, most), wanted) <= TOLERANCE
+def test_gemma3_with_two_pictures(
+    gemma3: tuple[list[int], list[EmbeddingSpan], Tensor], most: int
+) -> None:
+    ids, spans, wanted = gemma3
+    assert relative(scores(eyed(), EYED, ids, spans, most), wanted) <= TOLERANCE
 
 
-def test_blocks_make_a_difference(gemma3: tuple[list[int], list[Soft], Tensor]) -> None:
-    ids, soft, wanted = gemma3
-    causal = [Soft(run.begin, run.embeds, run.key) for run in soft]
+def test_blocks_make_a_difference(gemma3: tuple[list[int], list[EmbeddingSpan], Tensor]) -> None:
+    ids, spans, wanted = gemma3
+    causal = [EmbeddingSpan(run.begin, run.embeds, run.key) for run in spans]
     assert relative(scores(eyed(), EYED, ids, causal, 0), wanted) > 100 * TOLERANCE
 
 
 @pytest.mark.parametrize("most", [0, 1, 7, 64])
 def test_gemma3n_with_a_picture_and_a_recording(
-    gemma3n: tuple[list[int], list[Soft], Tensor], most: int
+    gemma3n: tuple[list[int], list[EmbeddingSpan], Tensor], most: int
 ) -> None:
-    ids, soft, wanted = gemma3n
-    assert relative(scores(awake(), AWAKE, ids, soft, most), wanted) <= TOLERANCE
+    ids, spans, wanted = gemma3n
+    assert relative(scores(awake(), AWAKE, ids, spans, most), wanted) <= TOLERANCE
 
 
 def session(tree: Tree, chunk: int = 20) -> Session:
@@ -122,7 +127,7 @@ def session(tree: Tree, chunk: int = 20) -> Session:
 
 
 def test_greedy_answers_are_the_references() -> None:
-    ids, soft, pixels = two_pictures()
+    ids, spans, pixels = two_pictures()
     tokens = torch.tensor([ids])
     wanted = twin(EYED).generate(
         input_ids=tokens,
@@ -134,85 +139,191 @@ def test_greedy_answers_are_the_references() -> None:
         eos_token_id=[],
     )
     settings = Sampling(temperature=0, max_tokens=8, ignore_eos=True)
-    pieces = session(eyed()).stream(ids, settings, soft=soft)
+    pieces = session(eyed()).stream(Tokens(ids, spans), settings)
     assert [token for piece in pieces for token in piece.token_ids] == wanted[
         0, len(ids) :
     ].tolist()
 
 
 def test_a_turn_later_the_past_is_reused_with_its_pictures() -> None:
-    ids, soft, _ = two_pictures()
+    ids, spans, _ = two_pictures()
     held = session(eyed())
-    held.read(ids[:27], soft=soft[:1])
-    again = held.read(ids, soft=soft)
+    held.read(Tokens(ids[:27], spans[:1]))
+    again = held.read(Tokens(ids, spans))
     assert held.timings.reused_tokens == 27
-    assert relative(again, session(eyed()).read(ids, soft=soft)) <= TOLERANCE
+    assert relative(again, session(eyed()).read(Tokens(ids, spans))) <= TOLERANCE
 
 
 def test_another_picture_is_another_prefix() -> None:
-    ids, soft, _ = two_pictures()
+    ids, spans, _ = two_pictures()
     held = session(eyed(), 64)
-    held.read(ids, soft=soft)
-    other = [soft[0], seen(28, soft[0].embeds)]
-    found = held.read(ids, soft=other)
+    held.read(Tokens(ids, spans))
+    other = [spans[0], seen(28, spans[0].embeds)]
+    found = held.read(Tokens(ids, other))
     assert held.timings.reused_tokens == 28
-    fresh = session(eyed()).read(ids, soft=other)
+    fresh = session(eyed()).read(Tokens(ids, other))
     assert relative(found, fresh) <= TOLERANCE
-    held.read(ids, soft=soft)
+    held.read(Tokens(ids, spans))
     assert held.timings.reused_tokens == 28
-    held.read(ids, soft=[seen(7, soft[1].embeds, b"c"), soft[1]])
+    held.read(Tokens(ids, [seen(7, spans[1].embeds, b"c"), spans[1]]))
     assert held.timings.reused_tokens == 7
 
 
-def test_listening_ahead_changes_nothing() -> None:
-    ids, soft, _ = sounds_and_a_picture()
-    begin = soft[1].begin
-    parts = [Soft(begin + at, soft[1].embeds[at : at + 4], bytes([at])) for at in range(0, 12, 4)]
+@pytest.mark.parametrize("extends", [False, True])
+def test_writing_ahead_changes_nothing(extends: bool) -> None:
+    """A prompt that comes in pieces: each time the whole of it, or only what is new."""
+    ids, spans, _ = sounds_and_a_picture()
+    begin = spans[1].begin
+    parts = [
+        EmbeddingSpan(begin + at, spans[1].embeds[at : at + 4], bytes([at])) for at in (0, 4, 8)
+    ]
+    whole = Tokens(ids, [spans[0], *parts])
     live = session(awake())
+    live.write(whole[:begin])
     for part in parts:
-        live.listen(ids[: part.end], [soft[0], *[p for p in parts if p.begin <= part.begin]])
+        if extends:
+            live.extend(whole[part.begin : part.end])
+        else:
+            live.write(whole[: part.end])
     assert len(live.ids) == begin + 12
-    found = live.read(ids, soft=[soft[0], *parts])
+    found = live.read(whole)
     assert live.timings.reused_tokens == begin + 12
-    assert relative(found, session(awake()).read(ids, soft=soft)) <= TOLERANCE
+    assert relative(found, session(awake()).read(Tokens(ids, spans))) <= TOLERANCE
 
 
 def test_ids_of_a_tower_have_their_own_embeddings(
-    gemma3n: tuple[list[int], list[Soft], Tensor],
+    gemma3n: tuple[list[int], list[EmbeddingSpan], Tensor],
 ) -> None:
     decoder = awake().language_model
     config = decoder.config
     assert isinstance(config, Gemma3nConfig)
     marked, plain = torch.tensor([[480, 496]]), torch.tensor([[300, 301]])
-    assert given(decoder, plain, torch.tensor([[0, 1]])) is None
-    beside = given(decoder, marked, torch.tensor([[0, 1]]))
-    assert beside is not None and beside.reach is None
-    assert relative(beside.embeds[0].square().mean(-1), torch.ones(2)) < 1e-3
-    assert given(eyed().language_model, marked, torch.tensor([[0, 1]])) is None
+    assert step_inputs(decoder, plain, torch.tensor([[0, 1]])) is None
+    inputs = step_inputs(decoder, marked, torch.tensor([[0, 1]]))
+    assert inputs is not None and inputs.attend_until is None
+    assert relative(inputs.inputs_embeds[0].square().mean(-1), torch.ones(2)) < 1e-3
+    assert step_inputs(eyed().language_model, marked, torch.tensor([[0, 1]])) is None
 
 
 def test_chunks_end_beside_blocks() -> None:
-    block = seen(4, torch.zeros(6, 1))
-    heard = Soft(12, torch.zeros(6, 1), b"x")
-    assert [*chunks(0, 20, 6, [block, heard])] == [(0, 4), (4, 10), (10, 16), (16, 20)]
-    assert [*chunks(0, 20, 20, [block])] == [(0, 20)]
-    assert [*chunks(20, 20, 20, [block])] == []
+    picture = seen(4, torch.zeros(6, 1))
+    sound = EmbeddingSpan(12, torch.zeros(6, 1), b"x")
+    tokens = Tokens(range(20), [picture, sound])
+    assert [*tokens.chunks(0, 6)] == [(0, 4), (4, 10), (10, 16), (16, 20)]
+    assert [*tokens.chunks(0, 20)] == [(0, 20)]
+    assert [*tokens.chunks(20, 20)] == []
     with pytest.raises(InputError, match="a picture of 6 tokens"):
-        [*chunks(0, 20, 5, [block])]
-    assert [before_block(at, [block, heard]) for at in (3, 4, 5, 9, 10, 14)] == [3, 4, 4, 4, 10, 14]
+        [*tokens.chunks(0, 5)]
+    assert [tokens.uncut(index) for index in (3, 4, 5, 9, 10, 14)] == [3, 4, 4, 4, 10, 14]
+
+
+def test_a_part_has_its_spans_at_their_places() -> None:
+    embeds = torch.arange(6.0)[:, None]
+    spans = [EmbeddingSpan(4, embeds, b"a"), EmbeddingSpan(12, embeds, b"x")]
+    tokens = Tokens(range(20), spans)
+    part = tokens[6:14]
+    assert len(part) == 8 and [*part.ids] == [*range(6, 14)]
+    assert [(span.begin, span.end, span.key) for span in part.spans] == [
+        (0, 4, b"a"),
+        (6, 8, b"x"),
+    ]
+    assert torch.equal(part.spans[0].embeds, embeds[2:])
+    assert torch.equal(part.spans[1].embeds, embeds[:2])
+    assert tokens[10:12].spans == [] and len(tokens[30:]) == 0
+    joined = tokens[:12] + tokens[12:]
+    assert [*joined.ids] == [*tokens.ids] and joined.common_prefix(tokens) == 20
 
 
 def test_how_far_two_lists_agree() -> None:
     a, b = seen(4, torch.zeros(6, 1)), seen(12, torch.zeros(6, 1))
-    assert shared([], []) == shared([a], [a]) > 1 << 40
+
+    def shared(one: list[EmbeddingSpan], other: list[EmbeddingSpan], ids: int = 20) -> int:
+        return Tokens(range(20), one).common_prefix(Tokens([*range(ids), *[0] * 9], other))
+
+    assert Tokens([1, 2, 3]).common_prefix(Tokens([1, 2, 4])) == 2
+    assert Tokens([]).common_prefix(Tokens([1])) == 0
+    assert Tokens([1, 2]).common_prefix(Tokens([1, 2, 3])) == 2
+    assert shared([], []) == shared([a], [a]) == 20
+    assert shared([], [], 7) == shared([a], [a], 7) == 7
     assert shared([a], [a, b]) == shared([a, b], [a]) == 12
     assert shared([a, b], [seen(4, torch.zeros(6, 1), b"z"), b]) == 4
     assert shared([a], [seen(3, torch.zeros(6, 1))]) == 3
 
 
 def test_a_picture_too_large_for_a_step_is_told() -> None:
-    ids, soft, _ = two_pictures()
+    ids, spans, _ = two_pictures()
     cache = KVCache(EYED, context=128, chunk=8)
     with pytest.raises(InputError, match="16 tokens has to be read in one step, which takes 8"):
-        prefill(eyed().language_model, cache, ids, 0, soft=soft)
-    write(eyed().language_model, cache, ids, 0, 7, soft)
+        prefill(eyed().language_model, cache, Tokens(ids, spans), 0)
+    write(eyed().language_model, cache, Tokens(ids[:7]), 0)
+
+
+def test_parts_of_one_span_are_told_apart() -> None:
+    """The first half of a recording in place of the second is another content."""
+    embeds = torch.arange(8.0)[:, None]
+    whole = Tokens(range(20), [EmbeddingSpan(5, embeds, b"x")])
+    first, second = whole[:9], Tokens(range(5)) + whole[9:13]
+    assert len(first) == len(second) == 9
+    assert first.common_prefix(Tokens(range(9), second.spans)) == 5
+    assert whole.common_prefix(whole[:9] + whole[9:]) == 5 and first.common_prefix(whole[:9]) == 9
+
+
+@pytest.mark.parametrize("part", [slice(None, None, 2), slice(None, None, -1), 3])
+def test_other_parts_are_refused(part: Any) -> None:
+    with pytest.raises(InputError, match=r"expected tokens\[begin:end\]"):
+        Tokens(range(9))[part]
+
+
+def test_a_picture_is_not_cut() -> None:
+    tokens = Tokens(range(20), [seen(4, torch.zeros(6, 1))])
+    assert len(tokens[4:10].spans) == 1 and not tokens[:4].spans
+    with pytest.raises(InputError, match="cut a picture at 4 to 10"):
+        tokens[:9]
+
+
+@pytest.mark.parametrize(
+    ("spans", "error"),
+    [
+        ([EmbeddingSpan(5, torch.zeros(4, 96), b"")], None),
+        ([EmbeddingSpan(-1, torch.zeros(4, 96), b"")], "where 0 is the first"),
+        ([EmbeddingSpan(6, torch.zeros(4, 96), b"")], "at 6 to 10 of 9 tokens"),
+        (
+            [EmbeddingSpan(4, torch.zeros(2, 96), b""), EmbeddingSpan(5, torch.zeros(2, 96), b"")],
+            "6",
+        ),
+        (
+            [EmbeddingSpan(4, torch.zeros(2, 96), b""), EmbeddingSpan(1, torch.zeros(2, 96), b"")],
+            "6",
+        ),
+        ([EmbeddingSpan(4, torch.zeros(2, 3), b"")], "width 96"),
+        ([EmbeddingSpan(4, torch.zeros(96), b"")], "width 96"),
+        ([EmbeddingSpan(4, torch.zeros(0, 96), b"")], "one or more"),
+        ([EmbeddingSpan(4, torch.zeros(2, 96, dtype=torch.int32), b"")], "expected floats"),
+    ],
+)
+def test_spans_are_checked(spans: list[EmbeddingSpan], error: str | None) -> None:
+    tokens = Tokens(range(9), spans)
+    if error is None:
+        assert checked(tokens, EYED, 64).spans == spans
+    else:
+        with pytest.raises(InputError, match=error):
+            checked(tokens, EYED, 64)
+
+
+def test_going_on_after_a_prompt_that_was_not_read_whole() -> None:
+    """What was read of a recording counts, and no more of it."""
+    ids, spans, _ = sounds_and_a_picture()
+    whole = Tokens(ids, spans)
+    middle = spans[1].begin + 4
+    live = session(awake(), chunk=16)
+
+    def stop(position: int, total: int) -> None:
+        if position >= middle - 16:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        live.read(whole, stop)
+    held = len(live.ids)
+    live.extend([300, 301])
+    assert all(span.end <= held for span in live.spans)
+    assert relative(live.read(whole), session(awake()).read(whole)) <= TOLERANCE

@@ -17,15 +17,15 @@ from typing import Any
 import pytest
 
 from gemelo.api import Model, load
-from gemelo.checkpoints.load import read
+from gemelo.checkpoints.load import load_checkpoint
 from gemelo.engine.continuation import Piece
 from gemelo.engine.engine import Engine
 from gemelo.engine.sampler import Sampling
 from gemelo.engine.turns import Line, Turns
-from gemelo.errors import SessionBusyError
-from gemelo.kernels import cpu
-from tests.engine.elastic.test_views import CONFIG, PROMPT, SMALL
-from tests.models.test_gemma3n import tiny_gemma3n
+from gemelo.errors import InputError, SessionBusyError
+from gemelo.kernels import native
+from tests.matformer import CONFIG, PROMPT, SMALL, tiny_gemma3n
+from tests.native import needs_native
 
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 12, "ignore_eos": True}
 PROMPTS = ("the capital", "of the thing", "a ring in an", "her")
@@ -35,10 +35,10 @@ forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fo
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
     """For a product: threads that share a model are enough of them."""
-    before = 1 if cpu.native is None else cpu.native.threads()
-    cpu.set_threads(1)
+    before = 1 if native.module is None else native.module.threads()
+    native.set_threads(1)
     yield
-    cpu.set_threads(before)
+    native.set_threads(before)
 
 
 @pytest.fixture(scope="module", params=["native", "f32"])
@@ -100,15 +100,16 @@ def test_threads_share_a_model(model: Model, wanted: list[tuple[int, ...]]) -> N
 
 
 def test_generate_waits_for_another_thread(model: Model) -> None:
-    """And so uses the one session there is."""
-    session = model._session
+    """And so uses the last session, which holds how its prompt begins."""
+    model.generate(PROMPTS[0], **GREEDY)
+    session = model._last
     with model._line.lock:
         thread = threading.Thread(target=model.generate, args=(PROMPTS[0],), kwargs=GREEDY)
         thread.start()
         thread.join(0.2)
         assert thread.is_alive()
     thread.join(60)
-    assert not thread.is_alive() and model._session is session
+    assert not thread.is_alive() and model._last is session
 
 
 def test_two_streams_in_turns_are_as_each_alone(
@@ -137,8 +138,8 @@ def test_generate_amid_a_stream(model: Model, wanted: list[tuple[int, ...]]) -> 
 
 def test_a_stream_that_is_over_gives_its_session_back(model: Model) -> None:
     """Read to its end, closed, dropped, or dropped by another thread."""
-    session = model._session
     list(model.stream(PROMPTS[0], **GREEDY))
+    session = model._last
     stream = model.stream(PROMPTS[0], **GREEDY)
     next(stream)
     stream.close()
@@ -149,19 +150,27 @@ def test_a_stream_that_is_over_gives_its_session_back(model: Model) -> None:
     in_thread(held.clear)
     gc.collect()
     again = model.generate(PROMPTS[0], **GREEDY)
-    assert model._session is session and again.timings.reused_tokens > 0
+    assert model._last is session and again.timings.reused_tokens > 0
 
 
 def test_a_stream_left_open_stops_nobody(model: Model, wanted: list[tuple[int, ...]]) -> None:
-    """What comes after has a session of its own, keeps that, and knows the settings."""
-    model.repair_mode = "lazy"
+    """What comes after has a session of its own, and keeps that."""
     stream = model.stream(PROMPTS[0], **GREEDY)
     next(stream)
     assert in_thread(lambda: model.generate(PROMPTS[1], **GREEDY).token_ids) == [wanted[1]]
-    assert model.repair_mode == "lazy"
     again = model.generate(PROMPTS[1], **GREEDY)
     assert again.token_ids == wanted[1] and again.timings.reused_tokens > 0
-    model.repair_mode = "off"
+
+
+def test_another_beginning_has_a_new_session(model: Model, wanted: list[tuple[int, ...]]) -> None:
+    """What only begins with <bos> as the last prompt did shares nothing worth keeping."""
+    model.generate(PROMPTS[0], **GREEDY)
+    session = model._last
+    other = [2, *reversed(model.prompt(PROMPTS[1]).ids)]
+    model.generate(other, **GREEDY)
+    assert session is not None and model._last is not session
+    assert session.ids[: len(session.ids)] != other
+    assert model.generate(PROMPTS[0], **GREEDY).token_ids == wanted[0]
 
 
 # ---- a session -----------------------------------------------------------------------------------
@@ -170,13 +179,13 @@ def test_a_stream_left_open_stops_nobody(model: Model, wanted: list[tuple[int, .
 def test_a_session_is_one_threads_at_a_time(model: Model, wanted: list[tuple[int, ...]]) -> None:
     """Whatever another thread tries amid a stream is refused, and the stream goes on rightly."""
     session, greedy = model.session(), Sampling(**GREEDY)
-    ids = [model.prompt_ids(prompt) for prompt in PROMPTS]
+    ids = [list(model.prompt(prompt).ids) for prompt in PROMPTS]
     stream = session.stream(ids[0], greedy)
     got = [next(stream)]
     for work in (
         lambda: list(session.stream(ids[1], greedy)),
         lambda: session.read(ids[1]),
-        lambda: session.listen(ids[1], ()),
+        lambda: session.write(ids[1]),
         lambda: session.use("E2B"),
     ):
         (error,) = in_thread(work)
@@ -189,7 +198,7 @@ def test_a_session_is_one_threads_at_a_time(model: Model, wanted: list[tuple[int
 def test_a_turn_while_a_step_runs_is_refused(model: Model, wanted: list[tuple[int, ...]]) -> None:
     """Another thread's, and one from within."""
     session, greedy = model.session(), Sampling(**GREEDY)
-    ids = model.prompt_ids(PROMPTS[0])
+    ids = list(model.prompt(PROMPTS[0]).ids)
     refused: list[object] = []
 
     def progress(done: int, total: int) -> None:
@@ -201,13 +210,13 @@ def test_a_turn_while_a_step_runs_is_refused(model: Model, wanted: list[tuple[in
     assert refused and all(isinstance(error, SessionBusyError) for error in refused)
 
 
-@pytest.mark.parametrize("later", ["stream", "read", "listen"])
+@pytest.mark.parametrize("later", ["stream", "read", "write"])
 def test_a_stream_behind_a_later_turn(
     model: Model, wanted: list[tuple[int, ...]], later: str
 ) -> None:
     """It says so, each time, rather than going on from what others wrote; the later is right."""
     session, greedy = model.session(), Sampling(**GREEDY)
-    ids, others = (model.prompt_ids(prompt) for prompt in PROMPTS[:2])
+    ids, others = (list(model.prompt(prompt).ids) for prompt in PROMPTS[:2])
     stale = session.stream(ids, greedy)
     next(stale)
     if later == "stream":
@@ -217,7 +226,7 @@ def test_a_stream_behind_a_later_turn(
             next(stale)
         assert tokens([first, *newer]) == wanted[1]
     else:
-        session.read(others) if later == "read" else session.listen(others, ())
+        session.read(others) if later == "read" else session.write(others)
         with pytest.raises(SessionBusyError, match="has gone on with another turn"):
             next(stale)
         assert session.ids == others
@@ -228,24 +237,27 @@ def test_a_stream_behind_a_later_turn(
 def test_several_continuations_are_one_turn(model: Model) -> None:
     """They have a cache of their own, but a stream is a stream."""
     session, greedy = model.session(), Sampling(**GREEDY)
-    stale = session.stream(model.prompt_ids(PROMPTS[0]), Sampling(**GREEDY | {"n": 2}))
+    stale = session.stream(list(model.prompt(PROMPTS[0]).ids), Sampling(**GREEDY | {"n": 2}))
     next(stale)
-    list(session.stream(model.prompt_ids(PROMPTS[1]), greedy))
+    list(session.stream(model.prompt(PROMPTS[1]).ids, greedy))
     with pytest.raises(SessionBusyError):
         list(stale)
 
 
 def test_a_nested_model_in_turns(tiny_checkpoint: Path) -> None:
     """Speculating and changing its size: a stream that was passed says so; `use` amid one's own
-    stream is no turn, and another session takes the settings over."""
-    whole = Engine(tiny_gemma3n(CONFIG), read(tiny_checkpoint).tokenizer, chunk=16)
-    model = Model(read(tiny_checkpoint), whole)
+    stream is no turn."""
+    whole = Engine(tiny_gemma3n(CONFIG), load_checkpoint(tiny_checkpoint).tokenizer, chunk=16)
+    model = Model(load_checkpoint(tiny_checkpoint), whole)
     wanted = model.generate(PROMPT, **GREEDY).token_ids
-    model.speculate(SMALL, gamma=2)
-    stream = model.stream(PROMPT, **GREEDY)
+    session = model.session()
+    draft = session.speculate(SMALL, gamma=2)
+    stream = session.stream(PROMPT, **GREEDY)
     got = [next(stream)]
-    assert model.generate(PROMPT, **GREEDY).token_ids == wanted and model.draft is not None
-    assert tokens([*got, *stream]) == wanted
+    assert model.generate(PROMPT, **GREEDY).token_ids == wanted
+    assert tokens([*got, *stream]) == wanted and draft.rounds
+    with pytest.raises(InputError, match="is unknown"):
+        session.speculate("E9B")
     session = model.session()
     stream = session.stream(PROMPT, Sampling(**GREEDY))
     next(stream)
@@ -302,13 +314,13 @@ def child(work: Callable[[], bool], patience_s: float = 60.0) -> int | None:
 
 @forks
 @pytest.mark.parametrize(("threads", "count"), [(1, 6), (2, 2)])
-@pytest.mark.skipif(cpu.native is None, reason="the native kernels were not built")
+@needs_native
 def test_forks_while_another_thread_generates(
     tiny_checkpoint: Path, threads: int, count: int
 ) -> None:
     """The child generates, on the model and on a session of its own; the parent goes on rightly."""
     model = load(tiny_checkpoint)
-    cpu.set_threads(threads)
+    native.set_threads(threads)
     first, second = (model.generate(prompt, **GREEDY).token_ids for prompt in PROMPTS[:2])
     wrong, over = [], threading.Event()
 
@@ -318,7 +330,7 @@ def test_forks_while_another_thread_generates(
                 wrong.append(1)
 
     def in_child() -> bool:
-        session, ids = model.session(), model.prompt_ids(PROMPTS[0])
+        session, ids = model.session(), list(model.prompt(PROMPTS[0]).ids)
         return (
             model.generate(PROMPTS[1], **GREEDY).token_ids == second
             and tokens(list(session.stream(ids, Sampling(**GREEDY)))) == first
@@ -331,7 +343,7 @@ def test_forks_while_another_thread_generates(
     finally:
         over.set()
         thread.join(60)
-        cpu.set_threads(1)
+        native.set_threads(1)
     assert wrong == [] and not thread.is_alive()
 
 

@@ -6,12 +6,14 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+import torch
 
 import gemelo
-from gemelo.checkpoints.load import read
+from gemelo.checkpoints.load import load_checkpoint
 from gemelo.errors import InputError
 from gemelo.evals import machine
 from gemelo.evals.bench import Spread, bench, run, weights_bytes_per_token
+from gemelo.kernels import native
 from gemelo.weights.gguf import GGUFFile
 from tests.conftest import TINY, tiny_model, write_checkpoint
 
@@ -66,12 +68,12 @@ def test_a_run_reads_and_writes_what_it_is_told(tiny_checkpoint: Path) -> None:
 def test_a_token_reads_every_weight_of_the_file_once(tiny_checkpoint: Path) -> None:
     file = GGUFFile(tiny_checkpoint)
     sizes = [file.tensor(name).nbytes for name in file.names()]
-    assert weights_bytes_per_token(read(tiny_checkpoint).decoder) == sum(sizes)
+    assert weights_bytes_per_token(load_checkpoint(tiny_checkpoint).decoder) == sum(sizes)
 
 
 def test_an_untied_table_gives_one_row(tmp_path: Path) -> None:
     config = dataclasses.replace(TINY["blocks-of-32"], tie_word_embeddings=False)
-    decoder = read(write_checkpoint(tmp_path / "untied", tiny_model(config))).decoder
+    decoder = load_checkpoint(write_checkpoint(tmp_path / "untied", tiny_model(config))).decoder
     row = 4 * config.hidden_size
     everything = sum(parameter.nbytes for parameter in decoder.parameters())
     wanted = everything - config.vocab_size * row + row
@@ -96,9 +98,11 @@ def test_spread() -> None:
     assert Spread.of([3.0, 1.0, 2.0]) == Spread(2.0, 1.0, 3.0)
 
 
-def test_peak_memory_counts_what_was_held() -> None:
-    before = machine.peak_rss_bytes()
-    held = bytearray(before)  # as much again
-    held[::4096] = b"x" * len(held[::4096])
-    del held
-    assert machine.peak_rss_bytes() > 1.2 * before  # beside what is in memory still
+def test_memory_is_read_by_the_kernels_or_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = torch.arange(1 << 16, dtype=torch.int32)
+    content = memory.view(torch.uint8)
+    assert min(machine.read_speeds(content)) > 0
+    monkeypatch.setattr(native, "module", None)
+    monkeypatch.delattr(native, "extension")  # as where it was not built
+    assert min(machine.read_speeds(content)) > 0
+    assert torch.equal(memory, torch.arange(1 << 16, dtype=torch.int32))

@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gemelo.config import Gemma3Config, Gemma3nConfig, VisionConfig
-from gemelo.inputs.prompt.placeholders import Senses, senses_of
+from gemelo.config import Gemma3Config, Gemma3nConfig, Modalities, VisionConfig
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.inputs.tokenizer.vocabulary import CONTROL, Vocabulary
 from tests.inputs.conftest import as_json, small_vocabulary
@@ -33,7 +32,7 @@ class Family:
     """The reference's processor and what it needs to be compared with."""
 
     processor: Any
-    senses: Senses
+    modalities: Modalities
     tokenizer: Tokenizer
 
 
@@ -66,7 +65,7 @@ def gemma3(folder: Path) -> Family:
         image_token_index=ids["<image_soft_token>"],
     )
     processor = Gemma3Processor(gemma3_pixels(16), twin, image_seq_length=IMAGE_TOKENS)
-    return Family(processor, senses_of(config), tokenizer)
+    return Family(processor, config.modalities, tokenizer)
 
 
 def gemma3n(folder: Path) -> Family:
@@ -93,7 +92,7 @@ def gemma3n(folder: Path) -> Family:
         image_seq_length=IMAGE_TOKENS,
         audio_seq_length=AUDIO_TOKENS,
     )
-    return Family(processor, senses_of(config), tokenizer)
+    return Family(processor, config.modalities, tokenizer)
 
 
 def tokenizers(folder: Path) -> tuple[Tokenizer, Any]:

@@ -27,7 +27,7 @@ def test_the_overview(panorama: Path) -> None:
     assert [view.size for view in shown.views] == [(1000, 400), (334, 400), (334, 400), (332, 400)]
     assert shown.num_tokens == 4 * 256
     lines = shown.text().splitlines()
-    assert lines[0].endswith(": 1000 x 400, 1024 soft tokens")
+    assert lines[0].endswith(": 1000 x 400, 1024 image tokens")
     assert lines[-1].split() == "crop3 332 x 400 from (668, 0) to (1000, 400)".split()
     assert shown.to_json()["views"][1] == {"name": "crop1", "box": [0, 0, 334, 400]}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from gemelo.checkpoints.load import Checkpoint, read
+from gemelo.checkpoints.load import Checkpoint, load_checkpoint
 from gemelo.config import FULL, Gemma3Config, num_parameters
 from gemelo.engine.engine import Engine
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
@@ -53,7 +53,7 @@ def test_kv_bytes_are_those_that_a_session_allocates(
 
 
 def test_a_quantised_file_is_told_as_it_is_held(tiny_checkpoint: Path) -> None:
-    checkpoint = read(tiny_checkpoint)
+    checkpoint = load_checkpoint(tiny_checkpoint)
     summary = summarise(checkpoint)
     assert summary.bytes == checkpoint.weights_bytes
     assert summary.parameters == sum(num_parameters(checkpoint.config).values())
@@ -65,7 +65,7 @@ def test_a_quantised_file_is_told_as_it_is_held(tiny_checkpoint: Path) -> None:
 
 
 def test_a_widened_file_is_told_as_it_is_held(tiny_checkpoint: Path) -> None:
-    summary = summarise(read(tiny_checkpoint, "bf16"))
+    summary = summarise(load_checkpoint(tiny_checkpoint, "bf16"))
     query = summary.layers[0].weights["self_attn.q_proj"]
     assert query.format == "bf16" and query.bytes == 2 * query.parameters
 

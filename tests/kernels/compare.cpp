@@ -12,19 +12,20 @@
 #include <utility>
 #include <vector>
 
-#include "kernels.h"
+#include "runtime/kernels.h"
 
 using namespace gemelo;
 
 namespace {
 
-struct Kind {
+struct TestFormat {
   const char* name;
-  int format, block, bytes;
+  Format number;
+  int block, bytes;
   std::vector<int> halves;  // where a block has half-precision numbers
 };
 
-const Kind kAll[] = {
+const TestFormat kAll[] = {
     {"f32", kF32, 1, 4, {}},           {"f16", kF16, 1, 2, {0}},
     {"bf16", kBF16, 1, 2, {}},         {"q4_0", kQ4_0, 32, 18, {0}},
     {"q5_0", kQ5_0, 32, 22, {0}},      {"q8_0", kQ8_0, 32, 34, {0}},
@@ -43,17 +44,17 @@ std::vector<float> numbers(int64_t count, float size = 1) {
 }
 
 // Random blocks at an odd address, with scales between 2^-10 and 2^-5.
-std::vector<uint8_t> blocks(const Kind& kind, int64_t count) {
-  std::vector<uint8_t> bytes(count * kind.bytes + 65);
+std::vector<uint8_t> blocks(const TestFormat& format, int64_t count) {
+  std::vector<uint8_t> bytes(count * format.bytes + 65);
   for (uint8_t& b : bytes) b = (uint8_t)random_bits();
   for (int64_t i = 0; i < count; i++) {
-    uint8_t* p = bytes.data() + 1 + i * kind.bytes;
+    uint8_t* p = bytes.data() + 1 + i * format.bytes;
     const float weight = uniform();
     uint32_t bits;
     std::memcpy(&bits, &weight, 4);
-    if (kind.format == kF32) std::memcpy(p, &weight, 4);
-    if (kind.format == kBF16) std::memcpy(p, (uint8_t*)&bits + 2, 2);
-    for (int at : kind.halves) p[at + 1] = (uint8_t)(0x14 + random_bits() % 16);
+    if (format.number == kF32) std::memcpy(p, &weight, 4);
+    if (format.number == kBF16) std::memcpy(p, (uint8_t*)&bits + 2, 2);
+    for (int at : format.halves) p[at + 1] = (uint8_t)(0x14 + random_bits() % 16);
   }
   return bytes;
 }
@@ -83,8 +84,8 @@ std::vector<float> product(const Kernels& k, const Matrix& w, std::vector<float>
   return y;
 }
 
-// Another kind of activations (bytes or bfloat16), and the same ones summed with other roundings: a
-// single output may be all that is left of terms that cancel.
+// Another format of activations (bytes or bfloat16), and the same ones summed with other roundings:
+// a single output may be all that is left of terms that cancel.
 constexpr double kOther = 0.02, kSame = 5e-5;
 
 // Products and single rows of one matrix, however it lies.
@@ -109,20 +110,17 @@ void compare(Judge& judge, const Kernels& fast, const Kernels& plain, const char
   }
 }
 
-void products(Judge& judge, const Kernels& fast, const Kernels& plain, const Kind& kind) {
+void products(Judge& judge, const Kernels& fast, const Kernels& plain, const TestFormat& format) {
   for (int64_t rows : {1, 7, 33}) {
-    const int64_t columns = kind.block == 1 ? 45 : kind.block * (kind.block == 32 ? 35 : 9);
-    const auto bytes = blocks(kind, rows * columns / kind.block);
-    Matrix w{bytes.data() + 1,
-             columns / kind.block * kind.bytes,
-             kind.format,
-             rows,
-             columns,
-             nullptr,
-             kRows};
-    compare(judge, fast, plain, kind.name, w);
-    w.columns -= kind.block == 32 ? 32 : 0;  // panels have whole units
-    const auto stride = (int64_t)plain.panel_bytes(kind.format, w.columns);
+    const int64_t columns = format.block == 1 ? 45 : format.block * (format.block == 32 ? 35 : 9);
+    const auto bytes = blocks(format, rows * columns / format.block);
+    Matrix w{bytes.data() + 1, columns / format.block * format.bytes,
+             format.number,    rows,
+             columns,          nullptr,
+             Layout::kRows};
+    compare(judge, fast, plain, format.name, w);
+    w.columns -= format.block == 32 ? 32 : 0;  // panels have whole units
+    const auto stride = (int64_t)plain.panel_bytes(format.number, w.columns);
     if (!stride) continue;
     std::vector<uint8_t> got((rows + 63) / 64 * 4 * stride + 64), want(got);
     const auto lines = [](std::vector<uint8_t>& v) {
@@ -132,12 +130,12 @@ void products(Judge& judge, const Kernels& fast, const Kernels& plain, const Kin
     plain.interleave(w, 0, 0, lines(want));
     judge.close("interleaved", {lines(got), lines(got) + (rows + 15) / 16 * stride},
                 {lines(want), lines(want) + (rows + 15) / 16 * stride}, 0);
-    compare(judge, fast, plain, kind.name,
-            {lines(want), stride, kind.format, rows, w.columns, nullptr, kPanels});
+    compare(judge, fast, plain, format.name,
+            {lines(want), stride, format.number, rows, w.columns, nullptr, Layout::kPanels});
     const int64_t apart = (rows + 63) / 64 * 256;
     plain.interleave(w, 0, apart, lines(want));
-    compare(judge, fast, plain, kind.name,
-            {lines(want), apart, kind.format, rows, w.columns, nullptr, kStrips});
+    compare(judge, fast, plain, format.name,
+            {lines(want), apart, format.number, rows, w.columns, nullptr, Layout::kStrips});
   }
 }
 
@@ -161,17 +159,17 @@ void steps(Judge& judge, const Kernels& fast, const Kernels& plain) {
        }},
       {"gate",
        [&](const Kernels& k, Worker&, std::vector<float>& y) {
-         k.gate(y.data(), other.data(), kTokens, kWidth, 0, kWidth);
+         k.gelu_and_mul(y.data(), other.data(), kTokens, kWidth, 0, kWidth);
        }},
       {"softcap", [&](const Kernels& k, Worker&,
                       std::vector<float>& y) { k.softcap(y.data(), 2.5f, 0, kTokens * kWidth); }},
       {"heads",
        [&](const Kernels& k, Worker& w, std::vector<float>& y) {
-         k.heads(w, y.data(), kTokens, kHeads, kHead, norm, other.data());
+         k.norm_rope_heads(w, y.data(), kTokens, kHeads, kHead, norm, other.data());
        }},
-      {"strongest",
+      {"gaussian_topk",
        [&](const Kernels& k, Worker&, std::vector<float>& y) {
-         k.strongest(y.data(), k.threshold(y.data(), kWidth, 0.5f), 0, kWidth);
+         k.gaussian_topk(y.data(), k.gaussian_cutoff(y.data(), kWidth, 0.5f), 0, kWidth);
        }},
   };
   for (const auto& [name, step] : all) {
@@ -189,24 +187,24 @@ void caches(Judge& judge, const Kernels& fast, const Kernels& plain) {
   std::vector<int64_t> slots(kSlots), positions(kSlots), queries(kTokens), reach(kTokens);
   for (int64_t s = 0; s < kSlots; s++) slots[s] = s, positions[s] = s - 2;
   for (int64_t t = 0; t < kTokens; t++) queries[t] = 4 * t + 1, reach[t] = 4 * t + 1 + t % 3 * 7;
-  for (CacheFormat format : {kFloats, kBfloats, kLevels}) {
+  for (CacheFormat format : {CacheFormat::kF32, CacheFormat::kBF16, CacheFormat::kInt8}) {
     // Keys, values and their scales, one behind the other.
     const auto run = [&](const Kernels& kernels, int64_t tokens, std::vector<uint8_t>& held) {
       held.resize(kNumbers * 8 + kSlots * 4);
       auto* scales = (uint16_t*)(held.data() + kNumbers * 8);
-      const Cache cache{{held.data(), scales},
-                        {held.data() + kNumbers * 4, scales + kSlots},
-                        kNumbers,
-                        format,
-                        1,
-                        kHead};
+      const KvCache cache{{held.data(), scales},
+                          {held.data() + kNumbers * 4, scales + kSlots},
+                          kNumbers,
+                          format,
+                          1,
+                          kHead};
       std::vector<float> y(tokens * kHeads * kHead);
       const Attend a{q.data(),     cache,  positions.data(), kSlots, kSlots, queries.data(),
                      reach.data(), tokens, tokens,           kHeads, 50,     0.125f,
                      y.data()};
       std::vector<uint8_t> room(kernels.attend_bytes(a));
       parallel([&](Worker& worker) {
-        kernels.keep(worker, k.data(), v.data(), cache, slots.data(), kSlots, kSlots);
+        kernels.store_kv(worker, k.data(), v.data(), cache, slots.data(), kSlots, kSlots);
         worker.barrier();
         kernels.attend(worker, a, room.data());
       });
@@ -229,8 +227,8 @@ int main() {
   for (const char* const* name = runnable(); *name; name++) {
     Judge judge{*name};
     set_threads(2);
-    for (const Kind& kind : kAll)
-      products(judge, *kernels_named(*name), *kernels_named("generic"), kind);
+    for (const TestFormat& format : kAll)
+      products(judge, *kernels_named(*name), *kernels_named("generic"), format);
     caches(judge, *kernels_named(*name), *kernels_named("generic"));
     set_threads(1);  // whole steps, one after the other
     steps(judge, *kernels_named(*name), *kernels_named("generic"));

@@ -6,16 +6,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from gemelo.kernels import cpu
-from gemelo.kernels.formats import FORMATS, Format
+from gemelo.kernels import cpu, native
+from gemelo.kernels.quants import FORMATS, Format
 
 
-@pytest.fixture(params=cpu.instruction_sets())
+@pytest.fixture(params=native.instruction_sets())
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    before = cpu.isa()
-    cpu.use(request.param)
+    before = native.isa()
+    native.use(request.param)
     yield request.param
-    cpu.use(before)
+    native.use(before)
 
 
 @pytest.fixture(params=sorted(cpu.FORMATS))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gemelo.kernels import reference
-from gemelo.kernels.formats import Format, Packed, unpack
+from gemelo.kernels.quants import Format, Packed, unpack
 
 FLOATS = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 MINIMA = ("q4_k", "q5_k")

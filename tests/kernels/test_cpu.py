@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-import os
 import sys
 
 import pytest
 import torch
 
 from gemelo.errors import InputError
-from gemelo.kernels import cpu, reference
-from gemelo.kernels.formats import FORMATS, Format, Packed, unpack
+from gemelo.kernels import cpu, native
+from gemelo.kernels.quants import FORMATS, Format, Packed, unpack
 from tests.kernels.matrices import (
     FEW,
     FLOATS,
@@ -24,11 +23,9 @@ from tests.kernels.matrices import (
     random_weight,
     scale_offsets,
 )
+from tests.native import needs_native
 
-pytestmark = pytest.mark.skipif(
-    cpu.native is None and "GEMELO_NATIVE_REQUIRED" not in os.environ,
-    reason="the native kernels were not built here",
-)
+pytestmark = needs_native
 
 
 # ---- right numbers -------------------------------------------------------------------------------
@@ -73,16 +70,16 @@ def test_many_tokens_do_not_depend_on_one_another(isa: str, format: Format) -> N
 
 def test_any_number_of_threads_gives_the_same_bits(isa: str, format: Format) -> None:
     weight = random_weight(format, 75, odd_columns(format))
-    before = cpu.native_module().threads()
+    before = native.extension.threads()
     for tokens in (1, 4, 40):
         x = random_input(tokens, weight.shape[1])
         want = None
         for threads in (1, 2, 3):
-            cpu.set_threads(threads)
+            native.set_threads(threads)
             got = cpu.linear(x, weight)
             want = got if want is None else want
             assert torch.equal(got, want)
-    cpu.set_threads(before)
+    native.set_threads(before)
 
 
 @pytest.mark.parametrize("dtype", cpu.DTYPES, ids=["f32", "bf16"])
@@ -238,18 +235,6 @@ def test_products_of_nothing(isa: str) -> None:
     assert cpu.embedding(torch.tensor([1]), weight.prefix(columns=0)).shape == (1, 0)
 
 
-def test_formats_and_dtypes_without_kernels_go_through_the_reference() -> None:
-    other = random_weight(FORMATS["q4_1"], 5, 64)
-    x = random_input(3, 64)
-    assert not cpu.takes(x, other)
-    torch.testing.assert_close(cpu.linear(x, other), reference.linear(x, other))
-    index = torch.tensor([4, 1])
-    torch.testing.assert_close(cpu.linear(x, other, index), reference.linear(x, other)[:, index])
-    assert torch.equal(cpu.embedding(index, other), unpack(other)[index])
-    known = random_weight(FORMATS["q8_0"], 5, 64)
-    assert cpu.linear(x.double(), known).dtype == torch.float64
-
-
 def test_bad_input_is_an_input_error() -> None:
     weight = random_weight(FORMATS["q8_0"], 5, 64)
     with pytest.raises(InputError, match="5 x 64"):
@@ -264,11 +249,6 @@ def test_bad_input_is_an_input_error() -> None:
     for ids in (torch.zeros(2), torch.zeros(2, dtype=torch.bool)):
         with pytest.raises(InputError, match="integers"):
             cpu.embedding(ids, weight)
-    for threads in (0, -1, cpu.MAX_THREADS + 1):
-        with pytest.raises(InputError, match="1 to 1024"):
-            cpu.set_threads(threads)
-    with pytest.raises(InputError, match="generic"):
-        cpu.use("sse9")
 
 
 @pytest.mark.parametrize("size", [1, 15, 64, 1025, 5000, 262_145])
@@ -276,8 +256,8 @@ def test_the_largest_is_the_first_of_its_kind(isa: str, size: int) -> None:
     scores = torch.randn(size, generator=torch.Generator().manual_seed(size))
     for place in {0, size // 2, size - 1}:
         scores[place] = 9.0
-        assert cpu.largest(scores) == int(scores.numpy().argmax())
+        assert cpu.argmax(scores) == int(scores.numpy().argmax())
         scores[place:] -= 20
-    assert cpu.largest(torch.full((size,), -torch.inf)) == 0
-    assert cpu.largest(torch.full((size,), torch.nan)) < size
-    assert cpu.largest(scores[::2]) == int(scores[::2].argmax())
+    assert cpu.argmax(torch.full((size,), -torch.inf)) == 0
+    assert cpu.argmax(torch.full((size,), torch.nan)) < size
+    assert cpu.argmax(scores[::2]) == int(scores[::2].argmax())

@@ -14,12 +14,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from gemelo.kernels import cpu
-from gemelo.kernels.formats import FORMATS, Packed
+from gemelo.kernels import cpu, native
+from gemelo.kernels.quants import FORMATS, Packed
 from tests.kernels.matrices import random_input, random_weight
+from tests.native import needs_native
 
 pytestmark = [
-    pytest.mark.skipif(cpu.native is None, reason="the native kernels were not built here"),
+    needs_native,
     pytest.mark.timeout(120),
 ]
 
@@ -27,9 +28,9 @@ pytestmark = [
 @pytest.fixture(autouse=True)
 def threads() -> Iterator[None]:
     """As many threads after each test as before."""
-    before = cpu.native_module().threads()
+    before = native.extension.threads()
     yield
-    cpu.set_threads(before)
+    native.set_threads(before)
 
 
 class Case:
@@ -38,7 +39,7 @@ class Case:
     def __init__(self, name: str, tokens: int, seed: int) -> None:
         self.weight: Packed = random_weight(FORMATS[name], 67 + seed, 768, seed)
         self.x: Tensor = random_input(tokens, 768, seed=seed)
-        cpu.set_threads(1)
+        native.set_threads(1)
         self.want = cpu.linear(self.x, self.weight)
 
     def right(self) -> bool:
@@ -66,15 +67,15 @@ def together(*work: Callable[[], bool]) -> list[bool]:
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_several_callers_at_once_each_get_their_own_result(cases: list[Case], count: int) -> None:
-    cpu.set_threads(count)
+    native.set_threads(count)
     done = together(*(lambda c=case: all(c.right() for _ in range(20)) for case in cases))
     assert all(done)
 
 
 def test_the_number_of_threads_may_change_at_any_time(cases: list[Case]) -> None:
     for count in (1, 2, 3, 4, 2, 1, 4, 3):
-        cpu.set_threads(count)
-        assert cpu.native_module().threads() == count
+        native.set_threads(count)
+        assert native.extension.threads() == count
         assert all(case.right() for case in cases)
 
 
@@ -83,7 +84,7 @@ def test_it_may_change_while_others_compute(cases: list[Case]) -> None:
 
     def run(first: int, second: int, mine: list[Case]) -> bool:
         for i in range(30):
-            cpu.set_threads(second if i % 2 else first)
+            native.set_threads(second if i % 2 else first)
             if not all(case.right() for case in mine):
                 return False
         return True
@@ -92,16 +93,16 @@ def test_it_may_change_while_others_compute(cases: list[Case]) -> None:
 
 
 def test_more_threads_than_cores_and_than_rows(cases: list[Case]) -> None:
-    cpu.set_threads(2 * (os.cpu_count() or 1) + 3)
+    native.set_threads(2 * (os.cpu_count() or 1) + 3)
     assert all(case.right() for case in cases)
     one_row = cases[0].weight.prefix(rows=1)
-    cpu.set_threads(8)
+    native.set_threads(8)
     got = cpu.linear(cases[0].x, one_row)
     assert torch.equal(got, cases[0].want[:, :1])
 
 
 def test_sleeping_threads_wake_up(cases: list[Case]) -> None:
-    cpu.set_threads(2)
+    native.set_threads(2)
     pause = threading.Event()
     for seconds in (0.0, 0.0005, 0.02, 0.1):  # still spinning, about to sleep, asleep
         for _ in range(3):
@@ -131,11 +132,11 @@ def _python_path() -> str:
 FORKING = """
 import os, threading, torch
 torch.set_num_threads(1)
-from gemelo.kernels import cpu
-from gemelo.kernels.formats import FORMATS, pack
+from gemelo.kernels import cpu, native
+from gemelo.kernels.quants import FORMATS, pack
 
 weight = pack(torch.randn(64, 256), FORMATS["q8_0"])
-cpu.set_threads(2)
+native.set_threads(2)
 inputs = [torch.randn(tokens, 256) for tokens in (1, 33)]
 want = [cpu.linear(x, weight) for x in inputs]
 
@@ -158,7 +159,7 @@ busy = threading.Thread(target=keep_busy)
 busy.start()
 forked(lambda: right() and all(right() for _ in range(20)))
 def other_count():
-    cpu.set_threads(3)
+    native.set_threads(3)
     return right()
 forked(other_count)
 over.set()
@@ -184,17 +185,59 @@ def test_threads_that_the_system_refuses_are_done_without() -> None:
 REFUSED = """
 import resource, torch
 torch.set_num_threads(1)
-from gemelo.kernels import cpu
-from gemelo.kernels.formats import FORMATS, pack
+from gemelo.kernels import cpu, native
+from gemelo.kernels.quants import FORMATS, pack
 
 weight, x = pack(torch.randn(64, 256), FORMATS["q8_0"]), torch.randn(33, 256)
-cpu.set_threads(1)
+native.set_threads(1)
 want = cpu.linear(x, weight)
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 _, hard = resource.getrlimit(resource.RLIMIT_AS)
 resource.setrlimit(resource.RLIMIT_AS, (used + (100 << 20), hard))
-cpu.set_threads(1000)
-assert 1 < cpu.native_module().threads() < 1000  # starts them
+native.set_threads(1000)
+assert 1 < native.extension.threads() < 1000  # starts them
 resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
 assert torch.equal(cpu.linear(x, weight), want)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
+@pytest.mark.parametrize("tokens", [3, 17], ids=["without a barrier", "with a barrier"])
+def test_a_thread_without_memory_is_an_error_and_no_end(tokens: int) -> None:
+    """The caller has its workspace already, so that the other thread alone finds none: the product
+    is a MemoryError, nobody waits at a barrier, and the next product is right."""
+    done = subprocess.run(
+        [sys.executable, "-c", STARVED, str(tokens)],
+        env=os.environ | {"PYTHONPATH": _python_path(), "GEMELO_ISA": "generic"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["starved", "right"]
+
+
+STARVED = """
+import resource, sys, torch
+torch.set_num_threads(1)
+from gemelo.kernels import cpu, native
+from gemelo.kernels.quants import FORMATS, Packed
+
+columns = 1 << 20
+weight = Packed(torch.ones(32, columns // 32 * 34, dtype=torch.uint8), FORMATS["q8_0"])
+x = torch.randn(int(sys.argv[1]), columns)
+native.set_threads(1)
+want = cpu.linear(x, weight)
+native.set_threads(2)
+cpu.linear(x[:, :64].contiguous(), weight.prefix(columns=64))  # starts the other thread
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+_, hard = resource.getrlimit(resource.RLIMIT_AS)
+resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 20), hard))
+try:
+    cpu.linear(x, weight)
+except MemoryError:
+    print("starved")
+resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+assert torch.equal(cpu.linear(x, weight), want)
+print("right")
 """

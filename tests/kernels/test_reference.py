@@ -5,8 +5,8 @@ import torch
 from torch.nn import functional
 
 from gemelo.errors import InputError
-from gemelo.kernels import formats
-from gemelo.kernels.formats import FORMATS, Format, Packed, unpack
+from gemelo.kernels import quants
+from gemelo.kernels.quants import FORMATS, Format, Packed, unpack
 from gemelo.kernels.reference import embedding, linear
 
 
@@ -26,7 +26,7 @@ def finite_packed(format: Format, rows: int, blocks: int) -> Packed:
 def test_linear_is_the_product_with_the_expanded_matrix(
     format: Format, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(formats, "CHUNK_ELEMENTS", 4 * 2 * format.block)  # several chunks
+    monkeypatch.setattr(quants, "CHUNK_ELEMENTS", 4 * 2 * format.block)  # several chunks
     weight = finite_packed(format, rows=13, blocks=2)
     x = torch.randn(*shape, 2 * format.block)
     want = functional.linear(x, unpack(weight))

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 from torch import Tensor
 
-from gemelo.kernels import cpu, reference
+from gemelo.kernels import cpu, native, reference
 from gemelo.kernels import repacked as panels_module
-from gemelo.kernels.formats import FORMATS, Format, Packed
+from gemelo.kernels.quants import FORMATS, Format, Packed
 from gemelo.kernels.repacked import Panels, can_interleave, large_pages
 from tests.kernels.matrices import FEW, FLOATS, assert_close, random_input, random_weight
+from tests.native import needs_native
 
-pytestmark = pytest.mark.skipif(
-    cpu.native is None and "GEMELO_NATIVE_REQUIRED" not in os.environ,
-    reason="the native kernels were not built here",
-)
+pytestmark = needs_native
 BLOCKS = sorted(cpu.FORMATS - set(FLOATS))
 
 
@@ -30,7 +26,7 @@ def product(x: Tensor, panels: Panels, weight: Packed, index: Tensor | None = No
     """x (T, C) float32 times a matrix that was moved."""
     rows = len(weight.blocks) if index is None else len(index)
     out = torch.empty(len(x), rows)
-    cpu.native_module().product(
+    native.extension.product(
         x.data_ptr(), x.shape[1], False, len(x), panels.matrix(weight, index),
         out.data_ptr(), rows, False,
     )  # fmt: skip
@@ -39,7 +35,7 @@ def product(x: Tensor, panels: Panels, weight: Packed, index: Tensor | None = No
 
 def gathered(ids: Tensor, panels: Panels, weight: Packed) -> Tensor:
     out = torch.empty(len(ids), weight.shape[1])
-    cpu.native_module().gather(
+    native.extension.gather(
         ids.data_ptr(), len(ids), panels.matrix(weight), out.data_ptr(), weight.shape[1], False
     )
     return out
@@ -68,14 +64,14 @@ def test_a_token_alone_and_among_sixteen_gives_the_same_bits(isa: str, blocks: F
 def test_any_number_of_threads_gives_the_same_bits(isa: str, blocks: Format) -> None:
     weight = random_weight(blocks, 100, columns_of(blocks, 3))
     panels, x = Panels([weight]), random_input(40, weight.shape[1])
-    before = cpu.native_module().threads()
+    before = native.extension.threads()
     strips = Panels([], strips=[weight])
     found = []
     for threads in (1, 2, 3):
-        cpu.set_threads(threads)
+        native.set_threads(threads)
         found.append([product(x[:tokens], panels, weight) for tokens in (1, 7, 40)])
         found[-1] += [product(x[:tokens], strips, weight) for tokens in (1, 7, 40)]
-    cpu.set_threads(before)
+    native.set_threads(before)
     for other in found[1:]:
         assert all(map(torch.equal, other, found[0]))
 
@@ -161,7 +157,7 @@ def test_several_matrices_share_one_room() -> None:
     assert read == [weight.blocks.data_ptr() for weight in weights]
     x = random_input(2, 512)
     for weight in weights:
-        assert_close(product(x, panels, weight), x, weight, cpu.isa())
+        assert_close(product(x, panels, weight), x, weight, native.isa())
     assert panels.nbytes < 1.6 * sum(weight.nbytes for weight in weights)  # 35 rows fill 3 panels
     assert not panels.has(random_weight(FORMATS["q4_0"], 16, 64))
 
@@ -181,7 +177,7 @@ def test_large_matrices_move_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sum(read) == 450 and max(read) == 64
     x = random_input(3, 512)
     for weight in weights:
-        assert_close(product(x, panels, weight), x, weight, cpu.isa())
+        assert_close(product(x, panels, weight), x, weight, native.isa())
 
 
 def test_room_is_empty_and_writable() -> None:

@@ -17,15 +17,16 @@ from torch import Tensor
 
 from gemelo.config import FULL, SLIDING, LayerType
 from gemelo.engine.kv import Int8Slots, KVCache, KVFormat, PlainSlots, Slots
-from gemelo.engine.native_program import ALL, KINDS, STORED
-from gemelo.kernels import cpu
-from gemelo.kernels.formats import FORMATS, Packed
+from gemelo.engine.native_program import KINDS, STORED
+from gemelo.kernels import cpu, native
+from gemelo.kernels.quants import FORMATS, Packed
 from gemelo.models.layers import KV, attend
-from gemelo.models.masks import visible
+from gemelo.models.masks import attention_mask
 from tests.conftest import TINY
 from tests.kernels.matrices import TILES
+from tests.native import needs_native
 
-pytestmark = pytest.mark.skipif(cpu.native is None, reason="the native kernels were not built")
+pytestmark = needs_native
 
 HEADS, KV_HEADS, WIDTH = 14, 2, 128  # seven heads a key: all numbers that are taken at once
 CONFIG = dataclasses.replace(TINY["blocks-of-32"], head_dim=WIDTH, sliding_window=24)
@@ -43,14 +44,15 @@ class Tables:
     def __init__(self, k: Tensor, v: Tensor, q: Tensor, kind: LayerType, owner: int) -> None:
         self.k, self.v, self.q, self.kind = k, v, q, kind
         self.identity = torch.eye(q.shape[1])
-        assert cpu.native is not None
-        self.program = p = cpu.native.Program()
+        assert native.module is not None
+        self.program = p = native.module.Program()
         buffers = [p.buffer(x.shape[1]) for x in (k, v, q, q)]
         for table, buffer in zip((k, v, q), buffers[:3], strict=True):
             p.embed(matrix(table), 1.0, buffer)
-        p.keep(buffers[0], buffers[1], owner, KINDS[kind])
+        layer_type = native.module.LayerType[KINDS[kind]]
+        p.store_kv(buffers[0], buffers[1], owner, layer_type)
         window = CONFIG.window(kind) or 0
-        p.attend(buffers[2], owner, KINDS[kind], HEADS, window, SCALE, buffers[3])
+        p.attend(buffers[2], owner, layer_type, HEADS, window, SCALE, buffers[3])
         p.logits(buffers[3], matrix(self.identity), 0.0)
 
     def native(
@@ -60,12 +62,23 @@ class Tables:
         reach = positions if reach is None else reach
         cache.make_room(positions.shape[1], int(positions.max()) + 1)
         out = torch.empty(*ids.shape, self.q.shape[1])
-        self.program.run(
-            ids.data_ptr(), positions.data_ptr(), reach.data_ptr(), 0, *ids.shape, ALL,
-            [table.numbers for table in cache.tables()], cache.memory().layers,
-            STORED.index(cache.stored), KV_HEADS, WIDTH, None,
-            out.data_ptr(),
-        )  # fmt: skip
+        call = native.extension.Call(
+            ids=ids.data_ptr(),
+            positions=positions.data_ptr(),
+            attend_until=reach.data_ptr(),
+            inputs_embeds=0,
+            rows=ids.shape[0],
+            tokens_a_row=ids.shape[1],
+            logits_to_keep=None,
+            slots=[table.numbers for table in cache.tables()],
+            caches=cache.memory().layers,
+            format=native.extension.CacheFormat[STORED[cache.stored]],
+            kv_heads=KV_HEADS,
+            head_dim=WIDTH,
+            per_layer_rows=None,
+            scores=out.data_ptr(),
+        )
+        self.program.run(call)
         return out
 
     def torch(
@@ -76,7 +89,7 @@ class Tables:
             x[ids].unflatten(-1, (-1, WIDTH)).transpose(1, 2) for x in (self.k, self.v, self.q)
         )
         held = cache.write(CONFIG.layers_of(self.kind)[0], KV(k, v))
-        mask = visible(positions, seen, CONFIG.window(self.kind), reach)
+        mask = attention_mask(positions, seen, CONFIG.window(self.kind), reach)
         return attend(q, held, mask, SCALE)
 
 

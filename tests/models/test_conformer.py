@@ -61,7 +61,7 @@ def in_pieces(
     ear: Conformer, mel: Tensor, sizes: list[int]
 ) -> tuple[list[Tensor], list[ConformerState]]:
     """Tokens of each piece and of the end; the states in between."""
-    states, tokens, start = [ear.fresh(mel.shape[0])], [], 0
+    states, tokens, start = [ear.init_state(mel.shape[0])], [], 0
     while start < mel.shape[1]:
         size = sizes[len(tokens) % len(sizes)]
         new, state = ear(mel[:, start : start + size], states[-1])
@@ -119,7 +119,7 @@ def test_long_sounds_go_through_in_pieces_by_themselves(monkeypatch: pytest.Monk
     wanted = ear.encode(mel)
     monkeypatch.setattr(conformer, "PIECE_FRAMES", 50)
     assert distance(ear.encode(mel), wanted) <= 1e-5
-    first, state = ear(mel[:, :7], ear.fresh())
+    first, state = ear(mel[:, :7], ear.init_state())
     rest = ear.finish(mel[:, 7:], state)
     assert distance(torch.cat([first, rest], dim=1), wanted) <= 1e-5
 
@@ -138,7 +138,7 @@ def test_the_state_is_small_however_long_it_lasts() -> None:
 def test_a_state_can_be_gone_on_from_twice() -> None:
     ear = seeded(AudioConfig(**TINY))
     mel = sound(1, 120)
-    _, middle = ear(mel[:, :50], ear.fresh())
+    _, middle = ear(mel[:, :50], ear.init_state())
     first, _ = ear(mel[:, 50:], middle)
     ear.finish(mel[:, 50:], middle)
     again, _ = ear(mel[:, 50:], middle)

@@ -117,7 +117,7 @@ def test_an_untied_head_is_used() -> None:
 def test_kept_tokens_are_those_of_the_whole(pair: tuple[Gemma3, Tensor, Tensor], keep: int) -> None:
     model, ids, wanted = pair
     cache = KVCache(model.config, context=64, rows=2, chunk=TOKENS)
-    hidden = model(ids, positions_of(ids), cache, keep=keep)
+    hidden = model(ids, positions_of(ids), cache, logits_to_keep=keep)
     assert hidden.shape[1] == keep
     if keep:
         assert difference(model.logits(hidden), wanted[:, -keep:]) <= TOLERANCE

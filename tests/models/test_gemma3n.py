@@ -12,9 +12,10 @@ from transformers import Gemma3nForCausalLM, Gemma3nTextConfig
 
 from gemelo.config import FULL, SLIDING, Gemma3nConfig
 from gemelo.engine.kv import KVCache
-from gemelo.models.altup import strongest
+from gemelo.models.altup import gaussian_topk
 from gemelo.models.gemma3n import Gemma3n
 from gemelo.models.layers import TransposedLinear
+from tests.matformer import tiny_gemma3n
 
 TOLERANCE = 3e-4
 TOKENS = 31
@@ -53,17 +54,6 @@ TINY_3N = {
     ),
     "nothing-shared": dataclasses.replace(SMALL, num_kv_shared_layers=0),
 }
-
-
-def tiny_gemma3n(config: Gemma3nConfig, seed: int = 0) -> Gemma3n:
-    model = Gemma3n(config).eval()
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in model.parameters():
-        if parameter.dim() == 1:  # norms multiply by w, not by 1 + w
-            parameter.uniform_(0.5, 1.5, generator=generator)
-        else:
-            parameter.normal_(0, 0.15, generator=generator)
-    return model
 
 
 def reference(model: Gemma3n) -> Gemma3nForCausalLM:
@@ -138,7 +128,7 @@ def test_half_depth_is_exact_for_the_tokens_that_are_kept(
     """Prompt tokens stop at the last layer that owns keys; later steps cannot tell."""
     model, ids, wanted = pair
     cache = KVCache(model.config, context=64, rows=2, chunk=TOKENS)
-    hidden = model(ids, positions_of(ids), cache, keep=keep)
+    hidden = model(ids, positions_of(ids), cache, logits_to_keep=keep)
     assert hidden.shape[1] == keep
     if keep:
         assert difference(model.logits(hidden), wanted[:, -keep:]) <= TOLERANCE
@@ -163,7 +153,7 @@ def test_upper_layers_do_not_run_for_tokens_nobody_asks_for(
         monkeypatch.setattr(block.mlp, "forward", counted)
     ids = torch.arange(3, 24)[None]
     with torch.inference_mode():
-        model(ids, positions_of(ids), KVCache(SMALL, 64), keep=1)
+        model(ids, positions_of(ids), KVCache(SMALL, 64), logits_to_keep=1)
     assert [seen[place] for place in range(12)] == [21] * 6 + [1] * 6
 
 
@@ -208,7 +198,7 @@ def test_a_sparse_step_is_the_dense_one(transposed: bool, width: int) -> None:
     if transposed:
         mlp.down_proj = TransposedLinear(mlp.down_proj.weight)
         assert difference(mlp(x, width), dense) < 1e-5
-    gate = strongest(mlp.gate_proj(x[:, :1], rows=width), mlp.cutoff)
+    gate = gaussian_topk(mlp.gate_proj(x[:, :1], rows=width), mlp.std_multiplier)
     assert 0 < int((gate > 0).sum()) < width // 4
     assert difference(mlp(x[:, :1], width), dense[:, :1]) < 1e-5
 
@@ -218,7 +208,7 @@ def test_a_sparse_step_reads_no_dead_neuron() -> None:
     mlp = tiny_gemma3n(SMALL).layers[0].mlp
     x = torch.randn(1, 1, 64, generator=torch.Generator().manual_seed(0))
     wanted = mlp(x, 96)
-    dead = strongest(mlp.gate_proj(x), mlp.cutoff)[0, 0] == 0
+    dead = gaussian_topk(mlp.gate_proj(x), mlp.std_multiplier)[0, 0] == 0
     mlp.down_proj = TransposedLinear(mlp.down_proj.weight)
     mlp.up_proj.weight[dead] = float("nan")
     mlp.down_proj.columns[dead] = float("nan")

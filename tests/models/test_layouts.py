@@ -10,11 +10,12 @@ from transformers import Gemma3Config as TheirConfig
 from transformers import Gemma3ForCausalLM, Gemma3ForConditionalGeneration
 from transformers import Gemma3TextConfig as TheirTextConfig
 
-from gemelo.checkpoints.load import Source, build
+from gemelo.checkpoints.load import build
+from gemelo.checkpoints.source import Source
 from gemelo.config import read_config
 from gemelo.errors import FileFormatError
 from gemelo.weights import names
-from tests.config.test_model import SIZES, published
+from tests.published import SIZES, published
 
 Shapes = dict[str, tuple[int, ...]]
 

@@ -18,7 +18,8 @@ from transformers.models.gemma3n import (
 from transformers.models.gemma3n.modeling_gemma3n import Gemma3nMultimodalEmbedder
 
 from gemelo.checkpoints.load import build
-from gemelo.checkpoints.source import Source, dead_keys, without_dead_keys
+from gemelo.checkpoints.slice import dead_keys, without_dead_keys
+from gemelo.checkpoints.source import Source
 from gemelo.config import read_config
 from gemelo.errors import FileFormatError, UnsupportedError
 from gemelo.weights import names
@@ -96,7 +97,7 @@ def test_every_tensor_is_consumed(size: str, dead: bool, multimodal: bool) -> No
     assert len(opened.notices) == int(dead)
     tree = build(opened)
     assert len(list(tree.parameters())) == count + (len(tower_shapes()) if multimodal else 0)
-    assert (tree.language_model.hard is not None) == multimodal
+    assert (tree.language_model.modality_embeddings is not None) == multimodal
 
 
 def test_parameters_are_those_published() -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from gemelo.models.masks import visible
+from gemelo.models.masks import attention_mask
 
 
 def drawn(queries: list[int], keys: list[int], window: int | None) -> list[str]:
-    mask = visible(torch.tensor([queries]), torch.tensor([keys]), window)
+    mask = attention_mask(torch.tensor([queries]), torch.tensor([keys]), window)
     return ["".join("#" if seen else "." for seen in row) for row in mask[0, 0].tolist()]
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gemelo.errors import FileFormatError, InputError, UnavailableError, UnsupportedError
-from gemelo.kernels.formats import FORMATS, Format, Packed, pack, unpack
+from gemelo.kernels.quants import FORMATS, Format, Packed, pack, unpack
 from gemelo.string_table import Strings
 from gemelo.weights.gguf import GGUFFile
 from gemelo.weights.gguf_write import TensorToWrite, write_gguf

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gemelo.errors import FileFormatError, GemeloError, UnsupportedError
-from gemelo.kernels.formats import FORMATS, Packed
+from gemelo.kernels.quants import FORMATS, Packed
 from gemelo.weights.gguf import GGUFFile
 from gemelo.weights.gguf_write import write_gguf
 

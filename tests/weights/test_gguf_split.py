@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from gemelo.errors import GemeloError
-from gemelo.kernels.formats import FORMATS
+from gemelo.kernels.quants import FORMATS
 from gemelo.weights.gguf import GGUFFile
 from gemelo.weights.gguf_write import write_gguf
 

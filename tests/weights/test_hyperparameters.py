@@ -11,10 +11,9 @@ import pytest
 
 from gemelo.errors import GemeloError
 from gemelo.string_table import Strings
-from gemelo.weights.gguf_kinds import refuse_other_kinds
+from gemelo.weights.gguf_other_files import refuse_other_kinds
 from gemelo.weights.metadata import config_from_gguf, config_to_gguf, read_facts
-from tests.weights import test_metadata_gemma3n as gemma3n
-from tests.weights.test_metadata import bare, published
+from tests.text_configs import bare, published, published_3n
 
 HARMLESS: dict[str, Any] = {
     "attention.causal": True,
@@ -163,7 +162,7 @@ def test_whatever_a_setting_holds_ends_in_a_config_or_in_a_line(family: str) -> 
 
 
 def entries() -> dict[str, Any]:
-    return config_to_gguf(gemma3n.published("E2B"))
+    return config_to_gguf(published_3n("E2B"))
 
 
 @pytest.mark.parametrize(
@@ -193,4 +192,4 @@ def test_the_other_family_as_ollama_has_it() -> None:
     facts |= {"gemma3n.altup.correct_scale": True, "gemma3n.altup.lr_multiplier": 1.0}
     facts |= {"gemma3n.attention.scale": 1.0, "gemma3n.rope.scaling.type": "none"}
     config, notices = read_facts(facts)
-    assert config == gemma3n.published("E2B") and notices == ()
+    assert config == published_3n("E2B") and notices == ()

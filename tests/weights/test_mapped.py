@@ -11,13 +11,12 @@ import pytest
 import torch
 
 from gemelo.errors import FileFormatError
-from gemelo.kernels.cpu import extension
 from gemelo.weights.mapped import Mapped, behind, check, lost, map_file
+from tests.native import needs_native
 
 PAGE = os.sysconf("SC_PAGESIZE")
-guarded = pytest.mark.skipif(
-    extension is None or not sys.platform.startswith(("linux", "darwin")),
-    reason="the native kernels were not built, or the system has no such signal",
+signals = pytest.mark.skipif(
+    not sys.platform.startswith(("linux", "darwin")), reason="the system has no such signal"
 )
 
 
@@ -59,7 +58,8 @@ def test_what_lies_in_a_map(mapped: Mapped) -> None:
     assert behind([torch.zeros(3)]) == []
 
 
-@guarded
+@needs_native
+@signals
 def test_cut_short(mapped: Mapped) -> None:
     """What is gone reads as zeros, which is remembered until the map is given up."""
     data = torch.frombuffer(mapped, dtype=torch.uint8)
@@ -75,7 +75,8 @@ def test_cut_short(mapped: Mapped) -> None:
     del data, mapped
 
 
-@guarded
+@needs_native
+@signals
 def test_nothing_is_remembered_of_a_map_that_is_gone(tmp_path: Path) -> None:
     path = tmp_path / "short"
     path.write_bytes(b"\1" * (4 * PAGE))
@@ -86,7 +87,8 @@ def test_nothing_is_remembered_of_a_map_that_is_gone(tmp_path: Path) -> None:
     assert lost() == []
 
 
-@guarded
+@needs_native
+@signals
 def test_other_maps_end_a_process_as_ever(tmp_path: Path) -> None:
     """And so does the signal, sent by somebody."""
     path = tmp_path / "theirs"
@@ -123,12 +125,14 @@ BY_HAND = (  # what a crash reporter in C does: note it, and go on
 )
 
 
-def process(tmp_path: Path, code: str) -> subprocess.CompletedProcess[str]:
+def process(tmp_path: Path, code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     words = [sys.executable, "-c", OPENING + code, str(tmp_path / "file")]
-    return subprocess.run(words, capture_output=True, text=True, timeout=120)
+    env = os.environ | environment
+    return subprocess.run(words, env=env, capture_output=True, text=True, timeout=120)
 
 
-@guarded
+@needs_native
+@signals
 @pytest.mark.parametrize("enabled", ["before", "after", "twice"])
 def test_faulthandler_leaves_us_the_signal(tmp_path: Path, enabled: str) -> None:
     """From the next piece of work on; what is not ours it still tells, and ends the process."""
@@ -143,7 +147,8 @@ def test_faulthandler_leaves_us_the_signal(tmp_path: Path, enabled: str) -> None
     assert done.returncode == -7 and "Fatal Python error: Bus error" in done.stderr
 
 
-@guarded
+@needs_native
+@signals
 @pytest.mark.parametrize("first", ["install(); ours = begin()", "ours = begin(); install()"])
 def test_a_signal_that_others_survive_does_not_end_our_hearing(tmp_path: Path, first: str) -> None:
     """They get what is theirs, as often as it comes, and we get ours after it."""
@@ -156,7 +161,8 @@ def test_a_signal_that_others_survive_does_not_end_our_hearing(tmp_path: Path, f
     assert done.stdout.split() == ["3", "0", "1"], done.stderr
 
 
-@guarded
+@needs_native
+@signals
 @pytest.mark.parametrize("word", ["SIG_IGN", "lambda *_: None"])
 def test_signals_that_python_ignores_or_hears(tmp_path: Path, word: str) -> None:
     word = f"signal.{word}" if word.startswith("SIG") else word
@@ -169,7 +175,8 @@ def test_signals_that_python_ignores_or_hears(tmp_path: Path, word: str) -> None
     assert done.stdout.split() == ["0", "1"], done.stderr
 
 
-@guarded
+@needs_native
+@signals
 def test_every_map_is_watched(tmp_path: Path) -> None:
     """Thousands of them, and in the places of those that are gone new ones."""
     done = process(
@@ -182,7 +189,8 @@ def test_every_map_is_watched(tmp_path: Path) -> None:
     assert done.stdout.split() == ["0", "0", "0", "3", "0"], done.stderr
 
 
-@guarded
+@needs_native
+@signals
 def test_an_interrupt_does_not_leave_a_map_behind(tmp_path: Path) -> None:
     """Ctrl-C while a map is given up: no code of ours runs in which it could be raised."""
     done = process(
@@ -197,3 +205,32 @@ def test_an_interrupt_does_not_leave_a_map_behind(tmp_path: Path) -> None:
         "sys.setprofile(None); print(len(lost()))\n",
     )
     assert done.stdout.split() == ["0"] and done.stderr == "", done.stderr
+
+
+# ---- hosts that own their handlers ---------------------------------------------------------------
+
+CAUGHT = (  # whether somebody has a handler for SIGBUS, by the system's word
+    "def caught():\n"
+    "    words = dict(line.split(':') for line in open('/proc/self/status'))\n"
+    "    return int(words['SigCgt'], 16) >> 6 & 1\n"
+)
+
+
+@needs_native
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux which signals are caught")
+@pytest.mark.parametrize(("asked", "ours"), [("on", "1"), ("off", "0")])
+def test_the_environment_may_keep_the_signal(tmp_path: Path, asked: str, ours: str) -> None:
+    code = f"{CAUGHT}ours = begin(); check([ours]); print(caught(), len(lost()))\n"
+    done = process(tmp_path, code, GEMELO_SIGBUS=asked)
+    assert done.stdout.split() == [ours, "0"], done.stderr
+
+
+@needs_native
+def test_without_us_a_file_that_is_cut_short_ends_the_process(tmp_path: Path) -> None:
+    done = process(tmp_path, "print(1, flush=True); cut(begin()); print(2)\n", GEMELO_SIGBUS="off")
+    assert done.stdout.split() == ["1"] and done.returncode == -7, done.stderr
+
+
+def test_another_word_for_the_signal_is_refused(tmp_path: Path) -> None:
+    done = process(tmp_path, "", GEMELO_SIGBUS="0")
+    assert "InputError: GEMELO_SIGBUS=0; expected on or off" in done.stderr

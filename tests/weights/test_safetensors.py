@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from gemelo.errors import FileFormatError, GemeloError, InputError, UnsupportedError
-from gemelo.kernels.formats import FORMATS, pack, unpack
+from gemelo.kernels.quants import FORMATS, pack, unpack
 from gemelo.weights.safetensors import (
     INDEX_NAME,
     SINGLE_NAME,

@@ -1,4 +1,4 @@
-"""Who decides which size runs: policies, as small functions asked before every token.
+"""Policies: functions that choose the sub-model before every token, by latency, memory, entropy.
 
 A policy is given what there is to know at that moment and names a sub-model. It holds no tensors
 and changes nothing; the session makes the change. `latency` climbs and descends a ladder of sizes
@@ -51,9 +51,9 @@ def latency(
 
     def decide(moment: Moment) -> Submodel:
         nonlocal smoothed
-        place = ladder.index(moment.active) if moment.active in ladder else len(ladder) - 1
         if moment.active not in ladder:
-            return ladder[place]
+            return ladder[-1]
+        rung = ladder.index(moment.active)
         if moment.tokens == 0 or not moment.step_s:
             smoothed = 0.0
             return moment.active
@@ -62,9 +62,9 @@ def latency(
             return moment.active
         rate = 1 / smoothed
         if rate < tokens_per_s * (1 - hysteresis):
-            return ladder[max(0, place - 1)]
+            return ladder[max(0, rung - 1)]
         if rate > tokens_per_s * (1 + hysteresis):
-            return ladder[min(len(ladder) - 1, place + 1)]
+            return ladder[min(len(ladder) - 1, rung + 1)]
         return moment.active
 
     return decide
@@ -85,11 +85,11 @@ def memory(
         raise InputError(f"memory limit of {limit_bytes} bytes; expected above 0, and sizes")
 
     def decide(moment: Moment) -> Submodel:
-        place = ladder.index(moment.active) if moment.active in ladder else len(ladder) - 1
-        if resident_bytes() > limit_bytes and place > 0:
-            place -= 1
-            release(ladder[place])
-        return ladder[place]
+        rung = ladder.index(moment.active) if moment.active in ladder else len(ladder) - 1
+        if resident_bytes() > limit_bytes and rung > 0:
+            rung -= 1
+            release(ladder[rung])
+        return ladder[rung]
 
     return decide
 
@@ -104,7 +104,7 @@ def difficulty(easy: Submodel, hard: Submodel, entropy: float) -> Policy:
 
     def decide(moment: Moment) -> Submodel:
         logprobs = moment.scores.log_softmax(-1)
-        found = float(-(logprobs.exp() * logprobs).sum())
-        return easy if found < entropy else hard
+        nats = float(-(logprobs.exp() * logprobs).sum())
+        return easy if nats < entropy else hard
 
     return decide

@@ -1,4 +1,4 @@
-"""Draft with a small sub-model, verify with the whole: one set of weights, one cache.
+"""Speculative decoding: draft with a sub-model, verify with the whole; one cache for both.
 
 The draft writes its guesses' keys into the cache; the verifier reads all of them at once, writing
 its own keys over the draft's, and scores every position. Greedy output is the verifier's token
@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from gemelo.engine import step
-from gemelo.engine.continuation import Row
+from gemelo.engine.continuation import Continuation
 from gemelo.engine.kv import KVCache
 from gemelo.engine.sampler import Guess
 from gemelo.engine.step import Decoder
@@ -33,7 +33,7 @@ RETRY = 64  # plain steps before a draft that did not pay is tried again
 class Draft:
     """A drafting decoder and what has been learnt about it. `gamma` None adapts."""
 
-    decoder: Decoder
+    decoder: Decoder = field(repr=False)
     fixed_gamma: int | None = None
     rounds: int = 0
     drafted: int = 0
@@ -73,16 +73,16 @@ class Draft:
         """Seconds of verifying `gamma` guesses: as measured, or by the nearest measured number."""
         if not self.verify_s:
             return self.full_s
-        nearest = min(self.verify_s, key=lambda known: abs(known - gamma))
+        nearest = min(self.verify_s, key=lambda measured: abs(measured - gamma))
         return self.verify_s[nearest] * (1 + gamma) / (1 + min(nearest, gamma))
 
-    def propose(self, cache: KVCache, row: Row, position: int, gamma: int) -> list[Guess]:
+    def propose(self, cache: KVCache, row: Continuation, position: int, gamma: int) -> list[Guess]:
         """`gamma` guesses of what follows the row's last token, which stands at `position`."""
         guesses: list[Guess] = []
         token = row.ids[-1]
         started = time.perf_counter()
-        for place in range(position, position + gamma):
-            scores = step.decode(self.decoder, cache, [token], [place])[0]
+        for ahead in range(position, position + gamma):
+            scores = step.decode(self.decoder, cache, [token], [ahead])[0]
             guesses.append(row.guess(scores, [guess.id for guess in guesses]))
             token = guesses[-1].id
         self.draft_s = smooth(self.draft_s, (time.perf_counter() - started) / gamma)
@@ -100,8 +100,8 @@ class Draft:
         tried = min(accepted + 1, len(guesses))  # those after a rejection were not judged
         for index in range(tried):
             self.alpha = 0.95 * self.alpha + 0.05 * (index < accepted)
-        known = self.verify_s.get(len(guesses), 0.0)
-        self.verify_s[len(guesses)] = smooth(known, seconds)
+        before = self.verify_s.get(len(guesses), 0.0)
+        self.verify_s[len(guesses)] = smooth(before, seconds)
 
     @property
     def tokens_per_round(self) -> float:
@@ -109,6 +109,6 @@ class Draft:
         return (self.accepted + self.rounds) / self.rounds if self.rounds else 1.0
 
 
-def smooth(known: float, new: float) -> float:
-    """A running mean that forgets; the first value as it is."""
-    return new if not known else 0.8 * known + 0.2 * new
+def smooth(mean: float, new: float) -> float:
+    """An exponential moving average; the first value as it is."""
+    return new if not mean else 0.8 * mean + 0.2 * new

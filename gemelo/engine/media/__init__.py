@@ -1,1 +1,1 @@
-"""The vision tower and the audio encoder at work: media to embeddings in a prompt."""
+"""Multimodal encoders: media to embeddings in a prompt, by vision tower and audio encoder."""

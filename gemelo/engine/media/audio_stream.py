@@ -1,4 +1,4 @@
-"""Hearing: sound in as it is recorded, soft tokens out as soon as they are settled.
+"""Streaming audio encoder: samples as they are recorded to embeddings as soon as they are settled.
 
 A spectrogram, an encoder and an embedder, all of which take a sound in pieces of any size; a whole
 recording is a stream that is finished at once. What is kept between two pieces is a few megabytes,
@@ -7,10 +7,10 @@ for 160 ms and is settled 92 ms after these have begun; the encoder runs when a 
 it reads all its weights for a few rows as for many. After the last sample it runs once at most.
 
     stream = AudioStream(tree, config.audio)
-    for piece in microphone: soft = stream.push(piece)      # (J, D), J perhaps 0
+    for piece in microphone: embeds = stream.push(piece)      # (J, D), J perhaps 0
     tail = stream.finish()
 
-J soft tokens, D decoder width.
+J embeddings, D decoder width.
 """
 
 from __future__ import annotations
@@ -25,23 +25,25 @@ from gemelo.engine.turns import Turns
 from gemelo.errors import UnsupportedError
 from gemelo.inputs.media.mel import NUM_MELS, LogMel
 from gemelo.models.conformer import ConformerState
-from gemelo.models.multimodal import Gemma3nTree, Tree
+from gemelo.models.multimodal import Tree
 
 TOKENS_AT_ONCE = 4  # at most three are late, and the weights are read a quarter as often
 
 
 class AudioStream:
-    """A sound that is still going on, as the decoder will hear it."""
+    """A sound that is still going on, as embeddings for the decoder."""
 
     def __init__(
         self, tree: Tree, config: AudioConfig | None, tokens_at_once: int = TOKENS_AT_ONCE
     ) -> None:
-        """The encoder runs when so many soft tokens are settled; their values are the same.
+        """The encoder runs when so many embeddings are settled; their values are the same.
 
-        Raises UnsupportedError for a model without an ear.
+        Raises UnsupportedError for a model without an audio encoder.
         """
-        if config is None or not isinstance(tree, Gemma3nTree):
-            raise UnsupportedError("the model has no ear: use a Gemma 3n with its audio tower")
+        if config is None:
+            raise UnsupportedError(
+                "the model has no audio encoder: use a Gemma 3n with its audio tower"
+            )
         if config.input_feat_size != NUM_MELS:
             raise UnsupportedError(
                 f"audio_config has input_feat_size = {config.input_feat_size}; gemelo makes "
@@ -58,44 +60,44 @@ class AudioStream:
         return self.mel.nbytes + int(self.waiting.nbytes) + self.state.nbytes
 
     def push(self, samples: Any) -> Tensor:
-        """Samples (N,) at 16 kHz -> the soft tokens (J, D) that are ready, J perhaps 0.
+        """Samples (N,) at 16 kHz -> the embeddings (J, D) that are ready, J perhaps 0.
 
-        Raises InputError for a sample that is no number, and then has not heard any of them;
+        Raises InputError for a sample that is no number, and then takes none of them;
         SessionBusyError while another thread pushes.
         """
         return self.turns.once(self._push, samples)
 
     def finish(self) -> Tensor:
-        """The soft tokens (J, D) still to come; ready for a new sound."""
+        """The embeddings (J, D) still to come; ready for a new sound."""
         return self.turns.once(self._finish)
 
     def whole(self, samples: Any) -> Tensor:
-        """All soft tokens (J, D) of a sound that is all there."""
+        """All embeddings (J, D) of a sound that is all there."""
         return self.turns.once(self._whole, samples)
 
     @torch.inference_mode()
     def _push(self, samples: Any) -> Tensor:
-        self._wait(self.mel.push(samples))
+        self._queue(self.mel.push(samples))
         features, self.state = self.tree.audio_tower(self._frames(self._due()), self.state)
-        return self._embedded(features)
+        return self._embed(features)
 
     @torch.inference_mode()
     def _finish(self) -> Tensor:
-        self._wait(self.mel.finish())
+        self._queue(self.mel.finish())
         features = self.tree.audio_tower.finish(self._frames(self.waiting), self.state)
         self._begin()
-        return self._embedded(features)
+        return self._embed(features)
 
     def _whole(self, samples: Any) -> Tensor:
-        self._wait(self.mel.push(samples))
+        self._queue(self.mel.push(samples))
         return self._finish()
 
     def _begin(self) -> None:
-        """Nothing heard yet."""
-        self.state = self.tree.audio_tower.fresh()
+        """The state before the first sample."""
+        self.state = self.tree.audio_tower.init_state()
         self.waiting, self.num_encoded = no_frames(), 0
 
-    def _wait(self, mel: Tensor) -> None:
+    def _queue(self, mel: Tensor) -> None:
         """Spectrogram frames (M, 128) queue up for the encoder."""
         self.waiting = torch.cat([self.waiting, mel])
 
@@ -112,9 +114,10 @@ class AudioStream:
         """Spectrogram frames as the encoder takes them, (1, M, 128)."""
         return mel[None].to(self.tree.embed_audio.soft_embedding_norm.weight.device)
 
-    def _embedded(self, features: Tensor) -> Tensor:
-        soft: Tensor = self.tree.embed_audio(features)
-        return soft[0]
+    def _embed(self, features: Tensor) -> Tensor:
+        """Encoder features (1, J, C) -> embeddings (J, D)."""
+        embeds: Tensor = self.tree.embed_audio(features)
+        return embeds[0]
 
 
 def no_frames() -> Tensor:

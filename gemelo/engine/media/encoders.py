@@ -1,13 +1,13 @@
-"""Perception: pictures and recordings through their towers, to where a prompt has places for them.
+"""Multimodal encoders: pictures and recordings of a prompt to embeddings among its token ids.
 
 A tower's work is the dear part of a prompt, and a conversation shows the same picture at every
-turn; so what was seen or heard lately is remembered by its content. The same content is the key by
-which a session knows whether its cache holds this picture or another.
+turn; so what was encoded lately is remembered by its content. The same content is the key by which
+a session knows whether its cache holds this picture or another.
 
-    perception = Perception(tree, config)
-    soft = perception.of(prompt)          # runs for Session.stream(prompt.ids, ..., soft=soft)
+    encoders = MediaEncoders(tree, config)
+    tokens = encoders.tokens(prompt)          # for Session.stream(tokens)
 
-J soft tokens, D decoder width.
+J tokens of a picture or a recording, D decoder width.
 """
 
 from __future__ import annotations
@@ -20,124 +20,134 @@ from hashlib import blake2b
 import torch
 from torch import Tensor
 
-from gemelo.config import Gemma3Config, Gemma3nConfig, ModelConfig
+from gemelo.config import ModelConfig, PlaceholderTokens
 from gemelo.engine.media.audio_stream import AudioStream
-from gemelo.engine.tokens import Soft
+from gemelo.engine.tokens import EmbeddingSpan, Tokens
 from gemelo.errors import InputError, UnsupportedError
 from gemelo.inputs.media.audio import Samples
-from gemelo.inputs.media.image import Picture, pixels
-from gemelo.inputs.media.mel import check_span
+from gemelo.inputs.media.image import Picture, pixel_values
+from gemelo.inputs.media.mel import check_min_samples
 from gemelo.inputs.prompt.chat import Prompt
-from gemelo.inputs.prompt.media_loader import num_places
-from gemelo.inputs.prompt.placeholders import Marks, senses_of
-from gemelo.models.multimodal import Gemma3nTree, Tree
+from gemelo.inputs.prompt.media_loader import num_audio_tokens
+from gemelo.models.multimodal import Tree
 
 REMEMBERED = 128  # pictures and recordings: 256 tokens of Gemma 3 4B in bfloat16 are 1.3 MB
 
 
-class Perception:
+class MediaEncoders:
     """The towers of a model, and what they were given lately."""
 
     def __init__(self, tree: Tree, config: ModelConfig) -> None:
-        self.tree, self.config, self.senses = tree, config, senses_of(config)
+        self.tree, self.config, self.modalities = tree, config, config.modalities
         self._remembered: OrderedDict[bytes, Tensor] = OrderedDict()
 
-    def of(self, prompt: Prompt) -> list[Soft]:
-        """The runs of soft tokens of a prompt, in order.
+    def tokens(self, prompt: Prompt) -> Tokens:
+        """A prompt's ids, with the embeddings of its pictures and recordings in place.
 
-        Raises InputError unless its ids have a place for each of its pictures and recordings.
+        Raises InputError unless its ids have a placeholder for each of these embeddings.
         """
-        eye, ear = self.senses.image, self.senses.audio
-        runs: list[Soft] = []
-        if eye is not None:
-            together = isinstance(self.config, Gemma3Config)
-            seen = map(self._seen, prompt.pictures)
-            runs += placed(prompt.ids, eye, [*seen], "pictures", together)
-        if ear is not None:
-            heard = map(self._heard, prompt.recordings)
-            runs += placed(prompt.ids, ear, [*heard], "recordings", False)
-        return sorted(runs, key=lambda run: run.begin)
+        image, audio = self.modalities.image, self.modalities.audio
+        spans: list[EmbeddingSpan] = []
+        if image is not None:
+            both_ways = self.config.bidirectional_image_tokens > 0
+            images = map(self._image_embeds, prompt.pictures)
+            spans += embedding_spans(prompt.ids, image, [*images], "pictures", both_ways)
+        if audio is not None:
+            recordings = map(self._audio_embeds, prompt.recordings)
+            spans += embedding_spans(prompt.ids, audio, [*recordings], "recordings", False)
+        return Tokens(prompt.ids, sorted(spans, key=lambda span: span.begin))
 
-    def see(self, picture: Picture, side: int) -> Tensor:
-        """Soft tokens (J, D) of a picture in a square of `side` pixels.
+    def encode_image(self, picture: Picture, image_size: int) -> Tensor:
+        """Embeddings (J, D) of a picture in a square of `image_size` pixels.
 
-        Raises UnsupportedError for a model without an eye.
+        Raises UnsupportedError for a model without a vision tower.
         """
-        if self.senses.image is None:
-            raise UnsupportedError("the model has no eye: it cannot take pictures")
-        return self._seen(picture.squeezed(side))[1]
+        if self.modalities.image is None:
+            raise UnsupportedError("the model has no vision tower: it cannot take pictures")
+        return self._image_embeds(picture.resized(image_size))[1]
 
-    def hear(self, samples: Samples) -> Tensor:
-        """Soft tokens (J, D) of a recording: its own, without what fills the places after it.
+    def encode_audio(self, samples: Samples) -> Tensor:
+        """Embeddings (J, D) of a recording: its own, without what fills the places after it.
 
         Raises InputError for one that is too short for a token.
         """
-        stream = self.stream()
-        check_span(len(samples.values))
+        stream = self.audio_stream()
+        check_min_samples(len(samples.values))
         return stream.whole(samples.values)
 
-    def stream(self) -> AudioStream:
-        """An ear for a sound that is still going on. Raises UnsupportedError if there is none."""
-        config = self.config
-        return AudioStream(self.tree, config.audio if isinstance(config, Gemma3nConfig) else None)
+    def audio_stream(self) -> AudioStream:
+        """The audio encoder for a sound that is still going on; UnsupportedError without one."""
+        return AudioStream(self.tree, self.config.audio)
 
-    def silence(self, count: int) -> Tensor:
-        """Soft tokens (count, D) for the places that a recording is too short to fill."""
-        assert isinstance(self.tree, Gemma3nTree)
+    @torch.inference_mode()
+    def audio_padding(self, num_samples: int, num_tokens: int) -> Tensor:
+        """Embeddings (J, D) for the placeholders of a recording beyond its own num_tokens."""
+        count = num_audio_tokens(self.config, num_samples) - num_tokens
         return self.tree.silence()[0].expand(count, -1)
 
     @torch.inference_mode()
-    def _seen(self, picture: Picture) -> tuple[bytes, Tensor]:
-        level = 0.5 if isinstance(self.config, Gemma3Config) else 0.0
-        values = pixels(picture, picture.size[0], mean=level, std=level or 1.0)
-        return self._known(values, lambda: self.tree.encode_image(values[None])[0])
+    def _image_embeds(self, picture: Picture) -> tuple[bytes, Tensor]:
+        """A key of a picture, and its embeddings (J, D)."""
+        vision = self.config.vision
+        assert vision is not None
+        square = picture.resized(picture.size[0])  # itself, unless a prompt was made by hand
+        values = pixel_values(square, vision.image_mean, vision.image_std)
+        return self._remember(values, lambda: self.tree.encode_image(values[None])[0])
 
     @torch.inference_mode()
-    def _heard(self, samples: Samples) -> tuple[bytes, Tensor]:
-        count = num_places(self.config, len(samples.values))
+    def _audio_embeds(self, samples: Samples) -> tuple[bytes, Tensor]:
+        """A key of a recording, and its embeddings (J, D), those that fill its places included."""
 
-        def hear() -> Tensor:
-            soft = self.hear(samples)
-            return torch.cat([soft, self.silence(count - len(soft))])
+        def encode() -> Tensor:
+            embeds = self.encode_audio(samples)
+            return torch.cat([embeds, self.audio_padding(len(samples.values), len(embeds))])
 
-        return self._known(samples.values, hear)
+        return self._remember(samples.values, encode)
 
-    def _known(self, values: Tensor, make: Callable[[], Tensor]) -> tuple[bytes, Tensor]:
-        """A key of the content, and what a tower makes of it, perhaps remembered."""
+    def _remember(self, values: Tensor, encode: Callable[[], Tensor]) -> tuple[bytes, Tensor]:
+        """A key of the content, and its embeddings: those remembered, or else encoded now."""
         key = content_key(values)
         # Taken out and put back at the end, a step each that no other thread can be in between.
-        made = self._remembered.pop(key, None)
-        if made is None:
-            made = make()
-        self._remembered[key] = made
+        embeds = self._remembered.pop(key, None)
+        if embeds is None:
+            embeds = encode()
+        self._remembered[key] = embeds
         with suppress(KeyError):  # others may have emptied it
             while len(self._remembered) > REMEMBERED:
                 self._remembered.popitem(last=False)
-        return key, made
+        return key, embeds
 
 
 def content_key(values: Tensor) -> bytes:
     """Equal for equal numbers in equal shapes, and for no others that anybody could find."""
-    held = values.detach().cpu().contiguous()
-    digest = blake2b(repr((held.dtype, *held.shape)).encode(), digest_size=16)
-    digest.update(held.numpy().data)
+    numbers = values.detach().cpu().contiguous()
+    digest = blake2b(repr((numbers.dtype, *numbers.shape)).encode(), digest_size=16)
+    digest.update(numbers.numpy().data)
     return digest.digest()
 
 
-def placed(
-    ids: Sequence[int], marks: Marks, made: Sequence[tuple[bytes, Tensor]], noun: str, block: bool
-) -> Iterator[Soft]:
-    """What towers made, at the places that ids have for it, in order."""
-    places = [at for at, token in enumerate(ids) if token == marks.soft]
-    wanted = sum(len(embeds) for _, embeds in made)
-    if len(places) != wanted:
+def embedding_spans(
+    ids: Sequence[int],
+    tokens: PlaceholderTokens,
+    encoded: Sequence[tuple[bytes, Tensor]],
+    noun: str,
+    both_ways: bool,
+) -> Iterator[EmbeddingSpan]:
+    """What towers encoded, as spans in place of the ids' placeholders, in order.
+
+    Raises InputError unless there are as many placeholders, and each span's are consecutive.
+    """
+    placeholders = [index for index, token in enumerate(ids) if token == tokens.token_id]
+    needed = sum(len(embeds) for _, embeds in encoded)
+    if len(placeholders) != needed:
         raise InputError(
-            f"the prompt has {len(places)} soft tokens for {len(made)} {noun}, which make {wanted}"
+            f"the prompt has {len(placeholders)} placeholders for {len(encoded)} {noun}, "
+            f"which make {needed}"
         )
     used = 0
-    for key, embeds in made:
-        here = places[used : used + len(embeds)]
-        if here[-1] - here[0] + 1 != len(here):
-            raise InputError(f"the prompt's soft tokens for {noun} are not one after the other")
-        yield Soft(here[0], embeds, key, block)
-        used += len(here)
+    for key, embeds in encoded:
+        indices = placeholders[used : used + len(embeds)]
+        if indices[-1] - indices[0] + 1 != len(indices):
+            raise InputError(f"the prompt's placeholders for {noun} are not one after the other")
+        yield EmbeddingSpan(indices[0], embeds, key, both_ways)
+        used += len(indices)

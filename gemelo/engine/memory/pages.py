@@ -25,16 +25,15 @@ import functools
 import mmap
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor, nn
+from torch import Tensor
 
-from gemelo.errors import FileFormatError, UnavailableError
-from gemelo.weights.mapped import lost
+from gemelo.errors import FileFormatError
 
 PAGE_BYTES = mmap.PAGESIZE
 _WILL_NEED, _DO_NOT_NEED = 3, 4  # advice of madvise(2), the same on Linux and macOS
@@ -73,26 +72,6 @@ def present_bytes(tensor: Tensor) -> int:
     """Bytes of the whole pages inside a tensor that this process has in memory now."""
     pages, wanted = _whole_pages(tensor)
     return int((wanted & _held(pages, _IN_MEMORY)).sum()) * PAGE_BYTES
-
-
-def lost_weights(module: nn.Module) -> Iterator[str]:
-    """Names of weights in which pages are missing by now, because their file was cut short."""
-    ranges = lost()
-    weights = (*module.named_parameters(), *module.named_buffers())
-    for name, weight in weights if ranges else ():
-        begin, end = weight.data_ptr(), weight.data_ptr() + weight.nbytes
-        if any(begin < stop and first < end for first, stop in ranges):
-            yield f"{name.removesuffix('.blocks')}.weight" if name.endswith(".blocks") else name
-
-
-def process_bytes() -> int:
-    """Bytes of memory that this process holds now, touched pages of mapped files included."""
-    try:
-        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * PAGE_BYTES
-    except OSError:
-        raise UnavailableError(
-            "how much memory the process holds is known on Linux only; set no memory limit"
-        ) from None
 
 
 def available_bytes() -> int:

@@ -1,4 +1,4 @@
-"""Gemma 3n's per-layer embeddings out of the way, and what else of a model need not be in memory.
+"""Gemma 3n's per-layer embeddings (PLE) on disk, in memory or on a device, and reading their rows.
 
 Half of a Gemma 3n file is a table of which a token needs one row (E4B: 8960 numbers of 2.3
 billion). It takes part in no product, so it may stay on disk: rows are read for the layers that run
@@ -6,34 +6,28 @@ alone, asked for a chunk or a token ahead, and nothing but them is ever in the p
 travels to an accelerator. Other runtimes map the table, which in time makes it resident, or hold it
 on the device; `place_table` does that too.
 
-What a nested model does not run of a whole one (the last neurons, the skipped layers) is in memory
-only if it was ever touched; `release_tail` lets it go again, and it comes back when it is touched.
-
-    place_table(decoder, "disk");  release_tail(decoder, Submodel.named("E2B", decoder.config))
+    place_table(decoder, "disk")
 
 B rows, T tokens, N tokens of all rows, V vocabulary, L layers, P width of a per-layer embedding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, NamedTuple, Self, get_args
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Self, get_args
 
 import torch
 from torch import Tensor, nn
 
-from gemelo.checkpoints.load import as_blocks, module_bytes
-from gemelo.config import Submodel
+from gemelo.config.options import TablePlacement
 from gemelo.engine.memory.pages import Backing, ask, backing, release
 from gemelo.errors import InputError, UnavailableError
-from gemelo.kernels.cpu import embedding
-from gemelo.kernels.formats import Format, Packed
-from gemelo.kernels.linear import QuantEmbedding, QuantLinear
-from gemelo.models.altup import NestedMLP
-from gemelo.models.gemma3n import Block, Gemma3n
-from gemelo.models.layers import Embedding, Linear
+from gemelo.kernels.linear import QuantEmbedding, as_blocks
+from gemelo.kernels.products import embedding
+from gemelo.kernels.quants import Format, Packed
+from gemelo.models.decoder import Decoder
+from gemelo.models.layers import Embedding
 
-Where = Literal["disk", "ram", "device"]
 Progress = Callable[[int, int], None]  # bytes copied, bytes in all
 
 PIECE_BYTES = 16 << 20  # of a table that is copied: two of them are in memory beside the copy
@@ -41,7 +35,7 @@ _FLOATS = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
 
 class HeldTable:
-    """Per-layer embeddings in memory, of the host or of a device; one that `Gemma3n.table` is."""
+    """Per-layer embeddings in memory, of the host or of a device (`Gemma3n.per_layer_table`)."""
 
     def __init__(self, table: Packed, width: int, dtype: torch.dtype) -> None:
         """table (V, L * P) in any format, `width` being P; rows come out in `dtype`."""
@@ -69,7 +63,7 @@ class HeldTable:
 
 
 class FileTable:
-    """Per-layer embeddings that stay in their file; the other one that `Gemma3n.table` is.
+    """Per-layer embeddings that stay in their file (`Gemma3n.per_layer_table`).
 
     Rows are read beside the map, so that a row takes no more memory than it is long.
     """
@@ -157,8 +151,8 @@ class Layout(NamedTuple):
 
 
 def place_table(
-    decoder: Gemma3n,
-    where: Where,
+    decoder: Decoder,
+    where: TablePlacement,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
 ) -> None:
@@ -168,8 +162,10 @@ def place_table(
     Copies need the table's size of memory and 32 MiB; `progress` gets bytes copied and in all.
     Raises InputError for "disk" when there is no map, UnavailableError when there is no room.
     """
-    if where not in get_args(Where):
-        raise InputError(f"per-layer embeddings {where!r}: not one of {', '.join(get_args(Where))}")
+    if where not in get_args(TablePlacement):
+        raise InputError(
+            f"per-layer embeddings {where!r}: not one of {', '.join(get_args(TablePlacement))}"
+        )
     module: Embedding | QuantEmbedding = decoder.embed_tokens_per_layer
     table, file = as_packed(module), None
     if where == "disk":
@@ -185,9 +181,9 @@ def place_table(
         hold(module, table.blocks)
     width, dtype = decoder.config.hidden_size_per_layer_input, decoder.embed_tokens.dtype
     if file is None:  # or a map whose file cannot be opened again, and is touched instead
-        decoder.table = HeldTable(table, width, dtype)
+        decoder.per_layer_table = HeldTable(table, width, dtype)
     else:
-        decoder.table = FileTable(file, table, width, dtype)
+        decoder.per_layer_table = FileTable(file, table, width, dtype)
 
 
 def as_packed(module: Embedding | QuantEmbedding) -> Packed:
@@ -236,61 +232,3 @@ def copied(source: Tensor, device: torch.device, progress: Progress | None = Non
         if progress is not None:
             progress(source[: start + rows].nbytes, source.nbytes)
     return target
-
-
-# ---- what a sub-model does not use ---------------------------------------------------------------
-
-
-def release_tail(decoder: Gemma3n, submodel: Submodel) -> int:
-    """Let go the pages of the whole `decoder` that `submodel` does not run; returns their bytes.
-
-    They are the neurons beyond its widths and the layers it skips, as far as they fill pages and
-    are mapped; anything else stays. The whole still runs, and reads them again as it does.
-    """
-    widths = dict(zip(submodel.kept(decoder.config), submodel.ffn_widths, strict=True))
-    let_go = 0
-    for layer, block in enumerate(decoder.layers):
-        assert isinstance(block, Block)
-        unused = tails(block.mlp, widths[layer]) if layer in widths else weights(block)
-        let_go += sum(map(release, unused))
-    return let_go
-
-
-def resident_bytes(decoder: Gemma3n, where: Where) -> int:
-    """Bytes of weights that running `decoder` keeps in memory, the table lying at `where`.
-
-    Of a view, only what it runs counts. Caches and activations come on top.
-    """
-    total = sum(module_bytes(module) for module in decoder.modules())
-    for block, width in zip(decoder.layers, decoder.config.ffn_widths, strict=True):
-        assert isinstance(block, Block)
-        total -= sum(tail.nbytes for tail in tails(block.mlp, width))
-    return total - (module_bytes(decoder.embed_tokens_per_layer) if where == "disk" else 0)
-
-
-def tails(mlp: NestedMLP, width: int) -> Iterator[Tensor]:
-    """The stored numbers of neurons from `width` on: rows of gate and up, columns of down.
-
-    Matrices held otherwise, which are copies in memory, have none.
-    """
-    for linear in (mlp.gate_proj, mlp.up_proj):
-        if isinstance(linear, Linear | QuantLinear):
-            yield stored(linear)[width:]
-    if isinstance(mlp.down_proj, QuantLinear):
-        weight = mlp.down_proj.weight
-        yield weight.blocks[:, weight.format.row_bytes(width) :]
-    elif isinstance(mlp.down_proj, Linear):
-        yield mlp.down_proj.weight.detach()[:, width:]
-
-
-def stored(linear: Linear | QuantLinear) -> Tensor:
-    """A matrix as it lies in memory, a line for every output."""
-    if isinstance(linear, QuantLinear):
-        return linear.weight.blocks
-    return linear.weight.detach()
-
-
-def weights(module: nn.Module) -> Iterator[Tensor]:
-    """All that a module and those in it hold."""
-    for tensor in (*module.parameters(), *module.buffers()):
-        yield tensor.detach()

@@ -1,13 +1,13 @@
 """What moves out of a file's pages when a model is loaded, and whether there is room for it.
 
-The matrices that every step reads are copied once into `kernels.panels`, and the file's pages are
+The matrices that every step reads are copied once into `kernels.repacked`, and the file's pages are
 let go as they are copied, so that memory holds each number once. The modules keep their mapped
-blocks, which nobody touches while the program (`engine.graphs`) runs; whoever does brings those
+blocks, which nobody touches while the program (`native_program`) runs; whoever does brings those
 pages back. Where memory is short, or a memory policy is to let weights go and take them back, they
 stay mapped.
 
     panels = repacked(decoder)
-    decoder.fused = Graph.of(decoder, panels)
+    decoder.native_program = NativeProgram.of(decoder, panels)
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from torch import nn
 
 from gemelo.engine.memory.pages import available_bytes, release
 from gemelo.engine.native_program import Decoder, packed
-from gemelo.kernels.formats import Packed
 from gemelo.kernels.linear import QuantLinear
+from gemelo.kernels.quants import Packed
 from gemelo.kernels.repacked import Panels, can_interleave
 from gemelo.models.altup import NestedMLP
-from gemelo.models.gemma3n import Block, Gemma3n
+from gemelo.models.gemma3n import Block
 from gemelo.models.layers import Linear
 
 SPARE_BYTES = 512 << 20  # that stay free for the cache and everything else
@@ -46,7 +46,7 @@ def repacked(decoder: Decoder) -> Panels | None:
 
 def _in_rows(decoder: Decoder) -> set[int]:
     """Gemma 3n reads the layers that a sub-model runs, and the neurons that a token wakes."""
-    if not isinstance(decoder, Gemma3n):
+    if not decoder.config.hidden_size_per_layer_input:
         return set()
     chosen = (decoder.per_layer_model_projection, *(mlp.up_proj for mlp in _sparse(decoder)))
     return {_address(packed(module)) for module in chosen}
@@ -59,7 +59,7 @@ def _in_strips(decoder: Decoder) -> set[int]:
 
 def _sparse(decoder: Decoder) -> list[NestedMLP]:
     blocks = [block for block in decoder.layers if isinstance(block, Block)]
-    return [block.mlp for block in blocks if block.mlp.cutoff is not None]
+    return [block.mlp for block in blocks if block.mlp.std_multiplier is not None]
 
 
 def _matrices(decoder: Decoder) -> list[nn.Module]:

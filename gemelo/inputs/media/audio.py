@@ -1,4 +1,4 @@
-"""Sound: any recording that PyAV decodes, as what the encoder hears: one channel at 16 kHz.
+"""Audio loading: any recording that PyAV decodes, as mono float32 at 16 kHz.
 
 Channels are averaged, rates are resampled with a proper filter, whole numbers are scaled to +-1,
 and nothing is cut off: a recording longer than fits in memory is streamed. What a person should
@@ -26,17 +26,17 @@ import torch
 from torch import Tensor
 
 from gemelo.errors import InputError
-from gemelo.inputs.media.audio_channels import Floats, Levels, as_mono
+from gemelo.inputs.media.audio_channels import Floats, Levels, to_mono
 from gemelo.inputs.media.audio_track import Track, check_rate
-from gemelo.inputs.media.borrowed import Readable
-from gemelo.inputs.media.container import Patience, open_container, open_live
+from gemelo.inputs.media.container import TimeBudget, open_container, open_live
+from gemelo.inputs.media.file_objects import Readable
 from gemelo.inputs.media.parts import Source, name_of
 
 if TYPE_CHECKING:
     from av import AudioResampler
     from av.container import InputContainer
 
-RATE = 16_000  # samples a second that the encoder was trained on
+SAMPLING_RATE = 16_000  # samples a second that the encoder was trained on
 LIMIT_S = 3_600.0  # what is read into memory at once, unless asked for more: 0.23 GB
 BLOCK = 1 << 20  # samples resampled at a time
 
@@ -50,21 +50,22 @@ class Samples:
 
     @property
     def duration_s(self) -> float:
-        return self.values.shape[0] / RATE
+        return self.values.shape[0] / SAMPLING_RATE
 
 
 def read_audio(source: Source, limit_s: float = LIMIT_S) -> Samples:
     """All the sound in a path, bytes or an open file: its best sound track, from start to end.
 
     Raises InputError for a file that is broken, silent by having no sound track or no samples,
-    longer than limit_s (told as soon as that is known), or holding a sample that is no number.
+    longer than limit_s (raised as soon as that is known), or holding a sample that is no number.
     """
     values, notices = np.zeros(0, np.float32), list[str]()
     for piece in stream_audio(source, 10.0, limit_s):
         notices += piece.notices
-        held = len(values)
-        values.resize(held + len(piece.values), refcheck=False)  # in place: a copy is twice as much
-        values[held:] = piece.values.numpy()
+        length = len(values)
+        # In place: a copy would take twice as much.
+        values.resize(length + len(piece.values), refcheck=False)
+        values[length:] = piece.values.numpy()
     return Samples(torch.from_numpy(values), tuple(notices))
 
 
@@ -76,16 +77,16 @@ def stream_audio(
     A pipe is read no further than the piece needs. The last piece is shorter; notices, if there
     are any, come after it with an empty one. Raises as `read_audio` does, where trouble is met.
     """
-    if not isinstance(piece_s, int | float) or not 1 / RATE <= piece_s < math.inf:
+    if not isinstance(piece_s, int | float) or not 1 / SAMPLING_RATE <= piece_s < math.inf:
         raise InputError(f"piece_s is {piece_s!r}: give the seconds of a piece, above 0")
     name = name_of(source, "audio")
-    patience = Patience(name)
-    with _open(source, patience) as container:
-        track = Track(name, container, patience)
-        check_length(name, track.told_s, limit_s)
+    time_budget = TimeBudget(name)
+    with _open(source, time_budget) as container:
+        track = Track(name, container, time_budget)
+        check_length(name, track.header_duration_s, limit_s)
         blocks = nonempty(name, resampled(track.blocks(min(1.0, piece_s))))
-        for number, piece in enumerate(pieces(blocks, round(piece_s * RATE))):
-            check_length(name, number * piece_s + len(piece) / RATE, limit_s)
+        for number, piece in enumerate(pieces(blocks, round(piece_s * SAMPLING_RATE))):
+            check_length(name, number * piece_s + len(piece) / SAMPLING_RATE, limit_s)
             yield Samples(torch.from_numpy(piece))
         notices = track.notices(is_whole=not _is_live(source))
     if notices:
@@ -93,13 +94,13 @@ def stream_audio(
 
 
 def resample(values: Any, rate: int) -> Samples:
-    """Decoded sound (N,), (N, C) or (C, N) at `rate` samples a second, as the encoder hears it.
+    """Decoded sound (N,), (N, C) or (C, N) at `rate` samples a second, resampled to 16 kHz.
 
     A tensor, an array or a list. Floats are within +-1; whole numbers are scaled from the range of
     their type. Raises InputError for another shape or rate, for no samples and for no numbers.
     """
     levels = Levels()
-    mono = as_mono(values, levels)
+    mono = to_mono(values, levels)
     check_rate("the recording", rate)
     cut = (mono[start : start + BLOCK] for start in range(0, len(mono), BLOCK))
     blocks = nonempty("the recording", resampled((block, int(rate)) for block in cut))
@@ -121,20 +122,20 @@ def nonempty(name: str, blocks: Iterable[Floats]) -> Iterator[Floats]:
 
 def check_length(name: str, length_s: float, limit_s: float) -> None:
     """Raise InputError for a recording that lasts length_s or more, if that is too long."""
-    if length_s > limit_s + 1 / RATE:
+    if length_s > limit_s + 1 / SAMPLING_RATE:
         raise InputError(
-            f"{name} lasts {length_s:.0f} s or more, longer than the {limit_s:g} s that are heard "
-            "at once: give a part of it, or let it be heard in pieces (gemelo transcribe --segment)"
+            f"{name} lasts {length_s:.0f} s or more, longer than the {limit_s:g} s that are read "
+            "at once: give a part of it, or transcribe it in segments (gemelo transcribe --segment)"
         )
 
 
 def resampled(blocks: Iterable[tuple[Floats, int]]) -> Iterator[Floats]:
-    """Mono blocks at whatever rate each has, as mono blocks at `RATE`."""
-    current, filters = RATE, None
+    """Mono blocks at whatever rate each has, as mono blocks at `SAMPLING_RATE`."""
+    current, filters = SAMPLING_RATE, None
     for values, rate in blocks:
         if rate != current:
             yield from _drained(filters)
-            current, filters = rate, None if rate == RATE else _resampler()
+            current, filters = rate, None if rate == SAMPLING_RATE else _resampler()
         if filters is None:
             yield values
         else:
@@ -144,29 +145,29 @@ def resampled(blocks: Iterable[tuple[Floats, int]]) -> Iterator[Floats]:
 
 def pieces(blocks: Iterable[Floats], size: int) -> Iterator[Floats]:
     """The blocks cut anew into pieces of `size` samples; the last is what is left, if any."""
-    held: list[Floats] = []
+    waiting: list[Floats] = []
     count = 0
     for block in blocks:
-        held.append(block)
+        waiting.append(block)
         count += len(block)
         if count < size:
             continue
-        whole = np.concatenate(held)
+        whole = np.concatenate(waiting)
         kept = count - count % size
         yield from whole[:kept].reshape(-1, size)
-        held, count = [whole[kept:]], count - kept
+        waiting, count = [whole[kept:]], count - kept
     if count:
-        yield np.concatenate(held)
+        yield np.concatenate(waiting)
 
 
 # ---- the library ---------------------------------------------------------------------------------
 
 
-def _open(source: Source, patience: Patience) -> AbstractContextManager[InputContainer]:
+def _open(source: Source, time_budget: TimeBudget) -> AbstractContextManager[InputContainer]:
     if _is_live(source):
         assert isinstance(source, Readable)
-        return open_live(source, "audio", patience)
-    return open_container(source, "audio", patience)
+        return open_live(source, "audio", time_budget)
+    return open_container(source, "audio", time_budget)
 
 
 def _is_live(source: Source) -> bool:
@@ -174,14 +175,14 @@ def _is_live(source: Source) -> bool:
         return False
     try:
         return not source.seekable()
-    except Exception:  # it is closed, or no file: which will be told when it is opened
+    except Exception:  # it is closed, or no file: opening it will say which
         return False
 
 
 def _resampler() -> AudioResampler:
     from av import AudioResampler
 
-    return AudioResampler("flt", "mono", RATE)
+    return AudioResampler("flt", "mono", SAMPLING_RATE)
 
 
 def _resampled(filters: AudioResampler, values: Floats, rate: int) -> Iterator[Floats]:

@@ -1,11 +1,11 @@
-"""Channels: samples of any kind and number of channels, as the one channel that the encoder hears.
+"""Downmixing: samples of any type and number of channels to mono float32.
 
 Whole numbers are scaled to +-1 and channels are averaged, as the reference does. A mean can lose
 what was said: two channels of opposite phase cancel each other out. So whoever averages keeps
-`Levels`, which say afterwards if there is nothing left to hear.
+`Levels`, which say afterwards if nothing is left.
 
     levels = Levels()
-    mono = averaged(full_scale(array), 0, levels)       # (C, N) -> (N,)
+    mono = downmix(full_scale(array), levels)           # (C, N) -> (N,)
     levels.notices()
 
 N samples, C channels.
@@ -36,8 +36,8 @@ class Levels:
         self.loudest = self.loudest_channel = 0.0
         self.power = self.channel_power = 0.0  # sums of squares, the channels' divided by C
 
-    def hear(self, channels: Floats, mono: Floats) -> None:
-        """Channels (C, N) and their mean (N,); what is no number is somebody else's to tell."""
+    def add(self, channels: Floats, mono: Floats) -> None:
+        """Channels (C, N) and their mean (N,); `check_finite` finds what is no number."""
         if not mono.size:
             return
         with np.errstate(over="ignore", invalid="ignore"):
@@ -51,7 +51,7 @@ class Levels:
             self.channel_power += float(np.square(channels).sum()) / len(channels)
 
     def notices(self) -> tuple[str, ...]:
-        """What there is to say, once all of it was heard."""
+        """What there is to say after the last samples."""
         if not self.num_samples:
             return ()
         if self.loudest_channel >= FAINT and self.power <= CANCELLED * self.channel_power:
@@ -69,7 +69,7 @@ class Levels:
         return ()
 
 
-def as_mono(values: Any, levels: Levels | None = None) -> Floats:
+def to_mono(values: Any, levels: Levels | None = None) -> Floats:
     """One channel of finite float32 from samples of any kind; the shorter axis is the channels."""
     array = _as_array(values)
     if array.dtype.kind not in "fiu" or array.ndim not in (1, 2):
@@ -81,27 +81,27 @@ def as_mono(values: Any, levels: Levels | None = None) -> Floats:
     channels = scaled[None] if scaled.ndim == 1 else scaled
     if channels.size and channels.shape[0] > channels.shape[1]:
         channels = channels.T
-    mono = averaged(channels, levels) if channels.size else np.zeros(0, np.float32)
+    mono = downmix(channels, levels) if channels.size else np.zeros(0, np.float32)
     check_finite("the recording", mono, 0)
     return mono
 
 
-def averaged(channels: Floats, levels: Levels | None = None) -> Floats:
+def downmix(channels: Floats, levels: Levels | None = None) -> Floats:
     """The mean (N,) of channels (C, N), in float32."""
     if len(channels) == 1:
         mono: Floats = channels[0]
     else:
-        with np.errstate(over="ignore", invalid="ignore"):  # no number: told about later
+        with np.errstate(over="ignore", invalid="ignore"):  # `check_finite` says it
             mono = channels.mean(0, dtype=np.float32)
     if levels is not None:
-        levels.hear(channels, mono)
+        levels.add(channels, mono)
     return mono
 
 
 def full_scale(array: NDArray[Any]) -> Floats:
     """Whole numbers divided by the range of their type; floats as they are, in float32."""
     if array.dtype.kind == "f":
-        with np.errstate(over="ignore", invalid="ignore"):  # no number: told about later
+        with np.errstate(over="ignore", invalid="ignore"):  # `check_finite` says it
             return array.astype(np.float32, copy=False)
     half = np.float32(2.0 ** (8 * array.dtype.itemsize - 1))
     zero = half if array.dtype.kind == "u" else np.float32(0)
@@ -112,17 +112,17 @@ def check_finite(name: str, values: Floats, first: int) -> None:
     """Raise InputError where a sample is no number, or out of all proportion."""
     loud = ~(np.abs(values) <= LOUDEST)
     if loud.any():
-        at = int(loud.argmax())
+        index = int(loud.argmax())
         raise InputError(
-            f"{name} has the sample {values[at]} at index {first + at}: "
+            f"{name} has the sample {values[index]} at index {first + index}: "
             f"give numbers within +-1 (whole numbers of 16 bits as int16)"
         )
 
 
 def _as_array(values: Any) -> NDArray[Any]:
     if isinstance(values, Tensor):
-        held = values.detach().cpu()
-        return (held.float() if held.is_floating_point() else held).numpy()
+        tensor = values.detach().cpu()
+        return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
     try:
         return np.asarray(values)
     except ValueError:

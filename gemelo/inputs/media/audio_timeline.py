@@ -1,4 +1,4 @@
-"""A timeline: when each frame of a recording is heard, by the time stamps of its container.
+"""Audio presentation times: when each frame is played, and the silence in the gaps.
 
 A player starts a container at its earliest stamp and plays every frame at its own. So a sound that
 begins later than the picture, or lost packets on the way, is preceded by silence here too; the
@@ -7,7 +7,7 @@ Stamps that go back or jump for one frame alone mean nothing: there the frames a
 
     timeline = Timeline("talk.mkv", start_s=0.0)
     for frame in frames:
-        for silence_s, frame in timeline.place(frame, stamp_s, length_s): ...
+        for silence_s, frame in timeline.add(frame, stamp_s, length_s): ...
     for silence_s, frame in timeline.finish(): ...
     timeline.notices()
 """
@@ -59,14 +59,14 @@ class Timeline:
         """From the first frame on."""
         return self.time_s - self.late_s
 
-    def place(
+    def add(
         self, frame: Any, stamp_s: float | None, length_s: float
     ) -> Iterator[tuple[float, Any]]:
         """Frames that are now known to come next, each with the seconds of silence before it."""
         new = Stamped(frame, stamp_s, length_s)
         if self.held is not None:
-            held, self.held = self.held, None
-            yield self._settled(held, new), held.frame
+            waiting, self.held = self.held, None
+            yield self._settled(waiting, new), waiting.frame
         if self.next_s is None and stamp_s is not None:
             yield self._first(stamp_s, length_s), frame
         elif self.next_s is None or new.follows(self.next_s):
@@ -77,26 +77,28 @@ class Timeline:
     def finish(self) -> Iterator[tuple[float, Any]]:
         """The frame that waited for another one, if there is one."""
         if self.held is not None:
-            held, self.held = self.held, None
-            yield self._settled(held, None), held.frame
+            waiting, self.held = self.held, None
+            yield self._settled(waiting, None), waiting.frame
 
     def notices(self) -> tuple[str, ...]:
         """What there is to say after the last frame."""
-        said = []
+        notices = []
         if self.late_s:
-            said.append(f"its sound begins {self.late_s:.2f} s after its start: silence until then")
+            notices.append(
+                f"its sound begins {self.late_s:.2f} s after its start: silence until then"
+            )
         if self.num_holes:
             what = "a hole" if self.num_holes == 1 else f"{self.num_holes} holes"
-            said.append(
+            notices.append(
                 f"it has {what} of {self.hole_s:.2f} s in all, the first at "
                 f"{self.first_hole_s:.2f} s: silence stands in for what is missing"
             )
         if self.num_broken:
-            said.append(
+            notices.append(
                 f"its time stamps are broken, {self.num_broken} times, first at "
                 f"{self.first_broken_s:.2f} s: the samples were joined there"
             )
-        return tuple(said)
+        return tuple(notices)
 
     def _first(self, stamp_s: float, length_s: float) -> float:
         """Silence before the first frame that has a stamp."""
@@ -124,20 +126,20 @@ class Timeline:
         self._advance(silence_s, new, new.stamp_s)
         return silence_s
 
-    def _settled(self, held: Stamped, after: Stamped | None) -> float:
+    def _settled(self, waiting: Stamped, after: Stamped | None) -> float:
         """Silence before a frame whose stamp jumps, now that the next one is known."""
-        assert held.stamp_s is not None and self.next_s is not None
-        jump_s = held.stamp_s - self.next_s
-        alone = after is not None and not after.follows(held.stamp_s + held.length_s)
+        assert waiting.stamp_s is not None and self.next_s is not None
+        jump_s = waiting.stamp_s - self.next_s
+        alone = after is not None and not after.follows(waiting.stamp_s + waiting.length_s)
         silence_s = 0.0
         if alone or jump_s > ABSURD_S or jump_s < 0:
             self._broken()
-            self._advance(0.0, held, None if alone else held.stamp_s)
+            self._advance(0.0, waiting, None if alone else waiting.stamp_s)
             return silence_s
         silence_s = max(0.0, jump_s + self.lag_s)
         self._hole(silence_s)
         self.lag_s = 0.0
-        self._advance(silence_s, held, held.stamp_s)
+        self._advance(silence_s, waiting, waiting.stamp_s)
         return silence_s
 
     def _advance(self, silence_s: float, placed: Stamped, stamp_s: float | None) -> None:

@@ -1,4 +1,4 @@
-"""A sound track: the best one of a container, as one channel, in the order and at the time heard.
+"""Audio stream decoding: the best audio stream of a container, frames to mono samples.
 
 Frames are copied plane by plane, as many as the frame has channels: the library's own way goes on
 until it meets a null pointer, which is not there behind eight planes. And its layouts of channels
@@ -6,7 +6,7 @@ share their memory with the frame when they are of the container's own making (r
 both free it. So such a layout is replaced by a plain count before anything is decoded, and a
 decoder that makes one by itself is refused.
 
-    track = Track("talk.mkv", container, Patience("talk.mkv"))
+    track = Track("talk.mkv", container, TimeBudget("talk.mkv"))
     for mono, rate in track.blocks(0.1): ...       # (N,), a tenth of a second or more each
     track.notices(is_whole=True)
 
@@ -26,9 +26,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemelo.errors import InputError, UnsupportedError
-from gemelo.inputs.media.audio_channels import Floats, Levels, averaged, check_finite, full_scale
+from gemelo.inputs.media.audio_channels import Floats, Levels, check_finite, downmix, full_scale
 from gemelo.inputs.media.audio_timeline import Timeline, seconds
-from gemelo.inputs.media.container import SOUND_DECODERS, Amiss, Patience, decoded
+from gemelo.inputs.media.container import SOUND_DECODERS, Corruption, TimeBudget, decode_frames
 
 if TYPE_CHECKING:
     from av import AudioFrame, AudioLayout, AudioStream
@@ -47,15 +47,15 @@ TYPES = {"u8": "u1", "s16": "i2", "s32": "i4", "s64": "i8", "flt": "f4", "dbl": 
 class Track:
     """The best sound track of a container, as it is decoded."""
 
-    def __init__(self, name: str, container: InputContainer, patience: Patience) -> None:
-        self.name, self.container, self.patience = name, container, patience
+    def __init__(self, name: str, container: InputContainer, time_budget: TimeBudget) -> None:
+        self.name, self.container, self.time_budget = name, container, time_budget
         self.stream = _sound_track(name, container)
         _plain_layout(self.stream)
         self.stream.codec_context.thread_count = 1  # sound is decoded faster than threads are made
         begins = None if container.start_time is None else container.start_time / 1e6
         self.timeline, self.levels = Timeline(name, begins), Levels()
         self.num_samples = 0
-        self.amiss: Counter[Amiss] = Counter()
+        self.corruptions: Counter[Corruption] = Counter()
 
     def blocks(self, block_s: float) -> Iterator[tuple[Floats, int]]:
         """Mono samples of block_s or more and their rate; a change or the end comes earlier.
@@ -65,9 +65,9 @@ class Track:
         """
         blocks = self._blocks(block_s)
         while True:
-            self.patience.begin()
+            self.time_budget.begin()
             block = next(blocks, None)
-            self.patience.end()
+            self.time_budget.end()
             if block is None:
                 return
             yield block
@@ -77,8 +77,8 @@ class Track:
         rate = length = 0
         for silence_s, frame in self._placed():
             samples = planes(self.name, frame)
-            like = not batch or (batch[0].dtype, len(batch[0])) == (samples.dtype, len(samples))
-            if batch and (silence_s or rate != frame.sample_rate or not like):
+            is_alike = not batch or (batch[0].dtype, len(batch[0])) == (samples.dtype, len(samples))
+            if batch and (silence_s or rate != frame.sample_rate or not is_alike):
                 yield self._block(batch), rate
                 batch, length = [], 0
             rate = frame.sample_rate
@@ -92,7 +92,7 @@ class Track:
             yield self._block(batch), rate
 
     @property
-    def told_s(self) -> float:
+    def header_duration_s(self) -> float:
         """How long the header says it is, if that can be and costs less than to decode it; else 0.
 
         Uncompressed sound often has no right size in its header: the file's has a say.
@@ -100,28 +100,30 @@ class Track:
         coder = self.stream.codec_context.name
         if coder.startswith("adpcm_") or not self._is_exact():
             return 0.0
-        told_s = self._header_s()
+        header_duration_s = self._header_s()
         if coder.startswith("pcm_"):
-            told_s = min(told_s, self._fills_s(coder))
-        return told_s if told_s < ABSURD_S else 0.0
+            header_duration_s = min(header_duration_s, self._fills_s(coder))
+        return header_duration_s if header_duration_s < ABSURD_S else 0.0
 
     def notices(self, is_whole: bool) -> tuple[str, ...]:
         """What was amiss, after the last frame; a stream that is not whole promised no length."""
         notices = []
         if (num_tracks := len(self.container.streams.audio)) > 1:
             number = self.container.streams.audio.index(self.stream) + 1
-            notices.append(f"it has {num_tracks} sound tracks: number {number} is heard")
-        if num_broken := self.amiss["packet"]:
+            notices.append(f"it has {num_tracks} sound tracks: number {number} is used")
+        if num_broken := self.corruptions["packet"]:
             notices.append(f"it has broken packets, which were left out: {num_broken}")
-        if self.amiss["end"]:
+        if self.corruptions["end"]:
             at_s = self.timeline.time_s
             notices.append(
                 f"it is broken after {at_s:.2f} s, or goes on as another recording: the rest was "
                 "left out"
             )
-        told_s, lasts_s = self._header_s(), self.timeline.sound_s
-        if is_whole and self._is_exact() and told_s - lasts_s > MISSING_S:
-            notices.append(f"it ends after {lasts_s:.1f} s, though its header says {told_s:.1f} s")
+        header_duration_s, lasts_s = self._header_s(), self.timeline.sound_s
+        if is_whole and self._is_exact() and header_duration_s - lasts_s > MISSING_S:
+            notices.append(
+                f"it ends after {lasts_s:.1f} s, though its header says {header_duration_s:.1f} s"
+            )
         return (*notices, *self.timeline.notices(), *self.levels.notices())
 
     def _fills_s(self, coder: str) -> float:
@@ -135,30 +137,30 @@ class Track:
     def _header_s(self) -> float:
         """From its first sample to its last, as the header has it; 0 where it says nothing."""
         stream, container = self.stream, self.container
-        told_s = seconds(stream.duration, stream.time_base)
-        if told_s is None and len(container.streams) == 1:
-            told_s = (container.duration or 0) / 1e6
-        if told_s and container.format.name in ENDS:
-            told_s -= seconds(stream.start_time, stream.time_base) or 0.0
-        return max(0.0, told_s or 0.0)
+        header_duration_s = seconds(stream.duration, stream.time_base)
+        if header_duration_s is None and len(container.streams) == 1:
+            header_duration_s = (container.duration or 0) / 1e6
+        if header_duration_s and container.format.name in ENDS:
+            header_duration_s -= seconds(stream.start_time, stream.time_base) or 0.0
+        return max(0.0, header_duration_s or 0.0)
 
     def _is_exact(self) -> bool:
         return not set(self.container.format.name.split(",")) & set(GUESSED)
 
     def _placed(self) -> Iterator[tuple[float, AudioFrame]]:
         """Every frame that has samples, and the seconds of silence before it."""
-        for frame in decoded(self.container, self.stream, self.amiss, self.patience):
+        for frame in decode_frames(self.container, self.stream, self.corruptions, self.time_budget):
             if not frame.samples:
                 continue
             check_rate(self.name, frame.sample_rate)
             length_s = frame.samples / frame.sample_rate
-            self.patience.earn(length_s)
+            self.time_budget.earn(length_s)
             stamp_s = seconds(frame.pts, frame.time_base)
-            yield from self.timeline.place(frame, stamp_s, length_s)
+            yield from self.timeline.add(frame, stamp_s, length_s)
         yield from self.timeline.finish()
 
     def _block(self, batch: list[NDArray[Any]]) -> Floats:
-        mono = averaged(full_scale(np.concatenate(batch, axis=1)), self.levels)
+        mono = downmix(full_scale(np.concatenate(batch, axis=1)), self.levels)
         check_finite(self.name, mono, self.num_samples)
         self.num_samples += len(mono)
         return mono
@@ -166,22 +168,22 @@ class Track:
 
 def planes(name: str, frame: AudioFrame) -> NDArray[Any]:
     """A frame's samples (C, N) of the type they have, by the channels that it says."""
-    num_channels, kind = _num_channels(name, frame.layout), frame.format.name
-    if kind.removesuffix("p") not in TYPES:
-        raise UnsupportedError(f"{name} has samples of the type {kind}: convert it to WAV")
-    dtype = np.dtype(TYPES[kind.removesuffix("p")])
+    num_channels, sample_format = _num_channels(name, frame.layout), frame.format.name
+    if sample_format.removesuffix("p") not in TYPES:
+        raise UnsupportedError(f"{name} has samples of the type {sample_format}: convert it to WAV")
+    dtype = np.dtype(TYPES[sample_format.removesuffix("p")])
     if not frame.format.is_planar:
         packed = _samples(frame, 0, dtype, frame.samples * num_channels)
         return packed.reshape(frame.samples, num_channels).T
-    held = [_samples(frame, index, dtype, frame.samples) for index in range(num_channels)]
-    return np.stack(held) if len(held) > 1 else held[0][None]
+    channels = [_samples(frame, index, dtype, frame.samples) for index in range(num_channels)]
+    return np.stack(channels) if len(channels) > 1 else channels[0][None]
 
 
 def _samples(frame: AudioFrame, plane: int, dtype: np.dtype[Any], count: int) -> NDArray[Any]:
     from av.audio.plane import AudioPlane
 
-    held: Any = AudioPlane(frame, plane)
-    return np.frombuffer(held, dtype, count)
+    buffer: Any = AudioPlane(frame, plane)
+    return np.frombuffer(buffer, dtype, count)
 
 
 def silences(num_samples: int) -> Iterator[Floats]:
@@ -201,9 +203,9 @@ def check_rate(name: str, rate: Any) -> None:
 def _sound_track(name: str, container: InputContainer) -> AudioStream:
     stream = container.streams.best("audio")
     if stream is None and not container.streams.audio:
-        kinds = sorted({str(stream.type) for stream in container.streams})
-        held = f"only {' and '.join(kinds)}" if kinds else "nothing"
-        raise InputError(f"{name} has no sound track: it holds {held}")
+        stream_types = sorted({str(stream.type) for stream in container.streams})
+        contents = f"only {' and '.join(stream_types)}" if stream_types else "nothing"
+        raise InputError(f"{name} has no sound track: it holds {contents}")
     from av import AudioStream
 
     if not isinstance(stream, AudioStream) or stream.codec_context is None:

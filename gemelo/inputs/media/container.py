@@ -1,12 +1,12 @@
-"""Media containers, opened inside a fence: the bytes that were given, and nothing else.
+"""Media containers opened with PyAV, demuxed and decoded under whitelists and a time budget.
 
 Some formats are lists of other files or of addresses (playlists, concatenations, session
 descriptions), and a decoding library follows them. Handed a file by a stranger, it would read the
 machine's other files or call out. So there is a list of the formats that people have, those are not
 on it, and the library may use no protocol to open anything by itself; all it has is one open file.
 The decoders of sound are a list, too. A pipe that cannot be sought is read as it comes, by
-`open_live`, so that what was said can be heard before the speaker is done. What takes much time
-and gives little sound is given up.
+`open_live`, so that a live recording can be transcribed before it is over. What takes much time and
+gives little sound is given up.
 
     with open_container("talk.m4a", "audio") as container:
         stream = container.streams.best("audio")
@@ -23,15 +23,15 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeVar
 
 from gemelo.errors import GemeloError, InputError
-from gemelo.inputs.media.borrowed import Borrowed, Readable
+from gemelo.inputs.media.file_objects import Borrowed, Readable
 from gemelo.inputs.media.mp4_boxes import check_boxes, is_boxes
-from gemelo.inputs.media.parts import MAX_STREAM_BYTES, NOUNS, Kind, Source, name_of, opened
+from gemelo.inputs.media.parts import MAX_STREAM_BYTES, NOUNS, Modality, Source, name_of, open_media
 
 if TYPE_CHECKING:
     from av import AudioStream, Packet, VideoStream
     from av.container import InputContainer
 
-Amiss = Literal["packet", "end"]
+Corruption = Literal["packet", "end"]
 T = TypeVar("T")
 
 # What people have: sound, pictures that move, and what holds both. None leads to another file.
@@ -50,14 +50,14 @@ SOUND_DECODERS = frozenset(
     "pcm_u16le pcm_u24be pcm_u24le pcm_u32be pcm_u32le pcm_u8 pcm_vidc s302m speex truehd tta "
     "vorbis wavpack wmalossless wmapro wmav1 wmav2 wmavoice".split()
 )
-PATIENCE_S = 2.0  # of computing before there is any sound
+BUDGET_S = 2.0  # of computing before there is any sound
 CHECKS = 16  # one in so many looks at the clock
 MOST_TRACKS = 64
 MOST_ALLOCATED = 200 << 20  # a frame of 8K in 16 bits
 
 
-class Patience:
-    """Time that a container may take: some, and then as much as the sound lasts that it gave.
+class TimeBudget:
+    """Time that decoding may take: some, and then as much as the sound lasts that it gave.
 
     What counts is computing from `begin` to `end`, which leaves out whatever is done with the
     sound, and neither waiting for a pipe nor for a disk.
@@ -65,7 +65,7 @@ class Patience:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.left_s = PATIENCE_S
+        self.left_s = BUDGET_S
         self.since_s: float | None = None
         self.num_checks = 0
 
@@ -95,11 +95,11 @@ class Patience:
             )
 
 
-class Watched:
-    """A file that loses patience with whoever reads it."""
+class TimedFile:
+    """A file whose reader has a time budget."""
 
-    def __init__(self, file: BinaryIO | Pipe, patience: Patience) -> None:
-        self.file, self.patience = file, patience
+    def __init__(self, file: BinaryIO | Pipe, time_budget: TimeBudget) -> None:
+        self.file, self.time_budget = file, time_budget
         self.name = str(getattr(file, "name", ""))  # some formats are known by how it ends
         self.has_failed = False  # which the library may pass over; then it is to find the end
         if isinstance(file, Pipe):
@@ -117,7 +117,7 @@ class Watched:
 
     def _tried(self, act: Callable[[], T]) -> T:
         try:
-            self.patience.check()
+            self.time_budget.check()
             return act()
         except BaseException:
             self.has_failed = True
@@ -126,36 +126,38 @@ class Watched:
 
 @contextmanager
 def open_container(
-    source: Source, kind: Kind, patience: Patience | None = None
+    source: Source, modality: Modality, time_budget: TimeBudget | None = None
 ) -> Iterator[InputContainer]:
     """A container in a path, bytes or an open file, which can be sought; a pipe is read whole.
 
     Raises InputError for what is no container, and for whatever fails in it while it is open.
     """
-    name = name_of(source, kind)
-    patience = Patience(name) if patience is None else patience
-    with opened(source, kind) as file:
-        with told(name, kind):
+    name = name_of(source, modality)
+    time_budget = TimeBudget(name) if time_budget is None else time_budget
+    with open_media(source, modality) as file:
+        with input_errors(name, modality):
             check_boxes(name, file)
-        with fenced(file, kind, name, patience) as container:
+        with open_restricted(file, modality, name, time_budget) as container:
             yield container
 
 
 @contextmanager
-def open_live(file: Readable, kind: Kind, patience: Patience) -> Iterator[InputContainer]:
+def open_live(
+    file: Readable, modality: Modality, time_budget: TimeBudget
+) -> Iterator[InputContainer]:
     """A container that is still being written, read no further than it is asked for.
 
     Raises InputError as `open_container` does. A format with its index at the end, or anywhere
     (MP4), is read whole first.
     """
-    pipe = Pipe(Borrowed(file, NOUNS[kind]))
-    name = name_of(file, kind)
-    with told(name, kind):
+    pipe = Pipe(Borrowed(file, NOUNS[modality]))
+    name = name_of(file, modality)
+    with input_errors(name, modality):
         whole = pipe.rest(name) if is_boxes(pipe.peek(8)) else b""
     with (
-        open_container(whole, kind, patience)
+        open_container(whole, modality, time_budget)
         if whole
-        else fenced(pipe, kind, name, patience) as container
+        else open_restricted(pipe, modality, name, time_budget) as container
     ):
         yield container
 
@@ -170,17 +172,17 @@ class Pipe:
     def read(self, size: int) -> bytes:
         """Up to `size` bytes, as soon as there are some; none at the end."""
         if self.held:
-            held, self.held = self.held[:size], self.held[size:]
-            return held
+            ahead, self.held = self.held[:size], self.held[size:]
+            return ahead
         return self.file.read1(size)
 
     def peek(self, size: int) -> bytes:
         """The next `size` bytes, which are still to be read; fewer at the end."""
-        seen = b""
-        while len(seen) < size and (piece := self.read(size - len(seen))):
-            seen += piece
-        self.held = seen
-        return seen
+        ahead = b""
+        while len(ahead) < size and (piece := self.read(size - len(ahead))):
+            ahead += piece
+        self.held = ahead
+        return ahead
 
     def rest(self, name: str) -> bytes:
         """All there is. Raises InputError for more than is read from a pipe."""
@@ -197,10 +199,10 @@ class Pipe:
 
 
 @contextmanager
-def fenced(
-    file: BinaryIO | Pipe, kind: Kind, name: str, patience: Patience
+def open_restricted(
+    file: BinaryIO | Pipe, modality: Modality, name: str, time_budget: TimeBudget
 ) -> Iterator[InputContainer]:
-    """The container in an open file; errors are told about `name`."""
+    """The container in an open file; errors begin with `name`."""
     import av
 
     fences = {
@@ -208,21 +210,21 @@ def fenced(
         "format_whitelist": ",".join(sorted(FORMATS)),
         "max_streams": str(MOST_TRACKS),
     }
-    if kind == "audio":
+    if modality == "audio":
         fences["codec_whitelist"] = ",".join(sorted(SOUND_DECODERS))
-    bound_allocations()
-    with told(name, kind):
-        patience.begin()
+    limit_allocations()
+    with input_errors(name, modality):
+        time_budget.begin()
         container = av.open(
-            Watched(file, patience), "r", container_options=fences, metadata_errors="replace"
+            TimedFile(file, time_budget), "r", container_options=fences, metadata_errors="replace"
         )
-        patience.end()
+        time_budget.end()
         with container:
             yield container
 
 
 @cache
-def bound_allocations() -> None:
+def limit_allocations() -> None:
     """Let the library take at most MOST_ALLOCATED bytes at once, in the whole process.
 
     It makes room for what a header claims, gigabytes even, before it looks for it.
@@ -237,7 +239,7 @@ def bound_allocations() -> None:
 
 
 @contextmanager
-def told(name: str, kind: Kind) -> Iterator[None]:
+def input_errors(name: str, modality: Modality) -> Iterator[None]:
     """Whatever fails in a file, as one line about `name`."""
     import av
 
@@ -248,27 +250,27 @@ def told(name: str, kind: Kind) -> Iterator[None]:
     except MemoryError:
         raise InputError(f"{name} needs more memory than there is") from None
     except Exception as error:  # av's own errors, and what a damaged index makes of numbers
-        told = error.strerror if isinstance(error, OSError | av.FFmpegError) else str(error)
-        said = str(told).partition(":")[0] or type(error).__name__
-        if said == "Invalid argument":  # what the library says of a format that is not on its list
-            said = "its format is not one of those that are read here"
+        reason = error.strerror if isinstance(error, OSError | av.FFmpegError) else str(error)
+        short = str(reason).partition(":")[0] or type(error).__name__
+        if short == "Invalid argument":  # what the library says of a format that is not on its list
+            short = "its format is not one of those that are read here"
         raise InputError(
-            f"{name} cannot be read ({said}): it is broken, no {kind} file, "
+            f"{name} cannot be read ({short}): it is broken, no {modality} file, "
             "or a list of other files"
         ) from None
 
 
-def decoded(
+def decode_frames(
     container: InputContainer,
     stream: AudioStream | VideoStream,
-    amiss: Counter[Amiss],
-    patience: Patience | None = None,
-    look: Callable[[Packet[Any]], None] = lambda packet: None,
+    corruptions: Counter[Corruption],
+    time_budget: TimeBudget | None = None,
+    on_packet: Callable[[Packet[Any]], None] = lambda packet: None,
 ) -> Iterator[Any]:
-    """Every frame of a stream in the order it is played; `amiss` counts what is none.
+    """Every frame of a stream in the order it is played; `corruptions` counts what is none.
 
-    The other streams are passed over. look: sees each packet before it is decoded. Raises
-    InputError once patience is used up.
+    The other streams are passed over. on_packet: called with each packet before it is decoded.
+    Raises InputError once the time budget is used up.
     """
     from av.error import FFmpegError
     from av.stream import Discard
@@ -279,18 +281,18 @@ def decoded(
     packets = container.demux(stream)
     while True:
         try:
-            if patience is not None:
-                patience.check()
+            if time_budget is not None:
+                time_budget.check()
             packet = next(packets)
         except StopIteration:
             return
         except (FFmpegError, IndexError):  # it ends inside a packet, or has a new stream there
-            amiss["end"] += 1
+            corruptions["end"] += 1
             return
-        look(packet)
+        on_packet(packet)
         try:
             frames = packet.decode()
         except FFmpegError:
-            amiss["packet"] += 1
+            corruptions["packet"] += 1
             continue
         yield from frames

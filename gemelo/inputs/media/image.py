@@ -1,4 +1,4 @@
-"""Pictures: upright and in RGB, and the tensor a tower sees.
+"""Image preprocessing: load, transpose by EXIF, convert to RGB, resize, rescale and normalise.
 
 A picture is decoded inside bounds (`image_decoding`), made RGB (`image_colours`: transparent parts
 are laid on white, deep greys read by their range) and turned as its EXIF says; of an animation the
@@ -6,10 +6,10 @@ first frame is used. What a person should know about it is said in `notices`; no
 Only the bytes given are read.
 
     picture = read_image("cat.jpg")
-    pixels(picture, 896, mean=0.5, std=0.5)    # Gemma 3: (3, 896, 896) float32 in [-1, 1]
-    pixels(picture, 768, mean=0.0, std=1.0)    # Gemma 3n: (3, 768, 768) float32 in [0, 1]
+    pixel_values(picture.resized(896), mean=0.5, std=0.5)    # Gemma 3: (3, 896, 896) in [-1, 1]
+    pixel_values(picture.resized(768), mean=0.0, std=1.0)    # Gemma 3n: (3, 768, 768) in [0, 1]
 
-Shapes: H and W are the height and width of a picture, S the side of a tower's square.
+Shapes: H and W are the height and width of a picture, S the image size of a vision tower.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from gemelo.errors import GemeloError, InputError
 from gemelo.inputs.media.image_colours import to_rgb
 from gemelo.inputs.media.image_decoding import MAX_PIXELS, check_size, decode
 from gemelo.inputs.media.panscan import Box
-from gemelo.inputs.media.parts import Source, name_of, opened
+from gemelo.inputs.media.parts import Source, name_of, open_media
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
 ORIENTATION = 0x0112  # EXIF's tag
-WARNINGS = 4  # of a decoder, that are told
-WIDE_BYTES = 64_000_000  # of rows squeezed to their width, before they are squeezed in height
+WARNINGS = 4  # of a decoder, that become notices
+WIDE_BYTES = 64_000_000  # of rows resized in width, before they are resized in height
 
 PictureSource: TypeAlias = "Source | Image.Image | Picture | NDArray[Any]"
 
@@ -62,14 +62,16 @@ class Picture:
         """What is inside a box, without notices."""
         return Picture(self.image.crop(box))
 
-    def squeezed(self, side: int) -> Picture:
-        """The picture in a square of S pixels, whatever its shape: what a tower sees of it."""
+    def resized(self, image_size: int) -> Picture:
+        """The picture in a square of S pixels, whatever its shape; itself if it has that size."""
         from PIL import Image
 
+        if self.size == (image_size, image_size):
+            return self
         image, bilinear = self.image, Image.Resampling.BILINEAR
-        if 4 * side * image.height > WIDE_BYTES:  # a tower of pixels, as high as it is thin
-            image = image.resize((image.width, side), bilinear)
-        image = image.resize((side, side), bilinear)
+        if 4 * image_size * image.height > WIDE_BYTES:  # a tower of pixels, as high as it is thin
+            image = image.resize((image.width, image_size), bilinear)
+        image = image.resize((image_size, image_size), bilinear)
         return replace(self, image=image)
 
 
@@ -85,20 +87,20 @@ def read_image(source: PictureSource) -> Picture:
     from PIL import Image
 
     name = name_of(source, "image")
-    with _as_input_errors(name), _collected_warnings() as said:
+    with _as_input_errors(name), _collected_warnings() as warned:
         if isinstance(source, np.ndarray):
             source = Image.fromarray(source)
         if isinstance(source, Image.Image):
             check_size(name, source.size)
-            picture = _upright(*to_rgb(source), *_turn(source))
+            picture = _upright(*to_rgb(source), *_exif_transpose(source))
         else:
-            with opened(source, "image") as file:
-                image, told = decode(name, file)
+            with open_media(source, "image") as file:
+                image, decode_notices = decode(name, file)
             rgb, notices = to_rgb(image)
-            turn = _turn(image)
+            turn = _exif_transpose(image)
             image.close()  # it may be large, and turning makes another
-            picture = _upright(rgb, (*told, *notices), *turn)
-    return replace(picture, notices=(*picture.notices, *said))
+            picture = _upright(rgb, (*decode_notices, *notices), *turn)
+    return replace(picture, notices=(*picture.notices, *warned))
 
 
 def views(picture: Picture, boxes: Iterable[Box]) -> list[Picture]:
@@ -106,15 +108,15 @@ def views(picture: Picture, boxes: Iterable[Box]) -> list[Picture]:
     return [picture, *(picture.crop(box) for box in boxes)]
 
 
-def pixels(
-    picture: Picture, side: int, mean: float | Sequence[float], std: float | Sequence[float]
+def pixel_values(
+    picture: Picture, mean: float | Sequence[float], std: float | Sequence[float]
 ) -> Tensor:
-    """The tensor (3, S, S) float32 of a picture: squeezed, scaled to [0, 1], then (x - mean) / std.
+    """The tensor (3, H, W) float32 of a picture: scaled to [0, 1], then (x - mean) / std.
 
     mean, std: one number, or one for each of red, green and blue.
     """
-    squeezed = np.array(picture.squeezed(side).image)  # (S, S, 3)
-    planes = torch.from_numpy(squeezed).permute(2, 0, 1).to(torch.float32)
+    pixels = np.array(picture.image)  # (H, W, 3)
+    planes = torch.from_numpy(pixels).permute(2, 0, 1).to(torch.float32)
     shift, scale = (torch.tensor(value).reshape(-1, 1, 1) * 255 for value in (mean, std))
     return planes.contiguous().sub_(shift).div_(scale)
 
@@ -147,21 +149,21 @@ def _as_input_errors(name: str) -> Iterator[None]:
 @contextmanager
 def _collected_warnings() -> Iterator[list[str]]:
     """What Pillow warns of or logs, as sentences, once the block has ended."""
-    said: list[str] = []
+    notices: list[str] = []
     listener = _Listener()
     log = logging.getLogger("PIL")
     with _WARNINGS, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         log.addHandler(listener)
         try:
-            yield said
+            yield notices
         finally:
             log.removeHandler(listener)
-    heard = dict.fromkeys((*(str(warning.message) for warning in caught), *listener.heard))
-    told = [message for message in heard if "decompression bomb" not in message]  # ours was kept
-    said += [f"the decoder warns: {' '.join(message.split()):.200}" for message in told[:WARNINGS]]
-    if len(told) > WARNINGS:
-        said.append(f"the decoder has {len(told) - WARNINGS:,} more warnings")
+    messages = dict.fromkeys((*(str(warning.message) for warning in caught), *listener.heard))
+    texts = [text for text in messages if "decompression bomb" not in text]  # ours was kept
+    notices += [f"the decoder warns: {' '.join(text.split()):.200}" for text in texts[:WARNINGS]]
+    if len(texts) > WARNINGS:
+        notices.append(f"the decoder has {len(texts) - WARNINGS:,} more warnings")
 
 
 class _Listener(logging.Handler):
@@ -175,7 +177,7 @@ class _Listener(logging.Handler):
         self.heard.append(record.getMessage())
 
 
-def _turn(image: Image.Image) -> tuple[Image.Transpose | None, tuple[str, ...]]:
+def _exif_transpose(image: Image.Image) -> tuple[Image.Transpose | None, tuple[str, ...]]:
     """How the EXIF says it was held, and what there is to say about that."""
     from PIL.Image import Transpose
 

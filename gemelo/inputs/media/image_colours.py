@@ -1,8 +1,8 @@
-"""From every mode of Pillow's to RGB in 8 bits, a band at a time.
+"""Colour conversion: every mode of Pillow's to 8-bit RGB, a band at a time.
 
 Transparent parts are laid on white, as the reference processor does. Greys of more than 8 bits are
 read by their range (`image_grey`). Only one band is ever held in a mode between, and a picture far
-larger than a tower sees is shrunk band by band: the memory it takes is that of what comes out.
+larger than a vision tower takes is shrunk band by band: it takes the memory of what comes out.
 
     image, notices = to_rgb(image)
 """
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 FULL_BYTES = 100_000_000  # of RGB as Pillow holds it; up to here, 24 megapixels, all pixels stay
-KEPT_BYTES = 50_000_000  # of a larger picture: four views of 896 pixels see no more
-FINE_SIDE = 1792  # a side is not shrunk below twice what a tower sees, if the other can be
+KEPT_BYTES = 50_000_000  # of a larger picture: four views of 896 pixels hold no more
+FINE_SIDE = 1792  # a side is not shrunk below twice a tower's image size, if the other can be
 BAND_PIXELS = 1_000_000
 BAND_ROWS = 1 << 17
 NEARLY_BLACK = 8  # of 255
@@ -30,7 +30,7 @@ NEARLY_BLACK = 8  # of 255
 _BYTES = {"1": 1, "L": 1, "P": 1}  # Pillow's bytes a pixel; four where nothing is said
 
 
-class Painter(NamedTuple):
+class BandConverter(NamedTuple):
     """From a band to L, RGB or RGBa, which can be shrunk, and from there to RGB."""
 
     ready: Callable[[Image.Image], Image.Image]
@@ -39,14 +39,14 @@ class Painter(NamedTuple):
 
 def to_rgb(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
     """A loaded picture in RGB, a new one, and what there is to say about it."""
-    painter, notices = _painter(image)
+    converter, notices = _converter(image)
     across, down = shrinking(image.size)
-    painted = _painted(image, painter, across, down)
+    converted = _converted(image, converter, across, down)
     if (across, down) != (1, 1):
-        notices += (shrunk(image.size, painted.size),)
-    if (most := brightest(painted)) < NEARLY_BLACK:
+        notices += (shrunk(image.size, converted.size),)
+    if (most := brightest(converted)) < NEARLY_BLACK:
         notices += (f"it is nearly black: its brightest value is {most} of 255",)
-    return painted, notices
+    return converted, notices
 
 
 def brightest(image: Image.Image) -> int:
@@ -63,10 +63,10 @@ def stored_bytes(mode: str, width: int, height: int) -> int:
 def shrinking(size: tuple[int, int]) -> tuple[int, int]:
     """How many pixels across and down become one."""
     width, height = size
-    held = stored_bytes("RGB", width, height)
-    if held <= FULL_BYTES:
+    full_bytes = stored_bytes("RGB", width, height)
+    if full_bytes <= FULL_BYTES:
         return 1, 1
-    factor = math.ceil(math.sqrt(held / KEPT_BYTES))
+    factor = math.ceil(math.sqrt(full_bytes / KEPT_BYTES))
     across = max(1, min(factor, width // FINE_SIDE))
     down = max(1, min(factor, height // FINE_SIDE))
     while stored_bytes("RGB", math.ceil(width / across), math.ceil(height / down)) > KEPT_BYTES:
@@ -85,16 +85,16 @@ def bands_of(image: Image.Image) -> Iterator[Image.Image]:
         yield image.crop(box)
 
 
-def _painted(image: Image.Image, painter: Painter, across: int, down: int) -> Image.Image:
+def _converted(image: Image.Image, converter: BandConverter, across: int, down: int) -> Image.Image:
     from PIL import Image
 
     width, height = image.size
     canvas = Image.new("RGB", (math.ceil(width / across), math.ceil(height / down)))
     for box in _boxes(width, height, across, down):
-        band = painter.ready(image.crop(box))
+        band = converter.ready(image.crop(box))
         if (across, down) != (1, 1):
             band = band.reduce((across, down))
-        canvas.paste(painter.finish(band), (box[0] // across, box[1] // down))
+        canvas.paste(converter.finish(band), (box[0] // across, box[1] // down))
     return canvas
 
 
@@ -107,17 +107,17 @@ def _boxes(width: int, height: int, across: int, down: int) -> Iterator[tuple[in
             yield left, top, min(left + columns, width), min(top + rows, height)
 
 
-def _painter(image: Image.Image) -> tuple[Painter, tuple[str, ...]]:
+def _converter(image: Image.Image) -> tuple[BandConverter, tuple[str, ...]]:
     if is_deep(image):
         read, notices = grey_reader(image, bands_of(image))
-        return Painter(read, _rgb), notices
+        return BandConverter(read, _rgb), notices
     if image.has_transparency_data or "a" in image.getbands():
         if any(_alpha(band).getextrema() != (255, 255) for band in bands_of(image)):
             large = shrinking(image.size) != (1, 1)
-            painter = Painter(_premultiplied if large else _layer, _on_white)
-            return painter, ("its transparent parts are shown as white",)
-        return Painter(lambda band: _rgb(_layer(band)), _rgb), ()
-    return Painter(_grey if image.mode in ("1", "L") else _rgb, _rgb), ()
+            converter = BandConverter(_premultiplied if large else _layer, _on_white)
+            return converter, ("its transparent parts are shown as white",)
+        return BandConverter(lambda band: _rgb(_layer(band)), _rgb), ()
+    return BandConverter(_grey if image.mode in ("1", "L") else _rgb, _rgb), ()
 
 
 def _rgb(band: Image.Image) -> Image.Image:

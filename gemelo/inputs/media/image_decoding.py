@@ -1,9 +1,9 @@
-"""Picture files to pixels, inside bounds that hold while a decoder runs and not after.
+"""Image decoding: picture files to pixels, within limits on memory and time.
 
 A file of a few hundred bytes can ask for gigabytes, or for minutes. So a format is on a list or is
 refused by name; what its decoder will take is reckoned from the header, in bytes a pixel, before
-anything is decoded; scans, strips and pieces are counted first; a JPEG far larger than a tower sees
-is shrunk by the decoder itself; and what a decoder reads is bounded by what its pixels can fill.
+anything is decoded; scans, strips and pieces are counted first; a JPEG far larger than a tower's
+input is shrunk by the decoder itself; and what is read is bounded by what its pixels can fill.
 
     decoded = decode("cat.jpg", file)
     decoded.image, decoded.notices
@@ -254,9 +254,9 @@ def _check_slow(name: str, image: Any) -> None:
 def _shrink_jpeg(name: str, image: Any, file: BinaryIO) -> float:
     """Ask for fewer pixels of a large JPEG; the bytes of its coefficients, if it keeps them."""
     width, height = image.size
-    place = file.tell()
+    position = file.tell()
     count, kept = scans(file)
-    file.seek(place)
+    file.seek(position)
     if count > MAX_SCANS or count * width * height > MAX_SCAN_PIXELS:
         raise InputError(
             f"{name} goes over its {width * height:,} pixels in {count:,} scans: the limit is "
@@ -276,11 +276,11 @@ def _shrink_jpeg(name: str, image: Any, file: BinaryIO) -> float:
 def _coarsen(name: str, image: Any, file: BinaryIO) -> float:
     """Ask for a coarser level of a large JPEG 2000; the bytes that it takes beside its picture."""
     width, height = image.size
-    place = file.tell()
-    held = wavelet_size(name, file)
-    file.seek(place)
-    if held != image.size:
-        raise InputError(f"{name} is {width} x {height} pixels, and its content is not: {held}")
+    position = file.tell()
+    size = wavelet_size(name, file)
+    file.seek(position)
+    if size != image.size:
+        raise InputError(f"{name} is {width} x {height} pixels, and its content is not: {size}")
     levels = 0
     while (width * height) >> (2 * levels) > MAX_WAVELET_PIXELS:
         levels += 1

@@ -1,4 +1,4 @@
-"""What a picture file's own tables say of the work to come, beside its size.
+"""Image headers: scans, strips, tiles, EXIF tags and icons, counted before anything is decoded.
 
 Pillow trusts some of them: a TIFF's list of strips may be as long as memory, and shorter than the
 picture; a progressive JPEG may go over its picture ten thousand times; an icon holds pictures of
@@ -79,7 +79,7 @@ def check_exif(name: str, file: Bytes) -> None:
 
 
 def scans(file: Bytes, begin: int = 0) -> Scans:
-    """The scans of the JPEG that begins at a place of a file, counted to MAX_SCANS at most."""
+    """The scans of the JPEG that begins at an offset of a file, counted to MAX_SCANS at most."""
     count, weight, one_pass, num_components = 0, 1, False, 0
     for code, body in _segments(file, begin):
         if code in _FRAMES:
@@ -97,29 +97,29 @@ def scans(file: Bytes, begin: int = 0) -> Scans:
 
 def _segments(file: Bytes, begin: int) -> Iterator[tuple[int, bytes]]:
     """Code and beginning of every segment up to the end of the picture."""
-    at = begin + 2
+    offset = begin + 2
     for _ in range(MAX_SEGMENTS):
-        found = _next_marker(file, at)
-        if found is None or found[0] == _END:
+        marker = _next_marker(file, offset)
+        if marker is None or marker[0] == _END:
             return
-        code, at = found
-        file.seek(at)
+        code, offset = marker
+        file.seek(offset)
         body = file.read(10)
         yield code, body[2:]
-        at += int.from_bytes(body[:2], "big")
+        offset += int.from_bytes(body[:2], "big")
     raise InputError(f"it is a JPEG of more than {MAX_SEGMENTS:,} segments: convert it to PNG")
 
 
-def _next_marker(file: Bytes, at: int) -> tuple[int, int] | None:
-    """The code of the first marker from a place on, and the place after it."""
+def _next_marker(file: Bytes, offset: int) -> tuple[int, int] | None:
+    """The code of the first marker from an offset on, and the offset after it."""
     while True:
-        file.seek(at)
+        file.seek(offset)
         chunk = file.read(CHUNK_BYTES)
-        if found := _MARKER.search(chunk):
-            return found[1][0], at + found.end()
+        if marker := _MARKER.search(chunk):
+            return marker[1][0], offset + marker.end()
         if len(chunk) < CHUNK_BYTES:
             return None
-        at += CHUNK_BYTES - 1  # a marker may be cut in two
+        offset += CHUNK_BYTES - 1  # a marker may be cut in two
 
 
 # ---- TIFF ----------------------------------------------------------------------------------------
@@ -133,19 +133,19 @@ def check_tags(name: str, file: Bytes) -> None:
     if order is None:
         return
     big = b"+" in start[:4]
-    (at,) = (
+    (offset,) = (
         struct.unpack_from(f"{order}Q", start, 8)
         if big
         else struct.unpack_from(f"{order}I", start, 4)
     )
-    file.seek(min(at, MAX_PLACE))
+    file.seek(min(offset, MAX_PLACE))
     entry = struct.Struct(f"{order}HHQ8x" if big else f"{order}HHI4x")
     num_tags = int.from_bytes(file.read(8 if big else 2), "little" if order == "<" else "big")
     if num_tags > MAX_TAGS:
         raise InputError(f"{name} is a TIFF of {num_tags:,} tags, and {MAX_TAGS:,} is the limit")
     table = file.read(num_tags * entry.size)
-    for tag, kind, count in entry.iter_unpack(table[: len(table) // entry.size * entry.size]):
-        if kind in _NUMBERS and count > MAX_NUMBERS:
+    for tag, type, count in entry.iter_unpack(table[: len(table) // entry.size * entry.size]):
+        if type in _NUMBERS and count > MAX_NUMBERS:
             raise InputError(
                 f"{name} is a TIFF with {count:,} numbers in tag {tag}: the limit is "
                 f"{MAX_NUMBERS:,}; convert it to PNG"
@@ -176,13 +176,13 @@ def strip_scans(name: str, file: Bytes, tags: Mapping[int, Any]) -> int:
     if tags.get(_COMPRESSION) not in _JPEGS:
         return 0
     across, down = _piece(tags)
-    places = tags.get(_TILES if _TILES in tags else _STRIPS, ())
+    offsets = tags.get(_TILES if _TILES in tags else _STRIPS, ())
     total, until_s = 0, time.thread_time() + MAX_COUNT_S
-    for at in places:
-        total += across * down * scans(file, min(at, MAX_PLACE)).num_scans
+    for offset in offsets:
+        total += across * down * scans(file, min(offset, MAX_PLACE)).num_scans
         if time.thread_time() > until_s:
             raise InputError(
-                f"{name} is a TIFF of {len(places):,} JPEGs, more than are looked at: convert it "
+                f"{name} is a TIFF of {len(offsets):,} JPEGs, more than are looked at: convert it "
                 "to PNG"
             )
     return total
@@ -215,8 +215,8 @@ def check_icons(name: str, file: Bytes) -> None:
         return
     count = int.from_bytes(start[4:], "little")
     table = file.read(16 * min(count, MAX_ICONS))
-    for (at,) in struct.iter_unpack("<12xI", table[: len(table) // 16 * 16]):
-        file.seek(at)
+    for (offset,) in struct.iter_unpack("<12xI", table[: len(table) // 16 * 16]):
+        file.seek(offset)
         width, height = _icon_size(file.read(24).ljust(24, b"\0"))
         if count > MAX_ICONS or max(width, height // 2) > MAX_ICON_SIDE:
             raise InputError(
@@ -241,10 +241,10 @@ def wavelet_size(name: str, file: Bytes) -> tuple[int, int] | None:
     """
     file.seek(0)
     start = file.read(CHUNK_BYTES)
-    at = start.find(b"\xff\x4f\xff\x51")
-    if at < 0 or at + 40 > len(start):
+    offset = start.find(b"\xff\x4f\xff\x51")
+    if offset < 0 or offset + 40 > len(start):
         return None
-    right, bottom, left, top, across, down = struct.unpack_from(">6I", start, at + 8)
+    right, bottom, left, top, across, down = struct.unpack_from(">6I", start, offset + 8)
     num_tiles = math.ceil(right / max(1, across)) * math.ceil(bottom / max(1, down))
     if num_tiles > MAX_TILES:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Log-mel spectrogram: what the encoder hears of a sound, 128 numbers every 10 ms.
+"""Log-mel spectrogram: the audio encoder's input features, 128 mel bins every 10 ms.
 
 The reference's front end, in the form of a stream: windows of 32 ms, HTK pre-emphasis within each,
 a transform of twice the needed length, triangles equally spaced in mel, and the natural logarithm.
@@ -23,18 +23,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gemelo.errors import InputError
-from gemelo.inputs.media.audio import RATE
-from gemelo.inputs.media.audio_channels import Floats, as_mono
+from gemelo.inputs.media.audio import SAMPLING_RATE
+from gemelo.inputs.media.audio_channels import Floats, to_mono
 
 NUM_MELS = 128
-FRAME = 512  # samples in a window
-HOP = 160
-SPAN = FRAME + 1  # samples that must be there for a frame: the reference waits for one more
+FRAME_LENGTH = 512  # samples in a window
+HOP_LENGTH = 160
+MIN_SAMPLES = FRAME_LENGTH + 1  # of a frame: the reference waits for one more
 PAD = 128  # a clip's length becomes a multiple of this
-FFT = 1024  # twice the window, which is what its authors call overdrive
-EMPHASIS = 0.97
-LOWEST_HZ, HIGHEST_HZ = 125.0, 7600.0
-FLOOR = 1e-5  # silence is its logarithm, -11.5
+FFT_LENGTH = 1024  # twice the window, which is what its authors call overdrive
+PREEMPHASIS = 0.97
+MIN_FREQUENCY, MAX_FREQUENCY = 125.0, 7600.0
+MEL_FLOOR = 1e-5  # silence is its logarithm, -11.5
 BLOCK = 512  # frames transformed at a time: bounds memory, changes nothing
 
 
@@ -47,15 +47,15 @@ def log_mel(samples: Any) -> Tensor:
 def num_frames(num_samples: int) -> int:
     """Frames of a whole clip of so many samples."""
     padded = num_samples + -num_samples % PAD
-    return max(0, (padded - SPAN) // HOP + 1)
+    return max(0, (padded - MIN_SAMPLES) // HOP_LENGTH + 1)
 
 
-def check_span(num_samples: int, name: str = "the recording") -> None:
-    """Raises InputError for a sound too short for a frame, and so for a soft token."""
-    if num_samples < SPAN:
+def check_min_samples(num_samples: int, name: str = "the recording") -> None:
+    """Raises InputError for a sound too short for a frame, and so for an audio token."""
+    if num_samples < MIN_SAMPLES:
         raise InputError(
-            f"{name} lasts {num_samples / RATE:.4f} s, too short for a soft token: "
-            f"give one of {SPAN / RATE:.4f} s or more"
+            f"{name} lasts {num_samples / SAMPLING_RATE:.4f} s, too short for an audio token: "
+            f"give one of {MIN_SAMPLES / SAMPLING_RATE:.4f} s or more"
         )
 
 
@@ -75,9 +75,9 @@ class LogMel:
         """Samples (N,) at 16 kHz -> every frame (T, 128) that they complete, T perhaps 0.
 
         A tensor, an array or a list; floats within +-1, or whole numbers of their type's range.
-        Raises InputError for a sample that is no number, and then has not heard any of them.
+        Raises InputError for a sample that is no number, and then none of them counts.
         """
-        new = as_mono(samples)
+        new = to_mono(samples)
         self.num_samples += len(new)
         return self.advance(np.concatenate([self.held, new]))
 
@@ -89,46 +89,46 @@ class LogMel:
 
     def advance(self, samples: Floats) -> Tensor:
         """Every whole frame of samples; keeps those that the next ones need."""
-        count = max(0, (len(samples) - SPAN) // HOP + 1)
-        self.held = samples[count * HOP :].copy()
+        count = max(0, (len(samples) - MIN_SAMPLES) // HOP_LENGTH + 1)
+        self.held = samples[count * HOP_LENGTH :].copy()
         starts = range(0, count, BLOCK)
-        blocks = [frames_at(samples[s * HOP :], min(BLOCK, count - s)) for s in starts]
+        blocks = [frames_at(samples[s * HOP_LENGTH :], min(BLOCK, count - s)) for s in starts]
         return torch.from_numpy(np.concatenate([np.zeros((0, NUM_MELS), np.float32), *blocks]))
 
 
 def frames_at(samples: Floats, count: int) -> Floats:
     """The first `count` frames of samples: (count, 128)."""
-    windows = np.lib.stride_tricks.sliding_window_view(samples, FRAME)[::HOP][:count]
-    first = windows[:, :1] * (1.0 - EMPHASIS)
-    rest = windows[:, 1:] - EMPHASIS * windows[:, :-1]
-    shaped = np.concatenate([first, rest], axis=1) * hann()  # (count, 512)
-    magnitudes = np.abs(np.fft.rfft(shaped, n=FFT))  # (count, 513)
+    windows = np.lib.stride_tricks.sliding_window_view(samples, FRAME_LENGTH)[::HOP_LENGTH][:count]
+    first = windows[:, :1] * (1.0 - PREEMPHASIS)
+    rest = windows[:, 1:] - PREEMPHASIS * windows[:, :-1]
+    shaped = np.concatenate([first, rest], axis=1) * hann_window()  # (count, 512)
+    magnitudes = np.abs(np.fft.rfft(shaped, n=FFT_LENGTH))  # (count, 513)
     # In torch: NumPy's product has threads of its own, which get in the way of torch's.
-    energies = torch.from_numpy(magnitudes.astype(np.float64)) @ torch.from_numpy(mel_bank())
-    frames: Floats = energies.clamp_(min=FLOOR).log_().float().numpy()
+    energies = torch.from_numpy(magnitudes.astype(np.float64)) @ torch.from_numpy(mel_filters())
+    frames: Floats = energies.clamp_(min=MEL_FLOOR).log_().float().numpy()
     return frames
 
 
 @cache
-def hann() -> Floats:
+def hann_window() -> Floats:
     """The periodic Hann window, (512,), rounded as the reference rounds it.
 
     `torch.hann_window` differs in the last bit, which shows beside a loud tone, where bands are
     next to silent.
     """
-    angles = 2 * np.pi * np.arange(FRAME, dtype=np.float32) / FRAME
+    angles = 2 * np.pi * np.arange(FRAME_LENGTH, dtype=np.float32) / FRAME_LENGTH
     return (0.5 * (1 - np.cos(angles))).astype(np.float32)
 
 
 @cache
-def mel_bank() -> NDArray[np.float64]:
+def mel_filters() -> NDArray[np.float64]:
     """128 triangles over the bins of the transform, (513, 128), none normalised by its area.
 
     Corners are equally spaced in HTK's mel, 2595 log10(1 + f / 700); sides are straight in Hz.
     """
-    lowest, highest = (2595 * np.log10(1 + hz / 700) for hz in (LOWEST_HZ, HIGHEST_HZ))
+    lowest, highest = (2595 * np.log10(1 + hz / 700) for hz in (MIN_FREQUENCY, MAX_FREQUENCY))
     corners = 700 * (10 ** (np.linspace(lowest, highest, NUM_MELS + 2) / 2595) - 1)
-    bins = np.arange(FFT // 2 + 1)[:, None] * (RATE / FFT)
+    bins = np.arange(FFT_LENGTH // 2 + 1)[:, None] * (SAMPLING_RATE / FFT_LENGTH)
     widths = np.diff(corners)
     rising = (bins - corners[:-2]) / widths[:-1]
     falling = (corners[2:] - bins) / widths[1:]

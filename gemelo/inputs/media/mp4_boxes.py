@@ -1,4 +1,4 @@
-"""Boxes of an MP4 or QuickTime file: numbers of samples, held against the bytes that there are.
+"""MP4 and QuickTime boxes: sample counts, held against the bytes that there are.
 
 The decoding library believes these numbers and makes an entry of 24 bytes or more for every sample
 before it looks for one, so that a file of a kilobyte takes gigabytes. Here they are compared with
@@ -39,22 +39,22 @@ class Counts:
     track_samples: int = 0
     track_edits: int = 0
 
-    def add(self, kind: bytes, held: bytes) -> None:
+    def add(self, type: bytes, fields: bytes) -> None:
         """Count what a box says. Raises InputError for what cannot be."""
-        if kind == b"trak":
+        if type == b"trak":
             self.track_samples = self.track_edits = 0
-        elif kind in (b"tkhd", b"tfhd"):
-            at = 4 if kind == b"tfhd" else 20 if held[:1] == b"\1" else 12
-            number = int.from_bytes(held[at : at + 4], "big")
+        elif type in (b"tkhd", b"tfhd"):
+            offset = 4 if type == b"tfhd" else 20 if fields[:1] == b"\1" else 12
+            number = int.from_bytes(fields[offset : offset + 4], "big")
             if number > MOST_TRACK_ID:
                 raise InputError(f"{self.name} has a track of the number {number}: it is broken")
-        elif kind == b"cmov":
+        elif type == b"cmov":
             raise InputError(f"{self.name} has a compressed header: convert it to WAV first")
-        elif kind == b"elst":
-            self.track_edits = max(self.track_edits, int.from_bytes(held[4:8], "big"))
+        elif type == b"elst":
+            self.track_edits = max(self.track_edits, int.from_bytes(fields[4:8], "big"))
         else:
-            self.samples += _samples(kind, held)
-            self.track_samples += _samples(kind, held)
+            self.samples += _samples(type, fields)
+            self.track_samples += _samples(type, fields)
         self._compare()
 
     def _compare(self) -> None:
@@ -81,67 +81,67 @@ def check_boxes(name: str, file: BinaryIO) -> None:
     file.seek(0)
     if is_boxes(file.read(8)):
         counts = Counts(name, file.seek(0, 2))
-        for kind, held in _described(file, counts):
-            for inner, fields in _counted(kind, held, 0):
+        for type, content in _described(file, counts):
+            for inner, fields in _counted(type, content, 0):
                 counts.add(inner, fields)
     file.seek(0)
 
 
 def _described(file: BinaryIO, counts: Counts) -> Iterator[tuple[bytes, bytes]]:
-    """Kind and content of the outermost boxes, but for those of the samples themselves."""
+    """Type and content of the outermost boxes, but for those of the samples themselves."""
     begin = read = 0
     while begin + 8 <= counts.size:
         file.seek(begin)
         head = file.read(16)
-        kind, inner, length = _head(head, counts.size - begin)
-        if kind in HOLDERS | COUNTED and (kind not in (b"free", b"skip") or length < 1 << 20):
+        type, inner, length = _head(head, counts.size - begin)
+        if type in HOLDERS | COUNTED and (type not in (b"free", b"skip") or length < 1 << 20):
             read += length
             if read > MOST_BYTES:
                 raise InputError(
                     f"{counts.name} has a header of {read:,} bytes: at most {MOST_BYTES:,} are "
                     "read; convert it to WAV first"
                 )
-            yield kind, head[inner:length] + file.read(max(0, length - len(head)))
+            yield type, head[inner:length] + file.read(max(0, length - len(head)))
         begin += length
 
 
-def _counted(kind: bytes, held: bytes, depth: int) -> Iterator[tuple[bytes, bytes]]:
-    """Kind and fields of every box in a box that counts something, and of every track."""
-    if kind in COUNTED or kind == b"trak":
-        yield kind, held[:24]
-    if kind == b"stsd":  # its entries hold boxes behind fields of many lengths
-        yield from _found(held)
-    if kind not in HOLDERS or depth > MOST_DEPTH:
+def _counted(type: bytes, content: bytes, depth: int) -> Iterator[tuple[bytes, bytes]]:
+    """Type and fields of every box in a box that counts something, and of every track."""
+    if type in COUNTED or type == b"trak":
+        yield type, content[:24]
+    if type == b"stsd":  # its entries hold boxes behind fields of many lengths
+        yield from _found(content)
+    if type not in HOLDERS or depth > MOST_DEPTH:
         return
-    begin = max(0, held.find(b"hdlr", 0, 64) - 4) if kind == b"meta" else 0
-    while begin + 8 <= len(held):
-        inner, first, length = _head(held[begin : begin + 16], len(held) - begin)
-        yield from _counted(inner, held[begin + first : begin + length], depth + 1)
+    begin = max(0, content.find(b"hdlr", 0, 64) - 4) if type == b"meta" else 0
+    while begin + 8 <= len(content):
+        inner, first, length = _head(content[begin : begin + 16], len(content) - begin)
+        yield from _counted(inner, content[begin + first : begin + length], depth + 1)
         begin += length
 
 
 def _found(held: bytes) -> Iterator[tuple[bytes, bytes]]:
     """The same in bytes without an order."""
-    for kind in COUNTED:
-        at = held.find(kind)
+    for type in COUNTED:
+        at = held.find(type)
         while at >= 0:
-            yield kind, held[at + 4 : at + 28]
-            at = held.find(kind, at + 4)
+            yield type, held[at + 4 : at + 28]
+            at = held.find(type, at + 4)
 
 
 def _head(head: bytes, most: int) -> tuple[bytes, int, int]:
-    """Kind of a box, where its content begins, and its length, of the bytes that there are."""
-    length, kind = struct.unpack(">I4s", head[:8])
+    """Type of a box, where its content begins, and its length, of the bytes that there are."""
+    length, type = struct.unpack(">I4s", head[:8])
     inner = 8
     if length == 1 and len(head) >= 16:
         (length,) = struct.unpack(">Q", head[8:16])
         inner = 16
-    return kind, inner, most if length < inner else min(most, length)
+    return type, inner, most if length < inner else min(most, length)
 
 
-def _samples(kind: bytes, held: bytes) -> int:
+def _samples(type: bytes, held: bytes) -> int:
     """How many samples a box says there are."""
-    if kind == b"trun":
+    if type == b"trun":
         return int.from_bytes(held[4:8], "big")
     number = int.from_bytes(held[8:12], "big")
     return number // PACKED if held[4:8] == b"\0\0\0\1" else number

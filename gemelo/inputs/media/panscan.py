@@ -1,6 +1,6 @@
-"""Pan & Scan: a long picture seen whole and then in pieces, so that small things stay legible.
+"""Pan & Scan: crops of an elongated image beside the image itself.
 
-Every view is squeezed into the same square, so an elongated picture loses detail along its long
+Every view is resized to the same square, so an elongated picture loses detail along its long
 side. Gemma 3 was given such pictures as the original followed by two to four crops that tile it
 along that side. Which crops is a function of the picture's width and height alone; the prompt says
 that there are crops. It is off unless asked for, and every view costs as many tokens as a picture.
@@ -60,5 +60,5 @@ def crops(size: tuple[int, int], options: PanScan = DEFAULT) -> list[Box]:
         return []
     starts = range(0, long, step)  # rounding up may leave nothing for the last of `count`
     if width >= height:
-        return [(at, 0, min(at + step, width), height) for at in starts]
-    return [(0, at, width, min(at + step, height)) for at in starts]
+        return [(start, 0, min(start + step, width), height) for start in starts]
+    return [(0, start, width, min(start + step, height)) for start in starts]

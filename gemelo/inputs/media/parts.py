@@ -1,7 +1,7 @@
-"""What people pass beside text: parts of a message, and the files, bytes and URLs behind them.
+"""Media parts of a message, and opening them: paths, bytes, data: URLs and open files.
 
 A message's content is a text or a list of parts, in the words of OpenAI's or of Hugging Face's
-clients. Parsing says what is there and opens nothing; `opened` gives one part's bytes as a file
+clients. Parsing says what is there and opens nothing; `open_media` gives one part's bytes as a file
 that can be read and sought. Nothing is ever fetched from a network: a remote URL is refused, a
 data: URL is the file itself.
 
@@ -16,20 +16,20 @@ import binascii
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast, get_args
 
 from gemelo.errors import GemeloError, InputError, UnsupportedError
-from gemelo.inputs.media.borrowed import Borrowed, Readable
+from gemelo.inputs.media.file_objects import Borrowed, Readable
 
 if TYPE_CHECKING:  # the command line's help reads this module, and has no use for NumPy
     import numpy as np
     from numpy.typing import NDArray
 
-Kind = Literal["image", "audio", "video"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
-NOUNS: dict[Kind, str] = {"image": "picture", "audio": "recording", "video": "video"}
+Modality = Literal["image", "audio", "video"]
+MODALITIES: tuple[Modality, ...] = get_args(Modality)
+NOUNS: dict[Modality, str] = {"image": "picture", "audio": "recording", "video": "video"}
 
 MAX_INLINE_BYTES = 64 << 20  # what a data: URL may hold
 MAX_STREAM_BYTES = 1 << 30  # what is read from a pipe, which cannot be sought
@@ -57,10 +57,10 @@ class TextPart:
 class MediaPart:
     """A picture, a recording or a video; source: a path, bytes, an open file, or what is decoded.
 
-    Decoded are a PIL image and an array of samples; the reader of the kind knows them.
+    Decoded are a PIL image and an array of samples; the reader of the modality knows them.
     """
 
-    kind: Kind
+    modality: Modality
     source: Any
 
 
@@ -72,9 +72,10 @@ def parse_content(content: Any, *, allow_paths: bool = True) -> tuple[Part, ...]
 
     Understood are {"type": "text", "text": ...}; {"type": K, K: ...} with K one of image, audio,
     video, or with "path", "url" or "base64" in place of the second K; {"type": "K_url", "K_url":
-    {"url": ...}}; {"type": "input_audio", "input_audio": {"data": ...}}. allow_paths: whether a
-    part may name a file of this machine, which one that came over a network must not. Raises
-    InputError for a part that says too little or too much, UnsupportedError for a remote URL.
+    {"url": ...}}; {"type": "input_audio", "input_audio": {"data": ...}}; and a `Part`, which stays
+    as it is. allow_paths: whether a part may name a file of this machine, which one that came over
+    a network must not. Raises InputError for a part that says too little or too much,
+    UnsupportedError for a remote URL.
     """
     if isinstance(content, str):
         return (TextPart(content),)
@@ -84,7 +85,7 @@ def parse_content(content: Any, *, allow_paths: bool = True) -> tuple[Part, ...]
 
 
 def video_parts(frames: Sequence[tuple[str, Any]], sound: Any = None) -> tuple[Part, ...]:
-    """A video as the model sees it: each frame after its timestamp, the sound track at the end.
+    """A video as it stands in a prompt: each frame after its timestamp, the sound track at the end.
 
     frames: (timestamp, picture). Google's guide for Gemma gives a video as its frames in order,
     one a second, and then its sound; it names no times. The later processors of the family write
@@ -97,87 +98,115 @@ def video_parts(frames: Sequence[tuple[str, Any]], sound: Any = None) -> tuple[P
 
 
 @contextmanager
-def opened(source: Source, kind: Kind) -> Iterator[BinaryIO]:
+def open_media(source: Source, modality: Modality) -> Iterator[BinaryIO]:
     """The bytes of a source as a file at its beginning, which can be sought.
 
     A path and a data: URL are opened and closed; an open file is borrowed. Raises InputError for
     what is missing, empty, no file or too large, UnsupportedError for a remote URL.
     """
     if isinstance(source, str):
-        source = _resolve(source, f"the {NOUNS[kind]}", allow_paths=True)
+        source = _resolve(source, f"the {NOUNS[modality]}", allow_paths=True)
     if isinstance(source, str | Path):
-        with _open_path(Path(source), kind) as file:
+        with _open_path(Path(source), modality) as file:
             yield file
     elif isinstance(source, bytes | bytearray | memoryview):
         if not source:
-            raise InputError(f"the {NOUNS[kind]} is empty: it has 0 bytes")
+            raise InputError(f"the {NOUNS[modality]} is empty: it has 0 bytes")
         yield io.BytesIO(source)
     elif isinstance(source, Readable) and not isinstance(source, io.TextIOBase):
-        yield _sought(source, kind)
+        yield _sought(source, modality)
     else:
         raise InputError(
-            f"{_shown(source)} is no {NOUNS[kind]}: give a path, bytes or a file opened in "
+            f"{_shown(source)} is no {NOUNS[modality]}: give a path, bytes or a file opened in "
             "binary mode"
         )
 
 
-def name_of(source: Any, kind: Kind) -> str:
+def name_of(source: Any, modality: Modality) -> str:
     """How messages call a source: a path by itself, anything else by what it is."""
     if isinstance(source, str | Path) and not str(source).startswith("data:"):
         return _cut(str(source), PATH_CHARS)
-    return f"the {NOUNS[kind]}"
+    return f"the {NOUNS[modality]}"
 
 
 # ---- parts ---------------------------------------------------------------------------------------
 
 
 def _parse_part(where: str, part: Any, allow_paths: bool) -> Part:
+    if isinstance(part, TextPart):
+        return part
+    if isinstance(part, MediaPart):
+        return _checked_part(where, part, allow_paths)
     if not isinstance(part, Mapping) or not isinstance(part.get("type"), str):
         raise InputError(f'{where} is {_shown(part)}: give {{"type": "text" | "image" | ...}}')
-    kind = part["type"]
-    if kind == "text":
+    type = part["type"]
+    if type == "text":
         if not isinstance(part.get("text"), str):
             raise InputError(f'{where} of type text has no "text" that is a string')
         return TextPart(part["text"])
-    if kind == "input_audio":
+    if type == "input_audio":
         return MediaPart("audio", _inline(where, part))
-    if kind.removesuffix("_url") not in KINDS:
-        raise InputError(f"{where} has type {_shown(kind)}: use text, image, audio or video")
-    medium = cast(Kind, kind.removesuffix("_url"))
-    key, source = _only_source(where, part, medium)
+    modality = _checked_modality(where, type, type.removesuffix("_url"))
+    key, source = _only_source(where, part, modality)
     if key == "base64":
-        return MediaPart(medium, _decode_base64(where, source))
+        return MediaPart(modality, _decode_base64(where, source))
+    return MediaPart(modality, _checked_source(where, source, allow_paths))
+
+
+def _checked_part(where: str, part: MediaPart, allow_paths: bool) -> MediaPart:
+    """A part that is one already; a data: URL in it becomes its bytes."""
+    _checked_modality(where, part.modality, part.modality)
+    if part.source is None or (isinstance(part.source, str) and not part.source):
+        raise InputError(f"{where} has no {NOUNS[part.modality]}: its source is empty")
+    source = _checked_source(where, part.source, allow_paths)
+    return part if source is part.source else replace(part, source=source)
+
+
+def _checked_modality(where: str, type: Any, modality: Any) -> Modality:
+    if modality not in MODALITIES:
+        raise InputError(f"{where} has type {_shown(type)}: use text, image, audio or video")
+    return cast(Modality, modality)
+
+
+def _checked_source(where: str, source: Any, allow_paths: bool) -> Any:
+    """A source as it is, a data: URL as its bytes, if it may be read at all."""
     if isinstance(source, str):
         source = _resolve(source, where, allow_paths)
     if isinstance(source, str | Path) and not allow_paths:
         raise UnsupportedError(f"{where} names a file: send its content as a data: URL")
-    return MediaPart(medium, source)
+    return source
 
 
-def _only_source(where: str, part: Mapping[str, Any], kind: Kind) -> tuple[str, Any]:
+def _only_source(where: str, part: Mapping[str, Any], modality: Modality) -> tuple[str, Any]:
     """The one member of a part that says where its content is."""
-    wanted = (f"{kind}_url",) if part["type"].endswith("_url") else (kind, "path", "url", "base64")
+    wanted = (
+        (f"{modality}_url",)
+        if part["type"].endswith("_url")
+        else (modality, "path", "url", "base64")
+    )
     given = [key for key in wanted if part.get(key) is not None]
     if len(given) != 1:
         have = " and ".join(given) or "nothing"
         raise InputError(
-            f"{where} of type {part['type']} gives {have} for its {NOUNS[kind]}: "
+            f"{where} of type {part['type']} gives {have} for its {NOUNS[modality]}: "
             f"give one of {', '.join(wanted)}"
         )
     value = part[given[0]]
     if isinstance(value, Mapping):
         value = value.get("url")
     if value is None or (isinstance(value, str) and not value):
-        raise InputError(f"{where} of type {part['type']} has no {NOUNS[kind]}: its url is empty")
+        raise InputError(
+            f"{where} of type {part['type']} has no {NOUNS[modality]}: its url is empty"
+        )
     return given[0], value
 
 
 def _inline(where: str, part: Mapping[str, Any]) -> bytes:
     """OpenAI's input_audio; its format is not needed, the bytes say it."""
-    held = part.get("input_audio")
-    if not isinstance(held, Mapping) or held.get("data") is None:
+    content = part.get("input_audio")
+    if not isinstance(content, Mapping) or content.get("data") is None:
         raise InputError(f'{where} of type input_audio needs {{"input_audio": {{"data": ...}}}}')
-    return _decode_base64(where, held["data"])
+    return _decode_base64(where, content["data"])
 
 
 # ---- sources -------------------------------------------------------------------------------------
@@ -213,13 +242,13 @@ def _unescaped(text: bytes) -> bytes:
     digits = [b"0123456789abcdef".find(bytes([byte]).lower()) for byte in range(256)]
     values = np.array(digits, np.int16)  # of bytes as digits; below 0 for those that are none
     content = bytearray()
-    at = 0
-    while at < len(text):
-        piece = text[at : at + PIECE_BYTES]
-        cut = piece.rfind(b"%", len(piece) - 2) if at + len(piece) < len(text) else -1
+    offset = 0
+    while offset < len(text):
+        piece = text[offset : offset + PIECE_BYTES]
+        cut = piece.rfind(b"%", len(piece) - 2) if offset + len(piece) < len(text) else -1
         piece = piece[:cut] if cut > 0 else piece
         content += _unescaped_piece(np.frombuffer(piece, np.uint8), values)
-        at += len(piece)
+        offset += len(piece)
     return bytes(content)
 
 
@@ -254,14 +283,14 @@ def _check_inline(where: str, size_bytes: int) -> None:
         )
 
 
-def _open_path(path: Path, kind: Kind) -> BinaryIO:
-    name = name_of(path, kind)
+def _open_path(path: Path, modality: Modality) -> BinaryIO:
+    name = name_of(path, modality)
     try:
         if not path.is_file():  # opening a pipe would wait for its other end
             reason = "it is not a file" if path.exists() else "no such file"
             raise InputError(f"cannot read {name}: {reason}")
         if path.stat().st_size == 0:
-            raise InputError(f"{name} is empty: it has 0 bytes, and no {NOUNS[kind]}")
+            raise InputError(f"{name} is empty: it has 0 bytes, and no {NOUNS[modality]}")
         return path.open("rb")
     except ValueError as error:
         if isinstance(error, InputError):
@@ -271,23 +300,23 @@ def _open_path(path: Path, kind: Kind) -> BinaryIO:
         raise InputError(f"cannot read {name}: {error.strerror}") from None
 
 
-def _sought(file: Readable, kind: Kind) -> BinaryIO:
+def _sought(file: Readable, modality: Modality) -> BinaryIO:
     """The file at its beginning; what comes through a pipe is read whole."""
-    lent = file if type(file) in _KNOWN else Borrowed(file, NOUNS[kind])
+    lent = file if type(file) in _KNOWN else Borrowed(file, NOUNS[modality])
     try:
         if file.seekable():
             lent.seek(0)
             return cast(BinaryIO, lent)
-        held = Borrowed(file, NOUNS[kind]).read(MAX_STREAM_BYTES + 1)
+        content = Borrowed(file, NOUNS[modality]).read(MAX_STREAM_BYTES + 1)
     except GemeloError:
         raise
     except Exception as error:  # of any kind: the object is the caller's
         reason = str(error) or type(error).__name__
-        raise InputError(f"the {NOUNS[kind]} cannot be read: {reason}") from None
-    if not held or len(held) > MAX_STREAM_BYTES:
-        size = f"more than {MAX_STREAM_BYTES:,}" if held else "0"
-        raise InputError(f"the {NOUNS[kind]} has {size} bytes: give one of 1 to that many")
-    return io.BytesIO(held)
+        raise InputError(f"the {NOUNS[modality]} cannot be read: {reason}") from None
+    if not content or len(content) > MAX_STREAM_BYTES:
+        size = f"more than {MAX_STREAM_BYTES:,}" if content else "0"
+        raise InputError(f"the {NOUNS[modality]} has {size} bytes: give one of 1 to that many")
+    return io.BytesIO(content)
 
 
 def _shown(value: Any) -> str:

@@ -1,14 +1,14 @@
-"""Silences: where a sound that goes on for too long may be cut.
+"""Voice activity: pauses at which a long recording is cut into segments of at most 30 s.
 
-Gemma 3n was trained on 30 s of sound at a time. A longer one is cut into stretches that are no
-longer: at the first pause after 15 s, or, if nobody pauses, at 30 s, and then the next stretch
+Gemma 3n was trained on 30 s of sound at a time. A longer one is cut into segments that are no
+longer: at the first pause after 15 s, or, if nobody pauses, at 30 s, and then the next segment
 begins a second earlier, so that no word is lost between the two. Everything is decided as the sound
 arrives, and nothing of it is kept but that second.
 
-    cutter = Cutter()
+    segmenter = Segmenter()
     for piece in pieces:
-        for part in cutter.push(piece): ...      # part.values, part.start_s, part.ends
-    last = cutter.finish()
+        for part in segmenter.push(piece): ...      # part.values, part.start_s, part.ends
+    last = segmenter.finish()
 
 N samples.
 """
@@ -17,27 +17,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from gemelo.inputs.media.audio import RATE
-from gemelo.inputs.media.audio_channels import Floats, as_mono
+from gemelo.inputs.media.audio import SAMPLING_RATE
+from gemelo.inputs.media.audio_channels import Floats
 
-LONGEST_S = 30.0
-EARLIEST_S = 15.0
+MAX_SEGMENT_S = 30.0
+MIN_SEGMENT_S = 15.0
 PAUSE_S = 0.3
 OVERLAP_S = 1.0
-BLOCK = RATE // 10  # samples whose loudness is one number
-QUIET = 0.1  # of the loudest block of the stretch
+BLOCK = SAMPLING_RATE // 10  # samples whose loudness is one number
+QUIET = 0.1  # of the loudest block of the segment
 SILENT = 1e-3  # of full scale: quiet whatever else there is
 
 
 @dataclass(frozen=True, eq=False)
-class Stretch:
-    """Samples (N,) at 16 kHz of a stretch that began at start_s; ends: it is over with them.
+class AudioSegment:
+    """Samples (N,) at 16 kHz of a segment that began at start_s; ends: it is over with them.
 
-    overlaps: the stretch began before the last one was over. heard_s: when there was first a sound
+    overlaps: the segment began before the last one was over. onset_s: when there was first a sound
     in it, to a tenth of a second; start_s while there is none.
     """
 
@@ -45,7 +44,7 @@ class Stretch:
     start_s: float
     ends: bool
     overlaps: bool
-    heard_s: float
+    onset_s: float
 
 
 class Onset:
@@ -57,9 +56,9 @@ class Onset:
     @property
     def time_s(self) -> float:
         """Seconds of silence at its beginning; 0 while there is nothing else."""
-        return max(0, self._at) // BLOCK * BLOCK / RATE
+        return max(0, self._at) // BLOCK * BLOCK / SAMPLING_RATE
 
-    def hear(self, values: Floats) -> None:
+    def push(self, values: Floats) -> None:
         """The samples (N,) that follow."""
         loud = np.abs(values) > SILENT if self._at < 0 else np.zeros(0, bool)
         if loud.any():
@@ -67,7 +66,7 @@ class Onset:
         self._num_samples += len(values)
 
 
-class Cutter:
+class Segmenter:
     """A sound that is still going on, in stretches of at most 30 s."""
 
     def __init__(self) -> None:
@@ -80,16 +79,19 @@ class Cutter:
 
     def _begin(self, overlap: Floats | None = None) -> None:
         self._overlap = np.zeros(0, np.float32) if overlap is None else overlap
-        self._length = 0  # samples of the stretch so far
+        self._length = 0  # samples of the segment so far
         self._loudest = 0.0
         self._pause = 0  # quiet blocks in a row
         self._overlaps = overlap is not None
         self._recent: Floats = np.zeros(0, np.float32)
         self._onset = Onset()
 
-    def push(self, samples: Any) -> Iterator[Stretch]:
-        """Samples (N,) at 16 kHz -> the parts of stretches that they make, in order."""
-        self._held = np.concatenate([self._held, as_mono(samples)])
+    def push(self, samples: Floats) -> Iterator[AudioSegment]:
+        """Samples (N,) at 16 kHz -> the parts of segments that they make, in order.
+
+        They are not checked here: a decoder has done it, or the spectrogram will.
+        """
+        self._held = np.concatenate([self._held, samples])
         blocks: list[Floats] = []
         while len(self._held) >= BLOCK:
             block, self._held = self._held[:BLOCK], self._held[BLOCK:]
@@ -103,8 +105,8 @@ class Cutter:
         if blocks:
             yield self._part(blocks, ends=False)
 
-    def finish(self) -> Stretch | None:
-        """The rest, as the end of the last stretch; None where there is nothing to end."""
+    def finish(self) -> AudioSegment | None:
+        """The rest, as the end of the last segment; None where there is nothing to end."""
         if not self._length and not len(self._held):
             return None
         part = self._part([self._overlap, self._held], ends=True)
@@ -112,32 +114,34 @@ class Cutter:
         return part
 
     def _ends_with(self, block: Floats) -> bool:
-        """Whether a block is the last of its stretch."""
+        """Whether a block is the last of its segment."""
         level = float(np.sqrt(np.mean(np.square(block))))
         self._loudest = max(self._loudest, level)
         quiet = level < max(SILENT, QUIET * self._loudest)
         self._pause = self._pause + 1 if quiet else 0
-        self._recent = np.concatenate([self._recent, block])[-round(OVERLAP_S * RATE) :]
-        paused = self._pause * BLOCK >= PAUSE_S * RATE
-        return self._length >= LONGEST_S * RATE or (paused and self._length >= EARLIEST_S * RATE)
+        self._recent = np.concatenate([self._recent, block])[-round(OVERLAP_S * SAMPLING_RATE) :]
+        paused = self._pause * BLOCK >= PAUSE_S * SAMPLING_RATE
+        return self._length >= MAX_SEGMENT_S * SAMPLING_RATE or (
+            paused and self._length >= MIN_SEGMENT_S * SAMPLING_RATE
+        )
 
     def _cut(self) -> None:
-        """Begin the next stretch: a second back, unless it was a pause."""
+        """Begin the next segment: a second back, unless it was a pause."""
         self._first += self._length
-        if self._pause * BLOCK >= PAUSE_S * RATE:
+        if self._pause * BLOCK >= PAUSE_S * SAMPLING_RATE:
             self._begin()
             return
         self._first -= len(self._recent)
         self._begin(self._recent)
 
-    def _part(self, blocks: list[Floats], ends: bool) -> Stretch:
-        values, start_s = np.concatenate(blocks), self._first / RATE
-        self._onset.hear(values)
-        return Stretch(values, start_s, ends, self._overlaps, start_s + self._onset.time_s)
+    def _part(self, blocks: list[Floats], ends: bool) -> AudioSegment:
+        values, start_s = np.concatenate(blocks), self._first / SAMPLING_RATE
+        self._onset.push(values)
+        return AudioSegment(values, start_s, ends, self._overlaps, start_s + self._onset.time_s)
 
 
-def without_repeated(before: str, after: str, most: int = 12) -> str:
-    """`after` less the words at its beginning that `before` ends with, heard twice in the overlap.
+def without_overlap(before: str, after: str, most: int = 12) -> str:
+    """`after` less the words at its beginning that `before` ends with: the overlap's, said twice.
 
     A word that the cut went through may stand before the repeated ones, and is dropped with them.
     """

@@ -1,11 +1,11 @@
-"""Video: frames at a steady rate with the time of each, upright, as pictures.
+"""Video loading: frames sampled at a fixed rate with their timestamps, as pictures.
 
 Gemma takes a video as pictures, one a second unless asked otherwise, and its sound as a recording.
 Any container that PyAV reads will do. It is read from the one file given: formats that are lists of
 other files (playlists, sets of segments, session descriptions) are refused, and the library
 underneath is allowed no protocol with which it could open a file or a connection by itself.
 
-    video = read_video("walk.mp4", fps=1.0, side=768)
+    video = read_video("walk.mp4", fps=1.0, image_size=768)
     [frame.timestamp for frame in video.frames]    # ["00:00", "00:01", "00:02"]
 """
 
@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gemelo.errors import InputError
-from gemelo.inputs.media.container import Amiss, decoded, open_container
+from gemelo.inputs.media.container import Corruption, decode_frames, open_container
 from gemelo.inputs.media.image import Picture
 from gemelo.inputs.media.image_colours import NEARLY_BLACK, brightest
 from gemelo.inputs.media.parts import Source, name_of
-from gemelo.inputs.media.video_frames import Clock, Look, Mount, is_askew, picture
+from gemelo.inputs.media.video_frames import Clock, DisplayMatrix, FrameScaler, is_askew, picture
 
 if TYPE_CHECKING:
     from av import Packet, VideoFrame, VideoStream
@@ -34,7 +34,7 @@ MAX_FRAMES = 120  # two minutes at one a second; with 256 tokens each, nearly al
 MAX_FPS = 60.0
 MAX_PIXELS = 36_000_000  # of a frame: 8K fits
 THREADED_PIXELS = 16_000_000  # of the frames that threads decode at once
-KEPT_BYTES = 192_000_000  # of all frames, where they are not squeezed
+KEPT_BYTES = 192_000_000  # of all frames, where they are not resized
 MAX_DECODED = 32_000_000_000  # pixels of all frames: two minutes of 4K
 STILL_DECODED, PIXELS_A_BYTE = 5_000_000_000, 4000  # of an empty file, and for each byte
 LARGE_PIXELS = 10_000_000  # of a frame that is more than 4K
@@ -68,12 +68,12 @@ class Video:
 
 
 def read_video(
-    source: Source, *, fps: float = 1.0, max_frames: int = MAX_FRAMES, side: int | None = None
+    source: Source, *, fps: float = 1.0, max_frames: int = MAX_FRAMES, image_size: int | None = None
 ) -> Video:
     """The first frame and then `fps` frames a second of a video, in a path, bytes or open file.
 
-    side: squeeze each frame into a square of so many pixels as it comes, which is how the towers
-    see it; without it they keep their size and the shape of their pixels, as far as KEPT_BYTES
+    image_size: resize each frame to a square of so many pixels as it comes, as the vision tower
+    takes it; without it they keep their size and the shape of their pixels, as far as KEPT_BYTES
     reach for all of them. Raises InputError for a file without moving pictures, a broken one, one
     of more than max_frames at this rate, or of more pixels than are decoded for a file of its
     length; UnsupportedError for a remote URL.
@@ -85,17 +85,17 @@ def read_video(
         declared_s = _duration_s(container, stream)
         _check_count(name, declared_s, fps, max_frames)
         expected = min(max_frames, int(declared_s * fps) + 1) if declared_s else max_frames
-        look = _look(stream, side, expected)
+        scaler = _scaler(stream, image_size, expected)
         begins = container.start_time
         clock = Clock(float(stream.average_rate or 25), None if begins is None else begins / 1e6)
-        amiss: Counter[Amiss] = Counter()
-        taken = _Taken(name, look, fps, max_frames)
-        for time_s, frame in _sampled(_bounded(name, container, stream, amiss), clock, fps):
+        corruptions: Counter[Corruption] = Counter()
+        taken = _Taken(name, scaler, fps, max_frames)
+        for time_s, frame in _sampled(_bounded(name, container, stream, corruptions), clock, fps):
             taken.add(time_s, frame)
         if not taken.frames:
             raise InputError(f"{name} has no frame that can be decoded: it is broken or empty")
         duration_s = max(clock.first_s + declared_s, clock.end_s) if declared_s else 0.0
-        notices = _notices(amiss, taken.frames[-1].time_s, duration_s, fps)
+        notices = _notices(corruptions, taken.frames[-1].time_s, duration_s, fps)
         notices += (*_of_times(clock), *taken.notices())
         return Video(tuple(taken.frames), duration_s, bool(container.streams.audio), notices)
 
@@ -153,8 +153,8 @@ def _moving_pictures(name: str, container: InputContainer) -> VideoStream:
         stream.thread_type = "AUTO"  # every thread holds frames of its own
         stream.codec_context.thread_count = max(1, min(8, THREADED_PIXELS // (width * height or 1)))
         return stream
-    kind = "only sound" if container.streams.audio else "no video stream"
-    raise InputError(f"{name} has {kind}: give a video, or pass it as a recording")
+    contents = "only sound" if container.streams.audio else "no video stream"
+    raise InputError(f"{name} has {contents}: give a video, or pass it as a recording")
 
 
 def _duration_s(container: InputContainer, stream: VideoStream) -> float:
@@ -173,20 +173,20 @@ def _duration_s(container: InputContainer, stream: VideoStream) -> float:
     return end_s - begin_s if 0 < begin_s < end_s else max(0.0, end_s)
 
 
-def _look(stream: VideoStream, side: int | None, expected: int) -> Look:
-    if side is not None:
-        return Look(side)
+def _scaler(stream: VideoStream, image_size: int | None, expected: int) -> FrameScaler:
+    if image_size is not None:
+        return FrameScaler(image_size)
     most = min(LARGE_PIXELS, KEPT_BYTES // (4 * expected))
-    return Look(None, most, stream.sample_aspect_ratio)
+    return FrameScaler(None, most, stream.sample_aspect_ratio)
 
 
 def _notices(
-    amiss: Counter[Amiss], last_s: float, duration_s: float, fps: float
+    corruptions: Counter[Corruption], last_s: float, duration_s: float, fps: float
 ) -> tuple[str, ...]:
     notices = []
-    if amiss["packet"]:
-        notices.append(f"{amiss['packet']} packets of it are broken and were left out")
-    if amiss["end"]:
+    if corruptions["packet"]:
+        notices.append(f"{corruptions['packet']} packets of it are broken and were left out")
+    if corruptions["end"]:
         notices.append(f"it is broken after {timestamp(last_s, 1)}: the rest was left out")
     if duration_s - last_s > max(MISSING_S, 2 / fps):
         notices.append(
@@ -208,9 +208,9 @@ def _of_times(clock: Clock) -> tuple[str, ...]:
 class _Taken:
     """The frames that are kept, within their number and their bytes."""
 
-    def __init__(self, name: str, look: Look, fps: float, max_frames: int) -> None:
-        self.name, self.look, self.fps, self.max_frames = name, look, fps, max_frames
-        self.mount, self.frames = Mount(), list[Frame]()
+    def __init__(self, name: str, scaler: FrameScaler, fps: float, max_frames: int) -> None:
+        self.name, self.scaler, self.fps, self.max_frames = name, scaler, fps, max_frames
+        self.display_matrix, self.frames = DisplayMatrix(), list[Frame]()
         self.num_bytes, self.brightest = 0, 0
         self.askew = False
         self.full: tuple[int, int] | None = None
@@ -220,38 +220,40 @@ class _Taken:
         if len(self.frames) == self.max_frames:
             what = f"goes on at {timestamp(time_s, 1)}"
             raise _too_many(self.name, what, self.fps, self.max_frames)
-        matrix = self.mount.matrix(frame)
-        seen = picture(frame, matrix, self.look)
-        self.num_bytes += 4 * seen.size[0] * seen.size[1]
-        if self.look.side is None and self.num_bytes > 2 * KEPT_BYTES:
+        matrix = self.display_matrix.matrix(frame)
+        shown = picture(frame, matrix, self.scaler)
+        self.num_bytes += 4 * shown.size[0] * shown.size[1]
+        if self.scaler.image_size is None and self.num_bytes > 2 * KEPT_BYTES:
             raise InputError(
                 f"{self.name} has more frames than its header says, and they fill "
-                f"{self.num_bytes / 1e6:,.0f} MB: give a side to squeeze them to, or a lower fps"
+                f"{self.num_bytes / 1e6:,.0f} MB: give an image_size, or a lower fps"
             )
-        self.frames.append(Frame(time_s, timestamp(time_s, self.fps), seen))
-        self.brightest = max(self.brightest, brightest(seen.image))
+        self.frames.append(Frame(time_s, timestamp(time_s, self.fps), shown))
+        self.brightest = max(self.brightest, brightest(shown.image))
         self.askew = self.askew or is_askew(matrix)
-        if frame.width * frame.height > self.look.most_pixels and self.look.side is None:
+        if frame.width * frame.height > self.scaler.most_pixels and self.scaler.image_size is None:
             self.full = (frame.width, frame.height)
 
     def notices(self) -> list[str]:
         """What there is to say about them."""
-        said = []
+        notices = []
         if self.full is not None:
             width, height = self.frames[0].picture.size
-            said.append(
+            notices.append(
                 f"its frames of {self.full[0]} x {self.full[1]} pixels are kept as "
                 f"{width} x {height}, so that all of them fit"
             )
         if self.askew:
-            said.append("it is to be turned by less than a right angle: the nearest one is shown")
+            notices.append(
+                "it is to be turned by less than a right angle: the nearest one is shown"
+            )
         if self.brightest < NEARLY_BLACK:
-            said.append(f"it is nearly black: its brightest value is {self.brightest} of 255")
-        return said
+            notices.append(f"it is nearly black: its brightest value is {self.brightest} of 255")
+        return notices
 
 
 def _bounded(
-    name: str, container: InputContainer, stream: VideoStream, amiss: Counter[Amiss]
+    name: str, container: InputContainer, stream: VideoStream, corruptions: Counter[Corruption]
 ) -> Iterator[VideoFrame]:
     """Every frame, until more pixels are decoded than a file of its length is given.
 
@@ -266,14 +268,16 @@ def _bounded(
         if spent > most:
             raise _too_long(name, spent, most)
 
-    def look(packet: Packet[VideoStream]) -> None:  # a JPEG may go over its picture again and again
+    def count_scans(
+        packet: Packet[VideoStream],
+    ) -> None:  # a JPEG may go over its picture again and again
         if "jpeg" in codec.name:
             spend(max(0, bytes(packet).count(SCAN) - 1) * codec.width * codec.height)
 
     seconds_s = _duration_s(container, stream)
     spend(seconds_s * float(stream.average_rate or 0) * (codec.width * codec.height + FRAME_PIXELS))
     spent = 0.0
-    for frame in decoded(container, stream, amiss, look=look):
+    for frame in decode_frames(container, stream, corruptions, on_packet=count_scans):
         area = frame.width * frame.height
         if area > MAX_PIXELS:
             raise InputError(f"{name} has a frame of {frame.width} x {frame.height} pixels")

@@ -1,11 +1,11 @@
-"""Frames of a video: when each is seen, which way up, and as a picture of a bounded size.
+"""Video frames: presentation time, display matrix, and scaling to RGB.
 
 A container may count from anywhere, count again from the beginning, or not at all; its matrix may
 turn and mirror; its pixels need not be square. What comes out is what a player shows.
 
     clock = Clock(rate=25, begins_s=0.0)
     clock.time_s(frame)                     # seconds from where a player begins
-    picture(frame, Mount().matrix(frame), Look(side=768))
+    picture(frame, DisplayMatrix().matrix(frame), FrameScaler(image_size=768))
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 LEAD_S, MOST_LEAD_S = 0.1, 86_400.0  # a first picture is late by more than this, and by less
 BACK_S = 1.0  # a time stamp that goes back further counts from elsewhere
-WORK_PIXELS = 2_100_000  # of a frame before it is squeezed: 1080p fits
+WORK_PIXELS = 2_100_000  # of a frame before it is resized: 1080p fits
 Matrix = tuple[int, int, int, int]
 
 MOST_OBLONG = 8  # pixels are no longer than this times their other side
@@ -37,7 +37,7 @@ class Clock:
 
     That is begins_s, the container's earliest stamp, where it has sound before the first picture;
     else the first frame. num_restarts: how often the container began to count anew. first_s and
-    end_s: when the first frame is seen, and when the last one so far is over.
+    end_s: when the first frame is shown, and when the last one so far is over.
     """
 
     rate: float
@@ -49,7 +49,7 @@ class Clock:
     _zero_s: float | None = field(default=None, repr=False)
 
     def time_s(self, frame: VideoFrame) -> float:
-        """When a frame is seen; one without a time stamp follows the one before it."""
+        """When a frame is shown; one without a time stamp follows the one before it."""
         stamp_s = None if frame.pts is None else frame.time
         next_s = 0.0 if self._last_s is None else self._last_s + 1 / self.rate
         if stamp_s is None:
@@ -74,40 +74,40 @@ class Clock:
 
 
 @dataclass(frozen=True)
-class Look:
-    """How frames become pictures: squeezed into a square of `side`, or in the shape that a player
+class FrameScaler:
+    """How frames become pictures: resized to a square of image_size, or in the shape that a player
     shows; most_pixels: above them a frame is shrunk as its colours are converted."""
 
-    side: int | None = None
+    image_size: int | None = None
     most_pixels: int = WORK_PIXELS
     aspect: Fraction | None = None
 
     def size(self, width: int, height: int) -> tuple[int, int]:
         """Width and height of a frame as it is converted."""
         shape = float(self.aspect or 1)
-        if self.side is None and 1 / MOST_OBLONG <= shape <= MOST_OBLONG:
+        if self.image_size is None and 1 / MOST_OBLONG <= shape <= MOST_OBLONG:
             width = max(1, round(width * shape))
         scale = math.sqrt(self.most_pixels / (width * height))
         if scale >= 1:
             return width, height
-        if self.side is not None:
-            return min(width, self.side), min(height, self.side)
+        if self.image_size is not None:
+            return min(width, self.image_size), min(height, self.image_size)
         width, height = max(1, int(width * scale)), max(1, int(height * scale))
         return min(width, self.most_pixels), min(height, self.most_pixels // width)
 
 
-def picture(frame: VideoFrame, matrix: Matrix, look: Look) -> Picture:
+def picture(frame: VideoFrame, matrix: Matrix, scaler: FrameScaler) -> Picture:
     """A frame in RGB, turned and mirrored as its matrix says."""
     from PIL import Image
 
-    width, height = look.size(frame.width, frame.height)
+    width, height = scaler.size(frame.width, frame.height)
     if (width, height) != (frame.width, frame.height):
         finer = width < frame.width or height < frame.height
         frame = frame.reformat(width, height, "rgb24", interpolation="AREA" if finer else "BICUBIC")
     image = Image.fromarray(frame.to_ndarray(format="rgb24"))
-    turn = _turn(matrix)
-    seen = Picture(image if turn is None else image.transpose(turn))
-    return seen if look.side is None else seen.squeezed(look.side)
+    turn = _transpose(matrix)
+    shown = Picture(image if turn is None else image.transpose(turn))
+    return shown if scaler.image_size is None else shown.resized(scaler.image_size)
 
 
 def is_askew(matrix: Matrix) -> bool:
@@ -116,8 +116,8 @@ def is_askew(matrix: Matrix) -> bool:
     return min(a + d, b + c) > STRAIGHT * max(a + d, b + c)
 
 
-class Mount:
-    """How frames are mounted: a, b, c, d of (x, y) -> (a x + c y, b x + d y), down being positive.
+class DisplayMatrix:
+    """The display matrix: a, b, c, d of (x, y) -> (a x + c y, b x + d y), down being positive.
 
     The matrix is looked up anew when the angle changes. Looking at what comes beside a frame keeps
     the frame until the garbage is collected, and a frame may be large.
@@ -137,14 +137,15 @@ class Mount:
 def _matrix(frame: VideoFrame) -> Matrix:
     from av.sidedata.sidedata import Type
 
-    held = cast(Any, frame.side_data).get(Type.DISPLAYMATRIX)  # which is typed as one of strings
-    if held is None or held.buffer_size != 36:
+    # The side data are typed as if strings were their keys.
+    side_data = cast(Any, frame.side_data).get(Type.DISPLAYMATRIX)
+    if side_data is None or side_data.buffer_size != 36:
         return 1, 0, 0, 1
-    a, b, _, c, d, *_ = struct.unpack("9i", held)
+    a, b, _, c, d, *_ = struct.unpack("9i", side_data)
     return a, b, c, d
 
 
-def _turn(matrix: Matrix) -> Image.Transpose | None:
+def _transpose(matrix: Matrix) -> Image.Transpose | None:
     """The nearest of the eight ways up."""
     from PIL.Image import Transpose
 

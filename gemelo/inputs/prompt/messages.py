@@ -1,10 +1,11 @@
-"""The messages of a conversation, checked: who speaks, in which parts, and what comes with it.
+"""Chat messages: roles, content parts and tool calls, checked.
 
 A message is {"role": "system" | "user" | "assistant" | "model" | "tool", "content": text or a list
 of parts, as `media.parse_content` has them}. An assistant that calls tools may leave its content
 out. Whatever else a message has (tool_calls, name, reasoning_content) is for the chat template.
 
-    messages = parse_messages([{"role": "user", "content": "Hello"}]); check_turns(messages)
+    messages = parse_messages([{"role": "user", "content": "Hello"}])
+    check_alternating_roles(messages)
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Message:
     more: Mapping[str, Any]
 
     @property
-    def is_of_tools(self) -> bool:
+    def involves_tools(self) -> bool:
         """Whether it calls tools, or is what one said."""
         return self.role == "tool" or bool(self.more.get("tool_calls"))
 
@@ -45,10 +46,10 @@ def parse_messages(messages: Any, *, allow_paths: bool = True) -> list[Message]:
     return parsed
 
 
-def check_turns(messages: Sequence[Message]) -> None:
+def check_alternating_roles(messages: Sequence[Message]) -> None:
     """InputError unless, after one system message or none, user and assistant take turns."""
     for index, message in enumerate(messages):
-        if message.is_of_tools:
+        if message.involves_tools:
             has = "role 'tool'" if message.role == "tool" else "tool_calls"
             raise InputError(
                 f"message {index} has {has}: use system, user or assistant without them, "

@@ -20,7 +20,7 @@ from gemelo.inputs.templates.values import (
     Namespace,
     Undefined,
     check_key,
-    kind,
+    type_name,
 )
 
 CHANGING: dict[type, frozenset[str]] = {
@@ -51,13 +51,13 @@ def item(budget: Budget, owner: Any, key: Any) -> Any:
     return _missing(owner, key) if value is MISSING else value
 
 
-def part(budget: Budget, owner: Any, start: Any, stop: Any, step: Any) -> Any:
+def slice_of(budget: Budget, owner: Any, start: Any, stop: Any, step: Any) -> Any:
     """owner[start:stop:step]"""
     if isinstance(owner, Undefined):
         owner.fail()
     whole = all(bound is None or isinstance(bound, int) for bound in (start, stop, step))
     if not whole or not isinstance(owner, str | list | tuple | range):
-        raise Fault(f"{kind(owner)!r} object cannot be sliced so")
+        raise Fault(f"{type_name(owner)!r} object cannot be sliced so")
     count = len(range(*slice(start, stop, step).indices(len(owner))))
     if isinstance(owner, str):
         budget.text(count)
@@ -77,8 +77,8 @@ def _item(budget: Budget, owner: Any, key: Any) -> Any:
         return MISSING
     if isinstance(owner, str):
         budget.text(1)
-        at = int(key) % len(owner)
-        return cut(owner, at, at + 1)
+        index = int(key) % len(owner)
+        return cut(owner, index, index + 1)
     return owner[key]
 
 
@@ -108,10 +108,10 @@ def _method(owner: Any, known: type, name: str) -> Any:
 
 
 def _unsafe(owner: Any, name: str) -> str:
-    return f"access to attribute {str(name[:80])!r} of {kind(owner)!r} object is unsafe"
+    return f"access to attribute {str(name[:80])!r} of {type_name(owner)!r} object is unsafe"
 
 
 def _missing(owner: Any, name: Any) -> Undefined:
     if isinstance(name, str):
-        return Undefined(f"'{kind(owner)} object' has no attribute {str(name[:80])!r}")
-    return Undefined(f"{kind(owner)} object has no such element")
+        return Undefined(f"'{type_name(owner)} object' has no attribute {str(name[:80])!r}")
+    return Undefined(f"{type_name(owner)} object has no such element")

@@ -1,4 +1,4 @@
-"""What running a template may cost: steps, and bytes of everything it makes.
+"""Limits on running a template: steps, and bytes of everything it makes.
 
 Each is taken before it is spent, so that nothing is built and then found to be too large. Bytes are
 counted when a value is made and never given back: what is made bounds what is held, and the time
@@ -67,9 +67,9 @@ class Budget:
 
     def find(self, num_chars: int, num_sought: int) -> None:
         """As `read`, for so many characters sought from the left."""
-        num_places = max(0, num_chars - num_sought + 1)
-        compared = num_places * min(num_sought, _FEW_SOUGHT)
-        compared += min(num_places, _FEW_PLACES) * num_sought
+        num_audio_tokens = max(0, num_chars - num_sought + 1)
+        compared = num_audio_tokens * min(num_sought, _FEW_SOUGHT)
+        compared += min(num_audio_tokens, _FEW_PLACES) * num_sought
         self.read(num_chars + num_sought)
         self.step(compared // _COMPARED_PER_STEP)
 

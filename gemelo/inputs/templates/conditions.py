@@ -1,6 +1,6 @@
 """Jinja's tests: what stands behind `is`.
 
-meets(budget, "divisibleby", 6, (3,))       # True
+call_test(budget, "divisibleby", 6, (3,))       # True
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from gemelo.inputs.templates.values import (
     Stream,
     Undefined,
     View,
-    kind,
+    type_name,
 )
 from gemelo.inputs.templates.written import text_of
 
@@ -28,10 +28,10 @@ CALLABLE = (Function, Macro, Method, Undefined)  # an Undefined, since it has an
 SEQUENCES = (str, list, tuple, dict, range, Undefined)
 
 
-def meets(budget: Budget, name: str, value: Any, arguments: tuple[Any, ...] = ()) -> bool:
+def call_test(budget: Budget, name: str, value: Any, arguments: tuple[Any, ...] = ()) -> bool:
     """Whether `value` is `name`, as in {% if value is name(*arguments) %}."""
     if not isinstance(name, str):
-        raise Fault(f"a test is named by a text, not {kind(name)}")
+        raise Fault(f"a test is named by a text, not {type_name(name)}")
     if name not in CONDITIONS:
         raise Fault(f"No test named {name[:80]!r}.")
     return bool(CONDITIONS[name](budget, value, *arguments))

@@ -1,4 +1,4 @@
-"""The values of Jinja's expressions.
+"""Jinja's expressions, evaluated.
 
 Statements(budget).value(node, scope)
 """
@@ -12,10 +12,10 @@ from typing import Any
 from jinja2 import nodes
 
 from gemelo.inputs.templates import operators
-from gemelo.inputs.templates.access import attribute, item, part
+from gemelo.inputs.templates.access import attribute, item, slice_of
 from gemelo.inputs.templates.budget import Budget, Fault
-from gemelo.inputs.templates.conditions import meets
-from gemelo.inputs.templates.filters import apply
+from gemelo.inputs.templates.conditions import call_test
+from gemelo.inputs.templates.filters import call_filter
 from gemelo.inputs.templates.loop import Loop
 from gemelo.inputs.templates.methods import call_method
 from gemelo.inputs.templates.order import compare
@@ -27,8 +27,8 @@ from gemelo.inputs.templates.values import (
     Method,
     Undefined,
     check_key,
-    kind,
     listed,
+    type_name,
 )
 from gemelo.inputs.templates.written import concatenated, text_of
 
@@ -68,7 +68,7 @@ class Expressions(ABC):
             value = body if node.node is None else self.value(node.node, scope)
         arguments, named = self._arguments(node, scope)
         self.line = node.lineno
-        return apply(self.budget, node.name, value, arguments, named)
+        return call_filter(self.budget, node.name, value, arguments, named)
 
     def literal(self, node: nodes.Const | nodes.TemplateData, chars: str) -> str:
         """A text of the template's own, made once."""
@@ -139,11 +139,11 @@ class Expressions(ABC):
 
     def _dict(self, node: nodes.Dict, scope: Scope) -> dict[Any, Any]:
         self.budget.entries(len(node.items))
-        made = {}
+        members = {}
         for pair in node.items:
             key = check_key(self.budget, self.value(pair.key, scope))
-            made[key] = self.value(pair.value, scope)
-        return made
+            members[key] = self.value(pair.value, scope)
+        return members
 
     def _conditional(self, node: nodes.CondExpr, scope: Scope) -> Any:
         if self.value(node.test, scope):
@@ -157,7 +157,7 @@ class Expressions(ABC):
     def _test(self, node: nodes.Test, scope: Scope) -> bool:
         value = self.value(node.node, scope)
         arguments, named = self._arguments(node, scope)
-        return meets(self.budget, node.name, value, (*arguments, *named.values()))
+        return call_test(self.budget, node.name, value, (*arguments, *named.values()))
 
     def _getattr(self, node: nodes.Getattr, scope: Scope) -> Any:
         return attribute(self.budget, self.value(node.node, scope), node.attr)
@@ -171,7 +171,7 @@ class Expressions(ABC):
             None if bound is None else self.value(bound, scope)
             for bound in (arg.start, arg.stop, arg.step)
         ]
-        return part(self.budget, owner, *bounds)
+        return slice_of(self.budget, owner, *bounds)
 
     def _concat(self, node: nodes.Concat, scope: Scope) -> str:
         parts = [text_of(self.budget, self.value(each, scope)) for each in node.nodes]
@@ -204,7 +204,7 @@ class Expressions(ABC):
             return called.recurse(arguments[0], called.depth + 1)
         if isinstance(called, Undefined):
             called.fail()
-        raise Fault(f"{kind(called)!r} object is not callable")
+        raise Fault(f"{type_name(called)!r} object is not callable")
 
     def _arguments(
         self, node: nodes.Call | nodes.Filter | nodes.Test, scope: Scope

@@ -1,6 +1,6 @@
-"""All filters by name, and those that run other filters or tests over the items of a list.
+"""Jinja's filters by name, and those that map a filter or test over a list.
 
-apply(budget, "map", [" a "], ("trim",), {})        # a stream of "a"
+call_filter(budget, "map", [" a "], ("trim",), {})        # a stream of "a"
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from gemelo.inputs.templates.budget import Budget, Fault
-from gemelo.inputs.templates.conditions import CONDITIONS, meets
+from gemelo.inputs.templates.conditions import CONDITIONS, call_test
 from gemelo.inputs.templates.list_filters import LIST_FILTERS, getter
 from gemelo.inputs.templates.text_filters import TEXT_FILTERS
-from gemelo.inputs.templates.values import Stream, iterate, kind
+from gemelo.inputs.templates.values import Stream, iterate, type_name
 
 NOT_SUPPORTED = frozenset(["filesizeformat", "random", "urlize", "wordwrap", "xmlattr"])
 
 
-def apply(
+def call_filter(
     budget: Budget, name: str, value: Any, arguments: tuple[Any, ...], named: Mapping[str, Any]
 ) -> Any:
     """value | name(*arguments, **named)"""
@@ -28,18 +28,18 @@ def apply(
 
 def _unknown(name: Any) -> Fault:
     if not isinstance(name, str):
-        return Fault(f"a filter is named by a text, not {kind(name)}")
+        return Fault(f"a filter is named by a text, not {type_name(name)}")
     known = "is not supported" if name in NOT_SUPPORTED else "is none of Jinja's"
     return Fault(f"No filter named {name[:80]!r}: it {known}")
 
 
 def _map(budget: Budget, value: Any, *arguments: Any, **named: Any) -> Stream:
     change = _change(budget, arguments, named)
-    made = []
+    changed = []
     for item in iterate(budget, value):
         budget.items(1)
-        made.append(change(item))
-    return Stream(made)
+        changed.append(change(item))
+    return Stream(changed)
 
 
 def _change(
@@ -50,7 +50,7 @@ def _change(
     if not arguments:
         raise Fault("map requires a filter argument")
     name, rest = arguments[0], arguments[1:]
-    return lambda item: apply(budget, name, item, rest, named)
+    return lambda item: call_filter(budget, name, item, rest, named)
 
 
 def _choose(wanted: bool, by_attribute: bool) -> Callable[..., Stream]:
@@ -63,8 +63,8 @@ def _choose(wanted: bool, by_attribute: bool) -> Callable[..., Stream]:
         test = arguments[1 if by_attribute else 0 :]
         kept = []
         for item in iterate(budget, value):
-            held = get(item)
-            meant = meets(budget, test[0], held, test[1:]) if test else bool(held)
+            tested = get(item)
+            meant = call_test(budget, test[0], tested, test[1:]) if test else bool(tested)
             if meant == wanted:
                 budget.items(1)
                 kept.append(item)

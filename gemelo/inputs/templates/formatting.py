@@ -1,4 +1,4 @@
-"""The % operator and `format` on text, with whose each character is kept.
+"""String formatting: the % operator and `format`, with whose each character is kept.
 
 percent(budget, own("%s!"), said("Hello"))          # "Hello!"
 braces(budget, own("{0:>8}"), (said("Hello"),), {}) # "   Hello"
@@ -15,7 +15,7 @@ from typing import Any
 from gemelo.inputs.templates.access import attribute, item
 from gemelo.inputs.templates.budget import Budget, Fault
 from gemelo.inputs.templates.text import SAID, blend, cut, marks_of, own, repeated, said
-from gemelo.inputs.templates.values import NUMBERS, Undefined, is_said, kind
+from gemelo.inputs.templates.values import NUMBERS, Undefined, is_said, type_name
 from gemelo.inputs.templates.written import concatenated, representation, text_of
 
 MAX_WIDTH = 1000
@@ -50,18 +50,18 @@ def percent(budget: Budget, text: str, given: Any) -> str:
     arguments = _Arguments(budget, given)
     parts: list[str] = []
     budget.read(len(text))
-    at = 0
-    while (start := str.find(text, "%", at)) >= 0:
+    position = 0
+    while (start := str.find(text, "%", position)) >= 0:
         match = CONVERSION.match(text, start)
         if match is None:
             raise Fault(f"unsupported format character at index {start}")
-        budget.texts(2, start - at)
+        budget.texts(2, start - position)
         budget.step(4)
-        parts.append(cut(text, at, start))
+        parts.append(cut(text, position, start))
         of_people = SAID in marks_of(text)[start : match.end()]
         parts.append(_converted(budget, match, arguments, of_people))
-        at = match.end()
-    parts.append(cut(text, at))
+        position = match.end()
+    parts.append(cut(text, position))
     arguments.finish()
     return concatenated(budget, parts)
 
@@ -106,7 +106,7 @@ def _converted(budget: Budget, match: re.Match[str], arguments: _Arguments, of_p
         text = text if precision is None else cut(text, 0, precision)
         return padded(budget, text, width or 0, "<" if "-" in flags else ">")
     if not isinstance(value, NUMBERS) and not (what == "c" and isinstance(value, str)):
-        raise Fault(f"%{what} format: a number is required, not {kind(value)}")
+        raise Fault(f"%{what} format: a number is required, not {type_name(value)}")
     if max(width or 0, precision or 0) > MAX_WIDTH:
         raise Fault(f"it writes a number {MAX_WIDTH} places wide, or wider")
     spec = f"%{flags}{width or ''}" + ("" if precision is None else f".{precision}") + what
@@ -210,7 +210,7 @@ class _Braces:
         if isinstance(value, str):
             return self._text(value, spec)
         if spec:
-            raise Fault(f"unsupported format string passed to {kind(value)}.__format__")
+            raise Fault(f"unsupported format string passed to {type_name(value)}.__format__")
         return text_of(self._budget, value)
 
     def _text(self, text: str, spec: str) -> str:

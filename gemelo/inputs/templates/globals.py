@@ -1,4 +1,4 @@
-"""The functions that every template can call.
+"""Jinja's global functions: what every template can call.
 
 names = global_names(budget)
 names["range"].call(3)      # range(0, 3)
@@ -17,8 +17,8 @@ from gemelo.inputs.templates.values import (
     Undefined,
     check_key,
     iterate,
-    kind,
     length,
+    type_name,
 )
 from gemelo.inputs.templates.written import text_of
 
@@ -36,13 +36,13 @@ def global_names(budget: Budget) -> dict[str, Any]:
     def make_range(*bounds: Any) -> range:
         for bound in bounds:
             if not isinstance(bound, int):
-                raise Fault(f"range wants whole numbers, not {kind(bound)}")
-        made = range(*map(int, bounds))
+                raise Fault(f"range wants whole numbers, not {type_name(bound)}")
+        numbers = range(*map(int, bounds))
         # Its len() fails for what does not fit in 64 bits.
-        towards = 1 if made.step > 0 else -1
-        if (made.stop - made.start + made.step - towards) // made.step > MAX_RANGE:
+        towards = 1 if numbers.step > 0 else -1
+        if (numbers.stop - numbers.start + numbers.step - towards) // numbers.step > MAX_RANGE:
             raise Fault(f"Range too big: the limit is {MAX_RANGE:,}")
-        return made
+        return numbers
 
     def make_dict(*given: Any, **named: Any) -> dict[Any, Any]:
         return _dict(budget, given, named)
@@ -65,9 +65,9 @@ def global_names(budget: Budget) -> dict[str, Any]:
         budget.text(256 * len(text))
         return blend(datetime.now().strftime(str.__str__(text)), (text,))
 
-    made = (make_range, make_dict, make_namespace, raise_exception, strftime_now)
+    calls = (make_range, make_dict, make_namespace, raise_exception, strftime_now)
     names = ("range", "dict", "namespace", "raise_exception", "strftime_now")
-    functions = {name: Function(name, call) for name, call in zip(names, made, strict=True)}
+    functions = {name: Function(name, call) for name, call in zip(names, calls, strict=True)}
     return {**_refused("lipsum", "cycler", "joiner"), **functions}
 
 

@@ -22,9 +22,9 @@ from gemelo.inputs.templates.values import (
     Undefined,
     check_key,
     iterate,
-    kind,
     length,
     listed,
+    type_name,
 )
 from gemelo.inputs.templates.written import concatenated, text_of
 
@@ -59,7 +59,7 @@ def _steps(path: Any) -> list[Any]:
     if isinstance(path, int):
         return [path]
     if not isinstance(path, str):
-        raise Fault(f"an attribute is a text or a number, not {kind(path)}")
+        raise Fault(f"an attribute is a text or a number, not {type_name(path)}")
     return [int(name) if name.isdigit() and len(name) < 10 else name for name in path.split(".")]
 
 
@@ -132,8 +132,8 @@ def sort(
     gets = [getter(budget, path, ignore_case=not case_sensitive) for path in paths]
 
     def key(each: Any) -> Any:
-        found = [get(each) for get in gets]
-        return found if isinstance(attribute, str) else found[0]
+        keys = [get(each) for get in gets]
+        return keys if isinstance(attribute, str) else keys[0]
 
     return sorted_by(budget, listed(budget, value), key, reverse=bool(reverse))
 
@@ -144,7 +144,7 @@ def dictsort(
     if by not in ("key", "value"):
         raise Fault('You can only sort by either "key" or "value"')
     if not isinstance(value, dict):
-        raise Fault(f"dictsort wants a dict, not {kind(value)}")
+        raise Fault(f"dictsort wants a dict, not {type_name(value)}")
     get = getter(budget, 0 if by == "key" else 1, ignore_case=not case_sensitive)
     return sorted_by(budget, methods.items(budget, value).items, get, reverse=bool(reverse))
 
@@ -174,13 +174,13 @@ def groupby(
     fold = getter(budget, attribute, default, ignore_case=not case_sensitive)
     get = getter(budget, attribute, default)
     groups: list[Group] = []
-    held: Any = None
+    last_key: Any = None
     for each in sorted_by(budget, listed(budget, value), fold):
         key = fold(each)
-        if not groups or not equal(budget, held, key):
+        if not groups or not equal(budget, last_key, key):
             budget.items(8)
             groups.append(Group(get(each), []))
-            held = key
+            last_key = key
         groups[-1].list.append(each)
     return groups
 
@@ -188,7 +188,7 @@ def groupby(
 def batch(budget: Budget, value: Any, linecount: Any, fill_with: Any = None) -> Stream:
     """Rows of `linecount`; the last one filled up, if there is something to fill with."""
     if not isinstance(linecount, int):
-        raise Fault(f"batch wants a whole number, not {kind(linecount)}")
+        raise Fault(f"batch wants a whole number, not {type_name(linecount)}")
     pending = iter(listed(budget, value))
     rows = []
     # Jinja begins a row when one of exactly that size is full: rows of 0 are one row of all.
@@ -209,14 +209,14 @@ def slice(budget: Budget, value: Any, slices: Any, fill_with: Any = None) -> Str
     budget.items(12 * max(0, slices))
     budget.step(max(0, slices))
     each, more = divmod(len(seq), slices)
-    columns, at = [], 0
+    columns, start = [], 0
     for column in range(slices):
-        stop = at + each + (column < more)
-        part = seq[at:stop]
+        stop = start + each + (column < more)
+        part = seq[start:stop]
         if fill_with is not None and column >= more:
             part.append(fill_with)
         columns.append(part)
-        at = stop
+        start = stop
     return Stream(columns)
 
 
@@ -232,13 +232,13 @@ def total(budget: Budget, iterable: Any, attribute: Any = None, start: Any = 0) 
 def _extreme(prefers: Callable[[Budget, Any, Any], bool]) -> Callable[..., Any]:
     def find(budget: Budget, value: Any, case_sensitive: Any = False, attribute: Any = None) -> Any:
         get = getter(budget, attribute, ignore_case=not case_sensitive)
-        found: Any = Undefined("No aggregated item, sequence was empty.")
-        held: Any = None
+        best: Any = Undefined("No aggregated item, sequence was empty.")
+        best_key: Any = None
         for index, each in enumerate(iterate(budget, value)):
             key = get(each)
-            if not index or prefers(budget, key, held):
-                found, held = each, key
-        return found
+            if not index or prefers(budget, key, best_key):
+                best, best_key = each, key
+        return best
 
     return find
 
@@ -247,10 +247,10 @@ def named_attribute(budget: Budget, obj: Any, name: Any) -> Any:
     """The attribute alone, never the item."""
     name = text_of(budget, name)
     budget.read(len(name))
-    found = attribute(budget, obj, name)
-    if isinstance(obj, dict) and name in obj and found is obj[name]:
+    value = attribute(budget, obj, name)
+    if isinstance(obj, dict) and name in obj and value is obj[name]:
         return Undefined(f"'dict object' has no attribute {str(name[:80])!r}")
-    return found
+    return value
 
 
 LIST_FILTERS: dict[str, Callable[..., Any]] = {

@@ -1,4 +1,4 @@
-"""The `loop` that a template sees while it goes through items.
+"""Jinja's `loop` variable.
 
 loop = Loop(budget, iter([1, 2]), None, 0)
 for item in loop: loop.attribute("last")

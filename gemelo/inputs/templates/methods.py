@@ -1,4 +1,4 @@
-"""The methods of texts, lists and dicts that templates call, each at a cost that is known.
+"""Methods of texts, lists and dicts that templates call, each at a cost that is known.
 
 call_method(budget, Method(said("a b"), "split"), (), {})       # ["a", "b"]
 """
@@ -17,8 +17,8 @@ from gemelo.inputs.templates.values import (
     View,
     check_key,
     iterate,
-    kind,
     listed,
+    type_name,
 )
 
 
@@ -29,9 +29,11 @@ def call_method(
     owner = method.owner
     if isinstance(owner, Loop):
         return getattr(owner, method.name)(*arguments, **named)
-    known = METHODS.get(kind(owner), {}).get(method.name)
+    known = METHODS.get(type_name(owner), {}).get(method.name)
     if known is None:
-        raise Fault(f"the method {str(method.name[:80])!r} of {kind(owner)!r} is not supported")
+        raise Fault(
+            f"the method {str(method.name[:80])!r} of {type_name(owner)!r} is not supported"
+        )
     return known(budget, owner, *arguments, **named)
 
 
@@ -42,9 +44,9 @@ def _count(budget: Budget, items: Any, sought: Any) -> int:
 def _index(budget: Budget, items: Any, sought: Any, *bounds: Any) -> int:
     start, stop = (*places(bounds), None, None)[:2]
     searched = range(*slice(start, stop).indices(len(items)))
-    for at in searched:
-        if equal(budget, items[at], sought):
-            return at
+    for index in searched:
+        if equal(budget, items[index], sought):
+            return index
     raise Fault("the item sought is not in list")
 
 

@@ -19,7 +19,7 @@ from gemelo.inputs.templates.values import (
     SaidInt,
     Undefined,
     is_said,
-    kind,
+    type_name,
 )
 
 
@@ -89,8 +89,8 @@ def escaped(budget: Budget, text: str) -> Safe:
     budget.text(2 * len(text))  # five characters at most for one, of one byte
     chars = str(escape(str.__str__(text)))
     budget.text(len(chars))
-    like = text if len(chars) == len(text) else blend(chars, (text,))
-    return Safe(chars, marks_of(like))
+    source = text if len(chars) == len(text) else blend(chars, (text,))
+    return Safe(chars, marks_of(source))
 
 
 def _number(budget: Budget, a: Any, b: Any, operator: str) -> Any:
@@ -135,10 +135,12 @@ def _unsupported(a: Any, b: Any, operator: str) -> Fault:
     for value in (a, b):
         if isinstance(value, Undefined):
             return Fault(value.reason)
-    return Fault(f"unsupported operand type(s) for {operator}: {kind(a)!r} and {kind(b)!r}")
+    return Fault(
+        f"unsupported operand type(s) for {operator}: {type_name(a)!r} and {type_name(b)!r}"
+    )
 
 
 def _unsupported_alone(a: Any, operator: str) -> Fault:
     if isinstance(a, Undefined):
         return Fault(a.reason)
-    return Fault(f"bad operand type for unary {operator}: {kind(a)!r}")
+    return Fault(f"bad operand type for unary {operator}: {type_name(a)!r}")

@@ -1,4 +1,4 @@
-"""Comparing values, at a cost that is known: texts by length, lists and dicts item by item.
+"""Comparisons at a cost that is known: texts by length, lists and dicts item by item.
 
 equal(budget, [1, "a"], [1, "a"])       # True
 less(budget, "a", "b")                  # True
@@ -18,7 +18,7 @@ from gemelo.inputs.templates.values import (
     View,
     check_key,
     iterate,
-    kind,
+    type_name,
 )
 
 
@@ -59,7 +59,9 @@ def less(budget: Budget, a: Any, b: Any, sign: str = "<") -> bool:
             if not equal(budget, x, y):
                 return less(budget, x, y, sign)
         return len(a) < len(b)
-    raise Fault(f"{sign!r} not supported between instances of {kind(a)!r} and {kind(b)!r}")
+    raise Fault(
+        f"{sign!r} not supported between instances of {type_name(a)!r} and {type_name(b)!r}"
+    )
 
 
 def compare(budget: Budget, operator: str, a: Any, b: Any) -> bool:
@@ -83,7 +85,7 @@ def contains(budget: Budget, box: Any, item: Any) -> bool:
     """item in box"""
     if isinstance(box, str):
         if not isinstance(item, str):
-            raise Fault(f"'in <string>' requires string as left operand, not {kind(item)}")
+            raise Fault(f"'in <string>' requires string as left operand, not {type_name(item)}")
         budget.find(len(box), len(item))
         return str.__contains__(box, item)
     if isinstance(box, dict):
@@ -92,7 +94,7 @@ def contains(budget: Budget, box: Any, item: Any) -> bool:
         return _in_range(box, item)
     if isinstance(box, list | tuple | View | Stream | Undefined):
         return any(each is item or equal(budget, each, item) for each in iterate(budget, box))
-    raise Fault(f"argument of type {kind(box)!r} is not iterable")
+    raise Fault(f"argument of type {type_name(box)!r} is not iterable")
 
 
 def sorted_by(

@@ -1,4 +1,4 @@
-"""A chat template that came in a model's file, run where it can do no harm.
+"""Rendering an untrusted Jinja chat template, run where it can do no harm.
 
 Such a template is a program in the Jinja language by whoever made the file. Jinja reads it; an
 interpreter of our own runs it, which counts every step and every byte before they are spent,

@@ -1,4 +1,4 @@
-"""The names that a template can see at one place.
+"""Variable scopes: the names that a template can see at one place.
 
 inner = Scope({"loop": loop}, outer)
 inner.find("messages")

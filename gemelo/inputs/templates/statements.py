@@ -1,4 +1,4 @@
-"""What Jinja's statements write and set.
+"""Jinja's statements, executed: what they write and set.
 
 writer = Statements(Budget(0, 0))
 writer.write(parse("Hello {{ name }}").body, Scope({"name": "Ann"}))     # "Hello Ann"
@@ -20,8 +20,8 @@ from gemelo.inputs.templates.values import (
     Namespace,
     Undefined,
     iterate,
-    kind,
     listed,
+    type_name,
 )
 from gemelo.inputs.templates.written import concatenated, text_of
 
@@ -187,7 +187,7 @@ class Statements(Expressions):
             for name, each in zip(target.items, values, strict=True):
                 self._set(name, each, scope)
         else:
-            raise Fault(f"it assigns to {kind(target)}")
+            raise Fault(f"it assigns to {type_name(target)}")
 
     # ---- macros ----------------------------------------------------------------------------------
 
@@ -203,9 +203,9 @@ class Statements(Expressions):
         """Which of the names that a call may bring are read in a macro's body."""
         used = set()
         for part in node.body:
-            for found in _names(part):
+            for name in _names(part):
                 self.budget.step()
-                used.add(found.name)
+                used.add(name.name)
         return frozenset(used & {"caller", "varargs", "kwargs"})
 
     def _call_block(self, node: nodes.CallBlock, scope: Scope, written: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""A template's source made into Jinja's syntax tree, within limits on its length and its words.
+"""Jinja's parser: a template's source to a syntax tree, within limits on its length and tokens.
 
 Jinja reads it, as transformers sets Jinja up; nothing of Jinja runs it.
 

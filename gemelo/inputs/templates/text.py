@@ -1,4 +1,4 @@
-"""Text that knows who wrote each of its characters: the template, or the people who talk.
+"""Text with provenance: each character knows if the template or a message wrote it.
 
 Only the template may write control strings. So every text a template handles is one of two things:
 a `Text`, with a mark for each character, or a plain str, which counts as said by people in whole.
@@ -68,7 +68,7 @@ def blend(chars: str, sources: Iterable[str]) -> Text:
     return said(chars) if any(SAID in marks_of(source) for source in sources) else own(chars)
 
 
-def like(chars: str, source: str) -> Text:
+def marked_like(chars: str, source: str) -> Text:
     """`chars`, made of `source` character by character; where that cannot be, as `blend`."""
     if len(chars) == len(source):
         return Text(chars, marks_of(source))
@@ -77,12 +77,12 @@ def like(chars: str, source: str) -> Text:
 
 def located(pieces: Iterable[str], source: str) -> list[Text]:
     """Texts cut from `source`, each at the first place behind the one before."""
-    found, at = [], 0
+    texts, position = [], 0
     for piece in pieces:
-        at = str.find(source, piece, at)
-        found.append(cut(source, at, at + len(piece)))
-        at += len(piece)
-    return found
+        position = str.find(source, piece, position)
+        texts.append(cut(source, position, position + len(piece)))
+        position += len(piece)
+    return texts
 
 
 def spans(text: str) -> Iterator[tuple[str, bool]]:

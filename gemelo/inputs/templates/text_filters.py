@@ -18,7 +18,7 @@ from gemelo.inputs.templates import text_methods
 from gemelo.inputs.templates.budget import Budget, Fault
 from gemelo.inputs.templates.formatting import percent
 from gemelo.inputs.templates.operators import escaped
-from gemelo.inputs.templates.text import Safe, Text, blend, cut, like, marks_of, own
+from gemelo.inputs.templates.text import Safe, Text, blend, cut, marked_like, marks_of, own
 from gemelo.inputs.templates.values import (
     NUMBERS,
     SaidFloat,
@@ -26,8 +26,8 @@ from gemelo.inputs.templates.values import (
     Undefined,
     is_said,
     iterate,
-    kind,
     length,
+    type_name,
 )
 from gemelo.inputs.templates.written import (
     Style,
@@ -53,7 +53,7 @@ def tojson(
 ) -> str:
     """As transformers has it: json.dumps, without Jinja's escapes for HTML."""
     if not (indent is None or isinstance(indent, int | str)):
-        raise Fault(f"tojson's indent is a number or a text, not {kind(indent)}")
+        raise Fault(f"tojson's indent is a number or a text, not {type_name(indent)}")
     if isinstance(indent, int):
         budget.text(max(0, indent))
         indent = own(" " * indent)
@@ -89,7 +89,7 @@ def title(budget: Budget, value: Any) -> str:
     budget.text(4 * len(text))
     budget.texts(len(text) // 2, len(text))
     words = WORD_BEGINNING.split(text)
-    return like("".join(w[0].upper() + w[1:].lower() for w in words if w), text)
+    return marked_like("".join(w[0].upper() + w[1:].lower() for w in words if w), text)
 
 
 def replace(budget: Budget, s: Any, old: Any, new: Any, count: Any = None) -> str:
@@ -102,11 +102,11 @@ def indent(budget: Budget, s: Any, width: Any = 4, first: Any = False, blank: An
     margin = width if isinstance(width, str) else None
     if margin is None:
         if not isinstance(width, int):
-            raise Fault(f"indent wants a number or a text, not {kind(width)}")
+            raise Fault(f"indent wants a number or a text, not {type_name(width)}")
         budget.text(max(0, width))
         margin = own(" " * width)
     if not isinstance(s, str):
-        raise Fault(f"indent wants a text, not {kind(s)}")
+        raise Fault(f"indent wants a text, not {type_name(s)}")
     lines = text_methods.splitlines(budget, concatenated(budget, [s, own("\n")]))
     parts: list[str] = [margin] if first else []
     for index, line in enumerate(lines):
@@ -137,7 +137,7 @@ def truncate(
 ) -> str:
     text = text_of(budget, s) if isinstance(s, Undefined) else s
     if not isinstance(text, str):
-        raise Fault(f"truncate wants a text, not {kind(s)}")
+        raise Fault(f"truncate wants a text, not {type_name(s)}")
     end = own("...") if end == "..." else text_of(budget, end)
     if not isinstance(length, int) or not isinstance(leeway, int) or length < len(end):
         raise Fault(f"truncate expects a length of {len(end)} or more, and a leeway")
@@ -241,14 +241,14 @@ def to_int(budget: Budget, value: Any, default: Any = 0, base: Any = 10) -> Any:
     if isinstance(value, str) and len(value) > MAX_DIGITS:
         raise Fault(f"it makes a number of {len(value):,} digits: the limit is {MAX_DIGITS:,}")
     try:
-        made = int(str.__str__(value), base) if isinstance(value, str) else int(value)
+        number = int(str.__str__(value), base) if isinstance(value, str) else int(value)
     except (TypeError, ValueError):
         try:
-            made = int(float(value))
+            number = int(float(value))
         except (TypeError, ValueError):
             return default
-    budget.bits(made.bit_length())
-    return SaidInt(made) if _of_people(value) else made
+    budget.bits(number.bit_length())
+    return SaidInt(number) if _of_people(value) else number
 
 
 def to_float(budget: Budget, value: Any, default: Any = 0.0) -> Any:
@@ -257,10 +257,10 @@ def to_float(budget: Budget, value: Any, default: Any = 0.0) -> Any:
     if isinstance(value, str):
         budget.text(len(value))
     try:
-        made = float(value)
+        number = float(value)
     except (TypeError, ValueError):
         return default
-    return SaidFloat(made) if _of_people(value) else made
+    return SaidFloat(number) if _of_people(value) else number
 
 
 def rounded(budget: Budget, value: Any, precision: Any = 0, method: Any = "common") -> Any:
@@ -269,19 +269,19 @@ def rounded(budget: Budget, value: Any, precision: Any = 0, method: Any = "commo
         raise Fault("method must be common, ceil or floor")
     if not isinstance(precision, int) or abs(precision) > MAX_PRECISION:
         raise Fault(f"round takes up to {MAX_PRECISION} places")
-    made = round(number, precision)
+    result = round(number, precision)
     if method != "common":
-        made = getattr(math, method)(number * (10**precision)) / (10**precision)
+        result = getattr(math, method)(number * (10**precision)) / (10**precision)
     if not is_said(value):
-        return made
-    return SaidInt(made) if isinstance(made, int) else SaidFloat(made)
+        return result
+    return SaidInt(result) if isinstance(result, int) else SaidFloat(result)
 
 
 def _number(value: Any) -> Any:
     if isinstance(value, Undefined):
         value.fail()
     if not isinstance(value, NUMBERS):
-        raise Fault(f"a number is wanted, not {kind(value)}")
+        raise Fault(f"a number is wanted, not {type_name(value)}")
     return value
 
 

@@ -1,4 +1,4 @@
-"""The methods of texts that templates call, each at a cost that is known.
+"""String methods that templates call, each at a cost that is known.
 
 split(budget, said("a b"))      # ["a", "b"]
 """
@@ -10,8 +10,8 @@ from typing import Any
 
 from gemelo.inputs.templates.budget import Budget, Fault
 from gemelo.inputs.templates.formatting import braces, padded
-from gemelo.inputs.templates.text import Text, cut, joined, like, located, own
-from gemelo.inputs.templates.values import iterate, kind
+from gemelo.inputs.templates.text import Text, cut, joined, located, marked_like, own
+from gemelo.inputs.templates.values import iterate, type_name
 from gemelo.inputs.templates.written import concatenated
 
 MAX_COLUMNS = 1 << 16
@@ -33,7 +33,7 @@ def recased(name: str) -> Callable[[Budget, str], Text]:
 
     def change(budget: Budget, text: str) -> Text:
         budget.text(2 * EXPANDS * len(text) if not text.isascii() else len(text))
-        return like(getattr(str, name)(text), text)
+        return marked_like(getattr(str, name)(text), text)
 
     return change
 
@@ -44,7 +44,7 @@ def _ends(name: str) -> Callable[..., bool]:
     def ask(budget: Budget, text: str, ends: Any, *bounds: Any) -> bool:
         for end in ends if isinstance(ends, tuple) else (ends,):
             if not isinstance(end, str):
-                raise Fault(f"{name} wants a text or a tuple of texts, not {kind(end)}")
+                raise Fault(f"{name} wants a text or a tuple of texts, not {type_name(end)}")
             budget.read(len(end))
         return bool(getattr(str, name)(text, ends, *places(bounds)))
 
@@ -67,13 +67,13 @@ def places(bounds: tuple[Any, ...]) -> tuple[Any, ...]:
     """Where a search begins and ends, checked."""
     for bound in bounds:
         if not (bound is None or isinstance(bound, int)):
-            raise Fault(f"a place in a text is a whole number, not {kind(bound)}")
+            raise Fault(f"a place in a text is a whole number, not {type_name(bound)}")
     return bounds
 
 
 def _wanted(text: Any, name: str) -> str:
     if not isinstance(text, str):
-        raise Fault(f"{name} wants a text, not {kind(text)}")
+        raise Fault(f"{name} wants a text, not {type_name(text)}")
     return text
 
 
@@ -116,7 +116,7 @@ def rsplit(budget: Budget, text: str, sep: Any = None, maxsplit: Any = -1) -> li
 
 def _charge_pieces(budget: Budget, text: str, sep: Any, maxsplit: Any) -> None:
     if not isinstance(maxsplit, int):
-        raise Fault(f"maxsplit is a whole number, not {kind(maxsplit)}")
+        raise Fault(f"maxsplit is a whole number, not {type_name(maxsplit)}")
     if sep is None:
         count = 1 + len(text) // 2
     elif not _wanted(sep, "split"):
@@ -155,10 +155,10 @@ def splitlines(budget: Budget, text: str, keepends: Any = False) -> list[Text]:
     count = 1 + sum(str.count(text, end) for end in ends)
     budget.step(count)
     budget.texts(3 * count, 3 * len(text))
-    lines, at = [], 0
+    lines, position = [], 0
     for whole, line in zip(str.splitlines(text, True), str.splitlines(text), strict=True):
-        lines.append(cut(text, at, at + len(whole if keepends else line)))
-        at += len(whole)
+        lines.append(cut(text, position, position + len(whole if keepends else line)))
+        position += len(whole)
     return lines
 
 
@@ -183,7 +183,7 @@ def _parted(
 def replace(budget: Budget, text: str, old: Any, new: Any, count: Any = -1) -> Text:
     old, new = _wanted(old, "replace"), _wanted(new, "replace")
     if not isinstance(count, int):
-        raise Fault(f"replace wants a whole number, not {kind(count)}")
+        raise Fault(f"replace wants a whole number, not {type_name(count)}")
     budget.find(len(text), len(old))
     times = str.count(text, old) if old else len(text) + 1
     times = times if count < 0 else min(times, count)
@@ -193,7 +193,7 @@ def replace(budget: Budget, text: str, old: Any, new: Any, count: Any = -1) -> T
     if old:
         kept = _apart(text, str.split(text, old, times), len(old))
     else:
-        kept = [own(""), *(cut(text, at, at + 1) for at in range(times - 1))]
+        kept = [own(""), *(cut(text, index, index + 1) for index in range(times - 1))]
         kept.append(cut(text, max(0, times - 1)))
         kept = kept if times else [cut(text, 0)]
     parts: list[str] = []
@@ -206,7 +206,9 @@ def join(budget: Budget, glue: str, parts: Any) -> Text:
     texts: list[str] = []
     for part in iterate(budget, parts):
         if not isinstance(part, str):
-            raise Fault(f"sequence item {len(texts)}: expected str instance, {kind(part)} found")
+            raise Fault(
+                f"sequence item {len(texts)}: expected str instance, {type_name(part)} found"
+            )
         if texts:
             texts.append(glue)
         budget.items(2)
@@ -244,7 +246,7 @@ def center(budget: Budget, text: str, width: Any, fillchar: Any = None) -> str:
 
 def _width(width: Any) -> int:
     if not isinstance(width, int):
-        raise Fault(f"a width is a whole number, not {kind(width)}")
+        raise Fault(f"a width is a whole number, not {type_name(width)}")
     return width
 
 
@@ -266,7 +268,7 @@ def _expandtabs(budget: Budget, text: str, tabsize: Any = 8) -> Text:
     if _width(tabsize) > MAX_COLUMNS:
         raise Fault(f"it sets tabs {tabsize} columns apart: the limit is {MAX_COLUMNS}")
     budget.text(2 * (len(text) + str.count(text, "\t") * max(0, tabsize)))
-    return like(str.expandtabs(text, tabsize), text)
+    return marked_like(str.expandtabs(text, tabsize), text)
 
 
 def _format(budget: Budget, text: str, *arguments: Any, **named: Any) -> str:

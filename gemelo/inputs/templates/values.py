@@ -1,4 +1,4 @@
-"""What a template computes with, besides text: numbers, lists, dicts, and a few kinds of Jinja's.
+"""Values of a template besides text: numbers, lists, dicts, and a few types of Jinja's.
 
 Lists, tuples, dicts, ranges, numbers, booleans and None are Python's own. Numbers that people gave
 are told from those that the template counts, as texts are.
@@ -118,7 +118,7 @@ def is_said(number: object) -> bool:
     return isinstance(number, SaidInt | SaidFloat)
 
 
-def kind(value: object) -> str:
+def type_name(value: object) -> str:
     """The type's name, as Python's errors and Jinja's say it."""
     for known in (bool, int, float, str, Group, list, tuple, dict):
         if isinstance(value, known):
@@ -136,7 +136,7 @@ def iterate(budget: Budget, value: Any) -> Iterator[Any]:
     if isinstance(value, View):
         value = value.items
     if not isinstance(value, list | tuple | dict | range | Stream):
-        raise Fault(f"{kind(value)!r} object is not iterable")
+        raise Fault(f"{type_name(value)!r} object is not iterable")
     for item in value:
         budget.step()
         yield item
@@ -158,7 +158,7 @@ def length(value: Any) -> int:
         return 0
     if isinstance(value, str | list | tuple | dict | range | View):
         return len(value)
-    raise Fault(f"object of type {kind(value)!r} has no len()")
+    raise Fault(f"object of type {type_name(value)!r} has no len()")
 
 
 def check_key(budget: Budget, key: Any) -> Any:
@@ -172,7 +172,7 @@ def check_key(budget: Budget, key: Any) -> Any:
         if not -MAX_KEY < key < MAX_KEY:
             raise Fault("it uses a number beyond 2**60 as a key")
     elif isinstance(key, list | dict | View):
-        raise Fault(f"unhashable type: {kind(key)!r}")
+        raise Fault(f"unhashable type: {type_name(key)!r}")
     return key
 
 
@@ -216,7 +216,9 @@ def _received(value: Any, counts: list[int], depth: int) -> Any:
 
 def _received_key(key: Any, counts: list[int]) -> str:
     if not isinstance(key, str):
-        raise InputError(f"the chat template's input has a {kind(key)} as a key: keys are texts")
+        raise InputError(
+            f"the chat template's input has a {type_name(key)} as a key: keys are texts"
+        )
     counts[1] += len(key)
     return key
 

@@ -1,4 +1,4 @@
-"""Values written as text: as Python prints them, and as JSON.
+"""Serialisation of values: to text as Python prints them, and to JSON.
 
 Every piece is counted before it is made, so that a list that holds itself many times over stops at
 the budget, and keeps the marks of the texts in it.
@@ -26,7 +26,7 @@ from gemelo.inputs.templates.values import (
     Undefined,
     View,
     is_said,
-    kind,
+    type_name,
 )
 
 PIECE_STEPS = 3
@@ -99,7 +99,7 @@ class _Writing:
 
 def _scalar(budget: Budget, value: Any) -> Text:
     if isinstance(value, NO_TEXT):
-        raise Fault(f"a {kind(value).lower()} is no text: for items, use | list first")
+        raise Fault(f"a {type_name(value).lower()} is no text: for items, use | list first")
     if isinstance(value, int) and not isinstance(value, bool):
         budget.text(value.bit_length() // 3)
         return said(int.__repr__(value)) if is_said(value) else own(int.__repr__(value))
@@ -107,7 +107,7 @@ def _scalar(budget: Budget, value: Any) -> Text:
         return said(float.__repr__(value)) if is_said(value) else own(float.__repr__(value))
     if value is None or isinstance(value, bool | range):
         return own(str(value))
-    raise Fault(f"a {kind(value).lower()} is no text")
+    raise Fault(f"a {type_name(value).lower()} is no text")
 
 
 # ---- as Python prints ----------------------------------------------------------------------------
@@ -176,7 +176,7 @@ def _write_json(writing: _Writing, value: Any, style: Style, depth: int) -> None
     elif isinstance(value, list | tuple):
         _write_items(writing, value, style, depth)
     else:
-        raise Fault(f"Object of type {kind(value)} is not JSON serializable")
+        raise Fault(f"Object of type {type_name(value)} is not JSON serializable")
 
 
 def _write_items(
@@ -230,7 +230,7 @@ def _json_key(budget: Budget, key: Any) -> str:
         return key
     if key is None or isinstance(key, bool | int | float):
         return _json_scalar(budget, key)
-    raise Fault(f"keys must be str, int, float, bool or None, not {kind(key)}")
+    raise Fault(f"keys must be str, int, float, bool or None, not {type_name(key)}")
 
 
 def _json_scalar(budget: Budget, value: Any) -> Text:

@@ -1,4 +1,4 @@
-"""Added strings: what is found in a text before its spelling begins, and how it asks to be found.
+"""Added tokens: strings that are one id each, matched in a text before the model splits it.
 
 A tokenizer.json lists them with four flags. `single_word` finds a string only where no letter or
 digit stands beside it; `lstrip` and `rstrip` take the spaces on that side with it; `normalized`
@@ -6,7 +6,7 @@ looks for it in the text as the normaliser leaves it, not in the text as it came
 tokenizer.model can say any of this. The rules are those of the `tokenizers` library, corners too:
 the longest string at the leftmost place is a match, and one that is then rejected is used up.
 
-    finder = Finder([AddedString("cat", 7, single_word=True)])
+    finder = Finder([AddedToken("cat", 7, single_word=True)])
     list(finder.matches("the cat sat"))       # [Match(id=7, start=4, stop=7)]
 """
 
@@ -32,7 +32,7 @@ _MOST_COMPARED = 1 << 20  # characters, beyond which strings are rather looked f
 
 
 @dataclass(frozen=True)
-class AddedString:
+class AddedToken:
     """A string that is one id wherever it is found; special: an instruction to the model."""
 
     content: str
@@ -104,19 +104,19 @@ class Match(NamedTuple):
 class Finder:
     """Finds the longest of some strings at each place of a text, from left to right."""
 
-    def __init__(self, strings: Iterable[AddedString]) -> None:
+    def __init__(self, strings: Iterable[AddedToken]) -> None:
         """Raises UnsupportedError for strings that would take too long to look for."""
         self._strings = {string.content: string for string in strings}
         lengths: dict[str, set[int]] = {}
         for content in self._strings:
             lengths.setdefault(content[0], set()).add(len(content))
-        for first, found in lengths.items():
-            if len(found) > MAX_LENGTHS:
+        for first, each in lengths.items():
+            if len(each) > MAX_LENGTHS:
                 raise UnsupportedError(
-                    f"{len(found)} lengths of added tokens begin with {first!r}: the limit is "
+                    f"{len(each)} lengths of added tokens begin with {first!r}: the limit is "
                     f"{MAX_LENGTHS}"
                 )
-        self._lengths = {first: sorted(found, reverse=True) for first, found in lengths.items()}
+        self._lengths = {first: sorted(each, reverse=True) for first, each in lengths.items()}
 
     def __bool__(self) -> bool:
         return bool(self._strings)
@@ -125,7 +125,7 @@ class Finder:
     def _openings(self) -> re.Pattern[str]:
         return re.compile("|".join(map(re.escape, sorted(self._lengths))) or r"(?!)")
 
-    def cut(self, text: str, skipped: Container[int] = ()) -> Iterator[str | Match]:
+    def split(self, text: str, skipped: Container[int] = ()) -> Iterator[str | Match]:
         """The text with what is found in it taken out: text, match, text, match, ..."""
         done = 0
         for match in self.matches(text, skipped):
@@ -153,7 +153,7 @@ class Finder:
                 yield Match(string.id, start, stop)
             taken = stop
 
-    def _places(self, text: str) -> Iterator[tuple[AddedString, int, int]]:
+    def _places(self, text: str) -> Iterator[tuple[AddedToken, int, int]]:
         """Where the strings are, before their flags are asked."""
         end = 0
         for opening in self._openings.finditer(text):
@@ -169,26 +169,26 @@ class Finder:
 
 
 @dataclass(frozen=True)
-class Passes:
+class AddedVocabulary:
     """Strings to look for first, in the text as it came, and then, in what is left between them, in
     the text as it is normalised."""
 
-    raw: tuple[AddedString, ...]
-    late: tuple[AddedString, ...]
+    raw: tuple[AddedToken, ...]
+    late: tuple[AddedToken, ...]
     spaced: bool
 
     @classmethod
-    def of(cls, strings: Iterable[AddedString], first: Container[str], spaced: bool) -> Self | None:
+    def of(cls, strings: Iterable[AddedToken], first: Container[str], spaced: bool) -> Self | None:
         """None where it is the same to look for all at once, by comparing characters.
 
         first: those that are looked for first whatever their flag says; spaced: whether
         normalising writes spaces as U+2581 and does no more.
         """
-        held = list(strings)
-        raw = tuple(s for s in held if not s.normalized or s.content in first)
-        late = tuple(s for s in held if s.normalized and s.content not in first)
+        tokens = list(strings)
+        raw = tuple(s for s in tokens if not s.normalized or s.content in first)
+        late = tuple(s for s in tokens if s.normalized and s.content not in first)
         alike = _is_alike(raw, late, spaced)
-        if any(s.has_flags or " " in s.content for s in held) or not alike:
+        if any(s.has_flags or " " in s.content for s in tokens) or not alike:
             return cls(raw, late, spaced)
         return None
 
@@ -204,7 +204,7 @@ class Passes:
         return f"{string.content!r:.60} ({string.flags or 'a space in it'})"
 
 
-def _is_alike(raw: Sequence[AddedString], late: Sequence[AddedString], spaced: bool) -> bool:
+def _is_alike(raw: Sequence[AddedToken], late: Sequence[AddedToken], spaced: bool) -> bool:
     """Whether late strings may be looked for with the others: none holds one of those, or ends as
     one of those begins; and normalising leaves all of them as they are."""
     if not late:
@@ -215,8 +215,8 @@ def _is_alike(raw: Sequence[AddedString], late: Sequence[AddedString], spaced: b
     begun = {begun for s in raw for begun in _beginnings(s.content)}
     whole = {s.content for s in raw}
     for content in (s.content for s in late):
-        ends = {content[at:] for at in range(1, len(content))}
-        inside = {c for at in range(len(content)) for c in _beginnings(content[at:])}
+        ends = {content[start:] for start in range(1, len(content))}
+        inside = {c for start in range(len(content)) for c in _beginnings(content[start:])}
         if " " in content or SPACE in content or ends & begun or inside & whole:
             return False
     return True
@@ -233,12 +233,12 @@ def _is_in_word(text: str, start: int, stop: int) -> bool:
 
 def _is_word(character: str) -> bool:
     r"""Whether a character is one of \w, as Unicode's technical standard 18 has it."""
-    kind = unicodedata.category(character)
+    category = unicodedata.category(character)
     return (
-        kind[0] in "LM"
-        or kind in ("Nd", "Nl", "Pc")
+        category[0] in "LM"
+        or category in ("Nd", "Nl", "Pc")
         or character in "\u200c\u200d"
-        or (kind == "So" and _CIRCLED.fullmatch(character) is not None)
+        or (category == "So" and _CIRCLED.fullmatch(character) is not None)
     )
 
 

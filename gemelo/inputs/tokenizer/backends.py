@@ -1,14 +1,14 @@
-"""Plain text to token ids and back, by one of the two libraries that are good at it.
+"""Tokenizer backends: plain text to token ids and back, by SentencePiece or `tokenizers`.
 
-A speller knows no control strings and no BOS: `tokenizer` takes those out of the text first, so
-that both libraries agree on what is left. `PieceSpeller` is SentencePiece over a `Vocabulary`, and
-the way of every Gemma; `LibrarySpeller` is `tokenizers` over a tokenizer.json with any other
-vocabulary. Both libraries are imported where they are used.
+A backend knows no control strings and no BOS: `tokenizer` takes those out of the text first, so
+that both libraries agree on what is left. `SentencePieceBackend` is SentencePiece over a
+`Vocabulary`, and the way of every Gemma; `TokenizersBackend` is `tokenizers` over a tokenizer.json
+with any other vocabulary. Both libraries are imported where they are used.
 
-An `IdStream` turns ids into text as they come. Decoding a whole list is by definition what its
+A `DecodeStream` turns ids into text as they come. Decoding a whole list is by definition what its
 stream would have said, so that streamed and unstreamed answers cannot differ.
 
-    speller = PieceSpeller(vocabulary); speller.spell("Hello world")   # [9259, 1902]
+    backend = SentencePieceBackend(vocabulary); backend.encode("Hello world")   # [9259, 1902]
 """
 
 import codecs
@@ -18,13 +18,13 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from gemelo.errors import FileFormatError, GemeloError, UnsupportedError
-from gemelo.inputs.tokenizer.added_tokens import SPACE, AddedString
+from gemelo.inputs.tokenizer.added_tokens import SPACE, AddedToken
 from gemelo.inputs.tokenizer.sentencepiece_file import pack_model
 from gemelo.inputs.tokenizer.tokenizer_json import TokenizerJson
 from gemelo.inputs.tokenizer.vocabulary import UNUSED, Vocabulary
 
 
-class IdStream(Protocol):
+class DecodeStream(Protocol):
     """Ids in, text out, never half a character."""
 
     def push(self, id: int) -> str:
@@ -34,7 +34,7 @@ class IdStream(Protocol):
         """What was held back; an unfinished character becomes U+FFFD."""
 
 
-class Speller(Protocol):
+class TokenizerBackend(Protocol):
     """What a tokenizer needs of a library. Ids passed in must be in range."""
 
     @property
@@ -45,21 +45,21 @@ class Speller(Protocol):
     def vocabulary(self) -> Vocabulary:
         """The pieces as a value; raises UnsupportedError where they have no scores."""
 
-    def spell(self, text: str) -> list[int]:
-        """The ids of `text`, control strings in it spelt out like any other text."""
+    def encode(self, text: str) -> list[int]:
+        """The ids of `text`, control strings in it encoded like any other text."""
 
     def piece(self, id: int) -> str:
         """How the vocabulary writes `id`."""
 
-    def stream(self, hidden: Container[int]) -> IdStream:
+    def stream(self, hidden: Container[int]) -> DecodeStream:
         """A fresh stream that says nothing for the ids in `hidden`."""
 
-    def text(self, ids: Sequence[int], hidden: Container[int]) -> str:
+    def decode(self, ids: Sequence[int], hidden: Container[int]) -> str:
         """What a fresh stream would say for `ids`, flush included."""
 
 
-class PieceSpeller:
-    """SentencePiece: pieces merged by score, what remains spelt in bytes."""
+class SentencePieceBackend:
+    """SentencePiece: pieces merged by score, what remains in bytes."""
 
     def __init__(self, vocabulary: Vocabulary, cutting: Vocabulary | None = None) -> None:
         """cutting: the vocabulary that text is cut by, where somebody else looks for the rest.
@@ -73,7 +73,7 @@ class PieceSpeller:
         try:
             self._processor.LoadFromSerializedProto(pack_model(cutting or vocabulary))
         except RuntimeError as error:
-            vocabulary.check_twice()
+            vocabulary.check_duplicates()
             reason = " ".join(str(error).split())
             raise FileFormatError(f"SentencePiece refuses the vocabulary: {reason}") from None
 
@@ -81,23 +81,23 @@ class PieceSpeller:
     def num_ids(self) -> int:
         return len(self.vocabulary)
 
-    def spell(self, text: str) -> list[int]:
+    def encode(self, text: str) -> list[int]:
         ids: list[int] = self._processor.EncodeAsIds(text)
         return ids
 
     def piece(self, id: int) -> str:
         return self.vocabulary.piece(id)
 
-    def stream(self, hidden: Container[int]) -> IdStream:
+    def stream(self, hidden: Container[int]) -> DecodeStream:
         return _ByteStream(self.vocabulary, hidden)
 
-    def text(self, ids: Sequence[int], hidden: Container[int]) -> str:
+    def decode(self, ids: Sequence[int], hidden: Container[int]) -> str:
         return b"".join(_surface(self.vocabulary, id, hidden) for id in ids).decode(
             errors="replace"
         )
 
 
-class LibrarySpeller:
+class TokenizersBackend:
     """The `tokenizers` library, for a vocabulary that SentencePiece cannot run."""
 
     def __init__(self, source: TokenizerJson) -> None:
@@ -107,13 +107,13 @@ class LibrarySpeller:
         self._library = _load_library(source)
         # The file's own rule, applied before added strings are looked for: only so are the runs of
         # spaces among them found, which are stored with U+2581.
-        self._runs_of_spaces = source.spells_spaces and source.passes is None
+        self._runs_of_spaces = source.spells_spaces and source.added_vocabulary is None
 
     @property
     def vocabulary(self) -> Vocabulary:
         return self._source.vocabulary()
 
-    def spell(self, text: str) -> list[int]:
+    def encode(self, text: str) -> list[int]:
         if self._runs_of_spaces:
             text = text.replace(" ", SPACE)
         with _library_errors():
@@ -123,10 +123,10 @@ class LibrarySpeller:
     def piece(self, id: int) -> str:
         return self._library.id_to_token(id) or ""
 
-    def stream(self, hidden: Container[int]) -> IdStream:
+    def stream(self, hidden: Container[int]) -> DecodeStream:
         return _WindowStream(self._library, hidden)
 
-    def text(self, ids: Sequence[int], hidden: Container[int]) -> str:
+    def decode(self, ids: Sequence[int], hidden: Container[int]) -> str:
         stream = self.stream(hidden)
         return "".join([*(stream.push(id) for id in ids), stream.flush()])
 
@@ -207,7 +207,7 @@ def _load_library(source: TokenizerJson) -> Any:
             json.dumps({"version": "1.0", "added_tokens": [], "model": bare} | steps)
         )
         library.model = _library_model(source)
-        # What is looked for elsewhere is special here: one that is left over is spelt as text.
+        # What is looked for elsewhere is special here: one that is left over is encoded as text.
         library.add_tokens(_library_strings(source, library.normalizer))
         library.encode_special_tokens = True
     for content, string in source.added.items():
@@ -240,7 +240,7 @@ def _library_model(source: TokenizerJson) -> Any:
     return models.BPE(source.pieces, source.merges, unk_token=unknown, **flags)
 
 
-def _check_late(string: AddedString, normalizer: Any, strips: bool) -> None:
+def _check_late(string: AddedToken, normalizer: Any, strips: bool) -> None:
     """Refuse the strings with which the library panics or never ends, at one text or another."""
     if not string.normalized:
         return
@@ -258,9 +258,9 @@ def _library_strings(source: TokenizerJson, normalizer: Any) -> list[Any]:
     from tokenizers import AddedToken
 
     elsewhere = set(source.controls)
-    if source.passes is not None:
-        late = source.passes.late if source.passes.spaced else ()
-        elsewhere |= {string.content for string in (*source.passes.raw, *late)}
+    if source.added_vocabulary is not None:
+        late = source.added_vocabulary.late if source.added_vocabulary.spaced else ()
+        elsewhere |= {string.content for string in (*source.added_vocabulary.raw, *late)}
     for string in source.added.values():
         if string.content not in elsewhere:
             _check_late(string, normalizer, source.pipeline.strips)

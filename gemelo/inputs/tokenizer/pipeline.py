@@ -1,4 +1,4 @@
-"""The steps that a tokenizer.json puts around its model: which of them are run, and which are not.
+"""Tokenizer pipeline: the normalizer, pre-tokenizer, post-processor and decoder that are run.
 
 A normaliser, a pre-tokeniser and a decoder are small programs, and a file from anywhere may hold
 any: forty replacements of "a" by "aa" never end, one by three megabytes ends the process. So the

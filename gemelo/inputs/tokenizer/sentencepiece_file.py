@@ -1,4 +1,4 @@
-"""The tokenizer.model file: a vocabulary in SentencePiece's own container, read and written.
+"""The tokenizer.model file: a vocabulary as SentencePiece's protobuf, read and written.
 
 The container is one protocol-buffer message: 262,144 small records (piece, score, type), then two
 short ones (how it was trained, how text is normalised). Records are laid out and taken apart with
@@ -85,11 +85,11 @@ def _pack_pieces(vocabulary: Vocabulary) -> bytes:
     text = np.frombuffer(vocabulary.text + bytes(_TEXT_BYTES), np.uint8)
     _copy_texts(text, vocabulary.ends - lengths, message, tails - lengths, lengths)
     _windows(message, _TAIL.itemsize)[tails] = _tails(vocabulary)
-    at = np.concatenate(([0], record_ends[:-1]))
-    message[at] = _PIECE_TAG
-    at = _put_varint(message, at + 1, sizes)
-    message[at] = _PIECE_TAG
-    _put_varint(message, at + 1, lengths)
+    offsets = np.concatenate(([0], record_ends[:-1]))
+    message[offsets] = _PIECE_TAG
+    offsets = _put_varint(message, offsets + 1, sizes)
+    message[offsets] = _PIECE_TAG
+    _put_varint(message, offsets + 1, lengths)
     return message[: record_ends[-1]].tobytes()
 
 
@@ -133,13 +133,13 @@ def _varint_width(values: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _put_varint(
-    message: NDArray[np.uint8], at: NDArray[np.int64], values: NDArray[np.int64]
+    message: NDArray[np.uint8], offsets: NDArray[np.int64], values: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Write `values` at `at` (each below 2**14); returns where the next field goes."""
+    """Write `values` at `offsets` (each below 2**14); returns where the next field goes."""
     long = values > 0x7F
-    message[at] = np.where(long, values & 0x7F | 0x80, values)
-    message[at[long] + 1] = values[long] >> 7
-    return at + 1 + long
+    message[offsets] = np.where(long, values & 0x7F | 0x80, values)
+    message[offsets[long] + 1] = values[long] >> 7
+    return offsets + 1 + long
 
 
 def _pack_trainer(vocabulary: Vocabulary) -> bytes:
@@ -185,13 +185,13 @@ def _walk(message: bytes) -> tuple[NDArray[np.int64], NDArray[np.int64], dict[in
     """(V,) starts and (V,) ends of the piece records; field -> the bytes of the other blocks."""
     starts, ends = array("q"), array("q")
     specs: dict[int, list[bytes]] = {}
-    at, end = 0, len(message)
-    while at < end:
+    offset, end = 0, len(message)
+    while offset < end:
         # Almost every record is a piece below 128 bytes: one comparison, no function call.
-        if message[at] == _PIECE_TAG and at + 1 < end and message[at + 1] < 0x80:
-            start, at = at + 2, at + 2 + message[at + 1]
+        if message[offset] == _PIECE_TAG and offset + 1 < end and message[offset + 1] < 0x80:
+            start, offset = offset + 2, offset + 2 + message[offset + 1]
         else:
-            field, wire, value, at = _field(message, at, end)
+            field, wire, value, offset = _field(message, offset, end)
             if field in _BLOCKS and wire != _BYTES:
                 raise FileFormatError(f"not a tokenizer.model: field {field} has wire type {wire}")
             if field != _PIECES:
@@ -200,12 +200,12 @@ def _walk(message: bytes) -> tuple[NDArray[np.int64], NDArray[np.int64], dict[in
                 if len(parts) > MAX_BLOCKS or len(specs) > MAX_BLOCKS:
                     raise FileFormatError(f"tokenizer.model: more than {MAX_BLOCKS} blocks")
                 continue
-            start = at - len(value)
+            start = offset - len(value)
         starts.append(start)
-        ends.append(at)
+        ends.append(offset)
         if len(starts) > MAX_PIECES:
             raise FileFormatError(f"tokenizer.model has more than {MAX_PIECES} pieces")
-    if at != end or not starts:
+    if offset != end or not starts:
         raise FileFormatError(f"not a tokenizer.model: {len(starts)} pieces in {end} bytes")
     joined = {field: b"".join(parts) for field, parts in specs.items()}  # parts of one block
     return np.array(starts, np.int64), np.array(ends, np.int64), joined
@@ -254,9 +254,9 @@ class _Record:
                 f"tokenizer.model: {name} has {len(message)} bytes: the limit is {MAX_BLOCK_BYTES}"
             )
         fields: dict[int, tuple[int, Any]] = {}
-        at = 0
-        while at < len(message):
-            field, wire, value, at = _field(message, at, len(message))
+        offset = 0
+        while offset < len(message):
+            field, wire, value, offset = _field(message, offset, len(message))
             fields[field] = wire, value
         return cls(fields, name)
 
@@ -273,50 +273,50 @@ class _Record:
         return float(np.frombuffer(self._value(field, _FIXED32, bytes(4)), "<f4")[0])
 
     def _value(self, field: int, wire: int, default: Any) -> Any:
-        found, value = self.fields.get(field, (wire, default))
-        if found != wire:
+        stored_wire, value = self.fields.get(field, (wire, default))
+        if stored_wire != wire:
             raise FileFormatError(
-                f"not a tokenizer.model: {self.name}: field {field} has wire type {found}, "
+                f"not a tokenizer.model: {self.name}: field {field} has wire type {stored_wire}, "
                 f"expected {wire}"
             )
         return value
 
 
-def _field(message: bytes, at: int, end: int) -> tuple[int, int, Any, int]:
-    """The field at `at`: its number, its wire type, its value (an int, or bytes), where it ends."""
-    tag, at = _read_number(message, at, end)
+def _field(message: bytes, offset: int, end: int) -> tuple[int, int, Any, int]:
+    """The field at `offset`: its number, its wire type, its value (int or bytes), where it ends."""
+    tag, offset = _read_number(message, offset, end)
     wire = tag & 7
     if wire == _VARINT:
-        value, at = _read_number(message, at, end)
-        return tag >> 3, wire, value - (value >> 63 << 64), at
+        value, offset = _read_number(message, offset, end)
+        return tag >> 3, wire, value - (value >> 63 << 64), offset
     if wire == _BYTES:
-        size, at = _read_number(message, at, end)
+        size, offset = _read_number(message, offset, end)
     elif wire in (_FIXED32, _FIXED64):
         size = 4 if wire == _FIXED32 else 8
     else:
-        raise FileFormatError(f"not a tokenizer.model: wire type {wire} before byte {at}")
-    if size > end - at:
-        raise FileFormatError(f"tokenizer.model ends early: {size} bytes wanted at byte {at}")
-    return tag >> 3, wire, message[at : at + size], at + size
+        raise FileFormatError(f"not a tokenizer.model: wire type {wire} before byte {offset}")
+    if size > end - offset:
+        raise FileFormatError(f"tokenizer.model ends early: {size} bytes wanted at byte {offset}")
+    return tag >> 3, wire, message[offset : offset + size], offset + size
 
 
-def _read_number(message: bytes, at: int, end: int) -> tuple[int, int]:
+def _read_number(message: bytes, offset: int, end: int) -> tuple[int, int]:
     value = 0
     for shift in range(0, 70, 7):
-        if at >= end:
+        if offset >= end:
             break
-        byte = message[at]
-        at += 1
+        byte = message[offset]
+        offset += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
-            return value & (1 << 64) - 1, at
-    raise FileFormatError(f"not a tokenizer.model: no number ends at byte {at}")
+            return value & (1 << 64) - 1, offset
+    raise FileFormatError(f"not a tokenizer.model: no number ends at byte {offset}")
 
 
 def _check_rules(
     trainer: _Record, normalizer: _Record, denormalizer: _Record, has_bytes: bool
 ) -> None:
-    """Refuse what would spell text otherwise than Gemma does; absent fields have defaults."""
+    """Refuse what would encode text otherwise than Gemma does; absent fields have defaults."""
     wrong = {
         "its model is not BPE": trainer.number(_MODEL_TYPE, 1) != _BPE,
         "it puts spaces at the end of words": trainer.number(_SPACE_SUFFIX, 0) != 0,
@@ -328,6 +328,6 @@ def _check_rules(
         "it does not escape spaces": normalizer.number(_ESCAPE_SPACES, 1) != 1,
         "it rewrites the text of ids": denormalizer.block(_CHARSMAP) != b"",
     }
-    for reason, found in wrong.items():
-        if found:
+    for reason, is_wrong in wrong.items():
+        if is_wrong:
             raise UnsupportedError(f"this tokenizer.model is not Gemma's: {reason}")

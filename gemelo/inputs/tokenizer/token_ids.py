@@ -1,4 +1,4 @@
-"""Token ids as people hand them over, made Python integers: the one door that all of them take.
+"""Token ids from callers: lists, arrays and tensors to checked Python integers.
 
 A list, a tuple, a range, an iterator, an array or a tensor of one dimension; the integers in it
 Python's, NumPy's or torch's. Whatever is no whole number stays outside: truth values, floats, rows
@@ -27,8 +27,10 @@ def token_ids(values: Any) -> list[int]:
         shape = tuple(getattr(values, "shape", ()))
         raise InputError(f"token ids of shape {shape}; give one dimension: a list of integers")
     if isinstance(values, _NO_IDS) or not isinstance(values, Iterable):
-        kind = type(values).__name__
-        raise InputError(f"token ids are a list of integers, not of type {kind}: {values!r:.100}")
+        type_name = type(values).__name__
+        raise InputError(
+            f"token ids are a list of integers, not of type {type_name}: {values!r:.100}"
+        )
     items = values.tolist() if hasattr(values, "tolist") else values
     ids = [token_id(item) for item in islice(items, MOST_IDS + 1)]
     if len(ids) > MOST_IDS:

@@ -1,24 +1,25 @@
-"""What lies beside a vocabulary in a directory and changes how it is used.
+"""Tokenizer config: tokenizer_config.json, added tokens, generation_config.json, chat template.
 
 tokenizer_config.json names the strings that begin and end a text and says whether they are put
 there; it, or the older added_tokens.json and special_tokens_map.json, may add strings to the
 vocabulary or give them other flags; generation_config.json lists the ids that end an answer; the
 chat template is in a file of its own or in the config. All is read as transformers reads it. What
-has no effect here is told in a notice.
+has no effect here is said in a notice.
 
-    settings = read_settings(Path("gemma-3-1b-it")); settings.eos       # "<eos>"
+    config = read_tokenizer_config(Path("gemma-3-1b-it")); config.eos     # "<eos>"
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gemelo.documents import read_object, read_text
-from gemelo.errors import FileFormatError
-from gemelo.inputs.tokenizer.added_tokens import MAX_STRINGS, AddedString
+from gemelo.errors import FileFormatError, InputError
+from gemelo.inputs.tokenizer.added_tokens import MAX_STRINGS, AddedToken
+from gemelo.text_files import read_object, read_text
 
 MAX_TEMPLATE_BYTES = 1 << 20
 MAX_CONFIG_BYTES = 8 << 20  # Gemma's has 1.1 MiB: every added string once more
@@ -45,7 +46,7 @@ _WITHOUT_EFFECT = (
 
 
 @dataclass(frozen=True)
-class Settings:
+class TokenizerConfig:
     """template: Jinja source; bos, eos, pad: strings; add_bos, add_eos: None where nothing is said;
     added: strings with their ids; named: strings that are special and in the vocabulary already;
     stop_ids: what ends an answer beside eos; notices: what has no effect, a sentence each."""
@@ -56,23 +57,36 @@ class Settings:
     pad: str | None = None
     add_bos: bool | None = None
     add_eos: bool | None = None
-    added: tuple[AddedString, ...] = ()
+    added: tuple[AddedToken, ...] = ()
     named: tuple[str, ...] = ()
     stop_ids: tuple[int, ...] = ()
     notices: tuple[str, ...] = ()
 
 
-def read_settings(folder: Path) -> Settings:
+def find_tokenizer(path: Path) -> Path:
+    """The tokenizer.json or tokenizer.model that a path is or holds; InputError for none."""
+    candidates = (
+        (path / "tokenizer.json", path / "tokenizer.model") if os.path.isdir(path) else (path,)
+    )
+    for candidate in candidates:
+        if os.path.isfile(candidate):  # unlike Path's, this takes any name
+            return candidate
+    raise InputError(
+        f"no tokenizer at {path}: give a tokenizer.json, a tokenizer.model or a directory with one"
+    )
+
+
+def read_tokenizer_config(folder: Path) -> TokenizerConfig:
     """Read the files of a directory; those that are not there say nothing.
 
-    Raises FileFormatError for one that cannot be read, or a setting of the wrong kind.
+    Raises FileFormatError for one that cannot be read, or a setting of the wrong type.
     """
     config = _object(folder / _CONFIG)
     if "added_tokens_decoder" not in config:
         config |= _object(folder / "special_tokens_map.json")
     roles = {role: _string(config.get(role), role) for role in _ROLES}
     named = {name: None for name in (*roles.values(), *_listed(config)) if name is not None}
-    return Settings(
+    return TokenizerConfig(
         _template(folder, config),
         roles["bos_token"],
         roles["eos_token"],
@@ -133,7 +147,7 @@ def _flag(config: Mapping[str, Any], name: str) -> bool | None:
 
 def _added(
     folder: Path, config: Mapping[str, Any], special: Mapping[str, None]
-) -> Iterator[AddedString]:
+) -> Iterator[AddedToken]:
     """The strings of added_tokens_decoder, or else of the older added_tokens.json."""
     where = "added_tokens_decoder"
     listed = config.get(where)
@@ -148,7 +162,7 @@ def _added(
         raise FileFormatError(f"{_CONFIG}: {where} is no object of at most {MAX_STRINGS} tokens")
     for key, entry in listed.items():
         is_number = isinstance(key, str) and key.isdecimal() and len(key) < 10
-        yield AddedString.parse(entry, int(key) if is_number else key, where)
+        yield AddedToken.parse(entry, int(key) if is_number else key, where)
 
 
 def _stop_ids(value: Any) -> tuple[int, ...]:
@@ -165,9 +179,9 @@ def _notices(config: Mapping[str, Any]) -> Iterator[str]:
     for name in _WITHOUT_EFFECT:
         if config.get(name):
             yield f"{_CONFIG}: {name} = {config[name]!r:.60} has no effect here"
-    kind = config.get("tokenizer_class")
-    if kind is not None and not str(kind).startswith(_CLASSES):
+    class_name = config.get("tokenizer_class")
+    if class_name is not None and not str(class_name).startswith(_CLASSES):
         yield (
-            f"{_CONFIG}: tokenizer_class {kind!r:.60} is not Gemma's: the file beside it is run "
-            "as it is"
+            f"{_CONFIG}: tokenizer_class {class_name!r:.60} is not Gemma's: the file beside it is "
+            "run as it is"
         )

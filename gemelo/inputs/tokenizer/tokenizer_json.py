@@ -1,4 +1,4 @@
-"""The tokenizer.json file: as much of it as must be understood here.
+"""The tokenizer.json file: vocabulary, merges and added tokens, as much as must be understood here.
 
 The format belongs to the `tokenizers` library, which can run any such file. Gemma's is a special
 case worth knowing: most of its 33 MB are merge rules that say again what the order of its pieces
@@ -24,7 +24,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemelo.errors import FileFormatError, UnsupportedError
-from gemelo.inputs.tokenizer.added_tokens import MAX_STRINGS, SPACE, AddedString, Passes, check_all
+from gemelo.inputs.tokenizer.added_tokens import (
+    MAX_STRINGS,
+    SPACE,
+    AddedToken,
+    AddedVocabulary,
+    check_all,
+)
 from gemelo.inputs.tokenizer.pipeline import Pipeline
 from gemelo.inputs.tokenizer.vocabulary import (
     BYTE,
@@ -64,7 +70,7 @@ class TokenizerJson:
     content: bytes
     top: Mapping[str, Any]
     model: Mapping[str, Any]
-    added: Mapping[str, AddedString]
+    added: Mapping[str, AddedToken]
 
     @classmethod
     def parse(cls, content: bytes) -> Self:
@@ -79,15 +85,15 @@ class TokenizerJson:
             raise FileFormatError("not a tokenizer.json: it has no model, or ends early")
         return cls(content, top, model, _added(top.get("added_tokens")))
 
-    def with_added(self, strings: Iterable[AddedString]) -> "TokenizerJson":
+    def with_added(self, strings: Iterable[AddedToken]) -> "TokenizerJson":
         """The same with more added strings; for one that is known, new flags and the old id."""
         added = dict(self.added)
         vocab = self.model.get("vocab")
         for string in strings:
             known = added.get(string.content)
             id = vocab.get(string.content) if isinstance(vocab, dict) else None
-            held = string.id if id is None else id
-            added[string.content] = replace(string, id=held if known is None else known.id)
+            file_id = string.id if id is None else id
+            added[string.content] = replace(string, id=file_id if known is None else known.id)
         check_all(sum(map(len, added)))
         return replace(self, added=added)
 
@@ -110,14 +116,14 @@ class TokenizerJson:
         }
 
     @cached_property
-    def passes(self) -> Passes | None:
+    def added_vocabulary(self) -> AddedVocabulary | None:
         """How the added strings are to be looked for where that takes more than comparing.
 
         Where text is normalised in other ways than by writing spaces as U+2581, the library looks
-        for normalised strings itself. It is never shown a control string: those are then first.
+        for normalised strings itself. No control string reaches it: those are then first.
         """
         spaced = self.top.get("normalizer") == _SPACES_REPLACED
-        return Passes.of(self.added.values(), () if spaced else self.controls, spaced)
+        return AddedVocabulary.of(self.added.values(), () if spaced else self.controls, spaced)
 
     @property
     def spells_spaces(self) -> bool:
@@ -258,24 +264,24 @@ def _check_marks(content: bytes) -> None:
             )
 
 
-def _added(entries: Any) -> dict[str, AddedString]:
+def _added(entries: Any) -> dict[str, AddedToken]:
     """The added strings by content. Raises FileFormatError for two of one id."""
     if not isinstance(entries, list | None) or len(entries or ()) > MAX_STRINGS:
         raise FileFormatError(f"added_tokens is no list of at most {MAX_STRINGS}")
-    found: dict[str, AddedString] = {}
+    by_content: dict[str, AddedToken] = {}
     ids: dict[int, str] = {}
     for entry in entries or ():
         id = entry.get("id") if isinstance(entry, dict) else None
-        string = AddedString.parse(entry, id, "added_tokens")
+        string = AddedToken.parse(entry, id, "added_tokens")
         if ids.setdefault(string.id, string.content) != string.content:
             raise FileFormatError(
                 f"id {id} has two added tokens, {ids[string.id]!r:.60} and {string.content!r:.60}"
             )
-        if found.setdefault(string.content, string) != string:
+        if by_content.setdefault(string.content, string) != string:
             raise FileFormatError(
                 f"the added token {string.content!r:.60} is there twice, with other ids or flags"
             )
-    return found
+    return by_content
 
 
 def _twice(vocab: Mapping[str, int]) -> str:
@@ -336,8 +342,8 @@ def _beginning(content: bytes) -> tuple[dict[str, Any], dict[str, Any]] | None:
             f"{MAX_BEGINNING_BYTES:,}"
         )
     text = content[: merges.end()].decode()
-    top, at = _members(text, 0, until="model")
-    model, _ = _members(text, at, until="merges")
+    top, offset = _members(text, 0, until="model")
+    model, _ = _members(text, offset, until="merges")
     return (top, model) if "added_tokens" in top and "vocab" in model else None
 
 
@@ -346,17 +352,17 @@ def _whole(content: bytes) -> tuple[dict[str, Any], Any]:
     return top, top["model"]
 
 
-def _members(text: str, at: int, until: str) -> tuple[dict[str, Any], int]:
-    """The members of the object at `at`, up to member `until`, and where that one's value is."""
-    found: dict[str, Any] = {}
-    separator = _OPENING.match(text, at)
+def _members(text: str, offset: int, until: str) -> tuple[dict[str, Any], int]:
+    """The members of the object at `offset`, up to `until`, and where that one's value is."""
+    members: dict[str, Any] = {}
+    separator = _OPENING.match(text, offset)
     while separator and text.startswith('"', separator.end()):
-        key, at = _DECODER.raw_decode(text, separator.end())
-        colon = _COLON.match(text, at)
+        key, offset = _DECODER.raw_decode(text, separator.end())
+        colon = _COLON.match(text, offset)
         if not colon:
             break  # what the last check of `parse` refuses
         if key == until:
-            return found, colon.end()
-        found[key], at = _DECODER.raw_decode(text, colon.end())
-        separator = _COMMA.match(text, at)
-    return found, at
+            return members, colon.end()
+        members[key], offset = _DECODER.raw_decode(text, colon.end())
+        separator = _COMMA.match(text, offset)
+    return members, offset

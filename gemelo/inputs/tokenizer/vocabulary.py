@@ -1,4 +1,4 @@
-"""What a tokenizer knows by heart: its pieces, their scores, and what kind each one is.
+"""Tokenizer vocabulary: pieces, scores, types.
 
 A `Vocabulary` is a value that every container is read into and written from: the key-values of a
 GGUF file here, a tokenizer.model in `sentencepiece_file`, a tokenizer.json in `tokenizer_json`. It
@@ -23,18 +23,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemelo.errors import FileFormatError, UnsupportedError
-from gemelo.inputs.tokenizer.added_tokens import SPACE, AddedString, check_all
+from gemelo.inputs.tokenizer.added_tokens import SPACE, AddedToken, check_all
 from gemelo.string_table import Strings
 
-# The kinds of piece, with the numbers that both GGUF and SentencePiece give them.
+# The types of pieces, with the numbers that both GGUF and SentencePiece give them.
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 
 CONTROL_NAME = re.compile(
     r"<(?:pad|eos|bos|unk|mask|unused\d+|(?:start|end)_of_(?:turn|image|audio)"
     r"|(?:image|audio|video)_soft_token|\|[\w-]{1,40}\|)>"  # <|im_start|> and its kin
 )
-# A soft token is a seat for a picture or a sound; it is placed, never typed.
-SOFT_TOKEN = re.compile(r"<(?:image|audio|video)_soft_token>")
+# Placeholder tokens of images and audio: they are placed, never read from text.
+PLACEHOLDER = re.compile(r"<(?:image|audio|video)_soft_token>")
 
 MAX_PIECE_BYTES = 4096
 MAX_PIECES = 1 << 19
@@ -47,7 +47,7 @@ class Vocabulary:
 
     text: the pieces in UTF-8, spaces as U+2581, each one closed by a NUL; ends: (V,) where those
     NULs are; scores: (V,) float32, the higher the sooner two neighbours merge into that piece;
-    types: (V,) uint8, one of the kinds above. An id is None when the vocabulary has no such piece.
+    types: (V,) uint8, one of the types above. An id is None when the vocabulary has no such piece.
     """
 
     text: bytes
@@ -79,22 +79,22 @@ class Vocabulary:
         marks = np.frombuffer(text, np.uint8)
         ends = np.flatnonzero(marks == 0).astype(np.int64)
         _check_shapes(len(pieces), ends, scores, types)
-        kinds = types.astype(np.uint8)
-        _promote_controls(text, ends, kinds)
-        found = _named_ids(text, ends, kinds)
+        piece_types = types.astype(np.uint8)
+        _promote_controls(text, ends, piece_types)
+        known_ids = _named_ids(text, ends, piece_types)
         for name, id in (ids or {}).items():
             if not 0 <= id < len(ends):
                 raise FileFormatError(f"the {name} id {id} is outside the {len(ends)} pieces")
-            found.setdefault(name, id)
-        held = cls(
+            known_ids.setdefault(name, id)
+        vocabulary = cls(
             text,
             ends,
             scores.astype(np.float32, copy=False),
-            kinds,
-            *(found.get(name) for name in ("bos", "eos", "unk", "pad")),
+            piece_types,
+            *(known_ids.get(name) for name in ("bos", "eos", "unk", "pad")),
         )
-        held._check_bytes()
-        return held
+        vocabulary._check_bytes()
+        return vocabulary
 
     @classmethod
     def from_gguf(cls, metadata: Mapping[str, Any]) -> Self:
@@ -163,7 +163,7 @@ class Vocabulary:
         """The id of the first piece written `name`, or None."""
         return _find(self.text, self.ends, name.replace(" ", SPACE))
 
-    def with_added(self, strings: Iterable[AddedString]) -> Self:
+    def with_added(self, strings: Iterable[AddedToken]) -> Self:
         """The same with some strings put in the place that their ids give, or added behind.
 
         Raises FileFormatError for an id far behind the last piece.
@@ -190,14 +190,14 @@ class Vocabulary:
         known = {name: id for name, id in ids.items() if id is not None}
         return self.from_pieces(pieces, scores, types, known)
 
-    def instructed(self, ids: Iterable[int | None]) -> "Vocabulary":
+    def with_controls(self, ids: Iterable[int | None]) -> "Vocabulary":
         """The same, where those of `ids` that are found in text as a whole are control strings."""
         types = self.types.copy()
-        held = [id for id in ids if id is not None and types[id] == USER_DEFINED]
-        types[held] = CONTROL
-        return replace(self, types=types) if held else self
+        present = [id for id in ids if id is not None and types[id] == USER_DEFINED]
+        types[present] = CONTROL
+        return replace(self, types=types) if present else self
 
-    def check_twice(self) -> None:
+    def check_duplicates(self) -> None:
         """Raises FileFormatError, with both ids, where a piece is there twice."""
         seen: dict[bytes, int] = {}
         for id in range(len(self)):
@@ -246,8 +246,10 @@ def gguf_flag(metadata: Mapping[str, Any], key: str) -> bool | None:
 def _read_id(value: Any, key: str) -> int:
     """A token id that a file gives as `key`. Raises FileFormatError for what is no whole number."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        kind = type(value).__name__
-        shown = f"{value!r:.60}" if isinstance(value, str | float | bool) else f"of type {kind}"
+        type_name = type(value).__name__
+        shown = (
+            f"{value!r:.60}" if isinstance(value, str | float | bool) else f"of type {type_name}"
+        )
         raise FileFormatError(f"{key} is {shown}: not a token id, which is a whole number")
     return int(value)
 
@@ -315,12 +317,12 @@ def _promote_controls(text: bytes, ends: NDArray[np.int64], types: NDArray[np.ui
 
 def _named_ids(text: bytes, ends: NDArray[np.int64], types: NDArray[np.uint8]) -> dict[str, int]:
     """Where <bos>, <eos>, <unk> and <pad> are, by name; a name is better evidence than a key."""
-    found: dict[str, int] = {}
+    ids: dict[str, int] = {}
     for name in ("bos", "eos", "unk", "pad"):
         id = _find(text, ends, f"<{name}>")
         if id is not None and types[id] in (CONTROL, UNKNOWN):
-            found[name] = id
-    return found
+            ids[name] = id
+    return ids
 
 
 def _find(text: bytes, ends: NDArray[np.int64], name: str) -> int | None:
@@ -328,8 +330,8 @@ def _find(text: bytes, ends: NDArray[np.int64], name: str) -> int | None:
     wanted = name.encode(errors="replace") + b"\0"
     if text.startswith(wanted):
         return 0
-    at = text.find(b"\0" + wanted)
-    return None if at < 0 else int(np.searchsorted(ends, at + 1))
+    position = text.find(b"\0" + wanted)
+    return None if position < 0 else int(np.searchsorted(ends, position + 1))
 
 
 def _required(metadata: Mapping[str, Any], key: str) -> Any:

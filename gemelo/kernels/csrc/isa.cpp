@@ -1,151 +1,160 @@
-// All kernels for one instruction set: compiled once for each, with GEMELO_ISA its name.
+// The kernel table of one instruction set: compiled once for each, with GEMELO_ISA its name, and
+// the choice among kernels by format, layout and number of tokens.
 
 #include <atomic>
 
-#include "kernels.h"
+#include "runtime/kernels.h"
 
 #if defined(GEMELO_AVX512)
-#include "simd_avx512.h"
+#include "simd/avx512.h"
 #elif defined(GEMELO_AVX2)
-#include "simd_avx2.h"
+#include "simd/avx2.h"
 #elif defined(GEMELO_NEON)
-#include "simd_neon.h"
+#include "simd/neon.h"
 #else
-#include "simd_generic.h"
+#include "simd/generic.h"
 #endif
 
-#include "altup.h"
-#include "attend.h"
-#include "dot.h"
-#include "matrix.h"
-#include "steps.h"
-#include "strips.h"
+#include "attention/attend.h"
+#include "gemm/panel_gemm.h"
+#include "gemm/rows.h"
+#include "gemm/sparse_columns.h"
+#include "ops/altup.h"
+#include "ops/elementwise.h"
 #ifdef GEMELO_AVX512
-#include "attend_tiles.h"
-#include "tiles.h"
+#include "attention/attend_tiles.h"
+#include "gemm/bf16_tiles.h"
 #endif
 
 namespace GEMELO_ISA {
 
 using gemelo::Kernels;
+using gemelo::Layout;
+using gemelo::Packing;
 using gemelo::Product;
 using gemelo::Scratch;
 using gemelo::Worker;
 
 template <class Q>
-static void few_blocks(Worker& worker, const Activations& x, int64_t tokens, const Matrix& w,
+static void dot_blocks(Worker& worker, const Activations& x, int64_t tokens, const Matrix& w,
                        const Activations& y) {
   static thread_local Scratch room;
   const int64_t span = (w.columns + 63) / 64;
   Pair* pairs = room.room<Pair>(span * tokens);
   for (int64_t t = 0; t < tokens; t++)
     quantise(x, t, w.columns, Q::kZero, Q::kMinima, pairs + t * span);
-  worker.deal(w.rows, gemelo::kShare,
+  worker.deal(w.rows, gemelo::kRowGrain,
               [&](int64_t begin, int64_t end) { dot_rows<Q>(w, begin, end, pairs, tokens, y); });
 }
 
 template <class W>
-static void few_floats(Worker& worker, const Activations& x, int64_t tokens, const Matrix& w,
+static void dot_floats(Worker& worker, const Activations& x, int64_t tokens, const Matrix& w,
                        const Activations& y) {
   static thread_local Scratch room;
   const int64_t span = (w.columns + 15) / 16 * 16;
   float* inputs = room.room<float>(span * tokens);
   for (int64_t t = 0; t < tokens; t++) copy_row(x, t, w.columns, inputs + t * span);
-  worker.deal(w.rows, gemelo::kShare,
+  worker.deal(w.rows, gemelo::kRowGrain,
               [&](int64_t begin, int64_t end) { float_rows<W>(w, begin, end, inputs, tokens, y); });
 }
 
-static void few(Worker& worker, const Activations& x, int64_t tokens, const Matrix& w,
-                const Activations& y) {
-  if (w.layout != gemelo::kRows)
-    return with_panels(w.format, [&](auto kind) {
-      using P = typename decltype(kind)::type;
-      if (w.layout == gemelo::kPanels) multiply_one<P>(worker, x, w, y);
+static void multiply_unpacked(Worker& worker, const Activations& x, int64_t tokens, const Matrix& w,
+                              const Activations& y) {
+  if (w.layout != Layout::kRows)
+    return with_panels(w.format, [&]<class P>(std::type_identity<P>) {
+      if (w.layout == Layout::kPanels) multiply_one<P>(worker, x, w, y);
       else multiply_strips<P>(worker, x, tokens, w, y);
     });
-  with_blocks(w.format, [&](auto kind) {
-    few_blocks<typename decltype(kind)::type>(worker, x, tokens, w, y);
-  });
-  with_floats(w.format, [&](auto kind) {
-    few_floats<typename decltype(kind)::type>(worker, x, tokens, w, y);
-  });
+  with_blocks(w.format,
+              [&]<class Q>(std::type_identity<Q>) { dot_blocks<Q>(worker, x, tokens, w, y); });
+  with_floats(w.format,
+              [&]<class W>(std::type_identity<W>) { dot_floats<W>(worker, x, tokens, w, y); });
 }
 
 // ---- many tokens --------------------------------------------------------------------------------
 
-// A packing is the number of a format whose products take tokens packed alike, or kTiles; 0 is
-// none: plain float activations, by dot products.
-constexpr int kTiles = 1;
-
-static int packing(const Matrix& w, int64_t tokens) {
+static Packing packing_for(const Matrix& w, int64_t tokens) {
   const bool few = tokens <= gemelo::kFewTokens;
-  if (few && (w.layout != gemelo::kPanels || tokens == 1)) return 0;
+  if (few && (w.layout != Layout::kPanels || tokens == 1)) return Packing::kNone;
 #ifdef GEMELO_AVX512
-  if (!few && in_tiles(w.format)) return kTiles;
+  if (!few && in_tiles(w.format)) return Packing::kTiles;
 #endif
   switch (w.format) {
-    case gemelo::kF32:
-    case gemelo::kF16:
-    case gemelo::kBF16: return 0;
+    case gemelo::kQ4_0: return Packing::kQ4_0;
+    case gemelo::kQ5_0: return Packing::kQ5_0;
+    case gemelo::kQ8_0: return Packing::kQ8_0;
     case gemelo::kQ4_K:
-    case gemelo::kQ5_K: return gemelo::kQ4_K;
-    default: return w.format;
+    case gemelo::kQ5_K: return Packing::kQ4_K_Q5_K;
+    case gemelo::kQ6_K: return Packing::kQ6_K;
+    default: return Packing::kNone;  // plain floats, by dot products
+  }
+}
+
+// body(std::type_identity<Q4_0Panel>{}) and the like: a format whose micro-kernel takes a packing
+// of bytes.
+template <class Body>
+static void with_packing(Packing packing, const Body& body) {
+  switch (packing) {
+    case Packing::kQ4_0: return body(std::type_identity<Q4_0Panel>{});
+    case Packing::kQ5_0: return body(std::type_identity<Q5_0Panel>{});
+    case Packing::kQ8_0: return body(std::type_identity<Q8_0Panel>{});
+    case Packing::kQ4_K_Q5_K: return body(std::type_identity<Q4_KPanel>{});
+    case Packing::kQ6_K: return body(std::type_identity<Q6_KPanel>{});
+    case Packing::kNone:
+    case Packing::kTiles: return;
   }
 }
 
 // How many tokens go side by side: a kernel for eight takes as long for two.
 template <class Body>
-static void with_tile_of(int64_t tokens, const Body& body) {
-  constexpr int kHalf = kTokens / 2;
+static void with_micro_tile(int64_t tokens, const Body& body) {
+  constexpr int kHalf = kMicroTokens / 2;
   if (tokens <= kHalf) body(std::integral_constant<int, kHalf>{});
-  else body(std::integral_constant<int, kTokens>{});
+  else body(std::integral_constant<int, kMicroTokens>{});
 }
 
-static size_t packed_bytes(int packing, int64_t tokens, int64_t columns) {
+static size_t packed_bytes(Packing packing, int64_t tokens, int64_t columns) {
   size_t bytes = 0;
 #ifdef GEMELO_AVX512
-  if (packing == kTiles) bytes = sizeof(Tile) * ((tokens + 31) / 32 * 2) * ((columns + 31) / 32);
+  if (packing == Packing::kTiles)
+    bytes = sizeof(Tile) * ((tokens + 31) / 32 * 2) * ((columns + 31) / 32);
 #endif
-  with_panels(packing, [&](auto kind) {
-    using P = typename decltype(kind)::type;
-    with_tile_of(tokens, [&](auto T) {
-      const int64_t tiles = (tokens + T - 1) / T;
-      bytes = sizeof(TokenBlock<T>) * tiles * units_of<P>(columns) * P::kBlocks;
+  with_packing(packing, [&]<class P>(std::type_identity<P>) {
+    with_micro_tile(tokens, [&](auto T) {
+      const int64_t micro_tiles = (tokens + T - 1) / T;
+      bytes = sizeof(TokenBlock<T>) * micro_tiles * units_of<P>(columns) * P::kBlocks;
     });
   });
   return bytes;
 }
 
-static void pack(Worker& worker, const Activations& x, int64_t tokens, int64_t columns, int packing,
-                 void* packed) {
+static void pack(Worker& worker, const Activations& x, int64_t tokens, int64_t columns,
+                 Packing packing, void* packed) {
 #ifdef GEMELO_AVX512
-  if (packing == kTiles) return pack_tiles(worker, x, tokens, columns, packed);
+  if (packing == Packing::kTiles) return pack_tiles(worker, x, tokens, columns, packed);
 #endif
-  with_panels(packing, [&](auto kind) {
-    with_tile_of(tokens, [&](auto T) {
-      pack_matrix<typename decltype(kind)::type, T>(worker, x, tokens, columns, packed);
-    });
+  with_packing(packing, [&]<class P>(std::type_identity<P>) {
+    with_micro_tile(tokens, [&](auto T) { pack_matrix<P, T>(worker, x, tokens, columns, packed); });
   });
 }
 
 static void multiply(Worker& worker, const void* packed, int64_t tokens, const Matrix& w,
                      const Activations& y) {
 #ifdef GEMELO_AVX512
-  if (packing(w, tokens) == kTiles) {
+  if (packing_for(w, tokens) == Packing::kTiles) {
 #ifdef GEMELO_AMX
-    with_panels(w.format, [&](auto kind) {
-      multiply_tiles<BlockTiles<typename decltype(kind)::type>>(worker, packed, tokens, w, y);
+    with_panels(w.format, [&]<class P>(std::type_identity<P>) {
+      multiply_tiles<BlockTiles<P>>(worker, packed, tokens, w, y);
     });
 #endif
-    with_floats(w.format, [&](auto kind) {
-      multiply_tiles<FloatTiles<typename decltype(kind)::type>>(worker, packed, tokens, w, y);
+    with_floats(w.format, [&]<class W>(std::type_identity<W>) {
+      multiply_tiles<FloatTiles<W>>(worker, packed, tokens, w, y);
     });
     return;
   }
 #endif
-  with_panels(w.format, [&](auto kind) {
-    with_tile_of(tokens, [&](auto T) {
-      using P = typename decltype(kind)::type;
+  with_panels(w.format, [&]<class P>(std::type_identity<P>) {
+    with_micro_tile(tokens, [&](auto T) {
       multiply_packed<P, T>(worker, (const TokenBlock<T>*)packed, tokens, w, y);
     });
   });
@@ -170,32 +179,32 @@ static void attend(Worker& worker, const Attend& a, void* room) {
 }
 
 static void product(const Product& p) {
-  const int kind = packing(p.w, p.tokens);
-  if (!kind) return gemelo::parallel([&](Worker& worker) { few(worker, p.x, p.tokens, p.w, p.y); });
+  const Packing packing = packing_for(p.w, p.tokens);
+  if (packing == Packing::kNone)
+    return gemelo::parallel(
+        [&](Worker& worker) { multiply_unpacked(worker, p.x, p.tokens, p.w, p.y); });
   static thread_local Scratch room;
-  void* packed = room.room<uint8_t>(packed_bytes(kind, p.tokens, p.w.columns));
+  void* packed = room.room<uint8_t>(packed_bytes(packing, p.tokens, p.w.columns));
   gemelo::parallel([&](Worker& worker) {
-    pack(worker, p.x, p.tokens, p.w.columns, kind, packed);
+    pack(worker, p.x, p.tokens, p.w.columns, packing, packed);
     worker.barrier();
     multiply(worker, packed, p.tokens, p.w, p.y);
   });
 }
 
-static size_t panel_bytes(int format, int64_t columns) {
+static size_t panel_bytes(gemelo::Format format, int64_t columns) {
   size_t bytes = 0;
-  with_panels(format, [&](auto kind) {
-    using P = typename decltype(kind)::type;
-    bytes = P::kUnit * units_of<P>(columns);
-  });
+  with_panels(format,
+              [&]<class P>(std::type_identity<P>) { bytes = P::kUnit * units_of<P>(columns); });
   return bytes;
 }
 
 static void interleave(const Matrix& rows, int64_t first, int64_t stride, uint8_t* out) {
   gemelo::parallel([&](Worker& worker) {
     int64_t begin, end;
-    worker.share(rows.rows, stride ? kTogether * kPanel : kPanel, begin, end);
-    with_panels(rows.format, [&](auto kind) {
-      interleave_rows<typename decltype(kind)::type>(rows, begin, end, first, stride, out);
+    worker.share(rows.rows, stride ? kStripPanels * kPanelRows : kPanelRows, begin, end);
+    with_panels(rows.format, [&]<class P>(std::type_identity<P>) {
+      interleave_rows<P>(rows, begin, end, first, stride, out);
     });
   });
 }
@@ -233,15 +242,14 @@ static void gather_floats(const Matrix& w, const int64_t* ids, int64_t count,
 }
 
 static void gather(const Matrix& w, const int64_t* ids, int64_t count, const Activations& y) {
-  if (w.layout != gemelo::kRows)
-    return with_panels(w.format, [&](auto kind) {
-      for (int64_t i = 0; i < count; i++)
-        gather_row<typename decltype(kind)::type>(w, ids[i], y, i);
+  if (w.layout != Layout::kRows)
+    return with_panels(w.format, [&]<class P>(std::type_identity<P>) {
+      for (int64_t i = 0; i < count; i++) gather_row<P>(w, ids[i], y, i);
     });
   with_blocks(w.format,
-              [&](auto kind) { gather_blocks<typename decltype(kind)::type>(w, ids, count, y); });
+              [&]<class Q>(std::type_identity<Q>) { gather_blocks<Q>(w, ids, count, y); });
   with_floats(w.format,
-              [&](auto kind) { gather_floats<typename decltype(kind)::type>(w, ids, count, y); });
+              [&]<class W>(std::type_identity<W>) { gather_floats<W>(w, ids, count, y); });
 }
 
 static int64_t read(const uint8_t* p, int64_t bytes) {
@@ -254,7 +262,7 @@ static int64_t read(const uint8_t* p, int64_t bytes) {
     for (int64_t i = begin; i < end; i++)
       each<4>([&](auto j) GEMELO_INLINE {
         const uint8_t* line = p + 256 * i + 64 * j;
-        fetch_ahead(line);
+        prefetch_ahead(line);
         sums[j] = dot(sums[j], load_bytes(line), ones);
       });
     for (const I& sum : sums) {
@@ -271,36 +279,36 @@ static int64_t read(const uint8_t* p, int64_t bytes) {
 
 extern const Kernels kernels;
 const Kernels kernels = {
-    GEMELO_TEXT(GEMELO_ISA) + 4,
-    product,
-    gather,
-    packing,
-    packed_bytes,
-    pack,
-    multiply,
-    few,
-    panel_bytes,
-    interleave,
-    read,
-    norm,
-    add_norm,
-    gate,
-    softcap,
-    finite,
-    largest_at,
-    heads,
-    keep,
-    attend_bytes,
-    attend,
-    predict,
-    correct,
-    meet,
-    threshold,
-    strongest,
-    inform,
-    add_to_others,
-    rescale,
-    combine,
+    .name = &GEMELO_TEXT(GEMELO_ISA)[4],  // behind "isa_"
+    .product = product,
+    .gather = gather,
+    .packing_for = packing_for,
+    .packed_bytes = packed_bytes,
+    .pack = pack,
+    .multiply = multiply,
+    .multiply_unpacked = multiply_unpacked,
+    .panel_bytes = panel_bytes,
+    .interleave = interleave,
+    .read = read,
+    .norm = norm,
+    .add_norm = add_norm,
+    .gelu_and_mul = gelu_and_mul,
+    .softcap = softcap,
+    .all_finite = all_finite,
+    .argmax = argmax,
+    .norm_rope_heads = norm_rope_heads,
+    .store_kv = store_kv,
+    .attend_bytes = attend_bytes,
+    .attend = attend,
+    .altup_predict = altup_predict,
+    .altup_correct = altup_correct,
+    .laurel_residual = laurel_residual,
+    .gaussian_cutoff = gaussian_cutoff,
+    .gaussian_topk = gaussian_topk,
+    .gate_per_layer_input = gate_per_layer_input,
+    .add_to_others = add_to_others,
+    .match_magnitude = match_magnitude,
+    .per_layer_inputs = per_layer_inputs,
 };
 
 }  // namespace GEMELO_ISA

@@ -15,8 +15,7 @@ from gemelo.engine.sampler import Guess, Sampler, Sampling
 from gemelo.engine.session import Session
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.models.gemma3n import Gemma3n
-from tests.engine.elastic.test_views import CONFIG, GREEDY, PROMPT, SMALL, UPPER, ids_of
-from tests.models.test_gemma3n import tiny_gemma3n
+from tests.matformer import CONFIG, GREEDY, PROMPT, SMALL, UPPER, ids_of, tiny_gemma3n
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +28,7 @@ def drafting(
 ) -> Session:
     engine = Engine(model, tokenizer, chunk=16)
     session = engine.session()
-    session.draft = Draft(engine.sizes.view(submodel), gamma)
+    session.draft = Draft(engine.views.view(submodel), gamma)
     return session
 
 
@@ -80,7 +79,7 @@ def test_max_tokens_and_context_hold(model: Gemma3n, tiny_tokenizer: Tokenizer) 
         assert len(ids_of(session, PROMPT, dataclasses.replace(GREEDY, max_tokens=limit))) == limit
     engine = Engine(model, tiny_tokenizer, context=len(PROMPT) + 5, chunk=16)
     session = engine.session()
-    session.draft = Draft(engine.sizes.view(UPPER), 4)
+    session.draft = Draft(engine.views.view(UPPER), 4)
     pieces = list(session.stream(PROMPT, GREEDY))
     assert len(pieces) == 6 and pieces[-1].finish_reason == "length"
 

@@ -116,7 +116,7 @@ def test_what_is_kept_is_the_same_after_a_second_as_after_a_minute(tree: Gemma3n
 
 
 def test_a_silent_model_says_so(tree: Gemma3nTree) -> None:
-    with pytest.raises(UnsupportedError, match="no ear"):
+    with pytest.raises(UnsupportedError, match="no audio encoder"):
         AudioStream(tree, None)
 
 
@@ -124,7 +124,7 @@ def test_settled_is_what_comes_out(tree: Gemma3nTree) -> None:
     ear: Conformer = tree.audio_tower
     with torch.inference_mode():
         for num_frames in (0, 1, 6, 7, 8, 22, 23, 24, 39, 100):
-            tokens, _ = ear(torch.rand(1, num_frames, 128), ear.fresh())
+            tokens, _ = ear(torch.rand(1, num_frames, 128), ear.init_state())
             assert tokens.shape[1] == ear.num_settled(num_frames), num_frames
 
 

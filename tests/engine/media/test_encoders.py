@@ -8,17 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from gemelo.api import Model, load
 from gemelo.engine.media.audio_stream import TOKENS_AT_ONCE, AudioStream
-from gemelo.engine.media.encoders import content_key, placed
+from gemelo.engine.media.encoders import content_key, embedding_spans
 from gemelo.errors import ContextLengthError, InputError, UnsupportedError
 from gemelo.inputs.media.mel import log_mel
 from gemelo.inputs.media.panscan import PanScan
 from gemelo.inputs.media.parts import MediaPart, TextPart
-from gemelo.inputs.prompt.chat import Prompt, complete, render_turns
-from gemelo.inputs.prompt.media_loader import Viewing, arranged
+from gemelo.inputs.prompt.chat import Prompt, render_completion, render_gemma_template
+from gemelo.inputs.prompt.media_loader import VisionOptions, place_media
 from tests.multimodal import AWAKE, BOA, BOI, EOI, EYED, IMAGE, awake, photograph, recording, twin
 
 TOLERANCE = 3e-4
@@ -57,7 +58,7 @@ def relative(a: Tensor, b: Tensor) -> float:
 
 @torch.inference_mode()
 def scores(model: Model, prompt: Prompt) -> Tensor:
-    return model.session().read(prompt.ids, soft=model.perception.of(prompt))
+    return model.session().read(model.encoders.tokens(prompt))
 
 
 # ---- pictures ------------------------------------------------------------------------------------
@@ -67,8 +68,8 @@ def test_a_message_with_pictures_is_what_the_reference_makes_of_it(sees: Model) 
     pictures = [photograph(), photograph(64, 20, seed=1)]
     prompt = sees.prompt(user(image(pictures[0]), text("the"), image(pictures[1])))
     assert prompt.ids.count(IMAGE) == 32 and prompt.ids[:2] == (2, 105)
-    squeezed = [np.asarray(p.resize((32, 32), 2)) for p in pictures]
-    pixels = torch.from_numpy(np.stack(squeezed)).permute(0, 3, 1, 2) / 127.5 - 1
+    resized = [np.asarray(p.resize((32, 32), 2)) for p in pictures]
+    pixels = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2) / 127.5 - 1
     ids = torch.tensor([prompt.ids])
     with torch.inference_mode():
         told = twin(EYED)(input_ids=ids, pixel_values=pixels, token_type_ids=(ids == IMAGE).long())
@@ -78,9 +79,11 @@ def test_a_message_with_pictures_is_what_the_reference_makes_of_it(sees: Model) 
 
 def test_a_template_and_turns_say_the_same(sees: Model) -> None:
     messages = user(text("  the "), image(photograph(70, 30)), text("of"))
-    viewing = Viewing(PanScan(min_crop_size=16))
-    ours = render_turns(messages, sees.tokenizer, album=sees.album(viewing))
-    prompt = sees.prompt(messages, viewing)
+    vision_options = VisionOptions(PanScan(min_crop_size=16))
+    ours = render_gemma_template(
+        messages, sees.tokenizer, media_loader=sees.media_loader(vision_options)
+    )
+    prompt = sees.prompt(messages, vision_options)
     assert ours.ids == prompt.ids and len(prompt.pictures) == 3
     assert prompt.ids.count(BOI) == prompt.ids.count(EOI) == 3
     assert scores(sees, prompt).shape == (512,)
@@ -90,13 +93,34 @@ def test_a_conversation_encodes_a_picture_once_and_reads_it_once(eyed_directory:
     model = load(eyed_directory)
     messages = user(image(photograph()), text("the"))
     first = model.generate(messages, **GREEDY)
-    made = model.perception.tree.encode_image
-    model.perception.tree.encode_image = None  # type: ignore[assignment, method-assign]
+    made = model.encoders.tree.encode_image
+    model.encoders.tree.encode_image = None  # type: ignore[assignment, method-assign]
     messages += [{"role": "assistant", "content": first.text or "of"}, *user(text("an"))]
     again = model.generate(messages, **GREEDY)
     assert again.timings.reused_tokens >= len(first.prompt_token_ids)
-    model.perception.tree.encode_image = made  # type: ignore[method-assign]
+    model.encoders.tree.encode_image = made  # type: ignore[method-assign]
     assert again.token_ids == load(eyed_directory).generate(messages, **GREEDY).token_ids
+
+
+@pytest.mark.parametrize("num_views", [1, 3])
+def test_every_view_is_resized_once(
+    eyed_directory: Path, monkeypatch: pytest.MonkeyPatch, num_views: int
+) -> None:
+    model = load(eyed_directory)
+    sizes: list[tuple[int, int]] = []
+    plain = Image.Image.resize
+
+    def counted(image: Image.Image, size: tuple[int, int], *options: Any) -> Image.Image:
+        sizes.append(size)
+        return plain(image, size, *options)
+
+    monkeypatch.setattr(Image.Image, "resize", counted)
+    vision_options = VisionOptions(PanScan(min_crop_size=16) if num_views > 1 else None)
+    parts = [MediaPart("image", photograph(70, 30)), TextPart("the")]
+    prompt = model.prompt([{"role": "user", "content": parts}], vision_options)
+    assert len(prompt.pictures) == num_views and prompt.pictures[0].size == (32, 32)
+    model.generate(prompt, **GREEDY)
+    assert sizes == [(32, 32)] * num_views
 
 
 def test_encode_image_is_the_tower(sees: Model, hears: Model, tmp_path: Path) -> None:
@@ -104,12 +128,12 @@ def test_encode_image_is_the_tower(sees: Model, hears: Model, tmp_path: Path) ->
     soft = sees.encode_image(tmp_path / "a.png")
     assert soft.shape == (16, 96)
     assert torch.equal(soft, sees.encode_image(photograph()))
-    sizes = [hears.encode_image(photograph(), side) for side in (None, 256, 768)]
+    sizes = [hears.encode_image(photograph(), image_size) for image_size in (None, 256, 768)]
     assert torch.equal(sizes[0], sizes[2]) and not torch.equal(sizes[0], sizes[1])
     assert sizes[0].shape == (16, 64)
-    with pytest.raises(InputError, match="a side of 300 pixels: give one of 256, 512, 768"):
+    with pytest.raises(InputError, match="an image size of 300 pixels: give one of 256, 512, 768"):
         hears.encode_image(photograph(), 300)
-    with pytest.raises(InputError, match="sees pictures of 32 pixels"):
+    with pytest.raises(InputError, match="takes pictures of 32 pixels"):
         sees.encode_image(photograph(), 256)
 
 
@@ -118,8 +142,8 @@ def test_encode_image_is_the_tower(sees: Model, hears: Model, tmp_path: Path) ->
 
 def test_a_recording_and_a_picture_are_what_the_reference_makes_of_them(hears: Model) -> None:
     sound, picture = recording(1.2), photograph(256, 256)
-    viewing = Viewing(side=256)
-    prompt = hears.prompt(user(audio(sound), image(picture), text("the")), viewing)
+    vision_options = VisionOptions(image_size=256)
+    prompt = hears.prompt(user(audio(sound), image(picture), text("the")), vision_options)
     assert prompt.ids.count(497) == 12 and prompt.ids.count(481) == 16
     mel = log_mel(sound)[None]
     with torch.inference_mode():
@@ -171,16 +195,16 @@ def test_the_far_side_of_thirty_seconds(hears: Model) -> None:
 
 def test_a_model_without_a_sense_says_so(sees: Model, hears: Model, tiny_directory: Path) -> None:
     blind = load(tiny_directory)
-    with pytest.raises(UnsupportedError, match="no ear, and was given 1 recording"):
+    with pytest.raises(UnsupportedError, match="no audio encoder, and was given 1 recording"):
         sees.prompt(user(audio(recording())))
-    with pytest.raises(UnsupportedError, match="no ear"):
+    with pytest.raises(UnsupportedError, match="no audio encoder"):
         sees.encode_audio(recording())
-    with pytest.raises(UnsupportedError, match="no eye"):
+    with pytest.raises(UnsupportedError, match="no vision tower"):
         blind.encode_image(photograph())
-    with pytest.raises(UnsupportedError, match="no ear"):
+    with pytest.raises(UnsupportedError, match="no audio encoder"):
         AudioStream(awake(), None)
     with pytest.raises(UnsupportedError, match="reads text only"):
-        complete([MediaPart("image", photograph())], blind.tokenizer, blind.album())
+        render_completion([MediaPart("image", photograph())], blind.tokenizer, blind.media_loader())
 
 
 def test_bad_media_are_one_clear_line(hears: Model, tmp_path: Path) -> None:
@@ -191,7 +215,7 @@ def test_bad_media_are_one_clear_line(hears: Model, tmp_path: Path) -> None:
         (audio(np.zeros(0, np.float32)), "no sound"),
         (
             audio(np.zeros(100, np.float32)),
-            "lasts 0.0063 s, too short for a soft token",
+            "lasts 0.0063 s, too short for an audio token",
         ),
         (audio(np.full(9000, np.nan, np.float32)), "sample nan at index 0"),
     ]
@@ -203,7 +227,7 @@ def test_bad_media_are_one_clear_line(hears: Model, tmp_path: Path) -> None:
 def test_a_recording_is_long_enough_for_a_token_or_refused(hears: Model) -> None:
     assert len(hears.encode_audio(np.zeros(513, np.float32))) == 1
     for short in (512, 1):
-        with pytest.raises(InputError, match="too short for a soft token: give one of 0.0321 s"):
+        with pytest.raises(InputError, match="too short for an audio token: give one of 0.0321 s"):
             hears.encode_audio(np.zeros(short, np.float32))
 
 
@@ -215,13 +239,13 @@ def test_more_than_the_context_holds(eyed_directory: Path) -> None:
 
 
 def test_places_and_pictures_are_as_many(sees: Model) -> None:
-    with pytest.raises(InputError, match="3 soft tokens for 0 pictures"):
+    with pytest.raises(InputError, match="3 placeholders for 0 pictures"):
         sees.generate([2, IMAGE, IMAGE, IMAGE, 300], **GREEDY)
-    marks = sees.album().senses.image
-    assert marks is not None
+    tokens = sees.media_loader().modalities.image
+    assert tokens is not None
     apart = [IMAGE] * 8 + [7] + [IMAGE] * 8
     with pytest.raises(InputError, match="not one after the other"):
-        [*placed(apart, marks, [(b"", torch.zeros(16, 4))], "pictures", True)]
+        [*embedding_spans(apart, tokens, [(b"", torch.zeros(16, 4))], "pictures", True)]
 
 
 def test_keys_tell_contents_apart() -> None:
@@ -234,19 +258,19 @@ def test_keys_tell_contents_apart() -> None:
 
 
 def test_placeholders_in_a_plain_prompt(hears: Model) -> None:
-    album = hears.album(Viewing(side=256))
+    media_loader = hears.media_loader(VisionOptions(image_size=256))
     first, second = MediaPart("image", photograph()), MediaPart("image", photograph(seed=1))
     sound = MediaPart("audio", recording())
     said = "the <image_soft_token> of <image_soft_token>an"
-    parts = arranged(said, [first, sound, second], album.senses)
+    parts = place_media(said, [first, sound, second], media_loader.modalities)
     words = [part.text for part in parts if isinstance(part, TextPart)]
     assert parts[0] is sound and parts[2] is first and parts[4] is second
     assert words == ["the ", " of ", "an"]
-    prompt = complete(parts, hears.tokenizer, album)
+    prompt = render_completion(parts, hears.tokenizer, media_loader)
     assert prompt.ids[0] == 2 and prompt.ids.count(BOA) == 1 and prompt.ids.count(BOI) == 2
-    assert arranged("the", [first], album.senses) == (first, TextPart("the"))
-    assert arranged(said, [], album.senses) == (TextPart(said),)
+    assert place_media("the", [first], media_loader.modalities) == (first, TextPart("the"))
+    assert place_media(said, [], media_loader.modalities) == (TextPart(said),)
     with pytest.raises(InputError, match="2 times for 1 files"):
-        arranged(said, [first], album.senses)
-    plain = complete([TextPart("<bos>the")], hears.tokenizer, hears.album())
+        place_media(said, [first], media_loader.modalities)
+    plain = render_completion([TextPart("<bos>the")], hears.tokenizer, hears.media_loader())
     assert list(plain.ids) == hears.tokenizer.encode("the")

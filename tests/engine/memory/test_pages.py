@@ -18,16 +18,14 @@ from gemelo.engine.memory.pages import (
     PAGE_BYTES,
     ask,
     backing,
-    lost_weights,
     present_bytes,
-    process_bytes,
     release,
 )
-from gemelo.errors import FileFormatError, UnavailableError
-from gemelo.kernels.cpu import extension
-from gemelo.kernels.formats import FORMATS, Packed
+from gemelo.errors import FileFormatError
 from gemelo.kernels.linear import QuantLinear
-from gemelo.weights.mapped import map_file
+from gemelo.kernels.quants import FORMATS, Packed
+from gemelo.weights.mapped import lost_weights, map_file
+from tests.native import needs_native
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of pages")
 
@@ -64,7 +62,7 @@ def test_pages_of_a_file_go_and_come_back(weight: Tensor) -> None:
     assert torch.equal(weight, content)
 
 
-@pytest.mark.skipif(extension is None, reason="the native kernels were not built")
+@needs_native
 def test_weights_of_a_cut_file_have_their_modules_names(tmp_path: Path) -> None:
     first, second, third, _ = mapped(tmp_path / "cut.bin").split(PAGES // 4 * PAGE_BYTES)
     model = nn.ModuleDict({"whole": nn.Module(), "plain": nn.Module()})
@@ -176,13 +174,6 @@ def test_no_file_is_found_where_there_is_none(tmp_path: Path) -> None:
     assert backing(replaced) is None
 
 
-def test_the_process_is_as_large_as_what_it_touched(weight: Tensor) -> None:
-    before = process_bytes()
-    memory = torch.ones(64 << 20, dtype=torch.uint8)
-    assert process_bytes() - before > 60 << 20
-    del memory
-
-
 def test_a_system_that_tells_nothing_keeps_everything(
     weight: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,5 +181,3 @@ def test_a_system_that_tells_nothing_keeps_everything(
     assert release(weight) == present_bytes(weight) == 0
     monkeypatch.setattr(pages, "Path", lambda path: tmp_path / "missing")
     assert backing(weight) is None
-    with pytest.raises(UnavailableError, match="known on Linux only"):
-        process_bytes()

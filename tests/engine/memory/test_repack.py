@@ -11,19 +11,20 @@ from torch import Tensor
 
 from gemelo.config import Submodel
 from gemelo.engine import step
-from gemelo.engine.elastic.views import Sizes
+from gemelo.engine.elastic.submodel_views import SubmodelViews
 from gemelo.engine.memory import repack
 from gemelo.engine.memory.pages import present_bytes, release
 from gemelo.engine.memory.repack import repacked
-from gemelo.engine.native_program import Decoder, Graph, packed
-from gemelo.kernels import cpu
-from gemelo.kernels.formats import FORMATS, Packed
+from gemelo.engine.native_program import Decoder, NativeProgram, packed
+from gemelo.engine.tokens import Tokens
+from gemelo.kernels.quants import FORMATS, Packed
 from gemelo.kernels.repacked import Panels
 from gemelo.models.gemma3n import Block, Gemma3n
-from tests.engine.test_native_program import GEMMA3, GEMMA3N, IDS, cache_of, made
 from tests.kernels.matrices import random_weight
+from tests.native import needs_native
+from tests.quantised import GEMMA3, GEMMA3N, IDS, cache_of, made
 
-pytestmark = pytest.mark.skipif(cpu.native is None, reason="the native kernels were not built")
+pytestmark = needs_native
 FORMATS_OF_FILES = ("q4_0", "q8_0")
 
 
@@ -32,13 +33,13 @@ def decoder(request: pytest.FixtureRequest) -> Decoder:
     return made(GEMMA3N, request.param)
 
 
-def scores(decoder: Decoder, graph: Graph | None, given: int = 20) -> Tensor:
+def scores(decoder: Decoder, graph: NativeProgram | None, given: int = 20) -> Tensor:
     """Of a prompt's last token, of single tokens after it, and of several at once."""
-    decoder.fused, cache = graph, cache_of(decoder)
-    found = [step.prefill(decoder, cache, IDS[:given], 0)]
+    decoder.native_program, cache = graph, cache_of(decoder)
+    found = [step.prefill(decoder, cache, Tokens(IDS[:given]), 0)]
     for position in range(given, given + 4):
-        found.append(step.prefill(decoder, cache, IDS[: position + 1], position))
-    decoder.fused = None
+        found.append(step.prefill(decoder, cache, Tokens(IDS[: position + 1]), position))
+    decoder.native_program = None
     return torch.stack([row.reshape(-1) for row in found])
 
 
@@ -63,8 +64,8 @@ def test_a_moved_decoder_computes_the_same(config: object, name: str) -> None:
     panels = repacked(whole)
     assert panels is not None and panels.has(packed(whole.embed_tokens))
     for given in (5, 20):
-        expected = scores(whole, Graph.of(whole), given)
-        found = scores(whole, Graph.of(whole, panels), given)
+        expected = scores(whole, NativeProgram.of(whole), given)
+        found = scores(whole, NativeProgram.of(whole, panels), given)
         assert_alike(found, expected)
         # Of few tokens some meet no such rounding, and then only the sums' last bits differ.
         assert given > 16 or float(distances(found, expected).min()) <= 1e-5
@@ -73,15 +74,15 @@ def test_a_moved_decoder_computes_the_same(config: object, name: str) -> None:
 @torch.inference_mode()
 def test_sub_models_read_the_whole_ones_panels(decoder: Decoder) -> None:
     panels = repacked(decoder)
-    decoder.fused = Graph.of(decoder, panels)
-    sizes = Sizes(decoder)
+    decoder.native_program = NativeProgram.of(decoder, panels)
+    sizes = SubmodelViews(decoder)
     config = decoder.config
     widths = tuple(64 if layer % 2 else width for layer, width in enumerate(config.ffn_widths))
     view = sizes.view(Submodel(widths))
-    decoder.fused = None
-    assert isinstance(view.fused, Graph) and view.fused.panels is panels
-    found = scores(view, view.fused)
-    expected = scores(view, Graph.of(view))
+    decoder.native_program = None
+    assert isinstance(view.native_program, NativeProgram) and view.native_program.panels is panels
+    found = scores(view, view.native_program)
+    expected = scores(view, NativeProgram.of(view))
     assert_alike(found, expected)
 
 
@@ -91,7 +92,7 @@ def test_sparse_layers_keep_their_neurons_together(decoder: Decoder) -> None:
     assert panels is not None
     index = torch.tensor([3, 1])
     blocks = [block for block in decoder.layers if isinstance(block, Block)]
-    sparse = [block for block in blocks if block.mlp.cutoff is not None]
+    sparse = [block for block in blocks if block.mlp.std_multiplier is not None]
     assert 0 < len(sparse) < len(blocks)
     for block in sparse:
         panels.matrix(packed(block.mlp.up_proj), index)  # single rows can be named

@@ -9,7 +9,6 @@ import struct
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pytest
 import torch
@@ -17,12 +16,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gemelo.errors import GemeloError, InputError
-from gemelo.inputs.media.audio import RATE, Samples, read_audio, resample, stream_audio
-from gemelo.inputs.media.audio_channels import Floats
-from tests.inputs.media.test_video import write_video
+from gemelo.inputs.media.audio import (
+    SAMPLING_RATE,
+    Samples,
+    read_audio,
+    resample,
+    stream_audio,
+)
 from tests.inputs.recordings import encoded, needs, voices
+from tests.media import Pipe, film, recording, tone, write_video
 
-LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1"}
 RECORDINGS = {  # container, codec, rate, how near its samples are to what was said
     "wav-16": ("wav", "pcm_s16le", 16000, 1e-4),
     "wav-8-bit": ("wav", "pcm_u8", 16000, 0.01),
@@ -37,66 +40,6 @@ RECORDINGS = {  # container, codec, rate, how near its samples are to what was s
     "telephone": ("wav", "pcm_mulaw", 8000, 0.03),
     "aiff": ("aiff", "pcm_s16be", 11025, 1e-3),
 }
-
-
-def tone(hertz: float, rate: int, seconds: float = 1.0) -> Floats:
-    time_s = np.arange(round(rate * seconds)) / rate
-    return (0.5 * np.sin(2 * np.pi * hertz * time_s)).astype(np.float32)
-
-
-def recording(
-    channels: list[Floats], rate: int, container: str = "wav", codec: str = "pcm_s16le"
-) -> bytes:
-    """The bytes of a file with these channels."""
-    file = io.BytesIO()
-    with av.open(file, "w", format=container) as out:
-        stream = out.add_stream(codec, rate=rate, layout=LAYOUTS[len(channels)])
-        for start in range(0, len(channels[0]), 4000):
-            block = np.stack([channel[start : start + 4000] for channel in channels])
-            frame = av.AudioFrame.from_ndarray(
-                np.ascontiguousarray(block), "fltp", LAYOUTS[len(channels)]
-            )
-            frame.sample_rate, frame.pts = rate, start
-            out.mux(stream.encode(frame))
-        out.mux(stream.encode(None))
-    return file.getvalue()
-
-
-def film() -> bytes:
-    """A picture with a sound track."""
-    file = io.BytesIO()
-    with av.open(file, "w", format="mp4") as out:
-        picture, sound = out.add_stream("mpeg4", rate=5), out.add_stream("aac", rate=44100)
-        picture.width, picture.height, picture.pix_fmt = 32, 32, "yuv420p"
-        sound.layout = "mono"
-        for _ in range(5):
-            grey = np.zeros((32, 32, 3), np.uint8)
-            out.mux(picture.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")))
-        frame = av.AudioFrame.from_ndarray(tone(440, 44100)[None], "fltp", "mono")
-        frame.sample_rate, frame.pts = 44100, 0
-        out.mux(sound.encode(frame))
-        out.mux(picture.encode())
-        out.mux(sound.encode())
-    return file.getvalue()
-
-
-class Pipe(io.RawIOBase):
-    """What cannot be sought, and tells how much of it was read."""
-
-    def __init__(self, held: bytes) -> None:
-        self.held, self.num_read = held, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return False
-
-    def readinto(self, buffer: Any) -> int:
-        piece = self.held[self.num_read : self.num_read + len(buffer)]
-        buffer[: len(piece)] = piece
-        self.num_read += len(piece)
-        return len(piece)
 
 
 def error_of(source: Any) -> str:
@@ -116,7 +59,7 @@ def test_every_container_and_rate(kind: str) -> None:
     assert samples.values.dtype == torch.float32 and samples.notices == ()
     assert samples.duration_s == pytest.approx(1, abs=0.06)  # lossy coders add their last frame
     middle = samples.values[4000:12000].numpy()  # whose phase may have moved, if its coder delays
-    wave = np.exp(2j * np.pi * 440 * np.arange(8000) / RATE)
+    wave = np.exp(2j * np.pi * 440 * np.arange(8000) / SAMPLING_RATE)
     strength = 2 * (middle * wave).mean()
     rest = middle - np.real(strength * wave.conj())
     assert abs(strength) == pytest.approx(0.5, abs=near)
@@ -127,25 +70,25 @@ def test_samples_of_the_right_rate_are_not_touched() -> None:
     said = np.random.default_rng(0).integers(-32768, 32767, 20000).astype(np.int16)
     file = io.BytesIO()
     header = b"RIFF" + struct.pack("<I", 36 + 40000) + b"WAVEfmt "
-    header += struct.pack("<IHHIIHH", 16, 1, 1, RATE, 2 * RATE, 2, 16)
+    header += struct.pack("<IHHIIHH", 16, 1, 1, SAMPLING_RATE, 2 * SAMPLING_RATE, 2, 16)
     file.write(header + b"data" + struct.pack("<I", 40000) + said.tobytes())
     heard = read_audio(file.getvalue()).values
     assert torch.equal(heard, torch.from_numpy(said / np.float32(32768)))
-    assert torch.equal(resample(said, RATE).values, heard)
+    assert torch.equal(resample(said, SAMPLING_RATE).values, heard)
 
 
 @pytest.mark.parametrize("count", [2, 6])
 def test_channels_are_averaged(count: int) -> None:
-    channels = [tone(440, RATE), *[np.zeros(RATE, np.float32)] * (count - 1)]
-    heard = read_audio(recording(channels, RATE, "wav", "pcm_f32le")).values.numpy()
-    np.testing.assert_allclose(heard, tone(440, RATE) / count, atol=1e-6)
+    channels = [tone(440, SAMPLING_RATE), *[np.zeros(SAMPLING_RATE, np.float32)] * (count - 1)]
+    heard = read_audio(recording(channels, SAMPLING_RATE, "wav", "pcm_f32le")).values.numpy()
+    np.testing.assert_allclose(heard, tone(440, SAMPLING_RATE) / count, atol=1e-6)
 
 
 def test_what_16_khz_cannot_hold_is_filtered_out() -> None:
     heard = resample(tone(12000, 48000), 48000).values
     assert heard.abs().max() < 0.01 or heard[200:-200].abs().max() < 1e-3
     kept = resample(tone(6000, 48000), 48000).values
-    np.testing.assert_allclose(kept[200:-200], tone(6000, RATE)[200:-200], atol=2e-3)
+    np.testing.assert_allclose(kept[200:-200], tone(6000, SAMPLING_RATE)[200:-200], atol=2e-3)
 
 
 def test_the_sound_track_of_a_film() -> None:
@@ -166,12 +109,12 @@ def test_paths_bytes_files_and_pipes(tmp_path: Path) -> None:
 def test_pieces_are_the_whole(piece_s: float) -> None:
     held = recording([tone(440, 44100, 1.7)], 44100, "flac", "flac")
     pieces = [piece.values for piece in stream_audio(held, piece_s)]
-    assert {len(piece) for piece in pieces[:-1]} <= {round(piece_s * RATE)}
+    assert {len(piece) for piece in pieces[:-1]} <= {round(piece_s * SAMPLING_RATE)}
     assert torch.equal(torch.cat(pieces), read_audio(held).values)
 
 
 def test_a_pipe_is_heard_while_it_is_spoken() -> None:
-    pipe = Pipe(recording([tone(440, RATE, 60)], RATE))
+    pipe = Pipe(recording([tone(440, SAMPLING_RATE, 60)], SAMPLING_RATE))
     first = next(stream_audio(pipe, 0.1))
     assert first.duration_s == 0.1 and pipe.num_read < 600_000  # of 1.9 million
 
@@ -182,26 +125,26 @@ def test_an_hour_takes_no_more_memory_than_a_minute() -> None:
     longest = total = 0
     for piece in stream_audio(frame * 60, piece_s=1):
         longest, total = max(longest, len(piece.values)), total + len(piece.values)
-    assert longest == RATE and total > 25 * RATE
+    assert longest == SAMPLING_RATE and total > 25 * SAMPLING_RATE
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "int16", "int32", "uint8"])
 def test_arrays_of_any_kind(dtype: str) -> None:
-    said = tone(440, RATE)
+    said = tone(440, SAMPLING_RATE)
     kind = np.dtype(dtype)
     if kind.kind != "f":
         top = 2.0 ** (8 * kind.itemsize - 1)
         said = np.round(said * top) + (top if kind.kind == "u" else 0)
-    heard = resample(said.astype(kind), RATE).values
-    np.testing.assert_allclose(heard, tone(440, RATE), atol=0.01)
+    heard = resample(said.astype(kind), SAMPLING_RATE).values
+    np.testing.assert_allclose(heard, tone(440, SAMPLING_RATE), atol=0.01)
 
 
 def test_tensors_lists_and_two_channels() -> None:
-    said = torch.from_numpy(tone(440, RATE))
+    said = torch.from_numpy(tone(440, SAMPLING_RATE))
     both = torch.stack([said, torch.zeros_like(said)])
     for values, factor in ((said, 1), (said.bfloat16(), 1), (said.tolist(), 1), (both, 2)):
-        np.testing.assert_allclose(resample(values, RATE).values, said / factor, atol=2e-3)
-    assert torch.equal(resample(both, RATE).values, resample(both.T, RATE).values)
+        np.testing.assert_allclose(resample(values, SAMPLING_RATE).values, said / factor, atol=2e-3)
+    assert torch.equal(resample(both, SAMPLING_RATE).values, resample(both.T, SAMPLING_RATE).values)
     assert resample(said, 44100).duration_s == pytest.approx(16000 / 44100, abs=1e-3)
 
 
@@ -222,16 +165,16 @@ def test_missing_empty_and_foreign_files(tmp_path: Path) -> None:
 def test_recordings_without_sound(tmp_path: Path) -> None:
     film = write_video(tmp_path / "film.mp4", [0, 0.2])
     assert "no sound track: it holds only video" in error_of(film)
-    whole = recording([tone(440, RATE)], RATE)
+    whole = recording([tone(440, SAMPLING_RATE)], SAMPLING_RATE)
     header = whole[: whole.index(b"data") + 4] + struct.pack("<I", 0)
     assert "holds no sound" in error_of(header)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 32767.0])
 def test_samples_that_are_no_numbers(value: float) -> None:
-    said = tone(440, RATE)
+    said = tone(440, SAMPLING_RATE)
     said[12345] = value
-    held = recording([said], RATE, "wav", "pcm_f32le")
+    held = recording([said], SAMPLING_RATE, "wav", "pcm_f32le")
     assert "at index 12345" in error_of(held)
     with pytest.raises(InputError, match="at index 12345"):
         resample(said, 44100)
@@ -240,19 +183,19 @@ def test_samples_that_are_no_numbers(value: float) -> None:
 @pytest.mark.parametrize(
     ("values", "rate", "word"),
     [
-        ([], RATE, "0 samples"),
-        (np.zeros((0, 2)), RATE, "0 samples"),
-        (np.zeros((2, 2, 2)), RATE, "3 axes"),
-        (0.5, RATE, "0 axes"),
-        ([[0.1], [0.1, 0.2]], RATE, "different lengths"),
-        (np.array(["a"]), RATE, "<U1"),
-        (np.zeros(4, np.complex64), RATE, "complex64"),
-        (np.zeros(4, bool), RATE, "bool"),
+        ([], SAMPLING_RATE, "0 samples"),
+        (np.zeros((0, 2)), SAMPLING_RATE, "0 samples"),
+        (np.zeros((2, 2, 2)), SAMPLING_RATE, "3 axes"),
+        (0.5, SAMPLING_RATE, "0 axes"),
+        ([[0.1], [0.1, 0.2]], SAMPLING_RATE, "different lengths"),
+        (np.array(["a"]), SAMPLING_RATE, "<U1"),
+        (np.zeros(4, np.complex64), SAMPLING_RATE, "complex64"),
+        (np.zeros(4, bool), SAMPLING_RATE, "bool"),
         (np.zeros(400), 0, "0 samples a second"),
         (np.zeros(400), 44100.5, "44100.5"),
         (np.zeros(400), 1 << 40, "768,000"),
-        (np.full(4, 1e300), RATE, "inf"),
-        (np.array([[np.inf, 0.1, 0.2], [-np.inf, 0.1, 0.2]]), RATE, "nan at index 0"),
+        (np.full(4, 1e300), SAMPLING_RATE, "inf"),
+        (np.array([[np.inf, 0.1, 0.2], [-np.inf, 0.1, 0.2]]), SAMPLING_RATE, "nan at index 0"),
         (np.zeros(1), 768_000, "holds no sound"),
     ],
 )
@@ -262,12 +205,14 @@ def test_arrays_that_are_no_sound(values: Any, rate: int, word: str) -> None:
 
 
 def test_a_rate_that_would_swell_is_refused() -> None:
-    held = recording([tone(440, RATE)], RATE)
-    assert "1 samples a second" in error_of(held.replace(struct.pack("<I", RATE), b"\1\0\0\0", 1))
+    held = recording([tone(440, SAMPLING_RATE)], SAMPLING_RATE)
+    assert "1 samples a second" in error_of(
+        held.replace(struct.pack("<I", SAMPLING_RATE), b"\1\0\0\0", 1)
+    )
 
 
 def test_too_long_to_hold_at_once() -> None:
-    held = recording([tone(440, RATE, 3)], RATE)
+    held = recording([tone(440, SAMPLING_RATE, 3)], SAMPLING_RATE)
     with pytest.raises(InputError, match="longer than the 2 s"):
         read_audio(held, limit_s=2)
     assert read_audio(held, limit_s=3).duration_s == 3
@@ -276,11 +221,11 @@ def test_too_long_to_hold_at_once() -> None:
 @pytest.mark.parametrize("piece_s", [0, -1, float("nan"), float("inf"), "1"])
 def test_pieces_of_no_length(piece_s: Any) -> None:
     with pytest.raises(InputError, match="piece_s"):
-        next(stream_audio(recording([tone(440, RATE)], RATE), piece_s))
+        next(stream_audio(recording([tone(440, SAMPLING_RATE)], SAMPLING_RATE), piece_s))
 
 
 def test_a_lost_end_and_broken_packets_are_noticed() -> None:
-    flac = recording([tone(440, RATE, 10)], RATE, "flac", "flac")
+    flac = recording([tone(440, SAMPLING_RATE, 10)], SAMPLING_RATE, "flac", "flac")
     cut = read_audio(flac[: len(flac) // 2])
     assert 2 < cut.duration_s < 8 and "though its header says 10.0 s" in cut.notices[-1]
     mp3 = bytearray(recording([tone(440, 44100, 5)], 44100, "mp3", "libmp3lame"))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gemelo.inputs.media.audio import RATE, read_audio, resample
+from gemelo.inputs.media.audio import SAMPLING_RATE, read_audio, resample
 from gemelo.inputs.media.audio_channels import Floats
 from tests.inputs.recordings import can_encode, encoded, heard_in_a_child, hertz, voices
 
@@ -91,7 +91,7 @@ def test_the_mean_of_any_number_of_channels(case: tuple[str, str, int, int], fou
     wanted = resample(said, case[2]).values.numpy()
     near = 1e-2 if case[1] == "wavpack" else 2e-4
     np.testing.assert_allclose(heard, wanted[: len(heard)], atol=near)
-    assert len(heard) >= 0.5 * RATE - 1100  # an encoder may keep its last frame
+    assert len(heard) >= 0.5 * SAMPLING_RATE - 1100  # an encoder may keep its last frame
 
 
 @pytest.mark.parametrize("case", cases(LOSSY), ids=named)
@@ -102,7 +102,7 @@ def test_every_channel_of_a_lossy_coder(case: tuple[str, str, int, int], found: 
     assert (outcome, notices) == ("ok", [])
     middle = heard[1200:6800].astype(np.float64) * np.hanning(5600) * 2
     for channel in range(case[3]):
-        turn = np.exp(-2j * np.pi * hertz(channel, case[3]) * np.arange(5600) / RATE)
+        turn = np.exp(-2j * np.pi * hertz(channel, case[3]) * np.arange(5600) / SAMPLING_RATE)
         strength = 2 * abs(np.mean(middle * turn)) * case[3]
         assert strength == pytest.approx(0.4, rel=0.35), f"channel {channel}"
 
@@ -148,11 +148,11 @@ def test_silence_is_said() -> None:
 
 
 def test_arrays_are_told_of_as_files_are() -> None:
-    voice = voices(1, RATE)[0]
-    assert "cancel" in resample(np.stack([voice, -voice]), RATE).notices[0]
+    voice = voices(1, SAMPLING_RATE)[0]
+    assert "cancel" in resample(np.stack([voice, -voice]), SAMPLING_RATE).notices[0]
     assert "cancel" in resample(np.stack([voice, -voice], axis=1), 44100).notices[0]
-    assert "silent" in resample(np.zeros(8000), RATE).notices[0]
-    assert resample(voice, RATE).notices == ()
+    assert "silent" in resample(np.zeros(8000), SAMPLING_RATE).notices[0]
+    assert resample(voice, SAMPLING_RATE).notices == ()
 
 
 def test_several_tracks_are_said(tmp_path: Path) -> None:
@@ -162,10 +162,10 @@ def test_several_tracks_are_said(tmp_path: Path) -> None:
 
     file = io.BytesIO()
     with av.open(file, "w", format="matroska") as out:
-        tracks = [out.add_stream("pcm_s16le", rate=RATE, layout="mono") for _ in range(3)]
+        tracks = [out.add_stream("pcm_s16le", rate=SAMPLING_RATE, layout="mono") for _ in range(3)]
         for track in tracks:
-            frame = av.AudioFrame.from_ndarray(voices(1, RATE), "flt", "mono")
-            frame.sample_rate, frame.pts = RATE, 0
+            frame = av.AudioFrame.from_ndarray(voices(1, SAMPLING_RATE), "flt", "mono")
+            frame.sample_rate, frame.pts = SAMPLING_RATE, 0
             out.mux(track.encode(frame))
     (said,) = read_audio(file.getvalue()).notices
-    assert said == "it has 3 sound tracks: number 1 is heard"
+    assert said == "it has 3 sound tracks: number 1 is used"

@@ -18,13 +18,13 @@ import pytest
 from gemelo.config import Gemma3nConfig
 from gemelo.config.gemma3n_audio import AudioConfig
 from gemelo.errors import GemeloError, InputError, UnsupportedError
-from gemelo.inputs.media.audio import RATE, read_audio, stream_audio
-from gemelo.inputs.media.container import PATIENCE_S, Patience
+from gemelo.inputs.media.audio import SAMPLING_RATE, read_audio, stream_audio
+from gemelo.inputs.media.container import BUDGET_S, TimeBudget
 from gemelo.inputs.media.mp4_boxes import check_boxes
 from gemelo.inputs.media.parts import MediaPart
-from gemelo.inputs.prompt.media_loader import Album, longest_s
-from tests.inputs.media.test_audio import Pipe
+from gemelo.inputs.prompt.media_loader import MediaLoader, max_audio_s
 from tests.inputs.recordings import encoded, stamped, voices
+from tests.media import Pipe
 
 MOST_MB, MOST_S = 600, 3.0
 MEASURED = """
@@ -97,7 +97,7 @@ def many_in_a_fragment(count: int) -> bytes:
 
 def information(size: int) -> bytes:
     """A WAV file that says that so many bytes of text follow."""
-    held = encoded(voices(1, RATE, 0.1), RATE, "wav", "pcm_s16le")
+    held = encoded(voices(1, SAMPLING_RATE, 0.1), SAMPLING_RATE, "wav", "pcm_s16le")
     text = b"LIST" + struct.pack("<I", 0x7FFF0000) + b"INFOISFT" + struct.pack("<I", size)
     at = held.index(b"data")
     return held[:12] + held[12:at].split(b"LIST")[0] + text + held[at:]
@@ -129,7 +129,7 @@ def test_hours_of_plain_samples_are_refused_at_once(
     with path.open("r+b") as file:
         file.truncate(size + at + 4)  # silence
     monkeypatch.setattr(
-        "gemelo.inputs.media.audio_track.decoded", lambda *given: pytest.fail("was decoded")
+        "gemelo.inputs.media.audio_track.decode_frames", lambda *given: pytest.fail("was decoded")
     )
     with pytest.raises(InputError, match="lasts 7200 s or more"):
         read_audio(path)
@@ -137,14 +137,14 @@ def test_hours_of_plain_samples_are_refused_at_once(
 
 def test_a_limit_holds_while_decoding() -> None:
     held = encoded(voices(1, 8000, 3.0), 8000, "wav", "pcm_mulaw")
-    with pytest.raises(InputError, match=r"longer than the 2 s that are heard at once"):
+    with pytest.raises(InputError, match=r"longer than the 2 s that are read at once"):
         list(stream_audio(held, 0.1, limit_s=2))
     assert sum(piece.duration_s for piece in stream_audio(held, 0.1)) == pytest.approx(3.0)
 
 
 @pytest.mark.parametrize("size", [0xFFFFFFFF, 0xFFFFFFFE, 0x7FFFFFFF, 0x40000000, 0])
 def test_sizes_of_wav_files_are_not_believed(size: int) -> None:
-    held = encoded(voices(1, RATE, 1.0), RATE, "wav", "pcm_s16le")
+    held = encoded(voices(1, SAMPLING_RATE, 1.0), SAMPLING_RATE, "wav", "pcm_s16le")
     at = held.index(b"data") + 4
     said = struct.pack("<I", size)
     heard = read_audio(held[:4] + said + held[8:at] + said + held[at + 4 :])
@@ -153,11 +153,11 @@ def test_sizes_of_wav_files_are_not_believed(size: int) -> None:
 
 def test_a_model_hears_what_its_context_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     config = Gemma3nConfig(audio_config=vars(AudioConfig()))
-    assert longest_s(config) == pytest.approx(config.max_position_embeddings * 0.16)
-    album = Album(replace(config, max_position_embeddings=50))
-    held = encoded(voices(1, RATE, 9.0), RATE, "wav", "pcm_s16le")
-    with pytest.raises(InputError, match="longer than the 8 s that are heard at once"):
-        album.unfold(MediaPart("audio", held))
+    assert max_audio_s(config) == pytest.approx(config.max_position_embeddings * 0.16)
+    media_loader = MediaLoader(replace(config, max_position_embeddings=50))
+    held = encoded(voices(1, SAMPLING_RATE, 9.0), SAMPLING_RATE, "wav", "pcm_s16le")
+    with pytest.raises(InputError, match="longer than the 8 s that are read at once"):
+        media_loader.expand(MediaPart("audio", held))
 
 
 # ---- memory --------------------------------------------------------------------------------------
@@ -217,21 +217,21 @@ def test_boxes_of_any_length_end(length: int) -> None:
 
 
 def test_patience_ends_unless_there_is_sound() -> None:
-    patience = Patience("a.mp3")
-    assert patience.left_s == PATIENCE_S
-    patience.left_s = 0.05
-    patience.begin()
+    time_budget = TimeBudget("a.mp3")
+    assert time_budget.left_s == BUDGET_S
+    time_budget.left_s = 0.05
+    time_budget.begin()
     until = time.thread_time() + 0.1
     while time.thread_time() < until:
         pass
-    patience.earn(1.0)
+    time_budget.earn(1.0)
     for _ in range(50):
-        patience.check()
-    patience.earn(-1.0)
+        time_budget.check()
+    time_budget.earn(-1.0)
     with pytest.raises(InputError, match=r"a\.mp3 takes too long"):
         for _ in range(50):
-            patience.check()
-    patience.end()
+            time_budget.check()
+    time_budget.end()
 
 
 def test_coders_that_nobody_has_are_refused_by_name() -> None:

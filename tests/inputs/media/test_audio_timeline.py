@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from gemelo.errors import InputError
-from gemelo.inputs.media.audio import RATE, read_audio, stream_audio
+from gemelo.inputs.media.audio import SAMPLING_RATE, read_audio, stream_audio
 from gemelo.inputs.media.audio_channels import Floats
 from gemelo.inputs.media.audio_timeline import Timeline
-from gemelo.inputs.media.segments import Cutter, Onset
+from gemelo.inputs.media.segments import Onset, Segmenter
 from tests.inputs.recordings import stamped
 
 LENGTH_S = 0.02
@@ -25,7 +25,7 @@ def placed(
     timeline = Timeline("talk.mkv", start_s)
     found: list[tuple[float, int]] = []
     for number, stamp in enumerate(stamps):
-        found += timeline.place(number, stamp, LENGTH_S)
+        found += timeline.add(number, stamp, LENGTH_S)
     found += timeline.finish()
     assert [number for _, number in found] == list(range(len(found)))
     return [round(silence_s, 6) for silence_s, _ in found], timeline.notices()
@@ -116,11 +116,13 @@ def test_too_much_silence_is_refused() -> None:
 
 
 def loud_from_s(values: Floats) -> float:
-    return float(np.flatnonzero(np.abs(values) > 0.05)[0]) / RATE
+    return float(np.flatnonzero(np.abs(values) > 0.05)[0]) / SAMPLING_RATE
 
 
 def quiet_s(values: Floats, begin_s: float, end_s: float) -> bool:
-    return bool(np.abs(values[round(begin_s * RATE) : round(end_s * RATE)]).max() < 0.01)
+    return bool(
+        np.abs(values[round(begin_s * SAMPLING_RATE) : round(end_s * SAMPLING_RATE)]).max() < 0.01
+    )
 
 
 FILMS = [
@@ -201,12 +203,12 @@ def test_more_silence_than_is_filled_in_is_one_line_while_streaming() -> None:
 
 def test_a_stretch_says_when_it_is_first_heard() -> None:
     held = stamped("matroska", "libopus", late_s=lambda number: 5.0, pictures=(0, 7))
-    cutter = Cutter()
+    cutter = Segmenter()
     parts = [part for piece in stream_audio(held) for part in cutter.push(piece.values)]
     last = cutter.finish()
     assert last is not None and last.start_s == 0.0
-    assert last.heard_s == pytest.approx(5.0, abs=0.1)
-    assert all(part.heard_s == 0.0 for part in parts[:3])
+    assert last.onset_s == pytest.approx(5.0, abs=0.1)
+    assert all(part.onset_s == 0.0 for part in parts[:3])
 
 
 def test_an_onset_does_not_depend_on_the_pieces() -> None:
@@ -214,6 +216,6 @@ def test_an_onset_does_not_depend_on_the_pieces() -> None:
     for size in (1, 777, 16000, 1 << 20):
         onset = Onset()
         for start in range(0, len(sound), size):
-            onset.hear(sound[start : start + size])
+            onset.push(sound[start : start + size])
         assert onset.time_s == 0.7
     assert Onset().time_s == 0.0

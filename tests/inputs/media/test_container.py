@@ -14,8 +14,7 @@ import pytest
 from gemelo.errors import InputError
 from gemelo.inputs.media.audio import read_audio
 from gemelo.inputs.media.video import read_video
-from tests.inputs.media.test_audio import Pipe, recording, tone
-from tests.inputs.media.test_video import write_video
+from tests.media import Pipe, recording, tone, write_video
 
 SDP = "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\n"
 READERS = {"audio": read_audio, "video": read_video}

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from gemelo.checkpoints.load import read_tokenizer
 from gemelo.errors import FileFormatError, GemeloError, InputError, UnsupportedError
-from gemelo.inputs.tokenizer.backends import PieceSpeller
+from gemelo.inputs.tokenizer.backends import SentencePieceBackend
 from gemelo.inputs.tokenizer.sentencepiece_file import pack_model, unpack_model
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.inputs.tokenizer.vocabulary import Vocabulary
@@ -163,7 +163,7 @@ def test_broken_model_files_say_so(at: int, patch: bytes, cut: int) -> None:
     message = pack_model(Vocabulary.from_gguf(small_vocabulary()))
     broken = message[:at] + patch + message[at + cut :]
     try:
-        PieceSpeller(unpack_model(broken)).spell("the hell € <b>")
+        SentencePieceBackend(unpack_model(broken)).encode("the hell € <b>")
     except GemeloError as error:
         assert "\n" not in str(error)
 

@@ -15,7 +15,14 @@ import torch
 from PIL import Image, ImageOps
 
 from gemelo.errors import GemeloError, InputError, UnsupportedError
-from gemelo.inputs.media.image import MAX_PIXELS, ORIENTATION, Picture, pixels, read_image, views
+from gemelo.inputs.media.image import (
+    MAX_PIXELS,
+    ORIENTATION,
+    Picture,
+    pixel_values,
+    read_image,
+    views,
+)
 from gemelo.inputs.media.panscan import crops
 from tests.inputs.reference import gemma3_pixels, gemma3n_pixels
 from tests.multimodal import photograph
@@ -51,18 +58,20 @@ def header(width: int, height: int) -> bytes:
 def test_pixels_are_the_references(size: tuple[int, int]) -> None:
     image = photograph(*size)
     wanted = torch.as_tensor(np.array(gemma3_pixels(64)(image)["pixel_values"][0]))
-    ours = pixels(read_image(image), 64, 0.5, (0.5, 0.5, 0.5))
+    ours = pixel_values(read_image(image).resized(64), 0.5, (0.5, 0.5, 0.5))
     assert ours.shape == wanted.shape and ours.dtype == torch.float32 and ours.is_contiguous()
     assert float((ours - wanted).abs().max()) < 1e-6
     wanted = torch.as_tensor(np.array(gemma3n_pixels(64)(image)["pixel_values"][0]))
-    assert float((pixels(read_image(image), 64, 0.0, 1.0) - wanted).abs().max()) < 1e-6
+    ours = pixel_values(read_image(image).resized(64), 0.0, 1.0)
+    assert float((ours - wanted).abs().max()) < 1e-6
 
 
 @pytest.mark.parametrize("side", [256, 896])
 def test_pixels_at_the_size_of_a_tower(side: int) -> None:
     image = photograph(1000, 700)
     wanted = torch.as_tensor(np.array(gemma3_pixels(side)(image)["pixel_values"][0]))
-    assert float((pixels(read_image(image), side, 0.5, 0.5) - wanted).abs().max()) < 1e-6
+    ours = pixel_values(read_image(image).resized(side), 0.5, 0.5)
+    assert float((ours - wanted).abs().max()) < 1e-6
 
 
 def test_views_are_what_the_reference_crops() -> None:
@@ -77,9 +86,8 @@ def test_views_are_what_the_reference_crops() -> None:
     seen = views(read_image(image), crops(image.size))
     assert len(seen) == len(wanted) == 4
     for view, one in zip(seen, wanted, strict=True):
-        assert (
-            float((pixels(view, 64, 0.5, 0.5) - torch.as_tensor(np.array(one))).abs().max()) < 1e-6
-        )
+        ours = pixel_values(view.resized(64), 0.5, 0.5)
+        assert float((ours - torch.as_tensor(np.array(one))).abs().max()) < 1e-6
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "1", "L", "CMYK", "YCbCr", "HSV", "RGBX"])
@@ -88,7 +96,8 @@ def test_modes_become_rgb_as_in_the_reference(mode: str) -> None:
     if "A" in mode:
         image.putalpha(photograph(20, 20, seed=1).convert("L"))
     wanted = torch.as_tensor(np.array(gemma3_pixels(20)(image)["pixel_values"][0]))
-    assert float((pixels(read_image(image), 20, 0.5, 0.5) - wanted).abs().max()) < 1e-6
+    ours = pixel_values(read_image(image).resized(20), 0.5, 0.5)
+    assert float((ours - wanted).abs().max()) < 1e-6
 
 
 @pytest.mark.parametrize(

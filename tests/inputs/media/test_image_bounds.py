@@ -41,12 +41,12 @@ READER = """
 import json, re, sys, time
 from pathlib import Path
 from gemelo.errors import GemeloError
-from gemelo.inputs.media.image import pixels, read_image
+from gemelo.inputs.media.image import pixel_values, read_image
 begun_s = time.process_time()
 try:
     picture = read_image(sys.argv[1])
     said = [list(picture.size), *picture.notices]
-    pixels(picture, 896, 0.5, 0.5)
+    pixel_values(picture.resized(896), 0.5, 0.5)
 except GemeloError as error:
     said = str(error)
 peak = 1024 * int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1])
@@ -334,7 +334,7 @@ def test_a_large_jpeg_is_shrunk_by_its_decoder(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_column_is_squeezed_without_a_room_full_of_rows() -> None:
     image = photograph(3, 30_000)
-    squeezed = read_image(image).squeezed(896)
-    assert squeezed.size == (896, 896)
+    resized = read_image(image).resized(896)
+    assert resized.size == (896, 896)
     wanted = np.asarray(image.resize((896, 896), Image.Resampling.BILINEAR)).astype(int)
-    assert abs(np.asarray(squeezed.image) - wanted).max() <= 1
+    assert abs(np.asarray(resized.image) - wanted).max() <= 1

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from gemelo.errors import InputError
-from gemelo.inputs.media.image import pixels, read_image
+from gemelo.inputs.media.image import pixel_values, read_image
 from tests.inputs.bombs import encoded
 from tests.inputs.reference import gemma3_pixels
 
@@ -45,7 +45,7 @@ def test_0_to_255_is_8_bits_as_in_the_reference(dtype: str, kind: str) -> None:
     assert np.array_equal(np.asarray(picture.image), np.asarray(image.convert("RGB")))
     assert picture.notices == ()
     wanted = gemma3_pixels(64)(Image.fromarray(RAMP.astype(dtype)))["pixel_values"][0]
-    ours = pixels(picture, 64, 0.5, 0.5)
+    ours = pixel_values(picture.resized(64), 0.5, 0.5)
     assert float((ours - torch.as_tensor(np.array(wanted))).abs().max()) < 1e-6
 
 

@@ -11,7 +11,7 @@ from transformers import Gemma3nAudioFeatureExtractor
 
 from gemelo.errors import InputError
 from gemelo.inputs.media.audio_channels import Floats
-from gemelo.inputs.media.mel import FLOOR, LogMel, hann, log_mel, mel_bank, num_frames
+from gemelo.inputs.media.mel import MEL_FLOOR, LogMel, hann_window, log_mel, mel_filters, num_frames
 
 LENGTHS = [513, 514, 600, 640, 641, 8000, 16000, 16001, 40000, 48319]
 
@@ -78,8 +78,8 @@ def test_large_sounds_are_transformed_in_blocks() -> None:
 
 
 def test_window_and_triangles() -> None:
-    assert hann().sum() == pytest.approx(255.99998)
-    bank = mel_bank()
+    assert hann_window().sum() == pytest.approx(255.99998)
+    bank = mel_filters()
     assert bank.shape == (513, 128) and bank.sum() == pytest.approx(473.2006092)
     assert np.flatnonzero(bank.any(1))[[0, -1]].tolist() == [9, 486] and bank.any(0).all()
     sums = [0.95202447, 0.97114891, 0.98961002, 2.97584284, 9.35966395]
@@ -99,7 +99,7 @@ def test_a_tone_and_a_click() -> None:
     frames = log_mel(click).numpy()
     assert frames[0, :4] == pytest.approx([-4.028624, -3.9132473, -3.8050492, -3.703355], abs=1e-4)
     assert frames[0, 125:] == pytest.approx([1.7671331, 1.7887124, 1.8132105], abs=1e-4)
-    assert (frames[1:] == np.float32(np.log(FLOOR))).all()
+    assert (frames[1:] == np.float32(np.log(MEL_FLOOR))).all()
 
 
 @pytest.mark.parametrize(("num_samples", "wanted"), [(0, 0), (1, 0), (512, 0), (513, 1), (640, 1)])
@@ -108,7 +108,7 @@ def test_what_is_shorter_than_a_window_has_no_frame(num_samples: int, wanted: in
 
 
 def test_silence_is_the_floor() -> None:
-    assert (log_mel(np.zeros(4000)) == np.float32(np.log(FLOOR))).all()
+    assert (log_mel(np.zeros(4000)) == np.float32(np.log(MEL_FLOOR))).all()
 
 
 def test_tensors_and_whole_numbers_are_heard_alike() -> None:

@@ -8,7 +8,7 @@ import os
 import tracemalloc
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, cast
 from urllib.parse import unquote_to_bytes
 
 import pytest
@@ -19,7 +19,7 @@ from gemelo.inputs.media.parts import (
     MediaPart,
     TextPart,
     name_of,
-    opened,
+    open_media,
     parse_content,
     video_parts,
 )
@@ -61,6 +61,14 @@ def test_order_is_kept_and_a_text_is_one_part() -> None:
     assert parts == (TextPart("a"), MediaPart("image", b"bytes")) * 2
 
 
+def test_parts_stay_what_they_are() -> None:
+    given = (TextPart("a"), MediaPart("image", "a.png"), MediaPart("audio", [0.0]))
+    assert all(a is b for a, b in zip(parse_content(given), given, strict=True))
+    assert parse_content([MediaPart("image", URL)]) == (MediaPart("image", b"bytes"),)
+    with pytest.raises(UnsupportedError, match="part 0 names a file: send its content"):
+        parse_content([MediaPart("image", Path("a.png"))], allow_paths=False)
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -72,6 +80,8 @@ def test_order_is_kept_and_a_text_is_one_part() -> None:
         ([{"type": "text"}], 'type text has no "text"'),
         ([{"type": "text", "text": 3}], 'type text has no "text"'),
         ([{"type": "smell"}], "type 'smell': use text, image, audio or video"),
+        ([MediaPart(cast(Any, "smell"), "a")], "type 'smell': use text, image, audio or video"),
+        ([MediaPart("image", "")], "part 0 has no picture: its source is empty"),
         ([{"type": "text_url"}], "type 'text_url': use text"),
         ([{"type": "image"}], "gives nothing for its picture: give one of image, path, url"),
         ([{"type": "video", "image": "a"}], "gives nothing for its video"),
@@ -95,7 +105,7 @@ def test_what_says_too_little_or_too_much(content: Any, reason: str) -> None:
 def test_nothing_is_fetched(url: str) -> None:
     with pytest.raises(UnsupportedError, match="not fetched; download it and give its path"):
         parse_content([{"type": "image", "url": url}])
-    with pytest.raises(UnsupportedError, match="not fetched"), opened(url, "image"):
+    with pytest.raises(UnsupportedError, match="not fetched"), open_media(url, "image"):
         pass
 
 
@@ -125,7 +135,7 @@ def test_opened_at_the_beginning(tmp_path: Path) -> None:
     with path.open("rb") as borrowed:
         borrowed.read(3)
         for source in (path, str(path), b"bytes", URL, borrowed, io.BytesIO(b"bytes")):
-            with opened(source, "image") as file:
+            with open_media(source, "image") as file:
                 assert file.read() == b"bytes"
         assert not borrowed.closed
 
@@ -137,14 +147,14 @@ def test_a_pipe_is_read_whole(monkeypatch: pytest.MonkeyPatch) -> None:
         os.close(into)
         return os.fdopen(out, "rb")
 
-    with pipe(b"bytes") as source, opened(source, "audio") as file:
+    with pipe(b"bytes") as source, open_media(source, "audio") as file:
         assert (file.read(), file.seek(1), file.read()) == (b"bytes", 1, b"ytes")
     monkeypatch.setattr(parts, "MAX_STREAM_BYTES", 4)
     for content, reason in ((b"bytes", "more than 4 bytes"), (b"", "has 0 bytes")):
         with (
             pipe(content) as source,
             pytest.raises(InputError, match=reason),
-            opened(source, "audio"),
+            open_media(source, "audio"),
         ):
             pass
 
@@ -163,7 +173,7 @@ def test_what_cannot_be_opened(tmp_path: Path) -> None:
         (io.StringIO("text"), "opened in binary mode"),
     )
     for source, reason in cases:
-        with pytest.raises(InputError, match=reason) as caught, opened(source, "audio"):
+        with pytest.raises(InputError, match=reason) as caught, open_media(source, "audio"):
             pass
         assert len(str(caught.value)) < 250
 
@@ -194,14 +204,14 @@ def test_escapes_of_a_data_url_are_those_of_the_standard_library(
     monkeypatch.setattr(parts, "PIECE_BYTES", piece_bytes)
     for _ in range(300):
         body = "".join(random.choice("%%%%4aAfg1é") for _ in range(random.randrange(1, 40)))
-        with opened(f"data:,{body}", "image") as file:
+        with open_media(f"data:,{body}", "image") as file:
             assert file.read() == unquote_to_bytes(body)
 
 
 def test_long_data_urls_take_memory_in_proportion() -> None:
     for url in ("data:,x" + "%41" * 1_000_000, "data:;base64," + "A " * 1_000_000):
         tracemalloc.start()
-        with opened(url, "image") as file:
+        with open_media(url, "image") as file:
             assert len(file.read()) in (1_000_001, 750_000)
         peak_bytes = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()

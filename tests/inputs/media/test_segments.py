@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gemelo.inputs.media.audio import RATE
+from gemelo.inputs.media.audio import SAMPLING_RATE
 from gemelo.inputs.media.audio_channels import Floats
-from gemelo.inputs.media.segments import Cutter, Stretch, without_repeated
+from gemelo.inputs.media.segments import AudioSegment, Segmenter, without_overlap
 
 
 def speech(seconds: float, seed: int = 0) -> Floats:
     random = np.random.default_rng(seed)
-    return (0.1 * random.standard_normal(round(seconds * RATE))).astype(np.float32)
+    return (0.1 * random.standard_normal(round(seconds * SAMPLING_RATE))).astype(np.float32)
 
 
 def pause(seconds: float) -> Floats:
@@ -21,8 +21,8 @@ def pause(seconds: float) -> Floats:
 
 def stretches(sound: Floats, piece: int) -> list[tuple[float, Floats, bool]]:
     """(start, samples, overlaps) of every stretch, the sound pushed in pieces."""
-    cutter = Cutter()
-    parts: list[Stretch] = []
+    cutter = Segmenter()
+    parts: list[AudioSegment] = []
     for at in range(0, len(sound), piece):
         parts += cutter.push(sound[at : at + piece])
     rest = cutter.finish()
@@ -53,17 +53,17 @@ def test_without_a_pause_stretches_overlap_by_a_second(piece: int) -> None:
     found = stretches(sound, piece)
     assert [start for start, _, _ in found] == [0.0, 29.0, 58.0]
     assert [overlaps for _, _, overlaps in found] == [False, True, True]
-    assert [len(values) / RATE for _, values, _ in found] == [30.0, 30.0, 12.0]
+    assert [len(values) / SAMPLING_RATE for _, values, _ in found] == [30.0, 30.0, 12.0]
     for start, values, _ in found:
-        first = round(start * RATE)
+        first = round(start * SAMPLING_RATE)
         assert np.array_equal(values, sound[first : first + len(values)])
 
 
 def test_a_short_sound_is_one_stretch_and_none_is_none() -> None:
     (only,) = stretches(speech(3.03), 1000)
-    assert len(only[1]) == round(3.03 * RATE)
-    assert Cutter().finish() is None and list(Cutter().push(np.zeros(0, np.float32))) == []
-    cutter = Cutter()
+    assert len(only[1]) == round(3.03 * SAMPLING_RATE)
+    assert Segmenter().finish() is None and list(Segmenter().push(np.zeros(0, np.float32))) == []
+    cutter = Segmenter()
     assert [*cutter.push(speech(1))] and cutter.finish() is not None and cutter.finish() is None
 
 
@@ -82,4 +82,4 @@ def test_a_short_sound_is_one_stretch_and_none_is_none() -> None:
     ],
 )
 def test_repeated_words_are_written_once(before: str, after: str, wanted: str) -> None:
-    assert without_repeated(before, after) == wanted
+    assert without_overlap(before, after) == wanted

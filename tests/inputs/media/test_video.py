@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
@@ -17,31 +17,7 @@ from gemelo.errors import GemeloError, InputError
 from gemelo.inputs.media.video import Video, read_video, timestamp
 from tests.inputs.bombs import scanned
 from tests.inputs.recordings import stamped
-
-SIZE = (64, 48)
-
-
-def write_video(
-    path: Path,
-    times_s: Iterable[float],
-    *,
-    format: str | None = None,
-    codec: str = "mpeg4",
-    index_first: bool = False,
-) -> bytes:
-    """A film in which the grey of a frame says its time: 40 levels a second."""
-    options = {"movflags": "faststart"} if index_first else {}
-    with av.open(str(path), "w", format=format, options=options) as container:
-        stream = cast(Any, container.add_stream(codec, rate=25))
-        stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
-        for time_s in times_s:
-            grey = np.full((SIZE[1], SIZE[0], 3), round(time_s * 40) % 256, np.uint8)
-            grey[:24, :32, 0] = 255
-            frame = av.VideoFrame.from_ndarray(grey, format="rgb24")
-            frame.pts, frame.time_base = round(time_s * 25), Fraction(1, 25)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return path.read_bytes()
+from tests.media import SIZE, write_video
 
 
 def seconds(video: Video) -> list[float]:
@@ -94,9 +70,9 @@ def test_uneven_times_and_pauses(tmp_path: Path) -> None:
 
 
 def test_squeezed_as_it_comes(film: bytes) -> None:
-    whole, square = read_video(film).frames[2], read_video(film, side=32).frames[2]
+    whole, square = read_video(film).frames[2], read_video(film, image_size=32).frames[2]
     assert square.picture.size == (32, 32)
-    wanted = np.asarray(whole.picture.squeezed(32).image)
+    wanted = np.asarray(whole.picture.resized(32).image)
     assert np.array_equal(np.asarray(square.picture.image), wanted)
 
 
@@ -237,7 +213,7 @@ def test_scans_of_moving_jpegs_are_counted(num_scans: int, is_read: bool) -> Non
             packet.pts = packet.dts = number
             container.mux(packet)
     if is_read:
-        assert len(read_video(file.getvalue(), side=64).frames) == 2
+        assert len(read_video(file.getvalue(), image_size=64).frames) == 2
     else:
         with pytest.raises(InputError, match="thousand million pixels"):
-            read_video(file.getvalue(), side=64)
+            read_video(file.getvalue(), image_size=64)

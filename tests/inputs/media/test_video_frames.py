@@ -16,7 +16,7 @@ from PIL import Image
 from gemelo.errors import InputError
 from gemelo.inputs.media import video as module
 from gemelo.inputs.media.video import Video, read_video
-from gemelo.inputs.media.video_frames import Clock, Look
+from gemelo.inputs.media.video_frames import Clock, FrameScaler
 
 SIZE = (64, 48)
 RATE = 10
@@ -85,15 +85,15 @@ def turned(plain: bytes, matrix: tuple[float, float, float, float]) -> bytes:
         ((0, -1, -1, 0), "bottom right"),
     ],
 )
-@pytest.mark.parametrize("side", [None, 40])
+@pytest.mark.parametrize("image_size", [None, 40])
 def test_all_eight_ways_up(
-    matrix: tuple[int, int, int, int], corner: str, side: int | None
+    matrix: tuple[int, int, int, int], corner: str, image_size: int | None
 ) -> None:
     """A matrix takes (x, y) to (ax + cy, bx + dy): where it takes the corner is where it is."""
-    video = read_video(turned(film(steady()), matrix), side=side)
+    video = read_video(turned(film(steady()), matrix), image_size=image_size)
     picture = video.frames[0].picture
     lying = matrix[0] == 0
-    assert picture.size == ((40, 40) if side else (SIZE[::-1] if lying else SIZE))
+    assert picture.size == ((40, 40) if image_size else (SIZE[::-1] if lying else SIZE))
     shade = np.asarray(picture.image)[..., 0].astype(int)
     rows, columns = np.nonzero(shade > 200)
     below, beside = rows.mean() > shade.shape[0] / 2, columns.mean() > shade.shape[1] / 2
@@ -195,16 +195,16 @@ def test_times_that_begin_anew_are_counted_on_and_it_is_said() -> None:
 def test_pixels_that_are_not_square() -> None:
     written = film(steady(), aspect=Fraction(4, 3))
     assert read_video(written).frames[0].picture.size == (85, 48)
-    assert read_video(written, side=32).frames[0].picture.size == (32, 32)
+    assert read_video(written, image_size=32).frames[0].picture.size == (32, 32)
 
 
 def test_large_frames_are_shrunk_before_they_are_squeezed() -> None:
-    assert Look(side=768).size(1920, 1080) == (1920, 1080)
-    assert Look(side=768).size(7680, 4320) == (768, 768)
-    assert Look(side=768).size(700, 4320) == (700, 768)
-    width, height = Look(None, 2_100_000).size(7680, 4320)
+    assert FrameScaler(image_size=768).size(1920, 1080) == (1920, 1080)
+    assert FrameScaler(image_size=768).size(7680, 4320) == (768, 768)
+    assert FrameScaler(image_size=768).size(700, 4320) == (700, 768)
+    width, height = FrameScaler(None, 2_100_000).size(7680, 4320)
     assert width * height <= 2_100_000 and width / height == pytest.approx(16 / 9, abs=0.01)
-    assert Look(None, 10_000).size(1, 36_000_000) == (1, 10_000)
+    assert FrameScaler(None, 10_000).size(1, 36_000_000) == (1, 10_000)
 
 
 def test_frames_that_are_kept_whole_share_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,7 +212,7 @@ def test_frames_that_are_kept_whole_share_what_there_is(monkeypatch: pytest.Monk
     video = read_video(film(steady()))
     assert video.frames[0].picture.size == (48, 36)
     assert "frames of 64 x 48 pixels are kept as 48 x 36" in video.notices[0]
-    assert read_video(film(steady()), side=64).notices == ()
+    assert read_video(film(steady()), image_size=64).notices == ()
 
 
 def test_more_pixels_than_a_file_of_its_length_are_not_decoded(
@@ -235,6 +235,6 @@ def test_a_video_of_the_night_is_said_to_be_black() -> None:
 
 def test_a_squeezed_frame_is_the_picture_of_a_whole_one() -> None:
     written = film(steady(), size=(320, 200))
-    whole, square = read_video(written).frames[1], read_video(written, side=64).frames[1]
+    whole, square = read_video(written).frames[1], read_video(written, image_size=64).frames[1]
     wanted = whole.picture.image.resize((64, 64), Image.Resampling.BILINEAR)
     assert np.array_equal(np.asarray(square.picture.image), np.asarray(wanted))

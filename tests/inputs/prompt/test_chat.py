@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gemelo.errors import FileFormatError, GemeloError, InputError, UnsupportedError
 from gemelo.inputs.prompt import chat
-from gemelo.inputs.prompt.chat import Prompt, render, render_turns
+from gemelo.inputs.prompt.chat import Prompt, render, render_gemma_template
 from gemelo.inputs.templates import rendering
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 
@@ -71,10 +71,10 @@ def test_real_ids_are_the_published_ones(
 ) -> None:
     tokenizer = with_template(real("gguf"))
     for messages, generation, ids in corpus["chats"]:
-        for way in (render, render_turns):
+        for way in (render, render_gemma_template):
             prompt = way(messages, tokenizer, add_generation_prompt=generation)
             assert prompt == Prompt(tuple(ids)), (messages, way)
-    hello = render_turns([user("Hello")], tokenizer)
+    hello = render_gemma_template([user("Hello")], tokenizer)
     assert hello.ids == (2, 105, 2364, 107, 9259, 106, 107, 105, 4368, 107)
 
 
@@ -85,7 +85,7 @@ def test_gemmas_own_template_is_not_run(
     monkeypatch.setattr(rendering, "render_template", None)
     given_messages = [system("in"), user("the"), assistant("hell"), user("he")]
     same = with_template(tokenizer, TURNS.replace("\n", "\r\n"))
-    assert render(given_messages, same) == render_turns(given_messages, tokenizer)
+    assert render(given_messages, same) == render_gemma_template(given_messages, tokenizer)
     with pytest.raises(TypeError):
         render(given_messages, with_template(tokenizer, TURNS + " " + "{# #}"))
 
@@ -99,7 +99,7 @@ def test_as_transformers_does(tokenizer: Tokenizer) -> None:
 
     from tests.inputs.conftest import as_json
 
-    written = as_json(tokenizer.speller.vocabulary, merges=True) | {"truncation": None}
+    written = as_json(tokenizer.backend.vocabulary, merges=True) | {"truncation": None}
     theirs = PreTrainedTokenizerFast(
         tokenizer_object=Library.from_str(json.dumps(written)), bos_token="<bos>"
     )
@@ -113,7 +113,7 @@ def test_as_transformers_does(tokenizer: Tokenizer) -> None:
     expected = theirs.apply_chat_template(
         messages, tokenize=True, add_generation_prompt=True, return_dict=False
     )
-    assert list(render_turns(messages, tokenizer).ids) == expected
+    assert list(render_gemma_template(messages, tokenizer).ids) == expected
     assert list(render(messages, with_template(tokenizer)).ids) == expected
 
 
@@ -138,7 +138,7 @@ def test_what_is_said_never_becomes_a_mark(
         expected += f"{role}\n{opening}{text}\n"
         opening = ""
     for tokenizer in small.values():
-        ids = render_turns(messages, tokenizer).ids
+        ids = render_gemma_template(messages, tokenizer).ids
         assert render(messages, with_template(tokenizer)).ids == ids
         assert tokenizer.decode(ids) == expected + "model\n"
         start, end = (tokenizer.controls[f"<{which}_of_turn>"] for which in ("start", "end"))
@@ -170,7 +170,7 @@ def test_a_base_model_has_no_chat(tokenizer: Tokenizer) -> None:
 def test_turns_need_turn_marks(tokenizer: Tokenizer) -> None:
     other = replace(tokenizer, controls={"<bos>": 2})
     with pytest.raises(UnsupportedError, match="no <start_of_turn>"):
-        render_turns([user("the")], other)
+        render_gemma_template([user("the")], other)
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_turns_need_turn_marks(tokenizer: Tokenizer) -> None:
     ],
 )
 def test_messages_that_break_the_rules(tokenizer: Tokenizer, messages: Any, reason: str) -> None:
-    for way in (render, render_turns):
+    for way in (render, render_gemma_template):
         with pytest.raises(InputError, match=reason):
             way(messages, with_template(tokenizer))
 
@@ -215,12 +215,12 @@ def test_messages_that_break_the_rules(tokenizer: Tokenizer, messages: Any, reas
 )
 def test_media_are_refused_not_dropped(tokenizer: Tokenizer, part: Any, what: str) -> None:
     with pytest.raises(UnsupportedError, match=f"reads text only, and was given {what}"):
-        render_turns([user([{"type": "text", "text": "x"}, part])], tokenizer)
+        render_gemma_template([user([{"type": "text", "text": "x"}, part])], tokenizer)
     with pytest.raises(InputError, match="message 0: a system message takes text alone"):
-        render_turns([system([part]), user("x")], tokenizer)
+        render_gemma_template([system([part]), user("x")], tokenizer)
     with pytest.raises(UnsupportedError, match="message 0: part 0 is at http"):
         remote = {"type": "image", "url": "http://x/cat.png"}
-        render_turns([user([remote])], tokenizer)
+        render_gemma_template([user([remote])], tokenizer)
 
 
 def grown(start: str, step: str) -> str:

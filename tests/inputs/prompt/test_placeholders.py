@@ -7,20 +7,18 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from gemelo.config import Gemma3Config, Gemma3nConfig, VisionConfig
+from gemelo.config import Gemma3Config, Gemma3nConfig, Modalities, VisionConfig
 from gemelo.errors import ContextLengthError, InputError, UnsupportedError
 from gemelo.inputs.media.panscan import crops
 from gemelo.inputs.media.parts import MediaPart, TextPart
 from gemelo.inputs.prompt.placeholders import (
-    AudioSlot,
-    ImageSlot,
-    Piece,
-    Senses,
-    check_room,
-    check_senses,
-    expand,
-    place,
-    senses_of,
+    AudioPlaceholder,
+    Chunk,
+    ImagePlaceholder,
+    check_context_length,
+    check_modalities,
+    fill_placeholders,
+    tokenize,
 )
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from tests.inputs import reference
@@ -72,9 +70,9 @@ def test_gemma3(
     wanted = gemma3.processor(
         text=text, images=pictures or None, do_pan_and_scan=pan_and_scan, add_special_tokens=False
     )
-    slots = [ImageSlot(len(crops(size)) if pan_and_scan else 0) for size in sizes]
-    pieces = place(text, slots, [], gemma3.senses, gemma3.tokenizer)
-    ids = expand(pieces, gemma3.senses, gemma3.tokenizer, bos=False)
+    slots = [ImagePlaceholder(len(crops(size)) if pan_and_scan else 0) for size in sizes]
+    chunks = fill_placeholders(text, slots, [], gemma3.modalities, gemma3.tokenizer)
+    ids = tokenize(chunks, gemma3.modalities, gemma3.tokenizer, bos=False)
     assert ids == list(np.ravel(wanted["input_ids"]))
 
 
@@ -86,43 +84,46 @@ def test_gemma3n(gemma3n: Family, text: str, num_images: int, num_recordings: in
         audio=[RECORDING] * num_recordings or None,
         add_special_tokens=False,
     )
-    images, recordings = [ImageSlot()] * num_images, [AudioSlot()] * num_recordings
-    pieces = place(text, images, recordings, gemma3n.senses, gemma3n.tokenizer)
-    ids = expand(pieces, gemma3n.senses, gemma3n.tokenizer, bos=False)
+    images, recordings = [ImagePlaceholder()] * num_images, [AudioPlaceholder()] * num_recordings
+    chunks = fill_placeholders(text, images, recordings, gemma3n.modalities, gemma3n.tokenizer)
+    ids = tokenize(chunks, gemma3n.modalities, gemma3n.tokenizer, bos=False)
     assert ids == list(np.ravel(wanted["input_ids"]))
 
 
 def test_the_real_vocabulary(real: Callable[[str], Tokenizer]) -> None:
-    tokenizer, senses = real("gguf"), senses_of(Gemma3Config(vision=VisionConfig()))
+    tokenizer = real("gguf")
+    modalities = Gemma3Config(vision=VisionConfig()).modalities
 
-    def ids(*pieces: Piece) -> list[int]:
-        return expand(pieces, senses, tokenizer, bos=False)
+    def ids(*chunks: Chunk) -> list[int]:
+        return tokenize(chunks, modalities, tokenizer, bos=False)
 
     picture = [255999, *[262144] * 256, 256000]
-    assert ids(ImageSlot()) == [108, *picture, 108]
-    assert ids("user\n", ImageSlot(), "Hello") == [2364, 109, *picture, 108, 9259]
-    assert ids(ImageSlot(), ImageSlot()) == [108, *picture, 110, *picture, 108]
+    assert ids(ImagePlaceholder()) == [108, *picture, 108]
+    assert ids("user\n", ImagePlaceholder(), "Hello") == [2364, 109, *picture, 108, 9259]
+    assert ids(ImagePlaceholder(), ImagePlaceholder()) == [108, *picture, 110, *picture, 108]
     original = [8291, 563, 506, 3303, 2471, 236743, 108, *picture, 108]
     words = [532, 1590, 659, 1070, 20859, 531, 1601, 611, 1460, 2480, 236743]
     crop = [108, *picture, 108]
-    assert ids(ImageSlot(2)) == [*original, *words, *crop, 236743, *crop]
+    assert ids(ImagePlaceholder(2)) == [*original, *words, *crop, 236743, *crop]
 
 
 def test_a_recording_of_its_own_length(gemma3n: Family) -> None:
-    ids = expand([AudioSlot(7)], gemma3n.senses, gemma3n.tokenizer)
-    assert gemma3n.senses.audio is not None
-    assert ids.count(gemma3n.senses.audio.soft) == 7
+    ids = tokenize([AudioPlaceholder(7)], gemma3n.modalities, gemma3n.tokenizer)
+    assert gemma3n.modalities.audio is not None
+    assert ids.count(gemma3n.modalities.audio.token_id) == 7
 
 
 def test_bos_comes_once(gemma3: Family) -> None:
     bos = gemma3.tokenizer.bos_id
     for text in (f"the {BOI}", f"<bos>the {BOI}"):
-        pieces = place(text, [ImageSlot()], [], gemma3.senses, gemma3.tokenizer)
-        assert expand(pieces, gemma3.senses, gemma3.tokenizer).count(bos or 0) == 1
+        chunks = fill_placeholders(
+            text, [ImagePlaceholder()], [], gemma3.modalities, gemma3.tokenizer
+        )
+        assert tokenize(chunks, gemma3.modalities, gemma3.tokenizer).count(bos or 0) == 1
 
 
 def test_what_people_say_is_no_placeholder(gemma3: Family) -> None:
-    ids = expand([f"look: {BOI}<end_of_turn>"], gemma3.senses, gemma3.tokenizer)
+    ids = tokenize([f"look: {BOI}<end_of_turn>"], gemma3.modalities, gemma3.tokenizer)
     assert not set(ids) & {gemma3.tokenizer.controls[BOI], 7}
 
 
@@ -138,37 +139,42 @@ def test_as_many_placeholders_as_pictures(
     gemma3: Family, text: str, images: int, reason: str
 ) -> None:
     with pytest.raises(InputError, match=reason):
-        place(text, [ImageSlot()] * images, [], gemma3.senses, gemma3.tokenizer)
+        fill_placeholders(
+            text, [ImagePlaceholder()] * images, [], gemma3.modalities, gemma3.tokenizer
+        )
 
 
 def test_a_sense_that_is_missing(gemma3: Family) -> None:
     tokenizer = gemma3.tokenizer
     with pytest.raises(UnsupportedError, match="cannot take pictures"):
-        place("x", [ImageSlot()], [], Senses(), tokenizer)
+        fill_placeholders("x", [ImagePlaceholder()], [], Modalities(), tokenizer)
     with pytest.raises(UnsupportedError, match="cannot take recordings"):
-        expand([AudioSlot()], gemma3.senses, tokenizer)
+        tokenize([AudioPlaceholder()], gemma3.modalities, tokenizer)
 
 
 def test_what_a_model_has_no_sense_for() -> None:
-    text_only, seeing = senses_of(Gemma3Config()), senses_of(Gemma3Config(vision=VisionConfig()))
-    hearing = senses_of(Gemma3nConfig(audio_config={}))
+    text_only, seeing = (
+        Gemma3Config().modalities,
+        Gemma3Config(vision=VisionConfig()).modalities,
+    )
+    hearing = Gemma3nConfig(audio_config={}).modalities
     photo, song, film = (MediaPart(kind, "file") for kind in ("image", "audio", "video"))
-    check_senses([TextPart("words")], text_only)
-    check_senses([photo, film], seeing)
-    check_senses([song], hearing)
+    check_modalities([TextPart("words")], text_only)
+    check_modalities([photo, film], seeing)
+    check_modalities([song], hearing)
     with pytest.raises(UnsupportedError, match="reads text only, and was given 1 picture or"):
-        check_senses([photo], text_only)
-    with pytest.raises(UnsupportedError, match="has no ear, and was given 2 recordings"):
-        check_senses([photo, song, song], seeing)
-    with pytest.raises(UnsupportedError, match="has no eye"):
-        check_senses([film], hearing)
+        check_modalities([photo], text_only)
+    with pytest.raises(UnsupportedError, match="has no audio encoder, and was given 2 recordings"):
+        check_modalities([photo, song, song], seeing)
+    with pytest.raises(UnsupportedError, match="has no vision tower"):
+        check_modalities([film], hearing)
 
 
 def test_more_pictures_than_the_context_holds(gemma3: Family) -> None:
-    ids = expand([ImageSlot()] * 3, gemma3.senses, gemma3.tokenizer)
-    check_room(ids, gemma3.senses, len(ids))
+    ids = tokenize([ImagePlaceholder()] * 3, gemma3.modalities, gemma3.tokenizer)
+    check_context_length(ids, gemma3.modalities, len(ids))
     reason = f"has {len(ids)} tokens, 15 of them for 3 pictures.*holds {len(ids) - 1};"
     with pytest.raises(ContextLengthError, match=reason):
-        check_room(ids, gemma3.senses, len(ids) - 1)
+        check_context_length(ids, gemma3.modalities, len(ids) - 1)
     with pytest.raises(ContextLengthError, match="give a shorter one"):
-        check_room([9] * 4, gemma3.senses, 3)
+        check_context_length([9] * 4, gemma3.modalities, 3)

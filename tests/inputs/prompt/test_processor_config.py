@@ -13,7 +13,7 @@ from gemelo.checkpoints.source import Source
 from gemelo.config import Gemma3Config, Gemma3nConfig, ModelConfig, VisionConfig
 from gemelo.errors import FileFormatError, UnsupportedError
 from gemelo.inputs.media.panscan import PanScan
-from gemelo.inputs.prompt.media_loader import Viewing
+from gemelo.inputs.prompt.media_loader import VisionOptions
 from gemelo.inputs.prompt.processor_config import Preprocessor, read_preprocessor
 
 EYE = Gemma3Config(vision=VisionConfig())
@@ -78,18 +78,20 @@ def read(said: dict[str, Any], config: ModelConfig = EYE) -> Preprocessor:
 
 def test_what_is_published_changes_nothing() -> None:
     assert read(PUBLISHED) == Preprocessor()
-    assert read(SEEN_3N | HEARD, BOTH) == read(LATER, BOTH) == Preprocessor(side=768)
+    assert read(SEEN_3N | HEARD, BOTH) == read(LATER, BOTH) == Preprocessor(image_size=768)
     assert read({}) == read({}, BOTH) == Preprocessor()
-    assert Preprocessor().viewing == Viewing()
+    assert Preprocessor().vision_options == VisionOptions()
 
 
 def test_what_may_be_chosen() -> None:
     said = {"do_pan_and_scan": True, "pan_and_scan_min_crop_size": 128}
     said |= {"pan_and_scan_max_num_crops": 3, "pan_and_scan_min_ratio_to_activate": 1.5}
-    assert read(PUBLISHED | said).viewing == Viewing(PanScan(128, 3, 1.5))
+    assert read(PUBLISHED | said).vision_options == VisionOptions(PanScan(128, 3, 1.5))
     off = read(said | {"do_pan_and_scan": False})
-    assert off.thresholds == PanScan(128, 3, 1.5) and off.viewing.pan_and_scan is None
-    assert read({"size": {"height": 512, "width": 512}}, BOTH).viewing == Viewing(side=512)
+    assert off.thresholds == PanScan(128, 3, 1.5) and off.vision_options.pan_and_scan is None
+    assert read({"size": {"height": 512, "width": 512}}, BOTH).vision_options == VisionOptions(
+        image_size=512
+    )
 
 
 def test_a_model_without_towers_has_no_use_for_it() -> None:
@@ -164,7 +166,7 @@ def test_both_files_are_read_and_the_later_one_counts_more(tmp_path: Path) -> No
     earlier.write_text(json.dumps({"do_pan_and_scan": True, "pan_and_scan_max_num_crops": 2}))
     later.write_text(json.dumps({"image_processor": {"pan_and_scan_max_num_crops": 3}}))
     source = Source(tmp_path, EYE, {}, lambda name: pytest.fail("no tensor is touched"))
-    assert preprocessor_of(source).viewing == Viewing(PanScan(max_num_crops=3))
+    assert preprocessor_of(source).vision_options == VisionOptions(PanScan(max_num_crops=3))
     later.write_text("{")
     with pytest.raises(FileFormatError, match="processor_config.json: not readable as JSON"):
         preprocessor_of(source)

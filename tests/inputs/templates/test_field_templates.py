@@ -13,7 +13,8 @@ import pytest
 from tokenizers import Tokenizer as Library
 from transformers import PreTrainedTokenizerFast
 
-from gemelo.inputs.prompt.placeholders import Senses, expand, place
+from gemelo.config import Modalities
+from gemelo.inputs.prompt.placeholders import fill_placeholders, tokenize
 from gemelo.inputs.templates.rendering import render_template
 from gemelo.inputs.templates.text import own
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
@@ -49,7 +50,7 @@ def tokenizer() -> Tokenizer:
 
 @pytest.fixture(scope="module")
 def theirs(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
-    written = as_json(tokenizer.speller.vocabulary, merges=True) | {"truncation": None}
+    written = as_json(tokenizer.backend.vocabulary, merges=True) | {"truncation": None}
     return PreTrainedTokenizerFast(
         tokenizer_object=Library.from_str(json.dumps(written)), bos_token="<bos>", eos_token="<eos>"
     )
@@ -70,7 +71,9 @@ def text_of(
 
 
 def ids_of(text: str, tokenizer: Tokenizer) -> list[int]:
-    return expand(place(text, [], [], Senses(), tokenizer), Senses(), tokenizer, bos=False)
+    return tokenize(
+        fill_placeholders(text, [], [], Modalities(), tokenizer), Modalities(), tokenizer, bos=False
+    )
 
 
 def with_texts(value: Any, change: Any, key: str = "") -> Any:

@@ -12,8 +12,8 @@ import pytest
 from tokenizers import Tokenizer as Library
 
 from gemelo.errors import UnsupportedError
-from gemelo.inputs.tokenizer.added_tokens import AddedString, Finder, Match
-from gemelo.inputs.tokenizer.backends import LibrarySpeller, PieceSpeller
+from gemelo.inputs.tokenizer.added_tokens import AddedToken, Finder, Match
+from gemelo.inputs.tokenizer.backends import SentencePieceBackend, TokenizersBackend
 from gemelo.inputs.tokenizer.sentencepiece_file import pack_model
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.inputs.tokenizer.vocabulary import Vocabulary
@@ -98,8 +98,8 @@ def test_random_flags_give_the_ids_of_the_library(kind: str, tmp_path: Path) -> 
     for number in range(60):
         entries = random_strings(rng, Vocabulary.from_gguf(plain_vocabulary()))
         ours, library = written(entries, tmp_path / str(number), kind)
-        expected = LibrarySpeller if kind == "json" else PieceSpeller
-        assert isinstance(ours.speller, expected)
+        expected = TokenizersBackend if kind == "json" else SentencePieceBackend
+        assert isinstance(ours.backend, expected)
         for _ in range(60):
             text = random_text(rng, entries)
             ids = library.encode(text, add_special_tokens=False).ids
@@ -123,19 +123,19 @@ def test_random_flags_give_the_ids_of_the_library(kind: str, tmp_path: Path) -> 
     ],
 )
 def test_flags(flags: dict[str, bool], text: str, match: list[tuple[int, int]]) -> None:
-    finder = Finder([AddedString("cat", 7, **flags)])
+    finder = Finder([AddedToken("cat", 7, **flags)])
     assert list(finder.matches(text)) == [Match(7, *places) for places in match]
 
 
 def test_the_longest_is_found_and_one_that_is_rejected_is_used_up() -> None:
-    strings = [AddedString("ab", 1), AddedString("abc", 2, single_word=True), AddedString("c", 3)]
+    strings = [AddedToken("ab", 1), AddedToken("abc", 2, single_word=True), AddedToken("c", 3)]
     assert [m.id for m in Finder(strings).matches("abc ab abcd")] == [2, 1]
     assert [m.id for m in Finder(strings).matches("abc", skipped={2})] == []
 
 
 def test_too_many_lengths_are_refused() -> None:
     with pytest.raises(UnsupportedError, match="300 lengths of added tokens begin with 'a'"):
-        Finder(AddedString("a" * length, length) for length in range(1, 301))
+        Finder(AddedToken("a" * length, length) for length in range(1, 301))
 
 
 def test_flags_cannot_be_held_by_other_containers(tmp_path: Path) -> None:
@@ -175,4 +175,4 @@ def test_settings_beside_a_model_add_strings(tmp_path: Path) -> None:
     ]
     assert behind not in ours.encode("<image_soft_token>")
     assert ours.decode([behind + 1], special=True) == "<tool>"
-    np.testing.assert_array_equal(ours.speller.vocabulary.scores[:behind], vocabulary.scores)
+    np.testing.assert_array_equal(ours.backend.vocabulary.scores[:behind], vocabulary.scores)

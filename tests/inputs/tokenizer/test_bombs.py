@@ -11,7 +11,6 @@ import os
 import resource
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -174,9 +173,8 @@ def read(path: Path) -> str:
 
 
 def measured(path: Path) -> dict[str, Any]:
-    """Read a file in a child: how that ended, how long it took, and how large the child grew."""
+    """Read a file in a child: how that ended, its processor time, and how large the child grew."""
     ours, theirs = os.pipe()
-    begun = time.perf_counter()
     if (child := os.fork()) == 0:
         resource.setrlimit(resource.RLIMIT_AS, (LIMIT, LIMIT))
         resource.setrlimit(resource.RLIMIT_CPU, (20, 20))
@@ -186,8 +184,8 @@ def measured(path: Path) -> dict[str, Any]:
     with open(ours, encoding="utf-8") as pipe:
         said = pipe.read()
     _, status, usage = os.wait4(child, 0)
-    took = time.perf_counter() - begun
-    return {"said": said, "status": status, "s": took, "mib": usage.ru_maxrss / 1024}
+    took_s = usage.ru_utime + usage.ru_stime
+    return {"said": said, "status": status, "s": took_s, "mib": usage.ru_maxrss / 1024}
 
 
 def main(folder: Path) -> None:

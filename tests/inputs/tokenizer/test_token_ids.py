@@ -97,7 +97,7 @@ def test_wherever_ids_enter(model: Model, form: Callable[[], Any]) -> None:
     assert len([*model.session().stream(form(), Sampling(**settings))]) == 2
     assert torch.equal(model.logits(form()), model.logits(IDS))
     session = model.session()
-    session.listen(form(), ())
+    session.write(form())
     assert session.ids == IDS and session.read(form()).shape == (model.config.vocab_size,)
     tokenizer = model.tokenizer
     assert tokenizer.decode(form()) == tokenizer.decode(IDS)
@@ -113,7 +113,7 @@ def test_nowhere_else(model: Model, form: Callable[[], Any]) -> None:
         model.stream,
         model.logits,
         session.read,
-        lambda ids: session.listen(ids, ()),
+        lambda ids: session.write(ids),
         lambda ids: next(session.stream(ids, Sampling())),
         lambda ids: model.generate(Prompt(ids)),
         model.tokenizer.decode,

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gemelo.errors import InputError, UnsupportedError
-from gemelo.inputs.tokenizer.backends import LibrarySpeller, PieceSpeller
+from gemelo.inputs.tokenizer.backends import SentencePieceBackend, TokenizersBackend
 from gemelo.inputs.tokenizer.sentencepiece_file import pack_model
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.inputs.tokenizer.vocabulary import Vocabulary
@@ -45,7 +45,7 @@ Real = Callable[[str], Tokenizer]
 @pytest.mark.parametrize("source", SOURCES)
 def test_real_ids_are_the_published_ones(source: str, real: Real, corpus: dict[str, Any]) -> None:
     tokenizer = real(source)
-    assert isinstance(tokenizer.speller, PieceSpeller)
+    assert isinstance(tokenizer.backend, SentencePieceBackend)
     wrong = [text for text, ids in corpus["texts"] if tokenizer.encode(text, bos=False) != ids]
     assert wrong == []
 
@@ -143,7 +143,7 @@ def test_a_stream_holds_back_half_characters(small: dict[str, Tokenizer], source
 
 
 def test_small_json_runs_in_the_library(small: dict[str, Tokenizer]) -> None:
-    assert isinstance(small["json"].speller, LibrarySpeller)
+    assert isinstance(small["json"].backend, TokenizersBackend)
     assert small["json"].encode("the the the the") == small["gguf"].encode("the the the the")
     written, expected = (small[source].to_gguf() for source in ("json", "gguf"))
     assert written["tokenizer.ggml.tokens"][:-1] == expected["tokenizer.ggml.tokens"]
@@ -201,9 +201,9 @@ def test_stop_ids_follow_the_file() -> None:
 def test_a_directory_prefers_json_and_reads_what_lies_beside(tmp_path: Path) -> None:
     vocabulary = Vocabulary.from_gguf(small_vocabulary())
     (tmp_path / "tokenizer.model").write_bytes(pack_model(vocabulary))
-    assert isinstance(Tokenizer.from_file(tmp_path).speller, PieceSpeller)
+    assert isinstance(Tokenizer.from_file(tmp_path).backend, SentencePieceBackend)
     (tmp_path / "tokenizer.json").write_text(json.dumps(as_json(vocabulary, merges=True)))
-    assert isinstance(Tokenizer.from_file(str(tmp_path)).speller, LibrarySpeller)
+    assert isinstance(Tokenizer.from_file(str(tmp_path)).backend, TokenizersBackend)
     templates = [{"name": "other", "template": "x"}, {"name": "default", "template": "one"}]
     config = {"chat_template": templates, "eos_token": {"content": "<end_of_turn>"}}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))

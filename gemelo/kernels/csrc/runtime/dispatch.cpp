@@ -1,0 +1,117 @@
+// Run-time dispatch: which instruction sets were compiled in, and which of them this machine runs.
+
+#include <cstring>
+
+#include "runtime/kernels.h"
+
+#if defined(__linux__) && defined(__x86_64__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#elif defined(__linux__) && defined(__aarch64__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
+#define GEMELO_DECLARE(isa)             \
+  namespace isa {                       \
+  extern const gemelo::Kernels kernels; \
+  }
+GEMELO_DECLARE(isa_generic)
+#if defined(__x86_64__)
+GEMELO_DECLARE(isa_avx2)
+GEMELO_DECLARE(isa_avx2_vnni)
+GEMELO_DECLARE(isa_avx512)
+GEMELO_DECLARE(isa_amx)
+#elif defined(__aarch64__)
+GEMELO_DECLARE(isa_neon)
+#endif
+
+namespace gemelo {
+namespace {
+
+#if defined(__x86_64__)
+
+bool has_avx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+         __builtin_cpu_supports("f16c");
+}
+
+// CPUID leaf 7, subleaf 1, EAX bit 4; the compiler's builtin does not know the name everywhere.
+bool has_avx_vnni() {
+  unsigned a = 7, b, c = 1, d;
+  asm volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
+  return has_avx2() && (a >> 4 & 1);
+}
+
+bool has_avx512() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16");
+}
+
+// Leaf 7, EDX: bit 22 bfloat16 tiles, bit 24 tiles; then the kernel must lend this process the
+// state.
+bool has_amx() {
+  unsigned a = 7, b, c = 0, d;
+  asm volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
+  if (!has_avx512() || !(d >> 22 & 1) || !(d >> 24 & 1)) return false;
+#ifdef __linux__
+  constexpr long kRequestState = 0x1023, kTileData = 18;
+  static const bool lent = syscall(SYS_arch_prctl, kRequestState, kTileData) == 0;
+  return lent;
+#else
+  return false;
+#endif
+}
+
+#elif defined(__aarch64__)
+
+// Cortex-A72 (Raspberry Pi 4) and older have no dot product; every Apple processor has.
+bool has_dot_product() {
+#ifdef __linux__
+  return getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
+#else
+  return true;
+#endif
+}
+
+#endif
+
+}  // namespace
+
+const char* const* runnable() {
+  static const char* names[8];
+  static const bool once = [] {
+    int n = 0;
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (has_amx()) names[n++] = "amx";
+    if (has_avx512()) names[n++] = "avx512";
+    if (has_avx_vnni()) names[n++] = "avx2_vnni";
+    if (has_avx2()) names[n++] = "avx2";
+#elif defined(__aarch64__)
+    if (has_dot_product()) names[n++] = "neon";
+#endif
+    names[n++] = "generic";
+    return true;
+  }();
+  (void)once;
+  return names;
+}
+
+const Kernels* kernels_named(const char* name) {
+  const Kernels* all[] = {
+      &isa_generic::kernels,
+#if defined(__x86_64__)
+      &isa_avx2::kernels,    &isa_avx2_vnni::kernels, &isa_avx512::kernels, &isa_amx::kernels,
+#elif defined(__aarch64__)
+      &isa_neon::kernels,
+#endif
+  };
+  for (const char* const* can = runnable(); *can; can++)
+    for (const Kernels* kernels : all)
+      if (!std::strcmp(name, *can) && !std::strcmp(name, kernels->name)) return kernels;
+  return nullptr;
+}
+
+}  // namespace gemelo

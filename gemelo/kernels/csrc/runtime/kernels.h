@@ -1,0 +1,145 @@
+// The kernel table: what every instruction set offers, as pointers to functions; one table is
+// chosen when the library is loaded.
+
+#pragma once
+
+#include <cstddef>
+
+#include "gemm/formats.h"
+#include "runtime/pool.h"
+
+namespace gemelo {
+
+constexpr int64_t kFewTokens = 16;  // up to here a product is a set of dot products
+constexpr int64_t kRowGrain = 16;   // its rows are shared out in sixteens
+
+// y (tokens, rows) = x (tokens, columns) times w transposed.
+struct Product {
+  Activations x;
+  int64_t tokens;
+  Matrix w;
+  Activations y;
+};
+
+// How activations lie for the micro-kernel that takes them: as they are, as bytes for the formats
+// that are named (the zero, the number of scales and whether there are minima are what differs), or
+// as bfloat16 tiles.
+enum class Packing { kNone, kQ4_0, kQ5_0, kQ8_0, kQ4_K_Q5_K, kQ6_K, kTiles };
+
+struct Norm {
+  const float* weight;  // null: the root mean square alone
+  float offset, eps;
+};
+
+// What the numbers of a KV cache are stored as (attention/kv_cache.h).
+enum class CacheFormat { kF32, kBF16, kInt8 };
+
+// A layer's keys, or values: (rows, slots, heads, d), and of signed bytes their scales, half
+// precision (rows, slots, heads).
+struct KvTensor {
+  void* numbers;
+  uint16_t* scales;
+};
+
+// Keys and values of one layer.
+struct KvCache {
+  KvTensor k, v;
+  int64_t row_stride;  // in numbers, from row to row
+  CacheFormat format;
+  int64_t heads, d;
+};
+
+constexpr int kStreams = 4;
+
+// One layer's coefficients, float: modality_router (streams, width), prediction_coefs (streams *
+// streams, streams), correction_coefs (streams, streams), correct_output_scale (width).
+struct AltUp {
+  Norm router_norm;
+  const float *modality_router, *prediction_coefs, *correction_coefs, *correct_output_scale;
+};
+
+struct Attend {
+  const float* q;  // (tokens, heads * d)
+  KvCache cache;
+  const int64_t* key_positions;  // (rows, slots), position_stride from row to row
+  int64_t position_stride, slots;
+  const int64_t *query_positions, *attend_until;  // (tokens): where each is, and the last it sees
+  int64_t tokens, tokens_a_row, heads, window;    // window 0: all
+  float scale;
+  float* out;
+};
+
+// The functions that take a worker are called by all threads of a job, each doing its share.
+struct Kernels {
+  const char* name;
+  void (*product)(const Product& product);
+  // The rows `ids` of w as floats or bfloat16 (count, columns).
+  void (*gather)(const Matrix& w, const int64_t* ids, int64_t count, const Activations& y);
+
+  // Products in two halves, so that several matrices share the first: activations are packed, in
+  // packed_bytes of room, and multiplied. Where a matrix takes no packing, multiply_unpacked does
+  // the product whole.
+  Packing (*packing_for)(const Matrix& w, int64_t tokens);
+  size_t (*packed_bytes)(Packing packing, int64_t tokens, int64_t columns);
+  void (*pack)(Worker& worker, const Activations& x, int64_t tokens, int64_t columns,
+               Packing packing, void* packed);
+  void (*multiply)(Worker& worker, const void* packed, int64_t tokens, const Matrix& w,
+                   const Activations& y);
+  void (*multiply_unpacked)(Worker& worker, const Activations& x, int64_t tokens, const Matrix& w,
+                            const Activations& y);
+
+  // Bytes of a panel of sixteen rows, 0 for formats that have none; and rows made into panels, the
+  // `first` of a matrix and those behind it, or into strips, `stride` bytes for a line of all.
+  size_t (*panel_bytes)(Format format, int64_t columns);
+  void (*interleave)(const Matrix& rows, int64_t first, int64_t stride, uint8_t* out);
+
+  // Reads memory and does nothing with it: how fast a product could be. Returns some number.
+  int64_t (*read)(const uint8_t* p, int64_t bytes);
+
+  // ops/elementwise.h
+  void (*norm)(Worker& worker, const float* x, const Norm& n, int64_t tokens, int64_t width,
+               float* out);
+  void (*add_norm)(Worker& worker, float* x, const float* y, const Norm& n, const Norm* next,
+                   int64_t tokens, int64_t width, float* out);
+  void (*gelu_and_mul)(float* gates, const float* up, int64_t tokens, int64_t width, int64_t begin,
+                       int64_t end);
+  void (*softcap)(float* x, float cap, int64_t begin, int64_t end);
+  bool (*all_finite)(const float* x, int64_t begin, int64_t end);
+  int64_t (*argmax)(const float* x, int64_t begin, int64_t end);
+  void (*norm_rope_heads)(Worker& worker, float* x, int64_t tokens, int64_t count, int64_t d,
+                          const Norm& n, const float* rotations);
+  void (*store_kv)(Worker& worker, const float* k, const float* v, const KvCache& cache,
+                   const int64_t* slots, int64_t tokens, int64_t tokens_a_row);
+
+  // attention/: `room` has attend_bytes of it.
+  size_t (*attend_bytes)(const Attend& a);
+  void (*attend)(Worker& worker, const Attend& a, void* room);
+
+  // ops/altup.h
+  void (*altup_predict)(Worker& worker, const float* const* streams, float* const* predicted,
+                        const AltUp& a, int64_t tokens, int64_t width);
+  void (*altup_correct)(Worker& worker, float* const* streams, const float* const* predicted,
+                        const float* activated, const AltUp& a, int64_t tokens, int64_t width,
+                        float* scaled);
+  void (*laurel_residual)(Worker& worker, const float* active, const float* attended, const Norm& n,
+                          const float* x, const float* laurel, const Norm& m, const Norm& next,
+                          int64_t tokens, int64_t width, float* out, float* normed);
+  float (*gaussian_cutoff)(const float* gates, int64_t width, float std_multiplier);
+  void (*gaussian_topk)(float* gates, float cutoff, int64_t begin, int64_t end);
+  void (*gate_per_layer_input)(Worker& worker, float* gates, const float* per_layer_inputs,
+                               int64_t stride, int64_t tokens, int64_t width);
+  void (*add_to_others)(Worker& worker, float* const* streams, const float* y, const Norm& n,
+                        int64_t tokens, int64_t width);
+  void (*match_magnitude)(Worker& worker, const float* x, const float* target, int64_t tokens,
+                          int64_t width, float scale, bool add, float* out);
+  void (*per_layer_inputs)(float* projected, const float* embedded, const Norm& n,
+                           float projected_scale, float table_scale, int64_t count, int64_t width);
+};
+
+// By name ("generic", "avx2", "avx2_vnni", "avx512", "amx", "neon"), or null if this machine
+// cannot.
+const Kernels* kernels_named(const char* name);
+// The names that this machine can run, the fastest first; null at the end.
+const char* const* runnable();
+
+}  // namespace gemelo

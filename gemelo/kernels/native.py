@@ -1,0 +1,104 @@
+"""The compiled kernels as a Python extension: whether they are there, and on which instruction set.
+
+The extension holds every instruction set that its processor family has, and takes the best that
+this machine runs. It is absent where nothing could be compiled, and then everything goes through
+`reference`, slowly and exactly; the environment may ask for that, or for a lesser set.
+
+    GEMELO_ISA=generic gemelo generate ...       # or avx2, avx2_vnni, avx512, amx, neon, reference
+    native.isa(), native.set_threads(4)
+
+Whether anything is computed natively is one name, `module`: read it where it is needed, as
+`native.module`, and never import it from here. `extension` is there also where the environment
+leaves the products to the reference, for what is no product (weights.mapped asks it to watch maps).
+"""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import torch
+
+from gemelo.errors import InputError
+
+MAX_THREADS = 1024
+REFERENCE = "reference"
+
+
+def _extension() -> ModuleType | None:
+    try:
+        return import_module("gemelo.kernels._native")
+    except ImportError:
+        return None
+
+
+def _chosen(built: ModuleType | None) -> ModuleType | None:
+    """The compiled module, set to the instruction set that the environment asks for."""
+    asked = os.environ.get("GEMELO_ISA", "")
+    if not asked:
+        return built
+    if asked == REFERENCE:
+        return None
+    if built is None:
+        raise InputError(
+            f"GEMELO_ISA={asked}, but the native kernels were not built: install a C++ "
+            "compiler and install gemelo again"
+        )
+    if asked not in built.names():
+        raise InputError(
+            f"GEMELO_ISA={asked}; this machine has {', '.join(built.names())}, {REFERENCE}"
+        )
+    built.use(asked)
+    return built
+
+
+# The child of a fork has none of torch's threads, and torch's OpenMP waits for them for good. The
+# native products, which matter, make threads of their own there (kernels/csrc/runtime/pool.cpp).
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+
+if TYPE_CHECKING:
+    from gemelo.kernels import _native
+
+    extension = _native
+else:
+    extension = _extension()  # None where it was not built
+module = _chosen(extension)  # None where nothing is to be computed by it, either
+
+
+def isa() -> str:
+    """The instruction set in use, or "reference"."""
+    return REFERENCE if module is None else str(module.name())
+
+
+def instruction_sets() -> list[str]:
+    """Those that this machine runs, the fastest first."""
+    return [] if module is None else list(module.names())
+
+
+def use(name: str) -> None:
+    """Compute with one of `instruction_sets()`; InputError for another."""
+    if module is None or name not in module.names():
+        raise InputError(f"{name!r} is not one of {', '.join(instruction_sets()) or REFERENCE}")
+    module.use(name)
+
+
+def set_threads(count: int) -> None:
+    """Threads of the native products, the caller's included, in this process."""
+    if not 1 <= count <= MAX_THREADS:
+        raise InputError(f"threads = {count}; expected 1 to {MAX_THREADS}")
+    if module is not None:
+        module.set_threads(count)
+
+
+def missing_kernels_notice() -> str | None:
+    """A sentence for people whose installation has no native kernels; None if it has, or if the
+    environment asked for the reference."""
+    if module is not None or os.environ.get("GEMELO_ISA") == REFERENCE:
+        return None
+    return (
+        "the native kernels were not built, so that quantised weights run ten times slower or "
+        "worse; install a C++ compiler and install gemelo again"
+    )

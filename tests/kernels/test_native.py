@@ -1,0 +1,108 @@
+"""The extension: which instruction set runs, by the environment and by name, and none at all."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from gemelo.errors import InputError
+from gemelo.kernels import native
+from tests.native import needs_native
+
+pytestmark = needs_native
+
+
+def test_memory_of_any_size_is_read_and_left_alone(isa: str) -> None:
+    memory = torch.arange(5000, dtype=torch.int32).view(torch.uint8)
+    for nbytes in (0, 4, 256, 20000):
+        native.extension.read(memory.data_ptr(), nbytes)
+    assert torch.equal(memory.view(torch.int32), torch.arange(5000, dtype=torch.int32))
+
+
+# ---- which instruction set -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", native.instruction_sets())
+def test_the_environment_chooses(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = native.isa()
+    monkeypatch.setenv("GEMELO_ISA", name)
+    module = native._chosen(native.extension)
+    assert module is not None and module.name() == name
+    native.use(before)
+
+
+def test_the_environment_may_ask_for_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GEMELO_ISA", "reference")
+    assert native._chosen(native.extension) is None
+
+
+def test_what_is_not_there_is_an_input_error() -> None:
+    for threads in (0, -1, native.MAX_THREADS + 1):
+        with pytest.raises(InputError, match="1 to 1024"):
+            native.set_threads(threads)
+    with pytest.raises(InputError, match="generic"):
+        native.use("sse9")
+
+
+def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Another interpreter with this tree."""
+    root = Path(__file__).parents[2]
+    paths = [str(root), os.environ.get("PYTHONPATH", "")]
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)} | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_an_unknown_instruction_set_is_one_clear_line() -> None:
+    command = "import sys; from gemelo.cli import run; sys.exit(run(['generate', 'Hi']))"
+    done = python(command, GEMELO_ISA="sse9")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "GEMELO_ISA=sse9" in done.stderr and "generic" in done.stderr
+
+
+WITHOUT_THE_EXTENSION = """
+import sys
+sys.modules["gemelo.kernels._native"] = None  # as if it had not been built: importing it fails
+import torch
+from gemelo.errors import InputError
+from gemelo.kernels import native, products, reference
+from gemelo.kernels.quants import FORMATS, Packed, pack
+from gemelo.kernels.linear import QuantEmbedding, QuantLinear
+
+weight = pack(torch.randn(6, 64), FORMATS["q8_0"])
+x, ids = torch.randn(2, 64), torch.tensor([5, 0])
+assert native.isa() == "reference" and native.instruction_sets() == []
+assert torch.equal(products.linear(x, weight), reference.linear(x, weight))
+assert torch.equal(QuantLinear(weight)(x, rows=3), reference.linear(x, weight.prefix(3)))
+picked = Packed(weight.blocks[ids], weight.format)
+assert torch.equal(QuantLinear(weight).rows_at(x, ids), reference.linear(x, picked))
+assert torch.equal(QuantEmbedding(weight, torch.float32)(ids), reference.embedding(ids, weight))
+native.set_threads(2)
+for wrong in (lambda: native.use("generic"), lambda: native.set_threads(0),
+              lambda: products.embedding(torch.tensor([6]), weight),
+              lambda: products.linear(x, weight, torch.tensor([-1]))):
+    try:
+        wrong()
+    except InputError as error:
+        print(error)
+    else:
+        raise SystemExit("no error")
+"""
+
+
+def test_without_the_extension_everything_goes_through_the_reference() -> None:
+    done = python(WITHOUT_THE_EXTENSION, GEMELO_ISA="")
+    assert done.returncode == 0, done.stderr
+    asked = python("import sys; sys.modules['gemelo.kernels._native'] = None; "
+                   "import gemelo.kernels.native", GEMELO_ISA="avx2")  # fmt: skip
+    assert "InputError: GEMELO_ISA=avx2, but the native kernels were not built" in asked.stderr
