@@ -66,6 +66,7 @@ class Model:
         self.checkpoint, self.engine, self.load_s = checkpoint, engine, load_s
         self.encoders = MediaEncoders(checkpoint.tree, checkpoint.config)
         self._load_s_due = load_s
+        self._cuts: tuple[Submodel, ...] = ()  # that make this model of the checkpoint's
         self._last: Session | None = None  # of generate and stream
         self._line = Line()
 
@@ -100,6 +101,7 @@ class Model:
         )
         nested = Model(self.checkpoint, engine, self.load_s)
         nested.encoders = self.encoders  # and what they encoded lately
+        nested._cuts = (*self._cuts, part)
         return nested
 
     def draft(
@@ -119,8 +121,9 @@ class Model:
 
     def _copy(self, part: Submodel, format: WeightFormat) -> Decoder:
         """A sub-model with weights of its own, read again from the file, activations as here."""
-        whole = without_towers(open_source(self.checkpoint.path))
-        source = cut(without_padding(whole), part)
+        source = without_padding(without_towers(open_source(self.checkpoint.path)))
+        for submodel in (*self._cuts, part):
+            source = cut(source, submodel)
         whole_decoder = self.engine.decoder
         dtype, device = whole_decoder.embed_tokens.dtype, whole_decoder.norm.weight.device
         tree = assemble(source, format, dtype, device)

@@ -8,9 +8,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from gemelo.api import Model, load
 from gemelo.checkpoints.load import load_checkpoint
+from gemelo.config import Submodel
 from gemelo.config.sampling import Sampling
 from gemelo.engine.engine import Engine
 from gemelo.errors import FileFormatError, InputError, UnsupportedError
@@ -155,6 +157,22 @@ def test_a_session_can_change_size_and_draft(elastic: Model) -> None:
         assert session.generate(PROMPT, **GREEDY).token_ids == plain
         assert draft.rounds > 0
         assert len(repr(draft)) < 400, "its network is left out"
+
+
+def test_a_submodel_drafts_with_weights_of_its_own(awake_directory: Path) -> None:
+    """Of what the sub-model is cut from, and not of the file's whole."""
+    whole = load(awake_directory)
+    last = whole.config.num_hidden_layers - 1
+    part = whole.submodel(Submodel(whole.config.ffn_widths[:last], (last,)))
+    draft = part.draft("whole", gamma=2, format="f32")
+    assert draft.decoder.config.ffn_widths == part.config.ffn_widths
+    found = draft.decoder.embed_tokens.weight
+    assert torch.equal(found, part.engine.decoder.embed_tokens.weight)
+    assert found.data_ptr() != part.engine.decoder.embed_tokens.weight.data_ptr()
+    session = part.session()
+    session.draft = draft
+    plain = part.generate(PROMPT, **GREEDY).token_ids
+    assert session.generate(PROMPT, **GREEDY).token_ids == plain
 
 
 def test_loading_counts_for_the_first_turn(model: Model) -> None:

@@ -143,6 +143,8 @@ class Session:
         if self.policy is not None and self.active is not None:
             moment = Moment(self.active, scores, self._step_s, self._since)
             chosen = self.policy(moment)
+            if not isinstance(chosen, Submodel):
+                raise InputError(f"the policy chose {chosen!r:.60}; expected a Submodel")
             if chosen != self.active:
                 self.use(chosen, self.rebuild_mode)
 

@@ -192,6 +192,12 @@ def test_a_policy_goes_with_one_continuation(session: Session) -> None:
         session.generate([2, 300], GREEDY)
 
 
+def test_a_policy_chooses_a_submodel(session: Session) -> None:
+    session.policy = lambda moment: None  # type: ignore[assignment, return-value]
+    with pytest.raises(InputError, match="the policy chose None; expected a Submodel"):
+        session.generate([2, 300], GREEDY)
+
+
 def test_a_size_changed_while_a_prompt_is_read(session: Session) -> None:
     """Who wrote it is who ran, not who was asked for meanwhile."""
     session.read([2, *range(300, 330)], lambda done, total: session.use(SMALL))
