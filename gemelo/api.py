@@ -260,9 +260,20 @@ class Model:
         """Answer a conversation: messages of role system, user or assistant, with content."""
         return self.generate(messages, sampling, **settings)
 
-    def logits(self, ids: Sequence[int]) -> Tensor:
-        """Logits of the next token after every position, (T, V) float32; 1 MB a token."""
-        return self.engine.score(ids)
+    def __repr__(self) -> str:
+        file, config = self.checkpoint, self.config
+        return (
+            f"Model({file.path.name}: {config.model_type}, {config.num_hidden_layers} layers, "
+            f"{file.weights_bytes / 1e6:.0f} MB of weights, format {file.format}, "
+            f"context {self.context})"
+        )
+
+    def logits(self, ids: Sequence[int] | str) -> Tensor:
+        """Logits of the next token after every position, (T, V) float32; 1 MB a token.
+
+        ids, or a text, which gets `<bos>`.
+        """
+        return self.engine.score(self.tokenizer.encode(ids) if isinstance(ids, str) else ids)
 
 
 def load(
@@ -285,7 +296,7 @@ def load(
     - format: "native" keeps weights as the file has them; "bf16" and "f32" widen them at load,
       "q8_0" and "q4_0" quantise them.
     - device: "auto" is CUDA where there is one (a notice says that it is not tested), else the CPU.
-    - threads: for the whole process, as torch's are.
+    - threads: for the whole process, as torch's are; no more than it has cores.
     - context: the most tokens that a session may hold.
     - kv_format: "plain" keeps keys and values in the model's dtype, "bf16" and "int8" in 16 and 8
       bits; None is "bf16" where the native kernels run, else "plain".
@@ -298,11 +309,7 @@ def load(
     Raises `GemeloError` for what cannot be loaded, with the cure.
     """
     started = time.perf_counter()
-    if threads is not None:
-        if not isinstance(threads, int) or not 1 <= threads <= 1024:
-            raise InputError(f"threads = {threads}; expected 1 to 1024")
-        torch.set_num_threads(threads)
-        native.set_threads(threads)
+    notices = [] if threads is None else set_threads(threads)
     path = resolve(None if model is None else str(model))
     towers = None if mmproj is None else expanded(str(mmproj))
 
@@ -313,8 +320,8 @@ def load(
             decoder.native_program = NativeProgram(decoder, repacked(decoder) if repack else None)
 
     checkpoint = load_checkpoint(path, format, place(device), progress, towers, finish)
-    if notice := gpu_notice(device):
-        checkpoint = replace(checkpoint, notices=(*checkpoint.notices, notice))
+    notices += gpu_notices(device)
+    checkpoint = replace(checkpoint, notices=(*checkpoint.notices, *notices))
     engine = Engine(checkpoint.decoder, checkpoint.tokenizer, context, kv_format=kv_format)
     loaded = Model(checkpoint, engine, time.perf_counter() - started)
     return loaded if submodel is None else loaded.submodel(submodel)
@@ -336,11 +343,26 @@ def prepare(decoder: Decoder, ple: TablePlacement | None, device: torch.device) 
 _UNTESTED = ["chose a CUDA device, on which this release was not tested; --device cpu is"]
 
 
-def gpu_notice(device: str) -> str | None:
+def gpu_notices(device: str) -> list[str]:
     """What is to be said of a GPU that nobody asked for by name, the first time it is chosen."""
     if device != "auto" or place(device).type != "cuda" or not _UNTESTED:
-        return None
-    return f"device auto {_UNTESTED.pop()}"
+        return []
+    return [f"device auto {_UNTESTED.pop()}"]
+
+
+def set_threads(threads: int) -> list[str]:
+    """Threads of the process, of torch and of the native kernels; what is to be said of them.
+
+    More than there are cores wait for each other at every step, so no more are taken.
+    """
+    if not isinstance(threads, int) or not 1 <= threads <= native.MAX_THREADS:
+        raise InputError(f"threads = {threads}; expected 1 to {native.MAX_THREADS}")
+    taken = min(threads, native.num_cores())
+    torch.set_num_threads(taken)
+    native.set_threads(taken)
+    if taken == threads:
+        return []
+    return [f"threads = {threads}: this process has {taken} cores, so {taken} are used"]
 
 
 def place(device: str) -> torch.device:
@@ -350,7 +372,9 @@ def place(device: str) -> torch.device:
     try:
         chosen = torch.device(device)
     except RuntimeError:
-        raise InputError(f"device {device!r} is not one of auto, cpu, cuda, cuda:N") from None
+        chosen = torch.device("meta")
+    if chosen.type not in ("cpu", "cuda"):
+        raise InputError(f"device {device!r} is not one of auto, cpu, cuda, cuda:N")
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"device {device!r}: this torch finds no CUDA device; use --device cpu")
     return chosen

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
-from gemelo.api import Model, load
+from gemelo.api import Model, load, set_threads
 from gemelo.checkpoints.load import load_checkpoint
 from gemelo.config import Submodel
 from gemelo.config.sampling import Sampling
 from gemelo.engine.engine import Engine
 from gemelo.errors import FileFormatError, InputError, UnsupportedError
+from gemelo.kernels import native
 from tests.matformer import CONFIG, PROMPT, SMALL, UPPER, tiny_gemma3n
 from tests.native import needs_native
 
@@ -173,6 +175,32 @@ def test_a_submodel_drafts_with_weights_of_its_own(awake_directory: Path) -> Non
     session.draft = draft
     plain = part.generate(PROMPT, **GREEDY).token_ids
     assert session.generate(PROMPT, **GREEDY).token_ids == plain
+
+
+def test_more_threads_than_cores_are_not_taken(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "num_cores", lambda: 2)
+    before = torch.get_num_threads()
+    try:
+        assert not load(tiny_checkpoint, threads=2).checkpoint.notices
+        (notice,) = load(tiny_checkpoint, threads=5).checkpoint.notices
+        assert notice == "threads = 5: this process has 2 cores, so 2 are used"
+        assert torch.get_num_threads() == 2
+    finally:
+        set_threads(before)
+
+
+def test_what_a_model_and_an_answer_say_of_themselves(model: Model) -> None:
+    assert re.fullmatch(
+        r"Model\(tiny-q8_0\.gguf: gemma3_text, 7 layers, \d+ MB of weights, format native, "
+        r"context 256\)",
+        repr(model),
+    )
+    completion = model.generate("the", **GREEDY)
+    assert str(completion) == completion.text
+    ids = model.tokenizer.encode("the capital")
+    assert torch.equal(model.logits("the capital"), model.logits(ids))
 
 
 def test_loading_counts_for_the_first_turn(model: Model) -> None:

@@ -53,6 +53,9 @@ class Completion:
         choices = tuple(join([p for p in pieces if p.index == index]) for index in range(n))
         return cls(choices, tuple(prompt_ids), timings, seed)
 
+    def __str__(self) -> str:
+        return self.text
+
     @property
     def text(self) -> str:
         """The first continuation's text."""

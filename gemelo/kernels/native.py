@@ -85,6 +85,13 @@ def use(name: str) -> None:
     module.use(name)
 
 
+def num_cores() -> int:
+    """Cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def set_threads(count: int) -> None:
     """Threads of the native products, the caller's included, in this process."""
     if not 1 <= count <= MAX_THREADS:

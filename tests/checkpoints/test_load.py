@@ -234,8 +234,9 @@ def test_settings_of_a_run_are_checked(tiny_directory: Path) -> None:
         load(tiny_directory, format="q9")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="threads = 0"):
         load(tiny_directory, threads=0)
-    with pytest.raises(InputError, match="device 'tpu'"):
-        load(tiny_directory, device="tpu")
+    for device in ("tpu", "mps", "meta", "cpu:x"):
+        with pytest.raises(InputError, match=f"device '{device}' is not one of auto, cpu, cuda"):
+            load(tiny_directory, device=device)
     with pytest.raises(GemeloError, match="257"):
         load(tiny_directory, context=257)
 
