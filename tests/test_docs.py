@@ -6,6 +6,9 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -31,3 +34,15 @@ def test_the_reference_has_every_command() -> None:
     for name in ("generate", "chat", "transcribe", "convert", "slice", "show model", "show crops"):
         assert f"\n## gemelo {name}\n" in text
     assert "--help" in text and "eye and ear" not in text
+
+
+def test_the_page_on_the_library_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    """On the embedded model, as it stands."""
+    text = (DOCS / "python.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.S)
+    names: dict[str, Any] = {}
+    exec(compile(block, "docs/python.md", "exec"), names)
+    printed = capsys.readouterr().out
+    assert printed.startswith("Model(gemma-3-270m") and "the capital of" in printed
+    assert names["session"].timings.reused_tokens >= len(names["tokens"])
+    assert names["logits"].shape[1] == names["model"].config.vocab_size

@@ -165,8 +165,20 @@ class Session:
         at any later piece if this session has begun another turn since.
         """
         chosen = Sampling.of(settings, sampling)
-        prompt = checked(Tokens.of(tokens), self.cache.config, self.cache.context)
-        yield from self.answer(self.turns.begin(), prompt, chosen, progress)
+        return self._stream(self._prompt(tokens), chosen, progress)
+
+    def _stream(
+        self, tokens: Tokens, sampling: Sampling, progress: Progress | None
+    ) -> Generator[Piece]:
+        yield from self.answer(self.turns.begin(), tokens, sampling, progress)
+
+    def _prompt(self, tokens: Sequence[int] | Tokens) -> Tokens:
+        """Tokens that can be run; InputError for a text, which `Model.tokens` makes tokens of."""
+        if isinstance(tokens, str | bytes):
+            raise InputError(
+                f"a session takes token ids, not the text {tokens!r:.60}: give model.tokens(text)"
+            )
+        return checked(Tokens.of(tokens), self.cache.config, self.cache.context)
 
     def generate(
         self,
@@ -176,7 +188,7 @@ class Session:
     ) -> Completion:
         """Continue tokens to the end. Keyword arguments are `Sampling`'s fields."""
         chosen = Sampling.of(settings, sampling)
-        prompt = checked(Tokens.of(tokens), self.cache.config, self.cache.context)
+        prompt = self._prompt(tokens)
         pieces = list(self.answer(self.turns.begin(), prompt, chosen))
         return Completion.of(prompt.ids, pieces, self.timings, self.seed, chosen.n)
 
@@ -220,13 +232,15 @@ class Session:
 
     def _check_policy(self, sampling: Sampling) -> None:
         """A policy is asked before every token of one continuation, and of no other turn."""
+        if self.policy is not None and self.active is None:
+            raise InputError("the model has no sub-models, so that a policy has nothing to choose")
         if self.policy is not None and (sampling.n > 1 or self.draft is not None):
             other = "n > 1" if sampling.n > 1 else "a draft"
             raise InputError(f"a policy chooses the size, which {other} excludes; set one to None")
 
     def read(self, tokens: Sequence[int] | Tokens, progress: Progress | None = None) -> Tensor:
         """Bring the cache to hold tokens, reusing a common prefix; scores (V,) of what follows."""
-        prompt = checked(Tokens.of(tokens), self.cache.config, self.cache.context)
+        prompt = self._prompt(tokens)
         return self.turns.once(self._read, prompt, progress, Timings())
 
     @torch.inference_mode()
@@ -245,7 +259,7 @@ class Session:
     def write(self, tokens: Sequence[int] | Tokens) -> None:
         """Bring the cache to hold tokens: nothing is scored, and Gemma 3n's layers without keys of
         their own do not run. For a prompt that is still going on; `extend` goes on with it."""
-        prompt = checked(Tokens.of(tokens), self.cache.config, self.cache.context)
+        prompt = self._prompt(tokens)
         self.turns.once(self._write, prompt)
 
     def extend(self, tokens: Sequence[int] | Tokens) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from gemelo.config import Submodel
+from gemelo.config.checks import is_number
 from gemelo.errors import InputError
 
 
@@ -45,8 +46,9 @@ def latency(
     Goes down when the smoothed rate falls `hysteresis` below the target, up when it lies as far
     above; at least `patience` tokens at a size before it is judged, so that it cannot flutter.
     """
-    if not tokens_per_s > 0 or not ladder:
-        raise InputError(f"latency target of {tokens_per_s} tokens/s; expected above 0, and sizes")
+    if not is_number(tokens_per_s) or not tokens_per_s > 0:
+        raise InputError(f"latency target of {tokens_per_s!r:.60} tokens/s; expected above 0")
+    _check_submodels(*ladder)
     smoothed = 0.0
 
     def decide(moment: Moment) -> Submodel:
@@ -81,8 +83,9 @@ def memory(
     `release` then lets go the pages that the smaller size does not use. It does not climb by
     itself: what was given back would only be taken again.
     """
-    if limit_bytes <= 0 or not ladder:
-        raise InputError(f"memory limit of {limit_bytes} bytes; expected above 0, and sizes")
+    if not is_number(limit_bytes) or limit_bytes <= 0:
+        raise InputError(f"memory limit of {limit_bytes!r:.60} bytes; expected above 0")
+    _check_submodels(*ladder)
 
     def decide(moment: Moment) -> Submodel:
         rung = ladder.index(moment.active) if moment.active in ladder else len(ladder) - 1
@@ -99,8 +102,9 @@ def difficulty(easy: Submodel, hard: Submodel, entropy: float) -> Policy:
 
     The caller sees to it that both write the same keys, so that changing per token costs nothing.
     """
-    if entropy < 0:
-        raise InputError(f"entropy threshold of {entropy} nats; expected 0 or more")
+    if not is_number(entropy) or entropy < 0:
+        raise InputError(f"entropy threshold of {entropy!r:.60} nats; expected 0 or more")
+    _check_submodels(easy, hard)
 
     def decide(moment: Moment) -> Submodel:
         logprobs = moment.scores.log_softmax(-1)
@@ -108,3 +112,14 @@ def difficulty(easy: Submodel, hard: Submodel, entropy: float) -> Policy:
         return easy if nats < entropy else hard
 
     return decide
+
+
+def _check_submodels(*submodels: Submodel) -> None:
+    for submodel in submodels:
+        if not isinstance(submodel, Submodel):
+            raise InputError(
+                f"a policy chooses among Submodel values, not {submodel!r:.60}: "
+                "Submodel.named(name, model.config), or Submodel.ladder(model.config)"
+            )
+    if not submodels:
+        raise InputError("a policy has no sub-models to choose from; give one or more")
