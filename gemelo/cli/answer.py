@@ -108,6 +108,7 @@ def note_length_stop(
 def note_timings(completion: Completion) -> None:
     """What the answer cost, on stderr: tokens, seconds and rates, reuse, seed, memory."""
     timings = completion.timings
+    loading = " with loading" if timings.load_s else ""
     note(
         f"prompt {timings.prefill_tokens} tokens in {timings.prefill_s:.2f} s "
         f"({timings.prefill_tokens_per_s:.1f} tokens/s), {timings.reused_tokens} reused; "
@@ -115,6 +116,6 @@ def note_timings(completion: Completion) -> None:
         f"({timings.decode_tokens_per_s:.1f} tokens/s)"
     )
     note(
-        f"first token after {timings.time_to_first_token_s:.2f} s with loading; "
+        f"first token after {timings.time_to_first_token_s:.2f} s{loading}; "
         f"seed {completion.seed}; peak memory {size(peak_rss_bytes())}"
     )

@@ -25,6 +25,7 @@ from torch import Tensor
 from gemelo.config import Submodel
 from gemelo.config.options import RebuildMode
 from gemelo.config.sampling import Sampling, SamplingSettings
+from gemelo.config.submodel import WHOLE
 from gemelo.engine import step
 from gemelo.engine.completion import Completion
 from gemelo.engine.continuation import Continuation, Piece
@@ -120,7 +121,7 @@ class Session:
     @property
     def written_by(self) -> list[str]:
         """For every position held, the name of the size that wrote it."""
-        return [writer.name if writer else "" for writer in self._writers]
+        return [writer.name if writer else WHOLE for writer in self._writers]
 
     def _rebuild_some(self, count: int) -> None:
         """Encode a little more of a clean cache; take it when it has caught up."""
@@ -369,7 +370,7 @@ class Session:
         self._writers[len(self.ids) :] = [writer] * len(ids)
         self.ids.extend(ids)
         self._since += len(ids)
-        self.stats.tokens[writer.name if writer else ""] += len(ids)
+        self.stats.tokens[writer.name if writer else WHOLE] += len(ids)
 
     def _forget(self, end: int) -> None:
         """Hold `end` tokens and no more; none at all, if the rings do not reach back so far."""
