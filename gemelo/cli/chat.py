@@ -67,7 +67,6 @@ def chat(
     session = loaded.session()
     elastic.apply(loaded, session, sizes)
     vision_options = media.vision_options(frames, crops, loaded)
-    _ = loaded.media_loader(vision_options)  # an error now, for a size it does not take
     conversation = Conversation(prompt_for(loaded))
     template = loaded.tokenizer.chat_template is not None
     if system and not template:

@@ -23,6 +23,9 @@ def apply(model: Model, session: Session, options: Elastic) -> None:
     """Set up a session as the options say; nothing for those not given."""
     submodel, speculate, policy = options.submodel, options.speculate, options.policy
     session.rebuild_mode = options.rebuild
+    if options.rebuild != "off" and session.active is None:
+        family = model.config.model_type
+        raise InputError(f"--rebuild {options.rebuild}: {family} has no sub-models; Gemma 3n has")
     if speculate is not None and policy is not None:
         raise InputError("--speculate and --policy exclude each other: both choose the sub-model")
     if submodel is not None:

@@ -42,8 +42,9 @@ def attached_parts(attached: Attachments, words: Sequence[str]) -> list[MediaPar
 
 def vision_options(frames: Frames, crops: Crops, model: Model) -> VisionOptions:
     """How media are looked at, by a command's options, and by the model's files where they are
-    silent. Raises InputError for a threshold that nothing would ask about."""
-    from gemelo.inputs.prompt.media_loader import VisionOptions
+    silent. Raises InputError for a threshold that nothing would ask about, and for a size that the
+    model does not take."""
+    from gemelo.inputs.prompt.media_loader import VisionOptions, image_size_of
 
     own, pan_and_scan = model.checkpoint.preprocessor, frames.pan_and_scan
     is_on = own.do_pan_and_scan if pan_and_scan is None else pan_and_scan
@@ -53,6 +54,7 @@ def vision_options(frames: Frames, crops: Crops, model: Model) -> VisionOptions:
             f"--{name.replace('_', '-')} {value} says nothing without --pan-and-scan: give both"
         )
     image_size = own.image_size if frames.image_size is None else frames.image_size
+    image_size_of(model.checkpoint.config, frames.image_size)  # an error before anything is said
     cropping = pan_scan(crops, own.thresholds) if is_on else None
     return VisionOptions(cropping, image_size, frames.fps)
 

@@ -100,7 +100,7 @@ def save_crops(
     existing = [path for path in paths if path.exists()]
     if existing and not overwrite:
         raise InputError(
-            f"{existing[0]} exists already; choose another folder, or --force (overwrite=True)"
+            f"{existing[0]} exists already; choose another folder, or overwrite it (--force)"
         )
     try:
         directory.mkdir(parents=True, exist_ok=True)

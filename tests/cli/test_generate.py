@@ -230,3 +230,18 @@ def test_tokenize_for_people_is_a_token_a_line(gemelo: Command) -> None:
 def test_tokenize_builds_no_network(gemelo: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load, "build", None)
     assert gemelo("tokenize", "a").code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (("--rebuild", "lazy"), "--rebuild lazy: gemma3_text has no sub-models; Gemma 3n has"),
+        (("--image-size", "300"), "an image size of 300 pixels: this model takes no picture"),
+    ],
+)
+def test_what_the_model_has_nothing_of_is_refused(
+    gemelo: Command, tiny_checkpoint: Path, words: tuple[str, ...], error: str
+) -> None:
+    for command in (("generate", "the"), ("chat",)):
+        ran = gemelo(*command, "-m", str(tiny_checkpoint), *words, stdin=b"")
+        assert ran.code == 2 and error in ran.err
