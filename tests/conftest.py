@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -24,6 +25,8 @@ from tests.native import count_skipped, refuse_if_required
 
 def pytest_configure() -> None:
     refuse_if_required()
+    # A shell starts what runs in its background with Ctrl-C ignored, which tests then send.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
