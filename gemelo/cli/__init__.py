@@ -20,7 +20,8 @@ from typing import Annotated
 import typer
 
 import gemelo
-from gemelo.cli import bench, chat, generate, media, models, terminal, transcribe
+from gemelo.cli import bench, chat, convert, generate, models, terminal, transcribe
+from gemelo.cli import show as show_commands
 from gemelo.cli.options import SectionedCommand
 from gemelo.errors import GemeloError, InputError
 
@@ -45,11 +46,11 @@ for _group, _name, _command in (
     (app, "tokenize", generate.tokenize),
     (app, "pull", models.pull),
     (app, "list", models.list_models),
-    (app, "convert", models.convert),
-    (app, "slice", models.slice_model),
+    (app, "convert", convert.convert),
+    (app, "slice", convert.slice_model),
     (app, "bench", bench.bench),
-    (shows, "model", models.show_model),
-    (shows, "crops", media.show_crops),
+    (shows, "model", show_commands.show_model),
+    (shows, "crops", show_commands.show_crops),
 ):
     _group.command(_name, cls=SectionedCommand, context_settings=_SETTINGS)(_command)
 app.add_typer(shows, name="show", context_settings=_SETTINGS)

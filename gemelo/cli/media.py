@@ -1,24 +1,18 @@
-"""Media options: --image, --audio and --video as parts of a prompt, and `gemelo show crops`.
+"""Media options: --image, --audio and --video as parts of a prompt.
 
 Files go into the prompt in the order in which they were given, whatever their kinds, in front of
 the text; or where the text has the model's own placeholders for them.
 
     gemelo generate --image a.jpg --audio b.mp3 --image c.png "..."
-    gemelo show crops panorama.jpg --save crops
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from gemelo.cli import options
-from gemelo.cli.groups import Attachments, Crops, Frames, grouped
-from gemelo.cli.terminal import note, print_json, show
+from gemelo.cli.groups import Attachments, Crops, Frames
 from gemelo.errors import InputError
 from gemelo.inputs.media.panscan import DEFAULT, PanScan
 from gemelo.inputs.media.parts import MODALITIES, MediaPart
@@ -100,36 +94,3 @@ def completion_prompt(
     return render_completion(
         place_media(text, files, media_loader.modalities), model.tokenizer, media_loader
     )
-
-
-@grouped
-def show_crops(
-    image: Annotated[str, typer.Argument(metavar="IMAGE", help="A picture's file.")],
-    save: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write every view there as a PNG.")
-    ] = None,
-    *,
-    crops: Crops,
-    force: Annotated[bool, typer.Option("--force", help="Replace files of DIR.")] = False,
-    json: options.Json = False,
-) -> None:
-    """Show what Pan & Scan makes of a picture.
-
-    The views that a model would be given, the whole first, and what they cost in image tokens.
-
-    \b
-    gemelo show crops panorama.jpg
-    gemelo show crops panorama.jpg --save crops --max-num-crops 3
-    """
-    from gemelo.inspection.crops import save_crops
-    from gemelo.inspection.crops import show_crops as views_of
-
-    cropping = pan_scan(crops)
-    shown = views_of(image, cropping)
-    paths = [] if save is None else save_crops(image, save, cropping, overwrite=force)
-    if json:
-        print_json(shown.to_json() | {"saved": [str(path) for path in paths]})
-        return
-    show(f"{shown.text()}\n")
-    for path in paths:
-        note(f"wrote {path}")

@@ -10,7 +10,7 @@ import pytest
 import gemelo as library
 from gemelo.checkpoints import locate
 from gemelo.checkpoints.load import load_checkpoint
-from gemelo.cli.models import shape_columns
+from gemelo.cli.show import shape_columns
 from gemelo.inspection.summary import summarise
 from tests.cli.conftest import Command
 
