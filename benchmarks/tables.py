@@ -1,8 +1,8 @@
 """Every table of measured figures in the pages, written from the JSON that the benchmarks left.
 
-`benchmarks/README.md`, `docs/performance.md`, `docs/elastic.md` and the README of the project say
-with markers where a table goes (`markdown_tables.py`). No figure is copied by hand, so none can be
-older than its file. Nothing is measured here.
+`benchmarks/README.md`, three pages of `docs/` and the README of the project say with markers where
+a table goes (`markdown_tables.py`). No figure is copied by hand, so none can be older than its
+file. Nothing is measured here.
 
     python benchmarks/tables.py                # writes the tables into the pages
     python benchmarks/tables.py --check        # exit code 1 where a page is not what the JSON says
@@ -28,6 +28,7 @@ PAGES = (
     ROOT / "benchmarks" / "README.md",
     ROOT / "docs" / "performance.md",
     ROOT / "docs" / "elastic.md",
+    ROOT / "docs" / "kernels.md",
     ROOT / "README.md",
 )
 
