@@ -217,9 +217,12 @@ TABLES: dict[str, Callable[[], str]] = {
 
 def main(words: list[str]) -> int:
     """Write the pages, or with --check say which are out of date, or print one table."""
-    if words[:1] == ["--print"]:
+    if words[:1] == ["--print"] and words[1:2] in ([name] for name in TABLES):
         print(TABLES[words[1]]())
         return 0
+    if words and words != ["--check"]:
+        print(__doc__)
+        return 0 if words == ["--help"] else 2
     code = 0
     for path in PAGES:
         page = path.read_text(encoding="utf-8")

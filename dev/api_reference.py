@@ -127,6 +127,8 @@ def alias(name: str, module: ModuleType) -> str:
 
 
 def _code(text: str) -> str:
+    """A block of code, its texts in the quotes that the code base uses."""
+    text = re.sub(r"'([^'\"]*)'", r'"\1"', text)
     return f"```py\n{text}\n```\n"
 
 
@@ -309,6 +311,9 @@ def _member(owner: str, name: str, member: Any, function: Any, text: str) -> str
 
 def main(words: list[str]) -> int:
     """Write the page, or with --check say whether it is up to date."""
+    if words and words != ["--check"]:
+        print(__doc__)
+        return 0 if words == ["--help"] else 2
     if words == ["--check"]:
         if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == page():
             return 0

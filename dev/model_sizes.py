@@ -263,6 +263,9 @@ TABLES = {"sizes": sizes, "memory": memory, "speed": speed, "commands": commands
 
 def main(words: list[str]) -> int:
     """Write the tables of the page, or with --check say whether they are up to date."""
+    if words and words != ["--check"]:
+        print(__doc__)
+        return 0 if words == ["--help"] else 2
     page = PAGE.read_text(encoding="utf-8")
     written = filled(page, TABLES)
     if words == ["--check"] and written != page:
