@@ -10,8 +10,8 @@ held.
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -63,7 +63,9 @@ def write(path: Path) -> None:
 
 
 def main() -> None:
-    path = Path(sys.argv[1]) / "e4b-q4_0-zeros.gguf"
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("folder", type=Path)
+    path = parser.parse_args().folder / "e4b-q4_0-zeros.gguf"
     if not path.exists():
         write(path)
     before = process_bytes()

@@ -23,7 +23,7 @@ def elastic() -> None:
     found = json.loads((RESULTS / "elastic.json").read_text())
     bars = {
         "E2B / E4B\ndecode": ("decode E2B / E4B", 1.8),
-        "half-depth / full\nprefill": ("half-depth / full prefill", 1.6),
+        "lower layers / all,\nprompt": ("half-depth / full prefill", 1.6),
         "sparse / dense\nfeed-forward": ("sparse / dense feed-forward", 2.0),
         "E4B / Gemma 3 4B\nprefill": ("prefill E4B / Gemma 3 4B", 2.0),
     }

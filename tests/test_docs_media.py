@@ -25,8 +25,9 @@ PYTHON = re.findall(r"```python\n(.*?)```", PAGE, re.S)
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("docs")
-    write(folder / "gemma-3-4b-it", EYED)
-    write(folder / "gemma-3n-E2B-it", AWAKE)
+    (folder / "google").mkdir()
+    write(folder / "google" / "gemma-3-4b-it", EYED)
+    write(folder / "google" / "gemma-3n-E2B-it", AWAKE)
     photograph().save(folder / "cat.jpg")
     photograph(seed=1).save(folder / "dog.png")
     Image.new("RGB", (1200, 300)).save(folder / "panorama.png")
@@ -48,7 +49,7 @@ def test_every_command(
         words = shlex.split(command)[1:]
         if words[0] in ("generate", "transcribe"):
             words[1:1] = ["--max-tokens", "2"]
-        if "gemma-3n-E2B-it" in words and words[0] == "generate":
+        if "google/gemma-3n-E2B-it" in words and words[0] == "generate":
             words[1:1] = ["--image-size", "256"]
         code = run(words)
         assert code == 0, (line, capsys.readouterr().err)
