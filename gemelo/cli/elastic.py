@@ -26,8 +26,6 @@ def apply(model: Model, session: Session, options: Elastic) -> None:
     if options.rebuild != "off" and session.active is None:
         family = model.config.model_type
         raise InputError(f"--rebuild {options.rebuild}: {family} has no sub-models; Gemma 3n has")
-    if speculate is not None and policy is not None:
-        raise InputError("--speculate and --policy exclude each other: both choose the sub-model")
     if submodel is not None:
         session.use(submodel, options.rebuild)
     if speculate is not None:
@@ -46,11 +44,7 @@ def parse(text: str, model: Model) -> Policy:
     from gemelo.engine.memory.process import process_bytes
     from gemelo.engine.memory.residency import release_tail
 
-    kind, _, value = text.partition(":")
-    try:
-        number = float(value)
-    except ValueError:
-        raise InputError(f"--policy {text}: expected {_KINDS}") from None
+    kind, number = kind_and_number(text)
     config = model.config
     if not config.is_matformer:
         raise InputError(f"--policy {text}: {config.model_type} has no sub-models; Gemma 3n has")
@@ -60,9 +54,19 @@ def parse(text: str, model: Model) -> Policy:
         whole, limit = model.engine.decoder, int(number * 2**30)
         ladder = Submodel.ladder(config)
         return policy.memory(limit, ladder, process_bytes, partial(release_tail, whole))
-    if kind == "difficulty":
-        return policy.difficulty(Submodel.easy(config), Submodel.whole(config), number)
-    raise InputError(f"--policy {text}: expected {_KINDS}")
+    return policy.difficulty(Submodel.easy(config), Submodel.whole(config), number)
+
+
+def kind_and_number(text: str) -> tuple[str, float]:
+    """The parts of KIND:NUMBER."""
+    kind, _, value = text.partition(":")
+    try:
+        number = float(value)
+    except ValueError:
+        number = None
+    if number is None or kind not in ("latency", "memory", "difficulty"):
+        raise InputError(f"--policy {text}: expected {_KINDS}")
+    return kind, number
 
 
 def summary(session: Session) -> list[str]:
