@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from gemelo.cli.value_checks import kind_and_number
 from gemelo.errors import InputError
 
 if TYPE_CHECKING:
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from gemelo.cli.groups import Elastic
     from gemelo.engine.elastic.policy import Policy
     from gemelo.engine.session import Session
-
-_KINDS = "latency:TOKENS_PER_S, memory:GIB or difficulty:NATS"
 
 
 def apply(model: Model, session: Session, options: Elastic) -> None:
@@ -55,18 +54,6 @@ def parse(text: str, model: Model) -> Policy:
         ladder = Submodel.ladder(config)
         return policy.memory(limit, ladder, process_bytes, partial(release_tail, whole))
     return policy.difficulty(Submodel.easy(config), Submodel.whole(config), number)
-
-
-def kind_and_number(text: str) -> tuple[str, float]:
-    """The parts of KIND:NUMBER."""
-    kind, _, value = text.partition(":")
-    try:
-        number = float(value)
-    except ValueError:
-        number = None
-    if number is None or kind not in ("latency", "memory", "difficulty"):
-        raise InputError(f"--policy {text}: expected {_KINDS}")
-    return kind, number
 
 
 def summary(session: Session) -> list[str]:

@@ -16,7 +16,6 @@ from pathlib import Path
 import typer
 
 from gemelo.checkpoints.locate import expanded, resolve
-from gemelo.cli.elastic import kind_and_number
 from gemelo.cli.parsing import TYPED
 from gemelo.config.options import MAX_THREADS
 from gemelo.errors import InputError
@@ -25,6 +24,7 @@ from gemelo.inputs.media.parts import REMOTE
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 _PATH = re.compile(r"[/~]|\.{1,2}/")
 _TABLES = (".toml", ".json")
+_KINDS = ("latency", "memory", "difficulty")
 
 
 def model_there(ctx: typer.Context, value: str | None) -> str | None:
@@ -102,6 +102,20 @@ def policy_known(parameter: typer.CallbackParam, value: str | None) -> str | Non
     if value is not None:
         kind_and_number(value)
     return value
+
+
+def kind_and_number(text: str) -> tuple[str, float]:
+    """The parts of a policy's KIND:NUMBER."""
+    kind, _, value = text.partition(":")
+    try:
+        number = float(value)
+    except ValueError:
+        kind = ""
+    if kind not in _KINDS:
+        raise InputError(
+            f"--policy {text}: expected latency:TOKENS_PER_S, memory:GIB or difficulty:ENTROPY"
+        )
+    return kind, number
 
 
 def device_known(parameter: typer.CallbackParam, value: str) -> str:
