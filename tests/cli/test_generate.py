@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,23 @@ def test_quiet_says_nothing_and_verbose_tells_the_seed(gemelo: Command) -> None:
     assert gemelo("generate", "the", *GREEDY, "--quiet").err == ""
     told = gemelo("generate", "the", *GREEDY, "--verbose", "--seed", "7").err
     assert "tokens/s" in told and "seed 7" in told and "loaded" in told
+
+
+@pytest.mark.parametrize("quiet", [(), ("-q",)])
+def test_ctrl_c_is_said_and_keeps_the_text(
+    gemelo: Command, monkeypatch: pytest.MonkeyPatch, quiet: tuple[str, ...]
+) -> None:
+    shown: list[str] = []
+
+    def show(text: str) -> None:
+        if not shown:
+            os.kill(os.getpid(), signal.SIGINT)
+        shown.append(text)
+
+    monkeypatch.setattr("gemelo.cli.generate.show", show)
+    ran = gemelo("generate", "the", "--ignore-eos", "--max-tokens", "200", *quiet)
+    assert ran.code == 130 and len(shown) < 100 and shown[-1] == "\n"
+    assert ran.err.endswith("(interrupted)\n") or (quiet and ran.err == "")
 
 
 def test_raw_completes_without_a_remark(gemelo: Command) -> None:
