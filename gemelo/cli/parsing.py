@@ -32,7 +32,7 @@ _CLOSE = 0.75  # of difflib's ratio
 _LEAST_PREFIX = 3  # letters
 _FIELD = re.compile(
     r"(\w+)(?: (?:=|is) (?P<value>.*?)[;:] (?P<cure>(?:expected|give) .*)"
-    r"|(?P<rest> (?:= |is |has |').*))"
+    r"|(?P<rest> (?:= |is |has |token |of |').*))"
 )
 
 

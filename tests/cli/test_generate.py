@@ -195,7 +195,7 @@ def test_a_chat_model_takes_turns_unless_told_otherwise(
         (["x", "--n", "0"], "--n 0: "),
         (["x", "--seed", "-1"], "--seed -1: "),
         (["x", "--logit-bias", "a"], "--logit-bias a: expected ID=V"),
-        (["x", "--logit-bias", "600=1"], "logit_bias token 600"),
+        (["x", "--logit-bias", "600=1"], "--logit-bias token 600"),
         (["x", "--logprobs", "1"], "--logprobs needs --json"),
         (["x", "--threads", "0"], "--threads 0: "),
         (["x", "--context", "257"], "a context of 257 tokens"),
