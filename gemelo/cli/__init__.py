@@ -20,36 +20,41 @@ from typing import Annotated
 import typer
 
 import gemelo
-from gemelo.cli import bench, chat, convert, generate, models, terminal, transcribe
+from gemelo.cli import bench, chat, convert, generate, models, run_model, terminal, transcribe
 from gemelo.cli import show as show_commands
-from gemelo.cli.options import SectionedCommand
+from gemelo.cli.aliases import own_words
+from gemelo.cli.groups import model_first
+from gemelo.cli.parsing import CommandGroup, SectionedCommand, ShowGroup, bad_value
 from gemelo.errors import GemeloError, InputError
 
 _FAILED, _WRONG, _INTERRUPTED = 1, 2, 130
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 app = typer.Typer(
+    cls=CommandGroup,
     rich_markup_mode=None,  # rich help takes twice as long as all the rest
     pretty_exceptions_enable=False,
     context_settings=_SETTINGS,
     invoke_without_command=True,
 )
 shows = typer.Typer(
+    cls=ShowGroup,
     rich_markup_mode=None,
     help="Show a model layer by layer, or the crops of a picture.",
     no_args_is_help=False,
 )
 for _group, _name, _command in (
+    (app, "run", model_first(run_model.run_model)),
     (app, "generate", generate.generate),
-    (app, "chat", chat.chat),
+    (app, "chat", model_first(chat.chat)),
     (app, "transcribe", transcribe.transcribe),
     (app, "tokenize", generate.tokenize),
     (app, "pull", models.pull),
     (app, "list", models.list_models),
     (app, "convert", convert.convert),
     (app, "slice", convert.slice_model),
-    (app, "bench", bench.bench),
-    (shows, "model", show_commands.show_model),
+    (app, "bench", model_first(bench.bench)),
+    (shows, "model", model_first(show_commands.show_model)),
     (shows, "crops", show_commands.show_crops),
 ):
     _group.command(_name, cls=SectionedCommand, context_settings=_SETTINGS)(_command)
@@ -76,16 +81,25 @@ def root(
     """Run, convert and look into Gemma 3 and Gemma 3n models on the hardware you have.
 
     \b
-    gemelo generate "The capital of France is"           the embedded Gemma 3 270M
-    gemelo chat -m google/gemma-3-1b-it                  a hub id, fetched on first use
-    gemelo convert google/gemma-3-1b-it small.gguf --format q4_0
-    gemelo bench -m small.gguf
+    First steps:
+    gemelo run demo "The capital of France is"   demo is the embedded Gemma 3 270M; it goes
+                                                 on with a text, and cannot converse
+    gemelo chat google/gemma-3-1b-it             a conversation; Ctrl-D leaves. Google's models
+                                                 need HF_TOKEN, and their licence accepted
+    gemelo list                                  the models that are on this machine
 
     \b
-    GEMELO_MODEL     what runs when no --model is given
-    GEMELO_CACHE     where gemelo keeps files of its own (~/.cache/gemelo)
-    HF_TOKEN         opens gated repositories of the hub
-    HF_HUB_OFFLINE   1 keeps off the network
+    Then:
+    gemelo convert google/gemma-3-1b-it small.gguf --format q4_0
+    gemelo run small.gguf "Why is the sky blue?" --temperature 0
+    git log -5 | gemelo run small.gguf "Sum this up."
+    gemelo help generate                         or any other command
+
+    \b
+    GEMELO_MODEL     the model where none is named; without it, demo
+    GEMELO_CACHE     the folder of gemelo's own files (~/.cache/gemelo)
+    HF_TOKEN         your token of the Hugging Face hub, for models with a licence
+    HF_HUB_OFFLINE   1: nothing is asked of the network
     """
     _check_current_folder()
     if ctx.invoked_subcommand is None:
@@ -104,7 +118,7 @@ def _check_current_folder() -> None:
 def run(words: Sequence[str]) -> int:
     """Run one command and return its exit code; every error is one line on stderr."""
     try:
-        code = app(args=list(words), prog_name="gemelo", standalone_mode=False)
+        code = app(args=own_words(words), prog_name="gemelo", standalone_mode=False)
         if sys.stdout is not None:
             sys.stdout.flush()
         return code if isinstance(code, int) else 0
@@ -123,8 +137,7 @@ def _report_error(error: Exception, words: Sequence[str]) -> int:
             terminal.note(f"error: {error}")
             return error.exit_code
         case typer.TyperException():
-            message = _not_a_number(error) or " ".join(error.format_message().split())
-            message = message.replace(": Value error, ", ": ")  # the type checker's own word
+            message = bad_value(error) or " ".join(error.format_message().split())
             terminal.note(
                 f"error: {message} (`{' '.join(['gemelo', *_command_in(words)])} --help` helps)"
             )
@@ -149,20 +162,6 @@ def _report_error(error: Exception, words: Sequence[str]) -> int:
         f"`gemelo --verbose {' '.join(words[:1])} ...` shows where)"
     )
     return _FAILED
-
-
-def _not_a_number(error: typer.TyperException) -> str:
-    """What is wrong with the value of an option that takes a number, and the value itself, which
-    typer's own message leaves out; "" for any other error."""
-    parameter, errors = getattr(error, "param", None), getattr(error.__cause__, "errors", None)
-    if parameter is None or errors is None:
-        return ""
-    first = errors()[0]
-    kind = str(first["type"]).partition("_")[0]
-    expected = {"int": "a whole number", "float": "a number"}.get(kind)
-    name = max(parameter.opts, key=len)
-    value = first["input"] or "''"
-    return f"{name} {value}: expected {expected}" if expected else ""
 
 
 def _command_in(words: Sequence[str]) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from gemelo.cli.value_checks import kind_and_number
 from gemelo.errors import InputError
 
 if TYPE_CHECKING:
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from gemelo.cli.groups import Elastic
     from gemelo.engine.elastic.policy import Policy
     from gemelo.engine.session import Session
-
-_KINDS = "latency:TOKENS_PER_S, memory:GIB or difficulty:NATS"
 
 
 def apply(model: Model, session: Session, options: Elastic) -> None:
@@ -26,8 +25,6 @@ def apply(model: Model, session: Session, options: Elastic) -> None:
     if options.rebuild != "off" and session.active is None:
         family = model.config.model_type
         raise InputError(f"--rebuild {options.rebuild}: {family} has no sub-models; Gemma 3n has")
-    if speculate is not None and policy is not None:
-        raise InputError("--speculate and --policy exclude each other: both choose the sub-model")
     if submodel is not None:
         session.use(submodel, options.rebuild)
     if speculate is not None:
@@ -46,11 +43,7 @@ def parse(text: str, model: Model) -> Policy:
     from gemelo.engine.memory.process import process_bytes
     from gemelo.engine.memory.residency import release_tail
 
-    kind, _, value = text.partition(":")
-    try:
-        number = float(value)
-    except ValueError:
-        raise InputError(f"--policy {text}: expected {_KINDS}") from None
+    kind, number = kind_and_number(text)
     config = model.config
     if not config.is_matformer:
         raise InputError(f"--policy {text}: {config.model_type} has no sub-models; Gemma 3n has")
@@ -60,9 +53,7 @@ def parse(text: str, model: Model) -> Policy:
         whole, limit = model.engine.decoder, int(number * 2**30)
         ladder = Submodel.ladder(config)
         return policy.memory(limit, ladder, process_bytes, partial(release_tail, whole))
-    if kind == "difficulty":
-        return policy.difficulty(Submodel.easy(config), Submodel.whole(config), number)
-    raise InputError(f"--policy {text}: expected {_KINDS}")
+    return policy.difficulty(Submodel.easy(config), Submodel.whole(config), number)
 
 
 def summary(session: Session) -> list[str]:

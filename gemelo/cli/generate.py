@@ -26,6 +26,8 @@ from gemelo.cli.groups import (
     checked_sampling,
     grouped,
 )
+from gemelo.cli.parsing import TYPED
+from gemelo.cli.prompt_text import PromptSource, note_media_files, piped, prompt_text
 from gemelo.cli.terminal import argument_or_stdin, checked_text, note, print_json, show
 from gemelo.engine.memory.process import peak_rss_bytes
 from gemelo.errors import InputError
@@ -35,21 +37,33 @@ if TYPE_CHECKING:
     from gemelo.config.sampling import Sampling
     from gemelo.engine.completion import Choice, Completion
     from gemelo.engine.session import Session
+    from gemelo.inputs.media.parts import MediaPart
     from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 
 _INTERRUPTED = 130
 Prompt = Annotated[
-    str,
+    str | None,
     typer.Argument(
         metavar="PROMPT|-",
-        help="The text; - reads stdin, where CRLF ends a line as LF does, less one last line's end "
-        "and a byte order mark. After -- it may begin with -.",
+        help="The text, in quotes; - reads it from stdin, and so does a pipe without a PROMPT. "
+        "After -- it may begin with -.",
+        show_default=False,
     ),
 ]
+PromptOption = Annotated[
+    str | None, typer.Option("--prompt", "-p", metavar="TEXT", hidden=True, help="PROMPT.")
+]
+PromptFile = Annotated[
+    str | None,
+    typer.Option("--file", "-f", metavar="FILE", help="Read the prompt from a text file."),
+]
 Text = Annotated[
-    str,
+    str | None,
     typer.Argument(
-        metavar="TEXT|-", help="The text; - reads stdin, less a byte order mark and else exactly."
+        metavar="TEXT|-",
+        help="The text; - reads stdin exactly, without a byte order mark, and so does a pipe "
+        "without a TEXT.",
+        show_default=False,
     ),
 ]
 
@@ -57,14 +71,23 @@ Text = Annotated[
 @grouped
 def generate(
     ctx: typer.Context,
-    prompt: Prompt,
+    prompt: Prompt = None,
     *,
+    prompt_option: PromptOption = None,
+    file: PromptFile = None,
     system: options.System = None,
     attached: Attachments,
     frames: Frames,
     crops: Crops,
-    chat: Annotated[bool, typer.Option("--chat", help="Insist on the chat template.")] = False,
-    raw: Annotated[bool, typer.Option("--raw", help="Complete the prompt as it is.")] = False,
+    chat: Annotated[
+        bool,
+        typer.Option(
+            "--chat", help="Put the prompt into the chat template; an error if there is none."
+        ),
+    ] = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Complete the prompt as it is, without a chat template.")
+    ] = False,
     model: options.Model = None,
     sizes: Elastic,
     loading: Loading,
@@ -78,17 +101,20 @@ def generate(
     \b
     gemelo generate "The capital of France is"
     gemelo generate -m google/gemma-3-1b-it "Why is the sky blue?" --max-tokens 100
-    gemelo generate --raw --temperature 0 --stop . --json - < prompt.txt
+    gemelo generate --raw --temperature 0 --stop . --json --file prompt.txt
+    git log -5 | gemelo generate -m google/gemma-3-1b-it --system "Sum this up."
     gemelo generate -m google/gemma-3n-E2B-it --image a.jpg --audio b.mp3 "What is this?"
 
     Exit codes: 0 done, 1 failed, 2 the input was wrong, 130 interrupted (the text so far is kept).
     """
-    text = _prompt_text(prompt)
-    files = media.attached_parts(attached, ctx.meta[options.WORDS])
+    text = prompt_text(PromptSource(prompt, prompt_option, file))
+    files = media.attached_parts(attached, ctx.meta[TYPED].names)
     _ = media.pan_scan(crops)  # what is wrong with it is an error before anything is loaded
     chosen = checked_sampling(sampling)
     if chosen.logprobs is not None and not json:
         raise InputError("--logprobs needs --json, which is where they are printed")
+    if not quiet:
+        _note_prompt(text, files)
     loaded = load_model(model, loading, sizes, quiet=quiet, verbose=verbose)
     session = loaded.session()
     elastic.apply(loaded, session, sizes)
@@ -111,11 +137,13 @@ def generate(
         for line in elastic.summary(session):
             note(line)
     if cancelled(completion):
+        if not quiet:
+            note("(interrupted)")
         raise typer.Exit(_INTERRUPTED)
 
 
 def tokenize(
-    text: Text,
+    text: Text = None,
     model: options.Model = None,
     no_bos: Annotated[bool, typer.Option("--no-bos", help="Without <bos> in front.")] = False,
     no_special: Annotated[
@@ -131,10 +159,13 @@ def tokenize(
     gemelo tokenize "The capital of France is"
     gemelo tokenize --json - < prompt.txt
     """
+    if text is None and not piped():
+        raise InputError('there is no TEXT: gemelo tokenize "The capital of France is"')
+    said, path = argument_or_stdin(text or "-"), resolve(model)
     from gemelo.checkpoints.load import read_tokenizer
 
-    tokenizer: Tokenizer = read_tokenizer(resolve(model))
-    ids = tokenizer.encode(argument_or_stdin(text), bos=not no_bos, special=not no_special)
+    tokenizer: Tokenizer = read_tokenizer(path)
+    ids = tokenizer.encode(said, bos=not no_bos, special=not no_special)
     pieces = tokenizer.pieces(ids)
     if json:
         print_json({"ids": ids, "pieces": pieces})
@@ -148,13 +179,12 @@ def printable(piece: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in piece)
 
 
-def _prompt_text(prompt: str) -> str:
-    text = argument_or_stdin(prompt)
-    if prompt == "-":  # `echo text |` means text, on Windows too
-        text = text.replace("\r\n", "\n").removesuffix("\n")
-    if not text:
-        raise InputError("the prompt is empty; give a text, or - to read stdin")
-    return text
+def _note_prompt(text: str, files: Sequence[MediaPart]) -> None:
+    """What a prompt looks like that was not meant so."""
+    if not text and not files:
+        note("note: the prompt is empty; the model begins from nothing")
+    if not files:
+        note_media_files(text)
 
 
 def _in_turns(model: Model, system: str | None, chat: bool, raw: bool, quiet: bool) -> bool:

@@ -12,11 +12,13 @@ sampling are those of the library's `Sampling`; a test holds the others against 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
 from inspect import Parameter, Signature, signature
 from typing import Any, get_type_hints
+
+import typer
 
 from gemelo.cli import options
 from gemelo.cli.terminal import checked_text
@@ -43,9 +45,41 @@ def grouped(command: Command) -> Command:
             values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
         command(**values)
 
-    run.__dict__["__signature__"] = Signature(expanded)
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in expanded}
+    return with_parameters(run, expanded)
+
+
+def with_parameters(run: Command, parameters: Iterable[Parameter]) -> Command:
+    """A function as typer reads it: with these parameters, whatever it was written with."""
+    shown = list(parameters)
+    run.__dict__["__signature__"] = Signature(shown)
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
     return run
+
+
+def model_first(command: Command) -> Command:
+    """A command with `model` as an option, which takes the model as its first word too."""
+    expanded = grouped(command)
+
+    @wraps(expanded)
+    def run(model_argument: str | None, **values: Any) -> None:
+        if model_argument is not None and values["model"] is not None:
+            raise InputError(
+                f"both MODEL {model_argument} and --model {values['model']} are given; give one "
+                "of them"
+            )
+        model = values["model"] if model_argument is None else model_argument
+        expanded(**values | {"model": model})
+
+    first = Parameter(
+        "model_argument",
+        Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=options.ModelArgument,
+    )
+    others = signature(expanded).parameters.values()
+    context = [one for one in others if one.annotation is typer.Context]
+    rest = [one for one in others if one.annotation is not typer.Context]
+    return with_parameters(run, [*context, first, *rest])
 
 
 def _is_group(hint: Any) -> bool:
@@ -77,6 +111,12 @@ class Elastic:
     speculate: options.Speculate = None
     policy: options.Policy = None
     rebuild: options.Rebuild = "off"
+
+    def __post_init__(self) -> None:
+        if self.speculate is not None and self.policy is not None:
+            raise InputError(
+                "--speculate and --policy exclude each other: both choose the sub-model"
+            )
 
     @property
     def limits_memory(self) -> bool:

@@ -23,15 +23,12 @@ if TYPE_CHECKING:
     from gemelo.inputs.prompt.media_loader import VisionOptions
 
 
-def attached_parts(attached: Attachments, words: Sequence[str]) -> list[MediaPart]:
-    """The files of --image, --audio and --video, in the order of the command line's words."""
-    waiting = {kind: list(getattr(attached, kind) or ()) for kind in MODALITIES}
-    ordered: list[MediaPart] = []
-    for word in words:
-        for kind, files in waiting.items():
-            if files and (word == f"--{kind}" or word.startswith(f"--{kind}=")):
-                ordered.append(MediaPart(kind, files.pop(0)))
-    return ordered
+def attached_parts(attached: Attachments, names: Sequence[str]) -> list[MediaPart]:
+    """The files of --image, --audio and --video, in the order of the command line: `names` are
+    those of its parameters as they came, one for every time."""
+    waiting = {kind: iter(getattr(attached, kind) or ()) for kind in MODALITIES}
+    kinds = [kind for name in names for kind in MODALITIES if kind == name]
+    return [MediaPart(kind, next(waiting[kind])) for kind in kinds]
 
 
 def vision_options(frames: Frames, crops: Crops, model: Model) -> VisionOptions:

@@ -1,8 +1,8 @@
-"""Command-line options: typer annotations, each written once, and the sections of --help.
+"""Command-line options: typer annotations, each written once.
 
 Importing this loads typer, the lists of `config/options` and nothing else. What belongs together
-is a group (`groups`), which has the defaults. typer draws sections only through rich;
-`SectionedCommand` does it in plain text.
+is a group (`groups`), which has the defaults. What is wrong with a value on its own, a path without
+a file or an unknown sub-model, is found here, before torch is loaded.
 
     def tokenize(text: str, model: options.Model = None, json: options.Json = False) -> None: ...
 """
@@ -10,54 +10,17 @@ is a group (`groups`), which has the defaults. typer draws sections only through
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperArgument, TyperCommand, TyperOption
 
+from gemelo.cli import value_checks
 from gemelo.config.options import KVFormat, RebuildMode, TablePlacement, WeightFormat
-from gemelo.errors import InputError
 
 _of_model, _of_media, _of_sampling, _of_output = (
     partial(typer.Option, rich_help_panel=title)
     for title in ("Model", "Pictures and sound", "Sampling", "Output")
 )
-WORDS = "gemelo.words"  # of the command line, in a context's meta
-
-
-class SectionedCommand(TyperCommand):
-    """A command whose help groups its options by `rich_help_panel`, without rich."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Keep the words too: they alone have the order in which options of several names came."""
-        ctx.meta[WORDS] = list(args)
-        return super().parse_args(ctx, args)
-
-    def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write one section for every group, in the order of the signature."""
-        sections: dict[str, list[tuple[str, str]]] = {}
-        for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
-            if record is not None:
-                sections.setdefault(_section(parameter), []).append(record)
-        for title, records in sections.items():
-            with formatter.section(title):
-                formatter.write_dl(records)
-
-
-def _not_empty(parameter: typer.CallbackParam, value: Any) -> Any:
-    """A file's name, or several; an empty one, as from an unset variable of a shell, is refused."""
-    if "" in (value if isinstance(value, list | tuple) else (value,)):
-        raise InputError(f"{max(parameter.opts, key=len)} is empty: name a file")
-    return value
-
-
-def _section(parameter: object) -> str:
-    if isinstance(parameter, TyperArgument):
-        return parameter.rich_help_panel or "Arguments"
-    if isinstance(parameter, TyperOption):
-        return parameter.rich_help_panel or "Options"
-    return "Options"
 
 
 # ---- files ---------------------------------------------------------------------------------------
@@ -84,7 +47,8 @@ Part = Annotated[
     typer.Option(
         "--submodel",
         metavar="NAME|FILE",
-        help="E2B, a published mix, half, or a .toml or .json file.",
+        help="E2B or another published size, half, or a .toml or .json file.",
+        callback=value_checks.submodel_known,
     ),
 ]
 
@@ -96,41 +60,62 @@ Model = Annotated[
         "--model",
         "-m",
         metavar="PATH|ID",
-        help="GGUF file, model directory or hub id.",
-        show_default="$GEMELO_MODEL, else the embedded Gemma 3 270M",
+        help="GGUF file, model directory or hub id; demo is the embedded Gemma 3 270M.",
+        show_default="$GEMELO_MODEL, else demo",
+        callback=value_checks.model_there,
+    ),
+]
+ModelArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="MODEL",
+        help="GGUF file, model directory or hub id, in the place of --model.",
+        callback=value_checks.model_there,
+        show_default=False,
     ),
 ]
 Format = Annotated[
-    WeightFormat, _of_model("--format", help="How weights are held; native as in the file.")
+    WeightFormat,
+    _of_model("--format", help="How weights are held in memory; native is as the file has them."),
 ]
-Weights = Annotated[WeightFormat, _of_model("--weights", help="How weights are held.")]
+Weights = Annotated[
+    WeightFormat,
+    _of_model("--weights", help="How weights are held in memory; native is as the file has them."),
+]
 Submodel = Annotated[
     str | None,
     _of_model(
         metavar="NAME|FILE",
-        help="Run this sub-model of a Gemma 3n: E2B, a published mix, or a .toml or .json file.",
+        help="Run a smaller model inside a Gemma 3n: E2B, or another published size, or a .toml "
+        "or .json file.",
         show_default="the whole",
+        callback=value_checks.submodel_known,
     ),
 ]
 Speculate = Annotated[
     str | None,
     _of_model(
         metavar="NAME[:int4]",
-        help="Draft with this sub-model of a Gemma 3n; the answer stays the model's own.",
+        help="Speculative decoding: this sub-model of a Gemma 3n guesses tokens, which the whole "
+        "checks; the answer stays the whole's. :int4 gives it 4-bit weights.",
+        callback=value_checks.draft_known,
     ),
 ]
 Policy = Annotated[
     str | None,
     _of_model(
         metavar="KIND:N",
-        help="Choose the sub-model as needed: latency:TOKENS_PER_S, memory:GIB or difficulty:NATS.",
+        help="Choose the sub-model before every token: latency:N keeps N tokens/s, memory:N stays "
+        "below N GiB, difficulty:N takes the small one while the entropy of the next token is "
+        "below N nats (0.69 is a coin toss).",
+        callback=value_checks.policy_known,
     ),
 ]
 Rebuild = Annotated[
     RebuildMode,
     _of_model(
-        help="Keys that another sub-model wrote: kept, computed again beside new tokens, or at "
-        "once."
+        help="After a change of sub-model, the KV cache of the tokens before: off keeps it as it "
+        "is, lazy computes it again beside new tokens, now at once."
     ),
 ]
 Ple = Annotated[
@@ -143,37 +128,50 @@ Mmproj = Annotated[
         metavar="FILE",
         help="The vision tower and audio encoder of a GGUF.",
         show_default="the one beside it",
-        callback=_not_empty,
+        callback=value_checks.file_there,
     ),
 ]
 Repack = Annotated[
     bool,
     _of_model(
         "--repack/--no-repack",
-        help="Repack quantised weights for speed, or leave them mapped.",
+        help="Copy quantised weights into the order that is fastest to read, or leave them in the "
+        "file, mapped, which takes less memory while loading.",
     ),
 ]
 Threads = Annotated[
-    int | None, _of_model(metavar="N", help="CPU threads.", show_default="as many as cores")
+    int | None,
+    _of_model(
+        metavar="N",
+        help="CPU threads.",
+        show_default="as many as cores",
+        callback=value_checks.threads_possible,
+    ),
 ]
 Context = Annotated[
     int | None,
     _of_model(
         metavar="N",
-        help="Tokens a session may hold.",
+        help="The most tokens of prompt and answer together.",
         show_default="what the model was trained for",
+        callback=value_checks.at_least_one,
     ),
 ]
 KVCacheFormat = Annotated[
     KVFormat | None,
     _of_model(
         "--kv-format",
-        help="KV cache; plain is the model's own, bf16 16 bits, int8 half of that.",
+        help="KV cache: plain is in the model's own precision, bf16 in 16 bits, int8 in 8.",
         show_default="bf16 where the native kernels run, else plain",
     ),
 ]
 Device = Annotated[
-    str, _of_model(metavar="auto|cpu|cuda[:N]", help="auto is CUDA where there is one.")
+    str,
+    _of_model(
+        metavar="auto|cpu|cuda[:N]",
+        help="auto is CUDA where there is one.",
+        callback=value_checks.device_known,
+    ),
 ]
 
 # ---- the prompt ----------------------------------------------------------------------------------
@@ -187,19 +185,32 @@ System = Annotated[
 
 Image = Annotated[
     list[str] | None,
-    _of_media(metavar="FILE", help="A picture of the prompt; repeatable.", callback=_not_empty),
+    _of_media(
+        metavar="FILE",
+        help="A picture of the prompt; repeatable.",
+        callback=value_checks.files_there,
+    ),
 ]
 Audio = Annotated[
     list[str] | None,
-    _of_media(metavar="FILE", help="A recording of the prompt; repeatable.", callback=_not_empty),
+    _of_media(
+        metavar="FILE",
+        help="A recording of the prompt; repeatable.",
+        callback=value_checks.files_there,
+    ),
 ]
 Video = Annotated[
     list[str] | None,
     _of_media(
-        metavar="FILE", help="Frames with their times, and the sound track.", callback=_not_empty
+        metavar="FILE",
+        help="Frames with their times, and the sound track.",
+        callback=value_checks.files_there,
     ),
 ]
-Fps = Annotated[float, _of_media(metavar="N", help="Frames a second of a video.")]
+Fps = Annotated[
+    float,
+    _of_media(metavar="N", help="Frames a second of a video.", callback=value_checks.above_zero),
+]
 ImageSize = Annotated[
     int | None,
     _of_media(

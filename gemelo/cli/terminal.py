@@ -111,8 +111,12 @@ def read_stdin() -> str:
         raise InputError("there is no stdin to read the text from; give it as an argument")
     if sys.stdin.isatty():
         note("reading the text from the terminal; Ctrl-D ends it")
-    raw = sys.stdin.buffer.read()
-    return decoded(raw, _decoder(raw), final=True)
+    return text_of(sys.stdin.buffer.read())
+
+
+def text_of(raw: bytes, source: str = "stdin") -> str:
+    """Bytes as text, without a byte order mark; `source` names them in an error."""
+    return decoded(raw, _decoder(raw), final=True, source=source)
 
 
 def text_lines(source: Iterable[bytes]) -> Iterator[str]:
@@ -132,14 +136,20 @@ def text_lines(source: Iterable[bytes]) -> Iterator[str]:
         yield rest
 
 
-def decoded(raw: bytes, decoder: codecs.IncrementalDecoder, *, final: bool = False) -> str:
-    """The next bytes from stdin as text. Raises `InputError` for what is none."""
+def decoded(
+    raw: bytes,
+    decoder: codecs.IncrementalDecoder,
+    *,
+    final: bool = False,
+    source: str = "stdin",
+) -> str:
+    """The next bytes of a source as text. Raises `InputError` for what is none."""
     try:
         return decoder.decode(raw, final)
     except UnicodeDecodeError as error:
         encoding = "UTF-8" if error.encoding.startswith("utf-8") else error.encoding.upper()
         raise InputError(
-            f"stdin is not {encoding}: byte 0x{error.object[error.start]:02x} at position "
+            f"{source} is not {encoding}: byte 0x{error.object[error.start]:02x} at position "
             f"{error.start}; convert it first, for example with iconv"
         ) from None
 

@@ -17,3 +17,5 @@ KVFormat = Literal["plain", "bf16", "int8"]  # plain: in the model's own dtype
 TablePlacement = Literal["disk", "ram", "device"]  # of Gemma 3n's per-layer embeddings
 RebuildMode = Literal["off", "lazy", "now"]  # of keys and values that another sub-model wrote
 FinishReason = Literal["stop", "length", "cancelled"]
+
+MAX_THREADS = 1024

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from gemelo.config.options import MAX_THREADS as MAX_THREADS
 from gemelo.errors import InputError
 
-MAX_THREADS = 1024
 REFERENCE = "reference"
 
 

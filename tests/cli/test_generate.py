@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,23 @@ def test_quiet_says_nothing_and_verbose_tells_the_seed(gemelo: Command) -> None:
     assert gemelo("generate", "the", *GREEDY, "--quiet").err == ""
     told = gemelo("generate", "the", *GREEDY, "--verbose", "--seed", "7").err
     assert "tokens/s" in told and "seed 7" in told and "loaded" in told
+
+
+@pytest.mark.parametrize("quiet", [(), ("-q",)])
+def test_ctrl_c_is_said_and_keeps_the_text(
+    gemelo: Command, monkeypatch: pytest.MonkeyPatch, quiet: tuple[str, ...]
+) -> None:
+    shown: list[str] = []
+
+    def show(text: str) -> None:
+        if not shown:
+            os.kill(os.getpid(), signal.SIGINT)
+        shown.append(text)
+
+    monkeypatch.setattr("gemelo.cli.generate.show", show)
+    ran = gemelo("generate", "the", "--ignore-eos", "--max-tokens", "200", *quiet)
+    assert ran.code == 130 and len(shown) < 100 and shown[-1] == "\n"
+    assert ran.err.endswith("(interrupted)\n") or (quiet and ran.err == "")
 
 
 def test_raw_completes_without_a_remark(gemelo: Command) -> None:
@@ -161,33 +180,32 @@ def test_a_chat_model_takes_turns_unless_told_otherwise(
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ([""], "the prompt is empty"),
         (["x\udcff"], "unpaired surrogate"),
         (["x", "--stop", "\udcff"], "--stop is not valid text"),
-        (["x", "--stop", ""], "stop has ''"),
+        (["x", "--stop", ""], "--stop has ''"),
         (["x", "--chat"], "--chat needs a chat template"),
         (["x", "--system", "s"], "--system needs a chat template"),
         (["x", "--system", "s", "--raw"], "--system needs a chat template"),
         (["x", "--chat", "--raw"], "opposites"),
-        (["x", "--temperature", "-1"], "temperature = -1.0; expected 0 to 100"),
-        (["x", "--temperature", "nan"], "temperature = nan"),
-        (["x", "--top-k", "-1"], "top_k = -1"),
-        (["x", "--top-p", "0"], "top_p = 0 keeps no token"),
-        (["x", "--max-tokens", "0"], "max_tokens = 0"),
-        (["x", "--n", "0"], "n = 0"),
-        (["x", "--seed", "-1"], "seed = -1"),
+        (["x", "--temperature", "-1"], "--temperature -1: expected 0 to 100"),
+        (["x", "--temperature", "nan"], "--temperature nan: expected 0 to 100"),
+        (["x", "--top-k", "-1"], "--top-k -1: "),
+        (["x", "--top-p", "0"], "--top-p 0: expected above 0"),
+        (["x", "--max-tokens", "0"], "--max-tokens 0: "),
+        (["x", "--n", "0"], "--n 0: "),
+        (["x", "--seed", "-1"], "--seed -1: "),
         (["x", "--logit-bias", "a"], "--logit-bias a: expected ID=V"),
-        (["x", "--logit-bias", "600=1"], "logit_bias token 600"),
+        (["x", "--logit-bias", "600=1"], "--logit-bias token 600"),
         (["x", "--logprobs", "1"], "--logprobs needs --json"),
-        (["x", "--threads", "0"], "threads = 0"),
+        (["x", "--threads", "0"], "--threads 0: "),
         (["x", "--context", "257"], "a context of 257 tokens"),
         (["x" * 400], "tokens and the context holds 256"),
         (["x", "--model", "/nowhere"], "/nowhere: no such file"),
-        (["x", "--device", "tpu"], "device 'tpu'"),
-        (["x", "--format", "q9"], "'q9' is not one of"),
+        (["x", "--device", "tpu"], "--device tpu: expected"),
+        (["x", "--format", "q9"], "--format q9: expected"),
         (["x", "--temperature", "warm"], "--temperature"),
         (["x", "--bogus"], "--bogus"),
-        ([], "PROMPT"),
+        ([], "the prompt is empty: stdin holds no text; give PROMPT"),
     ],
 )
 def test_wrong_input_is_one_line_and_code_2(

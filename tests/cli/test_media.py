@@ -71,7 +71,7 @@ def test_pan_and_scan(gemelo: Command, eyed_directory: Path, files: Path) -> Non
     )
     assert json.loads(ran.out)["prompt_token_ids"] == list(prompt.ids)
     wrong = gemelo(*words, "--pan-and-scan", "--max-num-crops", "1", "the")
-    assert wrong.code == 2 and "max_num_crops is 1" in wrong.err
+    assert wrong.code == 2 and "--max-num-crops 1: give" in wrong.err
     alone = gemelo(*words, "--max-num-crops", "3", "the")
     assert alone.code == 2 and "--max-num-crops 3 says nothing without" in alone.err
 
@@ -195,7 +195,7 @@ def test_a_conversation_looks_at_files_as_its_options_say(
         wrong.code == 2 and "an image size of 256 pixels: this model takes pictures of" in wrong.err
     )
     wrong = gemelo("chat", "-m", str(eyed_directory), "--pan-and-scan", "--max-num-crops", "1")
-    assert wrong.code == 2 and "max_num_crops is 1" in wrong.err
+    assert wrong.code == 2 and "--max-num-crops 1: give" in wrong.err
 
 
 def test_files_that_a_conversation_cannot_take(

@@ -122,7 +122,7 @@ def test_bench(gemelo: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     for row in ("load to first token, s", "decode, tokens/s", "10.0 GB/s", "peak memory"):
         assert row in table
     ran = gemelo("bench", "--repeat", "0")
-    assert ran.code == 2 and "repeat = 0" in ran.err
+    assert ran.code == 2 and "--repeat 0: expected" in ran.err
 
 
 def test_convert_to_a_place_at_home(

@@ -1,0 +1,132 @@
+"""The text of a prompt: from the command line's words, a file, or a pipe on stdin.
+
+llama.cpp has -p and -f, Ollama a word of the command line or a pipe; all of them work. What is
+read from a file or a pipe is read as text: a byte order mark is no part of it, CRLF ends a line as
+LF does, and the last line's end is dropped, because `echo` adds one. A shell makes several words of
+a prompt without quotes, which is told with the command that works.
+
+    text = prompt_text(PromptSource(prompt="The capital of France is"))
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gemelo.cli.terminal import checked_text, note, read_stdin, text_of
+from gemelo.errors import InputError
+from gemelo.inputs.media.parts import NOUNS, Modality
+from gemelo.text_files import read_bytes
+
+MAX_FILE_BYTES = 64 << 20  # far more than any context holds
+_ENDINGS: dict[Modality, str] = {
+    "image": ".png .jpg .jpeg .webp .gif .bmp .tif .tiff .heic .avif",
+    "audio": ".wav .mp3 .flac .ogg .oga .opus .m4a .aac",
+    "video": ".mp4 .mov .mkv .webm .avi .m4v",
+}
+_MOST_LOOKED_AT = 20_000  # characters of a prompt
+_MOST_PATH = 4096
+_AROUND = "\"'`()[]{}<>,;:!?"  # of a path in a sentence
+
+
+@dataclass(frozen=True)
+class PromptSource:
+    """Where a prompt may come from; at most one of them is given."""
+
+    prompt: str | None = None  # of the command line; - is stdin
+    option: str | None = None  # of --prompt
+    file: str | None = None  # of --file; - is stdin
+
+
+def prompt_text(source: PromptSource) -> str:
+    """The prompt; stdin's where none is given and stdin is no terminal."""
+    named = {"PROMPT": source.prompt, "--prompt": source.option, "--file": source.file}
+    given = [name for name, value in named.items() if value is not None]
+    if len(given) > 1:
+        raise InputError(f"both {given[0]} and {given[1]} are given; give one of them")
+    if source.option is not None:
+        return checked_text("--prompt", source.option)
+    if source.prompt not in (None, "-"):
+        return checked_text("the prompt", source.prompt)
+    if source.file not in (None, "-"):
+        return _file_text(source.file)
+    if not given and not piped():
+        raise InputError(
+            'there is no PROMPT: give one in quotes, as in gemelo generate "The capital of France '
+            'is", or pipe a text in'
+        )
+    text = plain(read_stdin())
+    if not text:
+        raise InputError("the prompt is empty: stdin holds no text; give PROMPT")
+    return text
+
+
+def piped() -> bool:
+    """Whether stdin is something to read a text from, and not a terminal."""
+    return sys.stdin is not None and not sys.stdin.isatty()
+
+
+def plain(text: str) -> str:
+    """A text that was piped or kept in a file, as if it had been typed."""
+    return text.replace("\r\n", "\n").removesuffix("\n")
+
+
+def _file_text(path: str) -> str:
+    if path == "":
+        raise InputError("--file is empty: name a file")
+    text = plain(text_of(read_bytes(Path(path).expanduser(), MAX_FILE_BYTES), path))
+    if not text:
+        raise InputError(f"the prompt is empty: {path} holds no text")
+    return text
+
+
+# ---- what people type ----------------------------------------------------------------------------
+
+
+def unquoted(
+    command: str, source: PromptSource, rest: Sequence[str], words: Sequence[str]
+) -> InputError:
+    """Of the rest of a command line's words, behind a prompt: what to type instead."""
+    for word in rest:
+        for kind, path in media_files(word):
+            return InputError(
+                f"{path} stands behind the prompt: --{kind} {shlex.quote(path)} attaches it"
+            )
+    said = [word for word in (source.option, source.prompt, *rest) if word is not None]
+    others = list(words)
+    for word in said:
+        others.remove(word)
+    line = " ".join((command, *map(shlex.quote, others), _quoted(" ".join(said))))
+    return InputError(f"a prompt of several words needs quotes: {line}")
+
+
+def _quoted(text: str) -> str:
+    return shlex.quote(text) if set(text) & set('"$`\\!') else f'"{text}"'
+
+
+def media_files(text: str) -> Iterator[tuple[Modality, str]]:
+    """Pictures, recordings and videos of this machine that a text names, with their kinds."""
+    for word in dict.fromkeys((text, *text[:_MOST_LOOKED_AT].split())):
+        path = word.strip(_AROUND).removesuffix(".")
+        for kind, endings in _ENDINGS.items():
+            if path.lower().endswith(tuple(endings.split())) and _is_file(path):
+                yield kind, path
+
+
+def note_media_files(text: str) -> None:
+    """Say how to attach a file that a prompt without attachments names."""
+    for kind, path in media_files(text):
+        note(
+            f"note: the model sees {path} as text, not the {NOUNS[kind]}; "
+            f"--{kind} {shlex.quote(path)} attaches it"
+        )
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return len(path) <= _MOST_PATH and Path(path).expanduser().is_file()
+    except (OSError, RuntimeError, ValueError):  # too long, no such home, a NUL
+        return False
