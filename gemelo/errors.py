@@ -13,6 +13,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 
 MAX_CHARS = 500  # of an error's text
+SHOWN_CHARS = 80  # of a value in it
 # Control, format (they turn the direction of writing, or are not seen), surrogate, line, paragraph.
 _UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
@@ -27,6 +28,18 @@ def one_line(text: str, most: int = MAX_CHARS) -> str:
         return text
     shown = "".join(_shown(character) for character in text)
     return shown if len(shown) <= most else one_line(shown, most)
+
+
+def cut(text: str, most: int = SHOWN_CHARS) -> str:
+    """The text; of a long one the beginning, and how long it is."""
+    return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
+
+
+def shown(value: object, most: int = SHOWN_CHARS) -> str:
+    """A value as Python writes it; of a long one the beginning, and how long it is."""
+    if isinstance(value, str) and len(value) > most:
+        return f"{value[:most]!r}... ({len(value):,} characters)"
+    return cut(repr(value), most + 2)  # with its quotes
 
 
 def listed(names: Sequence[str], most: int = 8, show: Callable[[str], str] = str) -> str:

@@ -14,8 +14,12 @@ from pathlib import Path
 import pytest
 
 import gemelo as library
+from gemelo.cli import commands
 from gemelo.cli.conversation import Conversation, as_text, as_turns
-from gemelo.cli.repl import Repl, piped, unclosed, unquoted, with_setting
+from gemelo.cli.dialogue import Dialogue
+from gemelo.cli.lines import history, piped, unclosed, unquoted
+from gemelo.cli.repl import run
+from gemelo.cli.settings import with_setting
 from gemelo.engine.sampler import Sampling
 from gemelo.errors import InputError
 from tests.cli.conftest import Command, start
@@ -23,14 +27,21 @@ from tests.cli.conftest import Command, start
 SHORT = ("--max-tokens", "4", "--seed", "1")
 
 
-def talk(model: library.Model) -> Repl:
-    sampling = Sampling(seed=1, max_tokens=4, ignore_eos=True)
-    return Repl(model, model.session(), Conversation(as_turns), sampling, quiet=True, verbose=False)
+class Talk(Dialogue):
+    """A dialogue on a model, with short answers; `run` is the loop of a chat."""
+
+    def __init__(self, model: library.Model, quiet: bool = True) -> None:
+        sampling = Sampling(seed=1, max_tokens=4, ignore_eos=True)
+        talk = Conversation(as_turns)
+        super().__init__(model, model.session(), talk, sampling, quiet=quiet, verbose=False)
+
+    def run(self, inputs: list[str]) -> None:
+        run(self, inputs)
 
 
 @pytest.fixture
-def repl(chat_directory: Path) -> Repl:
-    return talk(library.load(chat_directory))
+def repl(chat_directory: Path) -> Talk:
+    return Talk(library.load(chat_directory))
 
 
 def test_a_script_is_answered_line_by_line(
@@ -46,7 +57,7 @@ def test_a_script_is_answered_line_by_line(
     assert ran.out == "".join(f"{messages[i]['content']}\n" for i in (2, 4))
 
 
-def test_answers_are_the_librarys_and_the_past_is_reused(repl: Repl, chat_directory: Path) -> None:
+def test_answers_are_the_librarys_and_the_past_is_reused(repl: Talk, chat_directory: Path) -> None:
     repl.run(["the", "capital"])
     held = repl.conversation.messages
     fresh = library.load(chat_directory)
@@ -67,7 +78,7 @@ def test_a_base_model_continues_the_text(
     assert said[3] == wanted.text
 
 
-def test_regen_replaces_the_answer(repl: Repl) -> None:
+def test_regen_replaces_the_answer(repl: Talk) -> None:
     repl.run(["the"])
     first = list(repl.conversation.messages)
     repl.run(["/regen"])
@@ -77,7 +88,7 @@ def test_regen_replaces_the_answer(repl: Repl) -> None:
     assert repl.conversation.messages != first
 
 
-def test_a_failed_question_loses_nothing(repl: Repl, tmp_path: Path) -> None:
+def test_a_failed_question_loses_nothing(repl: Talk, tmp_path: Path) -> None:
     """Not the pair that /regen takes back; what was attached goes, or it would fail again."""
     repl.run(["the"])
     messages = list(repl.conversation.messages)
@@ -90,14 +101,14 @@ def test_a_failed_question_loses_nothing(repl: Repl, tmp_path: Path) -> None:
     assert repl.conversation.messages == messages and not repl.conversation.attached
 
 
-def test_clear_keeps_the_instructions(repl: Repl) -> None:
+def test_clear_keeps_the_instructions(repl: Talk) -> None:
     repl.run(["/system be brief", "the", "/clear"])
     assert repl.conversation.messages == [{"role": "system", "content": "be brief"}]
     repl.run(["/system be long"])
     assert repl.conversation.system == "be long"
 
 
-def test_what_is_no_conversation_is_not_saved_over(repl: Repl, tmp_path: Path) -> None:
+def test_what_is_no_conversation_is_not_saved_over(repl: Talk, tmp_path: Path) -> None:
     thesis, empty, talk = (tmp_path / name for name in ("thesis.txt", "empty", "talk.json"))
     thesis.write_text("mine")
     empty.touch()
@@ -113,7 +124,7 @@ def test_what_is_no_conversation_is_not_saved_over(repl: Repl, tmp_path: Path) -
         assert json.loads(path.read_text()) == repl.conversation.messages
 
 
-def test_half_a_character_is_saved_too(repl: Repl, tmp_path: Path) -> None:
+def test_half_a_character_is_saved_too(repl: Talk, tmp_path: Path) -> None:
     repl.conversation.ask("\ud83d")
     repl.conversation.save(tmp_path / "talk.json")
     repl.conversation.clear()
@@ -123,8 +134,6 @@ def test_half_a_character_is_saved_too(repl: Repl, tmp_path: Path) -> None:
 
 def test_typed_lines_where_nothing_can_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     from prompt_toolkit.history import InMemoryHistory
-
-    from gemelo.cli.repl import history
 
     for variable in ("GEMELO_CACHE", "XDG_CACHE_HOME", "HOME"):
         monkeypatch.delenv(variable, raising=False)
@@ -136,7 +145,7 @@ def no_home(cls: type[Path]) -> Path:
     raise RuntimeError("Could not determine home directory.")
 
 
-def test_what_was_saved_loads(repl: Repl, tmp_path: Path) -> None:
+def test_what_was_saved_loads(repl: Talk, tmp_path: Path) -> None:
     file = tmp_path / "t.json"
     repl.run(["the", f"/save {file}"])
     held = list(repl.conversation.messages)
@@ -186,7 +195,7 @@ def test_a_file_that_is_no_conversation_changes_nothing(tmp_path: Path, text: st
     ],
 )
 def test_a_wrong_line_is_told_and_the_talk_goes_on(
-    repl: Repl, capsys: pytest.CaptureFixture[str], line: str, expected: str
+    repl: Talk, capsys: pytest.CaptureFixture[str], line: str, expected: str
 ) -> None:
     repl.run([line, "the"])
     told = capsys.readouterr().err
@@ -195,15 +204,15 @@ def test_a_wrong_line_is_told_and_the_talk_goes_on(
 
 
 def test_help_set_and_stats_are_told_on_stderr(
-    repl: Repl, capsys: pytest.CaptureFixture[str]
+    repl: Talk, capsys: pytest.CaptureFixture[str]
 ) -> None:
     repl.run(["/help", "/set", "/stats", "/?"])
     told = capsys.readouterr()
     assert told.out == ""
-    for name in (*repl.commands, "temperature 1.0", "seed 1", "nothing was answered yet"):
+    for name in (*commands.COMMANDS, "temperature 1.0", "seed 1", "nothing was answered yet"):
         assert name in told.err
     repl.run(["the", "/stats"])
-    assert "reused" in capsys.readouterr().err
+    assert "read in" in capsys.readouterr().err
     for word in ("/bye", "/exit", "/quit"):
         repl.over = False
         repl.run([word, "never answered"])
