@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from gemelo.config import Submodel
     from gemelo.engine.completion import Completion
     from gemelo.engine.session import Session
-    from gemelo.inputs.prompt.chat import Prompt
     from gemelo.inputs.prompt.media_loader import VisionOptions
 
 
@@ -113,12 +112,12 @@ class Dialogue:
             else:
                 self.conversation.restore(before)
         show("\n")
-        self._tell(made, prompt)
+        self._tell(made, len(prompt.ids))
 
-    def _tell(self, made: Completion, prompt: Prompt) -> None:
+    def _tell(self, made: Completion, num_prompt: int) -> None:
         """Why the answer ended, and what it cost, if it began at all."""
         if made.finish_reason == "cancelled":
-            note("(stopped)" if made.token_ids or self.quiet else self._stopped_in(prompt))
+            note(self._stopped(made, num_prompt))
             if not made.token_ids:
                 return
         self.last, self._made_with = made, (self.sampling, self.session.active)
@@ -130,11 +129,13 @@ class Dialogue:
             for line in elastic.summary(self.session):
                 note(line)
 
-    def _stopped_in(self, prompt: Prompt) -> str:
-        read, total = min(len(self.session.ids), len(prompt.ids)), len(prompt.ids)
+    def _stopped(self, made: Completion, num_prompt: int) -> str:
+        num_read = len(self.session.ids)
+        if made.token_ids or num_read >= num_prompt or self.quiet:
+            return "(stopped)"
         return (
-            f"(stopped; {read:,} of the prompt's {total:,} tokens are kept: the same question "
-            "again reads only the rest)"
+            f"(stopped; {num_read:,} of the prompt's {num_prompt:,} tokens are kept: the same "
+            "question again reads only the rest)"
         )
 
     # ---- pictures and sound ----------------------------------------------------------------------

@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import pty
-import select
-import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -22,7 +17,8 @@ from gemelo.cli.repl import run
 from gemelo.cli.settings import with_setting
 from gemelo.engine.sampler import Sampling
 from gemelo.errors import InputError
-from tests.cli.conftest import Command, start
+from tests.cli.conftest import Command
+from tests.cli.pseudo_terminal import READY, Terminal
 
 SHORT = ("--max-tokens", "4", "--seed", "1")
 
@@ -264,45 +260,10 @@ def test_quoted_blocks() -> None:
         list(piped([b'"""a\n']))
 
 
-READY = "\x1b[?2004h"  # the editor takes keys from here on (it asks for bracketed paste)
-
-
-class Terminal:
-    """The user's side of a pseudo-terminal."""
-
-    def __init__(self, *words: str) -> None:
-        self.master, slave = pty.openpty()
-        self.process = start(
-            *words, stdin=slave, stdout=slave, stderr=slave, start_new_session=True
-        )
-        os.close(slave)
-        self.seen = ""
-
-    def type(self, text: str) -> None:
-        os.write(self.master, text.encode())
-
-    def expect(self, text: str, timeout_s: float = 60) -> str:
-        """Everything up to and with `text`, which must come."""
-        deadline = time.monotonic() + timeout_s
-        while text not in self.seen:
-            assert time.monotonic() < deadline, f"{text!r} did not come: {self.seen!r}"
-            if select.select([self.master], [], [], 0.1)[0]:
-                try:
-                    self.seen += os.read(self.master, 4096).decode(errors="replace")
-                except OSError:  # the other side is gone
-                    break
-        before, found, self.seen = self.seen.partition(text)
-        assert found, f"{text!r} did not come: {before!r}"
-        return before + found
-
-
-def test_on_a_terminal(
-    long_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("GEMELO_CACHE", str(tmp_path))
+def test_on_a_terminal(long_directory: Path, tmp_path: Path) -> None:
     file = tmp_path / "talk.json"
-    terminal = Terminal("chat", "-m", str(long_directory), "--seed", "1", "--max-tokens", "60000")
-    try:
+    words = ("chat", "-m", str(long_directory), "--seed", "1", "--max-tokens", "60000")
+    with Terminal(*words, cache=tmp_path) as terminal:
         terminal.expect(READY)
         terminal.type("half a line\x03")  # Ctrl-C clears it
         terminal.expect(READY)
@@ -313,20 +274,15 @@ def test_on_a_terminal(
         terminal.expect("ignore_eos = true")
         terminal.expect(READY)
         terminal.type('"""one\rtwo"""\r')  # Enter inside quotes begins a new line
-        terminal.expect("two")
-        time.sleep(1.5)  # let it say something
-        terminal.process.send_signal(signal.SIGINT)  # what the kernel makes of Ctrl-C meanwhile
+        terminal.expect_answer()
+        terminal.type("\x03")
         terminal.expect("(stopped)")
         terminal.expect(READY)
         terminal.type(f"/save {file}\r")
         terminal.expect("2 messages")
         terminal.expect(READY)
         terminal.type("\x04")  # Ctrl-D
-        assert terminal.process.wait(30) == 0
-    finally:
-        terminal.process.kill()
-        terminal.process.wait()
-        os.close(terminal.master)
+        assert terminal.wait() == 0 and terminal.is_cooked
     asked, answered = json.loads(file.read_text())
     assert asked["content"] == "one\ntwo"
     assert answered["content"]
