@@ -157,13 +157,17 @@ class Dialogue:
         would go as the letters of its path; one that is nothing else whatever the model reads."""
         if not (found := media_in(text)):
             return
-        if len(found) < len(typed_paths(text)) and not self._reads(found[0][0]):
-            return
         (kind, name), more = found[0], len(found) - 1
+        reads = self._reads(kind)
+        if not reads and len(found) < len(typed_paths(text)):
+            return
         others = f" (and {more} more)" if more else ""
+        cure = (
+            f"/{kind} {name} attaches it to what you say next" if reads else "this model reads none"
+        )
         raise InputError(
-            f"{name} is a {NOUNS[kind]}{others} and would go as text; /{kind} {name} attaches it "
-            f"to what you say next, {QUOTES} around the message says it as it is"
+            f"{name} is a {NOUNS[kind]}{others} and would go as text; {cure}, {QUOTES} around the "
+            "message says it as it is"
         )
 
     def _reads(self, kind: Modality) -> bool:

@@ -36,10 +36,12 @@ _MOST_CHARS = 4096  # of a path
 def typed_paths(text: str) -> list[str]:
     """The file names in what was typed behind a command; one at least, if there is any text."""
     whole = text.strip()
-    words = _words(whole)
-    marked = any(mark in whole for mark in "'\"\\") or whole.startswith("file://")
-    if not words or exists(whole) or (len(words) > 1 and not marked and not _all_exist(words)):
-        return [whole] if whole else []
+    if exists(local := _local(whole)):
+        return [local]
+    raw = _shell_words(whole)
+    words = [_plain(word) for word in raw]
+    if len(words) > 1 and words == raw and not _all_exist(words):
+        return [whole]  # of one name with spaces, which is not there
     return words
 
 
@@ -60,7 +62,8 @@ def exists(name: str) -> bool:
 def media_in(text: str) -> list[tuple[Modality, str]]:
     """Pictures, recordings and videos of this machine that a message names, and of which kind."""
     whole = typed_paths(text) if len(text) <= _MOST_CHARS else []
-    names = whole if _all_exist(whole) else _words(text[:_MOST_TEXT])
+    parted = map(_plain, _shell_words(text[:_MOST_TEXT]))
+    names = whole if _all_exist(whole) else list(parted)
     found = []
     for name in names[:_MOST_WORDS]:
         kind = _kind(name) or _kind(name := name.rstrip(".,;:!?)"))
@@ -78,24 +81,29 @@ def _all_exist(names: list[str]) -> bool:
     return bool(names) and all(map(exists, names))
 
 
-def _words(text: str) -> list[str]:
-    """The first words as a shell parts them, their quotes and escapes gone, URLs made paths."""
+def _shell_words(text: str) -> list[str]:
+    """The first words as a shell parts them, as they are."""
     found = islice(_WORD.finditer(text), _MOST_WORDS)
-    return [_plain(match[0]) for match in found if len(match[0]) <= 2 * _MOST_CHARS]
+    return [match[0] for match in found]
 
 
 def _plain(word: str) -> str:
+    """A word without its quotes and escapes; of a URL the path."""
+    if len(word) > 2 * _MOST_CHARS:
+        return word
     pieces = [match[0] for match in _PIECE.finditer(word)]
     if word[0] in "'\"":
         pieces = [piece[1:-1] if piece[0] in "'\"" and piece[1:] else piece for piece in pieces]
-    plain = "".join(
-        re.sub(r"\\(.)", r"\1", piece) if _escaped(piece) else piece for piece in pieces
-    )
-    if not plain.startswith("file://"):
-        return plain
-    path = unquote(plain.removeprefix("file://").removeprefix("localhost"))
-    return path if os.name == "posix" else path.lstrip("/")
+    return _local("".join(piece[1:] if _is_escape(piece) else piece for piece in pieces))
 
 
-def _escaped(piece: str) -> bool:
+def _is_escape(piece: str) -> bool:
     return len(piece) == 2 and re.fullmatch(_ESCAPED, piece, re.DOTALL) is not None
+
+
+def _local(name: str) -> str:
+    """The path that a file:// URL means, and any other name as it is."""
+    if not name.startswith("file://"):
+        return name
+    path = unquote(name.removeprefix("file://").removeprefix("localhost"))
+    return path if os.name == "posix" else path.lstrip("/")
