@@ -19,7 +19,7 @@ from gemelo.cli import elastic
 from gemelo.cli.answer import answer, note_length_stop, note_timings
 from gemelo.cli.conversation import TEXT_ONLY, Conversation, Snapshot
 from gemelo.cli.lines import QUOTES
-from gemelo.cli.paths import media_in, typed_paths
+from gemelo.cli.paths import exists, media_in, typed_paths
 from gemelo.cli.terminal import note, show
 from gemelo.config.sampling import Sampling
 from gemelo.errors import GemeloError, InputError
@@ -159,7 +159,7 @@ class Dialogue:
             return
         (kind, name), more = found[0], len(found) - 1
         reads = self._reads(kind)
-        if not reads and len(found) < len(typed_paths(text)):
+        if not reads and not all(map(exists, typed_paths(text))):  # words, and a name among them
             return
         others = f" (and {more} more)" if more else ""
         cure = (
