@@ -40,8 +40,8 @@ def kept_typeahead() -> Iterator[None]:
         yield
         return
     mode = TerminalMode(sys.stdin.fileno())
-    mode.keep()
     try:
+        mode.keep()
         yield
     finally:
         mode.restore()
