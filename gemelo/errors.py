@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 
 MAX_CHARS = 500  # of an error's text
 SHOWN_CHARS = 80  # of a value in it
+_MOST_SEARCHED = 1 << 21  # characters of a text in which long values are looked for
 # A quoted value, or a run without spaces, that is longer than any file's name.
 _LONG = re.compile(r"""'(?:[^'\\]|\\.){256,}'|"(?:[^"\\]|\\.){256,}"|\S{256,}""", re.DOTALL)
 # Control, format (they turn the direction of writing, or are not seen), surrogate, line, paragraph.
@@ -25,7 +26,7 @@ def one_line(text: str, most: int = MAX_CHARS) -> str:
     """The text with every character shown that would move a cursor. In one longer than `most`
     characters long values are cut; if that is not enough its middle is left out: its beginning says
     what is wrong, its end how to cure it."""
-    if len(text) > most:
+    if most < len(text) <= _MOST_SEARCHED:
         text = _LONG.sub(_cut_value, text)
     if len(text) > most:
         ending = (most - 5) // 3

@@ -52,7 +52,9 @@ def find(word: str) -> Command:
 
 
 def _help(dialogue: Dialogue, rest: str) -> None:
-    rows = [(f"{name} {command.usage}", command.help) for name, command in COMMANDS.items()]
+    rows = [
+        (f"{name} {command.usage}".rstrip(), command.help) for name, command in COMMANDS.items()
+    ]
     rows.append((f"{QUOTES} ... {QUOTES}", "a message of several lines, or one that begins with /"))
     rows.append(("Alt-Enter", "begin a new line; Enter sends"))
     page(two_columns(rows, stderr_width()))
