@@ -17,13 +17,13 @@ from typing import NamedTuple
 from gemelo.checkpoints.locate import expanded
 from gemelo.cli import elastic
 from gemelo.cli.answer import note_timings
-from gemelo.cli.columns import stderr_width, two_columns
 from gemelo.cli.dialogue import Dialogue
 from gemelo.cli.groups import Elastic
 from gemelo.cli.lines import QUOTES, unquoted
 from gemelo.cli.paths import typed_path, typed_paths
 from gemelo.cli.settings import setting_name, with_setting
 from gemelo.cli.terminal import note, page, size
+from gemelo.cli.wrapping import stderr_width, two_columns
 from gemelo.errors import InputError, cut
 from gemelo.inputs.media.parts import Modality
 

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from gemelo.cli.columns import stderr_width, wrapped
+from gemelo.cli.wrapping import stderr_width, wrapped
 from gemelo.errors import InputError, one_line
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from gemelo.cli import columns, commands, terminal
-from gemelo.cli.columns import stderr_width, two_columns, wrapped
+from gemelo.cli import commands, terminal, wrapping
+from gemelo.cli.wrapping import stderr_width, two_columns, wrapped
 
 ROWS = [(f"{name} {one.usage}", one.help) for name, one in commands.COMMANDS.items()]
 
@@ -40,11 +40,11 @@ def test_notes_break_between_words_on_a_terminal(
 ) -> None:
     assert stderr_width() is None
     terminal.note("three short words")
-    monkeypatch.setattr(columns.sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(wrapping.sys.stderr, "isatty", lambda: True)
     monkeypatch.setattr(os, "get_terminal_size", lambda number: os.terminal_size((12, 9)))
-    monkeypatch.setattr(columns.sys.stderr, "fileno", lambda: 2)
+    monkeypatch.setattr(wrapping.sys.stderr, "fileno", lambda: 2)
     assert stderr_width() == 12
     terminal.note("three short words")
     assert capsys.readouterr().err == "three short words\nthree short\nwords\n"
     monkeypatch.setattr(os, "get_terminal_size", lambda number: os.terminal_size((0, 0)))
-    assert stderr_width() == columns.DEFAULT_WIDTH
+    assert stderr_width() == wrapping.DEFAULT_WIDTH
