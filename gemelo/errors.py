@@ -9,17 +9,25 @@ So an error makes one line of what it is given, of a length that can be read, an
 terminal would obey.
 """
 
+import re
 import unicodedata
 from collections.abc import Callable, Sequence
 
 MAX_CHARS = 500  # of an error's text
+SHOWN_CHARS = 80  # of a value in it
+_MOST_SEARCHED = 1 << 21  # characters of a text in which long values are looked for
+# A quoted value, or a run without spaces, that is longer than any file's name.
+_LONG = re.compile(r"""'(?:[^'\\]|\\.){256,}'|"(?:[^"\\]|\\.){256,}"|\S{256,}""", re.DOTALL)
 # Control, format (they turn the direction of writing, or are not seen), surrogate, line, paragraph.
 _UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
 def one_line(text: str, most: int = MAX_CHARS) -> str:
-    """The text with every character shown that would move a cursor; of a text longer than `most`
-    characters the middle is left out: its beginning says what is wrong, its end how to cure it."""
+    """The text with every character shown that would move a cursor. In one longer than `most`
+    characters long values are cut; if that is not enough its middle is left out: its beginning says
+    what is wrong, its end how to cure it."""
+    if most < len(text) <= _MOST_SEARCHED:
+        text = _LONG.sub(_cut_value, text)
     if len(text) > most:
         ending = (most - 5) // 3
         text = f"{text[: most - 5 - ending]} ... {text[len(text) - ending :]}"
@@ -27,6 +35,28 @@ def one_line(text: str, most: int = MAX_CHARS) -> str:
         return text
     shown = "".join(_shown(character) for character in text)
     return shown if len(shown) <= most else one_line(shown, most)
+
+
+def cut(text: str, most: int = SHOWN_CHARS) -> str:
+    """The text; of a long one the beginning, and how long it is."""
+    return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
+
+
+def shown(value: object, most: int = SHOWN_CHARS) -> str:
+    """A value as Python writes it; of a long one the beginning, and how long it is."""
+    if isinstance(value, str) and len(value) > most:
+        return f"{value[:most]!r}... ({len(value):,} characters)"
+    return cut(repr(value), most + 2)  # with its quotes
+
+
+def _cut_value(found: re.Match[str]) -> str:
+    """A long value in a text, without what stands behind it."""
+    quote = found[0][0] if found[0][0] in "'\"" and found[0][0] == found[0][-1] else ""
+    inner = found[0][len(quote) : len(found[0]) - len(quote)]
+    value = inner if quote else inner.rstrip(":;,.")
+    return (
+        f"{quote}{value[:SHOWN_CHARS]}{quote}... ({len(value):,} characters){inner[len(value) :]}"
+    )
 
 
 def listed(names: Sequence[str], most: int = 8, show: Callable[[str], str] = str) -> str:

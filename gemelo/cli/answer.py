@@ -108,13 +108,18 @@ def note_length_stop(
 def note_timings(completion: Completion) -> None:
     """What the answer cost, on stderr: tokens, seconds and rates, reuse, seed, memory."""
     timings = completion.timings
-    loading = " with loading" if timings.load_s else ""
+    total, reused = timings.reused_tokens + timings.prefill_tokens, timings.reused_tokens
+    held = f"{reused:,} of them already in the KV cache, " if reused else ""
     note(
-        f"prompt {timings.prefill_tokens} tokens in {timings.prefill_s:.2f} s "
-        f"({timings.prefill_tokens_per_s:.1f} tokens/s), {timings.reused_tokens} reused; "
-        f"answer {timings.decode_tokens} tokens in {timings.decode_s:.2f} s "
+        f"prompt: {total:,} tokens, {held}{timings.prefill_tokens:,} read in "
+        f"{timings.prefill_s:.2f} s ({timings.prefill_tokens_per_s:.1f} tokens/s)"
+    )
+    count = sum(len(choice.token_ids) for choice in completion.choices)
+    note(
+        f"answer: {count:,} tokens, {timings.decode_s:.2f} s after the first "
         f"({timings.decode_tokens_per_s:.1f} tokens/s)"
     )
+    loading = f", {timings.load_s:.2f} s of it loading" if timings.load_s else ""
     note(
         f"first token after {timings.time_to_first_token_s:.2f} s{loading}; "
         f"seed {completion.seed}; peak memory {size(peak_rss_bytes())}"

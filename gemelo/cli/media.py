@@ -9,13 +9,14 @@ the text; or where the text has the model's own placeholders for them.
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from gemelo.cli.groups import Attachments, Crops, Frames
-from gemelo.errors import InputError
+from gemelo.errors import GemeloError, InputError
 from gemelo.inputs.media.panscan import DEFAULT, PanScan
-from gemelo.inputs.media.parts import MODALITIES, MediaPart
+from gemelo.inputs.media.parts import MODALITIES, MediaPart, open_media
 
 if TYPE_CHECKING:
     from gemelo.api import Model
@@ -29,6 +30,19 @@ def attached_parts(attached: Attachments, names: Sequence[str]) -> list[MediaPar
     waiting = {kind: iter(getattr(attached, kind) or ()) for kind in MODALITIES}
     kinds = [kind for name in names for kind in MODALITIES if kind == name]
     return [MediaPart(kind, next(waiting[kind])) for kind in kinds]
+
+
+def check_files(files: Sequence[MediaPart]) -> None:
+    """Raise what is wrong with a file as an error of the option that named it, by its number."""
+    counts: Counter[str] = Counter()
+    for file in files:
+        counts[file.modality] += 1
+        try:
+            with open_media(file.source, file.modality):
+                pass
+        except GemeloError as error:
+            option = f"--{file.modality} {counts[file.modality]}"
+            raise type(error)(f"{option}: {error}") from None
 
 
 def vision_options(frames: Frames, crops: Crops, model: Model) -> VisionOptions:
@@ -71,6 +85,7 @@ def chat_prompt(
     from gemelo.inputs.prompt.media_loader import place_media
 
     parts = place_media(text, files, model.encoders.modalities)
+    check_files(files)
     content = parts if files else text
     messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
     if system:
@@ -88,6 +103,6 @@ def completion_prompt(
     if not files:
         return model.prompt(text)
     media_loader = model.media_loader(vision_options)
-    return render_completion(
-        place_media(text, files, media_loader.modalities), model.tokenizer, media_loader
-    )
+    parts = place_media(text, files, media_loader.modalities)
+    check_files(files)
+    return render_completion(parts, model.tokenizer, media_loader)

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from gemelo.cli.wrapping import stderr_width, wrapped
 from gemelo.errors import InputError, one_line
 
 if TYPE_CHECKING:
@@ -48,8 +49,11 @@ def prepare() -> None:
 
 
 def note(text: str) -> None:
-    """One line for people, on stderr. What a file or a model put into it is shown, not obeyed."""
-    page(one_line(text, MOST_NOTED))
+    """One line for people, on stderr. What a file or a model put into it is shown, not obeyed.
+
+    A terminal gets it broken between words.
+    """
+    page(wrapped(one_line(text, MOST_NOTED), stderr_width()))
 
 
 def page(text: str) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from typing import Any, TypedDict
 
-from gemelo.errors import InputError
+from gemelo.errors import InputError, shown
 
 _MAX_TOP_LOGPROBS = 20
 _NUMBERS = (  # name, least, most
@@ -64,7 +64,7 @@ class Sampling:
             if value is not None or name not in ("seed", "logprobs"):
                 self._set(name, _whole(name, value, lowest, highest))
         if not isinstance(self.ignore_eos, bool):
-            raise InputError(f"ignore_eos = {self.ignore_eos!r}; expected true or false")
+            raise InputError(f"ignore_eos = {shown(self.ignore_eos)}; expected true or false")
         self._set("stop", _stops(self.stop))
         self._set("logit_bias", _biases(self.logit_bias))
 
@@ -81,11 +81,13 @@ class Sampling:
         names = [field.name for field in fields(cls)]
         for name in settings:
             if name not in names:
-                raise InputError(f"unknown sampling setting {name!r}; known: {', '.join(names)}")
+                raise InputError(
+                    f"unknown sampling setting {shown(name)}; known: {', '.join(names)}"
+                )
         if sampling is None:
             return cls(**settings)
         if not isinstance(sampling, cls):
-            raise InputError(f"sampling = {sampling!r}; expected a Sampling")
+            raise InputError(f"sampling = {shown(sampling)}; expected a Sampling")
         if settings:
             raise InputError(
                 f"both sampling= and {', '.join(settings)}= were given; give one of them, or "
@@ -137,7 +139,7 @@ def _number(name: str, value: Any, low: float, high: float) -> float:
     """A setting as a float, or an `InputError` that says what it may be."""
     is_number = isinstance(value, Real) and not isinstance(value, bool)  # NumPy's too
     if not is_number or not low <= value <= high:  # NaN is in no range
-        raise InputError(f"{name} = {value!r}; expected {low:g} to {high:g}")
+        raise InputError(f"{name} = {shown(value)}; expected {low:g} to {high:g}")
     return float(value)
 
 
@@ -145,7 +147,7 @@ def _whole(name: str, value: Any, low: int, high: int) -> int:
     """A setting as a whole number, or an `InputError` that says what it may be."""
     is_whole = isinstance(value, Integral) and not isinstance(value, bool)
     if not is_whole or not low <= value <= high:
-        raise InputError(f"{name} = {value!r}; expected a whole number from {low} to {high}")
+        raise InputError(f"{name} = {shown(value)}; expected a whole number from {low} to {high}")
     return int(value)
 
 
@@ -153,19 +155,19 @@ def _stops(stop: Any) -> tuple[str, ...]:
     if isinstance(stop, str):
         stop = (stop,)
     if not isinstance(stop, Sequence):
-        raise InputError(f"stop = {stop!r}; expected a text or a list of texts")
+        raise InputError(f"stop = {shown(stop)}; expected a text or a list of texts")
     for text in stop:
         if not isinstance(text, str) or not text:
-            raise InputError(f"stop has {text!r}; each stop must be a text that is not empty")
+            raise InputError(f"stop has {shown(text)}; each stop must be a text that is not empty")
     return tuple(stop)
 
 
 def _biases(biases: Any) -> dict[int, float]:
     if not isinstance(biases, Mapping):
-        raise InputError(f"logit_bias = {biases!r}; expected token ids, and a number for each")
+        raise InputError(f"logit_bias = {shown(biases)}; expected token ids, and a number for each")
     return {
         _whole("logit_bias token", token, 0, 1 << 31): _number(
-            f"logit_bias of token {token!r}", bias, -1000.0, 1000.0
+            f"logit_bias of token {shown(token)}", bias, -1000.0, 1000.0
         )
         for token, bias in biases.items()
     }
@@ -173,4 +175,5 @@ def _biases(biases: Any) -> dict[int, float]:
 
 # What a program begins with, where nobody says otherwise.
 CHAT = Sampling(max_tokens=2048)  # what a conversation at the terminal begins with
+CONTINUATION = Sampling(max_tokens=128)  # and one with a base model, which seldom ends by itself
 TRANSCRIPTION = Sampling(temperature=0.0, max_tokens=4096)  # what was said, not what might be

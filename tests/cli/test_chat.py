@@ -4,33 +4,40 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import pty
-import select
-import signal
-import time
 from pathlib import Path
 
 import pytest
 
 import gemelo as library
+from gemelo.cli import commands
 from gemelo.cli.conversation import Conversation, as_text, as_turns
-from gemelo.cli.repl import Repl, piped, unclosed, unquoted, with_setting
+from gemelo.cli.dialogue import Dialogue
+from gemelo.cli.lines import history, piped, unclosed, unquoted
+from gemelo.cli.repl import run
+from gemelo.cli.settings import with_setting
 from gemelo.engine.sampler import Sampling
 from gemelo.errors import InputError
-from tests.cli.conftest import Command, start
+from tests.cli.conftest import Command
+from tests.cli.pseudo_terminal import READY, Terminal
 
 SHORT = ("--max-tokens", "4", "--seed", "1")
 
 
-def talk(model: library.Model) -> Repl:
-    sampling = Sampling(seed=1, max_tokens=4, ignore_eos=True)
-    return Repl(model, model.session(), Conversation(as_turns), sampling, quiet=True, verbose=False)
+class Talk(Dialogue):
+    """A dialogue on a model, with short answers; `run` is the loop of a chat."""
+
+    def __init__(self, model: library.Model, quiet: bool = True) -> None:
+        sampling = Sampling(seed=1, max_tokens=4, ignore_eos=True)
+        talk = Conversation(as_turns)
+        super().__init__(model, model.session(), talk, sampling, quiet=quiet, verbose=False)
+
+    def run(self, inputs: list[str]) -> None:
+        run(self, inputs)
 
 
 @pytest.fixture
-def repl(chat_directory: Path) -> Repl:
-    return talk(library.load(chat_directory))
+def repl(chat_directory: Path) -> Talk:
+    return Talk(library.load(chat_directory))
 
 
 def test_a_script_is_answered_line_by_line(
@@ -46,7 +53,7 @@ def test_a_script_is_answered_line_by_line(
     assert ran.out == "".join(f"{messages[i]['content']}\n" for i in (2, 4))
 
 
-def test_answers_are_the_librarys_and_the_past_is_reused(repl: Repl, chat_directory: Path) -> None:
+def test_answers_are_the_librarys_and_the_past_is_reused(repl: Talk, chat_directory: Path) -> None:
     repl.run(["the", "capital"])
     held = repl.conversation.messages
     fresh = library.load(chat_directory)
@@ -67,7 +74,7 @@ def test_a_base_model_continues_the_text(
     assert said[3] == wanted.text
 
 
-def test_regen_replaces_the_answer(repl: Repl) -> None:
+def test_regen_replaces_the_answer(repl: Talk) -> None:
     repl.run(["the"])
     first = list(repl.conversation.messages)
     repl.run(["/regen"])
@@ -77,7 +84,7 @@ def test_regen_replaces_the_answer(repl: Repl) -> None:
     assert repl.conversation.messages != first
 
 
-def test_a_failed_question_loses_nothing(repl: Repl, tmp_path: Path) -> None:
+def test_a_failed_question_loses_nothing(repl: Talk, tmp_path: Path) -> None:
     """Not the pair that /regen takes back; what was attached goes, or it would fail again."""
     repl.run(["the"])
     messages = list(repl.conversation.messages)
@@ -90,14 +97,14 @@ def test_a_failed_question_loses_nothing(repl: Repl, tmp_path: Path) -> None:
     assert repl.conversation.messages == messages and not repl.conversation.attached
 
 
-def test_clear_keeps_the_instructions(repl: Repl) -> None:
+def test_clear_keeps_the_instructions(repl: Talk) -> None:
     repl.run(["/system be brief", "the", "/clear"])
     assert repl.conversation.messages == [{"role": "system", "content": "be brief"}]
     repl.run(["/system be long"])
     assert repl.conversation.system == "be long"
 
 
-def test_what_is_no_conversation_is_not_saved_over(repl: Repl, tmp_path: Path) -> None:
+def test_what_is_no_conversation_is_not_saved_over(repl: Talk, tmp_path: Path) -> None:
     thesis, empty, talk = (tmp_path / name for name in ("thesis.txt", "empty", "talk.json"))
     thesis.write_text("mine")
     empty.touch()
@@ -113,7 +120,7 @@ def test_what_is_no_conversation_is_not_saved_over(repl: Repl, tmp_path: Path) -
         assert json.loads(path.read_text()) == repl.conversation.messages
 
 
-def test_half_a_character_is_saved_too(repl: Repl, tmp_path: Path) -> None:
+def test_half_a_character_is_saved_too(repl: Talk, tmp_path: Path) -> None:
     repl.conversation.ask("\ud83d")
     repl.conversation.save(tmp_path / "talk.json")
     repl.conversation.clear()
@@ -123,8 +130,6 @@ def test_half_a_character_is_saved_too(repl: Repl, tmp_path: Path) -> None:
 
 def test_typed_lines_where_nothing_can_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     from prompt_toolkit.history import InMemoryHistory
-
-    from gemelo.cli.repl import history
 
     for variable in ("GEMELO_CACHE", "XDG_CACHE_HOME", "HOME"):
         monkeypatch.delenv(variable, raising=False)
@@ -136,7 +141,7 @@ def no_home(cls: type[Path]) -> Path:
     raise RuntimeError("Could not determine home directory.")
 
 
-def test_what_was_saved_loads(repl: Repl, tmp_path: Path) -> None:
+def test_what_was_saved_loads(repl: Talk, tmp_path: Path) -> None:
     file = tmp_path / "t.json"
     repl.run(["the", f"/save {file}"])
     held = list(repl.conversation.messages)
@@ -186,7 +191,7 @@ def test_a_file_that_is_no_conversation_changes_nothing(tmp_path: Path, text: st
     ],
 )
 def test_a_wrong_line_is_told_and_the_talk_goes_on(
-    repl: Repl, capsys: pytest.CaptureFixture[str], line: str, expected: str
+    repl: Talk, capsys: pytest.CaptureFixture[str], line: str, expected: str
 ) -> None:
     repl.run([line, "the"])
     told = capsys.readouterr().err
@@ -195,15 +200,15 @@ def test_a_wrong_line_is_told_and_the_talk_goes_on(
 
 
 def test_help_set_and_stats_are_told_on_stderr(
-    repl: Repl, capsys: pytest.CaptureFixture[str]
+    repl: Talk, capsys: pytest.CaptureFixture[str]
 ) -> None:
     repl.run(["/help", "/set", "/stats", "/?"])
     told = capsys.readouterr()
     assert told.out == ""
-    for name in (*repl.commands, "temperature 1.0", "seed 1", "nothing was answered yet"):
+    for name in (*commands.COMMANDS, "temperature 1.0", "seed 1", "nothing was answered yet"):
         assert name in told.err
     repl.run(["the", "/stats"])
-    assert "reused" in capsys.readouterr().err
+    assert "read in" in capsys.readouterr().err
     for word in ("/bye", "/exit", "/quit"):
         repl.over = False
         repl.run([word, "never answered"])
@@ -255,45 +260,10 @@ def test_quoted_blocks() -> None:
         list(piped([b'"""a\n']))
 
 
-READY = "\x1b[?2004h"  # the editor takes keys from here on (it asks for bracketed paste)
-
-
-class Terminal:
-    """The user's side of a pseudo-terminal."""
-
-    def __init__(self, *words: str) -> None:
-        self.master, slave = pty.openpty()
-        self.process = start(
-            *words, stdin=slave, stdout=slave, stderr=slave, start_new_session=True
-        )
-        os.close(slave)
-        self.seen = ""
-
-    def type(self, text: str) -> None:
-        os.write(self.master, text.encode())
-
-    def expect(self, text: str, timeout_s: float = 60) -> str:
-        """Everything up to and with `text`, which must come."""
-        deadline = time.monotonic() + timeout_s
-        while text not in self.seen:
-            assert time.monotonic() < deadline, f"{text!r} did not come: {self.seen!r}"
-            if select.select([self.master], [], [], 0.1)[0]:
-                try:
-                    self.seen += os.read(self.master, 4096).decode(errors="replace")
-                except OSError:  # the other side is gone
-                    break
-        before, found, self.seen = self.seen.partition(text)
-        assert found, f"{text!r} did not come: {before!r}"
-        return before + found
-
-
-def test_on_a_terminal(
-    long_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("GEMELO_CACHE", str(tmp_path))
+def test_on_a_terminal(long_directory: Path, tmp_path: Path) -> None:
     file = tmp_path / "talk.json"
-    terminal = Terminal("chat", "-m", str(long_directory), "--seed", "1", "--max-tokens", "60000")
-    try:
+    words = ("chat", "-m", str(long_directory), "--seed", "1", "--max-tokens", "60000")
+    with Terminal(*words, cache=tmp_path) as terminal:
         terminal.expect(READY)
         terminal.type("half a line\x03")  # Ctrl-C clears it
         terminal.expect(READY)
@@ -304,20 +274,15 @@ def test_on_a_terminal(
         terminal.expect("ignore_eos = true")
         terminal.expect(READY)
         terminal.type('"""one\rtwo"""\r')  # Enter inside quotes begins a new line
-        terminal.expect("two")
-        time.sleep(1.5)  # let it say something
-        terminal.process.send_signal(signal.SIGINT)  # what the kernel makes of Ctrl-C meanwhile
+        terminal.expect_answer()
+        terminal.type("\x03")
         terminal.expect("(stopped)")
         terminal.expect(READY)
         terminal.type(f"/save {file}\r")
         terminal.expect("2 messages")
         terminal.expect(READY)
         terminal.type("\x04")  # Ctrl-D
-        assert terminal.process.wait(30) == 0
-    finally:
-        terminal.process.kill()
-        terminal.process.wait()
-        os.close(terminal.master)
+        assert terminal.wait() == 0 and terminal.is_cooked
     asked, answered = json.loads(file.read_text())
     assert asked["content"] == "one\ntwo"
     assert answered["content"]

@@ -134,6 +134,17 @@ def test_what_cannot_be_taken_is_one_line(
         assert reason in ran.err
 
 
+def test_an_error_names_the_option_and_its_number(
+    gemelo: Command, eyed_directory: Path, files: Path
+) -> None:
+    good, remote = str(files / "a.png"), "https://host/cat.png"
+    for way in ("--chat", "--raw"):
+        words = ("-m", str(eyed_directory), "--image", good, "--image", remote, way, *SHORT)
+        ran = gemelo("generate", *words, "-q", "the")
+        assert ran.code == 2 and len(ran.err.splitlines()) == 1
+        assert "--image 2: the picture is at https://host/cat.png: URLs are not" in ran.err
+
+
 def test_notices_are_told(gemelo: Command, eyed_directory: Path, files: Path) -> None:
     Image.new("RGBA", (30, 30), (255, 0, 0, 0)).save(files / "clear.png")
     words = ("generate", "-m", str(eyed_directory), "--image", str(files / "clear.png"), *SHORT)
@@ -187,7 +198,7 @@ def test_a_conversation_looks_at_files_as_its_options_say(
         held = library.load(model)
         prompt = held.prompt([{"role": "user", "content": parts}], vision_options)
         assert len(prompt.ids) != len(held.prompt([{"role": "user", "content": parts}]).ids)
-        assert f"prompt {len(prompt.ids)} tokens" in ran.err
+        assert f"prompt: {len(prompt.ids)} tokens" in ran.err
         wanted = held.generate(prompt, max_tokens=3, temperature=0)
         assert ran.out == f"{wanted.text}\n"
     wrong = gemelo("chat", "-m", str(eyed_directory), "--image-size", "256")

@@ -1,0 +1,70 @@
+"""Sampling settings by name, as /set takes them: ours, and those of llama.cpp, Ollama and others.
+
+A setting is a field of the library's `Sampling`, and its value is JSON or a text as it is. Names
+that mean the same elsewhere are taken too. Some of theirs are chosen here when a model is loaded:
+those say with which option.
+
+    sampling = with_setting(Sampling(), "temp", "0.5")
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from difflib import get_close_matches
+
+from gemelo.config.sampling import Sampling
+from gemelo.errors import InputError, shown
+
+SAME = {
+    "temp": "temperature",
+    "num_predict": "max_tokens",
+    "n_predict": "max_tokens",
+    "max_new_tokens": "max_tokens",
+    "max_length": "max_tokens",
+    "repeat_penalty": "repetition_penalty",
+    "stop_sequences": "stop",
+}
+_AT_START = {
+    "num_ctx": "--context",
+    "n_ctx": "--context",
+    "ctx_size": "--context",
+    "context": "--context",
+    "num_thread": "--threads",
+    "threads": "--threads",
+    "model": "--model",
+    "device": "--device",
+    "kv_format": "--kv-format",
+}
+
+
+def setting_name(name: str) -> str:
+    """The field of `Sampling` that a name means. Raises `InputError` with what to type instead."""
+    plain = name.lower().replace("-", "_")
+    field = SAME.get(plain, plain)
+    known = [field.name for field in dataclasses.fields(Sampling)]
+    if field in known:
+        return field
+    if plain in _AT_START:
+        option = _AT_START[plain]
+        raise InputError(f"{name} is chosen when a model is loaded: leave, and start with {option}")
+    close = get_close_matches(plain, [*known, *SAME], 1, 0.7)
+    hint = f"; did you mean {close[0]}?" if close else f"; known: {', '.join(known)}"
+    raise InputError(f"unknown sampling setting {shown(name)}{hint}")
+
+
+def with_setting(sampling: Sampling, name: str, value: str) -> Sampling:
+    """One field changed; `value` is JSON, or else a text as it is. Raises `InputError`."""
+    field = setting_name(name)
+    if field == "n":
+        raise InputError("a conversation has one continuation; n stays 1")
+    settings = dataclasses.asdict(sampling)
+    try:
+        parsed = json.loads(value)
+    except (ValueError, RecursionError):
+        parsed = None if value.lower() == "none" else value
+    if field == "logit_bias" and isinstance(parsed, dict):
+        parsed = {int(key) if key.isdecimal() else key: bias for key, bias in parsed.items()}
+    if isinstance(settings[field], bool) and not isinstance(parsed, bool):
+        raise InputError(f"{field} = {shown(value)}; expected true or false")
+    return Sampling.of(settings | {field: parsed})
