@@ -3,8 +3,8 @@
 The instruction comes first and the sound after it, so that embeddings go into the KV cache as they
 are settled, through the half of Gemma 3n's layers that own keys; when the sound is over only its
 tail and the end of the prompt are left to read. A sound of any length is one segment; `cut` makes
-segments of at most 30 s, which is what the model was trained on, and takes what two of them share
-out of the later one's text.
+segments of at most 30 s (the last may have a second more), which is what the model was trained on,
+and takes what two of them share out of the later one's text.
 
     for segment in transcribe(model, stream_audio("talk.mp3"), Task(language="es")):
         print(segment.start_s, segment.text)
@@ -37,6 +37,7 @@ from gemelo.inputs.prompt.chat import render, render_completion
 from gemelo.inputs.prompt.media_loader import TRAINED_S, MediaLoader
 from gemelo.inputs.prompt.placeholders import AudioPlaceholder, Placeholder
 
+SHORTEST_S = 1.0  # of a segment, where there is as much: a cue that can be read
 LANGUAGES = {
     "ar": "Arabic",
     "de": "German",
@@ -105,7 +106,7 @@ def language_name(language: str | None) -> str | None:
 @dataclass(frozen=True)
 class Segment:
     """What was said from start_s to end_s, in seconds from where a player begins; the silence
-    before the first sound is left out."""
+    before the first sound is left out, as far as a second is left."""
 
     start_s: float
     end_s: float
@@ -217,9 +218,6 @@ def transcribe(
                 segment = replace(segment, text=without_overlap(text, segment.text))
             text = segment.text
             yield segment
-        elif longest >= MIN_SAMPLES and prompt.num_samples:
-            spare_s = prompt.num_samples / SAMPLING_RATE
-            on_notice(f"the last {spare_s:.4f} s are a segment too short to be heard: left out")
         prompt = StreamingPrompt(model, session, instruction)
     check_min_samples(longest)
 
@@ -241,9 +239,10 @@ def transcribe_segment(
         pieces.append(piece)
         if on_text is not None:
             on_text(piece.text)
+    end_s = last.start_s + prompt.num_samples / SAMPLING_RATE
     return Segment(
-        last.onset_s,
-        last.start_s + prompt.num_samples / SAMPLING_RATE,
+        min(last.onset_s, max(last.start_s, end_s - SHORTEST_S)),
+        end_s,
         "".join(piece.text for piece in pieces).strip(),
         tuple(token for piece in pieces for token in piece.token_ids),
         pieces[-1].finish_reason or "cancelled",

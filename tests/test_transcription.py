@@ -99,14 +99,22 @@ def test_samples_are_checked_once(model: Model, monkeypatch: pytest.MonkeyPatch,
         list(transcribe(model, in_pieces(sound, 4000), cut=cut, **GREEDY))
 
 
-def test_a_last_segment_too_short_is_told(model: Model) -> None:
+@pytest.mark.parametrize("rest", [0.01, 0.06, 0.7])
+def test_a_short_rest_is_heard_with_the_segment_before(model: Model, rest: float) -> None:
     sound = np.concatenate([recording(MIN_SEGMENT_S), np.zeros(2 * SAMPLING_RATE, np.float32)])
-    first = sum(len(part.values) for part in Segmenter().push(sound) if part.start_s == 0.0)
+    first = next(part for part in Segmenter().push(sound) if part.ends)
+    end = len(first.values) + round(rest * SAMPLING_RATE)
     notices: list[str] = []
-    pieces = in_pieces(sound[: first + 400], 50000)
+    pieces = in_pieces(sound[:end], 50000)
     (heard,) = transcribe(model, pieces, cut=True, on_notice=notices.append, **GREEDY)
-    assert heard.end_s == first / SAMPLING_RATE
-    assert notices == ["the last 0.0250 s are a segment too short to be heard: left out"]
+    assert (heard.start_s, heard.end_s, notices) == (0.0, end / SAMPLING_RATE, [])
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_word_after_silence_is_timed_with_a_second(model: Model, cut: bool) -> None:
+    sound = np.concatenate([np.zeros(3 * SAMPLING_RATE, np.float32), recording(0.25)])
+    (heard,) = transcribe(model, in_pieces(sound, 50000), cut=cut, **GREEDY)
+    assert (heard.start_s, heard.end_s) == (2.25, 3.25)
 
 
 def test_a_sound_longer_than_the_context(awake_directory: Path) -> None:
