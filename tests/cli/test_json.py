@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -47,11 +46,13 @@ def described() -> dict[str, dict[Steps, set[str]]]:
     page: dict[str, dict[Steps, set[str]]] = {}
     for section in PAGE.read_text(encoding="utf-8").split("\n## ")[1:]:
         title, _, body = section.partition("\n")
-        rows = re.findall(r"^\| `([^`]+)` \| ([^|]+) \| ([^|]*) \| ([^|]+) \|$", body, re.M)
-        page[title.strip("`")] = {
-            tuple(field.replace("[]", ".[]").strip(".").split(".")): set(kind.split(" or "))
-            for field, kind, _, _ in rows
-        }
+        fields = page[title.strip("`")] = {}
+        for line in body.splitlines():
+            if line.startswith("| `"):
+                field, kind, _, meaning = (cell.strip() for cell in line.strip("|").split("|"))
+                steps = field.strip("`").replace("[]", ".[]").strip(".").split(".")
+                assert tuple(steps) not in fields and meaning, line
+                fields[tuple(steps)] = set(kind.split(" or "))
     return page
 
 
