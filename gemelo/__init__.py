@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         WeightFormat,
     )
     from gemelo.config.sampling import Sampling, SamplingSettings
+    from gemelo.config.speech_task import Task
     from gemelo.engine.completion import Choice, Completion
     from gemelo.engine.continuation import Piece
     from gemelo.engine.elastic.policy import Moment, Policy
@@ -69,7 +70,7 @@ if TYPE_CHECKING:
     from gemelo.inputs.prompt.chat import render as render_chat
     from gemelo.inputs.prompt.media_loader import MediaLoader, VisionOptions
     from gemelo.inputs.tokenizer.tokenizer import TextStream, Tokenizer
-    from gemelo.transcription import Segment, Task, transcribe
+    from gemelo.transcription import Segment, transcribe
 
 __version__ = "0.1.0"
 
@@ -119,7 +120,7 @@ _HOMES = {
     "Submodel": "gemelo.config.Submodel",
     "TablePlacement": "gemelo.config.options.TablePlacement",
     "TargetFormat": "gemelo.config.options.TargetFormat",
-    "Task": "gemelo.transcription.Task",
+    "Task": "gemelo.config.speech_task.Task",
     "TextPart": "gemelo.inputs.media.parts.TextPart",
     "TextStream": "gemelo.inputs.tokenizer.tokenizer.TextStream",
     "Timings": "gemelo.engine.timings.Timings",

@@ -3,8 +3,8 @@
 The instruction comes first and the sound after it, so that embeddings go into the KV cache as they
 are settled, through the half of Gemma 3n's layers that own keys; when the sound is over only its
 tail and the end of the prompt are left to read. A sound of any length is one segment; `cut` makes
-segments of at most 30 s, which is what the model was trained on, and takes what two of them share
-out of the later one's text.
+segments of at most 30 s (the last may have a second more), which is what the model was trained on,
+and takes what two of them share out of the later one's text.
 
     for segment in transcribe(model, stream_audio("talk.mp3"), Task(language="es")):
         print(segment.start_s, segment.text)
@@ -14,8 +14,9 @@ J embeddings, D decoder width.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Unpack
 
 import torch
@@ -24,11 +25,12 @@ from torch import Tensor
 from gemelo.api import Model
 from gemelo.config.options import FinishReason
 from gemelo.config.sampling import TRANSCRIPTION, Sampling, SamplingSettings
+from gemelo.config.speech_task import Task
 from gemelo.engine.continuation import Piece
 from gemelo.engine.media.encoders import content_key
 from gemelo.engine.session import Session
+from gemelo.engine.timings import Timings
 from gemelo.engine.tokens import EmbeddingSpan, Tokens
-from gemelo.errors import InputError
 from gemelo.inputs.media.audio import SAMPLING_RATE, Samples
 from gemelo.inputs.media.mel import MIN_SAMPLES, check_min_samples
 from gemelo.inputs.media.parts import MediaPart, TextPart
@@ -37,81 +39,23 @@ from gemelo.inputs.prompt.chat import render, render_completion
 from gemelo.inputs.prompt.media_loader import TRAINED_S, MediaLoader
 from gemelo.inputs.prompt.placeholders import AudioPlaceholder, Placeholder
 
-LANGUAGES = {
-    "ar": "Arabic",
-    "de": "German",
-    "en": "English",
-    "es": "Spanish",
-    "fr": "French",
-    "hi": "Hindi",
-    "id": "Indonesian",
-    "it": "Italian",
-    "ja": "Japanese",
-    "ko": "Korean",
-    "nl": "Dutch",
-    "pl": "Polish",
-    "pt": "Portuguese",
-    "ru": "Russian",
-    "tr": "Turkish",
-    "uk": "Ukrainian",
-    "vi": "Vietnamese",
-    "zh": "Chinese",
-}
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is to be written: the words as they are, or in another language.
-
-    Languages are codes of two letters or names. chain_of_thought transcribes before it translates,
-    in one answer, as the model's announcement recommends.
-    """
-
-    language: str | None = None
-    translate_to: str | None = None
-    chain_of_thought: bool = False
-
-    @property
-    def instruction(self) -> str:
-        """The words before the sound. Raises InputError for a chain without a translation."""
-        source, target = language_name(self.language), language_name(self.translate_to)
-        if self.chain_of_thought:
-            if target is None:
-                raise InputError(
-                    "a chain of thought transcribes, then translates: say what into (translate_to)"
-                )
-            source = f" in {source}" if source else ""
-            return (
-                f"Transcribe the following speech segment{source}, then translate it into {target}:"
-            )
-        if target is not None:
-            source = f" from {source}" if source else ""
-            return f"Translate this audio{source} into {target}:"
-        return f"Transcribe this audio{f' into {source}' if source else ''}:"
-
-
-def language_name(language: str | None) -> str | None:
-    """The English name of a language given by its code; any other word stands for itself."""
-    if language is None:
-        return None
-    name = language.strip()
-    if not name:
-        raise InputError("the language is empty: give a code such as es, or a name")
-    if len(name) == 2 and name.lower() not in LANGUAGES:
-        raise InputError(f"language {name!r}: known codes are {', '.join(LANGUAGES)}; or its name")
-    return LANGUAGES.get(name.lower(), name)
+SHORTEST_S = 1.0  # of a segment, where there is as much: a cue that can be read
 
 
 @dataclass(frozen=True)
 class Segment:
     """What was said from start_s to end_s, in seconds from where a player begins; the silence
-    before the first sound is left out."""
+    before the first sound is left out, as far as a second is left."""
 
     start_s: float
     end_s: float
     text: str
     token_ids: tuple[int, ...]
     finish_reason: FinishReason
+    sound_s: float = 0.0  # of sound that was heard for it, silence and overlap included
+    encode_s: float = 0.0  # seconds that the audio encoder took
+    timings: Timings = field(default_factory=Timings)  # of its prompt and its answer
+    seed: int = 0
 
 
 class StreamingPrompt:
@@ -127,23 +71,48 @@ class StreamingPrompt:
         self.placeholder, self.num_samples = audio.token_id, 0
         self.num_audio_tokens = 0  # embeddings so far
         self.spans: list[EmbeddingSpan] = []
+        self.encode_s = self.write_s = 0.0  # seconds so far, of the encoder and of the decoder
+        self.reused_tokens: int | None = None  # that the cache held; None until it was asked
 
     def push(self, values: Any) -> None:
         """Encode samples (N,) at 16 kHz, and write the embeddings that are settled to the cache."""
         self.num_samples += len(values)
+        started = time.perf_counter()
         more = self._append(self.stream.push(values))
+        encoded = time.perf_counter()
         if self.spans and len(self.session.ids) + len(more) == len(self.ids):
             self.session.extend(more)
         else:  # the first piece, or one after a piece that was interrupted
-            self.session.write(Tokens(self.ids, self.spans))
+            whole = Tokens(self.ids, self.spans)
+            if self.reused_tokens is None:
+                self.reused_tokens = self.session.tokens.common_prefix(whole)
+            self.session.write(whole)
+        self.encode_s += encoded - started
+        self.write_s += time.perf_counter() - encoded
 
     def finish(self, sampling: Sampling) -> Iterator[Piece]:
         """The sound is over: read the rest, and answer."""
+        started = time.perf_counter()
         self._append(self.stream.finish())
         encoders = self.model.encoders
         self._append(encoders.audio_padding(self.num_samples, self.num_audio_tokens))
+        self.encode_s += time.perf_counter() - started
         tokens = Tokens([*self.ids, *self.after], self.spans)
         return self.session.stream(tokens, sampling)
+
+    @property
+    def timings(self) -> Timings:
+        """Of the whole prompt and its answer: what was written before the sound was over is part
+        of the prefill, and not reused."""
+        turn, reused = self.session.timings, self.reused_tokens
+        total = turn.reused_tokens + turn.prefill_tokens
+        reused = turn.reused_tokens if reused is None else reused
+        return replace(
+            turn,
+            prefill_s=self.write_s + turn.prefill_s,
+            reused_tokens=reused,
+            prefill_tokens=total - reused,
+        )
 
     def _append(self, embeds: Tensor) -> Tokens:
         """Put embeddings (J, D) at the prompt's end; returns them alone, as tokens."""
@@ -216,10 +185,8 @@ def transcribe(
             if part.overlaps:
                 segment = replace(segment, text=without_overlap(text, segment.text))
             text = segment.text
+            chosen = replace(chosen, seed=segment.seed)  # what one drew holds for all
             yield segment
-        elif longest >= MIN_SAMPLES and prompt.num_samples:
-            spare_s = prompt.num_samples / SAMPLING_RATE
-            on_notice(f"the last {spare_s:.4f} s are a segment too short to be heard: left out")
         prompt = StreamingPrompt(model, session, instruction)
     check_min_samples(longest)
 
@@ -241,12 +208,17 @@ def transcribe_segment(
         pieces.append(piece)
         if on_text is not None:
             on_text(piece.text)
+    end_s = last.start_s + prompt.num_samples / SAMPLING_RATE
     return Segment(
-        last.onset_s,
-        last.start_s + prompt.num_samples / SAMPLING_RATE,
+        min(last.onset_s, max(last.start_s, end_s - SHORTEST_S)),
+        end_s,
         "".join(piece.text for piece in pieces).strip(),
         tuple(token for piece in pieces for token in piece.token_ids),
         pieces[-1].finish_reason or "cancelled",
+        prompt.num_samples / SAMPLING_RATE,
+        prompt.encode_s,
+        prompt.timings,
+        prompt.session.seed,
     )
 
 

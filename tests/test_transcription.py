@@ -19,7 +19,7 @@ from gemelo.inputs.media import audio_channels
 from gemelo.inputs.media.audio import SAMPLING_RATE, Samples
 from gemelo.inputs.media.parts import MediaPart, TextPart
 from gemelo.inputs.media.segments import MIN_SEGMENT_S, Segmenter
-from gemelo.transcription import StreamingPrompt, Task, prompt_around_audio, transcribe
+from gemelo.transcription import StreamingPrompt, prompt_around_audio, transcribe
 from tests.multimodal import recording
 
 GREEDY = {"max_tokens": 5, "ignore_eos": True}
@@ -99,14 +99,22 @@ def test_samples_are_checked_once(model: Model, monkeypatch: pytest.MonkeyPatch,
         list(transcribe(model, in_pieces(sound, 4000), cut=cut, **GREEDY))
 
 
-def test_a_last_segment_too_short_is_told(model: Model) -> None:
+@pytest.mark.parametrize("rest", [0.01, 0.06, 0.7])
+def test_a_short_rest_is_heard_with_the_segment_before(model: Model, rest: float) -> None:
     sound = np.concatenate([recording(MIN_SEGMENT_S), np.zeros(2 * SAMPLING_RATE, np.float32)])
-    first = sum(len(part.values) for part in Segmenter().push(sound) if part.start_s == 0.0)
+    first = next(part for part in Segmenter().push(sound) if part.ends)
+    end = len(first.values) + round(rest * SAMPLING_RATE)
     notices: list[str] = []
-    pieces = in_pieces(sound[: first + 400], 50000)
+    pieces = in_pieces(sound[:end], 50000)
     (heard,) = transcribe(model, pieces, cut=True, on_notice=notices.append, **GREEDY)
-    assert heard.end_s == first / SAMPLING_RATE
-    assert notices == ["the last 0.0250 s are a segment too short to be heard: left out"]
+    assert (heard.start_s, heard.end_s, notices) == (0.0, end / SAMPLING_RATE, [])
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_word_after_silence_is_timed_with_a_second(model: Model, cut: bool) -> None:
+    sound = np.concatenate([np.zeros(3 * SAMPLING_RATE, np.float32), recording(0.25)])
+    (heard,) = transcribe(model, in_pieces(sound, 50000), cut=cut, **GREEDY)
+    assert (heard.start_s, heard.end_s) == (2.25, 3.25)
 
 
 def test_a_sound_longer_than_the_context(awake_directory: Path) -> None:
@@ -121,17 +129,21 @@ def test_a_model_without_an_ear(eyed_directory: Path) -> None:
         [*transcribe(deaf, in_pieces(recording(), 50000), **GREEDY)]
 
 
-def test_instructions() -> None:
-    assert Task().instruction == "Transcribe this audio:"
-    assert Task("es").instruction == "Transcribe this audio into Spanish:"
-    assert Task("es", "en").instruction == "Translate this audio from Spanish into English:"
-    assert Task(None, "Catalan").instruction == "Translate this audio into Catalan:"
-    assert Task("es", "en", True).instruction == (
-        "Transcribe the following speech segment in Spanish, then translate it into English:"
-    )
-    for wrong in (Task("xx"), Task(" "), Task("es", None, True)):
-        with pytest.raises(InputError):
-            wrong.instruction  # noqa: B018
+def test_a_segment_tells_what_it_took(model: Model) -> None:
+    """Nothing of a prompt counts twice, however much of it was read while the sound came."""
+    sound = recording(4.0)
+    for piece in (1600, 1 << 20):
+        prompt = StreamingPrompt(model, model.session(), "the")
+        for at in range(0, len(sound), piece):
+            prompt.push(sound[at : at + piece])
+        for _ in prompt.finish(Sampling(temperature=0, max_tokens=3, ignore_eos=True)):
+            pass
+        timings = prompt.timings
+        assert timings.prefill_tokens == len(prompt.ids) + len(prompt.after)
+        assert (timings.reused_tokens, timings.decode_tokens) == (0, 2)
+        assert timings.prefill_s > prompt.write_s > 0 and prompt.encode_s > 0
+    (heard,) = transcribe(model, in_pieces(sound, 1600), seed=3, **GREEDY)
+    assert (heard.sound_s, heard.seed) == (4.0, 3) and heard.encode_s > 0
 
 
 def test_the_prompt_says_it_before_the_sound(model: Model) -> None:

@@ -3,8 +3,10 @@
 Tensors stream from the source's memory map to the target one at a time, so the largest tensor is
 all the memory this takes. "native" is exact: what the file has is what is written, block formats
 and all; only where the target cannot hold a block format (safetensors) do matrices become
-float32. Norms change their convention (GGUF stores 1 + w) and nothing else does. A target is
-written beside its name, which it takes when it is whole; place.py says what may be replaced.
+float32, which a notice says with the size before anything is written, since bf16 takes half. Norms
+change their convention (GGUF stores 1 + w) and nothing else does. A target is written beside its
+name, which it takes when it is whole; `destination` says what may be replaced, and whether there is
+room.
 
     convert(Path("gemma-3-1b-it"), Path("gemma-3-1b-it-q8_0.gguf"), "q8_0")
 """
@@ -18,9 +20,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from gemelo.checkpoints.destination import check_apart, check_place, is_gguf
+from gemelo.checkpoints.destination import check_apart, check_place, check_room, is_gguf
 from gemelo.checkpoints.gguf_key_values import gguf_values, with_loss_notices
 from gemelo.checkpoints.load import tokenizer_of
 from gemelo.checkpoints.locate import expanded, resolve
@@ -31,12 +33,13 @@ from gemelo.checkpoints.plan import (
     Target,
     gguf_targets,
     hf_targets,
+    quantisation_notices,
     tower_targets,
 )
 from gemelo.checkpoints.slice import cut, with_rows, without_padding, without_towers
 from gemelo.checkpoints.source import EMBEDDING, Source, architecture
 from gemelo.config import Submodel
-from gemelo.config.options import TargetFormat
+from gemelo.config.options import TargetFormat, checked_target
 from gemelo.errors import InputError, UnavailableError, UnsupportedError
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.kernels.quants import Packed
@@ -49,12 +52,14 @@ from gemelo.weights.safetensors import TensorToWrite, write_safetensors
 from gemelo.weights.temporary_files import plain_os_errors
 
 Progress = Callable[[int, int], None]  # bytes written, bytes in all
+Notify = Callable[[str], None]  # a sentence for a person to see
 _MAPS = ".msfa.ffn.pw_exp.conv.weight"  # one of MobileNet's convolutions; all have one format
 
 
 @dataclass(frozen=True)
 class Converted:
-    """What was written; `notices` says, a sentence each, what was left out or put right."""
+    """What was written; `notices` says, a sentence each, what was left out or put right, and what
+    else would have been better."""
 
     path: Path
     tensors: int
@@ -73,6 +78,7 @@ def convert(
     mixed_widths: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
+    on_notice: Notify = lambda notice: None,
 ) -> Converted:
     """Write a model as `target`: GGUF if it ends in .gguf, else a directory of safetensors.
 
@@ -83,10 +89,10 @@ def convert(
     mixed_widths writes a GGUF of feed-forwards of several widths, which llama.cpp does not read.
     Raises `InputError` for a target that exists, unless `overwrite`: then it is replaced when the
     new one is whole; a folder only if it holds a checkpoint and nothing else, and neither the
-    source. `progress` gets bytes written and in all.
+    source; `UnavailableError` for a disk without room for it. `progress` gets bytes written and in
+    all, `on_notice` the result's notices, before anything is written.
     """
-    if format not in get_args(TargetFormat):
-        raise InputError(f"format {format!r} is not one of {', '.join(get_args(TargetFormat))}")
+    format = checked_target(format)
     source = source if isinstance(source, Path) else resolve(source)
     target = expanded(str(target))
     check_place(target, source, overwrite)
@@ -98,14 +104,15 @@ def convert(
         if text_only:
             opened = without_towers(opened)
         if mmproj:
-            return _convert_towers(opened, target, format, overwrite, more)
+            return _convert_towers(opened, target, format, overwrite, more, on_notice)
         to_gguf = is_gguf(target)
         opened = for_gguf(opened, mixed_widths) if to_gguf else for_directory(opened)
         targets = list(gguf_targets(opened, format) if to_gguf else hf_targets(opened, format))
-        _make_parents(target)
+        notices = (*opened.notices, *quantisation_notices(opened, targets, format))
+        total = _prepare(target, targets, notices, on_notice)
         write = _write_gguf if to_gguf else _write_directory
         write(opened, target, targets, overwrite, more)
-        return Converted(target, len(targets), sum(t.nbytes for t in targets), opened.notices)
+        return Converted(target, len(targets), total, notices)
 
 
 def slice(
@@ -118,6 +125,7 @@ def slice(
     mixed_widths: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
+    on_notice: Notify = lambda notice: None,
 ) -> Converted:
     """Write a sub-model of a Gemma 3n as a model of its own, as `convert` writes a whole one.
 
@@ -133,29 +141,42 @@ def slice(
         mixed_widths=mixed_widths,
         overwrite=overwrite,
         progress=progress,
+        on_notice=on_notice,
     )
 
 
 def _convert_towers(
-    source: Source, target: Path, format: TargetFormat, overwrite: bool, progress: Progress
+    source: Source,
+    target: Path,
+    format: TargetFormat,
+    overwrite: bool,
+    progress: Progress,
+    on_notice: Notify,
 ) -> Converted:
     values, kind = mmproj_values(source), mmproj_names(source)
     if not is_gguf(target):
         raise InputError(f"{target}: an mmproj file is a GGUF; give a name that ends in .gguf")
     targets = list(tower_targets(source, format))
-    _make_parents(target)
-    total = sum(one.nbytes for one in targets)
-    tensors = ((names.to_gguf(t.name, kind), t.shape, t.format, t.weight) for t in targets)
-    write_gguf(target, values, tensors, _bytes_done(progress, total), overwrite)
     maps = {t.format.name for t in targets if t.name.endswith(_MAPS)}
     unread = f"llama.cpp aborts at convolutions in {', '.join(maps)}; --format f16 is what it runs"
-    notices = (unread,) if maps - {"f16"} else ()
-    return Converted(target, len(targets), total, (*source.notices, *notices))
+    notices = (*source.notices, *((unread,) if maps - {"f16"} else ()))
+    total = _prepare(target, targets, notices, on_notice)
+    tensors = ((names.to_gguf(t.name, kind), t.shape, t.format, t.weight) for t in targets)
+    write_gguf(target, values, tensors, _bytes_done(progress, total), overwrite)
+    return Converted(target, len(targets), total, notices)
 
 
-def _make_parents(target: Path) -> None:
+def _prepare(
+    target: Path, targets: list[Target], notices: tuple[str, ...], on_notice: Notify
+) -> int:
+    """All there is to say and to ask before a byte is written; how many there will be."""
+    total = sum(one.nbytes for one in targets)
+    check_room(target, total)
+    for notice in notices:
+        on_notice(notice)
     with plain_os_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
+    return total
 
 
 def chosen_submodel(source: Source, submodel: str | Submodel) -> Submodel:
@@ -191,7 +212,10 @@ def for_gguf(source: Source, mixed_widths: bool) -> Source:
     if len(widths) > 1:
         assumed.append("one feed-forward width")
     if assumed:
-        notice = f"llama.cpp would run this wrongly; built into it are {', '.join(assumed)}"
+        notice = (
+            "this is for gemelo alone: llama.cpp loads it and runs it wrongly, since built into it "
+            f"are {', '.join(assumed)}"
+        )
         source = dataclasses.replace(source, notices=(*source.notices, notice))
     return _with_equal_rows(source) if source.path.is_dir() else source
 
@@ -203,11 +227,7 @@ def _with_equal_rows(source: Source) -> Source:
     rows = config.vocab_size_per_layer_input
     if rows >= config.vocab_size:
         return source
-    notice = (
-        f"the {config.vocab_size - rows} tokens past the {rows} of text, which stand for images "
-        "and sounds, are left out"
-    )
-    cut = with_rows(source, {EMBEDDING: rows}, notice)
+    cut = with_rows(source, {EMBEDDING: rows})
     return dataclasses.replace(cut, config=dataclasses.replace(config, vocab_size=rows))
 
 

@@ -2,20 +2,22 @@
 
 gemelo never removes what it did not write. A place is a file that ends in .gguf or else a folder;
 it is no part of the source, by whatever name, and a folder that is replaced holds a checkpoint and
-nothing besides.
+nothing besides. What is replaced stays until the new one is whole: there has to be room for both.
 
     check_place(Path("my-model"), source=Path("model.gguf"), overwrite=True)
+    check_room(Path("my-model"), 536_870_912)
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from gemelo.checkpoints.mmproj import companion
 from gemelo.checkpoints.source import Source
-from gemelo.errors import InputError
+from gemelo.errors import InputError, UnavailableError
 from gemelo.kernels.quants import Packed
 from gemelo.weights.folder import check_replaceable, is_own, recovered
 from gemelo.weights.mapped import behind
@@ -45,6 +47,28 @@ def check_place(target: Path, source: Path, overwrite: bool) -> None:
         else:
             check_replaceable(target, overwrite)
             _check_not_current(target, real)
+
+
+def check_room(target: Path, size_bytes: int) -> None:
+    """Raise `UnavailableError` if the target's disk has less room than it takes."""
+    parent = next(up for up in real_path(target).parents if os.path.lexists(up))
+    try:
+        free_bytes = shutil.disk_usage(parent).free
+    except OSError:  # the writer says what it meets
+        return
+    if size_bytes > free_bytes:
+        needed, free = shown_size(size_bytes), shown_size(free_bytes)
+        raise UnavailableError(
+            f"cannot write {target}: it takes {needed}, and {free} are free on that disk; "
+            "free some room there, or choose another disk"
+        )
+
+
+def shown_size(size_bytes: int) -> str:
+    """Bytes for people: GiB, or less than one in MiB."""
+    if size_bytes >= 1 << 30:
+        return f"{size_bytes / (1 << 30):.1f} GiB"
+    return f"{size_bytes / (1 << 20):.1f} MiB"
 
 
 def check_apart(target: Path, source: Source, towers_only: bool) -> None:

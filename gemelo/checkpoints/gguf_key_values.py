@@ -31,6 +31,7 @@ _COUNTS = ("general.parameter_count", "general.size_label")  # of the model as i
 _HELD = (
     "general.architecture",
     "general.type",
+    "general.name",  # a folder has its own
     "general.file_type",
     "general.quantization_version",
     "general.alignment",
@@ -105,8 +106,10 @@ def with_loss_notices(source: Source) -> Source:
     lost = [key for key in facts if not (key.startswith(prefixes) or key in _HELD_TOKENIZER)]
     if not lost:
         return source
+    what = "a key-value" if len(lost) == 1 else f"{len(lost)} key-values"
+    are = "is" if len(lost) == 1 else "are"
     notice = (
-        f"{len(lost)} key-values of the GGUF have no place in a directory and are left out: "
-        f"{listed(lost, most=6)}"
+        f"{what} of the GGUF {are} left out, which a directory has no place for (a "
+        f"target that ends in .gguf keeps them): {listed(lost, most=6)}"
     )
     return dataclasses.replace(source, notices=(*source.notices, notice))

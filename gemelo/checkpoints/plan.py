@@ -12,16 +12,23 @@ D width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from gemelo.checkpoints.destination import shown_size
 from gemelo.checkpoints.load import build, is_tiny, keeps_eight_bits
 from gemelo.checkpoints.mmproj_gemma3n import file_shape
 from gemelo.checkpoints.slice import dead_keys, without_padding
-from gemelo.checkpoints.source import DECODER, Source, Weight, architecture
+from gemelo.checkpoints.source import (
+    DECODER,
+    PER_LAYER_EMBEDDING,
+    Source,
+    Weight,
+    architecture,
+)
 from gemelo.config.options import TargetFormat
 from gemelo.errors import InputError, UnsupportedError
 from gemelo.kernels.quants import FORMATS, Format, Packed, unpack
@@ -174,6 +181,35 @@ def _in_blocks(source: Source, name: str, format: TargetFormat) -> Format:
     """The format of a tower's matrix; float16 where its rows are no whole blocks."""
     chosen = _held_format(source, name) if format == "native" else FORMATS[format]
     return FORMATS["f16"] if source.shapes[name][-1] % chosen.block else chosen
+
+
+# ---- what a plan costs ---------------------------------------------------------------------------
+
+
+def quantisation_notices(
+    source: Source, targets: Sequence[Target], format: TargetFormat
+) -> Iterator[str]:
+    """What to know of weights that are in blocks already: that they grow, or lose once more."""
+    widened, again = set[str](), set[str]()
+    for target in targets:
+        if target.name not in source.shapes or target.name == PER_LAYER_EMBEDDING:
+            continue  # a sub-model's table is put together anew at every look
+        held = _held_format(source, target.name)
+        if held.block > 1 and target.format.block == 1:
+            widened.add(held.name.upper())
+        elif held.block > 1 and target.format != held:
+            again.add(held.name.upper())
+    if widened and format == "native" and all(t.format.block == 1 for t in targets):
+        total = shown_size(sum(target.nbytes for target in targets))
+        yield (
+            f"a directory cannot hold {', '.join(sorted(widened))}: float32 is written, {total} in "
+            "all; --format bf16 halves it"
+        )
+    if again:
+        yield (
+            f"weights in {', '.join(sorted(again))} are quantised again, to {format}: quality "
+            "falls; convert from the 16-bit original"
+        )
 
 
 # ---- weights -------------------------------------------------------------------------------------

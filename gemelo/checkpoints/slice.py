@@ -156,12 +156,7 @@ def without_dead_keys(source: Source) -> Source:
     dead = set(dead_keys(source.config)) & source.shapes.keys()
     if not dead:
         return source
-    first, last = len(source.config.kv_layers), source.config.layers[-1]
-    notice = (
-        f"layers {first} to {last} borrow keys and values from lower ones; {len(dead)} weights of "
-        "their own, which are never used, are left out"
-    )
-    return _narrowed(source, set(source.shapes) - dead, notice)
+    return _narrowed(source, set(source.shapes) - dead)
 
 
 def without_padding(source: Source) -> Source:
@@ -173,11 +168,10 @@ def without_padding(source: Source) -> Source:
     rows = config.vocab_size_per_layer_input
     if shape is None or not rows or shape[0] == rows or shape[0] != config.vocab_size:
         return source
-    notice = f"{shape[0] - rows} rows of embed_tokens_per_layer past the {rows}th are padding"
-    return with_rows(source, {PER_LAYER_EMBEDDING: rows}, notice)
+    return with_rows(source, {PER_LAYER_EMBEDDING: rows})
 
 
-def with_rows(source: Source, rows: Mapping[str, int], *notices: str) -> Source:
+def with_rows(source: Source, rows: Mapping[str, int]) -> Source:
     """The same, of some matrices the leading rows alone, as views."""
 
     def tensor(name: str) -> Weight:
@@ -190,9 +184,7 @@ def with_rows(source: Source, rows: Mapping[str, int], *notices: str) -> Source:
         name: (rows[name], *shape[1:]) if name in rows else shape
         for name, shape in source.shapes.items()
     }
-    return dataclasses.replace(
-        source, shapes=shapes, tensor=tensor, notices=(*source.notices, *notices)
-    )
+    return dataclasses.replace(source, shapes=shapes, tensor=tensor)
 
 
 def without_absent_towers(source: Source) -> Source:
@@ -217,6 +209,6 @@ def without_towers(source: Source) -> Source:
     return dataclasses.replace(_narrowed(source, kept), config=config)
 
 
-def _narrowed(source: Source, kept: set[str], *notices: str) -> Source:
+def _narrowed(source: Source, kept: set[str]) -> Source:
     shapes = {name: shape for name, shape in source.shapes.items() if name in kept}
-    return dataclasses.replace(source, shapes=shapes, notices=(*source.notices, *notices))
+    return dataclasses.replace(source, shapes=shapes)

@@ -92,7 +92,7 @@ def table(result: BenchResult) -> Table:
     rows.add_row("weights read while decoding", f"{_gigabytes(result.achieved_bytes_per_s)}")
     rows.add_row("memory bandwidth", f"{_gigabytes(result.memory_bandwidth_bytes_per_s)}")
     rows.add_row("share of it", f"{share:.0%}")
-    rows.add_row("peak memory", size(result.peak_rss_bytes))
+    rows.add_row("peak memory, one load", size(result.peak_rss_bytes))
     return rows
 
 

@@ -6,6 +6,8 @@ gemelo slice google/gemma-3n-E4B-it my-E2B --submodel E2B
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,16 +15,20 @@ import typer
 
 import gemelo
 from gemelo.cli import options
-from gemelo.cli.terminal import Bar, note, print_json, size
-from gemelo.config.options import TargetFormat
+from gemelo.cli.terminal import Bar, interactive, note, print_json, size
+from gemelo.config.options import TARGET_FORMATS, checked_target
 
 if TYPE_CHECKING:
     from gemelo.checkpoints.convert import Converted
 
 Target = Annotated[Path, typer.Argument(metavar="TARGET", help="NAME.gguf, or a directory.")]
 Written = Annotated[
-    TargetFormat,
-    typer.Option("--format", help="Of the matrices; native is exact."),
+    str,
+    typer.Option(
+        "--format",
+        metavar=f"[{'|'.join(TARGET_FORMATS)}]",
+        help="Of the matrices; native is exact, and a directory of a quantised file float32.",
+    ),
 ]
 
 
@@ -47,20 +53,24 @@ def convert(
 
     TARGET is a GGUF file if it ends in .gguf. One that exists is left alone, without --force; a
     directory is replaced only if it holds a model and nothing else, and not the source.
-    Directories hold bf16, f16 and f32.
+    Directories hold bf16, f16 and f32: of a quantised file, native is float32, and --format bf16
+    half of that. K-quants (Q4_K_M ...) are read and not written.
     """
     with Bar("writing", shown=not quiet) as bar:
         written = gemelo.convert(
             source,
             target,
-            format,
+            checked_target(format, "--format"),
             text_only=text_only,
             mmproj=mmproj,
             mixed_widths=mixed_widths,
             overwrite=force,
             progress=bar,
+            on_notice=_noter(quiet),
         )
     report_written(written, json, quiet)
+    if not (json or quiet or mmproj):
+        note_next(written.path)
 
 
 def slice_model(
@@ -90,19 +100,31 @@ def slice_model(
             source,
             target,
             submodel,
-            format,
+            checked_target(format, "--format"),
             text_only=text_only,
             mixed_widths=mixed_widths,
             overwrite=force,
             progress=bar,
+            on_notice=_noter(quiet),
         )
     report_written(written, json, quiet)
+    if not (json or quiet):
+        note_next(written.path)
+
+
+def _noter(quiet: bool) -> Callable[[str], None]:
+    """Says what was left out or put right, before anything is written."""
+    return (lambda notice: None) if quiet else lambda notice: note(f"note: {notice}")
+
+
+def note_next(path: Path) -> None:
+    """To a person at a terminal, the command that runs what was written."""
+    if interactive():
+        note(f'gemelo generate -m {shlex.quote(str(path))} "Once upon a time" runs it')
 
 
 def report_written(written: Converted, json: bool, quiet: bool) -> None:
-    """Say what was written, and what was left out or put right."""
-    for notice in () if quiet else written.notices:
-        note(f"note: {notice}")
+    """Say what was written."""
     if json:
         print_json(
             {

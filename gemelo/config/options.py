@@ -9,7 +9,9 @@ and a type checker knows it. The words are llama.cpp's and transformers' where t
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
+
+from gemelo.errors import InputError
 
 WeightFormat = Literal["native", "bf16", "f32", "q8_0", "q4_0"]  # native: as in the file
 TargetFormat = Literal["native", "bf16", "f16", "f32", "q8_0", "q4_0"]  # of a converted model
@@ -19,3 +21,21 @@ RebuildMode = Literal["off", "lazy", "now"]  # of keys and values that another s
 FinishReason = Literal["stop", "length", "cancelled"]
 
 MAX_THREADS = 1024
+TARGET_FORMATS: tuple[TargetFormat, ...] = get_args(TargetFormat)
+_READ_ONLY = ("q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "q4_1", "q5_0", "q5_1", "iq4_nl")
+
+
+def checked_target(format: str, what: str = "format") -> TargetFormat:
+    """A format of a converted model, in any case.
+
+    Raises InputError, which says `what` was given, for what is none, or is only read.
+    """
+    for known in TARGET_FORMATS:
+        if format.lower() == known:
+            return known
+    if format.lower().startswith(_READ_ONLY):
+        raise InputError(
+            f"{what} {format} is read, not written: gemelo writes q8_0 and q4_0, whose scales need "
+            "no search; for others give llama.cpp's llama-quantize a GGUF in bf16"
+        )
+    raise InputError(f"{what} {format!r} is not one of {', '.join(TARGET_FORMATS)}")

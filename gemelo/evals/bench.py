@@ -5,12 +5,17 @@ bandwidth, and it is reported beside the one that the machine reached in the sam
 seeded random ids and decoding is greedy and ignores the end of text, so that every run does the
 same work. Figures are medians with their least and greatest; a warm-up run is not counted.
 
+A process's peak of memory never goes down, and what one load frees the next does not take all of.
+So the peak is that of the first load and the first run, before anything is repeated: what
+`generate` takes for a prompt of that length in a process of its own.
+
     result = bench("gemma-3-1b-it-q8_0.gguf", prompt_tokens=512, new_tokens=128, repeat=5)
     result.timings["decode_tokens_per_s"].median
 """
 
 from __future__ import annotations
 
+import gc
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -102,11 +107,11 @@ def bench(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> BenchResult:
-    """Measure a model from its file: `repeat` loads, then `repeat` runs.
+    """Measure a model from its file: `repeat` runs of one load, then `repeat` loads.
 
     A load is that of a cold object from a warm file, up to the first token of a short prompt; one
-    more load and one more run come first and are not counted. Raises `InputError` for counts that
-    make no sense or do not fit the context.
+    more load and one more run come first and are not counted, and the peak of memory is theirs.
+    Raises `InputError` for counts that make no sense or do not fit the context.
     """
     _check_counts(prompt_tokens=prompt_tokens, new_tokens=new_tokens, repeat=repeat)
     done = _counter(2 * (repeat + 1), progress)
@@ -116,26 +121,33 @@ def bench(
         _check_context(one, prompt_tokens + new_tokens)
         return one
 
-    loads = []
-    for _ in range(repeat + 1):
-        loads.append(run(load_one(), _SHORT_PROMPT, 1, seed))
-        done()
     loaded = load_one()
-    runs = []
+    run(loaded, _SHORT_PROMPT, 1, seed)
+    done()
+    runs, peak_bytes = [], 0
     for number in range(repeat + 1):
         runs.append(run(loaded, prompt_tokens, new_tokens, seed + number))
+        peak_bytes = peak_bytes or peak_rss_bytes()
+        done()
+    name, held = str(loaded.checkpoint.path), loaded.checkpoint.format
+    read_bytes = weights_bytes_per_token(loaded.checkpoint.decoder)
+    del loaded
+    loads = []
+    for _ in range(repeat):
+        gc.collect()  # one model at a time in memory
+        loads.append(run(load_one(), _SHORT_PROMPT, 1, seed))
         done()
     return BenchResult(
-        model=str(loaded.checkpoint.path),
-        format=loaded.checkpoint.format,
+        model=name,
+        format=held,
         threads=torch.get_num_threads(),
         cpu=machine.cpu_name(),
         prompt_tokens=prompt_tokens,
         new_tokens=new_tokens,
         repeat=repeat,
-        timings=_spreads(loads[1:], runs[1:]),
-        weights_bytes_per_token=weights_bytes_per_token(loaded.checkpoint.decoder),
-        peak_rss_bytes=peak_rss_bytes(),  # before the buffer that measures bandwidth
+        timings=_spreads(loads, runs[1:]),
+        weights_bytes_per_token=read_bytes,
+        peak_rss_bytes=peak_bytes,
         memory_bandwidth_bytes_per_s=machine.memory_bandwidth(),
     )
 

@@ -17,8 +17,9 @@ from gemelo.api import load
 from gemelo.checkpoints.convert import convert
 from gemelo.checkpoints.load import read_tokenizer
 from gemelo.checkpoints.open import open_source
+from gemelo.config.options import _READ_ONLY, TARGET_FORMATS, TargetFormat
 from gemelo.errors import FileFormatError, GemeloError, InputError, UnsupportedError
-from gemelo.kernels.quants import Packed
+from gemelo.kernels.quants import FORMATS, Packed
 from gemelo.models.multimodal import Gemma3Tree
 from gemelo.weights import names
 from gemelo.weights.gguf import GGUFFile
@@ -86,6 +87,53 @@ def test_quantised_through_a_directory_is_exact(tiny_checkpoint: Path, tmp_path:
     convert(tiny_checkpoint, tmp_path / "wide")
     convert(tmp_path / "wide", tmp_path / "again.gguf", "q8_0")
     assert same_weights(tiny_checkpoint, tmp_path / "again.gguf")
+
+
+WIDE = "a directory cannot hold Q8_0: float32 is written, {} in all; --format bf16 halves it"
+AGAIN = (
+    "weights in Q8_0 are quantised again, to q4_0: quality falls; convert from the 16-bit original"
+)
+
+
+@pytest.mark.parametrize(
+    ("target", "format", "wanted"),
+    [
+        ("wide", "native", [WIDE]),
+        ("half", "bf16", []),
+        ("same.gguf", "native", []),
+        ("same.gguf", "q8_0", []),
+        ("worse.gguf", "q4_0", [AGAIN]),
+        ("wide.gguf", "f32", []),
+    ],
+)
+def test_what_becomes_of_blocks_is_said_before_anything_is_written(
+    tiny_checkpoint: Path, tmp_path: Path, target: str, format: TargetFormat, wanted: list[str]
+) -> None:
+    told: list[str] = []
+
+    def note(notice: str) -> None:
+        assert [*tmp_path.iterdir()] == []
+        told.append(notice)
+
+    written = convert(tiny_checkpoint, tmp_path / target, format, on_notice=note)
+    size = f"{written.size_bytes / (1 << 20):.1f} MiB"
+    assert told == [*written.notices] == [one.format(size) for one in wanted]
+
+
+def test_a_16_bit_source_is_quantised_once(tiny_directory: Path, tmp_path: Path) -> None:
+    for number, format in enumerate(("native", "q8_0", "q4_0")):
+        assert convert(tiny_directory, tmp_path / f"{number}.gguf", format).notices == ()  # type: ignore[arg-type]
+
+
+def test_formats_that_are_only_read(tiny_directory: Path, tmp_path: Path) -> None:
+    for format in ("q4_k_m", "Q6_K", "q5_K_S", "iq4_nl", "Q5_1"):
+        with pytest.raises(InputError, match=f"format {format} is read, not written") as raised:
+            convert(tiny_directory, tmp_path / "x.gguf", format)  # type: ignore[arg-type]
+        assert "writes q8_0 and q4_0" in str(raised.value)
+    with pytest.raises(InputError, match="format 'q9' is not one of native, bf16"):
+        convert(tiny_directory, tmp_path / "x.gguf", "q9")  # type: ignore[arg-type]
+    assert convert(tiny_directory, tmp_path / "x.gguf", "Q8_0").tensors  # type: ignore[arg-type]
+    assert {f for f in FORMATS if f not in TARGET_FORMATS} == {*_READ_ONLY}
 
 
 @pytest.mark.usefixtures("exact")

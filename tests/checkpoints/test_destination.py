@@ -6,16 +6,18 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from gemelo.checkpoints import convert as converting
+from gemelo.checkpoints import destination
 from gemelo.checkpoints.convert import convert
 from gemelo.checkpoints.load import load_checkpoint
 from gemelo.checkpoints.open import open_source
 from gemelo.cli import run
 from gemelo.config import Submodel
-from gemelo.errors import GemeloError, InputError
+from gemelo.errors import GemeloError, InputError, UnavailableError
 
 
 def inventory(folder: Path) -> dict[str, object]:
@@ -218,3 +220,22 @@ def test_force_in_one_line(home: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert run(["convert", SOURCE, "models", "--force"]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "another folder" in said
+
+
+@pytest.mark.parametrize("target", ["out", "out.gguf", "new/folder/out.gguf", "models/mine.gguf"])
+def test_a_disk_without_room_is_found_before_anything_is_written(
+    home: Path, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    before = inventory(home)
+    source = Path("models/mine")
+    monkeypatch.setattr(
+        destination.shutil, "disk_usage", lambda path: SimpleNamespace(free=1 << 20)
+    )
+    told: list[str] = []
+    with pytest.raises(UnavailableError, match=r"takes 2\.4 MiB, and 1\.0 MiB are free") as raised:
+        convert(source, Path(target), "f32", overwrite=True, on_notice=told.append)
+    assert target in str(raised.value) and not told and inventory(home) == before
+    monkeypatch.setattr(
+        destination.shutil, "disk_usage", lambda path: SimpleNamespace(free=1 << 22)
+    )
+    assert convert(source, Path(target), "f32", overwrite=True).size_bytes > 1 << 21

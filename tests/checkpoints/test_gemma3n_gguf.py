@@ -179,7 +179,7 @@ def test_dead_keys_of_a_gguf_change_nothing(folder: Path, gguf: Path, tmp_path: 
     assert len(tensors) == len(file.names()) - 15
     for path in (gguf, tmp_path / "noisy.gguf", tmp_path / "none.gguf"):
         assert torch.equal(scores(load_checkpoint(path)), scores(load_checkpoint(folder)))
-        assert len(load_checkpoint(path).notices) == (0 if "none" in path.name else 1)
+        assert load_checkpoint(path).notices == ()
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_rows_past_the_text_are_cut_from_both_tables(tmp_path: Path) -> None:
     """GGUF holds one row a token; the real tables differ by the tokens of images and sounds."""
     folder = write_3n(tmp_path / "soft", SOFT_3N)
     written = convert(folder, tmp_path / "soft.gguf")
-    assert "32 tokens past the 480 of text" in written.notices[-1]
+    assert all("llama.cpp" in notice for notice in written.notices)
     file, checkpoint = GGUFFile(tmp_path / "soft.gguf"), load_checkpoint(tmp_path / "soft.gguf")
     assert file.shape("token_embd.weight")[0] == file.shape("per_layer_token_embd.weight")[0] == 480
     assert len(file.metadata["tokenizer.ggml.tokens"]) == checkpoint.config.vocab_size == 480

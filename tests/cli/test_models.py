@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,42 @@ def test_convert_tells_people_on_stderr(
     ran = gemelo("convert", str(tiny_checkpoint), str(tmp_path / "folder"), "--format", "bf16")
     assert (ran.code, ran.out) == (0, "") and "wrote" in ran.err
     assert (tmp_path / "folder" / "config.json").is_file()
+
+
+def test_convert_says_what_to_run_next(
+    gemelo: Command, tiny_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "my model.gguf"
+    silent = gemelo("convert", str(tiny_directory), str(target))
+    monkeypatch.setattr("gemelo.cli.convert.interactive", lambda: True)
+    asked = gemelo("convert", str(tiny_directory), str(target), "--force")
+    *_, command = asked.err.splitlines()
+    assert command.endswith(" runs it") and "gemelo generate" not in silent.err
+    words = shlex.split(command.removesuffix(" runs it"))
+    ran = gemelo(*words[1:], "--max-tokens", "2", "-q")
+    assert words[:4] == ["gemelo", "generate", "-m", str(target)] and ran.code == 0, ran.err
+    quiet = gemelo("convert", str(tiny_directory), str(target), "--force", "-q")
+    assert quiet.err == ""
+
+
+def test_convert_says_before_it_writes_what_becomes_of_blocks(
+    gemelo: Command, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    ran = gemelo("convert", str(tiny_checkpoint), str(tmp_path / "folder"))
+    first, last = ran.err.splitlines()
+    assert first.startswith("note: a directory cannot hold Q8_0: float32 is written, ")
+    assert last.startswith("wrote ")
+    for words in (("--json",), ("-q",)):
+        quiet = gemelo("convert", str(tiny_checkpoint), str(tmp_path / f"x{words[0]}"), *words)
+        assert bool(quiet.err) == (words == ("--json",)), quiet.err
+
+
+@pytest.mark.parametrize("command", ["convert", "slice"])
+def test_a_format_that_is_only_read(gemelo: Command, tmp_path: Path, command: str) -> None:
+    ran = gemelo(command, "nowhere", str(tmp_path / "x.gguf"), "--format", "Q4_K_M")
+    assert ran.code == 2 and "error: --format Q4_K_M is read, not written" in ran.err
+    ran = gemelo(command, "nowhere", str(tmp_path / "x.gguf"), "--format", "Q8_0")
+    assert ran.code == 2 and "nowhere" in ran.err and "--format" not in ran.err
 
 
 def test_show_model(gemelo: Command, tiny_checkpoint: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 import types
@@ -14,6 +16,7 @@ import pytest
 
 import gemelo as library
 from gemelo.cli.transcribe import clock, subtitles
+from gemelo.config.languages import LANGUAGES
 from gemelo.inputs.media.audio import stream_audio
 from gemelo.transcription import Segment, transcribe
 from tests.cli.conftest import Command, start
@@ -81,6 +84,86 @@ def test_segments(gemelo: Command, ear: str, tmp_path: Path) -> None:
     assert len(json.loads(whole.out)["segments"]) == 1 and "longer than the 30 s" in whole.err
 
 
+def test_verbose_says_what_each_segment_cost(gemelo: Command, ear: str, tmp_path: Path) -> None:
+    write_wave(tmp_path / "long.wav", recording(32.0))
+    words = ("transcribe", str(tmp_path / "long.wav"), "-m", ear, "--max-tokens", "3", "-v")
+    lines = gemelo(*words, "--segment", "--seed", "7").err.splitlines()
+    first, second, _, total = lines[-4:]
+    cost = (
+        r"encoded in [\d.]+ s; prompt \d+ tokens in [\d.]+ s \([\d.]+ tokens/s\), (\d+) reused; "
+        r"answer 3 tokens in [\d.]+ s \([\d.]+ tokens/s\); [\d.]+ x real time"
+    )
+    reused = [
+        re.fullmatch(f"segment {number}: {sound} s of sound, {cost}", line)
+        for number, sound, line in ((1, "30.0", first), (2, "3.0", second))
+    ]
+    assert all(reused) and [found and int(found[1]) > 0 for found in reused] == [False, True]
+    assert re.fullmatch(
+        r"2 segments, 32.0 s of sound, encoded in .* s; prompts \d+ tokens in .* s; "
+        r"answers 6 tokens in .* s; [\d.]+ x real time; seed 7; peak memory [\d.]+ MiB",
+        total,
+    )
+
+
+def test_the_order_of_the_lines_of_one_segment(gemelo: Command, ear: str, talk: Path) -> None:
+    ran = gemelo("transcribe", str(talk), "-m", ear, "--max-tokens", "3", "-v", "--seed", "5")
+    loaded, stopped, total = ran.err.splitlines()[-3:]
+    assert loaded.startswith("loaded ") and stopped.startswith("stopped after 3 tokens")
+    assert total.startswith("2.0 s of sound, encoded in ") and "; seed 5; peak memory " in total
+    quiet = gemelo("transcribe", str(talk), "-m", ear, "--max-tokens", "3")
+    assert "s of sound" not in quiet.err
+
+
+def test_the_seed_that_was_drawn_gives_the_text_again(
+    gemelo: Command, ear: str, tmp_path: Path
+) -> None:
+    write_wave(tmp_path / "long.wav", recording(32.0))
+    words = ("transcribe", str(tmp_path / "long.wav"), "-m", ear, "--max-tokens", "4", "--segment")
+    words = (*words, "--temperature", "1", "--format", "json")
+    drawn = json.loads(gemelo(*words).out)
+    again = json.loads(gemelo(*words, "--seed", str(drawn["seed"])).out)
+    texts = [[one["token_ids"] for one in told["segments"]] for told in (drawn, again)]
+    assert texts[0] == texts[1] and len(texts[0]) == 2
+
+
+def test_languages_are_listed(gemelo: Command) -> None:
+    ran = gemelo("transcribe", "--languages")
+    assert ran.code == 0 and "es      Spanish, Castilian\n" in ran.out
+    assert len(ran.out.splitlines()) == len(LANGUAGES)
+
+
+WRONG = [
+    (
+        ["talk.wav", "-m", "demo"],
+        "the embedded Gemma 3 270M has no audio encoder; transcribe needs",
+    ),
+    (["talk.wav"], "no model was named, and the embedded Gemma 3 270M has no audio encoder"),
+    (["talk.wav", "--language", "klingon"], "--language klingon is unknown"),
+    (["none.wav", "-m", "demo"], "cannot read none.wav: no such file"),
+]
+
+
+@pytest.mark.parametrize(("words", "reason"), WRONG)
+def test_mistakes_are_found_before_torch_is_loaded(
+    talk: Path, words: list[str], reason: str
+) -> None:
+    program = (
+        "import sys; from gemelo.cli import run; code = run(sys.argv[1:]); "
+        "sys.exit(code if 'torch' not in sys.modules else 99)"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "GEMELO_MODEL"}
+    ran = subprocess.run(
+        [sys.executable, "-c", program, "transcribe", *words],
+        cwd=talk.parent,
+        env=environment | {"PYTHONPATH": str(Path(library.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert reason in ran.stderr
+
+
 def test_subtitles() -> None:
     assert subtitles(CUES, "srt") == (
         "1\n00:00:00,000 --> 00:00:02,500\none\n\n"
@@ -100,9 +183,14 @@ def test_what_is_wrong_is_one_line(gemelo: Command, ear: str, talk: Path, tmp_pa
         ((), "give a file"),
         ((str(talk), "--microphone"), "one of them"),
         ((str(talk), "--stream", "--format", "srt"), "--stream writes text"),
-        ((str(talk), "--chain-of-thought"), "say what into"),
-        ((str(talk), "--language", "xx"), "known codes are"),
-        ((str(talk),), "no audio encoder"),
+        ((str(talk), "--chain-of-thought"), "say what --translate-to"),
+        ((str(talk), "--language", "xx"), "--language xx is unknown"),
+        ((str(talk), "--translate-to", "Spanihs"), "--translate-to Spanihs is unknown; is Spanish"),
+        ((str(talk), "--language", ""), "--language is empty"),
+        ((str(talk),), "is a Gemma 3 and has no audio encoder; transcribe needs a Gemma 3n: -m"),
+        ((str(tmp_path / "none.wav"),), "no such file"),
+        ((str(tmp_path / "none.wav"), "-m", "/nowhere"), "none.wav: no such file"),
+        ((str(tmp_path),), "it is not a file"),
         (("", "-m", ear), "the name of the recording is empty"),
         ((str(tmp_path / "none.wav"), "-m", ear), "no such file"),
         ((str(tmp_path / "bad.mp3"), "-m", ear), "bad.mp3 cannot be read"),

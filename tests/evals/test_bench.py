@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import gemelo
 from gemelo.checkpoints.load import load_checkpoint
+from gemelo.engine.timings import Timings
 from gemelo.errors import InputError
+from gemelo.evals import bench as benchmark
 from gemelo.evals import machine
 from gemelo.evals.bench import Spread, bench, run, weights_bytes_per_token
 from gemelo.kernels import native
@@ -56,6 +60,33 @@ def test_a_result_is_whole(tiny_checkpoint: Path) -> None:
     assert said["peak_rss_bytes"] > 1 << 20
     assert said["threads"] >= 1 and said["cpu"] and said["format"] == "native"
     assert (said["prompt_tokens"], said["new_tokens"], said["repeat"]) == (20, 4, 2)
+
+
+@pytest.mark.parametrize("repeat", [1, 5])
+def test_the_peak_is_that_of_one_load_and_one_run(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, repeat: int
+) -> None:
+    """However often both are repeated; and no model is still held when the next is loaded."""
+    models: list[weakref.ref[gemelo.Model]] = []
+    turns: list[int] = []
+
+    def counted_load(*words: Any, **settings: Any) -> gemelo.Model:
+        assert not [one for one in models if one() is not None]
+        models.append(weakref.ref(model := gemelo.load(*words, **settings)))
+        return model
+
+    def counted_run(model: gemelo.Model, prompt_tokens: int, *rest: int) -> Timings:
+        turns.append(prompt_tokens)
+        return run(model, prompt_tokens, *rest)
+
+    monkeypatch.setattr(benchmark, "load", counted_load)
+    monkeypatch.setattr(benchmark, "run", counted_run)
+    monkeypatch.setattr(
+        benchmark, "peak_rss_bytes", lambda: 1000 * len(models) + turns.count(20) * 100
+    )
+    result = bench(tiny_checkpoint, prompt_tokens=20, new_tokens=2, repeat=repeat)
+    assert result.peak_rss_bytes == 1100
+    assert len(models) == turns.count(20) == repeat + 1
 
 
 def test_a_run_reads_and_writes_what_it_is_told(tiny_checkpoint: Path) -> None:

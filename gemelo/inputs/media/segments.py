@@ -2,8 +2,12 @@
 
 Gemma 3n was trained on 30 s of sound at a time. A longer one is cut into segments that are no
 longer: at the first pause after 15 s, or, if nobody pauses, at 30 s, and then the next segment
-begins a second earlier, so that no word is lost between the two. Everything is decided as the sound
-arrives, and nothing of it is kept but that second.
+begins a second earlier, so that no word is lost between the two.
+
+Of less than a second a model hears nothing and invents words. So a rest that short is joined to the
+segment before, which may then last up to 31 s; cutting the last two evenly would mean to keep all
+of the first. Everything is decided as the sound arrives: a segment is said to end when a second
+more has come, and no more than that second and the one before it is kept.
 
     segmenter = Segmenter()
     for piece in pieces:
@@ -25,6 +29,7 @@ from gemelo.inputs.media.audio_channels import Floats
 
 MAX_SEGMENT_S = 30.0
 MIN_SEGMENT_S = 15.0
+MIN_REST_S = 1.0  # a rest shorter than this is joined to the segment before
 PAUSE_S = 0.3
 OVERLAP_S = 1.0
 BLOCK = SAMPLING_RATE // 10  # samples whose loudness is one number
@@ -67,7 +72,7 @@ class Onset:
 
 
 class Segmenter:
-    """A sound that is still going on, in stretches of at most 30 s."""
+    """A sound that is still going on, in stretches of at most 30 s, the last one of 31."""
 
     def __init__(self) -> None:
         self._reset()
@@ -78,6 +83,8 @@ class Segmenter:
         self._begin()
 
     def _begin(self, overlap: Floats | None = None) -> None:
+        self._over = False
+        self._rest: list[Floats] = []  # blocks since the segment was over
         self._overlap = np.zeros(0, np.float32) if overlap is None else overlap
         self._length = 0  # samples of the segment so far
         self._loudest = 0.0
@@ -95,21 +102,31 @@ class Segmenter:
         blocks: list[Floats] = []
         while len(self._held) >= BLOCK:
             block, self._held = self._held[:BLOCK], self._held[BLOCK:]
-            blocks += [self._overlap, block] if len(self._overlap) else [block]
-            self._length += BLOCK + len(self._overlap)
-            self._overlap = self._overlap[:0]
-            if self._ends_with(block):
+            if not self._over:
+                blocks += self._grown(block)
+                continue
+            self._rest.append(block)
+            if len(self._rest) * BLOCK >= MIN_REST_S * SAMPLING_RATE:
+                rest = self._rest
                 yield self._part(blocks, ends=True)
                 self._cut()
-                blocks = []
+                blocks = [piece for one in rest for piece in self._grown(one)]
         if blocks:
             yield self._part(blocks, ends=False)
+
+    def _grown(self, block: Floats) -> list[Floats]:
+        """The segment with a block more; returns what that adds to it."""
+        added = [self._overlap, block] if len(self._overlap) else [block]
+        self._length += BLOCK + len(self._overlap)
+        self._overlap = self._overlap[:0]
+        self._over = self._ends_with(block)
+        return added
 
     def finish(self) -> AudioSegment | None:
         """The rest, as the end of the last segment; None where there is nothing to end."""
         if not self._length and not len(self._held):
             return None
-        part = self._part([self._overlap, self._held], ends=True)
+        part = self._part([self._overlap, *self._rest, self._held], ends=True)
         self._reset()
         return part
 
@@ -135,7 +152,8 @@ class Segmenter:
         self._begin(self._recent)
 
     def _part(self, blocks: list[Floats], ends: bool) -> AudioSegment:
-        values, start_s = np.concatenate(blocks), self._first / SAMPLING_RATE
+        values = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+        start_s = self._first / SAMPLING_RATE
         self._onset.push(values)
         return AudioSegment(values, start_s, ends, self._overlaps, start_s + self._onset.time_s)
 

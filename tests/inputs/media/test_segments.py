@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
 from gemelo.inputs.media.audio import SAMPLING_RATE
 from gemelo.inputs.media.audio_channels import Floats
-from gemelo.inputs.media.segments import AudioSegment, Segmenter, without_overlap
+from gemelo.inputs.media.segments import (
+    MAX_SEGMENT_S,
+    MIN_REST_S,
+    PAUSE_S,
+    AudioSegment,
+    Segmenter,
+    without_overlap,
+)
 
 
 def speech(seconds: float, seed: int = 0) -> Floats:
@@ -57,6 +66,73 @@ def test_without_a_pause_stretches_overlap_by_a_second(piece: int) -> None:
     for start, values, _ in found:
         first = round(start * SAMPLING_RATE)
         assert np.array_equal(values, sound[first : first + len(values)])
+
+
+SPOKEN_S = 18.0  # then a pause of 0.3 s ends the segment
+REST = [0.0, 0.01, 0.1, 0.5, 0.95, 0.999]
+
+
+def begun() -> Floats:
+    return np.concatenate([speech(SPOKEN_S), pause(PAUSE_S)])
+
+
+@pytest.mark.parametrize("piece", [777, 16000, 1 << 30])
+@pytest.mark.parametrize("rest", REST)
+@pytest.mark.parametrize("made", [speech, pause, lambda s: np.zeros(round(16000 * s), np.float32)])
+def test_a_rest_of_less_than_a_second_is_joined(
+    piece: int, rest: float, made: Callable[[float], Floats]
+) -> None:
+    sound = np.concatenate([begun(), made(rest)])
+    ((start, values, overlaps),) = stretches(sound, piece)
+    assert start == 0.0 and not overlaps and np.array_equal(values, sound)
+
+
+@pytest.mark.parametrize("piece", [777, 16000, 1 << 30])
+@pytest.mark.parametrize("rest", [1.0, 1.01, 1.5])
+def test_a_rest_of_a_second_is_a_segment(piece: int, rest: float) -> None:
+    first, last = begun(), speech(rest)
+    found = stretches(np.concatenate([first, last]), piece)
+    assert [values.size for _, values, _ in found] == [first.size, last.size]
+    assert found[1][0] == first.size / SAMPLING_RATE
+
+
+@pytest.mark.parametrize("rest", REST)
+def test_a_segment_of_thirty_seconds_lasts_one_more_at_most(rest: float) -> None:
+    sound = speech(MAX_SEGMENT_S + rest)
+    ((_, values, _),) = stretches(sound, 5000)
+    assert np.array_equal(values, sound)
+    longer = stretches(speech(MAX_SEGMENT_S + MIN_REST_S), 5000)
+    assert [(start, values.size) for start, values, _ in longer] == [(0.0, 480000), (29.0, 32000)]
+
+
+def test_a_hole_before_the_last_word() -> None:
+    """What a decoder fills with silence counts as a pause; the word after it stands with it."""
+    hole = np.zeros(5 * SAMPLING_RATE, np.float32)
+    sound = np.concatenate([speech(SPOKEN_S), hole, speech(0.4)])
+    (_, first, _), (start, last, _) = stretches(sound, 3000)
+    assert start == pytest.approx(SPOKEN_S + PAUSE_S)
+    assert last.size == pytest.approx((5 - PAUSE_S + 0.4) * SAMPLING_RATE)
+    assert np.array_equal(np.concatenate([first, last]), sound)
+
+
+def test_an_end_is_known_a_second_later() -> None:
+    """While a sound goes on: the segment's own samples at once, its end a second after."""
+    cutter, first = Segmenter(), begun()
+    at_once = [*cutter.push(first)]
+    assert sum(part.values.size for part in at_once) == first.size
+    assert not any(part.ends for part in at_once)
+    assert [*cutter.push(speech(MIN_REST_S - 0.1))] == []
+    end, begin = cutter.push(speech(0.1))
+    assert (end.ends, end.start_s, end.values.size) == (True, 0.0, 0)
+    assert (begin.ends, begin.values.size) == (False, SAMPLING_RATE)
+    assert begin.start_s == first.size / SAMPLING_RATE
+
+
+@pytest.mark.parametrize("seconds", [0.01, 0.1, 0.5, 0.99])
+def test_less_than_a_second_alone_is_a_segment(seconds: float) -> None:
+    sound = speech(seconds)
+    ((start, values, overlaps),) = stretches(sound, 700)
+    assert start == 0.0 and not overlaps and np.array_equal(values, sound)
 
 
 def test_a_short_sound_is_one_stretch_and_none_is_none() -> None:
