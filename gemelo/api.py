@@ -53,6 +53,7 @@ from gemelo.inputs.prompt.media_loader import MediaLoader, VisionOptions, image_
 from gemelo.inputs.tokenizer.token_ids import token_ids
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.kernels import native
+from gemelo.models.outputs import CausalLMOutput
 
 Message = Mapping[str, Any]
 PromptLike = str | Sequence[Message] | Sequence[int] | Prompt
@@ -267,6 +268,20 @@ class Model:
             f"{file.weights_bytes / 1e6:.0f} MB of weights, format {file.format}, "
             f"context {self.context})"
         )
+
+    def forward(
+        self,
+        prompt: PromptLike,
+        *,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> CausalLMOutput:
+        """One forward of a whole prompt, with hidden states and attention probabilities on demand.
+
+        It has no cache and runs module by module in PyTorch, slower than `logits`. Attentions take
+        4 bytes * layers * heads * T * T. Nothing has a gradient; tensors are the caller's own.
+        """
+        return self.engine.forward(self.tokens(prompt), output_hidden_states, output_attentions)
 
     def logits(self, ids: Sequence[int] | str) -> Tensor:
         """Logits of the next token after every position, (T, V) float32; 1 MB a token.

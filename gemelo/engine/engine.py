@@ -20,6 +20,7 @@ from gemelo.engine.session import Session
 from gemelo.engine.step import Decoder
 from gemelo.engine.tokens import Tokens, checked
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
+from gemelo.models.outputs import CausalLMOutput
 from gemelo.weights.mapped import check as check_files
 
 
@@ -61,6 +62,13 @@ class Engine:
     def session(self, load_s: float = 0.0) -> Session:
         """A new session, empty; its first turn counts load_s seconds of loading."""
         return Session(self.views, self.tokenizer, self.cache(), load_s)
+
+    def forward(
+        self, tokens: Tokens, output_hidden_states: bool = False, output_attentions: bool = False
+    ) -> CausalLMOutput:
+        """One forward of checked tokens through the modules: see `gemelo.models.outputs`."""
+        check_files(self.views.files)
+        return step.outputs(self.decoder, tokens, output_hidden_states, output_attentions)
 
     def score(self, ids: Sequence[int]) -> Tensor:
         """Logits of the next token after every position, (T, V) float32: 1 MB a token."""
