@@ -20,9 +20,9 @@ import time
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Unpack, cast, overload
 
-import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gemelo.checkpoints.load import Checkpoint, assemble, load_checkpoint
@@ -34,11 +34,12 @@ from gemelo.config.options import KVFormat, TablePlacement, WeightFormat
 from gemelo.config.sampling import Sampling, SamplingSettings
 from gemelo.engine.completion import Completion
 from gemelo.engine.continuation import Piece
+from gemelo.engine.device import gpu_notices, place, set_threads
 from gemelo.engine.elastic.speculative import Draft
 from gemelo.engine.engine import Engine
 from gemelo.engine.media.audio_stream import AudioStream
 from gemelo.engine.media.encoders import MediaEncoders
-from gemelo.engine.memory.per_layer_table import as_packed, is_mapped, place_table
+from gemelo.engine.memory.per_layer_table import prepare
 from gemelo.engine.memory.repack import repacked
 from gemelo.engine.native_program import NativeProgram, is_native
 from gemelo.engine.session import Progress, Session
@@ -50,13 +51,12 @@ from gemelo.inputs.media.image import PictureSource, read_image
 from gemelo.inputs.prompt import chat, placeholders
 from gemelo.inputs.prompt.chat import Prompt
 from gemelo.inputs.prompt.media_loader import MediaLoader, VisionOptions, image_size_of, samples_of
+from gemelo.inputs.prompt.pretrained_tokenizer import PreTrainedTokenizer
 from gemelo.inputs.tokenizer.token_ids import token_ids
-from gemelo.inputs.tokenizer.tokenizer import Tokenizer
-from gemelo.kernels import native
 from gemelo.models.outputs import CausalLMOutput
 
 Message = Mapping[str, Any]
-PromptLike = str | Sequence[Message] | Sequence[int] | Prompt
+PromptLike = str | Sequence[Message] | Sequence[int] | NDArray[Any] | Tensor | Prompt | Tokens
 
 
 class Model:
@@ -77,7 +77,7 @@ class Model:
         return self.engine.decoder.config
 
     @property
-    def tokenizer(self) -> Tokenizer:
+    def tokenizer(self) -> PreTrainedTokenizer:
         """The checkpoint's; its chat template is None for a base model."""
         return self.checkpoint.tokenizer
 
@@ -141,6 +141,11 @@ class Model:
             return prompt.checked()
         if isinstance(prompt, str):
             return Prompt(tuple(self.tokenizer.encode(prompt)))
+        if texts := _texts(prompt):
+            raise InputError(
+                f"a list of {len(texts)} texts is as many prompts, which generate() alone takes; "
+                "call this with one after the other"
+            )
         if isinstance(prompt, Sequence) and len(prompt) and isinstance(prompt[0], Mapping):
             media_loader = self.media_loader(vision_options)
             rendered = chat.render(prompt, self.tokenizer, media_loader=media_loader)  # type: ignore[arg-type]
@@ -162,6 +167,8 @@ class Model:
     def tokens(self, prompt: PromptLike, vision_options: VisionOptions | None = None) -> Tokens:
         """A prompt as `Session.stream` takes it: ids, and the embeddings of its media, which go
         through their towers here. Raises InputError for one that cannot be run."""
+        if isinstance(prompt, Tokens):
+            return checked(prompt, self.config, self.context)
         rendered = self.prompt(prompt, vision_options)
         checked(Tokens(rendered.ids), self.config, self.context)
         return self.encoders.tokens(rendered)
@@ -218,18 +225,39 @@ class Model:
         chosen = Sampling.of(settings, sampling)
         return self._stream(self.tokens(prompt), chosen, progress)
 
+    @overload
     def generate(
         self,
         prompt: PromptLike,
         sampling: Sampling | None = None,
         **settings: Unpack[SamplingSettings],
-    ) -> Completion:
+    ) -> Completion: ...
+
+    @overload
+    def generate(
+        self,
+        prompt: list[str] | tuple[str, ...],
+        sampling: Sampling | None = None,
+        **settings: Unpack[SamplingSettings],
+    ) -> list[Completion]: ...
+
+    def generate(
+        self,
+        prompt: PromptLike | list[str] | tuple[str, ...],
+        sampling: Sampling | None = None,
+        **settings: Unpack[SamplingSettings],
+    ) -> Completion | list[Completion]:
         """Continue a prompt to its end, as `sampling` says or its fields given as keywords.
 
-        Threads may call it; they take turns.
+        A list of texts is as many prompts: a list of completions, one after the other, what a loop
+        over them gives. Threads may call it; they take turns.
         """
         chosen = Sampling.of(settings, sampling)
-        tokens = self.tokens(prompt)
+        if texts := _texts(prompt):
+            return [self._generate(self.tokens(text), chosen) for text in texts]
+        return self._generate(self.tokens(cast(PromptLike, prompt)), chosen)
+
+    def _generate(self, tokens: Tokens, chosen: Sampling) -> Completion:
         with self._line.lock:
             session, turn = self._turn(tokens)
             pieces = list(session.answer(turn, tokens, chosen))
@@ -262,10 +290,14 @@ class Model:
         return self.generate(messages, sampling, **settings)
 
     def __repr__(self) -> str:
-        file, config = self.checkpoint, self.config
+        file, config, part = self.checkpoint, self.config, self.engine.views.name
+        kinds = file.config.modalities
+        towers = [name for name in ("image", "audio") if getattr(kinds, name) is not None]
+        taken = f"takes {' and '.join(towers)}, " if towers else ""
         return (
-            f"Model({file.path.name}: {config.model_type}, {config.num_hidden_layers} layers, "
-            f"{file.weights_bytes / 1e6:.0f} MB of weights, format {file.format}, "
+            f"Model({part and f'{part} of '}{file.path.name}: {config.model_type}, "
+            f"{config.num_hidden_layers} layers, {file.weights_bytes / 1e6:.0f} MB of weights in "
+            f"{file.stored_format}, {taken}"
             f"context {self.context})"
         )
 
@@ -283,12 +315,24 @@ class Model:
         """
         return self.engine.forward(self.tokens(prompt), output_hidden_states, output_attentions)
 
-    def logits(self, ids: Sequence[int] | str) -> Tensor:
-        """Logits of the next token after every position, (T, V) float32; 1 MB a token.
+    def logits(self, prompt: PromptLike) -> Tensor:
+        """Logits of the next token after every position of a prompt, (T, V) float32; 1 MB a token.
 
-        ids, or a text, which gets `<bos>`.
+        A text gets `<bos>` before it.
         """
-        return self.engine.score(self.tokenizer.encode(ids) if isinstance(ids, str) else ids)
+        return self.engine.score(self.tokens(prompt))
+
+
+def _texts(prompt: Any) -> list[str]:
+    """The texts of a list of prompts; none for what is one prompt."""
+    if not isinstance(prompt, list | tuple) or not any(isinstance(one, str) for one in prompt):
+        return []
+    for index, one in enumerate(prompt):
+        if not isinstance(one, str):
+            raise InputError(
+                f"prompt {index} of a list is of type {type(one).__name__}: all are texts"
+            )
+    return [*prompt]
 
 
 def load(
@@ -340,56 +384,3 @@ def load(
     engine = Engine(checkpoint.decoder, checkpoint.tokenizer, context, kv_format=kv_format)
     loaded = Model(checkpoint, engine, time.perf_counter() - started)
     return loaded if submodel is None else loaded.submodel(submodel)
-
-
-def prepare(decoder: Decoder, ple: TablePlacement | None, device: torch.device) -> None:
-    """Put the per-layer table where it was asked for, and sparse layers' columns together.
-
-    Not asked, the table stays where it lies: in the file, if that could be mapped, else in memory,
-    out of which rows travel to another device.
-    """
-    mapped = is_mapped(as_packed(decoder.embed_tokens_per_layer).blocks)
-    if ple is not None or mapped or device.type != "cpu":
-        place_table(decoder, ple or ("disk" if mapped else "ram"), device)
-    decoder.transpose_down_proj()
-
-
-# Said once in a process: whoever loads several models knows it after the first.
-_UNTESTED = ["chose a CUDA device, on which this release was not tested; --device cpu is"]
-
-
-def gpu_notices(device: str) -> list[str]:
-    """What is to be said of a GPU that nobody asked for by name, the first time it is chosen."""
-    if device != "auto" or place(device).type != "cuda" or not _UNTESTED:
-        return []
-    return [f"device auto {_UNTESTED.pop()}"]
-
-
-def set_threads(threads: int) -> list[str]:
-    """Threads of the process, of torch and of the native kernels; what is to be said of them.
-
-    More than there are cores wait for each other at every step, so no more are taken.
-    """
-    if not isinstance(threads, int) or not 1 <= threads <= native.MAX_THREADS:
-        raise InputError(f"threads = {threads}; expected 1 to {native.MAX_THREADS}")
-    taken = min(threads, native.num_cores())
-    torch.set_num_threads(taken)
-    native.set_threads(taken)
-    if taken == threads:
-        return []
-    return [f"threads = {threads}: this process has {taken} cores, so {taken} are used"]
-
-
-def place(device: str) -> torch.device:
-    """A torch device from its name; "auto" is CUDA where there is one, else the CPU."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        chosen = torch.device("meta")
-    if chosen.type not in ("cpu", "cuda"):
-        raise InputError(f"device {device!r} is not one of auto, cpu, cuda, cuda:N")
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device {device!r}: this torch finds no CUDA device; use --device cpu")
-    return chosen

@@ -70,8 +70,8 @@ class Engine:
         check_files(self.views.files)
         return step.outputs(self.decoder, tokens, output_hidden_states, output_attentions)
 
-    def score(self, ids: Sequence[int]) -> Tensor:
+    def score(self, ids: Sequence[int] | Tokens) -> Tensor:
         """Logits of the next token after every position, (T, V) float32: 1 MB a token."""
-        tokens = checked(Tokens(ids), self.decoder.config, self.context)
+        tokens = checked(Tokens.of(ids), self.decoder.config, self.context)
         check_files(self.views.files)
-        return step.score(self.decoder, self.cache(), tokens.ids)
+        return step.score(self.decoder, self.cache(), tokens)

@@ -75,9 +75,9 @@ def verify(decoder: Decoder, cache: KVCache, ids: Sequence[int], position: int) 
 
 
 @torch.inference_mode()
-def score(decoder: Decoder, cache: KVCache, ids: Sequence[int]) -> Tensor:
+def score(decoder: Decoder, cache: KVCache, ids: Sequence[int] | Tokens) -> Tensor:
     """Next-token scores at every position, (T, V) float32; 1 MB a token at Gemma's vocabulary."""
-    tokens = Tokens(ids)
+    tokens = Tokens.of(ids)
     steps = tokens.chunks(0, cache.chunk)
     return torch.cat([_forward_row(decoder, cache, tokens[a:b], a) for a, b in steps])
 
