@@ -20,7 +20,7 @@ import time
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Unpack, cast, overload
+from typing import Any, Unpack, cast, get_args, overload
 
 from numpy.typing import NDArray
 from torch import Tensor
@@ -51,6 +51,7 @@ from gemelo.inputs.media.image import PictureSource, read_image
 from gemelo.inputs.prompt import chat, placeholders
 from gemelo.inputs.prompt.chat import Prompt
 from gemelo.inputs.prompt.media_loader import MediaLoader, VisionOptions, image_size_of, samples_of
+from gemelo.inputs.prompt.messages import are_messages, batch_of
 from gemelo.inputs.prompt.pretrained_tokenizer import PreTrainedTokenizer
 from gemelo.inputs.tokenizer.token_ids import token_ids
 from gemelo.models.outputs import CausalLMOutput
@@ -141,14 +142,14 @@ class Model:
             return prompt.checked()
         if isinstance(prompt, str):
             return Prompt(tuple(self.tokenizer.encode(prompt)))
-        if texts := _texts(prompt):
+        if texts := batch_of(prompt):
             raise InputError(
                 f"a list of {len(texts)} texts is as many prompts, which generate() alone takes; "
                 "call this with one after the other"
             )
-        if isinstance(prompt, Sequence) and len(prompt) and isinstance(prompt[0], Mapping):
+        if are_messages(prompt):
             media_loader = self.media_loader(vision_options)
-            rendered = chat.render(prompt, self.tokenizer, media_loader=media_loader)  # type: ignore[arg-type]
+            rendered = chat.render(prompt, self.tokenizer, media_loader=media_loader)
             if rendered.pictures or rendered.recordings:  # so that the error counts their tokens
                 placeholders.check_context_length(
                     rendered.ids, media_loader.modalities, self.context
@@ -157,8 +158,10 @@ class Model:
         try:
             ids = token_ids(prompt)
         except InputError as error:
+            alone = isinstance(prompt, Mapping) and "content" in prompt
+            hint = "; put the message in a list" if alone else ""
             raise InputError(
-                f"a prompt is text, a list of messages or a list of token ids: {error}"
+                f"a prompt is text, a list of messages or a list of token ids: {error}{hint}"
             ) from None
         if not ids:
             raise InputError("the prompt is empty; give text, messages or token ids")
@@ -253,7 +256,7 @@ class Model:
         over them gives. Threads may call it; they take turns.
         """
         chosen = Sampling.of(settings, sampling)
-        if texts := _texts(prompt):
+        if texts := batch_of(prompt):
             return [self._generate(self.tokens(text), chosen) for text in texts]
         return self._generate(self.tokens(cast(PromptLike, prompt)), chosen)
 
@@ -287,7 +290,13 @@ class Model:
         **settings: Unpack[SamplingSettings],
     ) -> Completion:
         """Answer a conversation: messages of role system, user or assistant, with content."""
-        return self.generate(messages, sampling, **settings)
+        chosen = Sampling.of(settings, sampling)
+        if not are_messages(messages):
+            raise InputError(
+                'chat takes a list of messages: [{"role": "user", "content": "Hello"}]; generate '
+                f"takes a text: {messages!r:.80}"
+            )
+        return self._generate(self.tokens(messages), chosen)
 
     def __repr__(self) -> str:
         file, config, part = self.checkpoint, self.config, self.engine.views.name
@@ -297,7 +306,7 @@ class Model:
         return (
             f"Model({part and f'{part} of '}{file.path.name}: {config.model_type}, "
             f"{config.num_hidden_layers} layers, {file.weights_bytes / 1e6:.0f} MB of weights in "
-            f"{file.stored_format}, {taken}"
+            f"{', '.join(file.stored_formats[:3])}, {taken}"
             f"context {self.context})"
         )
 
@@ -321,18 +330,6 @@ class Model:
         A text gets `<bos>` before it.
         """
         return self.engine.score(self.tokens(prompt))
-
-
-def _texts(prompt: Any) -> list[str]:
-    """The texts of a list of prompts; none for what is one prompt."""
-    if not isinstance(prompt, list | tuple) or not any(isinstance(one, str) for one in prompt):
-        return []
-    for index, one in enumerate(prompt):
-        if not isinstance(one, str):
-            raise InputError(
-                f"prompt {index} of a list is of type {type(one).__name__}: all are texts"
-            )
-    return [*prompt]
 
 
 def load(
@@ -371,6 +368,8 @@ def load(
     notices = [] if threads is None else set_threads(threads)
     path = resolve(None if model is None else str(model))
     towers = None if mmproj is None else expanded(str(mmproj))
+    if ple is not None and ple not in get_args(TablePlacement):
+        raise InputError(f"ple = {ple!r:.80}; not one of {', '.join(get_args(TablePlacement))}")
 
     def finish(decoder: Decoder) -> None:
         if decoder.config.hidden_size_per_layer_input:

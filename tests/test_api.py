@@ -161,6 +161,34 @@ def test_settings_of_others_are_told_by_their_names_here(
             ask([2, 300], **{setting: 1})  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("setting", "text"),
+    [
+        ({"device": None}, "device None is not one of auto, cpu"),
+        ({"device": ["cpu"]}, "is not one of auto, cpu"),
+        ({"device": 0.5}, "device 0.5 is not one of auto, cpu"),
+        ({"threads": "2"}, "threads = '2'; expected 1 to"),
+        ({"context": "1k"}, "context = '1k'; expected a whole number of tokens"),
+        ({"context": 100.0}, "context = 100.0; expected a whole number of tokens"),
+        ({"kv_format": "q8"}, "kv_format 'q8' is not one of plain, bf16, int8"),
+        ({"ple": "gpu"}, "ple = 'gpu'; not one of disk, ram, device"),
+        ({"format": "int4"}, "format 'int4' is not one of native, bf16"),
+        ({"format": torch.bfloat16}, "is not one of native, bf16"),
+    ],
+)
+def test_loading_with_what_is_none(
+    tiny_checkpoint: Path, setting: dict[str, object], text: str
+) -> None:
+    with pytest.raises(InputError, match=text):
+        load(tiny_checkpoint, **setting)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("messages", ["hi", ["hi"], [], {"role": "user", "content": "hi"}, [2, 5]])
+def test_chat_takes_messages_alone(model: Model, messages: object) -> None:
+    with pytest.raises(InputError, match=r"chat takes a list of messages: \[\{"):
+        model.chat(messages)  # type: ignore[arg-type]
+
+
 def test_unknown_settings_are_named(model: Model) -> None:
     with pytest.raises(InputError, match="'temprature'; known: temperature"):
         model.generate("x", temprature=1)

@@ -78,16 +78,16 @@ class Checkpoint:
         return sum(module_bytes(module) for module in self.decoder.modules())
 
     @property
-    def stored_format(self) -> str:
-        """The format that most bytes of the decoder are held in: "q4_k", "bfloat16"."""
+    def stored_formats(self) -> tuple[str, ...]:
+        """Formats that the matrices of the decoder's layers are held in, most bytes first."""
         sizes: Counter[str] = Counter()
-        for module in self.decoder.modules():
+        for module in self.decoder.layers.modules():
             weight = getattr(module, "weight", None)
             if isinstance(weight, Packed):
                 sizes[weight.format.name] += module_bytes(module)
-            elif isinstance(weight, Tensor):
+            elif isinstance(weight, Tensor) and weight.dim() > 1:
                 sizes[str(weight.dtype).removeprefix("torch.")] += weight.nbytes
-        return sizes.most_common(1)[0][0]
+        return tuple(name for name, _ in sizes.most_common())
 
 
 def load_checkpoint(

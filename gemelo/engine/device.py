@@ -30,7 +30,7 @@ def set_threads(threads: int) -> list[str]:
     More than there are cores wait for each other at every step, so no more are taken.
     """
     if not isinstance(threads, int) or not 1 <= threads <= native.MAX_THREADS:
-        raise InputError(f"threads = {threads}; expected 1 to {native.MAX_THREADS}")
+        raise InputError(f"threads = {threads!r:.80}; expected 1 to {native.MAX_THREADS}")
     taken = min(threads, native.num_cores())
     torch.set_num_threads(taken)
     native.set_threads(taken)
@@ -45,7 +45,7 @@ def place(device: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
-    except RuntimeError:
+    except (RuntimeError, TypeError):  # a name, or a value, that is none
         chosen = torch.device("meta")
     if chosen.type not in ("cpu", "cuda"):
         raise InputError(f"device {device!r} is not one of auto, cpu, cuda, cuda:N")

@@ -14,7 +14,7 @@ from torch import Tensor
 from gemelo.config.options import KVFormat
 from gemelo.engine import step
 from gemelo.engine.elastic.submodel_views import SubmodelViews
-from gemelo.engine.kv import KVCache, check_context
+from gemelo.engine.kv import KVCache, check_context, check_kv_format
 from gemelo.engine.native_program import is_native
 from gemelo.engine.session import Session
 from gemelo.engine.step import Decoder
@@ -49,6 +49,7 @@ class Engine:
         self.chunk = max(chunk, decoder.config.bidirectional_image_tokens)
         # Beside activations of 8 bits, what 16 round off of keys is not to be seen (benchmarks/).
         self.kv_format = kv_format or ("bf16" if is_native(decoder) else "plain")
+        check_kv_format(self.kv_format)
         self.views = SubmodelViews(decoder, name)
 
     def cache(self) -> KVCache:
