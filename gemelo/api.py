@@ -348,6 +348,9 @@ def load(
 ) -> Model:
     """Load a model from a path, a hub id, or the embedded default.
 
+    The defaults are the fastest: quantised weights stay as their file has them, and the kernels
+    compute on them. Widening them ("bf16", "f32") runs several times slower, in more memory.
+
     - submodel: run a part of a Gemma 3n: a published name, a file, or a `Submodel`.
     - format: "native" keeps weights as the file has them; "bf16" and "f32" widen them at load,
       "q8_0" and "q4_0" quantise them.

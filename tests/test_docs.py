@@ -69,13 +69,14 @@ def named(source: str) -> list[str]:
 
 
 def run_blocks(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Run a page's blocks one after the other, in a folder with what they name; what they define."""
+    """What a page's blocks define, run one after the other in a folder with what they name."""
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.S)
     for name in {*named("".join(blocks))}:
         owner, _, model = name.rpartition("/")
         assert owner in ("", "google") and model in MODELS, f"{page.name} loads {name}"
         write(folder / name, MODELS[model])
     photograph().save(folder / "cat.jpg")
+    photograph(1200, 300).save(folder / "panorama.png")
     write_wave(folder / "talk.wav", recording(1.0))
     monkeypatch.chdir(folder)
     names: dict[str, Any] = {"__name__": page.name}
