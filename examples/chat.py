@@ -1,6 +1,7 @@
 """Talk to an instruction-tuned model: python examples/chat.py PATH_OR_HUB_ID
 
-The whole conversation is passed every turn; the session reads only what is new.
+The whole conversation is passed every turn; the session reads only what is new. An empty line, or
+the end of the input, leaves.
 """
 
 import sys
@@ -8,12 +9,15 @@ import sys
 import gemelo
 
 if len(sys.argv) < 2:
-    sys.exit(__doc__)
+    sys.exit("usage: python examples/chat.py PATH_OR_HUB_ID, an instruction-tuned model's")
 model = gemelo.load(sys.argv[1])
 session = model.session()
 messages: list[dict[str, str]] = []
-while said := input("> "):
-    messages.append({"role": "user", "content": said})
+print("> ", end="", flush=True)
+for line in sys.stdin:
+    if not line.strip():
+        break
+    messages.append({"role": "user", "content": line})
     answer = ""
     for piece in session.stream(model.tokens(messages), max_tokens=1024):
         answer += piece.text
@@ -21,3 +25,4 @@ while said := input("> "):
     messages.append({"role": "assistant", "content": answer})
     timings = session.timings
     print(f"\n[read {timings.prefill_tokens} tokens, reused {timings.reused_tokens}]")
+    print("> ", end="", flush=True)

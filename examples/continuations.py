@@ -2,7 +2,7 @@
 
 import gemelo
 
-model = gemelo.load(format="bf16")
+model = gemelo.load()
 completion = model.generate("My favourite food is", n=3, seed=1, max_tokens=12, stop=".")
 for choice in completion.choices:
     print(f"{choice.finish_reason:6} {choice.text.strip()!r}")

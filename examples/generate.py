@@ -2,7 +2,7 @@
 
 import gemelo
 
-model = gemelo.load(format="bf16")
+model = gemelo.load()
 
 session = model.session()
 prompt = model.tokens("The capital of France is")

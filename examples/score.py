@@ -6,7 +6,7 @@ import gemelo
 
 TEXT = "In the beginning God created the heaven and the earth."
 
-model = gemelo.load(format="bf16")
+model = gemelo.load()
 ids = model.tokenizer.encode(TEXT)
 logprobs = model.logits(ids[:-1]).log_softmax(-1)
 chosen = logprobs[torch.arange(len(ids) - 1), torch.tensor(ids[1:])]

@@ -1,12 +1,20 @@
-"""One Gemma 3n in several sizes: python examples/submodels.py PATH_OR_HUB_ID"""
+"""One Gemma 3n in several sizes: python examples/submodels.py [PATH_OR_HUB_ID]
+
+Without a model it makes one with random weights, in which everything works and no text means much.
+"""
 
 import sys
+import tempfile
+from pathlib import Path
+
+import random_gemma3n
 
 import gemelo
 
-if len(sys.argv) < 2:
-    sys.exit(__doc__)
-model = gemelo.load(sys.argv[1])
+with tempfile.TemporaryDirectory() as scratch:
+    path = sys.argv[1] if len(sys.argv) > 1 else random_gemma3n.write(Path(scratch) / "random")
+    model = gemelo.load(path)
+print(model)
 prompt, settings = "The capital of France is", {"temperature": 0, "max_tokens": 12}
 
 e2b = model.submodel("E2B")  # a view: every weight is the model's own

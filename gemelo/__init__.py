@@ -1,10 +1,26 @@
 """gemelo runs Gemma 3 and Gemma 3n models on the hardware you have, in every size they contain.
 
-The public names are the list below. They are imported on first use, so that `gemelo --help` never
-loads torch.
-
     model = gemelo.load()                          # the embedded default, or a path or hub id
     print(model.generate("The capital of France is", temperature=0).text)
+
+docs/python.md is a tour; `help(gemelo.Model)`, `help(gemelo.Sampling)` and so on say the rest.
+
+- Models: load, Model, Engine, Session, KVCache, PromptLike, Message, Prompt, Tokens, EmbeddingSpan
+- Answers: Sampling, SamplingSettings, Completion, Choice, Piece, FinishReason, Timings, Stats,
+  CausalLMOutput
+- Text: Tokenizer, TextStream, render_chat
+- Pictures, sound, video: read_image, Picture, read_audio, stream_audio, Samples, read_video, Video,
+  Frame, Readable, AudioStream, MediaLoader, VisionOptions, PanScan, MediaPart, TextPart,
+  transcribe, Segment, Task
+- Sub-models of a Gemma 3n: Submodel, Draft, Policy, Moment, latency_policy, memory_policy,
+  difficulty_policy, RebuildMode
+- Files: pull, convert, slice, Converted, WeightFormat, TargetFormat, KVFormat, TablePlacement
+- Configs: ModelConfig, Gemma3Config, Gemma3nConfig, LayerConfig, VisionConfig, Vision3nConfig,
+  AudioConfig, Modalities, PlaceholderTokens
+- Errors: GemeloError, InputError, ContextLengthError, SessionBusyError, FileFormatError,
+  UnsupportedError, UnavailableError
+
+Names are imported on first use, so that `gemelo --help` never loads torch.
 """
 
 from __future__ import annotations
@@ -69,7 +85,9 @@ if TYPE_CHECKING:
     from gemelo.inputs.prompt.chat import Prompt
     from gemelo.inputs.prompt.chat import render as render_chat
     from gemelo.inputs.prompt.media_loader import MediaLoader, VisionOptions
-    from gemelo.inputs.tokenizer.tokenizer import TextStream, Tokenizer
+    from gemelo.inputs.prompt.pretrained_tokenizer import PreTrainedTokenizer as Tokenizer
+    from gemelo.inputs.tokenizer.tokenizer import TextStream
+    from gemelo.models.outputs import CausalLMOutput
     from gemelo.transcription import Segment, transcribe
 
 __version__ = "0.1.0"
@@ -77,6 +95,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "AudioConfig": "gemelo.config.AudioConfig",
     "AudioStream": "gemelo.engine.media.audio_stream.AudioStream",
+    "CausalLMOutput": "gemelo.models.outputs.CausalLMOutput",
     "Choice": "gemelo.engine.completion.Choice",
     "Completion": "gemelo.engine.completion.Completion",
     "ContextLengthError": "gemelo.errors.ContextLengthError",
@@ -124,7 +143,7 @@ _HOMES = {
     "TextPart": "gemelo.inputs.media.parts.TextPart",
     "TextStream": "gemelo.inputs.tokenizer.tokenizer.TextStream",
     "Timings": "gemelo.engine.timings.Timings",
-    "Tokenizer": "gemelo.inputs.tokenizer.tokenizer.Tokenizer",
+    "Tokenizer": "gemelo.inputs.prompt.pretrained_tokenizer.PreTrainedTokenizer",
     "Tokens": "gemelo.engine.tokens.Tokens",
     "UnavailableError": "gemelo.errors.UnavailableError",
     "UnsupportedError": "gemelo.errors.UnsupportedError",
@@ -151,6 +170,7 @@ _HOMES = {
 __all__ = [
     "AudioConfig",
     "AudioStream",
+    "CausalLMOutput",
     "Choice",
     "Completion",
     "ContextLengthError",

@@ -20,9 +20,9 @@ import time
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Unpack, cast, get_args, overload
 
-import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gemelo.checkpoints.load import Checkpoint, assemble, load_checkpoint
@@ -34,11 +34,12 @@ from gemelo.config.options import KVFormat, TablePlacement, WeightFormat
 from gemelo.config.sampling import Sampling, SamplingSettings
 from gemelo.engine.completion import Completion
 from gemelo.engine.continuation import Piece
+from gemelo.engine.device import gpu_notices, place, set_threads
 from gemelo.engine.elastic.speculative import Draft
 from gemelo.engine.engine import Engine
 from gemelo.engine.media.audio_stream import AudioStream
 from gemelo.engine.media.encoders import MediaEncoders
-from gemelo.engine.memory.per_layer_table import as_packed, is_mapped, place_table
+from gemelo.engine.memory.per_layer_table import prepare
 from gemelo.engine.memory.repack import repacked
 from gemelo.engine.native_program import NativeProgram, is_native
 from gemelo.engine.session import Progress, Session
@@ -50,12 +51,13 @@ from gemelo.inputs.media.image import PictureSource, read_image
 from gemelo.inputs.prompt import chat, placeholders
 from gemelo.inputs.prompt.chat import Prompt
 from gemelo.inputs.prompt.media_loader import MediaLoader, VisionOptions, image_size_of, samples_of
+from gemelo.inputs.prompt.messages import are_messages, batch_of
+from gemelo.inputs.prompt.pretrained_tokenizer import PreTrainedTokenizer
 from gemelo.inputs.tokenizer.token_ids import token_ids
-from gemelo.inputs.tokenizer.tokenizer import Tokenizer
-from gemelo.kernels import native
+from gemelo.models.outputs import CausalLMOutput
 
 Message = Mapping[str, Any]
-PromptLike = str | Sequence[Message] | Sequence[int] | Prompt
+PromptLike = str | Sequence[Message] | Sequence[int] | NDArray[Any] | Tensor | Prompt | Tokens
 
 
 class Model:
@@ -76,7 +78,7 @@ class Model:
         return self.engine.decoder.config
 
     @property
-    def tokenizer(self) -> Tokenizer:
+    def tokenizer(self) -> PreTrainedTokenizer:
         """The checkpoint's; its chat template is None for a base model."""
         return self.checkpoint.tokenizer
 
@@ -140,9 +142,14 @@ class Model:
             return prompt.checked()
         if isinstance(prompt, str):
             return Prompt(tuple(self.tokenizer.encode(prompt)))
-        if isinstance(prompt, Sequence) and len(prompt) and isinstance(prompt[0], Mapping):
+        if texts := batch_of(prompt):
+            raise InputError(
+                f"a list of {len(texts)} texts is as many prompts, which generate() alone takes; "
+                "call this with one after the other"
+            )
+        if are_messages(prompt):
             media_loader = self.media_loader(vision_options)
-            rendered = chat.render(prompt, self.tokenizer, media_loader=media_loader)  # type: ignore[arg-type]
+            rendered = chat.render(prompt, self.tokenizer, media_loader=media_loader)
             if rendered.pictures or rendered.recordings:  # so that the error counts their tokens
                 placeholders.check_context_length(
                     rendered.ids, media_loader.modalities, self.context
@@ -151,8 +158,10 @@ class Model:
         try:
             ids = token_ids(prompt)
         except InputError as error:
+            alone = isinstance(prompt, Mapping) and "content" in prompt
+            hint = "; put the message in a list" if alone else ""
             raise InputError(
-                f"a prompt is text, a list of messages or a list of token ids: {error}"
+                f"a prompt is text, a list of messages or a list of token ids: {error}{hint}"
             ) from None
         if not ids:
             raise InputError("the prompt is empty; give text, messages or token ids")
@@ -161,6 +170,8 @@ class Model:
     def tokens(self, prompt: PromptLike, vision_options: VisionOptions | None = None) -> Tokens:
         """A prompt as `Session.stream` takes it: ids, and the embeddings of its media, which go
         through their towers here. Raises InputError for one that cannot be run."""
+        if isinstance(prompt, Tokens):
+            return checked(prompt, self.config, self.context)
         rendered = self.prompt(prompt, vision_options)
         checked(Tokens(rendered.ids), self.config, self.context)
         return self.encoders.tokens(rendered)
@@ -217,18 +228,39 @@ class Model:
         chosen = Sampling.of(settings, sampling)
         return self._stream(self.tokens(prompt), chosen, progress)
 
+    @overload
     def generate(
         self,
         prompt: PromptLike,
         sampling: Sampling | None = None,
         **settings: Unpack[SamplingSettings],
-    ) -> Completion:
+    ) -> Completion: ...
+
+    @overload
+    def generate(
+        self,
+        prompt: list[str] | tuple[str, ...],
+        sampling: Sampling | None = None,
+        **settings: Unpack[SamplingSettings],
+    ) -> list[Completion]: ...
+
+    def generate(
+        self,
+        prompt: PromptLike | list[str] | tuple[str, ...],
+        sampling: Sampling | None = None,
+        **settings: Unpack[SamplingSettings],
+    ) -> Completion | list[Completion]:
         """Continue a prompt to its end, as `sampling` says or its fields given as keywords.
 
-        Threads may call it; they take turns.
+        A list of texts is as many prompts: a list of completions, one after the other, what a loop
+        over them gives. Threads may call it; they take turns.
         """
         chosen = Sampling.of(settings, sampling)
-        tokens = self.tokens(prompt)
+        if texts := batch_of(prompt):
+            return [self._generate(self.tokens(text), chosen) for text in texts]
+        return self._generate(self.tokens(cast(PromptLike, prompt)), chosen)
+
+    def _generate(self, tokens: Tokens, chosen: Sampling) -> Completion:
         with self._line.lock:
             session, turn = self._turn(tokens)
             pieces = list(session.answer(turn, tokens, chosen))
@@ -258,22 +290,46 @@ class Model:
         **settings: Unpack[SamplingSettings],
     ) -> Completion:
         """Answer a conversation: messages of role system, user or assistant, with content."""
-        return self.generate(messages, sampling, **settings)
+        chosen = Sampling.of(settings, sampling)
+        if not are_messages(messages):
+            raise InputError(
+                'chat takes a list of messages: [{"role": "user", "content": "Hello"}]; generate '
+                f"takes a text: {messages!r:.80}"
+            )
+        return self._generate(self.tokens(messages), chosen)
 
     def __repr__(self) -> str:
-        file, config = self.checkpoint, self.config
+        file, config, part = self.checkpoint, self.config, self.engine.views.name
+        kinds = file.config.modalities
+        towers = [name for name in ("image", "audio") if getattr(kinds, name) is not None]
+        taken = f"takes {' and '.join(towers)}, " if towers else ""
         return (
-            f"Model({file.path.name}: {config.model_type}, {config.num_hidden_layers} layers, "
-            f"{file.weights_bytes / 1e6:.0f} MB of weights, format {file.format}, "
+            f"Model({part and f'{part} of '}{file.path.name}: {config.model_type}, "
+            f"{config.num_hidden_layers} layers, {file.weights_bytes / 1e6:.0f} MB of weights in "
+            f"{', '.join(file.stored_formats[:3])}, {taken}"
             f"context {self.context})"
         )
 
-    def logits(self, ids: Sequence[int] | str) -> Tensor:
-        """Logits of the next token after every position, (T, V) float32; 1 MB a token.
+    def forward(
+        self,
+        prompt: PromptLike,
+        *,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> CausalLMOutput:
+        """One forward of a whole prompt, with hidden states and attention probabilities on demand.
 
-        ids, or a text, which gets `<bos>`.
+        It has no cache and runs module by module in PyTorch, slower than `logits`. Attentions take
+        4 bytes * layers * heads * T * T. Nothing has a gradient; tensors are the caller's own.
         """
-        return self.engine.score(self.tokenizer.encode(ids) if isinstance(ids, str) else ids)
+        return self.engine.forward(self.tokens(prompt), output_hidden_states, output_attentions)
+
+    def logits(self, prompt: PromptLike) -> Tensor:
+        """Logits of the next token after every position of a prompt, (T, V) float32; 1 MB a token.
+
+        A text gets `<bos>` before it.
+        """
+        return self.engine.score(self.tokens(prompt))
 
 
 def load(
@@ -291,6 +347,9 @@ def load(
     progress: Progress | None = None,
 ) -> Model:
     """Load a model from a path, a hub id, or the embedded default.
+
+    The defaults are the fastest: quantised weights stay as their file has them, and the kernels
+    compute on them. Widening them ("bf16", "f32") runs several times slower, in more memory.
 
     - submodel: run a part of a Gemma 3n: a published name, a file, or a `Submodel`.
     - format: "native" keeps weights as the file has them; "bf16" and "f32" widen them at load,
@@ -312,6 +371,8 @@ def load(
     notices = [] if threads is None else set_threads(threads)
     path = resolve(None if model is None else str(model))
     towers = None if mmproj is None else expanded(str(mmproj))
+    if ple is not None and ple not in get_args(TablePlacement):
+        raise InputError(f"ple = {ple!r:.80}; not one of {', '.join(get_args(TablePlacement))}")
 
     def finish(decoder: Decoder) -> None:
         if decoder.config.hidden_size_per_layer_input:
@@ -325,56 +386,3 @@ def load(
     engine = Engine(checkpoint.decoder, checkpoint.tokenizer, context, kv_format=kv_format)
     loaded = Model(checkpoint, engine, time.perf_counter() - started)
     return loaded if submodel is None else loaded.submodel(submodel)
-
-
-def prepare(decoder: Decoder, ple: TablePlacement | None, device: torch.device) -> None:
-    """Put the per-layer table where it was asked for, and sparse layers' columns together.
-
-    Not asked, the table stays where it lies: in the file, if that could be mapped, else in memory,
-    out of which rows travel to another device.
-    """
-    mapped = is_mapped(as_packed(decoder.embed_tokens_per_layer).blocks)
-    if ple is not None or mapped or device.type != "cpu":
-        place_table(decoder, ple or ("disk" if mapped else "ram"), device)
-    decoder.transpose_down_proj()
-
-
-# Said once in a process: whoever loads several models knows it after the first.
-_UNTESTED = ["chose a CUDA device, on which this release was not tested; --device cpu is"]
-
-
-def gpu_notices(device: str) -> list[str]:
-    """What is to be said of a GPU that nobody asked for by name, the first time it is chosen."""
-    if device != "auto" or place(device).type != "cuda" or not _UNTESTED:
-        return []
-    return [f"device auto {_UNTESTED.pop()}"]
-
-
-def set_threads(threads: int) -> list[str]:
-    """Threads of the process, of torch and of the native kernels; what is to be said of them.
-
-    More than there are cores wait for each other at every step, so no more are taken.
-    """
-    if not isinstance(threads, int) or not 1 <= threads <= native.MAX_THREADS:
-        raise InputError(f"threads = {threads}; expected 1 to {native.MAX_THREADS}")
-    taken = min(threads, native.num_cores())
-    torch.set_num_threads(taken)
-    native.set_threads(taken)
-    if taken == threads:
-        return []
-    return [f"threads = {threads}: this process has {taken} cores, so {taken} are used"]
-
-
-def place(device: str) -> torch.device:
-    """A torch device from its name; "auto" is CUDA where there is one, else the CPU."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        chosen = torch.device("meta")
-    if chosen.type not in ("cpu", "cuda"):
-        raise InputError(f"device {device!r} is not one of auto, cpu, cuda, cuda:N")
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device {device!r}: this torch finds no CUDA device; use --device cpu")
-    return chosen

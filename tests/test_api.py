@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from gemelo.api import Model, load, set_threads
+from gemelo.api import Model, load
 from gemelo.checkpoints.load import load_checkpoint
 from gemelo.config import Submodel
 from gemelo.config.sampling import Sampling
+from gemelo.engine.device import set_threads
 from gemelo.engine.engine import Engine
 from gemelo.errors import FileFormatError, InputError, UnsupportedError
 from gemelo.kernels import native
@@ -103,13 +104,89 @@ def test_messages_need_a_template_and_use_it(model: Model) -> None:
     assert prompt.count(106) == 1, "a control string in a message stays text"
 
 
-@pytest.mark.parametrize("prompt", ["", [], [1.5], ["a"]])
+@pytest.mark.parametrize("prompt", ["", [], [1.5], ["a", 5], [5, "a"], [["a"]], ["a", None]])
 def test_prompts_that_are_none(model: Model, prompt: object) -> None:
     if prompt == "":
         assert model.generate("", **GREEDY).prompt_token_ids == (2,)
         return
     with pytest.raises(InputError):
         model.generate(prompt, **GREEDY)  # type: ignore[arg-type]
+
+
+def test_a_list_of_texts_is_as_many_prompts(model: Model) -> None:
+    texts = ["the capital", "of", "the capital of the"]
+    wanted = [load_again(model).generate(text, **GREEDY) for text in texts]
+    for batch in (texts, tuple(texts)):
+        found = load_again(model).generate(batch, **GREEDY)
+        assert [one.token_ids for one in found] == [one.token_ids for one in wanted]
+        assert [one.prompt_token_ids for one in found] == [one.prompt_token_ids for one in wanted]
+    (alone,) = model.generate(["the capital"], seed=3, max_tokens=4)
+    assert alone.token_ids == model.generate("the capital", seed=3, max_tokens=4).token_ids
+    for taker in (model.stream, model.logits, model.forward, model.tokens, model.prompt):
+        with pytest.raises(InputError, match=r"a list of 3 texts .* one after the other"):
+            taker(texts)
+    with pytest.raises(InputError, match="prompt 1 of a list is of type int: all are texts"):
+        model.generate(["the", 5])  # type: ignore[list-item]
+
+
+def load_again(model: Model) -> Model:
+    """The same weights without a session to go on with."""
+    return Model(model.checkpoint, model.engine)
+
+
+def test_tokens_are_a_prompt(model: Model) -> None:
+    tokens = model.tokens("the capital")
+    wanted = model.generate("the capital", **GREEDY).token_ids
+    assert model.generate(tokens, **GREEDY).token_ids == wanted
+    assert torch.equal(model.logits(tokens), model.logits("the capital"))
+
+
+@pytest.mark.parametrize(
+    ("setting", "cure"),
+    [
+        ("max_new_tokens", "max_new_tokens is called max_tokens here"),
+        ("temp", "temp is called temperature here"),
+        ("do_sample", "no setting do_sample: temperature=0 takes the likeliest"),
+        ("streamer", r"no setting streamer: model.stream\(prompt\)"),
+        ("output_hidden_states", r"model.forward\(prompt, output_hidden_states=True\)"),
+        ("input_ids", "the prompt is the first argument"),
+        ("temprature", "'temprature'; known: temperature"),
+    ],
+)
+def test_settings_of_others_are_told_by_their_names_here(
+    model: Model, setting: str, cure: str
+) -> None:
+    for ask in (model.generate, model.stream, model.session().stream):
+        with pytest.raises(InputError, match=cure):
+            ask([2, 300], **{setting: 1})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("setting", "text"),
+    [
+        ({"device": None}, "device None is not one of auto, cpu"),
+        ({"device": ["cpu"]}, "is not one of auto, cpu"),
+        ({"device": 0.5}, "device 0.5 is not one of auto, cpu"),
+        ({"threads": "2"}, "threads = '2'; expected 1 to"),
+        ({"context": "1k"}, "context = '1k'; expected a whole number of tokens"),
+        ({"context": 100.0}, "context = 100.0; expected a whole number of tokens"),
+        ({"kv_format": "q8"}, "kv_format 'q8' is not one of plain, bf16, int8"),
+        ({"ple": "gpu"}, "ple = 'gpu'; not one of disk, ram, device"),
+        ({"format": "int4"}, "format 'int4' is not one of native, bf16"),
+        ({"format": torch.bfloat16}, "is not one of native, bf16"),
+    ],
+)
+def test_loading_with_what_is_none(
+    tiny_checkpoint: Path, setting: dict[str, object], text: str
+) -> None:
+    with pytest.raises(InputError, match=text):
+        load(tiny_checkpoint, **setting)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("messages", ["hi", ["hi"], [], {"role": "user", "content": "hi"}, [2, 5]])
+def test_chat_takes_messages_alone(model: Model, messages: object) -> None:
+    with pytest.raises(InputError, match=r"chat takes a list of messages: \[\{"):
+        model.chat(messages)  # type: ignore[arg-type]
 
 
 def test_unknown_settings_are_named(model: Model) -> None:
@@ -193,14 +270,42 @@ def test_more_threads_than_cores_are_not_taken(
 
 def test_what_a_model_and_an_answer_say_of_themselves(model: Model) -> None:
     assert re.fullmatch(
-        r"Model\(tiny-q8_0\.gguf: gemma3_text, 7 layers, \d+ MB of weights, format native, "
+        r"Model\(tiny-q8_0\.gguf: gemma3_text, 7 layers, \d+ MB of weights in q8_0, "
         r"context 256\)",
         repr(model),
     )
     completion = model.generate("the", **GREEDY)
     assert str(completion) == completion.text
+    assert repr(completion) == f"Completion({completion.text!r}, 12 tokens, length)"
+    several = model.generate("the", n=2, max_tokens=200, ignore_eos=True, logprobs=3)
+    assert repr(several).endswith(", 200 tokens, length, 2 choices)")
+    assert "..." in repr(several) and len(repr(several)) < 200
+    session = model.session()
+    session.write([2, 300])
+    assert repr(session) == "Session(2 of 256 tokens)"
+    assert repr(model.tokenizer) == (
+        "Tokenizer(512 tokens, bos 2, eos 1, pad 0, stops [1, 106], without a chat template)"
+    )
     ids = model.tokenizer.encode("the capital")
     assert torch.equal(model.logits("the capital"), model.logits(ids))
+
+
+def test_what_parts_of_a_gemma3n_say_of_themselves(awake_directory: Path) -> None:
+    model = load(awake_directory)
+    folder = awake_directory.name
+    assert re.fullmatch(
+        rf"Model\({folder}: gemma3n, 12 layers, \d+ MB of weights in float32, "
+        r"takes image and audio, context 1024\)",
+        repr(model),
+    )
+    part = Submodel((96,) * 5 + (64,) * 6, (7,), "mine")
+    assert repr(part) == (
+        "Submodel(ffn_widths=(96,) * 5 + (64,) * 6, skipped_layers=(7,), name='mine')"
+    )
+    assert eval(repr(part)) == part and eval(repr(Submodel((), ()))) == Submodel((), ())
+    small = model.submodel(part)
+    assert repr(small).startswith(f"Model(mine of {folder}: gemma3n, 11 layers, ")
+    assert repr(small.session()) == "Session(0 of 1024 tokens, mine is active)"
 
 
 def test_loading_counts_for_the_first_turn(model: Model) -> None:

@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+from gemelo.config import Gemma3Config, Gemma3nConfig
+from tests.multimodal import AWAKE, EYED, photograph, recording, write, write_wave
+
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 SCRIPT = ROOT / "dev" / "cli_reference.py"
@@ -36,13 +39,69 @@ def test_the_reference_has_every_command() -> None:
     assert "--help" in text and "eye and ear" not in text
 
 
-def test_the_page_on_the_library_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    """On the embedded model, as it stands."""
-    text = (DOCS / "python.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"```python\n(.*?)```", text, re.S)
-    names: dict[str, Any] = {}
-    exec(compile(block, "docs/python.md", "exec"), names)
+# ---- Python on the pages -------------------------------------------------------------------------
+
+# What the pages call models, and the tiny ones that stand for them, as folders of these names. The
+# embedded model stands for itself.
+E4B = Gemma3nConfig(
+    vocab_size=512,
+    vocab_size_per_layer_input=512,
+    hidden_size=16,
+    head_dim=16,
+    hidden_size_per_layer_input=32,
+)
+MODELS: dict[str, Gemma3Config | Gemma3nConfig] = {
+    "gemma-3-1b-it": EYED,
+    "gemma-3-4b-it": EYED,
+    "gemma-3n-E2B-it": AWAKE,
+    "gemma-3n-E4B-it": E4B,
+}
+PAGES = [
+    page
+    for page in (ROOT / "README.md", *sorted(DOCS.glob("*.md")))
+    if "```python" in page.read_text(encoding="utf-8")
+]
+
+
+def named(source: str) -> list[str]:
+    """The models that a page loads by name."""
+    return re.findall(r"\bload\(\s*[\"']([^\"']+)[\"']", source)
+
+
+def run_blocks(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What a page's blocks define, run one after the other in a folder with what they name."""
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.S)
+    for name in {*named("".join(blocks))}:
+        owner, _, model = name.rpartition("/")
+        assert owner in ("", "google") and model in MODELS, f"{page.name} loads {name}"
+        write(folder / name, MODELS[model])
+    photograph().save(folder / "cat.jpg")
+    photograph(1200, 300).save(folder / "panorama.png")
+    write_wave(folder / "talk.wav", recording(1.0))
+    monkeypatch.chdir(folder)
+    names: dict[str, Any] = {"__name__": page.name}
+    for block in blocks:
+        exec(compile(block, str(page), "exec"), names)
+    return names
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p.name != "python.md"], ids=lambda p: p.name)
+def test_every_block_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run_blocks(page, tmp_path, monkeypatch)
+
+
+def test_the_page_on_the_library_says_what_is_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = run_blocks(DOCS / "python.md", tmp_path, monkeypatch)
     printed = capsys.readouterr().out
+    config, tokens = names["model"].config, len(names["ids"])
     assert printed.startswith("Model(gemma-3-270m") and "the capital of" in printed
     assert names["session"].timings.reused_tokens >= len(names["tokens"])
-    assert names["logits"].shape[1] == names["model"].config.vocab_size
+    assert names["logits"].shape == (tokens, config.vocab_size)
+    assert "<start_of_turn>user\nName a planet.<end_of_turn>" in printed
+    outputs = names["outputs"]
+    assert len(outputs.hidden_states) == config.num_hidden_layers + 1 == len(names["between"]) + 2
+    assert len(outputs.attentions) == config.num_hidden_layers
+    assert names["normalised"].equal(outputs.last_hidden_state)
+    assert names["normalised"].shape == (tokens, config.hidden_size)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
+import os
 import re
 import subprocess
 import sys
@@ -11,19 +11,22 @@ from pathlib import Path
 
 import pytest
 
-from gemelo.config import Gemma3nConfig
 from tests.gemma3n import write_3n
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
-def started(name: str, *words: str) -> subprocess.CompletedProcess[str]:
+def started(name: str, *words: str, said: str = "") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(EXAMPLES / f"{name}.py"), *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    # One thread: on a busy machine two wait for each other at every small product.
+    alone = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        command, input=said, capture_output=True, text=True, check=False, env=alone
+    )
 
 
-def printed(name: str, *words: str) -> str:
-    run = started(name, *words)
+def printed(name: str, *words: str, said: str = "") -> str:
+    run = started(name, *words, said=said)
     assert run.returncode == 0, run.stderr
     return run.stdout
 
@@ -53,17 +56,10 @@ def test_continuations_are_three_and_differ() -> None:
     assert all(re.fullmatch(r"(stop|length) +'.+'", line) for line in lines)
 
 
-def test_submodels_write_what_they_say(tmp_path: Path) -> None:
-    """On a random model as deep and as wide in its feed-forwards as E4B, and small elsewhere."""
-    config = dataclasses.replace(
-        Gemma3nConfig(),
-        vocab_size=512,
-        vocab_size_per_layer_input=512,
-        hidden_size=16,
-        head_dim=16,
-        hidden_size_per_layer_input=32,
-    )
-    lines = printed("submodels", str(write_3n(tmp_path / "tiny", config))).splitlines()
+def test_submodels_write_what_they_say() -> None:
+    """On the random model that the example makes itself, as deep and wide as E4B."""
+    lines = printed("submodels").splitlines()
+    assert lines[0].startswith("Model(random: gemma3n_text, 35 layers, ")
     said = dict(line.split(": ", 1) for line in lines if ": " in line)
     assert said["E2B"] != "''" and said["drafted"] != "''"
     assert said["sizes along one text"].count("'E2B'") == 6  # from the sixth of twelve tokens on
@@ -71,11 +67,31 @@ def test_submodels_write_what_they_say(tmp_path: Path) -> None:
     assert set(said["widths of E2.54B"].strip("{}").split(", ")) == {"8192", "16384"}
 
 
-@pytest.mark.parametrize("name", ["chat", "submodels"])
-def test_what_needs_a_model_says_so(name: str) -> None:
+def test_attention_of_both_families(tmp_path: Path) -> None:
+    for layers, words in ((18, ()), (12, (str(write_3n(tmp_path / "tiny")),))):
+        lines = printed("attention", *words).splitlines()
+        looks = [re.fullmatch(r"  layer +\d+ (sliding|full) +\S+ +(\d\.\d\d)", x) for x in lines]
+        assert [float(found[2]) <= 1 for found in looks if found] == [True] * layers
+        turns = [re.fullmatch(r"  layer +\d+ (-?\d\.\d\d\d)", line) for line in lines]
+        cosines = [float(found[1]) for found in turns if found]
+        assert len(cosines) == layers - 1 and all(-1 <= one <= 1 for one in cosines)
+        likeliest = [float(line.split()[-1]) for line in lines[-3:]]
+        assert likeliest == sorted(likeliest, reverse=True)
+
+
+def test_chat_goes_on_and_ends_with_its_input(eyed_directory: Path) -> None:
+    """With an empty line, and with the end of the input; the second turn reads only what is new."""
+    said = printed("chat", str(eyed_directory), said="the\nof\n\n")
+    turns = re.findall(r"\[read (\d+) tokens, reused (\d+)\]", said)
+    assert len(turns) == 2 and turns[0][1] == "0" and int(turns[1][1]) >= int(turns[0][0])
+    assert "[read" in printed("chat", str(eyed_directory), said="the")
+
+
+@pytest.mark.parametrize("name", ["chat", "random_gemma3n"])
+def test_what_needs_something_says_so_in_one_line(name: str) -> None:
     run = started(name)
-    assert run.returncode == 1 and "PATH_OR_HUB_ID" in run.stderr
-    assert "Traceback" not in run.stderr
+    assert run.returncode == 1
+    assert re.fullmatch(rf"usage: python examples/{name}.py [A-Z_]+.*\n", run.stderr)
 
 
 def test_none_is_forgotten() -> None:
@@ -83,6 +99,8 @@ def test_none_is_forgotten() -> None:
         "generate",
         "score",
         "continuations",
-        "submodels",  # needs a Gemma 3n
+        "attention",
+        "submodels",
+        "random_gemma3n",  # which submodels runs
         "chat",  # needs an instruction-tuned model
     }

@@ -19,6 +19,7 @@ float32.
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -35,8 +36,8 @@ from gemelo.checkpoints.source import DECODER, PER_LAYER_EMBEDDING, Source, Weig
 from gemelo.config import ModelConfig
 from gemelo.config.options import WeightFormat
 from gemelo.errors import FileFormatError, GemeloError, InputError
+from gemelo.inputs.prompt.pretrained_tokenizer import PreTrainedTokenizer
 from gemelo.inputs.prompt.processor_config import FILES, Preprocessor, read_preprocessor
-from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.kernels.linear import QuantEmbedding, QuantLinear, as_blocks, module_bytes
 from gemelo.kernels.native import missing_kernels_notice
 from gemelo.kernels.quants import FORMATS, Packed, pack, unpack
@@ -62,7 +63,7 @@ class Checkpoint:
     path: Path
     config: ModelConfig
     tree: Tree
-    tokenizer: Tokenizer
+    tokenizer: PreTrainedTokenizer
     format: WeightFormat
     notices: tuple[str, ...] = ()
     preprocessor: Preprocessor = Preprocessor()
@@ -75,6 +76,18 @@ class Checkpoint:
     def weights_bytes(self) -> int:
         """Bytes of all the decoder's weights as they are held."""
         return sum(module_bytes(module) for module in self.decoder.modules())
+
+    @property
+    def stored_formats(self) -> tuple[str, ...]:
+        """Formats that the matrices of the decoder's layers are held in, most bytes first."""
+        sizes: Counter[str] = Counter()
+        for module in self.decoder.layers.modules():
+            weight = getattr(module, "weight", None)
+            if isinstance(weight, Packed):
+                sizes[weight.format.name] += module_bytes(module)
+            elif isinstance(weight, Tensor) and weight.dim() > 1:
+                sizes[str(weight.dtype).removeprefix("torch.")] += weight.nbytes
+        return tuple(name for name, _ in sizes.most_common())
 
 
 def load_checkpoint(
@@ -139,19 +152,19 @@ def assemble(
     return tree.eval()
 
 
-def tokenizer_of(source: Source) -> Tokenizer:
+def tokenizer_of(source: Source) -> PreTrainedTokenizer:
     """The tokenizer that came with an open source; what its config says ends a text does."""
     if source.gguf_metadata is not None:
         return _tokenizer_of_gguf(source.path, source.gguf_metadata)
-    tokenizer = Tokenizer.from_file(source.path)
+    tokenizer = PreTrainedTokenizer.from_file(source.path)
     ends = {id for id in source.config.eos_token_id if id < tokenizer.vocab_size}
     stops = tuple(sorted({*tokenizer.stop_ids, *ends}))
     return dataclasses.replace(tokenizer, stop_ids=stops)
 
 
-def _tokenizer_of_gguf(path: Path, facts: Mapping[str, Any]) -> Tokenizer:
+def _tokenizer_of_gguf(path: Path, facts: Mapping[str, Any]) -> PreTrainedTokenizer:
     try:
-        return Tokenizer.from_gguf(facts)
+        return PreTrainedTokenizer.from_gguf(facts)
     except GemeloError as error:
         raise type(error)(f"{path}: {error}") from None
 
@@ -163,10 +176,10 @@ def preprocessor_of(source: Source) -> Preprocessor:
     return read_preprocessor(said, source.config)
 
 
-def read_tokenizer(path: Path) -> Tokenizer:
+def read_tokenizer(path: Path) -> PreTrainedTokenizer:
     """The tokenizer of a model file or directory, without its weights."""
     if path.is_dir():
-        return Tokenizer.from_file(path)
+        return PreTrainedTokenizer.from_file(path)
     return _tokenizer_of_gguf(path, GGUFFile(path).metadata)
 
 

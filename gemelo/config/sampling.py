@@ -18,6 +18,36 @@ from typing import Any, TypedDict
 from gemelo.errors import InputError, shown
 
 _MAX_TOP_LOGPROBS = 20
+# Settings of transformers, mlx-lm and llama.cpp, by their names here or what does it here.
+_SAME = {
+    "max_new_tokens": "max_tokens",
+    "num_predict": "max_tokens",
+    "n_predict": "max_tokens",
+    "temp": "temperature",
+    "repeat_penalty": "repetition_penalty",
+    "num_return_sequences": "n",
+    "stop_strings": "stop",
+    "stop_sequences": "stop",
+    "top_logprobs": "logprobs",
+    "generation_config": "sampling",
+}
+_ELSEWHERE = {
+    "max_length": "max_tokens= counts the answer alone",
+    "do_sample": "temperature=0 takes the likeliest token, above 0 samples",
+    "eos_token_id": "stop= takes texts, and ignore_eos=True goes on past the model's own end",
+    "output_scores": "logprobs=N gives the likeliest, model.logits(prompt) all scores",
+    "output_logits": "logprobs=N gives the likeliest, model.logits(prompt) all scores",
+    "output_hidden_states": "model.forward(prompt, output_hidden_states=True) gives them",
+    "output_attentions": "model.forward(prompt, output_attentions=True) gives them",
+    "streamer": "model.stream(prompt) gives the text piece by piece",
+    "stream": "model.stream(prompt) gives the text piece by piece",
+    "input_ids": "the prompt is the first argument",
+    "inputs": "the prompt is the first argument",
+    "attention_mask": "nothing is padded, and no mask is needed",
+    "pad_token_id": "nothing is padded",
+    "num_beams": "there is no beam search",
+    "logits_processor": "logit_bias= and the penalties change scores",
+}
 _NUMBERS = (  # name, least, most
     ("temperature", 0.0, 100.0),
     ("top_p", 0.0, 1.0),
@@ -80,6 +110,10 @@ class Sampling:
         """
         names = [field.name for field in fields(cls)]
         for name in settings:
+            if name in _SAME:
+                raise InputError(f"{name} is called {_SAME[name]} here")
+            if name in _ELSEWHERE:
+                raise InputError(f"there is no setting {name}: {_ELSEWHERE[name]}")
             if name not in names:
                 raise InputError(
                     f"unknown sampling setting {shown(name)}; known: {', '.join(names)}"

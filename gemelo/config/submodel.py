@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -63,6 +64,13 @@ class Submodel:
     ffn_widths: tuple[int, ...]
     skipped_layers: tuple[int, ...] = ()
     name: str = dataclasses.field(default="", compare=False)
+
+    def __repr__(self) -> str:
+        """As Python reads it, equal widths beside each other put together."""
+        runs = [(width, len([*run])) for width, run in groupby(self.ffn_widths)]
+        widths = " + ".join(f"({width},) * {count}" for width, count in runs) or "()"
+        name = f", name={self.name!r}" if self.name else ""
+        return f"Submodel(ffn_widths={widths}, skipped_layers={self.skipped_layers}{name})"
 
     @classmethod
     def whole(cls, config: ModelConfig, name: str = "") -> Self:

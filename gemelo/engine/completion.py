@@ -6,7 +6,7 @@ completion.text, completion.finish_reason, completion.timings
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gemelo.config.options import FinishReason
 from gemelo.engine.continuation import Piece
@@ -24,8 +24,8 @@ class Choice:
     text: str
     token_ids: tuple[int, ...]
     finish_reason: FinishReason
-    logprobs: tuple[float, ...] = ()
-    top_logprobs: tuple[tuple[tuple[int, float], ...], ...] = ()
+    logprobs: tuple[float, ...] = field(default=(), repr=False)
+    top_logprobs: tuple[tuple[tuple[int, float], ...], ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,13 @@ class Completion:
 
     def __str__(self) -> str:
         return self.text
+
+    def __repr__(self) -> str:
+        """Its text and how it ended; of a long text the beginning."""
+        shown = self.text if len(self.text) <= 60 else f"{self.text[:57]}..."
+        more = f", {len(self.choices)} choices" if len(self.choices) > 1 else ""
+        count = len(self.token_ids)
+        return f"Completion({shown!r}, {count} tokens, {self.finish_reason}{more})"
 
     @property
     def text(self) -> str:

@@ -14,12 +14,13 @@ from torch import Tensor
 from gemelo.config.options import KVFormat
 from gemelo.engine import step
 from gemelo.engine.elastic.submodel_views import SubmodelViews
-from gemelo.engine.kv import KVCache, check_context
+from gemelo.engine.kv import KVCache, check_context, check_kv_format
 from gemelo.engine.native_program import is_native
 from gemelo.engine.session import Session
 from gemelo.engine.step import Decoder
 from gemelo.engine.tokens import Tokens, checked
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
+from gemelo.models.outputs import CausalLMOutput
 from gemelo.weights.mapped import check as check_files
 
 
@@ -48,6 +49,7 @@ class Engine:
         self.chunk = max(chunk, decoder.config.bidirectional_image_tokens)
         # Beside activations of 8 bits, what 16 round off of keys is not to be seen (benchmarks/).
         self.kv_format = kv_format or ("bf16" if is_native(decoder) else "plain")
+        check_kv_format(self.kv_format)
         self.views = SubmodelViews(decoder, name)
 
     def cache(self) -> KVCache:
@@ -62,8 +64,15 @@ class Engine:
         """A new session, empty; its first turn counts load_s seconds of loading."""
         return Session(self.views, self.tokenizer, self.cache(), load_s)
 
-    def score(self, ids: Sequence[int]) -> Tensor:
-        """Logits of the next token after every position, (T, V) float32: 1 MB a token."""
-        tokens = checked(Tokens(ids), self.decoder.config, self.context)
+    def forward(
+        self, tokens: Tokens, output_hidden_states: bool = False, output_attentions: bool = False
+    ) -> CausalLMOutput:
+        """One forward of checked tokens through the modules: see `gemelo.models.outputs`."""
         check_files(self.views.files)
-        return step.score(self.decoder, self.cache(), tokens.ids)
+        return step.outputs(self.decoder, tokens, output_hidden_states, output_attentions)
+
+    def score(self, ids: Sequence[int] | Tokens) -> Tensor:
+        """Logits of the next token after every position, (T, V) float32: 1 MB a token."""
+        tokens = checked(Tokens.of(ids), self.decoder.config, self.context)
+        check_files(self.views.files)
+        return step.score(self.decoder, self.cache(), tokens)

@@ -17,6 +17,7 @@ B rows, T tokens of a step, S slots, K key/value heads, d head width.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any, NamedTuple, Protocol, get_args
 
 import torch
@@ -74,11 +75,20 @@ class SlotPositions(NamedTuple):
 
 def check_context(config: ModelConfig, context: int) -> None:
     """Raise ContextLengthError unless the model was trained for `context` tokens."""
+    if not isinstance(context, Integral):
+        raise InputError(f"context = {context!r:.80}; expected a whole number of tokens")
     if not 0 < context <= config.max_position_embeddings:
         raise ContextLengthError(
             f"a context of {context} tokens is outside 1 to {config.max_position_embeddings}, "
             "which is what the model was trained for"
         )
+
+
+def check_kv_format(kv_format: str) -> None:
+    """Raise InputError for a format that keys and values are not kept in."""
+    if kv_format not in get_args(KVFormat):
+        formats = ", ".join(get_args(KVFormat))
+        raise InputError(f"kv_format {kv_format!r} is not one of {formats}")
 
 
 class KVCache:
@@ -98,9 +108,7 @@ class KVCache:
 
         kv_format "plain" keeps that dtype, "bf16" bfloat16, "int8" 8 bits and a scale a head.
         """
-        if kv_format not in get_args(KVFormat):
-            formats = ", ".join(get_args(KVFormat))
-            raise InputError(f"kv_format {kv_format!r} is not one of {formats}")
+        check_kv_format(kv_format)
         check_context(config, context)
         self.config, self.context, self.rows, self.chunk = config, context, rows, chunk
         self.dtype, self.kv_format = dtype, kv_format

@@ -79,6 +79,10 @@ class Session:
         """What the cache holds."""
         return Tokens(self.ids, self.spans)
 
+    def __repr__(self) -> str:
+        size = "" if self.active is None else f", {self.active.name or 'custom'} is active"
+        return f"Session({len(self.ids)} of {self.cache.context} tokens{size})"
+
     # ---- sizes -----------------------------------------------------------------------------------
 
     def use(self, choice: str | Submodel, rebuild: RebuildMode = "off") -> None:
@@ -188,8 +192,7 @@ class Session:
         **settings: Unpack[SamplingSettings],
     ) -> Completion:
         """Continue tokens to the end. Keyword arguments are `Sampling`'s fields."""
-        chosen = Sampling.of(settings, sampling)
-        prompt = self._prompt(tokens)
+        chosen, prompt = Sampling.of(settings, sampling), self._prompt(tokens)
         pieces = list(self.answer(self.turns.begin(), prompt, chosen))
         return Completion.of(prompt.ids, pieces, self.timings, self.seed, chosen.n)
 
@@ -241,8 +244,7 @@ class Session:
 
     def read(self, tokens: Sequence[int] | Tokens, progress: Progress | None = None) -> Tensor:
         """Bring the cache to hold tokens, reusing a common prefix; scores (V,) of what follows."""
-        prompt = self._prompt(tokens)
-        return self.turns.once(self._read, prompt, progress, Timings())
+        return self.turns.once(self._read, self._prompt(tokens), progress, Timings())
 
     @torch.inference_mode()
     def _read(self, tokens: Tokens, progress: Progress | None, timings: Timings) -> Tensor:
@@ -260,8 +262,7 @@ class Session:
     def write(self, tokens: Sequence[int] | Tokens) -> None:
         """Bring the cache to hold tokens: nothing is scored, and Gemma 3n's layers without keys of
         their own do not run. For a prompt that is still going on; `extend` goes on with it."""
-        prompt = self._prompt(tokens)
-        self.turns.once(self._write, prompt)
+        self.turns.once(self._write, self._prompt(tokens))
 
     def extend(self, tokens: Sequence[int] | Tokens) -> None:
         """Write more tokens after those that are held, at a cost that does not grow with these."""
@@ -290,8 +291,7 @@ class Session:
             self._hold(more.ids[begin:end], self.active)
 
     def _rewind_to(self, tokens: Tokens, limit: int) -> int:
-        """Forget what is held beyond the common prefix with tokens, of at most `limit`; how long
-        that is."""
+        """Forget what is held beyond the common prefix with tokens, at most `limit`; its length."""
         check_files(self.views.files)
         shared = min(self.tokens.common_prefix(tokens), limit)
         self._forget(tokens.uncut(shared))

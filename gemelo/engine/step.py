@@ -3,8 +3,8 @@
 All are one `forward` with `logits_to_keep`. It takes Python integers: a decoder's native
 program takes them as they are, since after a step nothing of torch is in the caches and its first
 operator costs a tenth of a millisecond; for modules they become tensors here. `score` is for
-evaluation: every position's logits. The plain forward without a cache stays the oracle in the
-tests.
+evaluation: every position's logits. `outputs` is the plain forward without a cache, which stays the
+oracle in the tests, with its hidden states and attention probabilities.
 
     scores = prefill(decoder, cache, Tokens(ids), start=0)        # (V,)
     scores = decode(decoder, cache, ids=[506], positions=[6])     # (B, V)
@@ -28,6 +28,8 @@ from gemelo.kernels.linear import QuantEmbedding, QuantLinear
 from gemelo.kernels.quants import Packed, unpacked_chunks
 from gemelo.models.decoder import Decoder as Decoder
 from gemelo.models.layers import Embedding, Linear, RMSNorm, TransposedLinear
+from gemelo.models.outputs import CausalLMOutput
+from gemelo.models.outputs import forward as forward_modules
 from gemelo.weights.mapped import listen, lost, lost_weights
 
 
@@ -73,11 +75,27 @@ def verify(decoder: Decoder, cache: KVCache, ids: Sequence[int], position: int) 
 
 
 @torch.inference_mode()
-def score(decoder: Decoder, cache: KVCache, ids: Sequence[int]) -> Tensor:
+def score(decoder: Decoder, cache: KVCache, ids: Sequence[int] | Tokens) -> Tensor:
     """Next-token scores at every position, (T, V) float32; 1 MB a token at Gemma's vocabulary."""
-    tokens = Tokens(ids)
+    tokens = Tokens.of(ids)
     steps = tokens.chunks(0, cache.chunk)
     return torch.cat([_forward_row(decoder, cache, tokens[a:b], a) for a, b in steps])
+
+
+def outputs(
+    decoder: Decoder, tokens: Tokens, output_hidden_states: bool, output_attentions: bool
+) -> CausalLMOutput:
+    """One forward of tokens through the modules, without a cache, and what is asked for of it."""
+    listen()
+    ids, positions = (_tensor(decoder, [row]) for row in (tokens.ids, range(len(tokens))))
+    inputs = step_inputs(decoder, ids, positions, tokens.spans)
+    found = forward_modules(
+        decoder, ids, positions, inputs, output_hidden_states, output_attentions
+    )
+    finite = is_finite(found.logits)
+    if lost() or not finite:
+        _accuse(decoder, finite)
+    return found
 
 
 def _forward_row(

@@ -16,7 +16,7 @@ width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
@@ -235,6 +235,14 @@ def attend(q: Tensor, kv: KV, mask: Tensor, scale: float) -> Tensor:
     return y.transpose(1, 2).flatten(2)
 
 
+def eager_attend(q: Tensor, kv: KV, mask: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """`attend` written down: the same, and its probabilities (B, H, T, S)."""
+    k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in kv)  # (B, H, S, d)
+    scores = (q @ k.transpose(2, 3) * scale).masked_fill(~mask, float("-inf"))
+    probabilities = scores.softmax(-1, dtype=torch.float32).to(q.dtype)
+    return (probabilities @ v).transpose(1, 2).flatten(2), probabilities
+
+
 class AttentionContext(NamedTuple):
     """The tokens of a step as its layers see them: how to turn them, and what they may look at."""
 
@@ -283,6 +291,7 @@ class Attention(Module):
     def __init__(self, config: ModelConfig, layer: int, v_norm: nn.Module) -> None:
         """A layer that borrows its keys and values has no maps to make them."""
         super().__init__()
+        self.attention_interface: Callable[[Tensor, KV, Tensor, float], Tensor] = attend
         facts, norm_offset = config.layer(layer), config.norm_offset
         self.layer, self.layer_type = layer, facts.type
         self.head_dim = config.head_dim
@@ -309,7 +318,8 @@ class Attention(Module):
         q = rotate(
             self.q_norm(self.heads(self.q_proj(x))), ctx.ropes[self.layer_type]
         )  # (B, H, T, d)
-        return self.o_proj(attend(q, kv, ctx.masks[self.layer_type], self.scale))
+        mask = ctx.masks[self.layer_type]
+        return self.o_proj(self.attention_interface(q, kv, mask, self.scale))
 
     def heads(self, x: Tensor) -> Tensor:
         """(B, T, n * d) -> (B, n, T, d)."""

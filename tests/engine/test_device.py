@@ -18,13 +18,14 @@ from transformers import (
 )
 
 from gemelo import api as model_module
-from gemelo.api import load, prepare
+from gemelo.api import load
 from gemelo.checkpoints.load import Checkpoint, load_checkpoint
 from gemelo.config import Gemma3Config, Gemma3nConfig
 from gemelo.config.options import TablePlacement
+from gemelo.engine import device as device_module
 from gemelo.engine.elastic.submodel_views import SubmodelViews
 from gemelo.engine.engine import Engine
-from gemelo.engine.memory.per_layer_table import HeldTable
+from gemelo.engine.memory.per_layer_table import HeldTable, prepare
 from gemelo.engine.step import Decoder
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.models.gemma3 import Gemma3
@@ -162,7 +163,7 @@ def test_a_gpu_that_nobody_asked_for_is_noted_once(
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(model_module, "load_checkpoint", read_here)
-    monkeypatch.setattr(model_module, "_UNTESTED", list(model_module._UNTESTED) or ["not tested"])
+    monkeypatch.setattr(device_module, "_UNTESTED", list(device_module._UNTESTED) or ["not tested"])
     load(tiny_checkpoint, device="cuda")
     told = [load(tiny_checkpoint).checkpoint.notices for _ in range(2)]
     assert [d.type for d in chosen] == ["cuda"] * 3

@@ -232,3 +232,15 @@ def copied(source: Tensor, device: torch.device, progress: Progress | None = Non
         if progress is not None:
             progress(source[: start + rows].nbytes, source.nbytes)
     return target
+
+
+def prepare(decoder: Decoder, ple: TablePlacement | None, device: torch.device) -> None:
+    """Put the per-layer table where it was asked for, and sparse layers' columns together.
+
+    Not asked, the table stays where it lies: in the file, if that could be mapped, else in memory,
+    out of which rows travel to another device.
+    """
+    mapped = is_mapped(as_packed(decoder.embed_tokens_per_layer).blocks)
+    if ple is not None or mapped or device.type != "cpu":
+        place_table(decoder, ple or ("disk" if mapped else "ram"), device)
+    decoder.transpose_down_proj()

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from gemelo.errors import GemeloError, InputError
 from gemelo.inputs.media.parts import MediaPart, Part, TextPart, parse_content
@@ -93,3 +93,20 @@ def _parts(index: int, content: Any, allow_paths: bool) -> tuple[Part, ...]:
     except GemeloError as error:
         raise type(error)(f"message {index}: {error}") from None
     return parts
+
+
+def are_messages(prompt: Any) -> TypeGuard[Sequence[Mapping[str, Any]]]:
+    """Whether a prompt is a list of messages, and no text, ids or anything else."""
+    return isinstance(prompt, Sequence) and len(prompt) > 0 and isinstance(prompt[0], Mapping)
+
+
+def batch_of(prompt: Any) -> list[str]:
+    """The texts of a list of prompts, none for what is one prompt; InputError for a mixed list."""
+    if not isinstance(prompt, list | tuple) or not any(isinstance(one, str) for one in prompt):
+        return []
+    for index, one in enumerate(prompt):
+        if not isinstance(one, str):
+            raise InputError(
+                f"prompt {index} of a list is of type {type(one).__name__}: all are texts"
+            )
+    return [*prompt]

@@ -1,8 +1,9 @@
 """Token ids from callers: lists, arrays and tensors to checked Python integers.
 
-A list, a tuple, a range, an iterator, an array or a tensor of one dimension; the integers in it
-Python's, NumPy's or torch's. Whatever is no whole number stays outside: truth values, floats, rows
-of rows, and bytes, which Python takes for a sequence of integers.
+A list, a tuple, a range, an iterator, an array or a tensor of one dimension, or a batch of one row
+(1, T), which transformers' tokenizers give; the integers in it Python's, NumPy's or torch's.
+Whatever is no whole number stays outside: truth values, floats, rows of rows, and bytes, which
+Python takes for a sequence of integers.
 
     token_ids(np.array([2, 818, 5279]))      # [2, 818, 5279]
 """
@@ -22,17 +23,26 @@ _NO_IDS = (str, bytes, bytearray, memoryview, Mapping, Set)
 
 def token_ids(values: Any) -> list[int]:
     """Token ids in order, not compared with any vocabulary; InputError for what is none."""
-    dimensions = getattr(values, "ndim", 1)
-    if dimensions != 1:
-        shape = tuple(getattr(values, "shape", ()))
-        raise InputError(f"token ids of shape {shape}; give one dimension: a list of integers")
+    shape = tuple(getattr(values, "shape", (0,)))
+    if len(shape) == 2 and shape[0] == 1:
+        values = values[0]
+    elif len(shape) != 1:
+        raise InputError(
+            f"token ids of shape {shape}; give one dimension or one row, and of several prompts "
+            "one after the other"
+        )
     if isinstance(values, _NO_IDS) or not isinstance(values, Iterable):
         type_name = type(values).__name__
         raise InputError(
             f"token ids are a list of integers, not of type {type_name}: {values!r:.100}"
         )
     items = values.tolist() if hasattr(values, "tolist") else values
-    ids = [token_id(item) for item in islice(items, MOST_IDS + 1)]
+    try:
+        ids = [token_id(item) for item in islice(items, MOST_IDS + 1)]
+    except InputError as error:
+        if not hasattr(values, "dtype"):
+            raise
+        raise InputError(f"an array of {values.dtype} and shape {shape}: {error}") from None
     if len(ids) > MOST_IDS:
         raise InputError(f"more than {MOST_IDS} token ids; no model takes so many")
     return ids

@@ -29,13 +29,18 @@ FORMS: dict[str, Callable[[], Any]] = {
     "small tensor": lambda: torch.tensor(IDS, dtype=torch.int16),
     "scalars of tensors": lambda: [torch.tensor(2), 300, np.array(5)],
     "array of the library": lambda: array.array("q", IDS),
+    "batch of one in an array": lambda: np.array([IDS]),
+    "batch of one in a tensor": lambda: torch.tensor([IDS]),
     "iterator": lambda: iter(IDS),
     "generator": lambda: (token for token in IDS),
 }
 NONE: dict[str, Callable[[], Any]] = {
-    "rows of an array": lambda: np.array([IDS]),
+    "rows of an array": lambda: np.array([IDS, IDS]),
+    "a batch of batches": lambda: np.array([[IDS]]),
+    "no row": lambda: np.zeros((0, 3), np.int64),
+    "a row of floats": lambda: torch.tensor([[2.0, 300.0]]),
     "a number": lambda: np.array(7),
-    "rows of a tensor": lambda: torch.tensor([IDS]),
+    "rows of a tensor": lambda: torch.tensor([IDS, IDS]),
     "rows": lambda: [IDS],
     "floats": lambda: [2.0, 300.0],
     "float array": lambda: np.array([2.0, 300.0]),
@@ -44,7 +49,6 @@ NONE: dict[str, Callable[[], Any]] = {
     "truth in an array": lambda: np.array([True]),
     "NumPy's truth": lambda: [np.True_],
     "a tensor's truth": lambda: [torch.tensor(True)],
-    "texts": lambda: ["2", "300"],
     "nothing": lambda: [None],
     "bytes": lambda: b"abc",
     "more bytes": lambda: bytearray(b"abc"),
@@ -75,6 +79,20 @@ def test_what_is_no_ids(form: Callable[[], Any]) -> None:
     assert "\n" not in str(error.value) and len(str(error.value)) < 300
 
 
+def test_errors_tell_shape_and_dtype() -> None:
+    with pytest.raises(InputError, match=r"token ids of shape \(2, 3\); give one dimension"):
+        token_ids(torch.tensor([IDS, IDS]))
+    with pytest.raises(InputError, match=r"array of torch.float32 and shape \(1, 2\): 2.0 is not"):
+        token_ids(torch.tensor([[2.0, 300.0]]))
+    with pytest.raises(InputError, match=r"array of float64 and shape \(2,\): 2.5 is not a token"):
+        token_ids(np.array([2.5, 300.0]))
+
+
+def test_texts_are_no_ids() -> None:
+    with pytest.raises(InputError, match="'2' is not a token id"):
+        token_ids(["2", "300"])
+
+
 def test_one_id() -> None:
     assert [token_id(one) for one in (5, np.uint8(5), torch.tensor(5), np.array(5))] == [5] * 4
     for other in (5.0, True, np.True_, torch.tensor(True), torch.tensor([5]), "5", None):
@@ -96,6 +114,8 @@ def test_wherever_ids_enter(model: Model, form: Callable[[], Any]) -> None:
     assert len([*model.stream(form(), **settings)]) == 2
     assert len([*model.session().stream(form(), Sampling(**settings))]) == 2
     assert torch.equal(model.logits(form()), model.logits(IDS))
+    assert model.tokens(form()).ids == tuple(IDS) == model.prompt(form()).ids
+    assert torch.equal(model.forward(form()).logits, model.forward(IDS).logits)
     session = model.session()
     session.write(form())
     assert session.ids == IDS and session.read(form()).shape == (model.config.vocab_size,)
@@ -112,6 +132,8 @@ def test_nowhere_else(model: Model, form: Callable[[], Any]) -> None:
         model.generate,
         model.stream,
         model.logits,
+        model.forward,
+        model.tokens,
         session.read,
         lambda ids: session.write(ids),
         lambda ids: next(session.stream(ids, Sampling())),
