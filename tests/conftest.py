@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import tests.torchvision_shim  # noqa: F401  before anything imports transformers' eyes
+from gemelo.checkpoints import written
 from gemelo.checkpoints.convert import convert
 from gemelo.config import Gemma3Config, VisionConfig
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
@@ -124,6 +125,20 @@ def tiny_model(config: Gemma3Config, seed: int = 0) -> Gemma3:
 def config(request: pytest.FixtureRequest) -> Gemma3Config:
     value: Gemma3Config = request.param
     return value
+
+
+@pytest.fixture(scope="session")
+def record_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("record")
+
+
+@pytest.fixture(autouse=True)
+def record(record_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The record of what conversions write, empty, and apart from the user's own."""
+    path = record_folder / written.RECORD
+    path.unlink(missing_ok=True)
+    monkeypatch.setattr(written, "_record", lambda: path)
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -35,6 +35,7 @@ from gemelo.checkpoints.plan import (
 )
 from gemelo.checkpoints.slice import cut, with_rows, without_padding, without_towers
 from gemelo.checkpoints.source import EMBEDDING, Source, architecture
+from gemelo.checkpoints.written import remember
 from gemelo.config import Submodel
 from gemelo.config.options import TargetFormat
 from gemelo.errors import InputError, UnavailableError, UnsupportedError
@@ -87,7 +88,7 @@ def convert(
     """
     if format not in get_args(TargetFormat):
         raise InputError(f"format {format!r} is not one of {', '.join(get_args(TargetFormat))}")
-    source = source if isinstance(source, Path) else resolve(source)
+    source = source if isinstance(source, Path) else resolve(source, progress)
     target = expanded(str(target))
     check_place(target, source, overwrite)
     opened = open_source(source) if text_only else with_own_towers(open_source(source))
@@ -98,13 +99,16 @@ def convert(
         if text_only:
             opened = without_towers(opened)
         if mmproj:
-            return _convert_towers(opened, target, format, overwrite, more)
+            made = _convert_towers(opened, target, format, overwrite, more)
+            remember(target)
+            return made
         to_gguf = is_gguf(target)
         opened = for_gguf(opened, mixed_widths) if to_gguf else for_directory(opened)
         targets = list(gguf_targets(opened, format) if to_gguf else hf_targets(opened, format))
         _make_parents(target)
         write = _write_gguf if to_gguf else _write_directory
         write(opened, target, targets, overwrite, more)
+        remember(target)
         return Converted(target, len(targets), sum(t.nbytes for t in targets), opened.notices)
 
 

@@ -133,7 +133,7 @@ def tokenize(
     """
     from gemelo.checkpoints.load import read_tokenizer
 
-    tokenizer: Tokenizer = read_tokenizer(resolve(model))
+    tokenizer: Tokenizer = read_tokenizer(resolve(model, notify=lambda text: note(f"note: {text}")))
     ids = tokenizer.encode(argument_or_stdin(text), bos=not no_bos, special=not no_special)
     pieces = tokenizer.pieces(ids)
     if json:

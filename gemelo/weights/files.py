@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,6 +23,7 @@ from gemelo.weights.temporary_files import (
     plain_os_errors,
     real_path,
     remove_files_left,
+    sync_folder,
     unfinished_file,
 )
 
@@ -52,16 +53,6 @@ def replaced(path: Path, overwrite: bool = True) -> Iterator[BinaryIO]:
             else:
                 _put_where_nothing_is(unfinished, real)
         sync_folder(real.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Names in the folder reach the disk, where its file system can do that for folders."""
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _mode_of_old(path: Path, real: Path) -> int | None:

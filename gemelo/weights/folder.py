@@ -22,13 +22,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gemelo.errors import GemeloError, InputError, UnavailableError
-from gemelo.weights.files import sync_folder
 from gemelo.weights.temporary_files import (
     MARK,
     leftovers,
     plain_os_errors,
     real_path,
     refusal,
+    sync_folder,
     unfinished_folder,
 )
 

@@ -1,137 +1,27 @@
-"""The hub: a server of this machine's own plays it, with whatever goes wrong."""
+"""Fetching from the hub, which a server of this machine's own plays."""
 
 from __future__ import annotations
 
 import errno
-import http.server
-import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from huggingface_hub import constants
 
-from gemelo.checkpoints import hub, locate
+from gemelo.checkpoints import hub_cache, locate
+from gemelo.checkpoints.gguf_names import parts_of
 from gemelo.checkpoints.hub import pull
+from gemelo.checkpoints.stored import stored
 from gemelo.errors import GemeloError, InputError, UnavailableError
 from gemelo.weights.safetensors import Safetensors, write_safetensors
+from tests.checkpoints.conftest import COMMIT, Hub, files_of, keep
 from tests.cli.conftest import start
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-REFUSALS = {
-    "gated": (401, "GatedRepo"),
-    "gated-403": (403, "GatedRepo"),
-    "absent": (404, "RepoNotFound"),
-    "private": (401, "RepoNotFound"),
-    "no-revision": (404, "RevisionNotFound"),
-    "forbidden": (403, ""),
-    "not-here": (404, ""),
-    "busy": (429, ""),
-    "broken": (500, ""),
-    "legal": (451, ""),
-}
-
-
-class Hub(http.server.BaseHTTPRequestHandler):
-    """/owner/name is a repository of `files`, or of one of the refusals."""
-
-    protocol_version = "HTTP/1.1"
-    files: dict[str, bytes] = {}
-    slow = False
-
-    def log_message(self, *words: Any) -> None:
-        pass
-
-    def do_HEAD(self) -> None:
-        self.answer(body=False)
-
-    def do_GET(self) -> None:
-        self.answer(body=True)
-
-    def answer(self, body: bool) -> None:
-        path = self.path.partition("?")[0]
-        for name, (status, code) in REFUSALS.items():
-            if f"/acme/{name}/" in path:
-                return self.send(b"", status, {"X-Error-Code": code} if code else {}, body)
-        if "/resolve/" in path:
-            file = path.partition("/resolve/")[2].partition("/")[2]
-            if file not in self.files:
-                return self.send(b"", 404, {"X-Error-Code": "EntryNotFound"}, body)
-            etag = f'"{file.replace("/", "-")}"'
-            return self.send(self.files[file], 200, {"ETag": etag, "X-Repo-Commit": COMMIT}, body)
-        tree = [
-            {"type": "file", "path": name, "size": len(raw), "oid": "1" * 40}
-            for name, raw in self.files.items()
-        ]
-        answer = tree if "/tree/" in path else {"id": "acme/x", "sha": COMMIT, "siblings": []}
-        self.send(json.dumps(answer).encode(), 200, {"Content-Type": "application/json"}, body)
-
-    def send(self, raw: bytes, status: int, headers: dict[str, str], body: bool) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(raw)))
-        self.end_headers()
-        for at in range(0, len(raw) if body else 0, 1 << 16):
-            self.wfile.write(raw[at : at + (1 << 16)])
-            time.sleep(0.2 if self.slow and len(raw) > 1 << 20 else 0)
-
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache, and no network."""
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setenv("GEMELO_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "hub"
-
-
-@pytest.fixture
-def server(
-    cache: Path, tiny_directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[type[Hub]]:
-    """The hub answers, and its only repository is a tiny model."""
-    here = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=here.serve_forever, args=(0.01,), daemon=True).start()
-    address = f"http://127.0.0.1:{here.server_port}"
-    monkeypatch.setattr(constants, "ENDPOINT", address)
-    monkeypatch.setattr(
-        constants,
-        "HUGGINGFACE_CO_URL_TEMPLATE",
-        address + "/{repo_id}/resolve/{revision}/{filename}",
-    )
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(Hub, "files", {p.name: p.read_bytes() for p in tiny_directory.iterdir()})
-    yield Hub
-    here.shutdown()
-    here.server_close()
-
-
-def keep(cache: Path, name: str, *files: tuple[str, Path], branch: str = "main") -> Path:
-    """A repository in the cache, as the hub's library lays it out."""
-    folder = cache / name
-    (folder / "refs").mkdir(parents=True)
-    (folder / "refs" / branch).write_text(COMMIT)
-    for file, source in files:
-        place = folder / "snapshots" / COMMIT / file
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, place)
-    return folder / "snapshots" / COMMIT
-
-
-def files_of(directory: Path) -> list[tuple[str, Path]]:
-    return [(path.name, path) for path in directory.iterdir()]
-
 
 # ---- names ---------------------------------------------------------------------------------------
 
@@ -167,7 +57,9 @@ def test_a_file_in_a_folder_by_the_same_name_everywhere(
     snapshot = keep(cache, "models--acme--x", (file, tiny_checkpoint))
     name = f"acme/x:{file}"
     assert pull(name) == locate.resolve(name) == snapshot / file
-    assert [one.name for one in locate.stored() if one.name != "demo"] == [name]
+    (listed,) = (one.name for one in stored() if one.name != "demo")
+    assert listed == ("acme/x:BF16" if file.startswith("BF16") else name)
+    assert locate.resolve(listed) == snapshot / file
 
 
 def test_every_part_of_a_split_file(server: type[Hub], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +67,7 @@ def test_every_part_of_a_split_file(server: type[Hub], monkeypatch: pytest.Monke
     monkeypatch.setattr(server, "files", dict.fromkeys(names, b"GGUF"))
     path = pull(f"acme/x:{names[1]}")
     assert path.name == "m-00002-of-00003.gguf" and len(list(path.parent.iterdir())) == 3
-    assert hub.parts_of("m-00001-of-99999.gguf") == ["m-00001-of-99999.gguf"]
+    assert parts_of("m-00001-of-99999.gguf") == ["m-00001-of-99999.gguf"]
 
 
 # ---- fetching ------------------------------------------------------------------------------------
@@ -192,7 +84,7 @@ def test_pull_and_then_without_a_network(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     for revision in (None, "main", COMMIT):
         assert pull("acme/x", revision) == path
-    assert [one.name for one in locate.stored() if one.name != "demo"] == ["acme/x"]
+    assert [one.name for one in stored() if one.name != "demo"] == ["acme/x"]
     (path / "model.safetensors").unlink()
     with pytest.raises(UnavailableError, match="not whole, and HF_HUB_OFFLINE is set"):
         pull("acme/x")
@@ -232,14 +124,11 @@ def test_a_file_that_is_not_there_names_those_that_are(
     monkeypatch.setattr(server, "files", {"a/x-q4_0.gguf": b"GGUF", "README.md": b""})
     with pytest.raises(InputError, match="no file 'q8'; it has a/x-q4_0.gguf$"):
         pull("acme/x:q8")
-    with pytest.raises(InputError, match=r"no config.json: it has a/x-q4_0.gguf; ask for acme/x:"):
-        pull("acme/x")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     keep(cache, "models--acme--y", ("Q4/y-q4_0.gguf", tiny_checkpoint))
-    with pytest.raises(UnavailableError, match="no file 'Q8' on this machine, but Q4/y-q4_0.gguf"):
+    with pytest.raises(UnavailableError, match="no file 'Q8' on this machine, but Q4/y-q4_0"):
         pull("acme/y:Q8")
-    with pytest.raises(InputError, match="no config.json on this machine, but Q4/y-q4_0.gguf"):
-        pull("acme/y")
+    assert pull("acme/y").name == "y-q4_0.gguf"
 
 
 def refused(code: int) -> OSError:
@@ -265,6 +154,7 @@ NETWORK = {
 @pytest.mark.parametrize("name", DISK)
 def test_a_fault_of_the_disk(name: str, server: type[Hub], monkeypatch: pytest.MonkeyPatch) -> None:
     error, said = DISK[name]
+    monkeypatch.setitem(server.files, "m.gguf", b"GGUF")
 
     def fail(*words: object, **named: object) -> None:
         raise error
@@ -279,6 +169,8 @@ def test_a_fault_of_the_disk(name: str, server: type[Hub], monkeypatch: pytest.M
 def test_a_fault_of_the_network(
     name: str, server: type[Hub], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(server.files, "m.gguf", b"GGUF")
+
     def fail(*words: object, **named: object) -> None:
         raise NETWORK[name]
 
@@ -303,6 +195,8 @@ def test_a_hub_that_is_down_is_asked_once_for_a_file(
 
 
 def test_other_faults_are_lines_too(server: type[Hub], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(server.files, "m.gguf", b"GGUF")
+
     def fail(*words: object, **named: object) -> None:
         raise OSError("Consistency check failed: file should be of size 2\nbut has size 1")
 
@@ -336,9 +230,9 @@ def test_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_offline_is_read_as_the_library_reads_it(value: str, offline: bool, tmp_path: Path) -> None:
     environment = {"HF_HUB_OFFLINE": value, "HF_HUB_CACHE": str(tmp_path)}
     code = (
-        "from huggingface_hub import constants; from gemelo.checkpoints import hub; "
+        "from huggingface_hub import constants; from gemelo.checkpoints import hub_errors; "
         "e = ConnectionError('down'); "
-        "print(constants.HF_HUB_OFFLINE, hub._refusal('a/b', 'c.gguf', None, e))"
+        "print(constants.HF_HUB_OFFLINE, hub_errors.refusal('a/b', 'c.gguf', None, e))"
     )
     said = subprocess.run(
         [sys.executable, "-c", code],
@@ -370,7 +264,7 @@ def test_an_interrupt_ends_a_pull_at_once(
         time.sleep(0.05)
     pulling.send_signal(signal.SIGINT)
     assert pulling.wait(timeout=20) == 130
-    assert [one.name for one in locate.stored() if one.name != "demo"] == []
+    assert [one.name for one in stored() if one.name != "demo"] == []
 
 
 def test_what_is_here_does_not_wait_for_a_hub_that_is_down(
@@ -411,7 +305,7 @@ def test_only_what_runs_is_listed(
     keep(cache, "spaces--acme--space", *whole)
     (cache / "models--acme--empty").mkdir()
     (cache / "models--acme--a-file").write_text("")
-    names = {one.name: one for one in locate.stored() if one.name != "demo"}
+    names = {one.name: one for one in stored() if one.name != "demo"}
     assert list(names) == ["acme/both", "acme/both:q/b.gguf", "acme/whole"]
     for name, one in names.items():
         assert locate.resolve(name) == one.path
@@ -432,7 +326,7 @@ def test_a_cache_that_cannot_be_read(cache: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(os, "listdir", fail)
     with pytest.raises(UnavailableError, match="cannot be read: Permission denied; set HF_HUB"):
-        list(hub.cached())
+        list(hub_cache.cached())
 
 
 def test_a_cache_that_is_a_file(
@@ -440,4 +334,4 @@ def test_a_cache_that_is_a_file(
 ) -> None:
     cache.write_text("mine")
     with pytest.raises(UnavailableError, match="is a file; set HF_HUB_CACHE"):
-        list(locate.stored())
+        list(stored())

@@ -16,6 +16,7 @@ import pytest
 from huggingface_hub import constants
 
 from gemelo.checkpoints import locate
+from gemelo.checkpoints.stored import stored
 from gemelo.errors import GemeloError, InputError, UnavailableError
 from gemelo.weights import temporary_files
 
@@ -38,6 +39,8 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(locate, "DEMO_SHA256", hashlib.sha256(WHOLE).hexdigest())
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("GEMELO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path / "ollama"))
+    monkeypatch.chdir(tmp_path)
     return parts
 
 
@@ -51,7 +54,7 @@ def no_home(cls: type[Path]) -> Path:
 
 
 def listed() -> list[tuple[str, bool]]:
-    return [(one.name, one.path is not None) for one in locate.stored()]
+    return [(one.name, one.path is not None) for one in stored()]
 
 
 def test_joined_once(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,34 +8,44 @@ from pathlib import Path
 import pytest
 
 import gemelo as library
-from gemelo.checkpoints import locate
+from gemelo.checkpoints import stored
 from gemelo.checkpoints.load import load_checkpoint
+from gemelo.checkpoints.stored import Stored
 from gemelo.cli.show import shape_columns
 from gemelo.inspection.summary import summarise
 from tests.cli.conftest import Command
 
-STORED = [locate.Stored("demo", Path("/here/demo.gguf"), 3 << 20)]
+STORED = [
+    Stored("demo", Path("/here/demo.gguf"), 3 << 20, keeper="demo"),
+    Stored("a/b:Q4_K_M", Path("/hub/b.gguf"), 5 << 20, Path("/hub/mmproj-f16.gguf"), "hub"),
+]
 
 
 def test_list(gemelo: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locate, "stored", lambda: iter(STORED))
-    assert json.loads(gemelo("list", "--json").out) == [
-        {"name": "demo", "path": "/here/demo.gguf", "size_bytes": 3 << 20}
-    ]
-    table = gemelo("list").out
-    assert "demo" in table and "3.0 MiB" in table and "/here/demo.gguf" in table
+    monkeypatch.setattr(stored, "stored", lambda: iter(STORED))
+    first, second = json.loads(gemelo("list", "--json").out)
+    assert first == {
+        "name": "demo",
+        "path": "/here/demo.gguf",
+        "size_bytes": 3 << 20,
+        "mmproj": None,
+        "keeper": "demo",
+    }
+    assert second["mmproj"] == "/hub/mmproj-f16.gguf" and second["keeper"] == "hub"
+    _, row, other = gemelo("list").out.splitlines()
+    assert row.split() == ["demo", "3.0", "MiB", "-", "/here/demo.gguf"]
+    assert other.split() == ["a/b:Q4_K_M", "5.0", "MiB", "mmproj-f16.gguf", "/hub/b.gguf"]
 
 
 def test_list_says_what_is_not_there_yet(gemelo: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locate, "stored", lambda: iter([locate.Stored("demo", None, 3 << 20)]))
-    assert json.loads(gemelo("list", "--json").out) == [
-        {"name": "demo", "path": None, "size_bytes": 3 << 20}
-    ]
+    monkeypatch.setattr(stored, "stored", lambda: iter([Stored("demo", None, 3 << 20)]))
+    (one,) = json.loads(gemelo("list", "--json").out)
+    assert one["name"] == "demo" and one["path"] is None
     assert "joined from its package" in gemelo("list").out
 
 
 def test_list_of_nothing(gemelo: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locate, "stored", lambda: iter(()))
+    monkeypatch.setattr(stored, "stored", lambda: iter(()))
     assert gemelo("list", "--json").out == "[]\n"
     ran = gemelo("list")
     assert (ran.code, ran.out) == (0, "") and "gemelo pull" in ran.err
@@ -44,7 +54,7 @@ def test_list_of_nothing(gemelo: Command, monkeypatch: pytest.MonkeyPatch) -> No
 def test_pull_prints_where_the_model_is(gemelo: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def fetch(name: str, revision: str | None) -> Path:
+    def fetch(name: str, revision: str | None, progress: object) -> Path:
         asked.append((name, revision))
         return Path("/hub/it")
 
