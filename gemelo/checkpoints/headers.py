@@ -39,7 +39,9 @@ _NUMBER_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 1
 _STRING, _ARRAY = 8, 9
 _MOST_ENTRIES, _MOST_STRINGS, _MOST_BYTES = 1 << 14, 1 << 20, 32 << 20
 _LAYER = re.compile(r"(?:blk|(?:.*\.)?layers)\.(\d+)\.")
-_BROKEN = (OSError, ValueError, struct.error, GemeloError, KeyError, TypeError, AttributeError)
+# What a file that means something else leads to: numbers too large, values of other kinds.
+_BROKEN: tuple[type[Exception], ...] = (OSError, ValueError, ArithmeticError, LookupError)
+_BROKEN += (TypeError, AttributeError, RecursionError, struct.error, GemeloError)
 
 
 def runs(path: Path) -> bool:

@@ -131,8 +131,9 @@ def suggestions(name: str) -> list[str]:
     spelt = {model.name.lower(): model.name for model in KNOWN}
     spelt |= {model.plain_name.lower(): model.plain_name for model in KNOWN}
     spelt |= {f"{_GATED}/{plain}": f"{_GATED}/{plain}" for plain in _BY_PLAIN if "/" in name}
-    close = get_close_matches(name.lower(), spelt, n=3, cutoff=0.75)
-    return [spelt[one] for one in close]
+    begun = sorted((one for one in spelt if one.startswith(name.lower())), key=len)
+    close = begun[:2] or get_close_matches(name.lower(), spelt, n=2, cutoff=0.75)
+    return [spelt[one] for one in close] if len(name) > 2 else []
 
 
 def _of_short(family: str, tag: str) -> str | None:

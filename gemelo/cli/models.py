@@ -17,7 +17,7 @@ import typer
 import gemelo
 from gemelo.cli import options
 from gemelo.cli.terminal import Bar, interactive, note, print_json, show, size
-from gemelo.errors import InputError
+from gemelo.errors import InputError, one_line
 
 if TYPE_CHECKING:
     from gemelo.checkpoints.known import KnownModel
@@ -112,7 +112,7 @@ def list_known(json: bool) -> None:
     if json:
         print_json([_known_fields(model) for model in KNOWN])
         return
-    rows = [("NAME", "HUB ID", "PARAMETERS", "DOWNLOAD", "LICENCE")]
+    rows = [("NAME", "HUB ID", "PARAMS", "DOWNLOAD", "LICENCE")]
     for model in KNOWN:
         consent = "accept first" if model.is_gated else "no account"
         cells = (model.name, model.repository, model.parameters, size(model.size_bytes), consent)
@@ -168,9 +168,15 @@ def remove(
         raise InputError("rm asks first, and there is no terminal to ask on; give --force")
     for plan in plans:
         question = f"remove {plan.what} ({size(plan.size_bytes)})?"
-        if not force and not typer.confirm(question, default=False, err=True):
+        if not force and not _agreed(question):
             note("left as it is")
             continue
         plan.carry_out()
         if not quiet:
             note(f"removed {plan.what} ({size(plan.size_bytes)})")
+
+
+def _agreed(question: str) -> bool:
+    """A person's word on stdin; the question stands on stderr, and no answer is a no."""
+    print(f"{one_line(question)} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")

@@ -35,6 +35,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     files: dict[str, bytes] = {}
     slow = False
+    refused = ""
 
     def log_message(self, *words: Any) -> None:
         pass
@@ -47,6 +48,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
     def answer(self, body: bool) -> None:
         path = self.path.partition("?")[0]
+        if self.refused and f"/{self.refused}/resolve/" in path:  # who asks what it has is told
+            return self.send(b"", 401, {"X-Error-Code": "GatedRepo"}, body)
         for name, (status, code) in REFUSALS.items():
             if f"/acme/{name}/" in path:
                 return self.send(b"", status, {"X-Error-Code": code} if code else {}, body)
@@ -89,6 +92,7 @@ def server(
 ) -> Iterator[type[Hub]]:
     """The hub answers, and its only repository is a tiny model."""
     here = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    here.silent = threading.Event()  # type: ignore[attr-defined]
     threading.Thread(target=here.serve_forever, args=(0.01,), daemon=True).start()
     address = f"http://127.0.0.1:{here.server_port}"
     monkeypatch.setattr(constants, "ENDPOINT", address)
@@ -101,6 +105,7 @@ def server(
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(Hub, "files", {p.name: p.read_bytes() for p in tiny_directory.iterdir()})
     yield Hub
+    here.silent.set()  # type: ignore[attr-defined]
     here.shutdown()
     here.server_close()
 
@@ -119,3 +124,21 @@ def keep(cache: Path, name: str, *files: tuple[str, Path], branch: str = "main")
 
 def files_of(directory: Path) -> list[tuple[str, Path]]:
     return [(path.name, path) for path in directory.iterdir()]
+
+
+def in_ollama(folder: Path, name: str, model: Path) -> Path:
+    """A model as Ollama keeps it; where its blob is."""
+    digest = f"{len(name):064x}"
+    blob = folder / "blobs" / f"sha256-{digest}"
+    blob.parent.mkdir(parents=True, exist_ok=True)
+    blob.write_bytes(model.read_bytes())
+    base, _, tag = name.partition(":")
+    owner = base if "/" in base else f"library/{base}"
+    manifest = folder / "manifests" / "registry.example" / owner / (tag or "latest")
+    manifest.parent.mkdir(parents=True, exist_ok=True)
+    layers = [
+        {"mediaType": "application/vnd.ollama.image.license", "digest": "sha256:" + "0" * 64},
+        {"mediaType": "application/vnd.ollama.image.model", "digest": f"sha256:{digest}"},
+    ]
+    manifest.write_text(json.dumps({"schemaVersion": 2, "layers": layers}))
+    return blob

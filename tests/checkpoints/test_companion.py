@@ -11,7 +11,7 @@ from gemelo.checkpoints.companion import companions, with_companion
 from gemelo.checkpoints.convert import convert
 from gemelo.checkpoints.load import load_checkpoint
 from gemelo.checkpoints.open import open_source
-from tests.checkpoints.test_mmproj import EYED, write
+from tests.multimodal import EYED, write
 
 MODEL = "my-model-it-Q8_0.gguf"
 

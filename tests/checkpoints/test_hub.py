@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -335,3 +336,145 @@ def test_a_cache_that_is_a_file(
     cache.write_text("mine")
     with pytest.raises(UnavailableError, match="is a file; set HF_HUB_CACHE"):
         list(stored())
+
+
+# ---- repositories of GGUF files ------------------------------------------------------------------
+
+
+def gguf_repository(server: type[Hub], monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    monkeypatch.setattr(server, "files", {name: b"GGUF" + name.encode() for name in names})
+
+
+def fetched(path: Path) -> list[str]:
+    return sorted(os.listdir(path.parent))
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("acme/x", "m-Q4_K_M.gguf"),
+        ("acme/x:latest", "m-Q4_K_M.gguf"),
+        ("acme/x:q8_0", "m.q8_0.gguf"),
+        ("acme/x:m.q8_0.gguf", "m.q8_0.gguf"),
+        ("https://huggingface.co/acme/x/blob/main/m.q8_0.gguf", "m.q8_0.gguf"),
+        ("hf.co/acme/x", "m-Q4_K_M.gguf"),
+    ],
+)
+def test_one_file_and_its_mmproj(
+    name: str, file: str, server: type[Hub], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["config.json", "m-IQ1_S.gguf", "m-Q4_K_M.gguf", "m.q8_0.gguf", "imatrix.dat"]
+    gguf_repository(server, monkeypatch, *names, "mmproj-BF16.gguf", "mmproj-F16.gguf")
+    path = locate.resolve(name)
+    assert path.name == file and fetched(path) == sorted([file, "mmproj-F16.gguf"])
+    monkeypatch.setattr(server, "answer", lambda self, body: pytest.fail("the hub is asked again"))
+    assert pull(name) == path
+
+
+def test_a_short_name_is_fetched_and_then_runs_offline(
+    server: type[Hub], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gguf_repository(server, monkeypatch, "gemma-3-1b-it-Q4_K_M.gguf", "gemma-3-1b-it-Q8_0.gguf")
+    path = pull("gemma3:1b")
+    assert path == cache / "models--ggml-org--gemma-3-1b-it-GGUF/snapshots" / COMMIT / path.name
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert locate.resolve("gemma3:1b-it") == locate.resolve("gemma3:1b-it-q4_K_M") == path
+    with pytest.raises(UnavailableError, match="no file 'Q8_0' on this machine, but gemma-3-1b-it"):
+        pull("gemma3:1b-it-q8_0")
+
+
+def test_without_a_network_what_is_here_is_the_usual_one(
+    server: type[Hub], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gguf_repository(server, monkeypatch, "m-Q4_K_M.gguf", "m-Q8_0.gguf")
+    path = pull("acme/x:Q8_0")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert pull("acme/x") == path
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    assert pull("acme/x").name == "m-Q4_K_M.gguf"
+
+
+def test_all_parts_of_the_type_that_is_meant(
+    server: type[Hub], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = [f"m-f16-{at:05}-of-00002.gguf" for at in (1, 2)]
+    gguf_repository(server, monkeypatch, *parts, "m-Q4_K_M.gguf", "mmproj-model-f16.gguf")
+    path = pull("acme/x:F16")
+    assert path.name == parts[0] and fetched(path) == [*parts, "mmproj-model-f16.gguf"]
+
+
+def test_types_that_are_not_read_only_if_asked_for(
+    server: type[Hub], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gguf_repository(server, monkeypatch, "m-UD-IQ1_S.gguf")
+    with pytest.raises(InputError, match="no file 'of a format that is read'; it has m-UD-IQ1_S"):
+        pull("acme/x")
+    assert pull("acme/x:ud-iq1_s").name == "m-UD-IQ1_S.gguf"
+
+
+def test_what_is_no_model(server: type[Hub], monkeypatch: pytest.MonkeyPatch) -> None:
+    gguf_repository(server, monkeypatch, "config.json", "pytorch_model.bin")
+    with pytest.raises(InputError, match=r"no config.json with safetensors, and no GGUF file"):
+        pull("acme/x")
+
+
+# ---- before and during a download ----------------------------------------------------------------
+
+
+def test_a_gated_repository_names_one_without_an_account(
+    server: type[Hub], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "refused", "google/gemma-3-1b-it")
+    with pytest.raises(UnavailableError) as caught:
+        pull("gemma-3-1b-it")
+    said = str(caught.value)
+    for words in (
+        "accept its licence at https://huggingface.co/google/gemma-3-1b-it",
+        "`hf auth login` or set HF_TOKEN",
+        "gemma3:1b is the same model without an account",
+    ):
+        assert words in said
+    assert "\n" not in said and len(said) < 300
+
+
+def test_a_hub_that_never_answers(server: type[Hub], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gemelo.checkpoints.hub.ASK_TIMEOUT_S", 0.2)
+    asked = []
+
+    def wait(self: Hub, body: bool) -> None:
+        asked.append(self.path)
+        self.server.silent.wait(20)  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(server, "answer", wait)
+    for name in ("acme/x", "acme/x:Q4_K_M", "acme/x:m.gguf"):
+        with pytest.raises(UnavailableError, match="the hub cannot be reached"):
+            pull(name)
+    assert len(asked) == 3
+
+
+def test_room_is_looked_at_first(
+    server: type[Hub], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gguf_repository(server, monkeypatch, "m-Q4_K_M.gguf")
+    size = len(server.files["m-Q4_K_M.gguf"])
+    usage = shutil.disk_usage(cache.parent)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=size - 1))
+    with pytest.raises(
+        UnavailableError, match=r"acme/x takes 0 MB more, .* has 0 MB free; .*HF_HUB_CACHE"
+    ):
+        pull("acme/x")
+    assert not list(cache.rglob("*.gguf"))
+    begun = cache / "models--acme--x" / "blobs" / "a.incomplete"
+    begun.parent.mkdir(parents=True)
+    begun.write_bytes(b"x")  # of what is begun only the rest is needed
+    assert pull("acme/x").is_file()
+
+
+def test_progress_is_of_all_files(server: type[Hub], monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {"m-Q4_K_M.gguf": bytes(30 << 20), "mmproj-f16.gguf": bytes(11 << 20)}
+    monkeypatch.setattr(server, "files", files)
+    told: list[tuple[int, int]] = []
+    pull("acme/x", progress=lambda done, total: told.append((done, total)))
+    assert {total for _, total in told} == {41 << 20} and told[-1] == (41 << 20, 41 << 20)
+    steps = [done for done, _ in told]
+    assert steps == sorted(steps) and len(steps) > 3 and steps[0] < 11 << 20

@@ -19,6 +19,7 @@ GROUPS = (
     ["tokenize"],
     ["pull"],
     ["list"],
+    ["rm"],
     ["convert"],
     ["slice"],
     ["bench"],
