@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -127,18 +128,20 @@ def config(request: pytest.FixtureRequest) -> Gemma3Config:
     return value
 
 
-@pytest.fixture(scope="session")
-def record_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("record")
+@pytest.fixture(autouse=True, scope="session")
+def own_record(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A record of what conversions write, apart from the user's own."""
+    path = tmp_path_factory.mktemp("record") / written.RECORD
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(written, "_record", lambda: path)
+        yield path
 
 
-@pytest.fixture(autouse=True)
-def record(record_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The record of what conversions write, empty, and apart from the user's own."""
-    path = record_folder / written.RECORD
-    path.unlink(missing_ok=True)
-    monkeypatch.setattr(written, "_record", lambda: path)
-    return path
+@pytest.fixture
+def record(own_record: Path) -> Path:
+    """The same, empty."""
+    own_record.unlink(missing_ok=True)
+    return own_record
 
 
 @pytest.fixture(scope="session")

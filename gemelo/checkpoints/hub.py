@@ -28,6 +28,7 @@ from gemelo.checkpoints.hub_cache import (
     cache_path,
     cached_gguf,
     folder_of,
+    gguf_files,
     has_directory,
     snapshot_of,
 )
@@ -74,28 +75,38 @@ def _nearly(name: str) -> str:
 def _pull(wanted: HubName, progress: Progress | None) -> Path:
     from huggingface_hub import errors
 
-    if (here := _without_asking(wanted)) is not None:
+    here = on_this_machine(wanted)
+    if here is not None and _has_mmproj(wanted, here):
         return here
     try:
         commit, files = _ask(wanted)
+        first, names = _to_fetch(wanted, files)
     except (errors.RevisionNotFoundError, errors.GatedRepoError):
         raise
     except Exception:
-        if (here := _as_it_is(wanted)) is not None:
+        if (here := here or _as_it_is(wanted)) is not None:
             return here
         raise
-    first, names = _to_fetch(wanted, files)
     _check_room(wanted, {name: files[name] for name in names}, commit)
     return _download(wanted, first, names, Total(progress, sum(files[n] for n in names)))
 
 
-def _without_asking(wanted: HubName) -> Path | None:
-    """A GGUF of the cache that can only be what is meant: named, or of the usual type."""
+def on_this_machine(wanted: HubName) -> Path | None:
+    """A GGUF of the cache that can only be what is meant: named, or of the usual type. Nobody is
+    asked if its mmproj is missing; `pull` does that."""
     snapshot = snapshot_of(wanted.repository, wanted.revision)
     if snapshot is None or (not wanted.file and has_directory(snapshot)):
         return None
     tag = wanted.file or "Q4_K_M"
     return cached_gguf(wanted.repository, tag, wanted.revision)
+
+
+def _has_mmproj(wanted: HubName, here: Path) -> bool:
+    """Whether the cache has the towers of a GGUF too, or they are what was asked for."""
+    snapshot = snapshot_of(wanted.repository, wanted.revision)
+    if snapshot is None or is_mmproj(here.name):
+        return True
+    return mmproj_of(gguf_files(snapshot), here.relative_to(snapshot).as_posix()) is not None
 
 
 def _as_it_is(wanted: HubName) -> Path | None:

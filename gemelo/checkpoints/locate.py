@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from gemelo.checkpoints import hub_names, known, ollama
+from gemelo.checkpoints.hub import on_this_machine
 from gemelo.checkpoints.hub import pull as pull
 from gemelo.checkpoints.hub_progress import Progress
 from gemelo.errors import GemeloError, InputError, UnavailableError
@@ -66,8 +67,9 @@ def resolve(
         return demo(progress, notify)
     if ("/" not in name or ":" in name) and (blob := ollama.find(name)) is not None:
         return blob
-    if not _is_of_a_file(name, path) and hub_names.parse(name) is not None:
-        return pull(name, progress=progress)
+    wanted = None if _is_of_a_file(name, path) else hub_names.parse(name)
+    if wanted is not None:
+        return on_this_machine(wanted) or pull(name, progress=progress)
     raise InputError(f"{name}: no such file or directory, and not a hub id{_cure(name)}")
 
 

@@ -85,16 +85,16 @@ def _of_ollama() -> Iterator[Stored]:
 
 def _in_folder() -> Iterator[Stored]:
     """GGUF files and model directories of the working folder, by paths that lead there."""
-    here = Path()
-    entries: list[str] = []
+    here, entries = Path(), list[str]()
     with suppress(OSError):
+        here = Path.cwd()
         entries = sorted(os.listdir(here))
-    files = [name for name in entries if is_gguf(name) and Path(name).is_file()]
+    files = [name for name in entries if is_gguf(name) and (here / name).is_file()]
     for file in models(files):
-        if runs(Path(file)):
+        if runs(here / file):
             yield _gguf(file, here, file, mmproj_of(files, file), "folder")
     for name in entries:
-        folder = Path(name)
+        folder = here / name
         if (folder / "config.json").is_file() and runs(folder):
             yield _directory(name, folder, "folder")
 

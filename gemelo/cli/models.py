@@ -101,6 +101,7 @@ def _fields(model: Stored) -> dict[str, object]:
 
 def _row(model: Stored) -> tuple[str, ...]:
     path = "joined from its package at the first use" if model.path is None else str(model.path)
+    path = "-" if path == model.name else path
     towers = "-" if model.mmproj is None else model.mmproj.name
     return model.name, size(model.size_bytes), towers, path
 

@@ -75,8 +75,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache, and no network."""
+def cache(tmp_path: Path, record: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache, nothing converted, and no network."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setenv("GEMELO_CACHE", str(tmp_path / "cache"))

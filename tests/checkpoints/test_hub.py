@@ -383,6 +383,19 @@ def test_a_short_name_is_fetched_and_then_runs_offline(
         pull("gemma3:1b-it-q8_0")
 
 
+def test_an_mmproj_that_is_missing_is_fetched_by_pull_alone(
+    server: type[Hub], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gguf_repository(server, monkeypatch, "m-Q4_K_M.gguf")
+    path = pull("acme/x")
+    gguf_repository(server, monkeypatch, "m-Q4_K_M.gguf", "mmproj-f16.gguf")
+    assert locate.resolve("acme/x") == path and fetched(path) == ["m-Q4_K_M.gguf"]
+    assert pull("acme/x") == path and fetched(path) == ["m-Q4_K_M.gguf", "mmproj-f16.gguf"]
+    gguf_repository(server, monkeypatch, "other.gguf")
+    (path.parent / "mmproj-f16.gguf").unlink()
+    assert pull("acme/x:Q4_K_M") == path  # the hub has it no more, and this machine has
+
+
 def test_without_a_network_what_is_here_is_the_usual_one(
     server: type[Hub], monkeypatch: pytest.MonkeyPatch
 ) -> None:

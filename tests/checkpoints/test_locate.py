@@ -25,7 +25,7 @@ WHOLE = b"".join(PARTS)
 
 
 @pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def package(tmp_path: Path, record: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A small package in place of the embedded model's, in three parts; the folder of its parts."""
     parts = tmp_path / "package"
     parts.mkdir()

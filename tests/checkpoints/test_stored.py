@@ -83,7 +83,7 @@ def test_what_lies_in_the_working_folder(
     monkeypatch.chdir(work)
     found = rows()
     assert list(found) == ["eyed-Q8_0.gguf", "eyed"]
-    assert found["eyed-Q8_0.gguf"].mmproj == Path("mmproj-f16.gguf")
+    assert found["eyed-Q8_0.gguf"].mmproj == work / "mmproj-f16.gguf"
     for name in found:
         assert locate.resolve(name).exists()
     monkeypatch.chdir(tmp_path)
