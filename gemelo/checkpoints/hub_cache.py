@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
@@ -116,17 +117,26 @@ def remove_repository(repository: str) -> None:
             commits = [revision.commit_hash for revision in repo.revisions]
             found.delete_revisions(*commits).execute()
     if (folder := folder_of(repository)).exists():
-        raise UnavailableError(f"{folder} could not be removed whole; look what is left there")
+        raise UnavailableError(
+            f"the hub's library removes no repository that is not whole; `rm -r "
+            f"{shlex.quote(str(folder))}` removes what is left of {repository}"
+        )
 
 
 def remove_files(repository: str, files: list[Path]) -> None:
     """Remove single files of a snapshot, with their blobs where no other snapshot has them."""
     blobs = folder_of(repository).resolve() / "blobs"
-    for file in files:
-        blob = file.resolve()
-        if file.is_symlink() and blob.parent != blobs:
-            raise InputError(f"{file} leads to {blob}, which the hub's cache does not keep")
-        file.unlink()
-        links = (one for one in folder_of(repository).glob("snapshots/**/*") if one.is_symlink())
-        if blob.parent == blobs and not any(link.resolve() == blob for link in links):
+    led = {file.resolve() for file in files if file.is_symlink()}
+    for blob in led:
+        if blob.parent != blobs:
+            raise InputError(f"{blob} is linked to, and the hub's cache does not keep it")
+    try:
+        for file in files:
+            file.unlink()
+        links = [one for one in folder_of(repository).glob("snapshots/**/*") if one.is_symlink()]
+        for blob in led - {link.resolve() for link in links}:
             blob.unlink(missing_ok=True)
+    except OSError as error:
+        raise UnavailableError(
+            f"cannot remove {error.filename}: {error.strerror}; look who may write to its folder"
+        ) from None

@@ -24,21 +24,22 @@ from gemelo.checkpoints.headers import runs
 from gemelo.checkpoints.hub import size_of
 from gemelo.errors import UnavailableError
 
-Keeper = Literal["demo", "hub", "ollama", "folder", "written"]
+Origin = Literal["demo", "hub", "ollama", "folder", "written"]
 
 
 @dataclass(frozen=True)
 class Stored:
     """A model found on this machine; `path` is None for one that its first use puts together.
 
-    mmproj is the file with its towers that lies beside it; keeper says where it was found.
+    mmproj is the file with its towers that lies beside it; origin says who keeps it: gemelo, the
+    hub's library, Ollama, or the user.
     """
 
     name: str
     path: Path | None
     size_bytes: int
     mmproj: Path | None = None
-    keeper: Keeper = "folder"
+    origin: Origin = "folder"
 
 
 def stored() -> Iterator[Stored]:
@@ -47,7 +48,8 @@ def stored() -> Iterator[Stored]:
     for find in (_in_folder, _demo, _on_hub, _of_ollama, _written):
         for one in find():
             place = one.name if one.path is None else os.path.realpath(one.path)
-            if one.name not in names and place not in places:
+            again = one.origin == "written" and place in places
+            if one.name not in names and not again:
                 names.add(one.name)
                 places.add(place)
                 yield one
@@ -57,16 +59,16 @@ def _demo() -> Iterator[Stored]:
     with suppress(UnavailableError):
         path = locate.cache_folder() / locate.DEMO_FILE
         if locate.is_whole(path):
-            yield Stored(locate.DEMO, path, locate.DEMO_BYTES, keeper="demo")
+            yield Stored(locate.DEMO, path, locate.DEMO_BYTES, origin="demo")
         elif locate.is_installed():
-            yield Stored(locate.DEMO, None, locate.DEMO_BYTES, keeper="demo")
+            yield Stored(locate.DEMO, None, locate.DEMO_BYTES, origin="demo")
 
 
 def _on_hub() -> Iterator[Stored]:
     for repository, snapshot in hub_cache.cached():
         if hub_cache.has_directory(snapshot) and runs(snapshot):
             own = [file for file in snapshot.iterdir() if not is_gguf(file.name)]
-            yield Stored(repository, snapshot, sum(map(size_of, own)), keeper="hub")
+            yield Stored(repository, snapshot, sum(map(size_of, own)), origin="hub")
         files = hub_cache.gguf_files(snapshot)
         types = Counter(quantisation(file) for file in models(files))
         for file in models(files):
@@ -80,7 +82,7 @@ def _on_hub() -> Iterator[Stored]:
 def _of_ollama() -> Iterator[Stored]:
     for name, blob in ollama.listed():
         if runs(blob):
-            yield Stored(name, blob, size_of(blob), keeper="ollama")
+            yield Stored(name, blob, size_of(blob), origin="ollama")
 
 
 def _in_folder() -> Iterator[Stored]:
@@ -111,11 +113,11 @@ def _written() -> Iterator[Stored]:
             yield _gguf(str(one.path), one.path.parent, one.path.name, mmproj, "written")
 
 
-def _gguf(name: str, folder: Path, file: str, mmproj: str | None, keeper: Keeper) -> Stored:
+def _gguf(name: str, folder: Path, file: str, mmproj: str | None, origin: Origin) -> Stored:
     size_bytes = sum(size_of(folder / part) for part in parts_of(file))
     beside = None if mmproj is None else folder / mmproj
-    return Stored(name, folder / file, size_bytes, beside, keeper)
+    return Stored(name, folder / file, size_bytes, beside, origin)
 
 
-def _directory(name: str, folder: Path, keeper: Keeper) -> Stored:
-    return Stored(name, folder, sum(map(size_of, folder.iterdir())), keeper=keeper)
+def _directory(name: str, folder: Path, origin: Origin) -> Stored:
+    return Stored(name, folder, sum(map(size_of, folder.iterdir())), origin=origin)

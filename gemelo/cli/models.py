@@ -95,7 +95,7 @@ def _fields(model: Stored) -> dict[str, object]:
         "path": model.path and str(model.path),
         "size_bytes": model.size_bytes,
         "mmproj": model.mmproj and str(model.mmproj),
-        "keeper": model.keeper,
+        "origin": model.origin,
     }
 
 

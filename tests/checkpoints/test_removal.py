@@ -11,7 +11,7 @@ from gemelo.checkpoints import locate
 from gemelo.checkpoints.convert import convert
 from gemelo.checkpoints.removal import removal
 from gemelo.checkpoints.stored import stored
-from gemelo.errors import InputError
+from gemelo.errors import InputError, UnavailableError
 from tests.checkpoints.conftest import COMMIT, in_ollama, keep
 
 
@@ -44,6 +44,14 @@ def test_a_repository(cache: Path) -> None:
     assert everything(cache / "models--acme--y") == before
     with pytest.raises(InputError, match="acme/x is not on this machine"):
         removal("acme/x")
+
+
+def test_a_repository_that_was_begun(cache: Path) -> None:
+    blob = cache / "models--acme--x" / "blobs" / "a.incomplete"
+    blob.parent.mkdir(parents=True)
+    blob.write_bytes(b"GG")
+    with pytest.raises(UnavailableError, match="`rm -r .*models--acme--x` removes what is left"):
+        removal("acme/x").carry_out()
 
 
 def test_by_a_short_name(cache: Path) -> None:
@@ -97,7 +105,7 @@ def test_what_a_conversion_wrote(tiny_directory: Path, cache: Path, tmp_path: Pa
     removal("link.gguf").carry_out()
     removal(str(folder)).carry_out()
     assert not file.exists() and not folder.exists() and not os.path.lexists("link.gguf")
-    assert [one.keeper for one in stored()] in ([], ["demo"])
+    assert [one.origin for one in stored()] in ([], ["demo"])
 
 
 def test_what_has_changed_stays(tiny_directory: Path, cache: Path, tmp_path: Path) -> None:

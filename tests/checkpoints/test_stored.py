@@ -30,7 +30,7 @@ def test_a_row_for_each_file_of_a_repository(cache: Path, tiny_checkpoint: Path)
     found = rows()
     assert list(found) == ["acme/x:a/n-Q8_0.gguf", "acme/x:Q4_K_M", "acme/x:m-Q8_0.gguf"]
     for name, one in found.items():
-        assert locate.resolve(name) == one.path and one.keeper == "hub"
+        assert locate.resolve(name) == one.path and one.origin == "hub"
         assert one.mmproj == snapshot / "mmproj-f16.gguf"
 
 
@@ -49,7 +49,7 @@ def test_models_of_ollama(cache: Path, tiny_checkpoint: Path, tmp_path: Path) ->
         "gemma3:1b": small,
         "me/mine:q8": mine,
     }
-    assert all(one.keeper == "ollama" for one in found.values())
+    assert all(one.origin == "ollama" for one in found.values())
     for name, one in found.items():
         assert locate.resolve(name) == one.path
     assert ollama.find("gemma3") is None and ollama.find("a-llama") is not None
@@ -87,7 +87,7 @@ def test_what_lies_in_the_working_folder(
     for name in found:
         assert locate.resolve(name).exists()
     monkeypatch.chdir(tmp_path)
-    assert [one.keeper for one in rows().values()] == ["written"]  # the directory was not converted
+    assert [one.origin for one in rows().values()] == ["written"]  # the directory was not converted
 
 
 # ---- what was written ----------------------------------------------------------------------------
@@ -140,6 +140,12 @@ def test_a_record_that_cannot_be_written_fails_no_conversion(
 ) -> None:
     monkeypatch.setattr(written, "_record", lambda: Path("/proc/nowhere/record"))
     assert convert(tiny_directory, tmp_path / "x.gguf").path.is_file()
+
+
+def test_a_link_to_a_model_is_a_row_of_its_own(cache: Path, tiny_checkpoint: Path) -> None:
+    keep(cache, "models--acme--x", ("m-Q8_0.gguf", tiny_checkpoint))
+    os.symlink(rows()["acme/x:Q8_0"].path or "", "link.gguf")
+    assert list(rows()) == ["link.gguf", "acme/x:Q8_0"]
 
 
 def test_a_link_is_remembered_as_what_it_leads_to(record: Path, tmp_path: Path) -> None:

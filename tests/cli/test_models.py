@@ -20,7 +20,7 @@ from gemelo.inspection.summary import summarise
 from tests.cli.conftest import Command
 
 STORED = [
-    Stored("demo", Path("/here/demo.gguf"), 3 << 20, keeper="demo"),
+    Stored("demo", Path("/here/demo.gguf"), 3 << 20, origin="demo"),
     Stored("a/b:Q4_K_M", Path("/hub/b.gguf"), 5 << 20, Path("/hub/mmproj-f16.gguf"), "hub"),
 ]
 
@@ -33,9 +33,9 @@ def test_list(gemelo: Command, monkeypatch: pytest.MonkeyPatch) -> None:
         "path": "/here/demo.gguf",
         "size_bytes": 3 << 20,
         "mmproj": None,
-        "keeper": "demo",
+        "origin": "demo",
     }
-    assert second["mmproj"] == "/hub/mmproj-f16.gguf" and second["keeper"] == "hub"
+    assert second["mmproj"] == "/hub/mmproj-f16.gguf" and second["origin"] == "hub"
     _, row, other = gemelo("list").out.splitlines()
     assert row.split() == ["demo", "3.0", "MiB", "-", "/here/demo.gguf"]
     assert other.split() == ["a/b:Q4_K_M", "5.0", "MiB", "mmproj-f16.gguf", "/hub/b.gguf"]
