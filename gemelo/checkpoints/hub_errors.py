@@ -80,9 +80,10 @@ def _refused_by_hub(
     if isinstance(error, errors.RevisionNotFoundError):
         return InputError(f"{repository} has no revision {revision!r}; `main` is the usual one")
     if isinstance(error, errors.RepositoryNotFoundError):
+        close = known.suggestions(repository)
         return InputError(
             f"{repository}: the hub has no such repository, or it is private; {token} if it is "
-            "yours, else look at the spelling"
+            f"yours, else {f'try {close[0]}' if close else 'look at the spelling'}"
         )
     if isinstance(error, errors.EntryNotFoundError) or (status == 404 and file):
         return no_such_file(repository, file, _gguf_there(repository, revision))

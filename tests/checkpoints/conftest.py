@@ -50,6 +50,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         if self.refused and f"/{self.refused}/resolve/" in path:  # who asks what it has is told
             return self.send(b"", 401, {"X-Error-Code": "GatedRepo"}, body)
+        if path.endswith("/google/gemma-3-1b"):
+            return self.send(b"", 401, {"X-Error-Code": "RepoNotFound"}, body)
         for name, (status, code) in REFUSALS.items():
             if f"/acme/{name}/" in path:
                 return self.send(b"", status, {"X-Error-Code": code} if code else {}, body)

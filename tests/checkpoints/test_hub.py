@@ -450,6 +450,11 @@ def test_a_gated_repository_names_one_without_an_account(
     assert "\n" not in said and len(said) < 300
 
 
+def test_an_id_that_is_nearly_right(server: type[Hub]) -> None:
+    with pytest.raises(InputError, match="no such repository.*else try google/gemma-3-1b-"):
+        pull("google/gemma-3-1b")
+
+
 def test_a_hub_that_never_answers(server: type[Hub], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gemelo.checkpoints.hub.ASK_TIMEOUT_S", 0.2)
     asked = []

