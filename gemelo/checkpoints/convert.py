@@ -88,7 +88,8 @@ def convert(
     """
     if format not in get_args(TargetFormat):
         raise InputError(f"format {format!r} is not one of {', '.join(get_args(TargetFormat))}")
-    source = source if isinstance(source, Path) else resolve(source, progress)
+    said: list[str] = []
+    source = source if isinstance(source, Path) else resolve(source, progress, said.append)
     target = expanded(str(target))
     check_place(target, source, overwrite)
     opened = open_source(source) if text_only else with_own_towers(open_source(source))
@@ -101,7 +102,7 @@ def convert(
         if mmproj:
             made = _convert_towers(opened, target, format, overwrite, more)
             remember(target)
-            return made
+            return dataclasses.replace(made, notices=(*said, *made.notices))
         to_gguf = is_gguf(target)
         opened = for_gguf(opened, mixed_widths) if to_gguf else for_directory(opened)
         targets = list(gguf_targets(opened, format) if to_gguf else hf_targets(opened, format))
@@ -109,7 +110,8 @@ def convert(
         write = _write_gguf if to_gguf else _write_directory
         write(opened, target, targets, overwrite, more)
         remember(target)
-        return Converted(target, len(targets), sum(t.nbytes for t in targets), opened.notices)
+        notices = (*said, *opened.notices)
+        return Converted(target, len(targets), sum(t.nbytes for t in targets), notices)
 
 
 def slice(

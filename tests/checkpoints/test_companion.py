@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+import gemelo
 from gemelo.checkpoints.companion import companions, with_companion
 from gemelo.checkpoints.convert import convert
 from gemelo.checkpoints.load import load_checkpoint
 from gemelo.checkpoints.open import open_source
-from tests.multimodal import EYED, write
+from gemelo.errors import UnsupportedError
+from tests.multimodal import EYED, photograph, write
 
 MODEL = "my-model-it-Q8_0.gguf"
 
@@ -76,3 +78,10 @@ def test_in_the_hubs_cache(folder: Path, tmp_path: Path) -> None:
     shutil.copy(tmp_path / "elsewhere.gguf", snapshot / "mmproj-f16.gguf")
     assert companions(model) == [snapshot / "mmproj-f16.gguf"]
     assert load_checkpoint(model).config.is_multimodal
+
+
+def test_without_one_that_fits_a_picture_says_where_it_would_be(folder: Path) -> None:
+    model = gemelo.load(folder / MODEL)
+    message = {"role": "user", "content": [{"type": "image", "image": photograph()}]}
+    with pytest.raises(UnsupportedError, match="reads text only.*its own mmproj file"):
+        model.chat([message])
