@@ -134,9 +134,9 @@ def _ask(wanted: HubName) -> tuple[str, dict[str, int]]:
 
 def _to_fetch(wanted: HubName, files: Mapping[str, int]) -> tuple[str, list[str]]:
     """The file whose place is the model's, and all that are fetched; the first one is small."""
-    directory = CONFIG in files and any(fnmatchcase(file, "*.safetensors") for file in files)
+    own = [file for file in files if "/" not in file and _is_of_directory(file)]
+    directory = CONFIG in own and any(fnmatchcase(file, "*.safetensors") for file in own)
     if directory and not wanted.file:
-        own = [file for file in files if "/" not in file and _is_of_directory(file)]
         return CONFIG, [CONFIG, *(file for file in own if file != CONFIG)]
     if wanted.file in files:
         file: str | None = wanted.file

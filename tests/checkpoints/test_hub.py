@@ -364,6 +364,7 @@ def test_one_file_and_its_mmproj(
     name: str, file: str, server: type[Hub], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = ["config.json", "m-IQ1_S.gguf", "m-Q4_K_M.gguf", "m.q8_0.gguf", "imatrix.dat"]
+    names += ["onnx/model.safetensors"]
     gguf_repository(server, monkeypatch, *names, "mmproj-BF16.gguf", "mmproj-F16.gguf")
     path = locate.resolve(name)
     assert path.name == file and fetched(path) == sorted([file, "mmproj-F16.gguf"])
