@@ -363,13 +363,14 @@ def load(
     - mmproj: the vision tower and audio encoder of a GGUF, if they do not lie beside it.
     - repack: move quantised weights out of the file's pages into an order that the native kernels
       read faster, where memory has room for it; without it they stay mapped.
-    - progress: gets tensors done and tensors in all.
+    - progress: gets how much is done and how much there is: bytes while files are fetched, then
+      tensors.
 
     Raises `GemeloError` for what cannot be loaded, with the cure.
     """
     started = time.perf_counter()
     notices = [] if threads is None else set_threads(threads)
-    path = resolve(None if model is None else str(model))
+    path = resolve(None if model is None else str(model), progress, notices.append)
     towers = None if mmproj is None else expanded(str(mmproj))
     if ple is not None and ple not in get_args(TablePlacement):
         raise InputError(f"ple = {ple!r:.80}; not one of {', '.join(get_args(TablePlacement))}")

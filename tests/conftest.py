@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 import tests.torchvision_shim  # noqa: F401  before anything imports transformers' eyes
+from gemelo.checkpoints import written
 from gemelo.checkpoints.convert import convert
 from gemelo.config import Gemma3Config, VisionConfig
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
@@ -124,6 +126,22 @@ def tiny_model(config: Gemma3Config, seed: int = 0) -> Gemma3:
 def config(request: pytest.FixtureRequest) -> Gemma3Config:
     value: Gemma3Config = request.param
     return value
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_record(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A record of what conversions write, apart from the user's own."""
+    path = tmp_path_factory.mktemp("record") / written.RECORD
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(written, "_record", lambda: path)
+        yield path
+
+
+@pytest.fixture
+def record(own_record: Path) -> Path:
+    """The same, empty."""
+    own_record.unlink(missing_ok=True)
+    return own_record
 
 
 @pytest.fixture(scope="session")

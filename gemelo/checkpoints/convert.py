@@ -38,6 +38,7 @@ from gemelo.checkpoints.plan import (
 )
 from gemelo.checkpoints.slice import cut, with_rows, without_padding, without_towers
 from gemelo.checkpoints.source import EMBEDDING, Source, architecture
+from gemelo.checkpoints.written import remember
 from gemelo.config import Submodel
 from gemelo.config.options import TargetFormat, checked_target
 from gemelo.errors import InputError, UnavailableError, UnsupportedError
@@ -93,7 +94,7 @@ def convert(
     all, `on_notice` the result's notices, before anything is written.
     """
     format = checked_target(format)
-    source = source if isinstance(source, Path) else resolve(source)
+    source = source if isinstance(source, Path) else resolve(source, progress, on_notice)
     target = expanded(str(target))
     check_place(target, source, overwrite)
     opened = open_source(source) if text_only else with_own_towers(open_source(source))
@@ -104,7 +105,9 @@ def convert(
         if text_only:
             opened = without_towers(opened)
         if mmproj:
-            return _convert_towers(opened, target, format, overwrite, more, on_notice)
+            written = _convert_towers(opened, target, format, overwrite, more, on_notice)
+            remember(target)
+            return written
         to_gguf = is_gguf(target)
         opened = for_gguf(opened, mixed_widths) if to_gguf else for_directory(opened)
         targets = list(gguf_targets(opened, format) if to_gguf else hf_targets(opened, format))
@@ -112,6 +115,7 @@ def convert(
         total = _prepare(target, targets, notices, on_notice)
         write = _write_gguf if to_gguf else _write_directory
         write(opened, target, targets, overwrite, more)
+        remember(target)
         return Converted(target, len(targets), total, notices)
 
 

@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from gemelo.checkpoints.mmproj import companion
+from gemelo.checkpoints.companion import companions
 from gemelo.checkpoints.source import Source
 from gemelo.errors import InputError, UnavailableError
 from gemelo.kernels.quants import Packed
@@ -76,8 +76,8 @@ def check_apart(target: Path, source: Source, towers_only: bool) -> None:
     weights = (source.tensor(name) for name in source.shapes)
     maps = behind(w.blocks if isinstance(w, Packed) else w for w in weights)
     files = [*source.files, *(Path(mapped.path) for mapped in maps)]
-    if not towers_only and (beside := companion(source.path)) is not None:
-        files.append(beside)
+    if not towers_only:
+        files += companions(source.path)
     _check_apart(target, source.path, files)
 
 

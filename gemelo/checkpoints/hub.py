@@ -1,337 +1,228 @@
-"""The Hugging Face hub: fetching a repository's model, and what its cache on this machine holds.
+"""The Hugging Face hub: fetching a model's files into the hub library's cache.
 
-The cache is the hub library's own, shared with every other tool, and so are its rules and settings
-(HF_HUB_CACHE, HF_HUB_OFFLINE, HF_TOKEN). What that library raises becomes errors here: a full disk
-is no network fault, a gated repository no missing one.
+The cache is that library's own, shared with every other tool, and so are its rules and settings
+(HF_HUB_CACHE, HF_HUB_OFFLINE, HF_TOKEN). The hub is asked once what a repository has, with a limit
+on the wait and no second try, so that a machine without a network learns it at once. Of a
+repository of GGUF files one is fetched, all parts of it and its mmproj; of any other the
+safetensors, the config and the tokenizer. Room on the disk is looked at first.
 
     path = pull("google/gemma-3-1b-it")
-    path = pull("owner/name:FOLDER/FILE.gguf")
+    path = pull("ggml-org/gemma-3-4b-it-GGUF:Q8_0")     # or :FOLDER/FILE.gguf, or gemma3:4b-it-q8_0
 """
 
 from __future__ import annotations
 
-import errno
-import os
-import re
-import socket
-import ssl
+import shutil
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from fnmatch import fnmatchcase
+from inspect import signature
 from pathlib import Path
+from typing import Any
 
-from gemelo.errors import GemeloError, InputError, UnavailableError, listed
+from gemelo.checkpoints import known
+from gemelo.checkpoints.gguf_names import chosen, is_mmproj, mmproj_of, models, parts_of
+from gemelo.checkpoints.headers import runs
+from gemelo.checkpoints.hub_cache import (
+    cache_path,
+    cached_gguf,
+    folder_of,
+    gguf_files,
+    has_directory,
+    snapshot_of,
+)
+from gemelo.checkpoints.hub_errors import ASK_TIMEOUT_S, no_such_file, refusal
+from gemelo.checkpoints.hub_names import HubName, parse
+from gemelo.checkpoints.hub_progress import Progress, Total
+from gemelo.errors import GemeloError, InputError, UnavailableError
 
 CONFIG = "config.json"
 _FILES = ("*.json", "*.safetensors", "tokenizer.model", "*.jinja")
-_COMMIT = re.compile(r"[0-9a-f]{5,64}")
-_PART = re.compile(r"(.*-)(\d{5})-of-(\d{5})(\.gguf)", re.IGNORECASE)
-_CLIENTS = {"httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3"}
-_MOST_PARTS = 1000
-_DISK = {
-    errno.ENOSPC: "free some room there, or set HF_HUB_CACHE to a folder on another disk",
-    errno.EDQUOT: "free some of your quota, or set HF_HUB_CACHE to a folder on another disk",
-    errno.EACCES: "set HF_HUB_CACHE to a folder that you may write to",
-    errno.EPERM: "set HF_HUB_CACHE to a folder that you may write to",
-    errno.EROFS: "set HF_HUB_CACHE to a folder on a disk that can be written",
-    errno.ENOENT: "set HF_HUB_CACHE to a folder that can be made",
-    errno.ENOTDIR: "set HF_HUB_CACHE to a folder",
-    errno.EEXIST: "set HF_HUB_CACHE to a folder",
-    errno.EISDIR: "set HF_HUB_CACHE to another folder",
-    errno.ENAMETOOLONG: "set HF_HUB_CACHE to a folder with a shorter name",
-    errno.EIO: "the disk is faulty; set HF_HUB_CACHE to a folder on another",
-    errno.EMFILE: "raise the limit of open files (ulimit -n)",
-    errno.EFBIG: "set HF_HUB_CACHE to a folder on a disk that holds files of this size",
-}
 
 
-def is_hub_name(name: str) -> bool:
-    """Whether a name has the form owner/name or owner/name:FILE."""
-    repository = name.partition(":")[0]
-    owner, _, rest = repository.partition("/")
-    return bool(owner and rest) and "/" not in rest and not name.startswith((".", "~", "/"))
+def pull(name: str, revision: str | None = None, progress: Progress | None = None) -> Path:
+    """Fetch a model of the hub, or what is missing of it; resumes what was interrupted.
 
-
-def pull(name: str, revision: str | None = None) -> Path:
-    """Fetch a hub repository, or what is missing of it; resumes what was interrupted.
-
-    `owner/name` fetches safetensors, config and tokenizer; `owner/name:FILE.gguf` that one file, or
-    all parts of one that was split.
+    `owner/name` is a repository: its safetensors, or the usual one of its GGUF files (Q4_K_M);
+    `owner/name:QUANT` and `owner/name:FILE.gguf` are one of these. Names of the table of known
+    models (`gemma3:1b`, `gemma-3-1b-it`) and addresses of the hub's pages are read too.
+    progress gets bytes fetched and in all; without one the hub library draws its own bars.
+    Returns the directory or the file. Raises `GemeloError` with the cure.
     """
-    repository, colon, file = name.partition(":")
-    if not is_hub_name(name) or (colon and not _is_file_name(file)):
+    wanted = parse(name)
+    if wanted is None:
         raise InputError(
-            f"{name}: not a hub id of the form owner/name or owner/name:FILE.gguf, where FILE may "
-            "lie in a folder"
+            f"{name}: not a hub id of the form owner/name or owner/name:FILE.gguf{_nearly(name)}"
         )
-    _check_cache()
+    wanted = wanted._replace(revision=revision or wanted.revision)
+    cache_path()
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Not enough free disk space")  # we say it ourselves
-            if file:
-                return _pull_file(repository, file, revision)
-            return _pull_directory(repository, revision)
+            return _pull(wanted, progress)
     except GemeloError:
         raise
     except Exception as error:  # the hub's library raises its own, its client's and the system's
-        raise _refusal(repository, file, revision, error) from None
+        raise refusal(wanted.repository, wanted.file, wanted.revision, error) from None
 
 
-def _pull_file(repository: str, file: str, revision: str | None) -> Path:
-    from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
-
-    parts = parts_of(file)
-    if any(not try_to_load_from_cache(repository, one, revision=revision) for one in parts):
-        HfApi().model_info(repository, revision=revision)  # asks once; a download asks six times
-    paths = [hf_hub_download(repository, one, revision=revision) for one in parts]
-    return Path(paths[0])
+def _nearly(name: str) -> str:
+    close = known.suggestions(name)
+    return f"; did you mean {' or '.join(close)}?" if close else "; `gemelo list --known` has names"
 
 
-def _pull_directory(repository: str, revision: str | None) -> Path:
-    """The snapshot of a repository, its files fetched one after the other.
+def _pull(wanted: HubName, progress: Progress | None) -> Path:
+    from huggingface_hub import errors
 
-    The library's own way fetches several in threads, which an interrupt has to wait for.
-    """
-    from huggingface_hub import HfApi, errors, hf_hub_download
-
+    here = on_this_machine(wanted)
+    if here is not None and _has_mmproj(wanted, here):
+        return here
     try:
-        info = HfApi().model_info(repository, revision=revision)  # asks once, and waits for nobody
-    except errors.RevisionNotFoundError:
+        commit, files = _ask(wanted)
+        first, names = _to_fetch(wanted, files)
+    except (errors.RevisionNotFoundError, errors.GatedRepoError):
         raise
     except Exception:
-        if (here := _whole_snapshot(repository, revision)) is not None:
+        if (here := here or _as_it_is(wanted)) is not None:
             return here
         raise
-    there = [file.rfilename for file in info.siblings or ()]
-    there = there or HfApi().list_repo_files(repository, revision=info.sha)
-    if CONFIG not in there:
-        files = listed(_ggufs(there))
-        cure = f"it has {files}; ask for {repository}:FILE" if files else "it is no model that runs"
-        raise InputError(f"{repository} has no {CONFIG}: {cure}")
-    snapshot = Path(hf_hub_download(repository, CONFIG, revision=revision)).parent
-    for file in there:
-        if "/" not in file and any(fnmatchcase(file, pattern) for pattern in _FILES):
-            hf_hub_download(repository, file, revision=snapshot.name)
-    return snapshot
+    _check_room(wanted, {name: files[name] for name in names}, commit)
+    return _download(wanted, first, names, Total(progress, sum(files[n] for n in names)))
 
 
-def cached() -> Iterator[tuple[str, Path]]:
-    """Names and snapshots of the model repositories that the cache has at `main`, in order."""
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    cache = Path(HF_HUB_CACHE)
-    try:
-        folders = sorted(os.listdir(cache))
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        what = "is a file" if cache.is_file() else f"cannot be read: {error.strerror}"
-        raise UnavailableError(
-            f"the hub's cache {cache} {what}; set HF_HUB_CACHE to a folder"
-        ) from None
-    for folder in folders:
-        name = folder.removeprefix("models--").replace("--", "/")
-        snapshot = _snapshot(cache / folder, "main")
-        if folder.startswith("models--") and is_hub_name(name) and snapshot is not None:
-            yield name, snapshot
-
-
-def gguf_files(snapshot: Path) -> list[str]:
-    """GGUF files of a snapshot, in its folders too, as hub names have them."""
-    found = (path for path in snapshot.rglob("*") if path.suffix.lower() == ".gguf")
-    return sorted(path.relative_to(snapshot).as_posix() for path in found if path.is_file())
-
-
-def parts_of(file: str) -> list[str]:
-    """The file asked for, and the other parts of one that was split, as llama.cpp names them."""
-    match = _PART.fullmatch(file)
-    if match is None or not 1 < int(match[3]) <= _MOST_PARTS:
-        return [file]
-    names = [
-        f"{match[1]}{number:05}-of-{match[3]}{match[4]}" for number in range(1, int(match[3]) + 1)
-    ]
-    return [file, *(name for name in names if name != file)]
-
-
-def _is_file_name(file: str) -> bool:
-    inner = file.split("/")
-    return "\\" not in file and "\0" not in file and not {"", ".", ".."} & set(inner)
-
-
-def _snapshot(repository: Path, revision: str) -> Path | None:
-    """Where a repository's folder has a branch, tag or commit; None if it has not."""
-    with suppress(OSError, ValueError):
-        reference = repository / "refs" / revision
-        commit = reference.read_text("utf-8").strip() if reference.is_file() else revision
-        path = repository / "snapshots" / commit
-        if _COMMIT.fullmatch(commit) and path.is_dir():
-            return path
-    return None
-
-
-def _check_cache() -> None:
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    if str(HF_HUB_CACHE).startswith("~"):  # as the library leaves it where nobody has a home
-        raise UnavailableError(
-            "there is no home directory for the hub's cache; set HF_HOME to a folder"
-        )
-
-
-def _whole_snapshot(repository: str, revision: str | None) -> Path | None:
-    """A directory of the cache, if it has all that a model needs."""
-    from gemelo.checkpoints.open import open_source
-
-    snapshot = _snapshot(_folder(repository), revision or "main")
-    try:
-        if snapshot is not None and (snapshot / CONFIG).is_file():
-            open_source(snapshot)
-            return snapshot
-    except GemeloError:
-        pass
-    return None
-
-
-def _folder(repository: str) -> Path:
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    return Path(HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
-
-
-def _ggufs(files: Iterable[str]) -> list[str]:
-    return sorted(file for file in files if file.lower().endswith(".gguf"))
-
-
-# ---- why not -------------------------------------------------------------------------------------
-
-
-def _refusal(repository: str, file: str, revision: str | None, error: Exception) -> GemeloError:
-    """What the hub's library raised, as one line with its cure."""
-    from huggingface_hub import errors
-
-    cause = error.__cause__ if isinstance(error, errors.LocalEntryNotFoundError) else None
-    reason = error if cause is None else cause
-    if isinstance(reason, errors.HfHubHTTPError):
-        return _refused_by_hub(repository, file, revision, reason)
-    if isinstance(reason, errors.HFValidationError):
-        return InputError(f"{repository}: not a hub id of the form owner/name: {_line(reason)}")
-    code = _disk_code(reason)
-    if code is not None:
-        from huggingface_hub.constants import HF_HUB_CACHE
-
-        where = getattr(reason, "filename", None) or HF_HUB_CACHE
-        return UnavailableError(
-            f"cannot keep {repository} in the hub's cache: {os.strerror(code)} ({where}); "
-            f"{_DISK[code]}"
-        )
-    if _is_of_network(reason):
-        return _unreachable(repository, file, revision, reason)
-    return UnavailableError(
-        f"{repository} could not be fetched: {_line(reason)}; the same command again goes on where "
-        "this one stopped"
-    )
-
-
-def _refused_by_hub(
-    repository: str, file: str, revision: str | None, error: Exception
-) -> GemeloError:
-    from huggingface_hub import errors
-
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    token = "set HF_TOKEN or run `hf auth login`"
-    if isinstance(error, errors.GatedRepoError):
-        return UnavailableError(
-            f"{repository} is gated: accept its licence on the hub's page, then {token}"
-        )
-    if isinstance(error, errors.RevisionNotFoundError):
-        return InputError(f"{repository} has no revision {revision!r}; `main` is the usual one")
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return InputError(
-            f"{repository}: the hub has no such repository, or it is private; {token} if it is "
-            "yours, else look at the spelling"
-        )
-    if isinstance(error, errors.EntryNotFoundError) or (status == 404 and file):
-        return _no_such_file(repository, file, _gguf_there(repository, revision))
-    if status in (401, 403):
-        return UnavailableError(
-            f"the hub refuses {repository} ({status}): your token may not read it; {token} with "
-            "one that may"
-        )
-    if status == 404:
-        return InputError(f"{repository}: the hub has no such repository; look at the spelling")
-    if status == 429:
-        return UnavailableError(
-            f"the hub has had too many requests from here (429) to give {repository}; wait some "
-            f"minutes, or {token}"
-        )
-    return UnavailableError(
-        f"the hub could not give {repository} ({status or _line(error)}); try again later"
-    )
-
-
-def _no_such_file(repository: str, file: str, there: Sequence[str]) -> GemeloError:
-    files = listed(there) or "no GGUF file"
-    return InputError(f"{repository} has no file {file!r}; it has {files}")
-
-
-def _unreachable(
-    repository: str, file: str, revision: str | None, reason: BaseException
-) -> GemeloError:
-    """Neither here nor, without a network, there."""
-    from huggingface_hub import constants, errors
-
-    offline = isinstance(reason, errors.OfflineModeIsEnabled) or constants.HF_HUB_OFFLINE
-    why = "HF_HUB_OFFLINE is set" if offline else f"the hub cannot be reached: {_line(reason)}"
-    here = _here(repository, revision)
-    if not file and here:
-        return InputError(
-            f"{repository} has no {CONFIG} on this machine, but {listed(here)}; ask for "
-            f"{repository}:FILE"
-        )
-    if here:
-        return UnavailableError(
-            f"{repository} has no file {file!r} on this machine, but {listed(here)}, and {why}"
-        )
-    return UnavailableError(
-        f"{repository} is not on this machine, or not whole, and {why}; `gemelo list` shows what "
-        "is here"
-    )
-
-
-def _is_of_network(error: BaseException) -> bool:
-    """Whether the hub, or anything, was not reached; its library has changed clients often."""
-    from huggingface_hub import errors
-
-    kinds = (ConnectionError, TimeoutError, socket.gaierror, ssl.SSLError)
-    client = type(error).__module__.partition(".")[0]
-    return isinstance(error, (*kinds, errors.LocalEntryNotFoundError)) or client in _CLIENTS
-
-
-def _disk_code(error: BaseException) -> int | None:
-    """The errno of a fault of the disk, also where a library has made it a text."""
-    if isinstance(error, ConnectionError | TimeoutError | socket.gaierror | ssl.SSLError):
+def on_this_machine(wanted: HubName) -> Path | None:
+    """A GGUF of the cache that can only be what is meant: named, or of the usual type. Nobody is
+    asked if its mmproj is missing; `pull` does that."""
+    snapshot = snapshot_of(wanted.repository, wanted.revision)
+    if snapshot is None or (not wanted.file and has_directory(snapshot)):
         return None
-    code = error.errno if isinstance(error, OSError) else None
-    if code is None and (match := re.search(r"os error (\d+)", str(error))):
-        code = int(match[1])
-    return code if code in _DISK else None
+    tag = wanted.file or "Q4_K_M"
+    return cached_gguf(wanted.repository, tag, wanted.revision)
 
 
-def _here(repository: str, revision: str | None) -> list[str]:
-    """GGUF files of a repository that are on this machine."""
-    snapshot = _snapshot(_folder(repository), revision or "main")
-    return [] if snapshot is None else gguf_files(snapshot)
+def _has_mmproj(wanted: HubName, here: Path) -> bool:
+    """Whether the cache has the towers of a GGUF too, or they are what was asked for."""
+    snapshot = snapshot_of(wanted.repository, wanted.revision)
+    if snapshot is None or is_mmproj(here.name):
+        return True
+    return mmproj_of(gguf_files(snapshot), here.relative_to(snapshot).as_posix()) is not None
 
 
-def _gguf_there(repository: str, revision: str | None) -> list[str]:
-    """GGUF files of a repository: on the hub, or on this machine where it does not answer."""
+def _as_it_is(wanted: HubName) -> Path | None:
+    """What the cache has where the hub does not answer: a directory that is whole, or a GGUF."""
+    snapshot = snapshot_of(wanted.repository, wanted.revision)
+    if snapshot is None or wanted.file:
+        return None
+    if (snapshot / CONFIG).is_file() and runs(snapshot):
+        return snapshot
+    if has_directory(snapshot):
+        return None
+    return cached_gguf(wanted.repository, "", wanted.revision)
+
+
+def _ask(wanted: HubName) -> tuple[str, dict[str, int]]:
+    """The commit that a revision is at the hub, and sizes of its files in bytes."""
     from huggingface_hub import HfApi
 
-    with suppress(Exception):  # it only makes an error message better
-        return _ggufs(HfApi().list_repo_files(repository, revision=revision))
-    return _here(repository, revision)
+    info = HfApi().model_info(
+        wanted.repository, revision=wanted.revision, timeout=ASK_TIMEOUT_S, files_metadata=True
+    )
+    files = {file.rfilename: file.size or 0 for file in info.siblings or ()}
+    return str(info.sha), files
 
 
-def _line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+def _to_fetch(wanted: HubName, files: Mapping[str, int]) -> tuple[str, list[str]]:
+    """The file whose place is the model's, and all that are fetched; the first one is small."""
+    own = [file for file in files if "/" not in file and _is_of_directory(file)]
+    directory = CONFIG in own and any(fnmatchcase(file, "*.safetensors") for file in own)
+    if directory and not wanted.file:
+        return CONFIG, [CONFIG, *(file for file in own if file != CONFIG)]
+    if wanted.file in files:
+        file: str | None = wanted.file
+    else:
+        file = chosen(files, wanted.file)
+    if file is None:
+        raise _nothing(wanted, files)
+    mmproj = None if is_mmproj(file) or file not in _models(files) else mmproj_of(files, file)
+    return file, [*([mmproj] if mmproj else ()), *parts_of(file)]
+
+
+def _models(files: Iterable[str]) -> set[str]:
+    return {part for model in models(files) for part in parts_of(model)}
+
+
+def _is_of_directory(file: str) -> bool:
+    return any(fnmatchcase(file, pattern) for pattern in _FILES)
+
+
+def _nothing(wanted: HubName, files: Mapping[str, int]) -> GemeloError:
+    there = models(files)
+    if wanted.file or there:
+        return no_such_file(wanted.repository, wanted.file or "of a format that is read", there)
+    return InputError(
+        f"{wanted.repository} has no {CONFIG} with safetensors, and no GGUF file: it is no model "
+        "that runs"
+    )
+
+
+# ---- fetching ------------------------------------------------------------------------------------
+
+
+def _download(wanted: HubName, first: str, names: list[str], total: Total) -> Path:
+    """Fetch files one after the other; the library's own way uses threads, which an interrupt has
+    to wait for. Where the one that counts lies; all the others are of the same commit."""
+    from huggingface_hub import hf_hub_download
+
+    more: dict[str, Any] = {}
+    if total.progress is not None and "tqdm_class" in signature(hf_hub_download).parameters:
+        more["tqdm_class"] = total.bar()
+    revision, paths = wanted.revision, dict[str, Path]()
+    for name in names:
+        paths[name] = Path(hf_hub_download(wanted.repository, name, revision=revision, **more))
+        revision = _commit_of(paths[name], name)
+    total.finish()
+    return paths[first] if first != CONFIG else paths[first].parent
+
+
+def _commit_of(path: Path, name: str) -> str:
+    """The commit in whose snapshot a file lies."""
+    return path.parents[len(Path(name).parts) - 1].name
+
+
+# ---- room ----------------------------------------------------------------------------------------
+
+
+def _check_room(wanted: HubName, files: Mapping[str, int], commit: str) -> None:
+    """Raise `UnavailableError` where the cache's disk has less room than the files take."""
+    there = folder_of(wanted.repository)
+    snapshot = there / "snapshots" / commit
+    missing = sum(size for name, size in files.items() if not (snapshot / name).is_file())
+    begun = sum(size_of(path) for path in (there / "blobs").glob("*.incomplete"))
+    needed, free = missing - begun, _free_bytes(there)
+    if free is not None and needed > free:
+        raise UnavailableError(
+            f"{wanted} takes {_gigabytes(needed)} more, and the disk of {cache_path()} has "
+            f"{_gigabytes(free)} free; free some room there, or set HF_HUB_CACHE to a folder on "
+            "another disk"
+        )
+
+
+def _free_bytes(folder: Path) -> int | None:
+    """Bytes free where a folder is or would be made; None where that means nothing, as in /proc."""
+    for place in (folder, *folder.parents):
+        with suppress(OSError):
+            usage = shutil.disk_usage(place)
+            return usage.free if usage.total else None
+    return None
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, through links; 0 where there is none."""
+    with suppress(OSError):
+        return path.stat().st_size if path.is_file() else 0
+    return 0
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

@@ -29,7 +29,8 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from gemelo.checkpoints.mmproj import with_companion, with_mmproj
+from gemelo.checkpoints.companion import with_companion
+from gemelo.checkpoints.mmproj import with_mmproj
 from gemelo.checkpoints.open import open_source
 from gemelo.checkpoints.slice import without_padding
 from gemelo.checkpoints.source import DECODER, PER_LAYER_EMBEDDING, Source, Weight, listing

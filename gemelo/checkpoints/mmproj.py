@@ -72,25 +72,6 @@ MARKERS = {
 _FC1, _FC2 = ".mlp.fc1.", ".mlp.fc2."
 
 
-def companion(path: Path) -> Path | None:
-    """The one mmproj file that lies beside a GGUF, if there is exactly one."""
-    beside = [file for file in path.parent.glob("*mmproj*.gguf") if file.name != path.name]
-    return beside[0] if len(beside) == 1 and path.is_file() else None
-
-
-def with_companion(source: Source) -> Source:
-    """The source with the towers that are in its file or lie beside it; itself where none do, or
-    none fit."""
-    path = companion(source.path) if source.tower_file is None else source.path
-    if path is None or source.gguf_metadata is None:
-        return source
-    try:
-        return with_own_towers(source) if source.tower_file else with_mmproj(source, path)
-    except GemeloError as error:
-        what = "its towers are" if source.tower_file else "it lies beside the model and is"
-        return dataclasses.replace(source, notices=(*source.notices, f"{error}; {what} left out"))
-
-
 def with_own_towers(source: Source) -> Source:
     """The source with the towers that its GGUF file holds itself, as Ollama keeps them; itself
     where there are none. Raises as `with_mmproj`."""

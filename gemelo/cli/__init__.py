@@ -51,6 +51,7 @@ for _group, _name, _command in (
     (app, "tokenize", generate.tokenize),
     (app, "pull", models.pull),
     (app, "list", models.list_models),
+    (app, "rm", models.remove),
     (app, "convert", convert.convert),
     (app, "slice", convert.slice_model),
     (app, "bench", model_first(bench.bench)),

@@ -161,7 +161,8 @@ def tokenize(
     """
     if text is None and not piped():
         raise InputError('there is no TEXT: gemelo tokenize "The capital of France is"')
-    said, path = argument_or_stdin(text or "-"), resolve(model)
+    said = argument_or_stdin(text or "-")
+    path = resolve(model, notify=lambda text: note(f"note: {text}"))
     from gemelo.checkpoints.load import read_tokenizer
 
     tokenizer: Tokenizer = read_tokenizer(path)

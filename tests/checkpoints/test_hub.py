@@ -1,137 +1,28 @@
-"""The hub: a server of this machine's own plays it, with whatever goes wrong."""
+"""Fetching from the hub, which a server of this machine's own plays."""
 
 from __future__ import annotations
 
 import errno
-import http.server
-import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from huggingface_hub import constants
 
-from gemelo.checkpoints import hub, locate
+from gemelo.checkpoints import hub_cache, locate
+from gemelo.checkpoints.gguf_names import parts_of
 from gemelo.checkpoints.hub import pull
+from gemelo.checkpoints.stored import stored
 from gemelo.errors import GemeloError, InputError, UnavailableError
 from gemelo.weights.safetensors import Safetensors, write_safetensors
+from tests.checkpoints.conftest import COMMIT, Hub, files_of, keep
 from tests.cli.conftest import start
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-REFUSALS = {
-    "gated": (401, "GatedRepo"),
-    "gated-403": (403, "GatedRepo"),
-    "absent": (404, "RepoNotFound"),
-    "private": (401, "RepoNotFound"),
-    "no-revision": (404, "RevisionNotFound"),
-    "forbidden": (403, ""),
-    "not-here": (404, ""),
-    "busy": (429, ""),
-    "broken": (500, ""),
-    "legal": (451, ""),
-}
-
-
-class Hub(http.server.BaseHTTPRequestHandler):
-    """/owner/name is a repository of `files`, or of one of the refusals."""
-
-    protocol_version = "HTTP/1.1"
-    files: dict[str, bytes] = {}
-    slow = False
-
-    def log_message(self, *words: Any) -> None:
-        pass
-
-    def do_HEAD(self) -> None:
-        self.answer(body=False)
-
-    def do_GET(self) -> None:
-        self.answer(body=True)
-
-    def answer(self, body: bool) -> None:
-        path = self.path.partition("?")[0]
-        for name, (status, code) in REFUSALS.items():
-            if f"/acme/{name}/" in path:
-                return self.send(b"", status, {"X-Error-Code": code} if code else {}, body)
-        if "/resolve/" in path:
-            file = path.partition("/resolve/")[2].partition("/")[2]
-            if file not in self.files:
-                return self.send(b"", 404, {"X-Error-Code": "EntryNotFound"}, body)
-            etag = f'"{file.replace("/", "-")}"'
-            return self.send(self.files[file], 200, {"ETag": etag, "X-Repo-Commit": COMMIT}, body)
-        tree = [
-            {"type": "file", "path": name, "size": len(raw), "oid": "1" * 40}
-            for name, raw in self.files.items()
-        ]
-        answer = tree if "/tree/" in path else {"id": "acme/x", "sha": COMMIT, "siblings": []}
-        self.send(json.dumps(answer).encode(), 200, {"Content-Type": "application/json"}, body)
-
-    def send(self, raw: bytes, status: int, headers: dict[str, str], body: bool) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(raw)))
-        self.end_headers()
-        for at in range(0, len(raw) if body else 0, 1 << 16):
-            self.wfile.write(raw[at : at + (1 << 16)])
-            time.sleep(0.2 if self.slow and len(raw) > 1 << 20 else 0)
-
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache, and no network."""
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setenv("GEMELO_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "hub"
-
-
-@pytest.fixture
-def server(
-    cache: Path, tiny_directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[type[Hub]]:
-    """The hub answers, and its only repository is a tiny model."""
-    here = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=here.serve_forever, args=(0.01,), daemon=True).start()
-    address = f"http://127.0.0.1:{here.server_port}"
-    monkeypatch.setattr(constants, "ENDPOINT", address)
-    monkeypatch.setattr(
-        constants,
-        "HUGGINGFACE_CO_URL_TEMPLATE",
-        address + "/{repo_id}/resolve/{revision}/{filename}",
-    )
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(Hub, "files", {p.name: p.read_bytes() for p in tiny_directory.iterdir()})
-    yield Hub
-    here.shutdown()
-    here.server_close()
-
-
-def keep(cache: Path, name: str, *files: tuple[str, Path], branch: str = "main") -> Path:
-    """A repository in the cache, as the hub's library lays it out."""
-    folder = cache / name
-    (folder / "refs").mkdir(parents=True)
-    (folder / "refs" / branch).write_text(COMMIT)
-    for file, source in files:
-        place = folder / "snapshots" / COMMIT / file
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, place)
-    return folder / "snapshots" / COMMIT
-
-
-def files_of(directory: Path) -> list[tuple[str, Path]]:
-    return [(path.name, path) for path in directory.iterdir()]
-
 
 # ---- names ---------------------------------------------------------------------------------------
 
@@ -167,7 +58,9 @@ def test_a_file_in_a_folder_by_the_same_name_everywhere(
     snapshot = keep(cache, "models--acme--x", (file, tiny_checkpoint))
     name = f"acme/x:{file}"
     assert pull(name) == locate.resolve(name) == snapshot / file
-    assert [one.name for one in locate.stored() if one.name != "demo"] == [name]
+    (listed,) = (one.name for one in stored() if one.name != "demo")
+    assert listed == ("acme/x:BF16" if file.startswith("BF16") else name)
+    assert locate.resolve(listed) == snapshot / file
 
 
 def test_every_part_of_a_split_file(server: type[Hub], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +68,7 @@ def test_every_part_of_a_split_file(server: type[Hub], monkeypatch: pytest.Monke
     monkeypatch.setattr(server, "files", dict.fromkeys(names, b"GGUF"))
     path = pull(f"acme/x:{names[1]}")
     assert path.name == "m-00002-of-00003.gguf" and len(list(path.parent.iterdir())) == 3
-    assert hub.parts_of("m-00001-of-99999.gguf") == ["m-00001-of-99999.gguf"]
+    assert parts_of("m-00001-of-99999.gguf") == ["m-00001-of-99999.gguf"]
 
 
 # ---- fetching ------------------------------------------------------------------------------------
@@ -192,7 +85,7 @@ def test_pull_and_then_without_a_network(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     for revision in (None, "main", COMMIT):
         assert pull("acme/x", revision) == path
-    assert [one.name for one in locate.stored() if one.name != "demo"] == ["acme/x"]
+    assert [one.name for one in stored() if one.name != "demo"] == ["acme/x"]
     (path / "model.safetensors").unlink()
     with pytest.raises(UnavailableError, match="not whole, and HF_HUB_OFFLINE is set"):
         pull("acme/x")
@@ -232,14 +125,11 @@ def test_a_file_that_is_not_there_names_those_that_are(
     monkeypatch.setattr(server, "files", {"a/x-q4_0.gguf": b"GGUF", "README.md": b""})
     with pytest.raises(InputError, match="no file 'q8'; it has a/x-q4_0.gguf$"):
         pull("acme/x:q8")
-    with pytest.raises(InputError, match=r"no config.json: it has a/x-q4_0.gguf; ask for acme/x:"):
-        pull("acme/x")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     keep(cache, "models--acme--y", ("Q4/y-q4_0.gguf", tiny_checkpoint))
-    with pytest.raises(UnavailableError, match="no file 'Q8' on this machine, but Q4/y-q4_0.gguf"):
+    with pytest.raises(UnavailableError, match="no file 'Q8' on this machine, but Q4/y-q4_0"):
         pull("acme/y:Q8")
-    with pytest.raises(InputError, match="no config.json on this machine, but Q4/y-q4_0.gguf"):
-        pull("acme/y")
+    assert pull("acme/y").name == "y-q4_0.gguf"
 
 
 def refused(code: int) -> OSError:
@@ -265,6 +155,7 @@ NETWORK = {
 @pytest.mark.parametrize("name", DISK)
 def test_a_fault_of_the_disk(name: str, server: type[Hub], monkeypatch: pytest.MonkeyPatch) -> None:
     error, said = DISK[name]
+    monkeypatch.setitem(server.files, "m.gguf", b"GGUF")
 
     def fail(*words: object, **named: object) -> None:
         raise error
@@ -279,6 +170,8 @@ def test_a_fault_of_the_disk(name: str, server: type[Hub], monkeypatch: pytest.M
 def test_a_fault_of_the_network(
     name: str, server: type[Hub], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(server.files, "m.gguf", b"GGUF")
+
     def fail(*words: object, **named: object) -> None:
         raise NETWORK[name]
 
@@ -303,6 +196,8 @@ def test_a_hub_that_is_down_is_asked_once_for_a_file(
 
 
 def test_other_faults_are_lines_too(server: type[Hub], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(server.files, "m.gguf", b"GGUF")
+
     def fail(*words: object, **named: object) -> None:
         raise OSError("Consistency check failed: file should be of size 2\nbut has size 1")
 
@@ -336,9 +231,9 @@ def test_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_offline_is_read_as_the_library_reads_it(value: str, offline: bool, tmp_path: Path) -> None:
     environment = {"HF_HUB_OFFLINE": value, "HF_HUB_CACHE": str(tmp_path)}
     code = (
-        "from huggingface_hub import constants; from gemelo.checkpoints import hub; "
+        "from huggingface_hub import constants; from gemelo.checkpoints import hub_errors; "
         "e = ConnectionError('down'); "
-        "print(constants.HF_HUB_OFFLINE, hub._refusal('a/b', 'c.gguf', None, e))"
+        "print(constants.HF_HUB_OFFLINE, hub_errors.refusal('a/b', 'c.gguf', None, e))"
     )
     said = subprocess.run(
         [sys.executable, "-c", code],
@@ -370,7 +265,7 @@ def test_an_interrupt_ends_a_pull_at_once(
         time.sleep(0.05)
     pulling.send_signal(signal.SIGINT)
     assert pulling.wait(timeout=20) == 130
-    assert [one.name for one in locate.stored() if one.name != "demo"] == []
+    assert [one.name for one in stored() if one.name != "demo"] == []
 
 
 def test_what_is_here_does_not_wait_for_a_hub_that_is_down(
@@ -411,7 +306,7 @@ def test_only_what_runs_is_listed(
     keep(cache, "spaces--acme--space", *whole)
     (cache / "models--acme--empty").mkdir()
     (cache / "models--acme--a-file").write_text("")
-    names = {one.name: one for one in locate.stored() if one.name != "demo"}
+    names = {one.name: one for one in stored() if one.name != "demo"}
     assert list(names) == ["acme/both", "acme/both:q/b.gguf", "acme/whole"]
     for name, one in names.items():
         assert locate.resolve(name) == one.path
@@ -432,7 +327,7 @@ def test_a_cache_that_cannot_be_read(cache: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(os, "listdir", fail)
     with pytest.raises(UnavailableError, match="cannot be read: Permission denied; set HF_HUB"):
-        list(hub.cached())
+        list(hub_cache.cached())
 
 
 def test_a_cache_that_is_a_file(
@@ -440,4 +335,165 @@ def test_a_cache_that_is_a_file(
 ) -> None:
     cache.write_text("mine")
     with pytest.raises(UnavailableError, match="is a file; set HF_HUB_CACHE"):
-        list(locate.stored())
+        list(stored())
+
+
+# ---- repositories of GGUF files ------------------------------------------------------------------
+
+
+def gguf_repository(server: type[Hub], monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    monkeypatch.setattr(server, "files", {name: b"GGUF" + name.encode() for name in names})
+
+
+def fetched(path: Path) -> list[str]:
+    return sorted(os.listdir(path.parent))
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("acme/x", "m-Q4_K_M.gguf"),
+        ("acme/x:latest", "m-Q4_K_M.gguf"),
+        ("acme/x:q8_0", "m.q8_0.gguf"),
+        ("acme/x:m.q8_0.gguf", "m.q8_0.gguf"),
+        ("https://huggingface.co/acme/x/blob/main/m.q8_0.gguf", "m.q8_0.gguf"),
+        ("hf.co/acme/x", "m-Q4_K_M.gguf"),
+    ],
+)
+def test_one_file_and_its_mmproj(
+    name: str, file: str, server: type[Hub], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["config.json", "m-IQ1_S.gguf", "m-Q4_K_M.gguf", "m.q8_0.gguf", "imatrix.dat"]
+    names += ["onnx/model.safetensors"]
+    gguf_repository(server, monkeypatch, *names, "mmproj-BF16.gguf", "mmproj-F16.gguf")
+    path = locate.resolve(name)
+    assert path.name == file and fetched(path) == sorted([file, "mmproj-F16.gguf"])
+    monkeypatch.setattr(server, "answer", lambda self, body: pytest.fail("the hub is asked again"))
+    assert pull(name) == path
+
+
+def test_a_short_name_is_fetched_and_then_runs_offline(
+    server: type[Hub], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gguf_repository(server, monkeypatch, "gemma-3-1b-it-Q4_K_M.gguf", "gemma-3-1b-it-Q8_0.gguf")
+    path = pull("gemma3:1b")
+    assert path == cache / "models--ggml-org--gemma-3-1b-it-GGUF/snapshots" / COMMIT / path.name
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert locate.resolve("gemma3:1b-it") == locate.resolve("gemma3:1b-it-q4_K_M") == path
+    with pytest.raises(UnavailableError, match="no file 'Q8_0' on this machine, but gemma-3-1b-it"):
+        pull("gemma3:1b-it-q8_0")
+
+
+def test_an_mmproj_that_is_missing_is_fetched_by_pull_alone(
+    server: type[Hub], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gguf_repository(server, monkeypatch, "m-Q4_K_M.gguf")
+    path = pull("acme/x")
+    gguf_repository(server, monkeypatch, "m-Q4_K_M.gguf", "mmproj-f16.gguf")
+    assert locate.resolve("acme/x") == path and fetched(path) == ["m-Q4_K_M.gguf"]
+    assert pull("acme/x") == path and fetched(path) == ["m-Q4_K_M.gguf", "mmproj-f16.gguf"]
+    gguf_repository(server, monkeypatch, "other.gguf")
+    (path.parent / "mmproj-f16.gguf").unlink()
+    assert pull("acme/x:Q4_K_M") == path  # the hub has it no more, and this machine has
+
+
+def test_without_a_network_what_is_here_is_the_usual_one(
+    server: type[Hub], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gguf_repository(server, monkeypatch, "m-Q4_K_M.gguf", "m-Q8_0.gguf")
+    path = pull("acme/x:Q8_0")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert pull("acme/x") == path
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    assert pull("acme/x").name == "m-Q4_K_M.gguf"
+
+
+def test_all_parts_of_the_type_that_is_meant(
+    server: type[Hub], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = [f"m-f16-{at:05}-of-00002.gguf" for at in (1, 2)]
+    gguf_repository(server, monkeypatch, *parts, "m-Q4_K_M.gguf", "mmproj-model-f16.gguf")
+    path = pull("acme/x:F16")
+    assert path.name == parts[0] and fetched(path) == [*parts, "mmproj-model-f16.gguf"]
+
+
+def test_types_that_are_not_read_only_if_asked_for(
+    server: type[Hub], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gguf_repository(server, monkeypatch, "m-UD-IQ1_S.gguf")
+    with pytest.raises(InputError, match="no file 'of a format that is read'; it has m-UD-IQ1_S"):
+        pull("acme/x")
+    assert pull("acme/x:ud-iq1_s").name == "m-UD-IQ1_S.gguf"
+
+
+def test_what_is_no_model(server: type[Hub], monkeypatch: pytest.MonkeyPatch) -> None:
+    gguf_repository(server, monkeypatch, "config.json", "pytorch_model.bin")
+    with pytest.raises(InputError, match=r"no config.json with safetensors, and no GGUF file"):
+        pull("acme/x")
+
+
+# ---- before and during a download ----------------------------------------------------------------
+
+
+def test_a_gated_repository_names_one_without_an_account(
+    server: type[Hub], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "refused", "google/gemma-3-1b-it")
+    with pytest.raises(UnavailableError) as caught:
+        pull("gemma-3-1b-it")
+    said = str(caught.value)
+    for words in (
+        "accept its licence at https://huggingface.co/google/gemma-3-1b-it",
+        "`hf auth login` or set HF_TOKEN",
+        "gemma3:1b is the same model without an account",
+    ):
+        assert words in said
+    assert "\n" not in said and len(said) < 300
+
+
+def test_an_id_that_is_nearly_right(server: type[Hub]) -> None:
+    with pytest.raises(InputError, match="no such repository.*else try google/gemma-3-1b-"):
+        pull("google/gemma-3-1b")
+
+
+def test_a_hub_that_never_answers(server: type[Hub], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gemelo.checkpoints.hub.ASK_TIMEOUT_S", 0.2)
+    asked = []
+
+    def wait(self: Hub, body: bool) -> None:
+        asked.append(self.path)
+        self.server.silent.wait(20)  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(server, "answer", wait)
+    for name in ("acme/x", "acme/x:Q4_K_M", "acme/x:m.gguf"):
+        with pytest.raises(UnavailableError, match="the hub cannot be reached"):
+            pull(name)
+    assert len(asked) == 3
+
+
+def test_room_is_looked_at_first(
+    server: type[Hub], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gguf_repository(server, monkeypatch, "m-Q4_K_M.gguf")
+    size = len(server.files["m-Q4_K_M.gguf"])
+    usage = shutil.disk_usage(cache.parent)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=size - 1))
+    with pytest.raises(
+        UnavailableError, match=r"acme/x takes 0 MB more, .* has 0 MB free; .*HF_HUB_CACHE"
+    ):
+        pull("acme/x")
+    assert not list(cache.rglob("*.gguf"))
+    begun = cache / "models--acme--x" / "blobs" / "a.incomplete"
+    begun.parent.mkdir(parents=True)
+    begun.write_bytes(b"x")  # of what is begun only the rest is needed
+    assert pull("acme/x").is_file()
+
+
+def test_progress_is_of_all_files(server: type[Hub], monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {"m-Q4_K_M.gguf": bytes(30 << 20), "mmproj-f16.gguf": bytes(11 << 20)}
+    monkeypatch.setattr(server, "files", files)
+    told: list[tuple[int, int]] = []
+    pull("acme/x", progress=lambda done, total: told.append((done, total)))
+    assert {total for _, total in told} == {41 << 20} and told[-1] == (41 << 20, 41 << 20)
+    steps = [done for done, _ in told]
+    assert steps == sorted(steps) and len(steps) > 3 and steps[0] < 11 << 20

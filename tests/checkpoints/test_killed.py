@@ -36,7 +36,7 @@ def check(source: Path, folder: Path, kills: int) -> None:
         [sys.executable, "-m", module, str(source), str(folder), str(kills)],
         capture_output=True,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "GEMELO_CACHE": str(folder.parent / "cache")},
     )
     assert ran.returncode == 0, ran.stderr
 

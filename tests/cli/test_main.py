@@ -21,6 +21,7 @@ GROUPS = (
     ["tokenize"],
     ["pull"],
     ["list"],
+    ["rm"],
     ["convert"],
     ["slice"],
     ["bench"],

@@ -3,40 +3,54 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import gemelo as library
-from gemelo.checkpoints import locate
+from gemelo.checkpoints import stored
 from gemelo.checkpoints.load import load_checkpoint
+from gemelo.checkpoints.stored import Stored
+from gemelo.cli.models import list_models
 from gemelo.cli.show import shape_columns
 from gemelo.inspection.summary import summarise
 from tests.cli.conftest import Command
 
-STORED = [locate.Stored("demo", Path("/here/demo.gguf"), 3 << 20)]
+STORED = [
+    Stored("demo", Path("/here/demo.gguf"), 3 << 20, origin="demo"),
+    Stored("a/b:Q4_K_M", Path("/hub/b.gguf"), 5 << 20, Path("/hub/mmproj-f16.gguf"), "hub"),
+]
 
 
 def test_list(gemelo: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locate, "stored", lambda: iter(STORED))
-    assert json.loads(gemelo("list", "--json").out) == [
-        {"name": "demo", "path": "/here/demo.gguf", "size_bytes": 3 << 20}
-    ]
-    table = gemelo("list").out
-    assert "demo" in table and "3.0 MiB" in table and "/here/demo.gguf" in table
+    monkeypatch.setattr(stored, "stored", lambda: iter(STORED))
+    first, second = json.loads(gemelo("list", "--json").out)
+    assert first == {
+        "name": "demo",
+        "path": "/here/demo.gguf",
+        "size_bytes": 3 << 20,
+        "mmproj": None,
+        "origin": "demo",
+    }
+    assert second["mmproj"] == "/hub/mmproj-f16.gguf" and second["origin"] == "hub"
+    _, row, other = gemelo("list").out.splitlines()
+    assert row.split() == ["demo", "3.0", "MiB", "-", "/here/demo.gguf"]
+    assert other.split() == ["a/b:Q4_K_M", "5.0", "MiB", "mmproj-f16.gguf", "/hub/b.gguf"]
 
 
 def test_list_says_what_is_not_there_yet(gemelo: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locate, "stored", lambda: iter([locate.Stored("demo", None, 3 << 20)]))
-    assert json.loads(gemelo("list", "--json").out) == [
-        {"name": "demo", "path": None, "size_bytes": 3 << 20}
-    ]
+    monkeypatch.setattr(stored, "stored", lambda: iter([Stored("demo", None, 3 << 20)]))
+    (one,) = json.loads(gemelo("list", "--json").out)
+    assert one["name"] == "demo" and one["path"] is None
     assert "joined from its package" in gemelo("list").out
 
 
 def test_list_of_nothing(gemelo: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locate, "stored", lambda: iter(()))
+    monkeypatch.setattr(stored, "stored", lambda: iter(()))
     assert gemelo("list", "--json").out == "[]\n"
     ran = gemelo("list")
     assert (ran.code, ran.out) == (0, "") and "gemelo pull" in ran.err
@@ -45,7 +59,7 @@ def test_list_of_nothing(gemelo: Command, monkeypatch: pytest.MonkeyPatch) -> No
 def test_pull_prints_where_the_model_is(gemelo: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def fetch(name: str, revision: str | None) -> Path:
+    def fetch(name: str, revision: str | None, progress: object) -> Path:
         asked.append((name, revision))
         return Path("/hub/it")
 
@@ -175,3 +189,91 @@ def test_a_name_that_is_empty(gemelo: Command, tmp_path: Path) -> None:
     """As of a variable that was not set: the default would be a model that nobody asked for."""
     ran = gemelo("convert", "", str(tmp_path / "mine.gguf"))
     assert ran.code == 2 and "name is empty" in ran.err and not (tmp_path / "mine.gguf").exists()
+
+
+# ---- names ---------------------------------------------------------------------------------------
+
+
+def test_known_models_fit_a_page(gemelo: Command) -> None:
+    ran = gemelo("list", "--known")
+    lines = ran.out.splitlines()
+    assert max(map(len, lines)) <= 100 and len(lines) > 20
+    (row,) = (line.split() for line in lines if line.startswith("gemma3:1b "))
+    assert row[1] == "ggml-org/gemma-3-1b-it-GGUF" and row[-2:] == ["no", "account"]
+    (gated,) = (line for line in lines if line.startswith("gemma-3-1b-it "))
+    assert gated.endswith("accept first")
+    first = json.loads(gemelo("list", "--known", "--json").out)[0]
+    assert set(first) == {"name", "hub_id", "parameters", "size_bytes", "gated"}
+
+
+def test_names_are_resolved_without_torch(tmp_path: Path) -> None:
+    lines = [
+        "from gemelo.cli import run",
+        "from gemelo.checkpoints import locate",
+        "codes = [run(['list', '--known', '--json']), run(['list']), run(['pull', 'nonsense'])]",
+        "codes += [run(['pull', 'gemma3:1b']), run(['rm', '-f', 'acme/x'])]",
+        "locate.resolve('here.gguf')",
+        "print(codes, {'torch', 'numpy'} & set(sys.modules))",
+    ]
+    (tmp_path / "here.gguf").write_bytes(b"GGUF")
+    environment = os.environ | {
+        "GEMELO_CACHE": str(tmp_path),
+        "HF_HUB_CACHE": str(tmp_path),
+        "HF_HUB_OFFLINE": "1",
+        "OLLAMA_MODELS": str(tmp_path),
+        "PYTHONPATH": str(Path(library.__file__).parents[1]),
+    }
+    ran = subprocess.run(
+        [sys.executable, "-c", "\n".join(["import sys", *lines])],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ran.stdout.splitlines()[-1] == "[0, 0, 2, 1, 2] set()"
+
+
+def test_a_narrow_terminal_cuts_nothing(
+    gemelo: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(stored, "stored", lambda: iter(STORED))
+    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((40, 20)))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    list_models()
+    assert capsys.readouterr().out.splitlines() == [
+        "demo",
+        "  3.0 MiB",
+        "  /here/demo.gguf",
+        "a/b:Q4_K_M",
+        "  5.0 MiB",
+        "  mmproj-f16.gguf",
+        "  /hub/b.gguf",
+    ]
+
+
+# ---- rm ------------------------------------------------------------------------------------------
+
+
+def test_rm_asks_unless_forced(
+    gemelo: Command, tiny_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = library.convert(tiny_directory, tmp_path / "mine.gguf").path
+    ran = gemelo("rm", str(target))
+    assert ran.code == 2 and "--force" in ran.err and target.exists()
+    monkeypatch.setattr("gemelo.cli.models.interactive", lambda: True)
+    ran = gemelo("rm", str(target), stdin=b"n\n")
+    assert (ran.code, ran.out) == (0, "") and "left as it is" in ran.err and target.exists()
+    ran = gemelo("rm", str(target), stdin=b"y\n")
+    assert ran.code == 0 and "removed" in ran.err and not target.exists()
+
+
+def test_rm_of_several_looks_at_all_first(
+    gemelo: Command, tiny_directory: Path, tmp_path: Path
+) -> None:
+    target = library.convert(tiny_directory, tmp_path / "mine.gguf").path
+    (tmp_path / "yours.gguf").write_text("precious")
+    ran = gemelo("rm", "-f", str(target), str(tmp_path / "yours.gguf"))
+    assert ran.code == 2 and "`rm " in ran.err and target.exists()
+    assert gemelo("rm", "--force", str(target), str(target)).code == 0
+    assert not target.exists() and (tmp_path / "yours.gguf").exists()

@@ -201,4 +201,7 @@ def _unsupported_modality(
         else f"Gemma 3n with its {tower}"
     )
     given = f"1 {one}" if count == 1 else f"{count} {many}"
-    return UnsupportedError(f"the model {has}, and was given {given}: use a {able}")
+    return UnsupportedError(
+        f"the model {has}, and was given {given}: use a {able}, or with a GGUF its own mmproj file "
+        "(--mmproj)"
+    )
