@@ -123,7 +123,8 @@ Policy = Annotated[
     str | None,
     _of_model(
         metavar="KIND:N",
-        help="Choose the sub-model as needed: latency:TOKENS_PER_S, memory:GIB or difficulty:NATS.",
+        help="Choose the sub-model as needed: latency:TOKENS_PER_S, memory:GIB, or "
+        "difficulty:ENTROPY of the next token, in nats (0.69 = a coin toss).",
     ),
 ]
 Rebuild = Annotated[

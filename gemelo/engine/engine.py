@@ -7,7 +7,7 @@ Sessions are sequences on it; sub-models are views of its decoder.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
@@ -58,9 +58,10 @@ class Engine:
             self.decoder.config, self.context, 1, self.chunk, embed.dtype, device, self.kv_format
         )
 
-    def session(self, load_s: float = 0.0) -> Session:
-        """A new session, empty; its first turn counts load_s seconds of loading."""
-        return Session(self.views, self.tokenizer, self.cache(), load_s)
+    def session(self, take_load_s: Callable[[], float] = lambda: 0.0) -> Session:
+        """A new session, empty. take_load_s gives the seconds of loading that a turn has to count;
+        every turn asks, and all but a model's first are given 0."""
+        return Session(self.views, self.tokenizer, self.cache(), take_load_s)
 
     def score(self, ids: Sequence[int]) -> Tensor:
         """Logits of the next token after every position, (T, V) float32: 1 MB a token."""
