@@ -76,11 +76,10 @@ def _part(
     kept: Sequence[int],
 ) -> tuple[Selection, Selection]:
     """Which rows and columns of a tensor the sub-model uses."""
-    blocks = _columns(config, kept)
     if name == PER_LAYER_EMBEDDING:
-        return None, blocks
+        return None, _columns(config, kept)
     if name == _PROJECTION:
-        return blocks, None
+        return _columns(config, kept), None
     if name.startswith(_LAYERS) and ".mlp." in name:
         width = submodel.ffn_widths[kept.index(int(name.removeprefix(_LAYERS).split(".")[0]))]
         return (None, width) if ".down_proj." in name else (width, None)
@@ -157,11 +156,12 @@ def without_dead_keys(source: Source) -> Source:
     if not dead:
         return source
     first, last = len(source.config.kv_layers), source.config.layers[-1]
-    notice = (
-        f"layers {first} to {last} borrow keys and values from lower ones; {len(dead)} weights of "
-        "their own, which are never used, are left out"
+    detail = (
+        f"layers {first} to {last} attend over keys and values of lower layers: {len(dead)} weights "
+        "that the file holds for keys and values of their own are never used, and left out"
     )
-    return _narrowed(source, set(source.shapes) - dead, notice)
+    narrowed = _narrowed(source, set(source.shapes) - dead)
+    return dataclasses.replace(narrowed, details=(*source.details, detail))
 
 
 def without_padding(source: Source) -> Source:
@@ -173,8 +173,9 @@ def without_padding(source: Source) -> Source:
     rows = config.vocab_size_per_layer_input
     if shape is None or not rows or shape[0] == rows or shape[0] != config.vocab_size:
         return source
-    notice = f"{shape[0] - rows} rows of embed_tokens_per_layer past the {rows}th are padding"
-    return with_rows(source, {PER_LAYER_EMBEDDING: rows}, notice)
+    detail = f"{shape[0] - rows} rows of embed_tokens_per_layer past the {rows}th are padding"
+    narrowed = with_rows(source, {PER_LAYER_EMBEDDING: rows})
+    return dataclasses.replace(narrowed, details=(*source.details, detail))
 
 
 def with_rows(source: Source, rows: Mapping[str, int], *notices: str) -> Source:
@@ -217,6 +218,6 @@ def without_towers(source: Source) -> Source:
     return dataclasses.replace(_narrowed(source, kept), config=config)
 
 
-def _narrowed(source: Source, kept: set[str], *notices: str) -> Source:
+def _narrowed(source: Source, kept: set[str]) -> Source:
     shapes = {name: shape for name, shape in source.shapes.items() if name in kept}
-    return dataclasses.replace(source, shapes=shapes, notices=(*source.notices, *notices))
+    return dataclasses.replace(source, shapes=shapes)

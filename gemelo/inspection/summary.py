@@ -31,49 +31,6 @@ _NAMES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
 
 
 @dataclass(frozen=True)
-class Weight:
-    """One weight: its shape, the format it is held in, its bytes."""
-
-    shape: tuple[int, ...]
-    format: str
-    parameters: int
-    bytes: int
-
-
-@dataclass(frozen=True)
-class Group:
-    """Weights by name, and their sums."""
-
-    weights: Mapping[str, Weight]
-
-    @property
-    def parameters(self) -> int:
-        """Numbers in all of them."""
-        return sum(weight.parameters for weight in self.weights.values())
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of all of them, as they are held."""
-        return sum(weight.bytes for weight in self.weights.values())
-
-    @property
-    def formats(self) -> tuple[str, ...]:
-        """Formats of the matrices, the commonest first; norms only where there is nothing else."""
-        matrices = [w.format for w in self.weights.values() if len(w.shape) > 1]
-        counts = Counter(matrices or [w.format for w in self.weights.values()])
-        return tuple(name for name, _ in counts.most_common())
-
-    def to_json(self) -> dict[str, Any]:
-        """Sums, then every weight by name."""
-        return {
-            "parameters": self.parameters,
-            "bytes": self.bytes,
-            "formats": list(self.formats),
-            "weights": {name: dataclasses.asdict(w) for name, w in self.weights.items()},
-        }
-
-
-@dataclass(frozen=True)
 class Layer(Group):
     """One decoder layer; window is None where it attends to everything."""
 
@@ -151,38 +108,3 @@ def summarise(checkpoint: Checkpoint) -> Summary:
     )
 
 
-def _children(module: nn.Module, apart: nn.Module) -> dict[str, Group]:
-    """The weights of every child of a module but one, by the child's name."""
-    return {
-        name: Group(_weights(child))
-        for name, child in module.named_children()
-        if child is not apart
-    }
-
-
-def _weights(module: nn.Module) -> dict[str, Weight]:
-    """Every weight inside a module by the name of what holds it, "" for the module itself."""
-    weights: dict[str, Weight] = {}
-    for name, inner in module.named_modules():
-        if isinstance(inner, QuantLinear | QuantEmbedding):
-            packed = inner.weight
-            rows, columns = packed.shape
-            count = module_bytes(inner)
-            weights[name] = Weight(packed.shape, packed.format.name, rows * columns, count)
-            continue
-        for leaf, tensor in inner.named_parameters(recurse=False):
-            path = name if leaf == "weight" else ".".join(filter(None, (name, leaf)))
-            kind = _NAMES.get(tensor.dtype, str(tensor.dtype).removeprefix("torch."))
-            weights[path] = Weight(tuple(tensor.shape), kind, tensor.numel(), tensor.nbytes)
-    return weights
-
-
-def _kv_bytes(checkpoint: Checkpoint) -> dict[int, int]:
-    """What the cache of one session will take, by context, as the engine's defaults make it."""
-    engine = Engine(checkpoint.decoder, checkpoint.tokenizer)
-    item = engine.cache().stored.itemsize
-    lengths = {min(tokens, engine.context) for tokens in (*CONTEXTS, engine.context)}
-    return {
-        tokens: kv_bytes(checkpoint.config, tokens, engine.chunk, item)
-        for tokens in sorted(lengths)
-    }

@@ -110,10 +110,11 @@ def test_dead_keys_change_nothing_and_are_named(tmp_path: Path) -> None:
     checkpoint = load_checkpoint(folder)
     assert torch.equal(scores(checkpoint), clean)
     assert difference(clean, reference_scores(folder)) <= 3e-4
-    (notice,) = checkpoint.notices
-    assert "layers 7 to 11" in notice and "15 weights" in notice
+    (detail,) = checkpoint.details  # and no notice: nearly every file is so
+    assert "layers 7 to 11" in detail and "15 weights" in detail
     written = convert(folder, tmp_path / "again")
-    assert written.notices == (notice,) and load_checkpoint(tmp_path / "again").notices == ()
+    again = load_checkpoint(tmp_path / "again")
+    assert written.notices == checkpoint.notices == again.notices == again.details == ()
 
 
 def test_a_table_padded_to_the_embedding_is_cut(tmp_path: Path) -> None:
@@ -125,11 +126,11 @@ def test_a_table_padded_to_the_embedding_is_cut(tmp_path: Path) -> None:
     padded = torch.cat([table, torch.zeros(32, table.shape[1])])
     rewritten(folder, {f"model.{PER_LAYER_EMBEDDING}.weight": padded})
     checkpoint = load_checkpoint(folder)
-    assert "32 rows of embed_tokens_per_layer past the 480th" in checkpoint.notices[0]
+    assert "32 rows of embed_tokens_per_layer past the 480th" in checkpoint.details[0]
     assert checkpoint.decoder.embed_tokens_per_layer.weight.shape == table.shape
     assert torch.equal(scores(checkpoint, ids), exact)
     convert(folder, tmp_path / "cut")
-    assert load_checkpoint(tmp_path / "cut").notices == ()
+    assert load_checkpoint(tmp_path / "cut").details == checkpoint.notices == ()
     rewritten(folder, {f"model.{PER_LAYER_EMBEDDING}.weight": padded[:500].clone()})
     with pytest.raises(FileFormatError, match=r"embed_tokens_per_layer.weight \(500, 384\)"):
         load_checkpoint(folder)
