@@ -157,8 +157,8 @@ def without_dead_keys(source: Source) -> Source:
         return source
     first, last = len(source.config.kv_layers), source.config.layers[-1]
     detail = (
-        f"layers {first} to {last} attend over keys and values of lower layers: {len(dead)} weights "
-        "that the file holds for keys and values of their own are never used, and left out"
+        f"layers {first} to {last} attend over keys and values of lower layers; {len(dead)} "
+        "weights for keys and values of their own, which nothing uses, are left out"
     )
     narrowed = _narrowed(source, set(source.shapes) - dead)
     return dataclasses.replace(narrowed, details=(*source.details, detail))

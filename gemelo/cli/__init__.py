@@ -36,7 +36,7 @@ app = typer.Typer(
 )
 shows = typer.Typer(
     rich_markup_mode=None,
-    help="Show a model layer by layer, or the crops of a picture.",
+    help="Show a model layer by layer, its sub-models, or the crops of a picture.",
     no_args_is_help=False,
 )
 for _group, _name, _command in (
@@ -50,6 +50,7 @@ for _group, _name, _command in (
     (app, "slice", convert.slice_model),
     (app, "bench", bench.bench),
     (shows, "model", show_commands.show_model),
+    (shows, "sizes", show_commands.show_sizes),
     (shows, "crops", show_commands.show_crops),
 ):
     _group.command(_name, cls=SectionedCommand, context_settings=_SETTINGS)(_command)

@@ -13,6 +13,7 @@ from gemelo.errors import InputError
 if TYPE_CHECKING:
     from gemelo.api import Model
     from gemelo.cli.groups import Elastic
+    from gemelo.config import Submodel
     from gemelo.engine.elastic.policy import Policy
     from gemelo.engine.elastic.speculative import Draft
     from gemelo.engine.session import Session
@@ -109,6 +110,19 @@ def _verdict(draft: Draft) -> str:
     if speedup > 1:
         return f"it pays: about {speedup:.1f} times as fast as without"
     return f"it does not pay: {speedup:.2f} times as fast as without"
+
+
+def sizes(model: Model, active: Submodel | None, width: int) -> list[str]:
+    """The table of a model's sub-models in lines no wider than `width`, the active one marked; no
+    line for a model that has one size."""
+    from gemelo.cli.model_tables import size_lines
+    from gemelo.inspection import sizes as inspected
+    from gemelo.inspection.weights import held
+
+    decoder = model.engine.decoder
+    found = inspected.sizes(decoder.config, held(decoder))
+    marked = next((size.name for size in found if size.submodel == active), "")
+    return size_lines(found, width, marked) if found else []
 
 
 def policy_name(session: Session) -> str | None:

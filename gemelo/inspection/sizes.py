@@ -11,14 +11,13 @@ count: neither the embedding nor the per-layer embeddings are in it, of which a 
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from gemelo.config import ModelConfig, Submodel
-from gemelo.config.submodel import HALF, WHOLE, name_of, names_in
+from gemelo.config.submodel import HALF, name_of, names_in
 from gemelo.inspection.summary import sparsity
 from gemelo.inspection.weights import Weight, Weights, part
 
@@ -70,6 +69,15 @@ def sizes(config: ModelConfig, weights: Weights) -> list[Size]:
     return [size_of(name, Submodel.named(name, config), config, weights) for name in names]
 
 
+def smaller_than(config: ModelConfig, weights: Weights) -> Size | None:
+    """The sub-model that people mean by the small one: E2B, else half of the whole; None for a
+    model that has one size."""
+    if not config.is_matformer:
+        return None
+    small = Submodel.by_size(config)[0]
+    return size_of(small.name, small, config, weights)
+
+
 def size_of(name: str, submodel: Submodel, config: ModelConfig, weights: Weights) -> Size:
     """What one sub-model of a model comes to."""
     own, small = submodel.config(config), part(weights, config, submodel)
@@ -99,12 +107,3 @@ def read_bytes(config: ModelConfig, weights: Mapping[str, Weight]) -> int:
         else:
             total += weight.bytes
     return int(total)
-
-
-def half_or_e2b(config: ModelConfig) -> Submodel | None:
-    """The sub-model that people mean by the small one: E2B, else half of the whole; None for a
-    model that has one size."""
-    if not config.is_matformer:
-        return None
-    small = Submodel.by_size(config)[0]
-    return None if small == Submodel.whole(config) else dataclasses.replace(small)

@@ -28,6 +28,7 @@ from gemelo.checkpoints.source import DECODER, Source
 from gemelo.config import ModelConfig, Submodel
 from gemelo.kernels.linear import QuantEmbedding, QuantLinear, module_bytes
 from gemelo.kernels.quants import Packed
+from gemelo.models.layers import TransposedLinear
 
 _NAMES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
 
@@ -84,6 +85,9 @@ def held(module: nn.Module) -> dict[str, Weight]:
     for name, inner in module.named_modules():
         if isinstance(inner, QuantLinear | QuantEmbedding):
             weights[name] = _described(inner.weight, module_bytes(inner))
+            continue
+        if isinstance(inner, TransposedLinear):
+            weights[name] = _described(inner.weight, inner.weight.nbytes)
             continue
         for leaf, tensor in inner.named_parameters(recurse=False):
             path = name if leaf == "weight" else ".".join(filter(None, (name, leaf)))
