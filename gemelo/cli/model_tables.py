@@ -86,8 +86,8 @@ def shape_lines(summary: Summary, width: int) -> list[str]:
                 together.setdefault((_shape(weight.shape), ""), {})[name] = None
     return table(
         [
-            Column("matrix", [", ".join(names) for names in together.values()], most=36),
-            Column("out x in", [shape for shape, _ in together]),
+            Column("matrix", [", ".join(names) for names in together.values()], most=26),
+            Column("out x in", [shape for shape, _ in together], most=8 if width < 60 else 0),
             Column("layers", [layers for _, layers in together], rank=1, most=36),
         ],
         width,

@@ -1,4 +1,4 @@
-"""`pull`, `list`, `convert` and `show model`."""
+"""`pull`, `list` and `convert`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,6 @@ import pytest
 
 import gemelo as library
 from gemelo.checkpoints import locate
-from gemelo.checkpoints.load import load_checkpoint
-from gemelo.cli.show import shape_columns
-from gemelo.inspection.summary import summarise
 from tests.cli.conftest import Command
 
 STORED = [locate.Stored("demo", Path("/here/demo.gguf"), 3 << 20)]
@@ -89,28 +86,6 @@ def test_convert_tells_people_on_stderr(
     ran = gemelo("convert", str(tiny_checkpoint), str(tmp_path / "folder"), "--format", "bf16")
     assert (ran.code, ran.out) == (0, "") and "wrote" in ran.err
     assert (tmp_path / "folder" / "config.json").is_file()
-
-
-def test_show_model(gemelo: Command, tiny_checkpoint: Path) -> None:
-    summary = summarise(load_checkpoint(tiny_checkpoint))
-    said = json.loads(gemelo("show", "model", "--json").out)
-    assert said == json.loads(json.dumps(summary.to_json()))
-    table = gemelo("show", "model").out
-    assert f"{summary.parameters:,} parameters" in table
-    assert "sliding 8" in table and "full" in table and "q8_0" in table
-    assert "128 x 96" in table
-
-
-def test_matrices_of_one_shape_share_a_column(tiny_checkpoint: Path) -> None:
-    columns = shape_columns(summarise(load_checkpoint(tiny_checkpoint)).layers)
-    short = sorted([name.rpartition(".")[2] for name in names] for names in columns)
-    assert short == [
-        ["down_proj"],
-        ["gate_proj", "up_proj"],
-        ["k_proj", "v_proj"],
-        ["o_proj"],
-        ["q_proj"],
-    ]
 
 
 def test_bench(gemelo: Command, monkeypatch: pytest.MonkeyPatch) -> None:
