@@ -89,8 +89,12 @@ class Model:
 
     def session(self) -> Session:
         """A new conversation: a session with a KV cache of its own."""
+        return self.engine.session(self._take_load_s)
+
+    def _take_load_s(self) -> float:
+        """Seconds of loading for the model's first turn, whichever session has it; then 0."""
         due, self._load_s_due = self._load_s_due, 0.0
-        return self.engine.session(due)
+        return due
 
     def submodel(self, choice: str | Submodel) -> Model:
         """A sub-model as a model: a name, a file or a `Submodel`. It shares every weight of this
@@ -119,7 +123,8 @@ class Model:
         """
         part = self.engine.views.parse(choice)
         decoder = self.engine.views.view(part) if format is None else self._copy(part, format)
-        return Draft(decoder, gamma)
+        own = "" if format is None else f" ({format})"
+        return Draft(decoder, gamma, name=f"{part.name or 'custom'}{own}")
 
     def _copy(self, part: Submodel, format: WeightFormat) -> Decoder:
         """A sub-model with weights of its own, read again from the file, activations as here."""

@@ -314,6 +314,14 @@ def test_loading_counts_for_the_first_turn(model: Model) -> None:
     assert (first.load_s, second.load_s) == (3.0, 0.0) and fresh.load_s == 3.0
 
 
+def test_loading_is_counted_though_a_session_was_never_used(model: Model) -> None:
+    fresh = Model(model.checkpoint, model.engine, load_s=3.0)
+    unused, used, later = (fresh.session() for _ in range(3))
+    ids = model.tokenizer.encode("the")
+    for session, load_s in ((used, 3.0), (later, 0.0), (unused, 0.0)):
+        assert session.generate(ids, **GREEDY).timings.load_s == load_s
+
+
 def test_gemma3_has_no_submodels(model: Model) -> None:
     with pytest.raises(InputError, match="no sub-models"):
         model.submodel("E2B")

@@ -58,7 +58,8 @@ _EIGHT_BITS = ("embed_tokens.", "altup_", ".laurel.", "per_layer_model_projectio
 class Checkpoint:
     """A loaded model: its network, its tokenizer, and where they came from.
 
-    `notices` says, a sentence each, what of the files was left out or put right.
+    `notices` says, a sentence each, what of the files was left out or put right, where a person can
+    act on it; `details` what is usual in such files.
     """
 
     path: Path
@@ -68,6 +69,7 @@ class Checkpoint:
     format: WeightFormat
     notices: tuple[str, ...] = ()
     preprocessor: Preprocessor = Preprocessor()
+    details: tuple[str, ...] = ()
 
     @property
     def decoder(self) -> Decoder:
@@ -121,7 +123,9 @@ def load_checkpoint(
     spelling = tokenizer.result()
     of_kernels = () if lost is None else (lost,)
     notices = (*source.notices, *preprocessor.notices, *spelling.notices, *of_kernels)
-    return Checkpoint(path, source.config, tree, spelling, format, notices, preprocessor)
+    return Checkpoint(
+        path, source.config, tree, spelling, format, notices, preprocessor, source.details
+    )
 
 
 def is_quantised(tree: nn.Module) -> bool:

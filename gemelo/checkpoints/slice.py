@@ -76,11 +76,10 @@ def _part(
     kept: Sequence[int],
 ) -> tuple[Selection, Selection]:
     """Which rows and columns of a tensor the sub-model uses."""
-    blocks = _columns(config, kept)
     if name == PER_LAYER_EMBEDDING:
-        return None, blocks
+        return None, _columns(config, kept)
     if name == _PROJECTION:
-        return blocks, None
+        return _columns(config, kept), None
     if name.startswith(_LAYERS) and ".mlp." in name:
         width = submodel.ffn_widths[kept.index(int(name.removeprefix(_LAYERS).split(".")[0]))]
         return (None, width) if ".down_proj." in name else (width, None)
@@ -156,7 +155,13 @@ def without_dead_keys(source: Source) -> Source:
     dead = set(dead_keys(source.config)) & source.shapes.keys()
     if not dead:
         return source
-    return _narrowed(source, set(source.shapes) - dead)
+    first, last = len(source.config.kv_layers), source.config.layers[-1]
+    detail = (
+        f"layers {first} to {last} attend over keys and values of lower layers; {len(dead)} "
+        "weights for keys and values of their own, which nothing uses, are left out"
+    )
+    narrowed = _narrowed(source, set(source.shapes) - dead)
+    return dataclasses.replace(narrowed, details=(*source.details, detail))
 
 
 def without_padding(source: Source) -> Source:
@@ -168,7 +173,9 @@ def without_padding(source: Source) -> Source:
     rows = config.vocab_size_per_layer_input
     if shape is None or not rows or shape[0] == rows or shape[0] != config.vocab_size:
         return source
-    return with_rows(source, {PER_LAYER_EMBEDDING: rows})
+    detail = f"{shape[0] - rows} rows of embed_tokens_per_layer past the {rows}th are padding"
+    narrowed = with_rows(source, {PER_LAYER_EMBEDDING: rows})
+    return dataclasses.replace(narrowed, details=(*source.details, detail))
 
 
 def with_rows(source: Source, rows: Mapping[str, int]) -> Source:

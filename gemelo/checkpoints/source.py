@@ -38,7 +38,8 @@ class Source:
     gguf_metadata are a GGUF file's key-values, which its tokenizer is among; tower_file what it
     holds besides the decoder; mmproj the file that its towers are from if that is another; files
     all that it is made of. is_whole is False once a part was cut out: the file's own key-values
-    about the model no longer hold.
+    about the model no longer hold. notices are sentences on what a person can act on, details on
+    what is usual in such files and changes nothing.
     """
 
     path: Path
@@ -51,6 +52,7 @@ class Source:
     tower_file: GGUFFile | None = None
     mmproj: Path | None = None
     files: tuple[Path, ...] = ()
+    details: tuple[str, ...] = ()
 
 
 def architecture(config: ModelConfig) -> str:

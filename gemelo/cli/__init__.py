@@ -40,7 +40,7 @@ app = typer.Typer(
 shows = typer.Typer(
     cls=ShowGroup,
     rich_markup_mode=None,
-    help="Show a model layer by layer, or the crops of a picture.",
+    help="Show a model layer by layer, its sub-models, or the crops of a picture.",
     no_args_is_help=False,
 )
 for _group, _name, _command in (
@@ -56,6 +56,7 @@ for _group, _name, _command in (
     (app, "slice", convert.slice_model),
     (app, "bench", model_first(bench.bench)),
     (shows, "model", model_first(show_commands.show_model)),
+    (shows, "sizes", model_first(show_commands.show_sizes)),
     (shows, "crops", show_commands.show_crops),
 ):
     _group.command(_name, cls=SectionedCommand, context_settings=_SETTINGS)(_command)

@@ -52,6 +52,8 @@ def load_model(
             f"{size(model.checkpoint.weights_bytes)} of weights, "
             f"format {model.checkpoint.format}, {torch.get_num_threads()} threads"
         )
+        for detail in model.checkpoint.details:
+            note(f"note: {detail}")
     return model
 
 

@@ -6,7 +6,7 @@ elastic.apply(model, Elastic(submodel="E2B", policy="latency:20"))
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gemelo.cli.value_checks import kind_and_number
 from gemelo.errors import InputError
@@ -14,8 +14,12 @@ from gemelo.errors import InputError
 if TYPE_CHECKING:
     from gemelo.api import Model
     from gemelo.cli.groups import Elastic
+    from gemelo.config import Submodel
     from gemelo.engine.elastic.policy import Policy
+    from gemelo.engine.elastic.speculative import Draft
     from gemelo.engine.session import Session
+
+_ENOUGH = 16  # guesses from which the share of right ones says something
 
 
 def apply(model: Model, session: Session, options: Elastic) -> None:
@@ -48,30 +52,94 @@ def parse(text: str, model: Model) -> Policy:
     if not config.is_matformer:
         raise InputError(f"--policy {text}: {config.model_type} has no sub-models; Gemma 3n has")
     if kind == "latency":
-        return policy.latency(number, Submodel.ladder(config))
+        return policy.latency(number, Submodel.by_size(config))
     if kind == "memory":
-        whole, limit = model.engine.decoder, int(number * 2**30)
-        ladder = Submodel.ladder(config)
-        return policy.memory(limit, ladder, process_bytes, partial(release_tail, whole))
+        release = partial(release_tail, model.engine.decoder)
+        return policy.memory(int(number * 2**30), Submodel.by_size(config), process_bytes, release)
     return policy.difficulty(Submodel.easy(config), Submodel.whole(config), number)
 
 
 def summary(session: Session) -> list[str]:
-    """What the sub-models and the draft did, a line each, for people."""
+    """What the sub-models and the draft did since the session began, a line each, for people."""
     lines = []
     stats, draft = session.stats, session.draft
-    if stats.switches or len(stats.tokens) > 1:
-        sizes = ", ".join(f"{name} {count}" for name, count in stats.tokens.most_common())
-        lines.append(
-            f"tokens by sub-model: {sizes}; {stats.switches} switches, "
-            f"{stats.rebuilt_tokens} tokens rebuilt"
-        )
-    if draft is not None and draft.rounds:
-        full = draft.full_s or 1.0
-        lines.append(
-            f"drafted {draft.drafted}, accepted {draft.accepted} "
-            f"(alpha {draft.alpha:.2f}, c {draft.draft_s / full:.2f}, "
-            f"v {draft.verification_s(max(1, draft.gamma)) / full:.2f}), "
-            f"{draft.tokens_per_round:.2f} tokens a round"
-        )
+    if session.policy is not None or stats.switches or len(stats.tokens) > 1:
+        lines.append(_choices_in_words(session))
+    if draft is not None:
+        lines.append(draft_in_words(draft))
     return lines
+
+
+def _choices_in_words(session: Session) -> str:
+    """Which sub-models answered, how often that changed, and what was computed again for it."""
+    stats = session.stats
+    counts = [f"{name} {count}" for name, count in stats.answered.most_common()]
+    shares = ", ".join([f"{counts[0]} tokens", *counts[1:]] if counts else ["no token yet"])
+    changes = "1 switch" if stats.switches == 1 else f"{stats.switches} switches"
+    rebuilt = f", {stats.rebuilt_tokens} tokens of the KV cache rebuilt"
+    again = rebuilt if stats.rebuilt_tokens or session.rebuild_mode != "off" else ""
+    return f"{policy_name(session) or 'answers by sub-model'}: {shares}; {changes}{again}"
+
+
+def draft_in_words(draft: Draft) -> str:
+    """How many guesses were right, what one costs, and whether that pays."""
+    if not draft.rounds:
+        return f"draft {draft.name}: no guess yet; a step without guesses is measured first"
+    percent = 100 * draft.accepted / draft.drafted
+    parts = [f"{draft.accepted} of {draft.drafted} guesses right ({percent:.0f} %)"]
+    if draft.draft_cost is not None:
+        parts.append(f"a guess costs {draft.draft_cost:.2f} of a step")
+    return f"draft {draft.name}: {'; '.join([*parts, _verdict(draft)])}"
+
+
+def _verdict(draft: Draft) -> str:
+    """Whether a draft makes answers faster, as far as is known."""
+    speedup = draft.best_speedup
+    if draft.is_paused:
+        return "it does not pay, and is off until it is tried again"
+    if speedup is None or draft.drafted < _ENOUGH:
+        return f"under {_ENOUGH} guesses do not tell yet whether it pays"
+    if speedup > 1:
+        return f"it pays: about {speedup:.1f} times as fast as without"
+    return f"it does not pay: {speedup:.2f} times as fast as without"
+
+
+def sizes(model: Model, active: Submodel | None, width: int) -> list[str]:
+    """The table of a model's sub-models in lines no wider than `width`, the active one marked; no
+    line for a model that has one size."""
+    from gemelo.cli.model_tables import size_lines
+    from gemelo.inspection import sizes as inspected
+    from gemelo.inspection.weights import held
+
+    decoder = model.engine.decoder
+    found = inspected.sizes(decoder.config, held(decoder))
+    marked = next((size.name for size in found if size.submodel == active), "")
+    return size_lines(found, width, marked) if found else []
+
+
+def policy_name(session: Session) -> str | None:
+    """What a session's policy is called; None without one."""
+    return None if session.policy is None else getattr(session.policy, "__name__", "policy")
+
+
+def to_json(session: Session) -> dict[str, Any]:
+    """`sizes`: the policy, tokens by sub-model and switches, null for a model without sub-models.
+    `speculation`: the draft's guesses and what they took, null without a draft."""
+    stats, draft = session.stats, session.draft
+    sizes = {
+        "policy": policy_name(session),
+        "answered_tokens": dict(stats.answered),
+        "switches": stats.switches,
+        "rebuilt_tokens": stats.rebuilt_tokens,
+    }
+    speculation = draft and {
+        "draft": draft.name,
+        "drafted": draft.drafted,
+        "accepted": draft.accepted,
+        "rounds": draft.rounds,
+        "tokens_per_round": draft.tokens_per_round,
+        "draft_cost": draft.draft_cost,
+        "speedup": draft.best_speedup,
+        "paused": draft.is_paused,
+    }
+    return {"sizes": sizes if session.active else None, "speculation": speculation}

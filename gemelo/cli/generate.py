@@ -240,6 +240,7 @@ def _json(
             "decode_tokens_per_s": timings.decode_tokens_per_s,
         },
         "peak_rss_bytes": peak_rss_bytes(),
+        **elastic.to_json(session),
     } | ({"choices": [_choice(c, logprobs) for c in completion.choices]} if sampling.n > 1 else {})
 
 

@@ -1,110 +1,97 @@
-"""`gemelo show`: look into a model layer by layer, or at the crops of a picture.
+"""`gemelo show`: look into a model layer by layer, at its sub-models, or at a picture's crops.
 
 gemelo show model -m gemma-3-1b-it-q8_0.gguf
+gemelo show sizes -m google/gemma-3n-E4B-it
 gemelo show crops panorama.jpg --save crops
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from gemelo.cli import options
 from gemelo.cli.answer import load_model
+from gemelo.cli.columns import paragraph, width_of
 from gemelo.cli.groups import Crops, Loading, grouped
 from gemelo.cli.media import pan_scan
-from gemelo.cli.terminal import note, print_json, print_table, show, size
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from gemelo.inspection.summary import Group, Layer, Summary
+from gemelo.cli.model_tables import layer_lines, sentences, shape_lines, size_lines, totals
+from gemelo.cli.terminal import note, print_json, show
 
 
 def show_model(
     model: options.Model = None,
+    submodel: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|FILE", help="Show this sub-model of a Gemma 3n instead."),
+    ] = None,
+    shapes: Annotated[bool, typer.Option("--shapes", help="Shapes of all matrices, too.")] = False,
     format: options.Format = "native",
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Show a model layer by layer.
 
-    Type, shapes, format, parameters and bytes; then the sums, and what a context costs.
+    Attention, feed-forward width, format, parameters and bytes of the layers, those that are alike
+    in one row; then the sums, and what a context costs.
 
     \b
     gemelo show model
     gemelo show model -m google/gemma-3-1b-it --format q8_0 --json
+    gemelo show model -m google/gemma-3n-E4B-it --submodel E2B
     """
+    from gemelo.config import Submodel
+    from gemelo.inspection.sizes import smaller_than
     from gemelo.inspection.summary import summarise
+    from gemelo.inspection.weights import held
 
     loading = Loading(format=format, device="cpu")
     loaded = load_model(model, loading, quiet=quiet, verbose=False)
-    summary = summarise(loaded.checkpoint)
+    whole = loaded.checkpoint
+    part = None if submodel is None else Submodel.of(submodel, whole.config)
+    summary = summarise(whole, part)
     if json:
         print_json(summary.to_json())
         return
-    print_table(layers_table(summary))
-    for line in totals(summary):
-        show(f"{line}\n")
+    width = width_of(sys.stdout)
+    smaller = None if part else smaller_than(whole.config, held(whole.decoder))
+    lines = [*layer_lines(summary, width), ""]
+    if shapes:
+        lines += [*shape_lines(summary, width), ""]
+    for line in (*totals(summary), *sentences(summary, smaller)):
+        lines += paragraph(line, width)
+    show("\n".join([*lines, ""]))
 
 
-def layers_table(summary: Summary) -> Table:
-    """One row a layer; matrices of one shape throughout share a column."""
-    from rich.table import Table
+def show_sizes(model: options.Model = None, json: options.Json = False) -> None:
+    """Show the sub-models of a Gemma 3n.
 
-    columns = shape_columns(summary.layers)
-    table = Table("layer", "attention", *(", ".join(map(_short, names)) for names in columns))
-    table.add_column("format")
-    table.add_column("parameters", justify="right")
-    table.add_column("bytes", justify="right")
-    for layer in summary.layers:
-        shapes = (" x ".join(map(str, _shape(layer, names[0]))) for names in columns)
-        table.add_row(str(layer.index), _attention(layer), *shapes, *_sums(layer))
-    return table
+    Layers, feed-forward widths, parameters, and the MiB that a token reads and that stay in memory,
+    of every sub-model that --submodel, --speculate and `gemelo slice` take by its name. Loads no
+    weights.
 
+    \b
+    gemelo show sizes -m google/gemma-3n-E4B-it
+    gemelo show sizes -m google/gemma-3n-E4B-it --json
+    """
+    from gemelo.checkpoints.locate import resolve
+    from gemelo.checkpoints.open import open_source
+    from gemelo.checkpoints.slice import without_padding
+    from gemelo.inspection.sizes import sizes
+    from gemelo.inspection.weights import stored
 
-def shape_columns(layers: Sequence[Layer]) -> list[list[str]]:
-    """Names of the matrices of the layers, together where their shapes agree in every layer."""
-    names = dict.fromkeys(
-        name for layer in layers for name, weight in layer.weights.items() if len(weight.shape) == 2
-    )
-    columns: dict[tuple[tuple[int, ...], ...], list[str]] = {}
-    for name in names:
-        columns.setdefault(tuple(_shape(layer, name) for layer in layers), []).append(name)
-    return list(columns.values())
-
-
-def totals(summary: Summary) -> Iterator[str]:
-    """What surrounds the layers, the sums, and what a context costs."""
-    for name, group in (summary.parts | summary.towers).items():
-        formats, parameters, nbytes = _sums(group)
-        yield f"{name}: {parameters} parameters, {nbytes} ({formats})"
-    if "lm_head" not in summary.parts:
-        yield "lm_head: embed_tokens"
-    yield f"decoder: {summary.parameters:,} parameters, {size(summary.bytes)}"
-    costs = (f"{tokens:,} tokens {size(count)}" for tokens, count in summary.kv_bytes.items())
-    yield f"KV cache: {', '.join(costs)}"
-    yield f"chat template: {'yes' if summary.chat_template else 'none, a base model'}"
-
-
-def _shape(layer: Layer, name: str) -> tuple[int, ...]:
-    """Empty where the layer has no such matrix."""
-    return layer.weights[name].shape if name in layer.weights else ()
-
-
-def _short(name: str) -> str:
-    return name.rpartition(".")[2].removesuffix("_proj")
-
-
-def _attention(layer: Layer) -> str:
-    return "full" if layer.window is None else f"sliding {layer.window}"
-
-
-def _sums(group: Group) -> tuple[str, str, str]:
-    return ", ".join(group.formats), f"{group.parameters:,}", size(group.bytes)
+    source = without_padding(open_source(resolve(model)))
+    kind, found = source.config.model_type, sizes(source.config, stored(source))
+    if json:
+        rows = [one.to_json() for one in found]
+        print_json({"model": str(source.path), "model_type": kind, "sizes": rows})
+    elif found:
+        show("\n".join([*size_lines(found, width_of(sys.stdout)), ""]))
+    else:
+        show(f"{kind} has no sub-models; Gemma 3n has\n")
 
 
 @grouped

@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -27,6 +28,7 @@ from gemelo.text_files import read_object
 Config = TypeVar("Config", bound=ModelConfig)
 
 _MAX_BYTES = 1 << 20  # of a file that describes one
+_MOST_LISTED = 3  # names in an error
 GROUP = 32  # neurons: the smallest block of the quantised formats, so that a prefix cuts none
 
 # Gemma 3n's published mixes (slicing table of the model card): layers of full width; the others
@@ -54,7 +56,7 @@ _PUBLISHED: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
 E4B = "E4B"
 E4B_WIDTH, E2B_WIDTH = 16384, 8192  # neurons of a wide layer, and of one of half width
 WHOLE, HALF = "whole", "half"  # of any model
-_RUNGS = ("E2B", "E2.49B-block", "E2.98B-block", "E3.49B-block")
+_FEW = ("E2B", "E2.49B-block", "E2.98B-block", "E3.49B-block")
 
 
 @dataclass(frozen=True)
@@ -90,16 +92,17 @@ class Submodel:
 
     @classmethod
     def easy(cls, config: ModelConfig) -> Self:
-        """Half the width wherever it leaves no trace in the cache: the exact zone's small end."""
+        """Half the width wherever it leaves no trace in the KV cache: from the last layer that owns
+        keys on, whose feed-forward comes after them."""
         return cls.half(config, from_layer=config.kv_layers[-1])
 
     @classmethod
-    def ladder(cls, config: ModelConfig) -> list[Self]:
-        """Sizes to climb, the smallest first: the published ones that it holds, if it is E4B or cut
-        from it by widths alone; else its half and itself."""
+    def by_size(cls, config: ModelConfig) -> list[Self]:
+        """A few sub-models to choose among, the smallest first: published ones that a model holds,
+        if it is E4B or cut from it by widths alone; else its half and itself."""
         whole = cls.whole(config)
-        rungs = [cls.published(name) for name in _RUNGS]
-        fitting = [rung for rung in rungs if not rung.missing_in(config) and rung != whole]
+        few = [cls.published(name) for name in _FEW]
+        fitting = [part for part in few if not part.missing_in(config) and part != whole]
         return [*(fitting or [cls.half(config)]), whole]
 
     @classmethod
@@ -222,8 +225,8 @@ class Submodel:
     def same_keys(self, other: Submodel, config: ModelConfig) -> bool:
         """Whether both write the very same cache: they agree on every layer that owns keys.
 
-        What lies above (the KV-exact zone) may differ; it leaves no trace in the cache. Of the last
-        owning layer only what comes before its keys counts, and its feed-forward comes after.
+        The layers above those may differ: they leave no trace in the cache. Of the last layer that
+        owns keys only what comes before them counts, and its feed-forward comes after.
         """
         owners = [layer for layer in config.kv_layers if layer not in self.skipped_layers]
         if owners != [layer for layer in config.kv_layers if layer not in other.skipped_layers]:
@@ -259,13 +262,25 @@ def _full_name(name: str) -> str:
     """A published name from one in any case or its unique beginning."""
     matches = [key for key in names() if key.upper().startswith(name.upper())]
     exact = [key for key in matches if key.upper() == name.upper()]
-    if len(exact or matches) != 1:
-        raise InputError(
-            f"sub-model {name!r} is {'ambiguous' if matches else 'unknown'}; choose one of "
-            f"{', '.join(matches or names())}, of any model `{WHOLE}` or `{HALF}`, or give a .toml "
-            "or .json file"
-        )
-    return (exact or matches)[0]
+    if len(exact or matches) == 1:
+        return (exact or matches)[0]
+    close = matches or _closest(name)
+    first = f"{', '.join(close[:_MOST_LISTED])}{', ...' if len(close) > _MOST_LISTED else ''}"
+    raise InputError(
+        f"sub-model {name!r:.40} is "
+        + (f"ambiguous: {first}" if matches else f"unknown; closest: {first}")
+        + f"; `gemelo show sizes` lists what a model has, and `{HALF}`, `{WHOLE}` or a .toml or "
+        ".json file will do, too"
+    )
+
+
+def _closest(name: str) -> list[str]:
+    """Published names by how much they look like a name, the closest first."""
+
+    def likeness(key: str) -> float:
+        return SequenceMatcher(None, name.lower(), key.lower()).ratio()
+
+    return sorted(names(), key=likeness, reverse=True)[:_MOST_LISTED]
 
 
 def _own_name(path: Path, raw: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ Sessions are sequences on it; sub-models are views of its decoder.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
@@ -60,9 +60,10 @@ class Engine:
             self.decoder.config, self.context, 1, self.chunk, embed.dtype, device, self.kv_format
         )
 
-    def session(self, load_s: float = 0.0) -> Session:
-        """A new session, empty; its first turn counts load_s seconds of loading."""
-        return Session(self.views, self.tokenizer, self.cache(), load_s)
+    def session(self, take_load_s: Callable[[], float] = lambda: 0.0) -> Session:
+        """A new session, empty. take_load_s gives the seconds of loading that a turn has to count;
+        every turn asks, and all but a model's first are given 0."""
+        return Session(self.views, self.tokenizer, self.cache(), take_load_s)
 
     def forward(
         self, tokens: Tokens, output_hidden_states: bool = False, output_attentions: bool = False

@@ -31,7 +31,7 @@ from gemelo.engine.completion import Completion
 from gemelo.engine.continuation import Continuation, Piece
 from gemelo.engine.elastic.policy import Moment, Policy
 from gemelo.engine.elastic.rebuild import CacheRebuild
-from gemelo.engine.elastic.speculative import Draft
+from gemelo.engine.elastic.speculative import Draft, check_draft
 from gemelo.engine.elastic.submodel_views import SubmodelViews
 from gemelo.engine.kv import KVCache, RewindError
 from gemelo.engine.step import Decoder
@@ -52,21 +52,25 @@ class Session:
     the last turn, `stats` of all. `policy`, `draft` and `rebuild_mode` may be set between turns."""
 
     def __init__(
-        self, views: SubmodelViews, tokenizer: Tokenizer, cache: KVCache, load_s: float = 0.0
+        self,
+        views: SubmodelViews,
+        tokenizer: Tokenizer,
+        cache: KVCache,
+        take_load_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        """load_s: seconds of loading, which the first turn counts."""
+        """take_load_s gives the seconds of loading that a turn has to count; every turn asks."""
         self.views, self.tokenizer, self.cache = views, tokenizer, cache
         self.ids: list[int] = []
         self.spans: list[EmbeddingSpan] = []
         self.active: Submodel | None = views.whole
         self.policy: Policy | None = None
-        self.draft: Draft | None = None
+        self._draft: Draft | None = None
         self.rebuild_mode: RebuildMode = "off"
         self.timings, self.stats, self.seed = Timings(), Stats(), 0
         self.turns = Turns()
         self._writers: list[Submodel | None] = []  # of every position
         self._rebuild: CacheRebuild | None = None
-        self._load_s, self._step_s = load_s, 0.0
+        self._take_load_s, self._step_s = take_load_s, 0.0
         self._since = 0  # tokens written since the last switch
 
     @property
@@ -110,17 +114,31 @@ class Session:
         gamma None adapts the number of guesses to what is measured, down to none. The draft shares
         the model's weights; for one with a copy of its own see `Model.draft`.
         """
-        self.draft = draft = Draft(self.views.view(self.views.parse(choice)), gamma)
+        part = self.views.parse(choice)
+        self.draft = draft = Draft(self.views.view(part), gamma, name=part.name or "custom")
         return draft
+
+    @property
+    def draft(self) -> Draft | None:
+        """What drafts from the next turn on; one of another architecture is refused."""
+        return self._draft
+
+    @draft.setter
+    def draft(self, draft: Draft | None) -> None:
+        if draft is not None:
+            check_draft(draft, self.cache.config)
+        self._draft = draft
 
     @property
     def num_stale(self) -> int:
         """Positions that the active size would have written otherwise."""
+        return sum(self._stale())
+
+    def _stale(self) -> list[bool]:
+        """Of every position, whether it is one of those."""
         writers = {id(writer): writer for writer in self._writers}
-        other = {
-            key for key, writer in writers.items() if not self.views.same_keys(writer, self.active)
-        }
-        return sum(id(writer) in other for writer in self._writers)
+        same = {key for key, writer in writers.items() if self.views.same_keys(writer, self.active)}
+        return [id(writer) not in same for writer in self._writers]
 
     @property
     def written_by(self) -> list[str]:
@@ -130,13 +148,7 @@ class Session:
     def _rebuild_some(self, count: int) -> None:
         """Encode a little more of a clean cache; take it when it has caught up."""
         if self._rebuild is None:
-            stale = (
-                position
-                for position, writer in enumerate(self._writers)
-                if not self.views.same_keys(writer, self.active)
-            )
-            clean_tokens = next(stale, len(self._writers))
-            self._rebuild = CacheRebuild(self.decoder, self.cache, clean_tokens)
+            self._rebuild = CacheRebuild(self.decoder, self.cache, self._stale().index(True))
         self.stats.rebuilt_tokens += self._rebuild.advance(self.tokens, count)
         if self._rebuild.done == len(self.ids):
             self.cache = self._rebuild.cache
@@ -211,8 +223,7 @@ class Session:
         self, tokens: Tokens, sampling: Sampling, progress: Progress | None
     ) -> Generator[Piece]:
         self._check_policy(sampling)
-        self.timings = timings = Timings(load_s=self._load_s)
-        self._load_s = 0.0
+        self.timings = timings = Timings(load_s=self._take_load_s())
         started = time.perf_counter()
         scores = self._read(tokens, progress, timings)
         rows = [
@@ -225,13 +236,15 @@ class Session:
             pieces = self._speculate(rows[0], scores, self.draft)
         else:
             pieces = self._continue(rows[0], scores)
-        clock = time.perf_counter()
+        clock, scorer = time.perf_counter(), self.active
         timings.prefill_s = clock - started
         for piece in pieces:
+            self.stats.answered[scorer.name if scorer else WHOLE] += len(piece.token_ids)
             timings.decode_tokens = sum(max(0, len(row.ids) - 1) for row in rows)
             timings.decode_s += time.perf_counter() - clock
             yield piece
-            clock = time.perf_counter()  # what the caller did meanwhile is not ours
+            # what the caller did meanwhile is not ours
+            clock, scorer = time.perf_counter(), self.active
         check_files(self.views.files)  # what was written over in a turn may have been read in it
 
     def _check_policy(self, sampling: Sampling) -> None:

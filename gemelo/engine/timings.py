@@ -45,7 +45,8 @@ class Timings:
 class Stats:
     """What a session did since it began, by sub-model."""
 
-    tokens: Counter[str] = field(default_factory=Counter)  # written, by the sub-model's name
+    tokens: Counter[str] = field(default_factory=Counter)  # written to the cache, prompts' too
+    answered: Counter[str] = field(default_factory=Counter)  # of answers, by who scored them
     switches: int = 0
     rebuilt_tokens: int = 0
     rebuilds: int = 0  # caches brought up to date

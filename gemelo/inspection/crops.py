@@ -16,7 +16,7 @@ from typing import Any
 
 from gemelo.errors import InputError
 from gemelo.inputs.media.image import PictureSource, read_image, views
-from gemelo.inputs.media.panscan import DEFAULT, Box, PanScan, crops
+from gemelo.inputs.media.panscan import DEFAULT, Box, PanScan, crops, no_crops_reason
 from gemelo.inputs.media.parts import name_of
 from gemelo.weights.files import replaced
 
@@ -46,6 +46,7 @@ class Crops:
     views: tuple[View, ...]
     tokens_per_view: int
     notices: tuple[str, ...]
+    no_crops_reason: str = ""  # why the original is the only view; "" where there are crops
 
     @property
     def num_tokens(self) -> int:
@@ -63,7 +64,7 @@ class Crops:
                 f"  {view.name:<8}  {size:>13}  from ({left}, {top}) to ({right}, {bottom})"
             )
         if len(self.views) == 1:
-            lines.append("  no crops: it is nearly square, or its crops would be too small")
+            lines.append(f"  no crops: {self.no_crops_reason}")
         return "\n".join([*lines, *(f"  note: {notice}" for notice in self.notices)])
 
     def to_json(self) -> dict[str, Any]:
@@ -73,6 +74,7 @@ class Crops:
             "soft_tokens": self.num_tokens,
             "views": [{"name": view.name, "box": list(view.box)} for view in self.views],
             "notices": list(self.notices),
+            "no_crops_reason": self.no_crops_reason or None,
         }
 
 
@@ -83,7 +85,8 @@ def show_crops(
     picture = read_image(source)
     boxes = [(0, 0, *picture.size), *crops(picture.size, options)]
     shown = tuple(View(_view_name(index), box) for index, box in enumerate(boxes))
-    return Crops(name_of(source, "image"), shown, tokens_per_view, picture.notices)
+    reason = no_crops_reason(picture.size, options)
+    return Crops(name_of(source, "image"), shown, tokens_per_view, picture.notices, reason)
 
 
 def save_crops(

@@ -4,6 +4,8 @@ The numbers come from the modules that run, after loading, so that they are true
 the weights are held in; the cost model of `config` is their check and not their source. Bytes are
 those of the weights as they are held, whether mapped from the file or in memory.
 
+Of a sub-model the numbers are the whole's, less what it leaves out.
+
     summary = summarise(checkpoint)
     summary.parameters, summary.layers[0].weights["self_attn.q_proj"].shape
 
@@ -12,78 +14,47 @@ Shapes are (out, in); the embedding's is (V, D).
 
 from __future__ import annotations
 
-import dataclasses
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
-import torch
 from torch import nn
 
 from gemelo.checkpoints.load import Checkpoint
-from gemelo.config import LayerType, kv_bytes
+from gemelo.config import LayerType, ModelConfig, Submodel, kv_bytes
 from gemelo.engine.engine import Engine
-from gemelo.kernels.linear import QuantEmbedding, QuantLinear, module_bytes
+from gemelo.inspection.weights import Group, Weights, held, part
 
 CONTEXTS = (1024, 8192, 32768, 131072)  # tokens at which the KV cache is reckoned
-_NAMES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
-
-
-@dataclass(frozen=True)
-class Weight:
-    """One weight: its shape, the format it is held in, its bytes."""
-
-    shape: tuple[int, ...]
-    format: str
-    parameters: int
-    bytes: int
-
-
-@dataclass(frozen=True)
-class Group:
-    """Weights by name, and their sums."""
-
-    weights: Mapping[str, Weight]
-
-    @property
-    def parameters(self) -> int:
-        """Numbers in all of them."""
-        return sum(weight.parameters for weight in self.weights.values())
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of all of them, as they are held."""
-        return sum(weight.bytes for weight in self.weights.values())
-
-    @property
-    def formats(self) -> tuple[str, ...]:
-        """Formats of the matrices, the commonest first; norms only where there is nothing else."""
-        matrices = [w.format for w in self.weights.values() if len(w.shape) > 1]
-        counts = Counter(matrices or [w.format for w in self.weights.values()])
-        return tuple(name for name, _ in counts.most_common())
-
-    def to_json(self) -> dict[str, Any]:
-        """Sums, then every weight by name."""
-        return {
-            "parameters": self.parameters,
-            "bytes": self.bytes,
-            "formats": list(self.formats),
-            "weights": {name: dataclasses.asdict(w) for name, w in self.weights.items()},
-        }
+_APART = ("embed_tokens", "embed_tokens_per_layer", "lm_head")  # parts that are not of the core
 
 
 @dataclass(frozen=True)
 class Layer(Group):
-    """One decoder layer; window is None where it attends to everything."""
+    """One decoder layer; window is None where it attends to everything, kv_layer the layer whose
+    keys and values it attends over: itself, or a lower one. whole_width is the feed-forward's in
+    the model that a sub-model is of; sparsity the share of its neurons that are off at a token."""
 
     index: int
     type: LayerType
     window: int | None
+    kv_layer: int
+    ffn_width: int
+    whole_width: int
+    sparsity: float
 
     def to_json(self) -> dict[str, Any]:
         """What the layer is, then as a group."""
-        return {"index": self.index, "type": self.type, "window": self.window} | super().to_json()
+        facts = {
+            "index": self.index,
+            "type": self.type,
+            "window": self.window,
+            "kv_layer": self.kv_layer,
+            "ffn_width": self.ffn_width,
+            "activation_sparsity": self.sparsity,
+        }
+        return facts | super().to_json()
 
 
 @dataclass(frozen=True)
@@ -99,6 +70,9 @@ class Summary:
     chat_template: bool
     context: int
     kv_bytes: Mapping[int, int]  # of one session, by tokens of context
+    config: ModelConfig  # of what is summed up: the sub-model's, if it is one
+    submodel: Submodel | None = None
+    details: tuple[str, ...] = ()  # what is usual in the files it is from, and changes nothing
 
     @property
     def parameters(self) -> int:
@@ -110,6 +84,13 @@ class Summary:
         """Of the decoder's weights as they are held."""
         return sum(group.bytes for group in self._decoder())
 
+    @property
+    def core(self) -> Group:
+        """All of the decoder but the embedding, the per-layer embeddings and a head of its own."""
+        groups = [layer.weights for layer in self.layers]
+        groups += [group.weights for name, group in self.parts.items() if name not in _APART]
+        return Group({f"{at}.{name}": w for at, g in enumerate(groups) for name, w in g.items()})
+
     def _decoder(self) -> Iterable[Group]:
         return (*self.layers, *self.parts.values())
 
@@ -119,6 +100,9 @@ class Summary:
             "model": self.path,
             "model_type": self.model_type,
             "format": self.format,
+            "submodel": self.submodel.name if self.submodel else None,
+            "core_parameters": self.core.parameters,
+            "core_bytes": self.core.bytes,
             "parameters": self.parameters,
             "bytes": self.bytes,
             "chat_template": self.chat_template,
@@ -127,62 +111,82 @@ class Summary:
             "layers": [layer.to_json() for layer in self.layers],
             "parts": {name: part.to_json() for name, part in self.parts.items()},
             "towers": {name: tower.to_json() for name, tower in self.towers.items()},
+            "details": list(self.details),
         }
 
 
-def summarise(checkpoint: Checkpoint) -> Summary:
-    """The summary of a loaded model. Reads no weight."""
+def summarise(checkpoint: Checkpoint, submodel: Submodel | None = None) -> Summary:
+    """The summary of a loaded model, or of a sub-model of it. Reads no weight."""
     config, decoder = checkpoint.config, checkpoint.decoder
+    weights, widths = held(decoder), config.ffn_widths
+    if submodel is not None:
+        weights = part(weights, config, submodel)
+        widths = tuple(widths[layer] for layer in submodel.kept_layers(config))
+        config = submodel.config(config)
     return Summary(
         path=str(checkpoint.path),
         model_type=config.model_type,
         format=checkpoint.format,
-        layers=tuple(
-            Layer(_weights(block), index, layer.type, layer.window)
-            for index, (layer, block) in enumerate(
-                zip(config.layer_configs, decoder.layers, strict=True)
-            )
-        ),
-        parts=_children(decoder, decoder.layers),
+        layers=_layers(config, widths, weights),
+        parts=_parts(weights),
         towers=_children(checkpoint.tree, decoder),
         chat_template=checkpoint.tokenizer.chat_template is not None,
         context=config.max_position_embeddings,
-        kv_bytes=_kv_bytes(checkpoint),
+        kv_bytes=_kv_bytes(checkpoint, config),
+        config=config,
+        submodel=submodel,
+        details=checkpoint.details,
     )
+
+
+def sparsity(config: ModelConfig, layer: int) -> float:
+    """The share of a feed-forward's neurons that a gate turns off at every token: 0 where none."""
+    deviations = config.std_multiplier(layer)
+    return 0.0 if deviations is None else round(NormalDist().cdf(deviations), 4)
+
+
+def _layers(config: ModelConfig, widths: Iterable[int], weights: Weights) -> tuple[Layer, ...]:
+    """The layers of a config with their weights; widths are the whole's."""
+    inside: list[dict[str, Any]] = [{} for _ in config.layers]
+    for name, weight in weights.items():
+        if name.startswith("layers."):
+            _, number, rest = name.split(".", 2)
+            inside[int(number)][rest] = weight
+    return tuple(
+        Layer(
+            inside[index],
+            index,
+            layer.type,
+            layer.window,
+            config.kv_donor(index),
+            config.ffn_widths[index],
+            whole_width,
+            sparsity(config, index),
+        )
+        for index, (layer, whole_width) in enumerate(zip(config.layer_configs, widths, strict=True))
+    )
+
+
+def _parts(weights: Weights) -> dict[str, Group]:
+    """What is around the layers, by the name of the module that holds it."""
+    parts: dict[str, dict[str, Any]] = {}
+    for name, weight in weights.items():
+        holder, _, rest = name.partition(".")
+        if holder != "layers":
+            parts.setdefault(holder, {})[rest] = weight
+    return {holder: Group(group) for holder, group in parts.items()}
 
 
 def _children(module: nn.Module, apart: nn.Module) -> dict[str, Group]:
     """The weights of every child of a module but one, by the child's name."""
     return {
-        name: Group(_weights(child))
-        for name, child in module.named_children()
-        if child is not apart
+        name: Group(held(child)) for name, child in module.named_children() if child is not apart
     }
 
 
-def _weights(module: nn.Module) -> dict[str, Weight]:
-    """Every weight inside a module by the name of what holds it, "" for the module itself."""
-    weights: dict[str, Weight] = {}
-    for name, inner in module.named_modules():
-        if isinstance(inner, QuantLinear | QuantEmbedding):
-            packed = inner.weight
-            rows, columns = packed.shape
-            count = module_bytes(inner)
-            weights[name] = Weight(packed.shape, packed.format.name, rows * columns, count)
-            continue
-        for leaf, tensor in inner.named_parameters(recurse=False):
-            path = name if leaf == "weight" else ".".join(filter(None, (name, leaf)))
-            kind = _NAMES.get(tensor.dtype, str(tensor.dtype).removeprefix("torch."))
-            weights[path] = Weight(tuple(tensor.shape), kind, tensor.numel(), tensor.nbytes)
-    return weights
-
-
-def _kv_bytes(checkpoint: Checkpoint) -> dict[int, int]:
+def _kv_bytes(checkpoint: Checkpoint, config: ModelConfig) -> dict[int, int]:
     """What the cache of one session will take, by context, as the engine's defaults make it."""
     engine = Engine(checkpoint.decoder, checkpoint.tokenizer)
     item = engine.cache().stored.itemsize
     lengths = {min(tokens, engine.context) for tokens in (*CONTEXTS, engine.context)}
-    return {
-        tokens: kv_bytes(checkpoint.config, tokens, engine.chunk, item)
-        for tokens in sorted(lengths)
-    }
+    return {tokens: kv_bytes(config, tokens, engine.chunk, item) for tokens in sorted(lengths)}

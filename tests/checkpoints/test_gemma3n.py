@@ -110,7 +110,8 @@ def test_dead_keys_change_nothing_and_are_left_out(tmp_path: Path) -> None:
     checkpoint = load_checkpoint(folder)
     assert torch.equal(scores(checkpoint), clean)
     assert difference(clean, reference_scores(folder)) <= 3e-4
-    assert checkpoint.notices == ()  # there is nothing that anybody could do about them
+    (detail,) = checkpoint.details  # and no notice: nearly every file is so
+    assert "layers 7 to 11" in detail and "15 weights" in detail and checkpoint.notices == ()
     written = convert(folder, tmp_path / "again")
     whole, again = (set(Safetensors(path).names()) for path in (folder, tmp_path / "again"))
     gone = {
@@ -118,6 +119,7 @@ def test_dead_keys_change_nothing_and_are_left_out(tmp_path: Path) -> None:
     }
     assert written.notices == () and again < whole and len(whole - again) == 15
     assert all(any(part in name for part in gone) for name in whole - again)
+    assert load_checkpoint(tmp_path / "again").details == ()
 
 
 def test_a_table_padded_to_the_embedding_is_cut(tmp_path: Path) -> None:
@@ -130,10 +132,11 @@ def test_a_table_padded_to_the_embedding_is_cut(tmp_path: Path) -> None:
     rewritten(folder, {f"model.{PER_LAYER_EMBEDDING}.weight": padded})
     checkpoint = load_checkpoint(folder)
     assert checkpoint.notices == ()
+    assert "32 rows of embed_tokens_per_layer past the 480th" in checkpoint.details[0]
     assert checkpoint.decoder.embed_tokens_per_layer.weight.shape == table.shape
     assert torch.equal(scores(checkpoint, ids), exact)
     convert(folder, tmp_path / "cut")
-    assert load_checkpoint(tmp_path / "cut").notices == ()
+    assert load_checkpoint(tmp_path / "cut").details == checkpoint.notices == ()
     rewritten(folder, {f"model.{PER_LAYER_EMBEDDING}.weight": padded[:500].clone()})
     with pytest.raises(FileFormatError, match=r"embed_tokens_per_layer.weight \(500, 384\)"):
         load_checkpoint(folder)

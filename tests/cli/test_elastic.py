@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
+from gemelo.cli.elastic import draft_in_words
 from gemelo.config import Gemma3nConfig, Submodel
+from gemelo.engine.elastic.speculative import Draft
 from tests.cli.conftest import Command
 from tests.gemma3n import write_3n
 
@@ -43,16 +46,56 @@ def test_drafting_changes_nothing(gemelo: Command, model: Path, part: Path, bits
     plain = json.loads(gemelo(*words).out)
     ran = gemelo(*words, "--speculate", f"{part}{bits}", "--verbose")
     assert ran.code == 0, ran.err
-    assert json.loads(ran.out)["token_ids"] == plain["token_ids"]
+    said = json.loads(ran.out)
+    assert said["token_ids"] == plain["token_ids"]
+    told = said["speculation"]
+    name = "small (q4_0)" if bits else "small"
+    assert told["draft"] == name and 0 <= told["accepted"] <= told["drafted"]
+    guesses = f"{told['accepted']} of {told['drafted']} guesses right"
+    assert f"draft {name}: {guesses if told['rounds'] else 'no guess yet'}" in ran.err
+    assert plain["speculation"] is None
 
 
-@pytest.mark.parametrize("policy", ["latency:1000000", "memory:0.000001", "difficulty:3"])
-def test_policies_run_and_tell(gemelo: Command, model: Path, policy: str) -> None:
+def draft_of(accepted: int, drafted: int, cost: float, acceptance_rate: float) -> Draft:
+    draft = Draft(None, name="E2B", rounds=4, drafted=drafted, accepted=accepted)  # type: ignore[arg-type]
+    draft.full_s, draft.draft_s, draft.acceptance_rate = 1.0, cost, acceptance_rate
+    draft.verify_s = dict.fromkeys(range(1, 9), 1.0)
+    return draft
+
+
+def test_a_draft_is_told_in_words() -> None:
+    assert draft_in_words(draft_of(12, 16, 0.15, 0.8)) == (
+        "draft E2B: 12 of 16 guesses right (75 %); a guess costs 0.15 of a step; "
+        "it pays: about 2.1 times as fast as without"
+    )
+    few = draft_in_words(draft_of(0, 2, 0.15, 0.8))
+    assert few.endswith("0.15 of a step; under 16 guesses do not tell yet whether it pays")
+    off = draft_of(1, 40, 0.9, 0.1)
+    assert draft_in_words(off).endswith("; it does not pay: 1.00 times as fast as without")
+    assert off.gamma == 0
+    assert draft_in_words(off).endswith("; it does not pay, and is off until it is tried again")
+    assert "no guess yet" in draft_in_words(Draft(off.decoder, name="E2B"))
+
+
+@pytest.mark.parametrize(
+    ("policy", "name"),
+    [
+        ("latency:1000000", "latency 1e+06 tokens/s"),
+        ("memory:0.000001", "memory 1e-06 GiB"),
+        ("difficulty:3", "difficulty 3 nats"),
+    ],
+)
+def test_policies_run_and_tell(gemelo: Command, model: Path, policy: str, name: str) -> None:
     ran = gemelo("generate", "-m", str(model), "the", *GREEDY, "--policy", policy, "--verbose")
     assert ran.code == 0, ran.err
-    assert len(json.loads(ran.out)["token_ids"]) == 12
+    said = json.loads(ran.out)
+    assert len(said["token_ids"]) == 12
+    sizes = said["sizes"]
+    assert sizes["policy"] == name and sum(sizes["answered_tokens"].values()) == 12
+    assert re.search(rf"{re.escape(name)}: (whole|half) \d+ tokens(, (whole|half) \d+)?; ", ran.err)
     if not policy.startswith("difficulty"):
-        assert "tokens by sub-model: " in ran.err and "half" in ran.err
+        assert "half" in sizes["answered_tokens"] and sizes["switches"] == 1
+        assert "; 1 switch\n" in ran.err
 
 
 @pytest.mark.parametrize("where", ["disk", "ram", "device"])
@@ -64,7 +107,7 @@ def test_the_table_lies_anywhere(gemelo: Command, model: Path, where: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("rebuild", "expected"), [("off", ", 0 tokens rebuilt"), ("now", " tokens rebuilt")]
+    ("rebuild", "expected"), [("off", "; 1 switch\n"), ("now", "tokens of the KV cache rebuilt\n")]
 )
 def test_rebuild_on_a_switch(
     gemelo: Command, model: Path, part: Path, rebuild: str, expected: str
@@ -73,7 +116,7 @@ def test_rebuild_on_a_switch(
     words = ("chat", "-m", str(model), "--max-tokens", "4", "--seed", "1", "--rebuild", rebuild)
     ran = gemelo(*words, stdin=said.encode())
     assert ran.code == 0 and expected in ran.err
-    assert (", 0 tokens rebuilt" in ran.err) == (rebuild == "off")
+    assert ("rebuilt" in ran.err) == (rebuild == "now")
 
 
 def test_in_chat(gemelo: Command, model: Path, part: Path) -> None:
@@ -81,8 +124,8 @@ def test_in_chat(gemelo: Command, model: Path, part: Path) -> None:
     ran = gemelo("chat", "-m", str(model), "--max-tokens", "4", "--seed", "1", stdin=said.encode())
     assert ran.code == 0, ran.err
     assert "active: whole" in ran.err and "sub-models: whole, half;" in ran.err
-    assert "tokens by sub-model: " in ran.err and "small" in ran.err
-    assert "'nonsense' is unknown" in ran.err
+    assert "answers by sub-model: whole 4 tokens, small 4; 1 switch\n" in ran.err
+    assert "'nonsense' is unknown; closest: " in ran.err
 
 
 @pytest.mark.parametrize(
@@ -118,9 +161,9 @@ def test_force_replaces(gemelo: Command, model: Path, part: Path, tmp_path: Path
     assert again.code == 0 and json.loads(again.out)["path"].endswith("s.gguf")
 
 
-def test_ladders() -> None:
+def test_what_policies_choose_among() -> None:
     config = Gemma3nConfig()
-    assert [part.name for part in Submodel.ladder(config)][0] == "E2B"
+    assert [part.name for part in Submodel.by_size(config)][0] == "E2B"
     easy = Submodel.easy(config)
     assert easy.same_keys(Submodel.whole(config), config) and easy != Submodel.whole(config)
     assert easy.ffn_widths == (16384,) * 19 + (8192,) * 16

@@ -1,4 +1,4 @@
-"""`pull`, `list`, `convert` and `show model`."""
+"""`pull`, `list` and `convert`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,8 @@ import pytest
 
 import gemelo as library
 from gemelo.checkpoints import stored
-from gemelo.checkpoints.load import load_checkpoint
 from gemelo.checkpoints.stored import Stored
 from gemelo.cli.models import list_models
-from gemelo.cli.show import shape_columns
-from gemelo.inspection.summary import summarise
 from tests.cli.conftest import Command
 
 STORED = [
@@ -140,28 +137,6 @@ def test_a_format_that_is_only_read(gemelo: Command, tmp_path: Path, command: st
     assert ran.code == 2 and "error: --format Q4_K_M is read, not written" in ran.err
     ran = gemelo(command, "nowhere", str(tmp_path / "x.gguf"), "--format", "Q8_0")
     assert ran.code == 2 and "nowhere" in ran.err and "--format" not in ran.err
-
-
-def test_show_model(gemelo: Command, tiny_checkpoint: Path) -> None:
-    summary = summarise(load_checkpoint(tiny_checkpoint))
-    said = json.loads(gemelo("show", "model", "--json").out)
-    assert said == json.loads(json.dumps(summary.to_json()))
-    table = gemelo("show", "model").out
-    assert f"{summary.parameters:,} parameters" in table
-    assert "sliding 8" in table and "full" in table and "q8_0" in table
-    assert "128 x 96" in table
-
-
-def test_matrices_of_one_shape_share_a_column(tiny_checkpoint: Path) -> None:
-    columns = shape_columns(summarise(load_checkpoint(tiny_checkpoint)).layers)
-    short = sorted([name.rpartition(".")[2] for name in names] for names in columns)
-    assert short == [
-        ["down_proj"],
-        ["gate_proj", "up_proj"],
-        ["k_proj", "v_proj"],
-        ["o_proj"],
-        ["q_proj"],
-    ]
 
 
 def test_bench(gemelo: Command, monkeypatch: pytest.MonkeyPatch) -> None:

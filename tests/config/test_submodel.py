@@ -74,10 +74,18 @@ def test_e2b_is_its_own_published_config() -> None:
 
 def test_names_may_be_cut_short_but_not_ambiguous() -> None:
     assert Submodel.named("E2.54", E4B).name == "E2.54B-layer"
-    with pytest.raises(InputError, match="ambiguous; choose one of E2.98B-layer, E2.98B-block"):
+    with pytest.raises(InputError, match="ambiguous: E2.98B-layer, E2.98B-block; "):
         Submodel.named("E2.98B", E4B)
-    with pytest.raises(InputError, match="'E9B' is unknown; choose one of E4B, E2B"):
+    with pytest.raises(InputError, match="'E9B' is unknown; closest: E4B, E2B, ") as error:
         Submodel.named("E9B", E4B)
+    assert "`gemelo show sizes` lists" in str(error.value) and len(str(error.value)) < 200
+    with pytest.raises(InputError, match="ambiguous: E4B, E2B, E1.96B-layer, ...;"):
+        Submodel.named("E", E4B)
+    with pytest.raises(InputError, match="closest: E2.54B-layer, "):
+        Submodel.named("2.54-layer", E4B)
+    with pytest.raises(InputError) as long:
+        Submodel.named("x" * 100_000, E4B)
+    assert len(str(long.value)) < 250
 
 
 def test_a_name_needs_the_layers_it_was_made_for() -> None:
@@ -124,7 +132,7 @@ def test_a_whole_has_the_name_that_its_layers_and_widths_have(
     config: Gemma3nConfig, name: str
 ) -> None:
     assert Submodel.whole(config).name == name == Submodel.named("whole", config).name
-    assert [part.name for part in Submodel.ladder(config)][-1] == name
+    assert [part.name for part in Submodel.by_size(config)][-1] == name
     half = Submodel.named("half", config)
     assert half.name == ("half" if name == "whole" else f"half of {name}")
     assert half.ffn_widths == tuple(width // 64 * 32 for width in config.ffn_widths)
@@ -138,7 +146,7 @@ def test_other_models_have_no_published_parts(config: Gemma3nConfig) -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "rungs"),
+    ("config", "expected"),
     [
         (E4B, ["E2B", "E2.49B-block", "E2.98B-block", "E3.49B-block", "E4B"]),
         (MIX, ["E2B", "E2.49B-block", "E2.98B-block"]),
@@ -146,11 +154,13 @@ def test_other_models_have_no_published_parts(config: Gemma3nConfig) -> None:
         (TINY, ["half", "whole"]),
     ],
 )
-def test_ladders_climb_what_a_model_holds(config: Gemma3nConfig, rungs: list[str]) -> None:
-    ladder = Submodel.ladder(config)
-    assert [part.name for part in ladder] == rungs
-    sums = [sum(part.ffn_widths) for part in ladder]
-    assert sums == sorted(set(sums)) and ladder[-1] == Submodel.whole(config)
+def test_sizes_to_choose_among_are_what_a_model_holds(
+    config: Gemma3nConfig, expected: list[str]
+) -> None:
+    parts = Submodel.by_size(config)
+    assert [part.name for part in parts] == expected
+    sums = [sum(part.ffn_widths) for part in parts]
+    assert sums == sorted(set(sums)) and parts[-1] == Submodel.whole(config)
 
 
 def test_a_published_name_cannot_be_given_to_another_size(tmp_path: Path) -> None:

@@ -39,6 +39,30 @@ def test_thresholds_and_notices() -> None:
     assert "no crops" in square.text() and "note: its transparent parts" in square.text()
 
 
+@pytest.mark.parametrize(
+    ("size", "options", "reason"),
+    [
+        ((300, 299), PanScan(), "its sides have a ratio of 1, under 1.2 (min_ratio_to_activate)"),
+        ((1199, 1000), PanScan(), "its sides have a ratio of 1.19, under 1.2"),
+        ((384, 191), PanScan(), "crops would be 191 pixels on the short side, under 256 (min_crop"),
+        ((384, 191), PanScan(), "though its ratio of 2.01 is not under 1.2"),
+        ((400, 300), PanScan(), "crops would be 200 pixels"),
+        ((400, 300), PanScan(min_crop_size=200), ""),
+        ((1000, 400), PanScan(), ""),
+        ((1000, 400), PanScan(min_ratio_to_activate=3), "a ratio of 2.5, under 3 (min_ratio"),
+    ],
+)
+def test_the_verdict_says_which_limit_and_by_how_much(
+    size: tuple[int, int], options: PanScan, reason: str
+) -> None:
+    shown = show_crops(photograph(*size), options)
+    assert reason in shown.no_crops_reason
+    assert (len(shown.views) > 1) == (not shown.no_crops_reason) == (reason == "")
+    assert ("no crops: " in shown.text()) == bool(reason)
+    assert shown.no_crops_reason in shown.text()
+    assert shown.to_json()["no_crops_reason"] == (shown.no_crops_reason or None)
+
+
 def test_saved_views(panorama: Path, tmp_path: Path) -> None:
     folder = tmp_path / "new" / "folder"
     paths = save_crops(panorama, folder)

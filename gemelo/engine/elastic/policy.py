@@ -1,11 +1,12 @@
 """Policies: functions that choose the sub-model before every token, by latency, memory, entropy.
 
 A policy is given what there is to know at that moment and names a sub-model. It holds no tensors
-and changes nothing; the session makes the change. `latency` climbs and descends a ladder of sizes
-so as to keep a rate, with hysteresis; `memory` descends it when memory is short; `difficulty`
-gives easy tokens to the smaller of two sizes that write the same keys.
+and changes nothing; the session makes the change. `latency` takes a smaller or a larger sub-model
+so as to keep a rate, with hysteresis; `memory` takes a smaller one when memory is short;
+`difficulty` gives easy tokens to the smaller of two that write the same keys and values. Statistics
+call a policy by its `__name__`, as they would any function.
 
-    session.policy = latency(20.0, ladder=[e2b, e3, e4b])
+    session.policy = latency(20.0, submodels=[e2b, e3, e4b])
 """
 
 from __future__ import annotations
@@ -27,35 +28,44 @@ class Moment:
     active: Submodel
     scores: Tensor  # (V,) of the token to come
     step_s: float  # seconds of the last step; 0 before the first
-    tokens: int  # written by the active size since it became active
+    tokens: int  # written by the active sub-model since it became active
 
 
 Policy = Callable[[Moment], Submodel]
 
 
 def fixed(submodel: Submodel) -> Policy:
-    """Always the same."""
-    return lambda moment: submodel
+    """Always `submodel`."""
+
+    def decide(moment: Moment) -> Submodel:
+        return submodel
+
+    return _called(f"always {submodel.name}", decide)
 
 
 def latency(
-    tokens_per_s: float, ladder: Sequence[Submodel], hysteresis: float = 0.1, patience: int = 4
+    tokens_per_s: float, submodels: Sequence[Submodel], hysteresis: float = 0.1, patience: int = 4
 ) -> Policy:
-    """The largest size of `ladder` (smallest first) that keeps up `tokens_per_s`.
+    """The largest sub-model that keeps up a rate.
 
-    Goes down when the smoothed rate falls `hysteresis` below the target, up when it lies as far
-    above; at least `patience` tokens at a size before it is judged, so that it cannot flutter.
+    - tokens_per_s: the rate to keep, in tokens a second, above 0.
+    - submodels: what to choose among, the smallest first; `Submodel.by_size` gives such a list.
+    - hysteresis: how far the smoothed rate may lie from the target before the sub-model changes, as
+      a share of it: 0.1 is a tenth. It goes down when the rate is lower, up when it is higher.
+    - patience: tokens that a sub-model writes before it is judged, so that it cannot flutter.
+
+    Raises InputError for a rate that is none, or for what is no `Submodel`.
     """
     if not is_number(tokens_per_s) or not tokens_per_s > 0:
         raise InputError(f"latency target of {tokens_per_s!r:.60} tokens/s; expected above 0")
-    _check_submodels(*ladder)
+    _check_submodels(*submodels)
     smoothed = 0.0
 
     def decide(moment: Moment) -> Submodel:
         nonlocal smoothed
-        if moment.active not in ladder:
-            return ladder[-1]
-        rung = ladder.index(moment.active)
+        if moment.active not in submodels:
+            return submodels[-1]
+        place = submodels.index(moment.active)
         if moment.tokens == 0 or not moment.step_s:
             smoothed = 0.0
             return moment.active
@@ -64,43 +74,55 @@ def latency(
             return moment.active
         rate = 1 / smoothed
         if rate < tokens_per_s * (1 - hysteresis):
-            return ladder[max(0, rung - 1)]
+            return submodels[max(0, place - 1)]
         if rate > tokens_per_s * (1 + hysteresis):
-            return ladder[min(len(ladder) - 1, rung + 1)]
+            return submodels[min(len(submodels) - 1, place + 1)]
         return moment.active
 
-    return decide
+    return _called(f"latency {tokens_per_s:g} tokens/s", decide)
 
 
 def memory(
     limit_bytes: int,
-    ladder: Sequence[Submodel],
+    submodels: Sequence[Submodel],
     resident_bytes: Callable[[], int],
     release: Callable[[Submodel], int] = lambda submodel: 0,
 ) -> Policy:
-    """One size down (of `ladder`, smallest first) whenever the process holds more than the limit.
+    """The next smaller sub-model whenever the process holds more memory than a limit.
 
-    `release` then lets go the pages that the smaller size does not use. It does not climb by
-    itself: what was given back would only be taken again.
+    - limit_bytes: the limit, in bytes, above 0.
+    - submodels: what to choose among, the smallest first; `Submodel.by_size` gives such a list.
+    - resident_bytes: a function that returns the bytes that the process holds now.
+    - release: a function that is given the smaller sub-model, lets go the pages of the file that it
+      does not use, and returns how many bytes those were; left out, nothing is let go.
+
+    It never goes back up by itself: what was given back would only be taken again. Raises
+    InputError for a limit that is none, or for what is no `Submodel`.
     """
     if not is_number(limit_bytes) or limit_bytes <= 0:
         raise InputError(f"memory limit of {limit_bytes!r:.60} bytes; expected above 0")
-    _check_submodels(*ladder)
+    _check_submodels(*submodels)
 
     def decide(moment: Moment) -> Submodel:
-        rung = ladder.index(moment.active) if moment.active in ladder else len(ladder) - 1
-        if resident_bytes() > limit_bytes and rung > 0:
-            rung -= 1
-            release(ladder[rung])
-        return ladder[rung]
+        last = len(submodels) - 1
+        place = submodels.index(moment.active) if moment.active in submodels else last
+        if resident_bytes() > limit_bytes and place > 0:
+            place -= 1
+            release(submodels[place])
+        return submodels[place]
 
-    return decide
+    return _called(f"memory {limit_bytes / 2**30:.2g} GiB", decide)
 
 
 def difficulty(easy: Submodel, hard: Submodel, entropy: float) -> Policy:
-    """`easy` while the last scores were sure of themselves (below `entropy` nats), else `hard`.
+    """A smaller sub-model while the model is sure of the next token, a larger one where it is not.
 
-    The caller sees to it that both write the same keys, so that changing per token costs nothing.
+    - easy: runs while the scores of the next token have an entropy below `entropy`.
+    - hard: runs otherwise. Both should write the same keys and values (`Submodel.same_keys`), so
+      that changing at any token leaves no trace; `Submodel.easy` is such a part of a whole model.
+    - entropy: the limit in nats, 0 or more: 0.69 is a coin toss between two tokens, 0 is certainty.
+
+    Raises InputError for a limit that is none, or for what is no `Submodel`.
     """
     if not is_number(entropy) or entropy < 0:
         raise InputError(f"entropy threshold of {entropy!r:.60} nats; expected 0 or more")
@@ -111,7 +133,13 @@ def difficulty(easy: Submodel, hard: Submodel, entropy: float) -> Policy:
         nats = float(-(logprobs.exp() * logprobs).sum())
         return easy if nats < entropy else hard
 
-    return decide
+    return _called(f"difficulty {entropy:g} nats", decide)
+
+
+def _called(name: str, policy: Policy) -> Policy:
+    """The policy by a name for people."""
+    policy.__name__ = name
+    return policy
 
 
 def _check_submodels(*submodels: Submodel) -> None:
@@ -119,7 +147,7 @@ def _check_submodels(*submodels: Submodel) -> None:
         if not isinstance(submodel, Submodel):
             raise InputError(
                 f"a policy chooses among Submodel values, not {submodel!r:.60}: "
-                "Submodel.named(name, model.config), or Submodel.ladder(model.config)"
+                "Submodel.named(name, model.config), or Submodel.by_size(model.config)"
             )
     if not submodels:
         raise InputError("a policy has no sub-models to choose from; give one or more")

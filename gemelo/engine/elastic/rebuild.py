@@ -23,7 +23,8 @@ class CacheRebuild:
     """A cache on its way to being what `decoder` alone would have written for a sequence."""
 
     def __init__(self, decoder: Decoder, stale: KVCache, clean_tokens: int) -> None:
-        """The first `clean_tokens` positions of `stale` are kept, if its rings still reach them."""
+        """The first `clean_tokens` positions of `stale` are kept, if sliding layers still hold what
+        they saw."""
         self.decoder = decoder
         self.cache = stale.repeat(1)
         self.done = 0

@@ -5,9 +5,9 @@ its own keys over the draft's, and scores every position. Greedy output is the v
 for token; sampled output has the verifier's distribution (arXiv 2211.17192, section 2.3).
 Rejected positions are rewound.
 
-How many tokens to draft follows from three measured numbers: alpha, the share of guesses
-accepted; c, a draft step over a full step; v, a verification over a full step. When no number of
-guesses pays, it drafts nothing, and tries again after a while.
+How many tokens to draft follows from what is measured: the acceptance rate (the paper's alpha),
+and what a guess and a verification take of a plain step's time (its c, and 1 there). When no number
+of guesses pays, it drafts nothing, and tries again after a while.
 
     guesses = draft.propose(cache, row, position)
     draft.learn(guesses, accepted, verify_s)
@@ -19,11 +19,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from gemelo.config import ModelConfig
 from gemelo.engine import step
 from gemelo.engine.continuation import Continuation
 from gemelo.engine.kv import KVCache
 from gemelo.engine.sampler import Guess
 from gemelo.engine.step import Decoder
+from gemelo.errors import InputError
 
 MOST = 8  # guesses a round
 RETRY = 64  # plain steps before a draft that did not pay is tried again
@@ -31,17 +33,19 @@ RETRY = 64  # plain steps before a draft that did not pay is tried again
 
 @dataclass
 class Draft:
-    """A drafting decoder and what has been learnt about it. `gamma` None adapts."""
+    """A drafting decoder and what has been learnt about it. `fixed_gamma` None adapts the number of
+    guesses to that. Times are in seconds; `name` is what the draft is called in statistics."""
 
     decoder: Decoder = field(repr=False)
     fixed_gamma: int | None = None
     rounds: int = 0
     drafted: int = 0
     accepted: int = 0
-    alpha: float = 0.8  # smoothed; the guess before anything is known
+    acceptance_rate: float = 0.8  # smoothed; the guess before anything is known
     draft_s: float = 0.0  # smoothed seconds of one draft step
     full_s: float = 0.0  # of one plain step of the verifier
     verify_s: dict[int, float] = field(default_factory=dict)  # of verifying n guesses
+    name: str = ""
     _rest: int = 0  # plain steps still to take
 
     @property
@@ -64,7 +68,7 @@ class Draft:
         """Expected tokens per full step's time: (1 - a^(g+1)) / (1 - a) / (g c + v)."""
         if gamma == 0:
             return 1.0
-        a = min(self.alpha, 0.999)
+        a = min(self.acceptance_rate, 0.999)
         tokens = (1 - a ** (gamma + 1)) / (1 - a)
         seconds = gamma * self.draft_s + self.verification_s(gamma)
         return tokens * self.full_s / seconds
@@ -99,14 +103,57 @@ class Draft:
         self.accepted += accepted
         tried = min(accepted + 1, len(guesses))  # those after a rejection were not judged
         for index in range(tried):
-            self.alpha = 0.95 * self.alpha + 0.05 * (index < accepted)
+            self.acceptance_rate = 0.95 * self.acceptance_rate + 0.05 * (index < accepted)
         before = self.verify_s.get(len(guesses), 0.0)
         self.verify_s[len(guesses)] = smooth(before, seconds)
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether it makes no guesses for now, because none paid."""
+        return self.fixed_gamma is None and self._rest > 0
+
+    @property
+    def draft_cost(self) -> float | None:
+        """What a guess takes, as a share of a plain step; None before both were measured."""
+        return self.draft_s / self.full_s if self.draft_s and self.full_s else None
+
+    @property
+    def best_speedup(self) -> float | None:
+        """Tokens in a plain step's time at the number of guesses that gives most, or at the fixed
+        one; None before a round was measured."""
+        if self.draft_cost is None or not self.verify_s:
+            return None
+        gammas = range(MOST + 1) if self.fixed_gamma is None else (self.fixed_gamma,)
+        return max(map(self.speedup, gammas))
 
     @property
     def tokens_per_round(self) -> float:
         """Tokens per pass of the verifier, its own one included."""
         return (self.accepted + self.rounds) / self.rounds if self.rounds else 1.0
+
+
+def check_draft(draft: Draft, config: ModelConfig) -> None:
+    """Raise InputError if a draft cannot write its keys and values to the cache of a model."""
+    if not isinstance(draft, Draft):
+        raise InputError(f"a draft is a Draft, not {draft!r:.60}: model.draft(name) makes one")
+    ours, its = _shared_with_verifier(config), _shared_with_verifier(draft.decoder.config)
+    for name, value in ours.items():
+        if its[name] != value:
+            raise InputError(
+                f"the draft is of another architecture: its {name} is {its[name]!r:.60} and the "
+                f"model's {value!r:.60}; draft with a sub-model of the same Gemma 3n"
+            )
+
+
+def _shared_with_verifier(config: ModelConfig) -> dict[str, object]:
+    """What a draft and its verifier must have in common: the ids, and the cache."""
+    return {
+        "vocab_size": config.vocab_size,
+        "num_key_value_heads": config.num_key_value_heads,
+        "head_dim": config.head_dim,
+        "sliding_window": config.sliding_window,
+        "layers with keys": [config.layer_types[layer] for layer in config.kv_layers],
+    }
 
 
 def smooth(mean: float, new: float) -> float:

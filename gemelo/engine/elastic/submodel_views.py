@@ -44,7 +44,7 @@ class SubmodelViews:
             )
         return submodel
 
-    @property
+    @cached_property
     def whole(self) -> Submodel | None:
         """The whole as a sub-model; None for a decoder that has no others."""
         if not self.decoder.config.is_matformer:

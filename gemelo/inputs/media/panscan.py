@@ -50,15 +50,35 @@ def crops(size: tuple[int, int], options: PanScan = DEFAULT) -> list[Box]:
     They tile the picture along its long side; the last may be smaller by a few pixels.
     """
     width, height = size
-    long, short = max(size), min(size)
-    if short < 1 or long / short < options.min_ratio_to_activate:
+    if no_crops_reason(size, options):
         return []
-    count = min(long // options.min_crop_size, math.floor(long / short + 0.5))
-    count = min(max(count, 2), options.max_num_crops)
-    step = math.ceil(long / count)
-    if min(step, short) < options.min_crop_size:
-        return []
+    long, step = max(size), _step(size, options)
     starts = range(0, long, step)  # rounding up may leave nothing for the last of `count`
     if width >= height:
         return [(start, 0, min(start + step, width), height) for start in starts]
     return [(0, start, width, min(start + step, height)) for start in starts]
+
+
+def no_crops_reason(size: tuple[int, int], options: PanScan = DEFAULT) -> str:
+    """Why nothing is cut from a picture of (width, height), with the numbers; "" if crops are."""
+    long, short = max(size), min(size)
+    if short < 1:
+        return "it is empty"
+    ratio, limit = long / short, options.min_ratio_to_activate
+    if ratio < limit:
+        shown = math.floor(ratio * 100) / 100  # never rounded up to the limit
+        return f"its sides have a ratio of {shown:.4g}, under {limit:g} (min_ratio_to_activate)"
+    side = min(_step(size, options), short)
+    if side < options.min_crop_size:
+        return (
+            f"crops would be {side} pixels on the short side, under {options.min_crop_size} "
+            f"(min_crop_size), though its ratio of {ratio:.3g} is not under {limit:g}"
+        )
+    return ""
+
+
+def _step(size: tuple[int, int], options: PanScan) -> int:
+    """The length of a crop along the long side."""
+    long, short = max(size), min(size)
+    count = min(long // options.min_crop_size, math.floor(long / short + 0.5))
+    return math.ceil(long / min(max(count, 2), options.max_num_crops))

@@ -8,11 +8,12 @@ from collections import Counter
 import pytest
 import torch
 
-from gemelo.config import Submodel
+from gemelo.config import Gemma3nConfig, Submodel
 from gemelo.engine.elastic.speculative import Draft
 from gemelo.engine.engine import Engine
 from gemelo.engine.sampler import Guess, Sampler, Sampling
 from gemelo.engine.session import Session
+from gemelo.errors import InputError
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.models.gemma3n import Gemma3n
 from tests.matformer import CONFIG, GREEDY, PROMPT, SMALL, UPPER, ids_of, tiny_gemma3n
@@ -133,9 +134,40 @@ def test_sampled_text_repeats_with_its_seed(model: Gemma3n, tiny_tokenizer: Toke
     assert first == ids_of(drafting(model, tiny_tokenizer, SMALL, 3), PROMPT, sampling)
 
 
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (dataclasses.replace(CONFIG, head_dim=32), "its head_dim is 32 and the model's 16"),
+        (dataclasses.replace(CONFIG, vocab_size=600), "its vocab_size is 600"),
+        (dataclasses.replace(CONFIG, num_kv_shared_layers=6), "its layers with keys is"),
+    ],
+)
+def test_a_draft_of_another_architecture_is_refused_when_it_is_set(
+    model: Gemma3n, tiny_tokenizer: Tokenizer, config: Gemma3nConfig, message: str
+) -> None:
+    session = drafting(model, tiny_tokenizer, SMALL, 2)
+    before = session.draft
+    with pytest.raises(InputError, match=f"of another architecture: {message}"):
+        session.draft = Draft(tiny_gemma3n(config))
+    with pytest.raises(InputError, match="a draft is a Draft, not 'E2B'"):
+        session.draft = "E2B"  # type: ignore[assignment]
+    assert session.draft is before
+    session.draft = None
+    assert session.draft is None
+
+
+def test_a_draft_cut_out_as_a_model_of_its_own_is_taken(
+    model: Gemma3n, tiny_tokenizer: Tokenizer
+) -> None:
+    """As `Model.draft` makes one with weights of its own: layers renumbered, the same keys."""
+    session = Engine(model, tiny_tokenizer, chunk=16).session()
+    session.draft = Draft(tiny_gemma3n(SMALL.config(CONFIG)), 2)
+    assert len(ids_of(session)) == 24
+
+
 def learnt(alpha: float, c: float, v: float) -> Draft:
     draft = Draft(None)  # type: ignore[arg-type]
-    draft.full_s, draft.draft_s, draft.alpha = 1.0, c, alpha
+    draft.full_s, draft.draft_s, draft.acceptance_rate = 1.0, c, alpha
     draft.verify_s = dict.fromkeys(range(1, 9), v)
     return draft
 
@@ -146,12 +178,24 @@ def test_gamma_follows_acceptance_and_cost() -> None:
     assert learnt(0.8, 0.54, 1.0).speedup(2) == pytest.approx(1.17, abs=0.01)
 
 
+def test_what_is_learnt_can_be_asked_without_changing_it() -> None:
+    draft = learnt(0.8, 0.152, 1.0)
+    assert draft.draft_cost == pytest.approx(0.152) and not draft.is_paused
+    assert draft.best_speedup == pytest.approx(max(map(draft.speedup, range(9))))
+    draft.fixed_gamma = 2
+    assert draft.best_speedup == draft.speedup(2)
+    hopeless = learnt(0.1, 0.9, 1.5)
+    assert hopeless.best_speedup == 1.0 and not hopeless.is_paused  # until it is asked for guesses
+    fresh = Draft(hopeless.decoder)
+    assert fresh.draft_cost is None and fresh.best_speedup is None
+
+
 def test_it_switches_itself_off_when_it_does_not_pay_and_tries_again() -> None:
     draft = learnt(0.1, 0.9, 1.5)
-    assert draft.gamma == 0
+    assert draft.gamma == 0 and draft.is_paused
     for _ in range(10):
         draft.learn([], 0, 1.0)
-    draft.alpha, draft.draft_s = 0.9, 0.1
+    draft.acceptance_rate, draft.draft_s = 0.9, 0.1
     assert draft.gamma == 0  # still resting
     for _ in range(60):
         draft.learn([], 0, 1.0)

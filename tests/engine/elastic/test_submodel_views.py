@@ -116,6 +116,12 @@ def test_every_position_knows_who_wrote_it(session: Session) -> None:
     assert session.num_stale == len(held) - 1
     assert session.stats.tokens == {"whole": len(held) - 1, "small": 4}
     assert session.stats.switches == 1
+    assert session.stats.answered == {"whole": 5, "small": 4}
+
+
+def test_the_whole_is_described_once(model: Gemma3n) -> None:
+    views = SubmodelViews(model)
+    assert views.whole is views.whole
 
 
 def caches_equal(ours: KVCache, theirs: KVCache) -> bool:

@@ -1,0 +1,144 @@
+"""Weights by name: shape, format and bytes, of the network that runs or of a file's header.
+
+Both are the same kind of list, so that what is said of a model and of the sub-models in it is said
+by the same functions. Names are those of the decoder's modules without a `.weight` at the end. No
+weight is read: a sub-model's bytes follow from the whole's, of which it has leading parts.
+
+    weights = held(checkpoint.decoder)              # or stored(open_source(path))
+    small = part(weights, config, Submodel.named("E2B", config))
+
+Shapes are (out, in); an embedding's is (V, D).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gemelo.checkpoints.slice import cut
+from gemelo.checkpoints.source import DECODER, Source
+from gemelo.config import ModelConfig, Submodel
+from gemelo.kernels.linear import QuantEmbedding, QuantLinear, module_bytes
+from gemelo.kernels.quants import Packed
+from gemelo.models.layers import TransposedLinear
+
+_NAMES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One weight: its shape, the format it is held in, its bytes."""
+
+    shape: tuple[int, ...]
+    format: str
+    parameters: int
+    bytes: int
+
+
+Weights = Mapping[str, Weight]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Weights by name, and their sums."""
+
+    weights: Weights
+
+    @property
+    def parameters(self) -> int:
+        """Numbers in all of them."""
+        return sum(weight.parameters for weight in self.weights.values())
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all of them, as they are held."""
+        return sum(weight.bytes for weight in self.weights.values())
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """Formats of the matrices, the commonest first; norms only where there is nothing else."""
+        matrices = [w.format for w in self.weights.values() if len(w.shape) > 1]
+        counts = Counter(matrices or [w.format for w in self.weights.values()])
+        return tuple(name for name, _ in counts.most_common())
+
+    def to_json(self) -> dict[str, Any]:
+        """Sums, then every weight by name."""
+        return {
+            "parameters": self.parameters,
+            "bytes": self.bytes,
+            "formats": list(self.formats),
+            "weights": {name: dataclasses.asdict(w) for name, w in self.weights.items()},
+        }
+
+
+def held(module: nn.Module) -> dict[str, Weight]:
+    """Every weight inside a module by the name of what holds it, "" for the module itself."""
+    weights: dict[str, Weight] = {}
+    for name, inner in module.named_modules():
+        if isinstance(inner, QuantLinear | QuantEmbedding):
+            weights[name] = _described(inner.weight, module_bytes(inner))
+            continue
+        if isinstance(inner, TransposedLinear):
+            weights[name] = _described(inner.weight, inner.weight.nbytes)
+            continue
+        for leaf, tensor in inner.named_parameters(recurse=False):
+            path = name if leaf == "weight" else ".".join(filter(None, (name, leaf)))
+            weights[path] = _described(tensor, tensor.nbytes)
+    return weights
+
+
+def stored(source: Source) -> dict[str, Weight]:
+    """Every weight of an open file's decoder, as the file has it."""
+    weights: dict[str, Weight] = {}
+    for name in source.shapes:
+        if name.startswith(DECODER):
+            tensor = source.tensor(name)
+            count = tensor.blocks.nbytes if isinstance(tensor, Packed) else tensor.nbytes
+            weights[_short(name)] = _described(tensor, count)
+    return weights
+
+
+def part(weights: Weights, config: ModelConfig, submodel: Submodel) -> dict[str, Weight]:
+    """Those of a sub-model of the model that the weights are of, as `slice` would cut them."""
+    named = {f"{DECODER}{name}.weight": weight for name, weight in weights.items()}
+    shapes = {name: weight.shape for name, weight in named.items()}
+    small = cut(Source(Path(), config, shapes, _unread), submodel)
+    kept = submodel.kept_layers(config)
+    parts: dict[str, Weight] = {}
+    for name, shape in small.shapes.items():
+        whole, count = named[_in_whole(name, kept)], math.prod(shape)
+        share = whole.bytes * count // max(1, whole.parameters)
+        parts[_short(name)] = Weight(shape, whole.format, count, share)
+    return parts
+
+
+def _described(weight: Tensor | Packed, count: int) -> Weight:
+    if isinstance(weight, Packed):
+        return Weight(weight.shape, weight.format.name, math.prod(weight.shape), count)
+    name = _NAMES.get(weight.dtype, str(weight.dtype).removeprefix("torch."))
+    return Weight(tuple(weight.shape), name, weight.numel(), count)
+
+
+def _short(name: str) -> str:
+    return name.removeprefix(DECODER).removesuffix(".weight")
+
+
+def _in_whole(name: str, kept: tuple[int, ...]) -> str:
+    """A sub-model's canonical name in the whole, whose layers have other numbers."""
+    prefix = f"{DECODER}layers."
+    if not name.startswith(prefix):
+        return name
+    number, _, rest = name.removeprefix(prefix).partition(".")
+    return f"{prefix}{kept[int(number)]}.{rest}"
+
+
+def _unread(name: str) -> Tensor:
+    raise AssertionError(f"{name}: shapes alone were asked for")
