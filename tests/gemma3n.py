@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import Gemma3nForCausalLM
 
 from gemelo.checkpoints.load import Checkpoint
-from gemelo.config import Gemma3nConfig
+from gemelo.config import FULL, SLIDING, Gemma3nConfig
 from gemelo.models.gemma3n import Gemma3n
 from gemelo.weights.safetensors import Safetensors, write_safetensors
 from tests.conftest import randomise, write_checkpoint
@@ -45,6 +45,40 @@ DEAD_3N = [
 IDS = [2, *range(300, 330)]
 
 Tensors = dict[str, Tensor]
+# Windows crossed, shared layers of both kinds, mixed widths, sparse and dense feed-forwards.
+SMALL = Gemma3nConfig(
+    vocab_size=320,
+    vocab_size_per_layer_input=300,
+    hidden_size=64,
+    num_hidden_layers=12,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=16,
+    sliding_window=6,
+    max_position_embeddings=256,
+    num_kv_shared_layers=5,
+    hidden_size_per_layer_input=8,
+    laurel_rank=8,
+    intermediate_size=(96,) * 6 + (64,) * 6,
+    activation_sparsity_pattern=(0.95,) * 4 + (0.0,) * 8,
+)
+VARIANTS = {
+    "mixed-widths": SMALL,
+    "one-kv-head": dataclasses.replace(
+        SMALL, num_key_value_heads=1, hidden_size=48, head_dim=24, num_kv_shared_layers=2
+    ),
+    "odd-pattern": dataclasses.replace(
+        SMALL,
+        num_hidden_layers=7,
+        num_kv_shared_layers=3,
+        layer_types=(FULL, SLIDING, SLIDING, FULL, SLIDING, FULL, SLIDING),
+        intermediate_size=(64, 32, 96, 64, 32, 96, 64),
+        activation_sparsity_pattern=(0.5, 0.0, 0.95, 0.0, 0.0, 0.0, 0.9),
+        altup_num_inputs=3,
+        sliding_window=4,
+    ),
+    "nothing-shared": dataclasses.replace(SMALL, num_kv_shared_layers=0),
+}
 
 
 def tiny_3n(config: Gemma3nConfig = TINY_3N, seed: int = 0) -> Gemma3n:

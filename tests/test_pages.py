@@ -56,7 +56,7 @@ def blocks(page: str) -> Iterator[str]:
 
 def in_text(page: str) -> Iterator[str]:
     """Pieces of code in the text that are a whole command: one option or argument at least."""
-    text = re.sub(r"^```.*?^```", "", page, flags=re.S | re.M)
+    text = re.sub(r"^```.*?^```|^#.*?$", "", page, flags=re.S | re.M)  # nor headings
     for piece in re.findall(r"`(gemelo [^`]+)`", text):
         line = " ".join(piece.split())
         if len(line.split()) > 2 and "..." not in line:

@@ -8,7 +8,8 @@ is that of a repository without its owner (`gemma-3-1b-it`), in any case; those 
 Google's repositories, in safetensors. What nobody offers without an account, the pre-trained models
 mostly, means Google's repository under a short name too.
 
-Sizes are of a download, the mmproj included, as the hub showed them; they may change there.
+Sizes are about what is fetched, the mmproj included. Repositories and sizes were written down by
+hand and may change on the hub; an absent one is an error that says so.
 
     hub_id("gemma3:1b")        # "ggml-org/gemma-3-1b-it-GGUF"
     hub_id("Gemma-3-1B-it")    # "google/gemma-3-1b-it"

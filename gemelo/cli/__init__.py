@@ -40,7 +40,7 @@ app = typer.Typer(
 shows = typer.Typer(
     cls=ShowGroup,
     rich_markup_mode=None,
-    help="Show a model layer by layer, its sub-models, or the crops of a picture.",
+    help="Show a model, its sub-models, or a picture's crops.",
     no_args_is_help=False,
 )
 for _group, _name, _command in (
@@ -86,8 +86,9 @@ def root(
     First steps:
     gemelo run demo "The capital of France is"   demo is the embedded Gemma 3 270M; it goes
                                                  on with a text, and cannot converse
-    gemelo chat google/gemma-3-1b-it             a conversation; Ctrl-D leaves. Google's models
-                                                 need HF_TOKEN, and their licence accepted
+    gemelo run gemma3:1b                         a conversation, with a model that is fetched
+                                                 first (0.8 GB, no account); Ctrl-D leaves
+    gemelo list --known                          names of models, their sizes and licences
     gemelo list                                  the models that are on this machine
 
     \b
@@ -100,7 +101,7 @@ def root(
     \b
     GEMELO_MODEL     the model where none is named; without it, demo
     GEMELO_CACHE     the folder of gemelo's own files (~/.cache/gemelo)
-    HF_TOKEN         your token of the Hugging Face hub, for models with a licence
+    HF_TOKEN         your token of the Hugging Face hub, for models whose licence you accepted
     HF_HUB_OFFLINE   1: nothing is asked of the network
     """
     _check_current_folder()

@@ -191,13 +191,8 @@ def _submodel(dialogue: Dialogue, rest: str) -> None:
         active = session.active
         note(f"from the next token on: {active.name if active else rest}")
         return
-    from gemelo.config.submodel import HALF, WHOLE, names_in
-
-    active = session.active
-    note(f"active: {active.name if active else 'this model has no sub-models'}")
-    if dialogue.model.config.is_matformer:
-        names = [*names_in(dialogue.model.config), WHOLE, HALF]
-        note(f"sub-models: {', '.join(names)}; or a .toml or .json file")
+    lines = elastic.sizes(dialogue.model, session.active, stderr_width() or 80)
+    page("\n".join(lines) or "this model has no sub-models; Gemma 3n has")
 
 
 def _speculate(dialogue: Dialogue, rest: str) -> None:

@@ -12,24 +12,17 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gemelo.cli.paths import media_in
 from gemelo.cli.terminal import checked_text, note, read_stdin, text_of
 from gemelo.errors import InputError
-from gemelo.inputs.media.parts import NOUNS, Modality
+from gemelo.inputs.media.parts import NOUNS
 from gemelo.text_files import read_bytes
 
 MAX_FILE_BYTES = 64 << 20  # far more than any context holds
-_ENDINGS: dict[Modality, str] = {
-    "image": ".png .jpg .jpeg .webp .gif .bmp .tif .tiff .heic .avif",
-    "audio": ".wav .mp3 .flac .ogg .oga .opus .m4a .aac",
-    "video": ".mp4 .mov .mkv .webm .avi .m4v",
-}
-_MOST_LOOKED_AT = 20_000  # characters of a prompt
-_MOST_PATH = 4096
-_AROUND = "\"'`()[]{}<>,;:!?"  # of a path in a sentence
 
 
 @dataclass(frozen=True)
@@ -91,7 +84,7 @@ def unquoted(
 ) -> InputError:
     """Of the rest of a command line's words, behind a prompt: what to type instead."""
     for word in rest:
-        for kind, path in media_files(word):
+        for kind, path in media_in(word):
             return InputError(
                 f"{path} stands behind the prompt: --{kind} {shlex.quote(path)} attaches it"
             )
@@ -107,26 +100,10 @@ def _quoted(text: str) -> str:
     return shlex.quote(text) if set(text) & set('"$`\\!') else f'"{text}"'
 
 
-def media_files(text: str) -> Iterator[tuple[Modality, str]]:
-    """Pictures, recordings and videos of this machine that a text names, with their kinds."""
-    for word in dict.fromkeys((text, *text[:_MOST_LOOKED_AT].split())):
-        path = word.strip(_AROUND).removesuffix(".")
-        for kind, endings in _ENDINGS.items():
-            if path.lower().endswith(tuple(endings.split())) and _is_file(path):
-                yield kind, path
-
-
 def note_media_files(text: str) -> None:
     """Say how to attach a file that a prompt without attachments names."""
-    for kind, path in media_files(text):
+    for kind, path in media_in(text):
         note(
             f"note: the model sees {path} as text, not the {NOUNS[kind]}; "
             f"--{kind} {shlex.quote(path)} attaches it"
         )
-
-
-def _is_file(path: str) -> bool:
-    try:
-        return len(path) <= _MOST_PATH and Path(path).expanduser().is_file()
-    except (OSError, RuntimeError, ValueError):  # too long, no such home, a NUL
-        return False

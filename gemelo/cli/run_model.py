@@ -29,8 +29,8 @@ def _run(ctx: typer.Context, **values: Any) -> None:
 
     \b
     gemelo run demo "The capital of France is"
-    gemelo run google/gemma-3-1b-it
-    git diff | gemelo run google/gemma-3-1b-it "What does this change?"
+    gemelo run gemma3:1b
+    git diff | gemelo run gemma3:1b "What does this change?"
 
     With a PROMPT, or a text from a pipe, this is `gemelo generate`; else it is `gemelo chat`, with
     the options and defaults of that. A pipe's text stands before the PROMPT.

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gemelo.cli import prompt_text as prompts
-from gemelo.cli.prompt_text import PromptSource, media_files, prompt_text
+from gemelo.cli.prompt_text import PromptSource, prompt_text
 from gemelo.errors import InputError
 from tests.cli.conftest import Command
 from tests.multimodal import photograph
@@ -127,17 +127,6 @@ def test_a_file_in_the_prompt_or_behind_it(
     behind = gemelo("generate", "what is this?", "./a.png")
     assert behind.code == 2
     assert behind.err == "error: ./a.png stands behind the prompt: --image ./a.png attaches it\n"
-
-
-def test_media_files(tmp_path: Path) -> None:
-    (tmp_path / "a b.WAV").touch()
-    (tmp_path / "c.mp4").touch()
-    (tmp_path / "d.txt").touch()
-    (tmp_path / "e.png").mkdir()
-    text = f"see {tmp_path / 'c.mp4'}, {tmp_path / 'd.txt'}, {tmp_path / 'e.png'} and \0.png"
-    assert list(media_files(text)) == [("video", str(tmp_path / "c.mp4"))]
-    assert list(media_files(str(tmp_path / "a b.WAV"))) == [("audio", str(tmp_path / "a b.WAV"))]
-    assert list(media_files("x" * 9000 + ".png")) == []
 
 
 def test_tokenize_reads_a_pipe(gemelo: Command) -> None:

@@ -8,24 +8,15 @@ import dataclasses
 import pytest
 import torch
 from torch import Tensor
-from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from gemelo.config import Gemma3Config
 from gemelo.engine.kv import KVCache
 from gemelo.models.gemma3 import Gemma3
 from tests.conftest import TINY, tiny_model
+from tests.twins import gemma3_twin
 
 TOLERANCE = 1e-4
 TOKENS = 37  # past every tiny window, and no multiple of any
-
-
-def reference(model: Gemma3) -> Gemma3ForCausalLM:
-    raw = model.config.to_hf()
-    twin = Gemma3ForCausalLM(Gemma3TextConfig(**raw, attn_implementation="eager")).eval()
-    state = {f"model.{name}": weight for name, weight in model.state_dict().items()}
-    state["lm_head.weight"] = state["model.embed_tokens.weight"]
-    twin.load_state_dict(state)
-    return twin
 
 
 @pytest.fixture(scope="module", params=TINY.values(), ids=TINY.keys())
@@ -34,7 +25,7 @@ def pair(request: pytest.FixtureRequest) -> tuple[Gemma3, Tensor, Tensor]:
     model = tiny_model(request.param)
     ids = torch.randint(3, 512, (2, TOKENS), generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
-        return model, ids, reference(model)(ids, use_cache=False).logits
+        return model, ids, gemma3_twin(model)(ids, use_cache=False).logits
 
 
 def positions_of(ids: Tensor) -> Tensor:
@@ -67,7 +58,7 @@ def test_any_chunking(pair: tuple[Gemma3, Tensor, Tensor], chunk: int) -> None:
 @torch.inference_mode()
 def test_a_batch_of_mixed_lengths_is_each_alone(pair: tuple[Gemma3, Tensor, Tensor]) -> None:
     model, ids, _ = pair
-    twin = reference(model)
+    twin = gemma3_twin(model)
     lengths = [TOKENS - 4, 11]
     places = positions_of(ids).clone()
     for row, length in enumerate(lengths):
@@ -88,7 +79,7 @@ def test_bfloat16_is_as_near_to_float32_as_the_reference_is(
     pair: tuple[Gemma3, Tensor, Tensor],
 ) -> None:
     model, ids, exact = pair
-    theirs = reference(model).to(torch.bfloat16)(ids, use_cache=False).logits.float()
+    theirs = gemma3_twin(model).to(torch.bfloat16)(ids, use_cache=False).logits.float()
     half = copy.deepcopy(model).to(torch.bfloat16)
     ours = half.logits(half(ids, positions_of(ids)))
     assert ours.dtype == torch.float32

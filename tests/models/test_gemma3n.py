@@ -3,66 +3,21 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 
 import pytest
 import torch
 from torch import Tensor
-from transformers import Gemma3nForCausalLM, Gemma3nTextConfig
 
-from gemelo.config import FULL, SLIDING, Gemma3nConfig
 from gemelo.engine.kv import KVCache
 from gemelo.models.altup import gaussian_topk
 from gemelo.models.gemma3n import Gemma3n
 from gemelo.models.layers import TransposedLinear
+from tests.gemma3n import SMALL, VARIANTS
 from tests.matformer import tiny_gemma3n
+from tests.twins import gemma3n_twin
 
 TOLERANCE = 3e-4
 TOKENS = 31
-
-# Windows crossed, shared layers of both kinds, mixed widths, sparse and dense feed-forwards.
-SMALL = Gemma3nConfig(
-    vocab_size=320,
-    vocab_size_per_layer_input=300,
-    hidden_size=64,
-    num_hidden_layers=12,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=16,
-    sliding_window=6,
-    max_position_embeddings=256,
-    num_kv_shared_layers=5,
-    hidden_size_per_layer_input=8,
-    laurel_rank=8,
-    intermediate_size=(96,) * 6 + (64,) * 6,
-    activation_sparsity_pattern=(0.95,) * 4 + (0.0,) * 8,
-)
-TINY_3N = {
-    "mixed-widths": SMALL,
-    "one-kv-head": dataclasses.replace(
-        SMALL, num_key_value_heads=1, hidden_size=48, head_dim=24, num_kv_shared_layers=2
-    ),
-    "odd-pattern": dataclasses.replace(
-        SMALL,
-        num_hidden_layers=7,
-        num_kv_shared_layers=3,
-        layer_types=(FULL, SLIDING, SLIDING, FULL, SLIDING, FULL, SLIDING),
-        intermediate_size=(64, 32, 96, 64, 32, 96, 64),
-        activation_sparsity_pattern=(0.5, 0.0, 0.95, 0.0, 0.0, 0.0, 0.9),
-        altup_num_inputs=3,
-        sliding_window=4,
-    ),
-    "nothing-shared": dataclasses.replace(SMALL, num_kv_shared_layers=0),
-}
-
-
-def reference(model: Gemma3n) -> Gemma3nForCausalLM:
-    raw = {key: value for key, value in model.config.to_hf().items() if key != "architectures"}
-    twin = Gemma3nForCausalLM(Gemma3nTextConfig(**raw, attn_implementation="eager")).eval()
-    state = {f"model.{name}": weight for name, weight in model.state_dict().items()}
-    state["lm_head.weight"] = state["model.embed_tokens.weight"]
-    twin.load_state_dict(state)
-    return twin
 
 
 def positions_of(ids: Tensor) -> Tensor:
@@ -73,13 +28,13 @@ def difference(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().max())
 
 
-@pytest.fixture(scope="module", params=TINY_3N.values(), ids=TINY_3N.keys())
+@pytest.fixture(scope="module", params=VARIANTS.values(), ids=VARIANTS.keys())
 def pair(request: pytest.FixtureRequest) -> tuple[Gemma3n, Tensor, Tensor]:
     """Our model, ids (2, T), and the reference's logits (2, T, V)."""
     model = tiny_gemma3n(request.param)
     ids = torch.randint(3, 320, (2, TOKENS), generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
-        return model, ids, reference(model)(ids, use_cache=True).logits
+        return model, ids, gemma3n_twin(model)(ids, use_cache=True).logits
 
 
 @torch.inference_mode()
@@ -104,7 +59,7 @@ def test_any_chunking(pair: tuple[Gemma3n, Tensor, Tensor], chunk: int) -> None:
 @torch.inference_mode()
 def test_a_batch_of_mixed_lengths_is_each_alone(pair: tuple[Gemma3n, Tensor, Tensor]) -> None:
     model, ids, _ = pair
-    twin = reference(model)
+    twin = gemma3n_twin(model)
     lengths = [TOKENS - 4, 11]
     places = positions_of(ids).clone()
     for row, length in enumerate(lengths):
@@ -181,7 +136,7 @@ def test_bfloat16_is_as_near_to_float32_as_the_reference_is(
     pair: tuple[Gemma3n, Tensor, Tensor],
 ) -> None:
     model, ids, exact = pair
-    theirs = reference(model).to(torch.bfloat16)(ids, use_cache=True).logits.float()
+    theirs = gemma3n_twin(model).to(torch.bfloat16)(ids, use_cache=True).logits.float()
     half = copy.deepcopy(model).to(torch.bfloat16)
     ours = half.logits(half(ids, positions_of(ids)))
     assert 0 < (ours - exact).abs().mean() <= 1.2 * (theirs - exact).abs().mean()

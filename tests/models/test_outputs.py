@@ -20,12 +20,10 @@ from gemelo.models.decoder import Decoder
 from gemelo.models.layers import KV, Attention, attend, eager_attend
 from gemelo.models.outputs import CausalLMOutput, forward
 from tests.conftest import TINY, tiny_model
-from tests.gemma3n import write_3n
+from tests.gemma3n import VARIANTS, write_3n
 from tests.matformer import CONFIG, PROMPT, SMALL, tiny_gemma3n
-from tests.models.test_gemma3 import reference as gemma3_reference
-from tests.models.test_gemma3n import TINY_3N
-from tests.models.test_gemma3n import reference as gemma3n_reference
 from tests.multimodal import AWAKE, EYED, IMAGE, photograph, recording, twin
+from tests.twins import gemma3_twin, gemma3n_twin
 
 TOKENS = 29  # past every tiny window
 IDS = torch.randint(3, 300, (1, TOKENS), generator=torch.Generator().manual_seed(1))
@@ -66,16 +64,16 @@ def compare(found: CausalLMOutput, told: Any, tolerance: float, relative: bool =
 def test_every_tensor_of_gemma3(config: Any) -> None:
     model = tiny_model(config)
     found = whole(model)
-    compare(found, told_by(gemma3_reference(model), input_ids=IDS), 1e-4)
+    compare(found, told_by(gemma3_twin(model), input_ids=IDS), 1e-4)
     assert found.hidden_states is not None
     assert torch.equal(found.hidden_states[-1], found.last_hidden_state), "after the final norm"
 
 
-@pytest.mark.parametrize("config", TINY_3N.values(), ids=TINY_3N.keys())
+@pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS.keys())
 def test_every_tensor_of_gemma3n(config: Any) -> None:
     model = tiny_gemma3n(config)
     found = whole(model)
-    compare(found, told_by(gemma3n_reference(model), input_ids=IDS, use_cache=True), 3e-4)
+    compare(found, told_by(gemma3n_twin(model), input_ids=IDS, use_cache=True), 3e-4)
     assert found.hidden_states is not None
     streams = found.hidden_states[-1]
     assert streams.shape == (config.altup_num_inputs, TOKENS, config.hidden_size)
