@@ -189,7 +189,7 @@ def test_what_is_wrong_is_one_line(gemelo: Command, ear: str, talk: Path, tmp_pa
         ((str(talk), "--language", ""), "--language is empty"),
         ((str(talk),), "is a Gemma 3 and has no audio encoder; transcribe needs a Gemma 3n: -m"),
         ((str(tmp_path / "none.wav"),), "no such file"),
-        ((str(tmp_path / "none.wav"), "-m", "/nowhere"), "none.wav: no such file"),
+        ((str(tmp_path / "none.wav"), "-m", "/nowhere"), "/nowhere: no such file"),
         ((str(tmp_path),), "it is not a file"),
         (("", "-m", ear), "the name of the recording is empty"),
         ((str(tmp_path / "none.wav"), "-m", ear), "no such file"),
