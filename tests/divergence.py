@@ -14,10 +14,9 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from gemelo.models import layers
 from gemelo.models.gemma3 import Gemma3
 from gemelo.models.gemma3n import Gemma3n
-from gemelo.models.layers import KV
+from gemelo.models.layers import KV, Attention, attend
 
 FEW = 16  # up to so many tokens attention is a plain float sum
 
@@ -43,7 +42,7 @@ def off(decoder: Gemma3 | Gemma3n, layer: int = 0, factor: float = 1.05) -> Iter
 @contextmanager
 def bfloat16_attention() -> Iterator[None]:
     """With queries, keys, values and weights of many tokens rounded to bfloat16, as tiles are."""
-    with mock.patch.object(layers, "attend", _attend(layers.attend)):
+    with mock.patch.object(Attention, "attention_interface", staticmethod(_attend(attend))):
         yield
 
 

@@ -288,10 +288,11 @@ def last(x: Tensor, count: int) -> Tensor:
 class Attention(Module):
     """Grouped-query attention with normalised queries and keys (Gemma 3 report, section 2)."""
 
+    attention_interface: Callable[[Tensor, KV, Tensor, float], Tensor] = staticmethod(attend)
+
     def __init__(self, config: ModelConfig, layer: int, v_norm: nn.Module) -> None:
         """A layer that borrows its keys and values has no maps to make them."""
         super().__init__()
-        self.attention_interface: Callable[[Tensor, KV, Tensor, float], Tensor] = attend
         facts, norm_offset = config.layer(layer), config.norm_offset
         self.layer, self.layer_type = layer, facts.type
         self.head_dim = config.head_dim
