@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,15 @@ from tests.multimodal import recording, write_wave
 
 PAGE = Path(__file__).parents[2] / "docs" / "json.md"
 FILE = "The file of /save"
+KNOWN = "gemelo list --known"  # of another shape than `gemelo list`
+SAME = re.compile(r"^The fields of \[`(gemelo [\w ]+)`\]", re.M)
 TYPES: dict[str, tuple[type, ...]] = {
     "text": (str,),
     "integer": (int,),
     "number": (int, float),
     "boolean": (bool,),
     "list": (list,),
+    "object": (dict,),  # whose own fields have rows
     "null": (type(None),),
 }
 Steps = tuple[str, ...]  # to a field: names, [] into a list; * on the page is any name
@@ -42,11 +46,13 @@ def fields_of(value: Any, path: Steps = ()) -> Iterator[tuple[Steps, type]]:
 
 
 def described() -> dict[str, dict[Steps, set[str]]]:
-    """The page: what it says the type of each field is, by section."""
+    """The page: what it says the type of each field is, by section; of a section that refers to one
+    above, the fields of that."""
     page: dict[str, dict[Steps, set[str]]] = {}
     for section in PAGE.read_text(encoding="utf-8").split("\n## ")[1:]:
         title, _, body = section.partition("\n")
-        fields = page[title.strip("`")] = {}
+        same = SAME.search(body)
+        fields = page[title.strip("`")] = dict(page[same[1]]) if same else {}
         for line in body.splitlines():
             if line.startswith("| `"):
                 field, kind, _, meaning = (cell.strip() for cell in line.strip("|").split("|"))
@@ -64,7 +70,7 @@ def matches(pattern: Steps, path: Steps) -> bool:
 
 def test_every_command_that_prints_json_is_described() -> None:
     """A command that is new needs a section on the page, and a line in RUNS."""
-    printing = {FILE, "gemelo transcribe"}  # whose --format has json among others
+    printing = {FILE, KNOWN, "gemelo transcribe"}  # whose --format has json among others
     for group, prefix in ((app, "gemelo "), (shows, "gemelo show ")):
         for command in group.registered_commands:
             if command.callback and "json" in command.callback.__annotations__:
@@ -88,13 +94,16 @@ class Desk:
         return json.loads(ran.out)
 
 
-def generated(desk: Desk) -> list[Any]:
-    words = ("generate", "the", "--json", "--max-tokens", "3", "-m")
-    several = ("--n", "2", "--logprobs", "2")
+def answered(desk: Desk, *command: str) -> list[Any]:
+    """Answers with the options that add fields; the model is the word after `command`."""
+    words = ("the", "--raw", "--json", "--ignore-eos", "--max-tokens")
     return [
-        desk(*words, desk.text, "--raw"),
-        desk(*words, desk.text, "--raw", *several),
-        desk(*words, desk.awake, "--raw"),
+        desk(*command, desk.text, *words, "3"),
+        desk(*command, desk.text, *words, "3", "--n", "2", "--logprobs", "2"),
+        desk(*command, desk.awake, *words, "3"),
+        desk(*command, desk.awake, *words, "3", "--policy", "difficulty:1.5"),
+        desk(*command, desk.awake, *words, "1", "--speculate", "half"),  # before any guess
+        desk(*command, desk.awake, *words, "12", "--speculate", "half"),
     ]
 
 
@@ -116,8 +125,26 @@ def sliced(desk: Desk) -> list[Any]:
 
 
 def cropped(desk: Desk) -> list[Any]:
-    Image.new("RGB", (1200, 400)).save(desk.folder / "wide.png")
-    return [desk("show", "crops", str(desk.folder / "wide.png"), "--json")]
+    """A picture that is cut, and one that is not."""
+    pictures = []
+    for name, width in (("wide.png", 1200), ("square.png", 400)):
+        Image.new("RGB", (width, 400)).save(desk.folder / name)
+        words = (str(desk.folder / name), "--save", str(desk.folder / "crops"))
+        pictures.append(desk("show", "crops", *words, "--json"))
+    return pictures
+
+
+def listed(desk: Desk) -> list[Any]:
+    """A model with its mmproj, in the working folder, beside what this machine has."""
+    desk("convert", desk.awake, str(desk.folder / "awake.gguf"), "--text-only", "--json")
+    desk("convert", desk.awake, str(desk.folder / "mmproj-awake.gguf"), "--mmproj", "--json")
+    return [desk("list", "--json")]
+
+
+def looked_into(desk: Desk) -> list[Any]:
+    words = ("show", "model", "--json", "-m")
+    small = ("--submodel", "half")
+    return [desk(*words, desk.text), desk(*words, desk.awake), desk(*words, desk.awake, *small)]
 
 
 def benched(desk: Desk) -> list[Any]:
@@ -136,16 +163,19 @@ def saved(desk: Desk) -> list[Any]:
 
 
 RUNS: dict[str, Callable[[Desk], list[Any]]] = {
-    "gemelo generate": generated,
+    "gemelo generate": lambda desk: answered(desk, "generate", "-m"),
+    "gemelo run": lambda desk: answered(desk, "run"),
     "gemelo tokenize": lambda desk: [desk("tokenize", "the", "--json")],
     "gemelo transcribe": transcribed,
     "gemelo pull": lambda desk: [desk("pull", "owner/name", "--json")],
-    "gemelo list": lambda desk: [desk("list", "--json")],
+    "gemelo list": listed,
+    KNOWN: lambda desk: [desk("list", "--known", "--json")],
     "gemelo convert": written,
     "gemelo slice": sliced,
     "gemelo bench": benched,
-    "gemelo show model": lambda desk: [
-        desk("show", "model", "-m", model, "--json") for model in (desk.text, desk.awake)
+    "gemelo show model": looked_into,
+    "gemelo show sizes": lambda desk: [
+        desk("show", "sizes", "-m", model, "--json") for model in (desk.text, desk.awake)
     ],
     "gemelo show crops": cropped,
     FILE: saved,
@@ -162,7 +192,8 @@ def test_the_page_names_the_fields_that_come_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("gemelo.evals.machine.memory_bandwidth", lambda: 1e10)
-    monkeypatch.setattr(library, "pull", lambda name, revision: Path("/hub/it"))
+    monkeypatch.setattr(library, "pull", lambda name, revision, progress: Path("/hub/it"))
+    monkeypatch.chdir(tmp_path)
     desk = Desk(gemelo, tiny_checkpoint, awake_directory, tmp_path)
     found: dict[Steps, set[type]] = {}
     for value in RUNS[section](desk):
