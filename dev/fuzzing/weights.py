@@ -18,11 +18,13 @@ from fuzzing.mutations import (
 )
 from fuzzing.readers import TEXT, Reader
 from fuzzing.seeds import HEARS, PREPROCESSOR, SEES, SIZE, Seeds
+from gemelo.checkpoints import headers
 from gemelo.checkpoints.load import build
 from gemelo.checkpoints.mmproj import with_mmproj
 from gemelo.checkpoints.open import open_source
 from gemelo.checkpoints.source import Source
 from gemelo.config import Submodel
+from gemelo.errors import FileFormatError
 from gemelo.inputs.prompt.processor_config import read_preprocessor
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.kernels.quants import Packed
@@ -38,6 +40,7 @@ def weight_readers(seeds: Seeds) -> list[Reader]:
     configs = [json.loads((home / "config.json").read_text()) for home in homes]
     return [
         Reader("gguf", broken_gguf(seeds.gguf), _take_source),
+        Reader("headers", broken_gguf(seeds.gguf), _take_headers),
         Reader("safetensors", lambda rng: _shard(rng, seeds.sees), _take_shard),
         Reader("index", lambda rng: mutated_json(rng, index), _index_taker(seeds)),
         Reader("config", lambda rng: _config(rng, configs), _config_taker(homes)),
@@ -74,6 +77,14 @@ def _use(source: Source) -> None:
         flat = raw.reshape(-1)
         if flat.numel():
             flat[0].item(), flat[-1].item()
+
+
+def _take_headers(content: bytes, folder: Path) -> None:
+    """What `gemelo list` looks at; it raises nothing, so that what does not run counts here."""
+    path = folder / "m.gguf"
+    path.write_bytes(content)
+    if not headers.runs(path):
+        raise FileFormatError(f"{path} is no model by its headers")
 
 
 def _take_source(content: bytes, folder: Path) -> None:
