@@ -111,8 +111,9 @@ def test_the_record_is_robust(record: Path, tmp_path: Path) -> None:
     written.remember(file)
     written.remember(file)
     with record.open("ab") as raw:
-        raw.write(b'\xff\n{}\n[]\n{"path": 3, "sizes": 4}\n{"path": "a", "sizes": {"": 4}}\n{"pa')
-    assert list(written.written()) == [Written(file, {"": 4})]
+        raw.write(b'\xff\n{}\n[]\n{"path": 3, "files": 4}\n{"path": "a", "files": {"": [4, 1]}}\n')
+        raw.write(b'{"path": "/a", "files": {"": [1e999, 1]}}\n' + b"[" * 100_000 + b'\n{"pa')
+    assert list(written.written()) == [Written(file, {"": (4, file.stat().st_mtime_ns)})]
     file.unlink()
     assert list(written.written()) == []
     written.remember(tmp_path / "nowhere")
@@ -121,6 +122,16 @@ def test_the_record_is_robust(record: Path, tmp_path: Path) -> None:
     written.remember(file)  # nothing is raised
     assert list(written.written()) == []
     record.rmdir()
+
+
+def test_a_pipe_in_the_place_of_the_record_is_not_waited_for(record: Path, tmp_path: Path) -> None:
+    file = tmp_path / "a.gguf"
+    file.write_bytes(b"GGUF")
+    os.mkfifo(record)
+    writer = threading.Thread(target=written.remember, args=(file,), daemon=True)
+    writer.start()
+    writer.join(10)
+    assert not writer.is_alive() and list(written.written()) == []
 
 
 def test_many_writers_of_the_record(record: Path, tmp_path: Path) -> None:
