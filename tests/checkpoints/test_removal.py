@@ -174,6 +174,11 @@ def test_what_is_a_users_own(name: str, cache: Path, tmp_path: Path) -> None:
         removal(name)
 
 
+def test_an_empty_name_is_no_folder(cache: Path) -> None:
+    with pytest.raises(InputError, match="the model's name is empty"):
+        removal("")
+
+
 def test_the_joined_demo(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="demo is not joined"):
         removal("demo")
