@@ -53,10 +53,8 @@ def _items(values: Any) -> Iterable[Any]:
     try:
         items: Iterable[Any] = values[: MOST_IDS + 1].tolist()
     except (RuntimeError, TypeError) as error:  # a sparse tensor, one without values
-        first = str(error).partition("\n")[0]
-        raise InputError(
-            f"token ids cannot be read from this {type(values).__name__}: {first}"
-        ) from None
+        kind = type(values).__name__
+        raise InputError(f"token ids cannot be read from this {kind}: {error!s:.80}") from None
     return items
 
 
