@@ -262,7 +262,8 @@ class Model:
         """
         chosen = Sampling.of(settings, sampling)
         if texts := batch_of(prompt):
-            return [self._generate(self.tokens(text), chosen) for text in texts]
+            every = [self.tokens(text) for text in texts]  # what is wrong with one is said first
+            return [self._generate(tokens, chosen) for tokens in every]
         return self._generate(self.tokens(cast(PromptLike, prompt)), chosen)
 
     def _generate(self, tokens: Tokens, chosen: Sampling) -> Completion:

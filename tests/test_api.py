@@ -113,6 +113,14 @@ def test_prompts_that_are_none(model: Model, prompt: object) -> None:
         model.generate(prompt, **GREEDY)  # type: ignore[arg-type]
 
 
+def test_all_prompts_of_a_list_are_checked_before_one_is_run(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model, "_generate", lambda *words: pytest.fail("one was run"))
+    with pytest.raises(InputError, match="half of a surrogate pair"):
+        model.generate(["the capital", "\ud800"])
+
+
 def test_a_list_of_texts_is_as_many_prompts(model: Model) -> None:
     texts = ["the capital", "of", "the capital of the"]
     wanted = [load_again(model).generate(text, **GREEDY) for text in texts]

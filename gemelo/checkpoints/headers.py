@@ -188,6 +188,8 @@ def _safetensors(path: Path) -> set[str]:
 def _tensors(path: Path) -> list[str]:
     """Names of a safetensors file's tensors. Raises ValueError for a type that is not read, or
     where the file is cut off."""
+    if not path.is_file():  # a pipe would be waited for
+        raise ValueError("no file")
     size = path.stat().st_size
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))

@@ -11,6 +11,7 @@ snapshot links to it.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import shlex
@@ -115,7 +116,9 @@ def remove_repository(repository: str) -> None:
     for repo in found.repos:
         if repo.repo_type == "model" and repo.repo_id == repository:
             commits = [revision.commit_hash for revision in repo.revisions]
-            found.delete_revisions(*commits).execute()
+            # A renamed or duplicated repository has the same commits: the library is shown no other
+            alone = dataclasses.replace(found, repos=frozenset({repo}))
+            alone.delete_revisions(*commits).execute()
     if (folder := folder_of(repository)).exists():
         raise UnavailableError(
             f"the hub's library removes no repository that is not whole; `rm -r "
@@ -125,11 +128,15 @@ def remove_repository(repository: str) -> None:
 
 def remove_files(repository: str, files: list[Path]) -> None:
     """Remove single files of a snapshot, with their blobs where no other snapshot has them."""
-    blobs = folder_of(repository).resolve() / "blobs"
+    repository_folder = folder_of(repository).resolve()
+    blobs, snapshots = repository_folder / "blobs", repository_folder / "snapshots"
     led = {file.resolve() for file in files if file.is_symlink()}
     for blob in led:
         if blob.parent != blobs:
             raise InputError(f"{blob} is linked to, and the hub's cache does not keep it")
+    for folder in {file.parent.resolve() for file in files}:
+        if not folder.is_relative_to(snapshots):
+            raise InputError(f"{folder} is linked to, and the hub's cache does not keep it")
     try:
         for file in files:
             file.unlink()

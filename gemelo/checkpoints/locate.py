@@ -92,7 +92,7 @@ def expanded(name: str) -> Path:
     """The path with the home directory for a ~ in front."""
     try:
         return Path(name).expanduser()
-    except RuntimeError:
+    except (RuntimeError, ValueError):  # ValueError: a NUL in a user's name
         raise InputError(f"{name}: there is no such home directory; give the whole path") from None
 
 

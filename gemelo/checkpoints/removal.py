@@ -34,6 +34,8 @@ class Removal:
 def removal(name: str) -> Removal:
     """The plan for a model's name, as `gemelo list` has it. Raises `InputError` for what is not
     here, or is not gemelo's to remove."""
+    if name == "":  # as from an unset variable of a shell
+        raise InputError("the model's name is empty; `gemelo list` shows what is here")
     path = locate.expanded(name)
     if os.path.lexists(path):
         return _of_path(name, path)
@@ -112,7 +114,7 @@ def _remove(one: written.Written, links: list[Path]) -> None:
     if not one.is_unchanged:
         raise InputError(f"{one.path} has changed meanwhile, and is left as it is")
     if one.path.is_dir():
-        _unlink([one.path / name for name in one.sizes])
+        _unlink([one.path / name for name in one.files])
         one.path.rmdir()
         _unlink(links)
     else:

@@ -87,17 +87,17 @@ def _of_ollama() -> Iterator[Stored]:
 
 def _in_folder() -> Iterator[Stored]:
     """GGUF files and model directories of the working folder, by paths that lead there."""
-    here, entries = Path(), list[str]()
+    here = Path()
     with suppress(OSError):
         here = Path.cwd()
-        entries = sorted(os.listdir(here))
-    files = [name for name in entries if is_gguf(name) and (here / name).is_file()]
+    entries = _entries(here)
+    files = [name for name in entries if is_gguf(name) and os.path.isfile(here / name)]
     for file in models(files):
         if runs(here / file):
             yield _gguf(file, here, file, mmproj_of(files, file), "folder")
     for name in entries:
         folder = here / name
-        if (folder / "config.json").is_file() and runs(folder):
+        if os.path.isfile(folder / "config.json") and runs(folder):
             yield _directory(name, folder, "folder")
 
 
@@ -108,7 +108,7 @@ def _written() -> Iterator[Stored]:
         if one.path.is_dir():
             yield _directory(str(one.path), one.path, "written")
         else:
-            beside = [file.name for file in one.path.parent.iterdir() if is_gguf(file.name)]
+            beside = [name for name in _entries(one.path.parent) if is_gguf(name)]
             mmproj = mmproj_of(beside, one.path.name)
             yield _gguf(str(one.path), one.path.parent, one.path.name, mmproj, "written")
 
@@ -120,4 +120,12 @@ def _gguf(name: str, folder: Path, file: str, mmproj: str | None, origin: Origin
 
 
 def _directory(name: str, folder: Path, origin: Origin) -> Stored:
-    return Stored(name, folder, sum(map(size_of, folder.iterdir())), origin=origin)
+    size_bytes = sum(size_of(folder / file) for file in _entries(folder))
+    return Stored(name, folder, size_bytes, origin=origin)
+
+
+def _entries(folder: Path) -> list[str]:
+    """Names of what is in a folder, in order; none of one that cannot be read."""
+    with suppress(OSError):
+        return sorted(os.listdir(folder))
+    return []

@@ -1,9 +1,10 @@
 """A record of the models that conversions wrote, wherever they are on this machine.
 
 `gemelo list` shows them and `gemelo rm` may remove them, and nothing else of a user's. Each write
-appends one line of JSON to a file of the cache folder: the path, and the size in bytes of each file
-there. A line is one call of the system, so that writers never mix theirs; what is unreadable, was
-moved or has changed since counts as not written. Keeping the record never fails a conversion.
+appends one line of JSON to a file of the cache folder: the path, and of each file there its bytes
+and the time it was written at. A line is one call of the system, so that writers never mix theirs;
+what is unreadable, was moved or has changed since counts as not written. Keeping the record never
+fails a conversion.
 
     remember(Path("mine.gguf"));  [one.path for one in written()]
 """
@@ -21,33 +22,37 @@ from gemelo.errors import GemeloError
 
 RECORD = "written.jsonl"
 _MOST_BYTES = 1 << 20  # of the record: some thousand models
+# What a line that means something else leads to.
+_BROKEN: tuple[type[Exception], ...] = (OSError, ValueError, ArithmeticError, LookupError)
+_BROKEN += (TypeError, AttributeError, RecursionError)
 
 
 @dataclass(frozen=True)
 class Written:
-    """A file or folder that gemelo wrote, and the sizes of its files by name; a file's is ""."""
+    """A file or folder that gemelo wrote, and the bytes and the mtime, in ns, of its files by name;
+    a file's own name is ""."""
 
     path: Path
-    sizes: dict[str, int]
+    files: dict[str, tuple[int, int]]
 
     @property
     def is_unchanged(self) -> bool:
-        """Whether there is what was written, and nothing beside it, by names and sizes."""
-        return _sizes(self.path) == self.sizes
+        """Whether there is what was written, and nothing beside it, by names, sizes and mtimes."""
+        return _files(self.path) == self.files
 
     @property
     def size_bytes(self) -> int:
-        return sum(self.sizes.values())
+        return sum(count for count, _ in self.files.values())
 
 
 def remember(path: Path) -> None:
     """Note down what was just written; does nothing where that is not possible."""
     with suppress(GemeloError, OSError, ValueError):
         record, real = _record(), Path(os.path.realpath(path))
-        line = json.dumps({"path": str(real), "sizes": _sizes(real)}) + "\n"
+        line = json.dumps({"path": str(real), "files": _files(real)}) + "\n"
         record.parent.mkdir(parents=True, exist_ok=True)
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        descriptor = os.open(record, flags, 0o600)
+        descriptor = os.open(record, flags | os.O_NONBLOCK, 0o600)  # a pipe has no reader
         try:
             if os.fstat(descriptor).st_size > _MOST_BYTES:
                 os.ftruncate(descriptor, 0)
@@ -60,13 +65,13 @@ def written() -> Iterator[Written]:
     """What was written and is still there unchanged, the latest first."""
     seen = set[Path]()
     for line in reversed(_lines()):
-        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        with suppress(*_BROKEN):
             entry = json.loads(line)
-            sizes = {str(name): int(count) for name, count in entry["sizes"].items()}
-            one = Written(Path(entry["path"]), sizes)
+            files = {name: (int(size), int(at)) for name, (size, at) in entry["files"].items()}
+            one = Written(Path(entry["path"]), files)
             if one.path.is_absolute() and one.path not in seen:
                 seen.add(one.path)
-                if sizes and one.is_unchanged:
+                if files and one.is_unchanged:
                     yield one
 
 
@@ -85,12 +90,17 @@ def _lines() -> list[str]:
     return []
 
 
-def _sizes(path: Path) -> dict[str, int]:
-    """Sizes of the files of a folder by name, or of a file as ""; what is neither has -1."""
+def _files(path: Path) -> dict[str, tuple[int, int]]:
+    """Bytes and mtimes of the files of a folder by name, or of a file as ""; what is neither has
+    -1 bytes."""
     if not path.is_dir():
-        return {"": path.stat().st_size} if path.is_file() else {}
+        return {"": _look(path.stat())} if path.is_file() else {}
     with os.scandir(path) as entries:
         return {
-            entry.name: entry.stat().st_size if entry.is_file(follow_symlinks=False) else -1
+            entry.name: _look(entry.stat()) if entry.is_file(follow_symlinks=False) else (-1, 0)
             for entry in entries
         }
+
+
+def _look(status: os.stat_result) -> tuple[int, int]:
+    return status.st_size, status.st_mtime_ns

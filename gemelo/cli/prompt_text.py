@@ -14,8 +14,8 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from gemelo.checkpoints.locate import expanded
 from gemelo.cli.paths import media_in
 from gemelo.cli.terminal import checked_text, note, read_stdin, text_of
 from gemelo.errors import InputError
@@ -70,7 +70,7 @@ def plain(text: str) -> str:
 def _file_text(path: str) -> str:
     if path == "":
         raise InputError("--file is empty: name a file")
-    text = plain(text_of(read_bytes(Path(path).expanduser(), MAX_FILE_BYTES), path))
+    text = plain(text_of(read_bytes(expanded(path), MAX_FILE_BYTES), path))
     if not text:
         raise InputError(f"the prompt is empty: {path} holds no text")
     return text
@@ -89,11 +89,21 @@ def unquoted(
                 f"{path} stands behind the prompt: --{kind} {shlex.quote(path)} attaches it"
             )
     said = [word for word in (source.option, source.prompt, *rest) if word is not None]
-    others = list(words)
-    for word in said:
-        others.remove(word)
+    others = _others(words, said)
     line = " ".join((command, *map(shlex.quote, others), _quoted(" ".join(said))))
     return InputError(f"a prompt of several words needs quotes: {line}")
+
+
+def _others(words: Sequence[str], said: Sequence[str]) -> list[str]:
+    """The words of a command line without the prompt's, of which one may be in --prompt=WORD."""
+    others = list(words)
+    for word in said:
+        joined = (one for one in others if one.startswith("-") and one.endswith(word))
+        spelt = word if word in others else next(joined, None)
+        if spelt is not None:
+            others.remove(spelt)
+    last = others[-1:]  # where the prompt will stand
+    return [word for word in others[:-1] if word not in ("-p", "--prompt")] + last
 
 
 def _quoted(text: str) -> str:

@@ -25,6 +25,7 @@ SAME = {
     "repeat_penalty": "repetition_penalty",
     "stop_sequences": "stop",
 }
+_MOST_DIGITS = 20  # of a number that may be a token id; Python reads no more than 4,300
 _AT_START = {
     "num_ctx": "--context",
     "n_ctx": "--context",
@@ -64,7 +65,12 @@ def with_setting(sampling: Sampling, name: str, value: str) -> Sampling:
     except (ValueError, RecursionError):
         parsed = None if value.lower() == "none" else value
     if field == "logit_bias" and isinstance(parsed, dict):
-        parsed = {int(key) if key.isdecimal() else key: bias for key, bias in parsed.items()}
+        parsed = {_id_of(key): bias for key, bias in parsed.items()}
     if isinstance(settings[field], bool) and not isinstance(parsed, bool):
         raise InputError(f"{field} = {shown(value)}; expected true or false")
     return Sampling.of(settings | {field: parsed})
+
+
+def _id_of(key: str) -> int | str:
+    """The token id that a key of JSON means; the key itself where it is none."""
+    return int(key) if key.isdecimal() and len(key) < _MOST_DIGITS else key

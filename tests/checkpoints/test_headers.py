@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -119,6 +121,16 @@ def test_damaged_headers_are_no_models(seed: int, tiny_checkpoint: Path, tmp_pat
         raw[place] = 0xFF
     (tmp_path / "damaged.gguf").write_bytes(raw)
     runs(tmp_path / "damaged.gguf")
+
+
+def test_a_pipe_among_the_files_is_not_waited_for(tiny_directory: Path) -> None:
+    weights = tiny_directory / "model.safetensors"
+    weights.unlink()
+    os.mkfifo(weights)
+    looker = threading.Thread(target=runs, args=(tiny_directory,), daemon=True)
+    looker.start()
+    looker.join(10)
+    assert not looker.is_alive() and not runs(tiny_directory)
 
 
 def test_torch_is_not_loaded(tiny_checkpoint: Path) -> None:

@@ -46,6 +46,15 @@ def test_a_repository(cache: Path) -> None:
         removal("acme/x")
 
 
+def test_repositories_of_the_same_commit(cache: Path) -> None:
+    names = [f"acme/{letter}" for letter in "abcdefgh"]  # one renamed, duplicated, cached again
+    for name in names:
+        linked(cache, name, "m-Q4_K_M.gguf")
+    while names:
+        removal(names.pop()).carry_out()
+        assert sorted(os.listdir(cache)) == [f"models--{n.replace('/', '--')}" for n in names]
+
+
 def test_a_repository_that_was_begun(cache: Path) -> None:
     blob = cache / "models--acme--x" / "blobs" / "a.incomplete"
     blob.parent.mkdir(parents=True)
@@ -97,6 +106,26 @@ def test_a_link_out_of_the_cache_is_refused(cache: Path, tmp_path: Path) -> None
     assert (tmp_path / "mine.gguf").exists()
 
 
+@pytest.mark.parametrize("inner", ["", "sub/"])
+def test_a_link_to_a_folder_out_of_the_cache_is_refused(
+    inner: str, cache: Path, tmp_path: Path
+) -> None:
+    snapshot = linked(cache, "acme/x", "m-Q4_K_M.gguf")
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    for name in ("a-Q8_0.gguf", "b-F16.gguf"):
+        (mine / name).write_bytes(b"GGUF")
+    if inner:
+        (snapshot / "sub").symlink_to(mine)
+    else:
+        (snapshot / "m-Q4_K_M.gguf").unlink()
+        snapshot.rmdir()
+        snapshot.symlink_to(mine)
+    with pytest.raises(InputError, match="mine is linked to, and the hub's cache does not keep it"):
+        removal(f"acme/x:{inner}a-Q8_0.gguf").carry_out()
+    assert everything(mine) == ["a-Q8_0.gguf", "b-F16.gguf"]
+
+
 def test_what_a_conversion_wrote(tiny_directory: Path, cache: Path, tmp_path: Path) -> None:
     file = convert(tiny_directory, tmp_path / "one.gguf").path
     folder = convert(tiny_directory, tmp_path / "two", "f32").path
@@ -119,6 +148,21 @@ def test_what_has_changed_stays(tiny_directory: Path, cache: Path, tmp_path: Pat
     assert (folder / "config.json").exists()
 
 
+def test_a_file_written_again_at_the_same_size_stays(
+    tiny_directory: Path, cache: Path, tmp_path: Path
+) -> None:
+    folder = convert(tiny_directory, tmp_path / "two", "f32").path
+    weights = folder / "model.safetensors"
+    trained = bytes(255 - byte for byte in weights.read_bytes()[-64:])
+    with weights.open("r+b") as file:  # as training does that saves to where it loaded
+        file.seek(-64, os.SEEK_END)
+        file.write(trained)
+    os.utime(weights, ns=(0, weights.stat().st_mtime_ns + 10**9))
+    with pytest.raises(InputError, match="has changed since"):
+        removal(str(folder))
+    assert weights.read_bytes().endswith(trained)
+
+
 @pytest.mark.parametrize("name", ["a file.gguf", "folder", "demo"])
 def test_what_is_a_users_own(name: str, cache: Path, tmp_path: Path) -> None:
     if name == "folder":
@@ -128,6 +172,11 @@ def test_what_is_a_users_own(name: str, cache: Path, tmp_path: Path) -> None:
     shown = {"folder": "rm -r folder", "demo": "rm demo"}.get(name, "rm 'a file.gguf'")
     with pytest.raises(InputError, match=f"was not written by gemelo.*`{shown}` removes it"):
         removal(name)
+
+
+def test_an_empty_name_is_no_folder(cache: Path) -> None:
+    with pytest.raises(InputError, match="the model's name is empty"):
+        removal("")
 
 
 def test_the_joined_demo(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

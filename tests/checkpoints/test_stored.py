@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -111,8 +114,9 @@ def test_the_record_is_robust(record: Path, tmp_path: Path) -> None:
     written.remember(file)
     written.remember(file)
     with record.open("ab") as raw:
-        raw.write(b'\xff\n{}\n[]\n{"path": 3, "sizes": 4}\n{"path": "a", "sizes": {"": 4}}\n{"pa')
-    assert list(written.written()) == [Written(file, {"": 4})]
+        raw.write(b'\xff\n{}\n[]\n{"path": 3, "files": 4}\n{"path": "a", "files": {"": [4, 1]}}\n')
+        raw.write(b'{"path": "/a", "files": {"": [1e999, 1]}}\n' + b"[" * 100_000 + b'\n{"pa')
+    assert list(written.written()) == [Written(file, {"": (4, file.stat().st_mtime_ns)})]
     file.unlink()
     assert list(written.written()) == []
     written.remember(tmp_path / "nowhere")
@@ -121,6 +125,16 @@ def test_the_record_is_robust(record: Path, tmp_path: Path) -> None:
     written.remember(file)  # nothing is raised
     assert list(written.written()) == []
     record.rmdir()
+
+
+def test_a_pipe_in_the_place_of_the_record_is_not_waited_for(record: Path, tmp_path: Path) -> None:
+    file = tmp_path / "a.gguf"
+    file.write_bytes(b"GGUF")
+    os.mkfifo(record)
+    writer = threading.Thread(target=written.remember, args=(file,), daemon=True)
+    writer.start()
+    writer.join(10)
+    assert not writer.is_alive() and list(written.written()) == []
 
 
 def test_many_writers_of_the_record(record: Path, tmp_path: Path) -> None:
@@ -166,3 +180,31 @@ def test_a_file_of_that_name_wins(cache: Path, tiny_checkpoint: Path, tmp_path: 
         Path(name).unlink()
     with pytest.raises(InputError, match="did you mean gemma3:1b"):
         locate.resolve("gemma3:1bb")
+
+
+# ---- what cannot be looked into ------------------------------------------------------------------
+
+
+def test_folders_that_nobody_may_read(cache: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    for folder in ("locked", "far"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "far" / "x.gguf").write_bytes(tiny_checkpoint.read_bytes())
+    code = (
+        "from pathlib import Path; from gemelo.checkpoints import written\n"
+        "from gemelo.checkpoints.stored import stored\n"
+        "written.remember(Path('far/x.gguf'))\n"
+        "print(*(one.name for one in stored() if one.name != 'demo'))"
+    )
+    command = [sys.executable, "-c", code]
+    if os.geteuid() == 0:  # who may read everything
+        less = "-dac_override,-dac_read_search"
+        setpriv = shutil.which("setpriv") or pytest.skip("root, without setpriv")
+        command = [setpriv, "--bounding-set", less, "--inh-caps", less, *command]
+    (tmp_path / "locked").chmod(0)
+    (tmp_path / "far").chmod(0o311)
+    try:
+        ran = subprocess.run(command, capture_output=True, text=True)
+    finally:
+        for folder in ("locked", "far"):
+            (tmp_path / folder).chmod(0o755)
+    assert ran.stderr == "" and ran.stdout.strip() == str(tmp_path / "far" / "x.gguf")

@@ -122,6 +122,7 @@ def test_unknown_commands_suggest_a_close_one(
         f"/set temperature {'x' * 100_000}",
         f"/set stop [{'1, ' * 50_000}1]",
         f"/set logit_bias {{{json.dumps('x' * 100_000)}: 1}}",
+        f"/set logit_bias {{{json.dumps('1' * 5_000)}: 1}}",
         f"/set ignore_eos {'x' * 100_000}",
         f"/set {'x' * 100_000} 1",
         f"/{'x' * 100_000}",

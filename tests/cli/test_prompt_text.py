@@ -50,6 +50,8 @@ def test_a_prompt_option_is_text_whatever_it_is(gemelo: Command) -> None:
         (PromptSource("-", option="b"), "both PROMPT and --prompt are given"),
         (PromptSource(option="a", file="b"), "both --prompt and --file are given"),
         (PromptSource(file=""), "--file is empty: name a file"),
+        (PromptSource(file="~nobody-here/a"), "there is no such home directory"),
+        (PromptSource(file="~\0"), "there is no such home directory"),
         (PromptSource(file="gone.txt"), "cannot read gone.txt: No such file"),
         (PromptSource(file="/dev/null"), "cannot read /dev/null: it is not a regular file"),
         (PromptSource(option="x\udcff"), "--prompt is not valid text"),
@@ -105,6 +107,9 @@ def test_an_empty_prompt_is_run_as_the_library_runs_it_and_noted(gemelo: Command
         (["generate", "It", "costs", "$5"], "gemelo generate 'It costs $5'"),
         (["run", "demo", "The", "capital", "of"], 'gemelo run demo "The capital of"'),
         (["generate", "-p", "The", "capital", "of"], 'gemelo generate -p "The capital of"'),
+        (["generate", "--prompt=The", "capital", "of"], 'gemelo generate "The capital of"'),
+        (["generate", "-pThe", "capital", "of"], 'gemelo generate "The capital of"'),
+        (["generate", "-p", "a", "-n", "2", "b", "c"], 'gemelo generate -n 2 "a b c"'),
     ],
 )
 def test_a_prompt_without_quotes_is_told_what_works(

@@ -36,7 +36,7 @@ def token_ids(values: Any) -> list[int]:
         raise InputError(
             f"token ids are a list of integers, not of type {type_name}: {values!r:.100}"
         )
-    items = values.tolist() if hasattr(values, "tolist") else values
+    items = _items(values) if hasattr(values, "tolist") else values
     try:
         ids = [token_id(item) for item in islice(items, MOST_IDS + 1)]
     except InputError as error:
@@ -46,6 +46,16 @@ def token_ids(values: Any) -> list[int]:
     if len(ids) > MOST_IDS:
         raise InputError(f"more than {MOST_IDS} token ids; no model takes so many")
     return ids
+
+
+def _items(values: Any) -> Iterable[Any]:
+    """An array's or tensor's items, of a longer one no more than it takes to see that."""
+    try:
+        items: Iterable[Any] = values[: MOST_IDS + 1].tolist()
+    except (RuntimeError, TypeError) as error:  # a sparse tensor, one without values
+        kind = type(values).__name__
+        raise InputError(f"token ids cannot be read from this {kind}: {error!s:.80}") from None
+    return items
 
 
 def token_id(value: Any) -> int:

@@ -35,6 +35,9 @@ FORMS: dict[str, Callable[[], Any]] = {
     "generator": lambda: (token for token in IDS),
 }
 NONE: dict[str, Callable[[], Any]] = {
+    "sparse": lambda: torch.tensor(IDS).to_sparse(),
+    "meta": lambda: torch.zeros(3, dtype=torch.long, device="meta"),
+    "more than memory holds": lambda: np.broadcast_to(np.int64(2), (1 << 40,)),
     "rows of an array": lambda: np.array([IDS, IDS]),
     "a batch of batches": lambda: np.array([[IDS]]),
     "no row": lambda: np.zeros((0, 3), np.int64),
