@@ -54,6 +54,12 @@ def removal(name: str) -> Removal:
 
 
 def _of_repository(wanted: hub_names.HubName, folder: Path) -> Removal:
+    if folder.is_symlink():  # the hub's library would remove the link alone
+        real = folder.resolve()
+        raise InputError(
+            f"{folder} is a link to {real}; `rm -r {shlex.quote(str(real))} "
+            f"{shlex.quote(str(folder))}` removes both"
+        )
     blobs = [path for path in folder.rglob("*") if not path.is_symlink()]
     return Removal(
         f"{wanted.repository}, all of it, from {folder}",

@@ -53,19 +53,26 @@ def typed(session: PromptSession[str], quiet: bool) -> Iterator[str]:
     While an input is answered the terminal goes on marking what is a paste.
     """
     while True:
-        try:
-            text = session.prompt(">>> ")
-        except EOFError:
+        text = _prompted(session, quiet)
+        if text is None:
             return
-        except KeyboardInterrupt:
-            if not session.default_buffer.text and not quiet:
-                note("(Ctrl-D or /bye leaves)")
-            continue
         _mark_pastes(session, True)
         try:
             yield text
         finally:
             _mark_pastes(session, False)
+
+
+def _prompted(session: PromptSession[str], quiet: bool) -> str | None:
+    """The next input, asked for until one is sent; None for Ctrl-D."""
+    while True:
+        try:
+            return session.prompt(">>> ", handle_sigint=False)
+        except EOFError:
+            return None
+        except KeyboardInterrupt:
+            if not session.default_buffer.text and not quiet:
+                note("(Ctrl-D or /bye leaves)")
 
 
 def _mark_pastes(session: PromptSession[str], marked: bool) -> None:
@@ -91,6 +98,12 @@ def terminal_session() -> PromptSession[str]:
     @keys.add("escape", "c-j")
     def _(event: KeyPressEvent) -> None:
         event.current_buffer.insert_text("\n")
+
+    @keys.add("c-c")
+    def _(event: KeyPressEvent) -> None:
+        future = event.app.future  # none, or done, where several keys came at once
+        if future is not None and not future.done():
+            event.app.exit(exception=KeyboardInterrupt(), style="class:aborting")
 
     session: PromptSession[str] = PromptSession(
         history=history(),

@@ -17,12 +17,10 @@ from dataclasses import dataclass
 
 from gemelo.checkpoints.locate import expanded
 from gemelo.cli.paths import media_in
-from gemelo.cli.terminal import checked_text, note, read_stdin, text_of
+from gemelo.cli.terminal import MAX_TEXT_BYTES, checked_text, note, read_stdin, text_of
 from gemelo.errors import InputError
 from gemelo.inputs.media.parts import NOUNS
 from gemelo.text_files import read_bytes
-
-MAX_FILE_BYTES = 64 << 20  # far more than any context holds
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ def plain(text: str) -> str:
 def _file_text(path: str) -> str:
     if path == "":
         raise InputError("--file is empty: name a file")
-    text = plain(text_of(read_bytes(expanded(path), MAX_FILE_BYTES), path))
+    text = plain(text_of(read_bytes(expanded(path), MAX_TEXT_BYTES), path))
     if not text:
         raise InputError(f"the prompt is empty: {path} holds no text")
     return text

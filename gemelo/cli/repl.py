@@ -8,24 +8,43 @@ in a test. An error is one line, and the conversation goes on as it was before.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable
 
 from gemelo.cli import commands
 from gemelo.cli.dialogue import Dialogue
 from gemelo.cli.lines import unquoted
-from gemelo.cli.terminal import note
+from gemelo.cli.terminal import interactive, note
 from gemelo.errors import GemeloError
 
 
 def run(dialogue: Dialogue, inputs: Iterable[str]) -> None:
-    """Take one input after another until they end or /bye."""
-    for text in inputs:
-        try:
-            take(dialogue, text)
-        except GemeloError as error:
-            note(f"error: {error}")
-        if dialogue.over:
-            return
+    """Take one input after another until they end or /bye.
+
+    On a terminal Ctrl-C stops what an input does, and nothing else: between two inputs its signal
+    is not heard, since the line editor has the key. From a pipe it ends the chat.
+    """
+    hears = signal.getsignal(signal.SIGINT)
+    between = signal.SIG_IGN if interactive() else hears
+    signal.signal(signal.SIGINT, between)
+    try:
+        for text in inputs:
+            try:
+                signal.signal(signal.SIGINT, hears)
+                take(dialogue, text)
+                signal.signal(signal.SIGINT, between)
+            except GemeloError as error:
+                signal.signal(signal.SIGINT, between)
+                note(f"error: {error}")
+            except KeyboardInterrupt:
+                signal.signal(signal.SIGINT, between)
+                if not interactive():
+                    raise
+                note("(stopped)")
+            if dialogue.over:
+                return
+    finally:
+        signal.signal(signal.SIGINT, hears)
 
 
 def take(dialogue: Dialogue, text: str) -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from rich.table import Table
 
+MAX_TEXT_BYTES = 64 << 20  # far more than any context holds
 MOST_NOTED = 2000  # characters of a line for people
 # What PowerShell writes. The longer mark comes first: it begins as the shorter one does.
 _MARKS = {
@@ -110,12 +111,18 @@ def argument_or_stdin(argument: str) -> str:
 
 
 def read_stdin() -> str:
-    """Everything on stdin as text, without a byte order mark and else exactly."""
+    """Everything on stdin as text, without a byte order mark and else exactly; `InputError` for
+    more than any context holds."""
     if sys.stdin is None:
         raise InputError("there is no stdin to read the text from; give it as an argument")
     if sys.stdin.isatty():
         note("reading the text from the terminal; Ctrl-D ends it")
-    return text_of(sys.stdin.buffer.read())
+    raw = sys.stdin.buffer.read(MAX_TEXT_BYTES + 1)
+    if len(raw) > MAX_TEXT_BYTES:
+        raise InputError(
+            f"stdin holds more than {size(MAX_TEXT_BYTES)}, and no model reads so much; cut it"
+        )
+    return text_of(raw)
 
 
 def text_of(raw: bytes, source: str = "stdin") -> str:

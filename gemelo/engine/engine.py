@@ -15,10 +15,12 @@ from gemelo.config.options import KVFormat
 from gemelo.engine import step
 from gemelo.engine.elastic.submodel_views import SubmodelViews
 from gemelo.engine.kv import KVCache, check_context, check_kv_format
+from gemelo.engine.memory.pages import available_bytes
 from gemelo.engine.native_program import is_native
 from gemelo.engine.session import Session
 from gemelo.engine.step import Decoder
 from gemelo.engine.tokens import Tokens, checked
+from gemelo.errors import UnavailableError
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.models.outputs import CausalLMOutput
 from gemelo.weights.mapped import check as check_files
@@ -68,12 +70,36 @@ class Engine:
     def forward(
         self, tokens: Tokens, output_hidden_states: bool = False, output_attentions: bool = False
     ) -> CausalLMOutput:
-        """One forward of checked tokens through the modules: see `gemelo.models.outputs`."""
+        """One forward of checked tokens through the modules: see `gemelo.models.outputs`.
+
+        Raises UnavailableError where memory has no room for what is asked.
+        """
+        config, count = self.decoder.config, len(tokens)
+        layers, numbers = config.num_hidden_layers, count * config.vocab_size
+        if output_hidden_states:
+            numbers += (layers + 1) * config.altup_num_inputs * count * config.hidden_size
+        if output_attentions:
+            numbers += layers * config.num_attention_heads * count * count
+        check_room(count, 4 * numbers)
         check_files(self.views.files)
         return step.outputs(self.decoder, tokens, output_hidden_states, output_attentions)
 
     def score(self, ids: Sequence[int] | Tokens) -> Tensor:
-        """Logits of the next token after every position, (T, V) float32: 1 MB a token."""
+        """Logits of the next token after every position, (T, V) float32: 1 MB a token.
+
+        Raises UnavailableError where memory has no room for them.
+        """
         tokens = checked(Tokens.of(ids), self.decoder.config, self.context)
+        check_room(len(tokens), 4 * len(tokens) * self.decoder.config.vocab_size)
         check_files(self.views.files)
         return step.score(self.decoder, self.cache(), tokens)
+
+
+def check_room(tokens: int, nbytes: int) -> None:
+    """Raise UnavailableError unless memory has room for what so many tokens are to give."""
+    available = available_bytes()  # 0 where the system does not say
+    if 0 < available < nbytes:
+        raise UnavailableError(
+            f"what is asked of {tokens} tokens takes {nbytes / 2**30:.1f} GiB, and "
+            f"{available / 2**30:.1f} GiB of memory are free; give fewer tokens at once"
+        )

@@ -55,6 +55,17 @@ def test_repositories_of_the_same_commit(cache: Path) -> None:
         assert sorted(os.listdir(cache)) == [f"models--{n.replace('/', '--')}" for n in names]
 
 
+def test_a_repository_that_lies_elsewhere(cache: Path, tmp_path: Path) -> None:
+    linked(cache, "acme/x", "m-Q4_K_M.gguf")
+    real = tmp_path / "other disk"
+    (cache / "models--acme--x").rename(real)
+    (cache / "models--acme--x").symlink_to(real)
+    before = everything(real)
+    with pytest.raises(InputError, match="is a link to .*other disk; `rm -r .*` removes both"):
+        removal("acme/x")
+    assert everything(real) == before
+
+
 def test_a_repository_that_was_begun(cache: Path) -> None:
     blob = cache / "models--acme--x" / "blobs" / "a.incomplete"
     blob.parent.mkdir(parents=True)

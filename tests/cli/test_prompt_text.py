@@ -71,7 +71,7 @@ def test_files_that_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         file.write_bytes(content)
         with pytest.raises(InputError, match=error):
             prompt_text(PromptSource(file=str(file)))
-    monkeypatch.setattr(prompts, "MAX_FILE_BYTES", 3)
+    monkeypatch.setattr(prompts, "MAX_TEXT_BYTES", 3)
     file.write_bytes(b"abcd")
     with pytest.raises(Exception, match="larger than 3 bytes"):
         prompt_text(PromptSource(file=str(file)))
@@ -136,3 +136,11 @@ def test_a_file_in_the_prompt_or_behind_it(
 
 def test_tokenize_reads_a_pipe(gemelo: Command) -> None:
     assert gemelo("tokenize", stdin=b"a\n").out == gemelo("tokenize", "a\n").out
+
+
+def test_a_pipe_is_bounded_as_a_file_is(gemelo: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gemelo.cli.terminal.MAX_TEXT_BYTES", 3)
+    assert gemelo("tokenize", stdin=b"abc").code == 0
+    for words in (("tokenize",), ("generate",), ("generate", "-"), ("run", "demo", "x")):
+        ran = gemelo(*words, stdin=b"abcd")
+        assert ran.code == 2 and ran.err.startswith("error: stdin holds more than 3 B, "), ran.err

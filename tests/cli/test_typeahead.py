@@ -114,6 +114,26 @@ def test_ctrl_c_stops_an_answer_and_drops_what_was_typed_ahead(
     assert asked(file) == ["the"]
 
 
+def test_a_storm_of_ctrl_c_ends_no_chat(long_directory: Path, tmp_path: Path) -> None:
+    """While it answers, and while the editor is set up and put away: no traceback, nothing lost."""
+    file = tmp_path / "talk.json"
+    with chat(long_directory, tmp_path, "--max-tokens", "400") as terminal:
+        terminal.expect(READY)
+        for _ in range(3):
+            terminal.type("a long one\r")
+            terminal.expect_answer()
+            for _ in range(40):
+                terminal.type("\x03")
+                time.sleep(0.01)
+        terminal.type("\x15/clear\r")
+        said = terminal.expect("the conversation is forgotten")
+        terminal.type(f"/set max_tokens 2\rhello\r/save {file}\r/bye\r")
+        said += terminal.expect("wrote ")
+        assert terminal.wait() == 0 and terminal.is_cooked
+    assert "Traceback" not in said and "ignored" not in said and "awaited" not in said
+    assert asked(file) == ["hello"]
+
+
 @pytest.mark.parametrize("moment", ["prompt", "answer"])
 def test_ctrl_z_gives_the_terminal_back_and_fg_takes_it_again(
     long_directory: Path, tmp_path: Path, moment: str

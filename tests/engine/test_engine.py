@@ -12,7 +12,8 @@ from gemelo.engine.engine import Engine
 from gemelo.engine.kv import PlainSlots, SlotIndex
 from gemelo.engine.sampler import Sampling
 from gemelo.engine.session import Session
-from gemelo.errors import ContextLengthError, FileFormatError, InputError
+from gemelo.engine.tokens import Tokens
+from gemelo.errors import ContextLengthError, FileFormatError, InputError, UnavailableError
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.models.gemma3 import Gemma3
 from tests.conftest import TINY, tiny_model
@@ -217,3 +218,21 @@ def test_a_broken_weight_is_named(model: Gemma3, tiny_tokenizer: Tokenizer) -> N
     broken.layers[2].mlp.up_proj.weight[3, 4] = float("nan")
     with pytest.raises(FileFormatError, match=r"layers\.2\.mlp\.up_proj\.weight holds NaN"):
         Engine(broken, tiny_tokenizer).score(PROMPT)
+
+
+def test_what_memory_has_no_room_for_is_refused(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Logits, hidden states and attention probabilities, each where it is what does not fit."""
+    tokens, config = Tokens(PROMPT), engine.decoder.config
+    logits = 4 * len(PROMPT) * config.vocab_size
+    monkeypatch.setattr("gemelo.engine.engine.available_bytes", lambda: logits)
+    engine.score(PROMPT)
+    engine.forward(tokens)
+    for more in ({"output_hidden_states": True}, {"output_attentions": True}):
+        with pytest.raises(UnavailableError, match="GiB of memory are free; give fewer tokens"):
+            engine.forward(tokens, **more)
+    monkeypatch.setattr("gemelo.engine.engine.available_bytes", lambda: logits - 1)
+    for ask in (lambda: engine.score(PROMPT), lambda: engine.forward(tokens)):
+        with pytest.raises(UnavailableError, match=f"what is asked of {len(PROMPT)} tokens"):
+            ask()
