@@ -50,6 +50,8 @@ def pull(name: str, revision: str | None = None, progress: Progress | None = Non
     progress gets bytes fetched and in all; without one the hub library draws its own bars.
     Returns the directory or the file. Raises `GemeloError` with the cure.
     """
+    if not isinstance(name, str):
+        raise InputError(f"a model's name is a text, not {name!r:.60}")
     wanted = parse(name)
     if wanted is None:
         raise InputError(

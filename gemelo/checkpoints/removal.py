@@ -107,11 +107,11 @@ def _of_path(name: str, path: Path) -> Removal:
         return _of_demo()
     one = next((one for one in written.written() if one.path == real), None)
     if one is None:
-        flag = "-r " if path.is_dir() and not path.is_symlink() else ""
-        raise InputError(
-            f"{name} was not written by gemelo, or has changed since; `rm {flag}"
-            f"{shlex.quote(str(path))}` removes it"
-        )
+        cure = "it holds more than models"
+        if not any(Path(part).is_relative_to(real) for part in (os.getcwd(), Path.home())):
+            flag = "-r " if path.is_dir() and not path.is_symlink() else ""
+            cure = f"`rm {flag}{shlex.quote(str(path))}` removes it"
+        raise InputError(f"{name} was not written by gemelo, or has changed since; {cure}")
     link = [path] if path.is_symlink() else []
     return Removal(f"{real}, which gemelo wrote", one.size_bytes, lambda: _remove(one, link))
 

@@ -10,6 +10,7 @@ program itself begins in `gemelo.__main__`.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -152,7 +153,7 @@ def _report_error(error: Exception, words: Sequence[str]) -> int:
             _discard_stdout()
             prefix = f"{error.filename}: " if error.filename else ""
             terminal.note(f"error: {prefix}{error.strerror or error}")
-            return _FAILED
+            return _WRONG if error.errno == errno.ENAMETOOLONG else _FAILED
         case MemoryError():
             terminal.note("error: out of memory; try --format native, or a smaller --context")
             return _FAILED

@@ -19,6 +19,8 @@ from gemelo.cli import options
 from gemelo.cli.terminal import Bar, interactive, note, print_json, show, size
 from gemelo.errors import InputError, one_line
 
+_MOST_SHOWN = 5000  # characters of a cell: all of any path
+
 if TYPE_CHECKING:
     from gemelo.checkpoints.known import KnownModel
     from gemelo.checkpoints.stored import Stored
@@ -134,6 +136,7 @@ def _known_fields(model: KnownModel) -> dict[str, object]:
 
 def _print_rows(rows: Sequence[tuple[str, ...]]) -> None:
     """Columns with nothing cut: where they do not fit a terminal, a model is one line a cell."""
+    rows = [tuple(one_line(cell, _MOST_SHOWN) for cell in row) for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     terminal = sys.stdout is not None and sys.stdout.isatty()
     if terminal and sum(widths) + 2 * len(widths) > shutil.get_terminal_size().columns:

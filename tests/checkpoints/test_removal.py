@@ -55,6 +55,16 @@ def test_repositories_of_the_same_commit(cache: Path) -> None:
         assert sorted(os.listdir(cache)) == [f"models--{n.replace('/', '--')}" for n in names]
 
 
+@pytest.mark.parametrize("name", ["/", ".", "..", "~"])
+def test_no_command_that_removes_what_one_lives_in(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError) as refused:
+        removal(name)
+    assert "holds more than models" in str(refused.value) and "`rm" not in str(refused.value)
+
+
 def test_a_repository_that_lies_elsewhere(cache: Path, tmp_path: Path) -> None:
     linked(cache, "acme/x", "m-Q4_K_M.gguf")
     real = tmp_path / "other disk"
