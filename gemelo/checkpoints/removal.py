@@ -108,7 +108,9 @@ def _of_path(name: str, path: Path) -> Removal:
     one = next((one for one in written.written() if one.path == real), None)
     if one is None:
         cure = "it holds more than models"
-        if not any(Path(part).is_relative_to(real) for part in (os.getcwd(), Path.home())):
+        if not any(
+            Path(part).is_relative_to(real) for part in (os.getcwd(), os.path.expanduser("~"))
+        ):
             flag = "-r " if path.is_dir() and not path.is_symlink() else ""
             cure = f"`rm {flag}{shlex.quote(str(path))}` removes it"
         raise InputError(f"{name} was not written by gemelo, or has changed since; {cure}")
