@@ -81,7 +81,7 @@ def test_a_draft_is_told_in_words() -> None:
     ("policy", "name"),
     [
         ("latency:1000000", "latency 1e+06 tokens/s"),
-        ("memory:0.000001", "memory 1e-06 GiB"),
+        ("memory:0.001", "memory 0.001 GiB"),
         ("difficulty:3", "difficulty 3 nats"),
     ],
 )
