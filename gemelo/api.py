@@ -43,7 +43,7 @@ from gemelo.engine.media.audio_stream import AudioStream
 from gemelo.engine.media.encoders import MediaEncoders
 from gemelo.engine.memory.per_layer_table import prepare
 from gemelo.engine.memory.repack import repacked
-from gemelo.engine.memory.residency import view_bytes
+from gemelo.engine.memory.residency import release_tail, view_bytes
 from gemelo.engine.native_program import NativeProgram, is_native
 from gemelo.engine.session import Progress, Session
 from gemelo.engine.step import Decoder
@@ -117,6 +117,14 @@ class Model(Unpicklable):
         nested.encoders = self.encoders  # and what they encoded lately
         nested._cuts = (*self._cuts, part)
         return nested
+
+    def release(self, choice: str | Submodel) -> int:
+        """Let go the mapped pages of weights that a sub-model does not run; returns their bytes.
+
+        For `memory_policy`. They are read from the file again where they are needed. A model that
+        was loaded with repack=False has such pages.
+        """
+        return release_tail(self.engine.decoder, self.engine.views.parse(choice))
 
     def draft(
         self,

@@ -465,5 +465,6 @@ def test_loading_is_counted_though_a_session_was_never_used(model: Model) -> Non
 
 
 def test_gemma3_has_no_submodels(model: Model) -> None:
-    with pytest.raises(InputError, match="no sub-models"):
-        model.submodel("E2B")
+    for ask in (model.submodel, model.release, model.draft):
+        with pytest.raises(InputError, match="no sub-models"):
+            ask("E2B")

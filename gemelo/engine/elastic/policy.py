@@ -97,7 +97,8 @@ def memory(
     - resident_bytes: a function that returns the bytes that the process holds now; left out, its
       resident set (RSS), touched pages of the model's file included. Linux alone tells it.
     - release: a function that is given the smaller sub-model, lets go the pages of the file that it
-      does not use, and returns how many bytes those were; left out, nothing is let go.
+      does not use, and returns how many bytes those were: `Model.release`, of a model loaded with
+      repack=False. Left out, nothing is let go.
 
     It never goes back up by itself: what was given back would only be taken again. Raises
     InputError for a limit that is none, or for what is no `Submodel`.
