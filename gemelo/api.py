@@ -22,6 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack, cast, get_args, overload
 
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -30,6 +31,7 @@ from gemelo.checkpoints.locate import expanded, resolve
 from gemelo.checkpoints.open import open_source
 from gemelo.checkpoints.slice import cut, without_padding, without_towers
 from gemelo.config import ModelConfig, Submodel
+from gemelo.config.absent_arguments import FORWARDING, GENERATING, LOADING, refusing
 from gemelo.config.options import KVFormat, TablePlacement, WeightFormat
 from gemelo.config.sampling import Sampling, SamplingSettings
 from gemelo.engine.completion import Completion
@@ -41,26 +43,27 @@ from gemelo.engine.media.audio_stream import AudioStream
 from gemelo.engine.media.encoders import MediaEncoders
 from gemelo.engine.memory.per_layer_table import prepare
 from gemelo.engine.memory.repack import repacked
+from gemelo.engine.memory.residency import release_tail, view_bytes
 from gemelo.engine.native_program import NativeProgram, is_native
 from gemelo.engine.session import Progress, Session
 from gemelo.engine.step import Decoder
 from gemelo.engine.tokens import Tokens, checked
 from gemelo.engine.turns import Line, Turn
+from gemelo.engine.unpicklable import Unpicklable
 from gemelo.errors import InputError
 from gemelo.inputs.media.image import PictureSource, read_image
-from gemelo.inputs.prompt import chat, placeholders
+from gemelo.inputs.prompt.any_prompt import parse_prompt
 from gemelo.inputs.prompt.chat import Prompt
 from gemelo.inputs.prompt.media_loader import MediaLoader, VisionOptions, image_size_of, samples_of
 from gemelo.inputs.prompt.messages import are_messages, batch_of
 from gemelo.inputs.prompt.pretrained_tokenizer import PreTrainedTokenizer
-from gemelo.inputs.tokenizer.token_ids import token_ids
 from gemelo.models.outputs import CausalLMOutput
 
 Message = Mapping[str, Any]
 PromptLike = str | Sequence[Message] | Sequence[int] | NDArray[Any] | Tensor | Prompt | Tokens
 
 
-class Model:
+class Model(Unpicklable):
     """A loaded model. `load` makes one; what belongs to one conversation is a `Session`'s."""
 
     def __init__(self, checkpoint: Checkpoint, engine: Engine, load_s: float = 0.0) -> None:
@@ -81,6 +84,11 @@ class Model:
     def tokenizer(self) -> PreTrainedTokenizer:
         """The checkpoint's; its chat template is None for a base model."""
         return self.checkpoint.tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights lie."""
+        return self.engine.decoder.norm.weight.device
 
     @property
     def context(self) -> int:
@@ -110,6 +118,14 @@ class Model:
         nested._cuts = (*self._cuts, part)
         return nested
 
+    def release(self, choice: str | Submodel) -> int:
+        """Let go the mapped pages of weights that a sub-model does not run; returns their bytes.
+
+        For `memory_policy`. They are read from the file again where they are needed. A model that
+        was loaded with repack=False has such pages.
+        """
+        return release_tail(self.engine.decoder, self.engine.views.parse(choice))
+
     def draft(
         self,
         choice: str | Submodel,
@@ -133,8 +149,13 @@ class Model:
             source = cut(source, submodel)
         whole_decoder = self.engine.decoder
         dtype, device = whole_decoder.embed_tokens.dtype, whole_decoder.norm.weight.device
-        tree = assemble(source, format, dtype, device)
-        return tree.language_model
+        try:
+            return assemble(source, format, dtype, device).language_model
+        except InputError as error:
+            raise InputError(
+                f"a draft in {format}, its embeddings in q8_0: {error}; a draft without a format "
+                "shares the model's weights"
+            ) from None
 
     def prompt(self, prompt: PromptLike, vision_options: VisionOptions | None = None) -> Prompt:
         """A prompt ready to be read: text gets `<bos>`, messages the chat template, ids stay.
@@ -143,34 +164,9 @@ class Model:
         model's own files do. Raises UnsupportedError for media that this model has no tower for,
         InputError for broken ones.
         """
-        if isinstance(prompt, Prompt):
-            return prompt.checked()
-        if isinstance(prompt, str):
-            return Prompt(tuple(self.tokenizer.encode(prompt)))
-        if texts := batch_of(prompt):
-            raise InputError(
-                f"a list of {len(texts)} texts is as many prompts, which generate() alone takes; "
-                "call this with one after the other"
-            )
-        if are_messages(prompt):
-            media_loader = self.media_loader(vision_options)
-            rendered = chat.render(prompt, self.tokenizer, media_loader=media_loader)
-            if rendered.pictures or rendered.recordings:  # so that the error counts their tokens
-                placeholders.check_context_length(
-                    rendered.ids, media_loader.modalities, self.context
-                )
-            return rendered
-        try:
-            ids = token_ids(prompt)
-        except InputError as error:
-            alone = isinstance(prompt, Mapping) and "content" in prompt
-            hint = "; put the message in a list" if alone else ""
-            raise InputError(
-                f"a prompt is text, a list of messages or a list of token ids: {error}{hint}"
-            ) from None
-        if not ids:
-            raise InputError("the prompt is empty; give text, messages or token ids")
-        return Prompt(tuple(ids))
+        return parse_prompt(
+            prompt, self.tokenizer, self.context, lambda: self.media_loader(vision_options)
+        )
 
     def tokens(self, prompt: PromptLike, vision_options: VisionOptions | None = None) -> Tokens:
         """A prompt as `Session.stream` takes it: ids, and the embeddings of its media, which go
@@ -217,6 +213,7 @@ class Model:
 
     # ---- text ------------------------------------------------------------------------------------
 
+    @refusing(GENERATING)
     def stream(
         self,
         prompt: PromptLike,
@@ -249,6 +246,7 @@ class Model:
         **settings: Unpack[SamplingSettings],
     ) -> list[Completion]: ...
 
+    @refusing(GENERATING)
     def generate(
         self,
         prompt: PromptLike | list[str] | tuple[str, ...],
@@ -289,6 +287,7 @@ class Model:
         self._last = session = self.session()
         return session, session.turns.begin()
 
+    @refusing(GENERATING)
     def chat(
         self,
         messages: Sequence[Message],
@@ -309,13 +308,14 @@ class Model:
         kinds = file.config.modalities
         towers = [name for name in ("image", "audio") if getattr(kinds, name) is not None]
         taken = f"takes {' and '.join(towers)}, " if towers else ""
+        size_bytes = view_bytes(self.engine.decoder, file.config) if part else file.weights_bytes
         return (
             f"Model({part and f'{part} of '}{file.path.name}: {config.model_type}, "
-            f"{config.num_hidden_layers} layers, {file.weights_bytes / 1e6:.0f} MB of weights in "
-            f"{', '.join(file.stored_formats[:3])}, {taken}"
-            f"context {self.context})"
+            f"{config.num_hidden_layers} layers, {size_bytes / 1e6:.0f} MB of weights in "
+            f"{', '.join(file.stored_formats)}, {taken}context {self.context})"
         )
 
+    @refusing(FORWARDING)
     def forward(
         self,
         prompt: PromptLike,
@@ -338,6 +338,7 @@ class Model:
         return self.engine.score(self.tokens(prompt))
 
 
+@refusing(LOADING)
 def load(
     model: str | Path | None = None,
     *,

@@ -6,7 +6,7 @@ tail and the end of the prompt are left to read. A sound of any length is one se
 segments of at most 30 s (the last may have a second more), which is what the model was trained on,
 and takes what two of them share out of the later one's text.
 
-    for segment in transcribe(model, stream_audio("talk.mp3"), Task(language="es")):
+    for segment in transcribe(model, "talk.mp3", "es"):
         print(segment.start_s, segment.text)
 
 J embeddings, D decoder width.
@@ -17,9 +17,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Unpack
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gemelo.api import Model
@@ -31,14 +34,17 @@ from gemelo.engine.media.encoders import content_key
 from gemelo.engine.session import Session
 from gemelo.engine.timings import Timings
 from gemelo.engine.tokens import EmbeddingSpan, Tokens
-from gemelo.inputs.media.audio import SAMPLING_RATE, Samples
+from gemelo.errors import InputError, shown
+from gemelo.inputs.media.audio import SAMPLING_RATE, Samples, stream_audio
+from gemelo.inputs.media.file_objects import Readable
 from gemelo.inputs.media.mel import MIN_SAMPLES, check_min_samples
-from gemelo.inputs.media.parts import MediaPart, TextPart
+from gemelo.inputs.media.parts import MediaPart, Source, TextPart
 from gemelo.inputs.media.segments import AudioSegment, Onset, Segmenter, without_overlap
 from gemelo.inputs.prompt.chat import render, render_completion
-from gemelo.inputs.prompt.media_loader import TRAINED_S, MediaLoader
+from gemelo.inputs.prompt.media_loader import TRAINED_S, MediaLoader, samples_of
 from gemelo.inputs.prompt.placeholders import AudioPlaceholder, Placeholder
 
+FILE_PIECE_S = 10.0  # of a file that is read piece by piece
 SHORTEST_S = 1.0  # of a segment, where there is as much: a cue that can be read
 
 
@@ -63,7 +69,7 @@ class StreamingPrompt:
     has been: what is settled is written after what the cache holds."""
 
     def __init__(self, model: Model, session: Session, instruction: str) -> None:
-        self.model, self.session = model, session
+        self.model, self.session, self.instruction = model, session, instruction
         self.stream = model.audio_stream()
         audio = model.encoders.modalities.audio
         assert audio is not None, "a model without an audio encoder has no stream"
@@ -151,8 +157,8 @@ def prompt_around_audio(model: Model, instruction: str) -> tuple[list[int], list
 
 def transcribe(
     model: Model,
-    pieces: Iterable[Samples],
-    task: Task | None = None,
+    audio: Source | Samples | NDArray[Any] | Tensor | Iterable[Samples],
+    task: Task | str | None = None,
     *,
     cut: bool = False,
     on_text: Callable[[str], None] | None = None,
@@ -160,20 +166,34 @@ def transcribe(
     sampling: Sampling | None = None,
     **settings: Unpack[SamplingSettings],
 ) -> Iterator[Segment]:
-    """What is said in a sound that comes in pieces, each of any length; one `Segment`, or with
-    `cut` one for at most 30 s each.
+    """What is said in a recording, or in a sound that comes in pieces, each of any length; one
+    `Segment`, or with `cut` one for at most 30 s each.
 
+    audio is a file (a path, bytes, an open file), `Samples`, an array or a tensor at 16 kHz, or an
+    iterable of `Samples`, such as `stream_audio` gives. task is a `Task`, or the language that is
+    spoken: "es", or "Spanish"; None leaves that to the model.
     on_text gets the text as it is written, of an uncut sound alone; on_notice gets notices, for a
     person to read. sampling, or its fields as keywords, says how tokens are chosen; greedy if
     neither does.
     Raises UnsupportedError for a model without an audio encoder, ContextLengthError for an uncut
-    sound longer than the context, InputError for one too short for a token.
+    sound longer than the context, InputError for one too short for a token, and for what is no
+    sound, no task or no language.
     """
-    instruction = (Task() if task is None else task).instruction
-    chosen = _sampling(sampling, settings)
-    session = model.session()
+    prompt = StreamingPrompt(model, model.session(), _task(task).instruction)
+    chosen, pieces = _sampling(sampling, settings), pieces_of(audio)
     parts = cut_at_pauses(pieces, on_notice) if cut else uncut(pieces, on_notice)
-    prompt, text, longest = StreamingPrompt(model, session, instruction), "", 0
+    return _segments(prompt, parts, chosen, cut, on_text)
+
+
+def _segments(
+    prompt: StreamingPrompt,
+    parts: Iterator[AudioSegment],
+    chosen: Sampling,
+    cut: bool,
+    on_text: Callable[[str], None] | None,
+) -> Iterator[Segment]:
+    """A segment for every part that ends one, each in a prompt of its own."""
+    text, longest = "", 0
     for part in parts:
         if len(part.values):
             prompt.push(part.values)
@@ -187,8 +207,45 @@ def transcribe(
             text = segment.text
             chosen = replace(chosen, seed=segment.seed)  # what one drew holds for all
             yield segment
-        prompt = StreamingPrompt(model, session, instruction)
+        prompt = StreamingPrompt(prompt.model, prompt.session, prompt.instruction)
     check_min_samples(longest)
+
+
+def _task(task: Task | str | None) -> Task:
+    """A task; a text is the language that is spoken."""
+    if task is None or isinstance(task, str):
+        return Task(task)
+    if not isinstance(task, Task):
+        raise InputError(f'task = {shown(task)}; expected a Task, or a language such as "es"')
+    return task
+
+
+def pieces_of(
+    audio: Source | Samples | NDArray[Any] | Tensor | Iterable[Samples],
+) -> Iterator[Samples]:
+    """A sound of any kind in pieces. Raises InputError for what is none."""
+    if isinstance(audio, Samples):
+        return iter((audio,))
+    if isinstance(audio, np.ndarray | Tensor):
+        return iter((samples_of(audio),))
+    if isinstance(audio, str | Path | bytes | bytearray | memoryview | Readable):
+        return stream_audio(audio, FILE_PIECE_S)
+    if not isinstance(audio, Iterable) or isinstance(audio, Mapping):
+        raise _no_sound(audio)
+    return map(_checked_piece, audio)
+
+
+def _checked_piece(piece: Samples) -> Samples:
+    if not isinstance(piece, Samples):
+        raise _no_sound(piece)
+    return piece
+
+
+def _no_sound(value: object) -> InputError:
+    return InputError(
+        f"audio of type {type(value).__name__}: {shown(value)}; expected a file, Samples or an "
+        "array at 16 kHz, or an iterable of Samples, as gemelo.stream_audio gives"
+    )
 
 
 def _sampling(sampling: Sampling | None, settings: Mapping[str, Any]) -> Sampling:

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import inspect
 import os
+import pickle
 import re
 import shutil
+from collections.abc import Callable, Mapping
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from gemelo.api import Model, load
+from gemelo.checkpoints.convert import slice as slice_
 from gemelo.checkpoints.load import load_checkpoint
-from gemelo.config import Submodel
+from gemelo.config import Gemma3nConfig, Submodel, absent_arguments
 from gemelo.config.sampling import Sampling
 from gemelo.engine.device import set_threads
 from gemelo.engine.engine import Engine
+from gemelo.engine.memory.residency import view_bytes
 from gemelo.errors import FileFormatError, InputError, UnsupportedError
+from gemelo.inputs.prompt.pretrained_tokenizer import PreTrainedTokenizer
 from gemelo.kernels import native
+from gemelo.kernels.linear import QuantLinear
+from gemelo.kernels.quants import FORMATS, Packed
 from tests.matformer import CONFIG, PROMPT, SMALL, UPPER, tiny_gemma3n
+from tests.multimodal import write
 from tests.native import needs_native
 
 GREEDY = {"temperature": 0, "max_tokens": 12, "ignore_eos": True}
@@ -158,7 +170,11 @@ def test_tokens_are_a_prompt(model: Model) -> None:
         ("streamer", r"no setting streamer: model.stream\(prompt\)"),
         ("output_hidden_states", r"model.forward\(prompt, output_hidden_states=True\)"),
         ("input_ids", "the prompt is the first argument"),
-        ("temprature", "'temprature'; known: temperature"),
+        ("images", r"media go into messages, as \[\{.role"),
+        ("temprature", "unknown sampling setting 'temprature'; did you mean temperature"),
+        ("topp", "'topp'; did you mean top_p"),
+        ("max_new_token", "'max_new_token'; did you mean max_tokens"),
+        ("banana", "'banana'; known: temperature, "),
     ],
 )
 def test_settings_of_others_are_told_by_their_names_here(
@@ -191,6 +207,92 @@ def test_loading_with_what_is_none(
         load(tiny_checkpoint, **setting)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("setting", "cure"),
+    [
+        (
+            "torch_dtype",
+            'setting torch_dtype: weights stay in the format of their file; format="bf16"',
+        ),
+        ("dtype", 'format="bf16" or "f32" widens them'),
+        ("device_map", 'device="auto" is CUDA where there is one'),
+        ("load_in_4bit", 'format="q8_0" or "q4_0" quantises'),
+        ("quantization_config", 'format="q8_0" or "q4_0" quantises'),
+        ("trust_remote_code", "no code of a model is ever run"),
+        ("attn_implementation", "attention is computed in one way"),
+        ("n_ctx", "context=N is the most tokens"),
+    ],
+)
+def test_loading_as_others_do_says_what_it_is_here(
+    tiny_checkpoint: Path, setting: str, cure: str
+) -> None:
+    with pytest.raises(InputError, match=cure):
+        load(tiny_checkpoint, **{setting: True})  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=cure):
+        load(**{setting: None})  # type: ignore[arg-type]
+
+
+def test_what_nobody_means_is_python_s_own_error(tiny_checkpoint: Path) -> None:
+    with pytest.raises(TypeError, match="banana"):
+        load(tiny_checkpoint, banana=1)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("function", "table"),
+    [
+        (load, absent_arguments.LOADING),
+        (Model.generate, absent_arguments.GENERATING),
+        (Model.stream, absent_arguments.GENERATING),
+        (Model.chat, absent_arguments.GENERATING),
+        (Sampling, absent_arguments.GENERATING),
+        (Model.forward, absent_arguments.FORWARDING),
+        (PreTrainedTokenizer.__call__, absent_arguments.TOKENIZING),
+        (PreTrainedTokenizer.encode, absent_arguments.TOKENIZING),
+        (PreTrainedTokenizer.apply_chat_template, absent_arguments.TEMPLATING),
+    ],
+)
+def test_nothing_that_is_taken_is_refused(
+    function: Callable[..., Any], table: Mapping[str, str]
+) -> None:
+    taken = inspect.signature(function).parameters
+    assert len(taken) > 2 and not taken.keys() & table.keys()
+    assert all(sentence and "\n" not in sentence for sentence in table.values())
+
+
+def test_a_prompt_by_another_name_or_none_at_all(model: Model) -> None:
+    encoded = model.tokenizer("the capital")
+    for ask in (model.generate, model.stream, model.forward):
+        with pytest.raises(InputError, match="input_ids: the prompt is the first argument"):
+            ask(**encoded)  # type: ignore[call-overload]
+        with pytest.raises(InputError, match=r'of what a tokenizer gave, take \["input_ids"\]'):
+            ask(encoded)
+        with pytest.raises(InputError, match="no prompt, but None: a prompt is text, a list of m"):
+            ask(None)
+    with pytest.raises(InputError, match="no setting labels: there is no loss"):
+        model.forward("the", labels=[1])  # type: ignore[call-arg]
+    assert model.generate(encoded["input_ids"], **GREEDY).token_ids
+
+
+def test_a_setting_that_is_none_in_a_value_of_its_own() -> None:
+    with pytest.raises(InputError, match="'temprature'; did you mean temperature"):
+        Sampling(temprature=1)  # type: ignore[call-arg]
+    with pytest.raises(InputError, match="max_new_tokens is called max_tokens here"):
+        Sampling(max_new_tokens=1)  # type: ignore[call-arg]
+    assert dataclasses.replace(Sampling(0.5), top_k=3) == Sampling(0.5, 3)
+    assert pickle.loads(pickle.dumps(Sampling(0.5, 3))) == Sampling(0.5, 3)
+
+
+def test_a_model_stays_in_its_process(model: Model) -> None:
+    for one in (model, model.session()):
+        for move in (pickle.dumps, copy.copy, copy.deepcopy, ForkingPickler.dumps):
+            with pytest.raises(UnsupportedError, match="neither pickled nor copied: call gemelo.l"):
+                move(one)
+
+
+def test_where_a_model_lies(model: Model) -> None:
+    assert model.device == torch.device("cpu")
+
+
 @pytest.mark.parametrize("messages", ["hi", ["hi"], [], {"role": "user", "content": "hi"}, [2, 5]])
 def test_chat_takes_messages_alone(model: Model, messages: object) -> None:
     with pytest.raises(InputError, match=r"chat takes a list of messages: \[\{"):
@@ -198,7 +300,7 @@ def test_chat_takes_messages_alone(model: Model, messages: object) -> None:
 
 
 def test_unknown_settings_are_named(model: Model) -> None:
-    with pytest.raises(InputError, match="'temprature'; known: temperature"):
+    with pytest.raises(InputError, match="'temprature'; did you mean temperature"):
         model.generate("x", temprature=1)
 
 
@@ -316,6 +418,46 @@ def test_what_parts_of_a_gemma3n_say_of_themselves(awake_directory: Path) -> Non
     assert repr(small.session()) == "Session(0 of 1024 tokens, mine is active)"
 
 
+def test_a_part_says_its_own_megabytes(awake_directory: Path, tmp_path: Path) -> None:
+    """Those of a slice, and not the whole's."""
+    model, target = load(awake_directory), tmp_path / "half"
+    written = slice_(awake_directory, target, "half", text_only=True).size_bytes
+    small = model.submodel("half")
+    used_bytes = view_bytes(small.engine.decoder, model.config)
+    assert used_bytes == written
+    assert f"{used_bytes / 1e6:.0f} MB of weights" in repr(small)
+    assert used_bytes < 0.9 * model.checkpoint.weights_bytes
+
+
+def test_a_model_says_all_its_formats_the_largest_first(tiny_checkpoint: Path) -> None:
+    model = load(tiny_checkpoint)
+    layers = model.checkpoint.decoder.layers
+    for index, format in enumerate(("q4_0", "q4_0", "q4_0", "q4_1", "q5_0")):
+        weight = layers[index].mlp.gate_proj.weight
+        block, held = FORMATS[format], torch.zeros(weight.shape[0], 1, dtype=torch.uint8)
+        blocks = held.expand(-1, block.row_bytes(weight.shape[1])).clone()
+        layers[index].mlp.gate_proj = QuantLinear(Packed(blocks, block))
+    assert "MB of weights in q8_0, q4_0, q5_0, q4_1, context" in repr(model)
+
+
+def test_a_draft_s_own_format_may_not_fit(tmp_path: Path) -> None:
+    config = Gemma3nConfig(
+        vocab_size=512,
+        vocab_size_per_layer_input=512,
+        hidden_size=16,
+        head_dim=16,
+        hidden_size_per_layer_input=32,
+        num_hidden_layers=12,
+        num_kv_shared_layers=6,
+        intermediate_size=(64,) * 12,
+    )
+    model = load(write(tmp_path / "narrow", config))
+    with pytest.raises(
+        InputError, match=r"a draft in q4_0, .* 16 columns cannot be q8_0, .* choose bf16"
+    ):
+        model.draft("half", format="q4_0")
+
+
 def test_loading_counts_for_the_first_turn(model: Model) -> None:
     fresh = Model(model.checkpoint, model.engine, load_s=3.0)
     first, second = (fresh.generate("the", **GREEDY).timings for _ in range(2))
@@ -331,5 +473,6 @@ def test_loading_is_counted_though_a_session_was_never_used(model: Model) -> Non
 
 
 def test_gemma3_has_no_submodels(model: Model) -> None:
-    with pytest.raises(InputError, match="no sub-models"):
-        model.submodel("E2B")
+    for ask in (model.submodel, model.release, model.draft):
+        with pytest.raises(InputError, match="no sub-models"):
+            ask("E2B")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from gemelo import Segment
 from gemelo.cli import run
 from tests.media import write_video
 from tests.multimodal import AWAKE, EYED, photograph, recording, write, write_wave
@@ -63,3 +64,5 @@ def test_the_python(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     exec(block, names)
     assert names["tokens"].shape[0] == 7  # type: ignore[attr-defined]
     assert names["embeddings"].shape == (16, 96)  # type: ignore[attr-defined]
+    segment = names["segment"]
+    assert isinstance(segment, Segment) and (segment.start_s, segment.end_s) == (0.0, 1.0)

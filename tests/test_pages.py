@@ -192,12 +192,17 @@ def test_those_on_sub_models_run_on_a_tiny_one(
 
 
 def test_the_python_of_sub_models_runs(tiny_3n: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (block,) = re.findall(r"^```py\n(.*?)^```", ELASTIC, re.S | re.M)
-    text = block.replace("gemma3n:e4b", str(tiny_3n)).replace("E2B", "half")
-    names: dict[str, Any] = {}
-    exec(compile(text.replace('"E4B"', '"whole"'), "docs/elastic.md", "exec"), names)
-    assert names["session"].stats.switches == 2
-    assert set(names["session"].written_by) <= {"half", "whole"}
+    blocks = re.findall(r"^```py\n(.*?)^```", ELASTIC, re.S | re.M)
+    names, sessions = dict[str, Any](), []
+    for block in blocks:
+        text = block.replace("gemma3n:e4b", str(tiny_3n)).replace("E2B", "half")
+        exec(compile(text.replace('"E4B"', '"whole"'), "docs/elastic.md", "exec"), names)
+        sessions.append(names["session"])
+    changed, chosen = sessions
+    assert changed.stats.switches == 2 and set(changed.written_by) <= {"half", "whole"}
+    assert chosen.policy.__name__ == "latency 20 tokens/s" and len(names["sizes"]) == 2
+    assert sum(chosen.stats.answered.values()) == 16
+    assert names["model"].release("half") >= 0
 
 
 def scripts() -> Iterator[tuple[str, str]]:

@@ -10,17 +10,19 @@ import numpy as np
 import pytest
 import torch
 
+from gemelo import transcription
 from gemelo.api import Model, load
+from gemelo.config.speech_task import Task
 from gemelo.engine import session as session_module
 from gemelo.engine.sampler import Sampling
 from gemelo.engine.tokens import Tokens
 from gemelo.errors import ContextLengthError, InputError, UnsupportedError
 from gemelo.inputs.media import audio_channels
-from gemelo.inputs.media.audio import SAMPLING_RATE, Samples
+from gemelo.inputs.media.audio import SAMPLING_RATE, Samples, read_audio, stream_audio
 from gemelo.inputs.media.parts import MediaPart, TextPart
 from gemelo.inputs.media.segments import MIN_SEGMENT_S, Segmenter
 from gemelo.transcription import StreamingPrompt, prompt_around_audio, transcribe
-from tests.multimodal import recording
+from tests.multimodal import recording, write_wave
 
 GREEDY = {"max_tokens": 5, "ignore_eos": True}
 
@@ -48,6 +50,61 @@ def test_pieces_make_no_difference(model: Model, piece: int) -> None:
     assert heard.token_ids == wanted.token_ids and heard.text == wanted.text.strip()
     assert "".join(shown) == wanted.text
     assert (heard.start_s, heard.end_s) == (0.0, 2.5)
+
+
+def test_a_sound_of_any_kind(model: Model, tmp_path: Path) -> None:
+    write_wave(tmp_path / "talk.wav", recording(2.5))
+    read = read_audio(tmp_path / "talk.wav")
+    (wanted,) = transcribe(model, iter([read]), **GREEDY)
+    with (tmp_path / "talk.wav").open("rb") as file:
+        for audio in (
+            tmp_path / "talk.wav",
+            str(tmp_path / "talk.wav"),
+            (tmp_path / "talk.wav").read_bytes(),
+            file,
+            read,
+            read.values,
+            read.values.numpy(),
+            [read],
+            stream_audio(tmp_path / "talk.wav", 0.5),
+        ):
+            for cut in (False, True):
+                if audio is file:
+                    file.seek(0)
+                if isinstance(audio, Iterator) and cut:
+                    continue
+                (heard,) = transcribe(model, audio, cut=cut, **GREEDY)
+                assert (heard.token_ids, heard.end_s) == (wanted.token_ids, 2.5)
+
+
+def test_a_language_is_a_task(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    plain = transcription.prompt_around_audio
+
+    def noted(model: Model, instruction: str) -> tuple[list[int], list[int]]:
+        asked.append(instruction)
+        return plain(model, instruction)
+
+    monkeypatch.setattr(transcription, "prompt_around_audio", noted)
+    for task in ("es", "Spanish", Task("es"), Task(translate_to="es"), None):
+        transcribe(model, in_pieces(recording(), 50000), task, **GREEDY)
+    into = "Transcribe this audio into Spanish:"
+    assert asked == [into] * 3 + ["Translate this audio into Spanish:", "Transcribe this audio:"]
+
+
+def test_what_is_no_sound_and_no_task(model: Model) -> None:
+    """It is said at once, and not at the first segment."""
+    for audio in (None, 5, {"audio": 1}):
+        with pytest.raises(InputError, match="expected a file, Samples or an array at 16 kHz, or"):
+            transcribe(model, audio)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="audio of type float: 0.5; expected a file, Samples or"):
+        list(transcribe(model, [0.5]))  # type: ignore[list-item]
+    with pytest.raises(InputError, match="/gone.wav: no such file"):
+        list(transcribe(model, "/gone.wav"))
+    with pytest.raises(InputError, match="task = 5; expected a Task, or a language"):
+        transcribe(model, recording(), 5)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="Klingon"):
+        transcribe(model, recording(), "Klingon")
 
 
 def test_all_but_the_tail_is_read_before_the_end(model: Model) -> None:

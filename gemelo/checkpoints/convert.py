@@ -162,7 +162,7 @@ def _convert_towers(
         raise InputError(f"{target}: an mmproj file is a GGUF; give a name that ends in .gguf")
     targets = list(tower_targets(source, format))
     maps = {t.format.name for t in targets if t.name.endswith(_MAPS)}
-    unread = f"llama.cpp aborts at convolutions in {', '.join(maps)}; --format f16 is what it runs"
+    unread = f"llama.cpp aborts at convolutions in {', '.join(maps)}; format f16 is what it runs"
     notices = (*source.notices, *((unread,) if maps - {"f16"} else ()))
     total = _prepare(target, targets, notices, on_notice)
     tensors = ((names.to_gguf(t.name, kind), t.shape, t.format, t.weight) for t in targets)
@@ -201,14 +201,16 @@ def for_gguf(source: Source, mixed_widths: bool) -> Source:
     if config.is_multimodal:
         raise UnsupportedError(
             f"{source.path} has towers for images or sounds, which a text GGUF cannot hold; "
-            "--text-only leaves them out"
+            "text_only=True leaves them out"
         )
     widths = sorted(set(config.ffn_widths))
     if len(widths) > 1 and not mixed_widths:
+        what, cure = f"{source.path}", "slice it to one"
+        if not source.is_whole:
+            what, cure = f"this sub-model of {source.path}", "choose one that has one"
         raise UnsupportedError(
-            f"{source.path} has feed-forwards of {', '.join(map(str, widths))} neurons, but "
-            "llama.cpp reads one width a model; slice it to one, or --mixed-widths writes a file "
-            "for gemelo alone"
+            f"{what} has feed-forwards of {', '.join(map(str, widths))} neurons, but llama.cpp "
+            f"reads one width a model; {cure}, or mixed_widths=True writes a file for gemelo alone"
         )
     if architecture(config) != "gemma3n":
         return source

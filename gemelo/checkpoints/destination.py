@@ -39,7 +39,9 @@ def check_place(target: Path, source: Path, overwrite: bool) -> None:
         if target.is_symlink() and not real.exists():
             raise InputError(f"{target} is a link to {real}, which is not there; choose another")
         if real.exists() and not overwrite:
-            raise InputError(f"{target} exists; choose another name, or --force to replace it")
+            raise InputError(
+                f"{target} exists; choose another name, or overwrite=True to replace it"
+            )
         _check_parent(target, real)
         _check_apart(target, source, _files_in(source))
         if is_gguf(target):

@@ -82,9 +82,9 @@ class Checkpoint:
 
     @property
     def stored_formats(self) -> tuple[str, ...]:
-        """Formats that the matrices of the decoder's layers are held in, most bytes first."""
+        """Formats that the decoder's matrices are held in, most bytes first."""
         sizes: Counter[str] = Counter()
-        for module in self.decoder.layers.modules():
+        for module in self.decoder.modules():
             weight = getattr(module, "weight", None)
             if isinstance(weight, Packed):
                 sizes[weight.format.name] += module_bytes(module)

@@ -203,7 +203,7 @@ def quantisation_notices(
         total = shown_size(sum(target.nbytes for target in targets))
         yield (
             f"a directory cannot hold {', '.join(sorted(widened))}: float32 is written, {total} in "
-            "all; --format bf16 halves it"
+            "all; format bf16 halves it"
         )
     if again:
         yield (

@@ -39,7 +39,7 @@ def convert(
     text_only: options.TextOnly = False,
     mmproj: options.WriteMmproj = False,
     mixed_widths: options.MixedWidths = False,
-    force: options.Force = False,
+    overwrite: options.Force = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -64,7 +64,7 @@ def convert(
             text_only=text_only,
             mmproj=mmproj,
             mixed_widths=mixed_widths,
-            overwrite=force,
+            overwrite=overwrite,
             progress=bar,
             on_notice=_noter(quiet),
         )
@@ -82,7 +82,7 @@ def slice_model(
     format: Written = "native",
     text_only: options.TextOnly = False,
     mixed_widths: options.MixedWidths = False,
-    force: options.Force = False,
+    overwrite: options.Force = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -103,7 +103,7 @@ def slice_model(
             checked_target(format, "--format"),
             text_only=text_only,
             mixed_widths=mixed_widths,
-            overwrite=force,
+            overwrite=overwrite,
             progress=bar,
             on_notice=_noter(quiet),
         )

@@ -113,6 +113,9 @@ def generate(
     chosen = checked_sampling(sampling)
     if chosen.logprobs is not None and not json:
         raise InputError("--logprobs needs --json, which is where they are printed")
+    if chosen.n > 1 and (sizes.speculate is not None or sizes.policy is not None):
+        option = "--speculate" if sizes.policy is None else "--policy"
+        raise InputError(f"{option} is for one continuation: leave it out, or --n {chosen.n}")
     if not quiet:
         _note_prompt(text, files)
     loaded = load_model(model, loading, sizes, quiet=quiet, verbose=verbose)

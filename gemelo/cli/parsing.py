@@ -2,8 +2,9 @@
 
 A command takes every alias of its options (`aliases`), says of the options of other programs what
 stands in their place (`absent`), and suggests a spelling only if it is close. An error of the
-library names a field, `top_p = 2.0`; people read the option that they typed, `--top-p 2`. typer
-draws sections in a command's help only through rich; here they are plain text.
+library names a field, `top_p = 2.0`, or an argument, `overwrite=True`; people read the option that
+they typed, `--top-p 2`, or can type, `--force`. typer draws sections in a command's help only
+through rich; here they are plain text.
 
     app = typer.Typer(cls=CommandGroup)
     app.command("chat", cls=SectionedCommand)(chat)
@@ -34,6 +35,7 @@ _FIELD = re.compile(
     r"(\w+)(?: (?:=|is) (?P<value>.*?)[;:] (?P<cure>(?:expected|give) .*)"
     r"|(?P<rest> (?:= |is |has |token |of |').*))"
 )
+_FLAG = re.compile(r"\b(\w+)=True\b")
 
 
 @dataclass(frozen=True)
@@ -247,9 +249,15 @@ def _section(parameter: object) -> str:
 
 
 def _in_users_words(error: GemeloError, ctx: Any) -> GemeloError:
-    """An error that begins with the field of an option, with the option itself in its place."""
-    match = _FIELD.fullmatch(str(error))
+    """An error that begins with the field of an option, or tells to turn one on, with the option
+    itself in its place."""
     options = {one.name: one for one in ctx.command.params if isinstance(one, TyperOption)}
+    spelt = _FLAG.sub(
+        lambda flag: _spelt(ctx, options[flag[1]]) if flag[1] in options else flag[0], str(error)
+    )
+    if spelt != str(error):
+        return type(error)(spelt)
+    match = _FIELD.fullmatch(spelt)
     option = match and options.get(match[1])
     if not match or not option:
         return error

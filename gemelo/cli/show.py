@@ -102,7 +102,7 @@ def show_crops(
     ] = None,
     *,
     crops: Crops,
-    force: Annotated[bool, typer.Option("--force", help="Replace files of DIR.")] = False,
+    overwrite: Annotated[bool, typer.Option("--force", help="Replace files of DIR.")] = False,
     json: options.Json = False,
 ) -> None:
     """Show what Pan & Scan makes of a picture.
@@ -118,7 +118,7 @@ def show_crops(
 
     cropping = pan_scan(crops)
     shown = views_of(image, cropping)
-    paths = [] if save is None else save_crops(image, save, cropping, overwrite=force)
+    paths = [] if save is None else save_crops(image, save, cropping, overwrite=overwrite)
     if json:
         print_json(shown.to_json() | {"saved": [str(path) for path in paths]})
         return

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-from gemelo.errors import InputError
+from gemelo.errors import InputError, shown
 
 WeightFormat = Literal["native", "bf16", "f32", "q8_0", "q4_0"]  # native: as in the file
 TargetFormat = Literal["native", "bf16", "f16", "f32", "q8_0", "q4_0"]  # of a converted model
@@ -39,3 +39,10 @@ def checked_target(format: str, what: str = "format") -> TargetFormat:
             "no search; for others give llama.cpp's llama-quantize a GGUF in bf16"
         )
     raise InputError(f"{what} {format!r} is not one of {', '.join(TARGET_FORMATS)}")
+
+
+def checked_rebuild(mode: RebuildMode) -> RebuildMode:
+    """A rebuild mode as it is; InputError for what is none."""
+    if mode not in get_args(RebuildMode):
+        raise InputError(f"rebuild = {shown(mode)}; expected {', '.join(get_args(RebuildMode))}")
+    return mode

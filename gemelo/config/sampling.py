@@ -10,15 +10,17 @@ for editors and type checkers. What becomes of them is `engine/sampler`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from numbers import Integral, Real
-from typing import Any, TypedDict
+from typing import Any, Self, TypedDict
 
+from gemelo.config import absent_arguments
 from gemelo.errors import InputError, shown
 
 _MAX_TOP_LOGPROBS = 20
-# Settings of transformers, mlx-lm and llama.cpp, by their names here or what does it here.
+# Settings of transformers, mlx-lm and llama.cpp by their names here.
 _SAME = {
     "max_new_tokens": "max_tokens",
     "num_predict": "max_tokens",
@@ -30,23 +32,6 @@ _SAME = {
     "stop_sequences": "stop",
     "top_logprobs": "logprobs",
     "generation_config": "sampling",
-}
-_ELSEWHERE = {
-    "max_length": "max_tokens= counts the answer alone",
-    "do_sample": "temperature=0 takes the likeliest token, above 0 samples",
-    "eos_token_id": "stop= takes texts, and ignore_eos=True goes on past the model's own end",
-    "output_scores": "logprobs=N gives the likeliest, model.logits(prompt) all scores",
-    "output_logits": "logprobs=N gives the likeliest, model.logits(prompt) all scores",
-    "output_hidden_states": "model.forward(prompt, output_hidden_states=True) gives them",
-    "output_attentions": "model.forward(prompt, output_attentions=True) gives them",
-    "streamer": "model.stream(prompt) gives the text piece by piece",
-    "stream": "model.stream(prompt) gives the text piece by piece",
-    "input_ids": "the prompt is the first argument",
-    "inputs": "the prompt is the first argument",
-    "attention_mask": "nothing is padded, and no mask is needed",
-    "pad_token_id": "nothing is padded",
-    "num_beams": "there is no beam search",
-    "logits_processor": "logit_bias= and the penalties change scores",
 }
 _NUMBERS = (  # name, least, most
     ("temperature", 0.0, 100.0),
@@ -65,8 +50,16 @@ _COUNTS = (
 )
 
 
+class _Settings:
+    """Base of `Sampling`: a field that it has not is an `InputError` too, and no TypeError."""
+
+    def __new__(cls, *values: Any, **settings: Any) -> Self:
+        _check_names(settings)
+        return super().__new__(cls)
+
+
 @dataclass(frozen=True)
-class Sampling:
+class Sampling(_Settings):
     """How to choose tokens and when to stop. Raises `InputError` for values that make no sense."""
 
     temperature: float = 1.0  # 0 is greedy
@@ -106,18 +99,10 @@ class Sampling:
     def of(cls, settings: Mapping[str, Any], sampling: Sampling | None = None) -> Sampling:
         """From keyword arguments, or the value that was given in their place.
 
-        An unknown keyword is an `InputError` that lists the known, and so is giving both.
+        An unknown keyword is an `InputError` that says what was meant or lists the known, and so is
+        giving both.
         """
-        names = [field.name for field in fields(cls)]
-        for name in settings:
-            if name in _SAME:
-                raise InputError(f"{name} is called {_SAME[name]} here")
-            if name in _ELSEWHERE:
-                raise InputError(f"there is no setting {name}: {_ELSEWHERE[name]}")
-            if name not in names:
-                raise InputError(
-                    f"unknown sampling setting {shown(name)}; known: {', '.join(names)}"
-                )
+        _check_names(settings)
         if sampling is None:
             return cls(**settings)
         if not isinstance(sampling, cls):
@@ -167,6 +152,21 @@ class SamplingSettings(TypedDict, total=False):
     ignore_eos: bool
     logprobs: int | None
     n: int
+
+
+def _check_names(names: Iterable[str]) -> None:
+    """Raise InputError for the first that is no field, with the one that was meant."""
+    known = [field.name for field in fields(Sampling)]
+    absent_arguments.check(names, absent_arguments.GENERATING)
+    for name in names:
+        if name in _SAME:
+            raise InputError(f"{name} is called {_SAME[name]} here")
+        if name not in known:
+            close = get_close_matches(name, [*known, *_SAME], 1, 0.7)
+            hint = f"did you mean {_SAME.get(close[0], close[0])}?" if close else ""
+            raise InputError(
+                f"unknown sampling setting {shown(name)}; {hint or 'known: ' + ', '.join(known)}"
+            )
 
 
 def _number(name: str, value: Any, low: float, high: float) -> float:

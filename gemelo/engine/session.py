@@ -23,21 +23,23 @@ import torch
 from torch import Tensor
 
 from gemelo.config import Submodel
-from gemelo.config.options import RebuildMode
+from gemelo.config.options import RebuildMode, checked_rebuild
 from gemelo.config.sampling import Sampling, SamplingSettings
 from gemelo.config.submodel import WHOLE
 from gemelo.engine import step
 from gemelo.engine.completion import Completion
 from gemelo.engine.continuation import Continuation, Piece
-from gemelo.engine.elastic.policy import Moment, Policy
+from gemelo.engine.elastic.policy import Moment, Policy, check_policy, check_turn
 from gemelo.engine.elastic.rebuild import CacheRebuild
 from gemelo.engine.elastic.speculative import Draft, check_draft
 from gemelo.engine.elastic.submodel_views import SubmodelViews
 from gemelo.engine.kv import KVCache, RewindError
+from gemelo.engine.parallel_sampling import pieces_of
 from gemelo.engine.step import Decoder
 from gemelo.engine.timings import Stats, Timings
 from gemelo.engine.tokens import EmbeddingSpan, Tokens, checked
 from gemelo.engine.turns import Turn, Turns
+from gemelo.engine.unpicklable import Unpicklable
 from gemelo.errors import InputError
 from gemelo.inputs.tokenizer.token_ids import token_ids
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
@@ -47,7 +49,7 @@ Progress = Callable[[int, int], None]  # tokens read, tokens in all
 REBUILD_TOKENS = 8  # encoded beside every new token; small batches cost little more than one token
 
 
-class Session:
+class Session(Unpicklable):
     """One sequence. `ids` is what the cache holds, `spans` the embeddings among them, `timings` of
     the last turn, `stats` of all. `policy`, `draft` and `rebuild_mode` may be set between turns."""
 
@@ -63,9 +65,9 @@ class Session:
         self.ids: list[int] = []
         self.spans: list[EmbeddingSpan] = []
         self.active: Submodel | None = views.whole
-        self.policy: Policy | None = None
+        self._policy: Policy | None = None
         self._draft: Draft | None = None
-        self.rebuild_mode: RebuildMode = "off"
+        self._rebuild_mode: RebuildMode = "off"
         self.timings, self.stats, self.seed = Timings(), Stats(), 0
         self.turns = Turns()
         self._writers: list[Submodel | None] = []  # of every position
@@ -98,8 +100,7 @@ class Session:
         may be called by the thread that has the stream; raises SessionBusyError in any other.
         """
         self.turns.beside()
-        submodel = self.views.parse(choice)
-        self.rebuild_mode = rebuild
+        submodel, self.rebuild_mode = self.views.parse(choice), rebuild
         if submodel != self.active:
             self.stats.switches += 1
             self.active, self._since, self._step_s = submodel, 0, 0.0
@@ -117,6 +118,24 @@ class Session:
         part = self.views.parse(choice)
         self.draft = draft = Draft(self.views.view(part), gamma, name=part.name or "custom")
         return draft
+
+    @property
+    def policy(self) -> Policy | None:
+        """What chooses the size before every token; what cannot be called is refused."""
+        return self._policy
+
+    @policy.setter
+    def policy(self, policy: Policy | None) -> None:
+        self._policy = check_policy(policy)
+
+    @property
+    def rebuild_mode(self) -> RebuildMode:
+        """What becomes of stale positions when a policy changes the size: see `use`."""
+        return self._rebuild_mode
+
+    @rebuild_mode.setter
+    def rebuild_mode(self, mode: RebuildMode) -> None:
+        self._rebuild_mode = checked_rebuild(mode)
 
     @property
     def draft(self) -> Draft | None:
@@ -177,9 +196,10 @@ class Session:
         """Continue tokens, reusing what the session holds of them. Close it, or stop, at any time.
 
         Keyword arguments are `Sampling`'s fields. With n > 1 the prompt is read once and its cache
-        copied; the session keeps the prompt and none of the answers, and drafts nothing. Its turn
-        begins with the first piece; SessionBusyError is raised there if another thread has one, and
-        at any later piece if this session has begun another turn since.
+        copied; the session keeps the prompt and none of the answers, and neither a draft nor a
+        policy goes with it. Its turn begins with the first piece; SessionBusyError is raised there
+        if another thread has one, and at any later piece if this session has begun another turn
+        since.
         """
         chosen = Sampling.of(settings, sampling)
         return self._stream(self._prompt(tokens), chosen, progress)
@@ -222,7 +242,7 @@ class Session:
     def _pieces(
         self, tokens: Tokens, sampling: Sampling, progress: Progress | None
     ) -> Generator[Piece]:
-        self._check_policy(sampling)
+        check_turn(self.policy, self.draft is not None, self.active, sampling.n)
         self.timings = timings = Timings(load_s=self._take_load_s())
         started = time.perf_counter()
         scores = self._read(tokens, progress, timings)
@@ -231,7 +251,7 @@ class Session:
         ]
         self.seed = rows[0].sampler.seed
         if sampling.n > 1:
-            pieces = self._branch(rows, scores)
+            pieces = pieces_of(rows, scores, self.decoder, self.cache, len(self.ids))
         elif self.draft is not None:
             pieces = self._speculate(rows[0], scores, self.draft)
         else:
@@ -246,14 +266,6 @@ class Session:
             # what the caller did meanwhile is not ours
             clock, scorer = time.perf_counter(), self.active
         check_files(self.views.files)  # what was written over in a turn may have been read in it
-
-    def _check_policy(self, sampling: Sampling) -> None:
-        """A policy is asked before every token of one continuation, and of no other turn."""
-        if self.policy is not None and self.active is None:
-            raise InputError("the model has no sub-models, so that a policy has nothing to choose")
-        if self.policy is not None and (sampling.n > 1 or self.draft is not None):
-            other = "n > 1" if sampling.n > 1 else "a draft"
-            raise InputError(f"a policy chooses the size, which {other} excludes; set one to None")
 
     def read(self, tokens: Sequence[int] | Tokens, progress: Progress | None = None) -> Tensor:
         """Bring the cache to hold tokens, reusing a common prefix; scores (V,) of what follows."""
@@ -347,22 +359,6 @@ class Session:
             draft.learn(guesses, accepted, seconds)
             if guesses:  # a plain step has nothing to take back
                 self._forget(position + accepted + 1)
-
-    def _branch(self, rows: Sequence[Continuation], scores: Tensor) -> Iterator[Piece]:
-        """Many continuations of one prompt, in step with each other on a copied cache."""
-        cache, position = self.cache.repeat(len(rows)), len(self.ids)
-        together = scores.expand(len(rows), -1)
-        while True:
-            for row, row_scores in zip(rows, together, strict=True):
-                if row.finish_reason is None:
-                    yield row.choose(row_scores, last=position >= cache.context)
-            live = [row.finish_reason is None for row in rows]
-            if not any(live):
-                return
-            ids = [row.ids[-1] if row.ids else 0 for row in rows]
-            positions = [position if alive else -1 for alive in live]
-            together = step.decode(self.decoder, cache, ids, positions)
-            position += 1
 
     def _append(self, ids: Sequence[int]) -> Tensor:
         """Write the last token, and guesses after it; scores (T, V) after each."""

@@ -102,9 +102,7 @@ def save_crops(
     paths = [directory / f"{_stem(source)}-{_view_name(index)}.png" for index in range(len(images))]
     existing = [path for path in paths if path.exists()]
     if existing and not overwrite:
-        raise InputError(
-            f"{existing[0]} exists already; choose another folder, or overwrite it (--force)"
-        )
+        raise InputError(f"{existing[0]} exists already; choose another folder, or overwrite=True")
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:

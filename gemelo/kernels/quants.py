@@ -37,9 +37,10 @@ class Format:
     def row_bytes(self, columns: int) -> int:
         """Bytes of one row; `columns` must be whole blocks, else InputError."""
         if columns < 0 or columns % self.block:
+            smaller = "" if self.block <= 32 or columns % 32 else "q8_0 (blocks of 32), "
             raise InputError(
                 f"{columns} columns cannot be {self.name}, whose rows are whole blocks of "
-                f"{self.block}; choose a format with smaller blocks (q8_0: 32, bf16: 1)"
+                f"{self.block}; choose {smaller}bf16 or f32, or native: as the file has them"
             )
         return columns // self.block * self.block_bytes
 

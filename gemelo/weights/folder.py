@@ -97,7 +97,7 @@ def check_replaceable(path: Path, overwrite: bool) -> None:
     if not os.path.lexists(real):
         return
     if not overwrite:
-        raise InputError(f"{path} exists; choose another name, or --force to replace it")
+        raise InputError(f"{path} exists; choose another name, or overwrite=True to replace it")
     if not real.is_dir():
         raise InputError(f"{path} exists and is not a folder; choose another name")
     if not os.access(real, os.W_OK | os.X_OK):

@@ -138,7 +138,7 @@ def test_a_mounted_source_is_the_same_by_both_names(
 @pytest.mark.parametrize("target", ["out", "out.gguf"])
 def test_what_force_may_replace(target: str, home: Path) -> None:
     convert(Path(SOURCE), Path(target), "f32")
-    with pytest.raises(InputError, match="--force"):
+    with pytest.raises(InputError, match="overwrite=True"):
         convert(Path(SOURCE), Path(target), "bf16")
     convert(Path(SOURCE), Path(target), "bf16", overwrite=True)
     assert load_checkpoint(Path(target)).config == load_checkpoint(Path(SOURCE)).config
@@ -210,7 +210,7 @@ def test_a_folder_that_was_set_aside_is_found(home: Path) -> None:
     (around / "unfinished-by-gemelo").touch()
     shutil.copytree(SOURCE, around / "old-0")
     assert open_source(home / "out").shapes
-    with pytest.raises(InputError, match="--force"):
+    with pytest.raises(InputError, match="overwrite=True"):
         convert(Path(SOURCE), Path("out"))
     convert(Path(SOURCE), Path("out"), overwrite=True)
     assert sorted(os.listdir(home)) == ["models", "out"]

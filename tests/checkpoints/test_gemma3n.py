@@ -243,7 +243,7 @@ def test_towers_are_copied_byte_for_byte(hub: Path, tmp_path: Path) -> None:
 
 
 def test_towers_are_left_out_only_when_told_to(hub: Path, tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedError, match="--text-only"):
+    with pytest.raises(UnsupportedError, match="text_only=True"):
         convert(hub, tmp_path / "text.gguf")
     for target in (tmp_path / "text.gguf", tmp_path / "text"):
         convert(hub, target, text_only=True)

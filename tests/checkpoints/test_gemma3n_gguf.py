@@ -237,7 +237,9 @@ def test_tokens_are_padded_to_the_embedding(tmp_path: Path) -> None:
 
 def test_mixed_widths_are_refused_or_forced(tmp_path: Path) -> None:
     folder = write_3n(tmp_path / "mixed", MIXED_3N)
-    with pytest.raises(UnsupportedError, match=r"64, 96 neurons.*--mixed-widths"):
+    with pytest.raises(
+        UnsupportedError, match=r"mixed has .*64, 96 neurons.*; slice it .* mixed_widths=True"
+    ):
         convert(folder, tmp_path / "mixed.gguf")
     assert not (tmp_path / "mixed.gguf").exists()
     written = convert(folder, tmp_path / "mixed.gguf", mixed_widths=True)

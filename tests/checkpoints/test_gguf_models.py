@@ -116,7 +116,7 @@ def test_it_answers_as_the_directory_does(blob: Path, eyed_directory: Path) -> N
 def test_it_converts_to_a_directory_and_to_a_pair(blob: Path, tmp_path: Path) -> None:
     convert(blob, tmp_path / "folder")
     assert same_weights(tmp_path / "folder", blob)
-    with pytest.raises(UnsupportedError, match="--text-only"):
+    with pytest.raises(UnsupportedError, match="text_only=True"):
         convert(blob, tmp_path / "text.gguf")
     convert(blob, tmp_path / "text.gguf", text_only=True)
     convert(blob, tmp_path / "mmproj.gguf", mmproj=True)

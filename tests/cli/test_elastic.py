@@ -81,7 +81,7 @@ def test_a_draft_is_told_in_words() -> None:
     ("policy", "name"),
     [
         ("latency:1000000", "latency 1e+06 tokens/s"),
-        ("memory:0.000001", "memory 1e-06 GiB"),
+        ("memory:0.001", "memory 0.001 GiB"),
         ("difficulty:3", "difficulty 3 nats"),
     ],
 )
@@ -159,6 +159,18 @@ def test_force_replaces(gemelo: Command, model: Path, part: Path, tmp_path: Path
     assert gemelo(*words).code == 2
     again = gemelo(*words, "--force", "--json")
     assert again.code == 0 and json.loads(again.out)["path"].endswith("s.gguf")
+
+
+def test_a_refusal_names_the_option_that_allows_it(
+    gemelo: Command, model: Path, tmp_path: Path
+) -> None:
+    mixed = tmp_path / "mixed.toml"
+    mixed.write_text(f"ffn_widths = {[96] * 6 + [64] * 6}", encoding="utf-8")
+    words = ("slice", str(model), str(tmp_path / "s.gguf"), "--submodel", str(mixed))
+    ran = gemelo(*words)
+    assert ran.code == 2 and f"this sub-model of {model} has feed-forwards of 64, 96" in ran.err
+    assert ran.err.endswith("or --mixed-widths writes a file for gemelo alone\n")
+    assert gemelo(*words, "--mixed-widths").code == 0
 
 
 def test_what_policies_choose_among() -> None:

@@ -131,6 +131,8 @@ def test_what_needs_no_model_loads_nothing_heavy(words: list[str], tmp_path: Pat
         (["generate", "x", "--policy", "luck:1"], "--policy luck:1: expected latency:"),
         (["generate", "x", "--policy", "memory:x"], "--policy memory:x: expected latency:"),
         (["generate", "x", "--speculate", "E2B", "--policy", "memory:1"], "exclude each other"),
+        (["generate", "x", "--speculate", "E2B", "--n", "2"], "--speculate is for one"),
+        (["generate", "x", "--policy", "memory:1", "--n", "2"], "--policy is for one"),
         (["chat", "/gone"], "/gone: no such file"),
         (["show", "model", "./gone.gguf"], "./gone.gguf: no such file"),
         (["show", "./gone.gguf"], "./gone.gguf: no such file"),

@@ -108,6 +108,8 @@ def test_convert_says_what_to_run_next(
 ) -> None:
     target = tmp_path / "my model.gguf"
     silent = gemelo("convert", str(tiny_directory), str(target))
+    again = gemelo("convert", str(tiny_directory), str(target))
+    assert again.code == 2 and again.err.endswith("choose another name, or --force to replace it\n")
     monkeypatch.setattr("gemelo.cli.convert.interactive", lambda: True)
     asked = gemelo("convert", str(tiny_directory), str(target), "--force")
     *_, command = asked.err.splitlines()

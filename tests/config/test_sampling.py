@@ -114,8 +114,10 @@ def test_a_value_or_keywords_and_not_both() -> None:
     settings: Mapping[str, Any] = {"top_k": 3, "seed": 1}
     with pytest.raises(InputError, match="^both sampling= and top_k, seed= were given; give one"):
         Sampling.of(settings, chosen)
-    with pytest.raises(InputError, match="unknown sampling setting 'topk'; known: temperature, "):
+    with pytest.raises(InputError, match="unknown sampling setting 'topk'; did you mean top_k"):
         Sampling.of({"topk": 3}, chosen)
+    with pytest.raises(InputError, match="unknown sampling setting 'other'; known: temperature, "):
+        Sampling.of({"other": 3})
     with pytest.raises(InputError, match="sampling = 0.5; expected a Sampling"):
         Sampling.of({}, 0.5)  # type: ignore[arg-type]
 

@@ -196,3 +196,15 @@ def test_pack_refuses_other_formats_shapes_and_types() -> None:
         pack(torch.zeros(2, 32, dtype=torch.int32), FORMATS["q8_0"])
     with pytest.raises(InputError):
         pack(torch.zeros(32), FORMATS["q8_0"])
+
+
+@pytest.mark.parametrize("name", [name for name, format in FORMATS.items() if format.block > 1])
+def test_a_format_that_does_not_fit_is_never_recommended(name: str) -> None:
+    for columns in (16, 32):
+        if columns % FORMATS[name].block == 0:
+            continue
+        with pytest.raises(InputError) as caught:
+            FORMATS[name].row_bytes(columns)
+        told, _, cure = str(caught.value).partition("; choose ")
+        assert told.startswith(f"{columns} columns cannot be {name}, ")
+        assert "bf16 or f32" in cure and ("q8_0" in cure) == (columns % FORMATS["q8_0"].block == 0)

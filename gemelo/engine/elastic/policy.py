@@ -18,7 +18,8 @@ from torch import Tensor
 
 from gemelo.config import Submodel
 from gemelo.config.checks import is_number
-from gemelo.errors import InputError
+from gemelo.engine.memory.process import process_bytes
+from gemelo.errors import InputError, shown
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Moment:
 
 
 Policy = Callable[[Moment], Submodel]
+LEAST_BYTES = 1 << 20  # of a memory limit; a smaller one was meant in another unit
 
 
 def fixed(submodel: Submodel) -> Policy:
@@ -83,24 +85,29 @@ def latency(
 
 
 def memory(
-    limit_bytes: int,
+    limit_bytes: float,
     submodels: Sequence[Submodel],
-    resident_bytes: Callable[[], int],
+    resident_bytes: Callable[[], int] = process_bytes,
     release: Callable[[Submodel], int] = lambda submodel: 0,
 ) -> Policy:
     """The next smaller sub-model whenever the process holds more memory than a limit.
 
-    - limit_bytes: the limit, in bytes, above 0.
+    - limit_bytes: the limit, in bytes: 3.5 GiB are 3.5 * 2**30. A MiB or more.
     - submodels: what to choose among, the smallest first; `Submodel.by_size` gives such a list.
-    - resident_bytes: a function that returns the bytes that the process holds now.
+    - resident_bytes: a function that returns the bytes that the process holds now; left out, its
+      resident set (RSS), touched pages of the model's file included. Linux alone tells it.
     - release: a function that is given the smaller sub-model, lets go the pages of the file that it
-      does not use, and returns how many bytes those were; left out, nothing is let go.
+      does not use, and returns how many bytes those were: `Model.release`, of a model loaded with
+      repack=False. Left out, nothing is let go.
 
     It never goes back up by itself: what was given back would only be taken again. Raises
     InputError for a limit that is none, or for what is no `Submodel`.
     """
-    if not is_number(limit_bytes) or limit_bytes <= 0:
-        raise InputError(f"memory limit of {limit_bytes!r:.60} bytes; expected above 0")
+    if not is_number(limit_bytes) or not limit_bytes >= LEAST_BYTES:
+        raise InputError(
+            f"memory limit of {limit_bytes!r:.60} bytes; expected {LEAST_BYTES} or more: "
+            "3.5 GiB are 3.5 * 2**30"
+        )
     _check_submodels(*submodels)
 
     def decide(moment: Moment) -> Submodel:
@@ -134,6 +141,30 @@ def difficulty(easy: Submodel, hard: Submodel, entropy: float) -> Policy:
         return easy if nats < entropy else hard
 
     return _called(f"difficulty {entropy:g} nats", decide)
+
+
+def check_policy(policy: Policy | None) -> Policy | None:
+    """A policy as it is, or None; InputError for what cannot be called."""
+    if policy is not None and not callable(policy):
+        raise InputError(
+            f"policy = {shown(policy)}; expected a function, or None: gemelo.latency_policy, "
+            "memory_policy and difficulty_policy make one"
+        )
+    return policy
+
+
+def check_turn(policy: Policy | None, drafts: bool, active: Submodel | None, n: int) -> None:
+    """Raise InputError for a turn of n continuations that a policy or a draft has no part in: a
+    policy is asked before every token of one continuation, and of one alone are guesses made."""
+    if policy is not None and active is None:
+        raise InputError("the model has no sub-models, so that a policy has nothing to choose")
+    if policy is not None and (n > 1 or drafts):
+        other = "n > 1" if n > 1 else "a draft"
+        raise InputError(f"a policy chooses the size, which {other} excludes; set one to None")
+    if drafts and n > 1:
+        raise InputError(
+            f"n = {n}: a draft guesses for one continuation; set n to 1, or the draft to None"
+        )
 
 
 def _called(name: str, policy: Policy) -> Policy:

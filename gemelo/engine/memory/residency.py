@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
-from gemelo.config import Submodel
+from gemelo.config import ModelConfig, Submodel
 from gemelo.config.options import TablePlacement
 from gemelo.engine.memory.pages import release
 from gemelo.kernels.linear import QuantLinear, module_bytes
@@ -49,6 +49,20 @@ def resident_bytes(decoder: Decoder, where: TablePlacement) -> int:
         assert isinstance(block, Block)
         total -= sum(tail.nbytes for tail in tails(block.mlp, width))
     return total - (module_bytes(decoder.embed_tokens_per_layer) if where == "disk" else 0)
+
+
+def view_bytes(view: Decoder, whole: ModelConfig) -> int:
+    """Bytes of the weights that a view of a whole uses, as `slice` would write them: of its
+    feed-forwards the first neurons, and of the per-layer embeddings those of its layers."""
+    by_layer = (view.embed_tokens_per_layer, view.per_layer_model_projection)
+    shared_bytes = sum(map(module_bytes, by_layer))
+    total = sum(map(module_bytes, view.modules())) - shared_bytes
+    for block, width in zip(view.layers, view.config.ffn_widths, strict=True):
+        assert isinstance(block, Block)
+        mlp, whole_width = block.mlp, stored(block.mlp.gate_proj).shape[0]
+        mlp_bytes = sum(map(module_bytes, (mlp.gate_proj, mlp.up_proj, mlp.down_proj)))
+        total -= mlp_bytes * (whole_width - width) // whole_width
+    return total + shared_bytes * view.config.num_hidden_layers // whole.num_hidden_layers
 
 
 def tails(mlp: NestedMLP, width: int) -> Iterator[Tensor]:

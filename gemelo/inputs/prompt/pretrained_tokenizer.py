@@ -15,10 +15,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, SupportsIndex, overload
 
+from gemelo.config.absent_arguments import TEMPLATING, TOKENIZING, refusing
 from gemelo.errors import InputError
 from gemelo.inputs.prompt.chat import render
 from gemelo.inputs.tokenizer.token_ids import token_id
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer, check_text
+
+
+class _BatchEncoding(dict[str, Any]):
+    """A dict whose `input_ids` is an attribute too."""
+
+    @property
+    def input_ids(self) -> Any:
+        return self["input_ids"]
 
 
 class PreTrainedTokenizer(Tokenizer):
@@ -68,20 +77,33 @@ class PreTrainedTokenizer(Tokenizer):
     def _written(self, id: int | None) -> str | None:
         return None if id is None else self.pieces([id])[0]
 
-    @overload
-    def __call__(self, text: str) -> dict[str, list[int]]: ...
+    def get_vocab(self) -> dict[str, int]:
+        """Every piece and its id; a second of work."""
+        return {piece: id for id, piece in enumerate(self.pieces(range(self.vocab_size)))}
 
     @overload
-    def __call__(self, text: list[str] | tuple[str, ...]) -> dict[str, list[list[int]]]: ...
+    def __call__(self, text: str, *, add_special_tokens: bool = True) -> dict[str, list[int]]: ...
 
-    def __call__(self, text: str | list[str] | tuple[str, ...]) -> Mapping[str, Any]:
-        """`{"input_ids": ids}` of a text, or of each of a list of texts; nothing is padded."""
+    @overload
+    def __call__(
+        self, text: list[str] | tuple[str, ...], *, add_special_tokens: bool = True
+    ) -> dict[str, list[list[int]]]: ...
+
+    @refusing(TOKENIZING)
+    def __call__(
+        self, text: str | list[str] | tuple[str, ...], *, add_special_tokens: bool = True
+    ) -> Mapping[str, Any]:
+        """`{"input_ids": ids}` of a text, or of each of a list of texts; nothing is padded. The ids
+        are its attribute too."""
         if isinstance(text, str):
-            return {"input_ids": self.encode(text)}
+            return _BatchEncoding(input_ids=self.encode(text, bos=add_special_tokens))
         if isinstance(text, list | tuple):
-            return {"input_ids": [self.encode(one) for one in text]}
+            return _BatchEncoding(
+                input_ids=[self.encode(one, bos=add_special_tokens) for one in text]
+            )
         raise InputError(f"a {type(text).__name__} is not text: give a str, or a list of them")
 
+    @refusing(TOKENIZING)
     def encode(
         self,
         text: str,
@@ -173,6 +195,7 @@ class PreTrainedTokenizer(Tokenizer):
         tokenize: Literal[False],
     ) -> str: ...
 
+    @refusing(TEMPLATING)
     def apply_chat_template(
         self,
         messages: Sequence[Mapping[str, Any]],

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from typing import Any
 
 import pytest
 import torch
@@ -198,6 +200,38 @@ def test_a_policy_goes_with_one_continuation(session: Session) -> None:
         session.generate([2, 300], GREEDY)
 
 
+def test_a_draft_goes_with_one_continuation(session: Session) -> None:
+    session.speculate(SMALL)
+    with pytest.raises(InputError, match="n = 2: a draft guesses for one continuation; set n to 1"):
+        session.generate([2, 300], dataclasses.replace(GREEDY, n=2))
+    session.draft = None
+    assert len(session.generate([2, 300], dataclasses.replace(GREEDY, n=2)).choices) == 2
+
+
+@pytest.mark.parametrize("policy", ["latency:20", 20.0, SMALL])
+def test_a_policy_that_cannot_be_called_is_refused_when_it_is_set(
+    session: Session, policy: Any
+) -> None:
+    session.policy = chosen = fixed(SMALL)
+    with pytest.raises(InputError, match="expected a function, or None: gemelo.latency_policy"):
+        session.policy = policy
+    assert session.policy is chosen
+    session.policy = None
+
+
+@pytest.mark.parametrize("mode", ["Now", "banana", None, 1, []])
+def test_a_rebuild_mode_that_is_none_is_refused(session: Session, mode: Any) -> None:
+    with pytest.raises(InputError, match="rebuild = .*; expected off, lazy, now"):
+        session.use(SMALL, rebuild=mode)
+    assert session.active == Submodel.whole(CONFIG) and session.stats.switches == 0
+    with pytest.raises(InputError, match="rebuild = .*; expected off, lazy, now"):
+        session.rebuild_mode = mode
+    assert session.rebuild_mode == "off"
+    session.rebuild_mode = "lazy"
+    session.use(SMALL, "now")
+    assert session.rebuild_mode == "now" and session.active == SMALL
+
+
 def test_a_policy_chooses_a_submodel(session: Session) -> None:
     session.policy = lambda moment: None  # type: ignore[assignment, return-value]
     with pytest.raises(InputError, match="the policy chose None; expected a Submodel"):
@@ -267,12 +301,21 @@ def test_latency_goes_down_and_up_with_hysteresis() -> None:
 
 
 def test_memory_descends_while_over_the_limit() -> None:
-    full, used = Submodel.whole(CONFIG), [100]
-    decide = memory(50, [SMALL, UPPER, full], lambda: used[0])
+    full, used = Submodel.whole(CONFIG), [100 << 20]
+    decide = memory(50 << 20, [SMALL, UPPER, full], lambda: used[0])
     assert decide(moment(full)) == UPPER and decide(moment(UPPER)) == SMALL
     assert decide(moment(SMALL)) == SMALL
-    used[0] = 10
+    used[0] = 10 << 20
     assert decide(moment(UPPER)) == UPPER
+
+
+def test_memory_is_the_process_s_own_in_bytes() -> None:
+    full = Submodel.whole(CONFIG)
+    over, under = (memory(limit, [SMALL, full]) for limit in (2.0**20, 2.0**50))
+    assert over(moment(full)) == SMALL and under(moment(full)) == full
+    for limit in (3.5, 0, -1, "3", math.nan):
+        with pytest.raises(InputError, match=r"1048576 or more: 3.5 GiB are 3.5 \* 2\*\*30"):
+            memory(limit, [SMALL, full])  # type: ignore[arg-type]
 
 
 def test_difficulty_looks_at_entropy() -> None:

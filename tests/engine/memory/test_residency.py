@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from gemelo.api import load
 from gemelo.checkpoints.load import load_checkpoint
 from gemelo.config import Submodel
 from gemelo.engine.elastic.submodel_views import SubmodelViews
@@ -45,6 +46,16 @@ def test_an_unused_tail_is_let_go_and_comes_back(request: pytest.FixtureRequest,
     assert present_bytes(unused[0]) < unused[0].nbytes // 4  # the narrow one did not touch it
     assert torch.equal(scores(decoder), whole)
     assert present_bytes(unused[0]) > unused[0].nbytes // 2
+
+
+@linux
+def test_a_model_releases_what_a_part_does_not_run(folder: Path) -> None:
+    model = load(folder, repack=False)
+    decoder = model.engine.decoder
+    assert isinstance(decoder, Gemma3n)
+    wanted = scores(decoder)
+    assert model.release("whole") == 0 < model.release(NARROW)
+    assert torch.equal(scores(decoder), wanted)
 
 
 def test_weights_in_memory_stay() -> None:

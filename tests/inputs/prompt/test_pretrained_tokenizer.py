@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import PreTrainedTokenizerFast
@@ -54,6 +55,35 @@ def test_calling_encodes(tokenizer: PreTrainedTokenizer) -> None:
     for other in (5, None, b"the", {"text": "the"}):
         with pytest.raises(InputError, match="is not text"):
             tokenizer(other)  # type: ignore[call-overload]
+
+
+def test_calling_as_others_do(tokenizer: PreTrainedTokenizer) -> None:
+    ids = tokenizer.encode("the capital")
+    assert tokenizer("the capital", add_special_tokens=False)["input_ids"] == ids[1:]
+    assert tokenizer("the capital").input_ids == ids  # type: ignore[attr-defined]
+    vocabulary = tokenizer.get_vocab()
+    assert len(vocabulary) == 512 and vocabulary["<bos>"] == 2
+    assert [vocabulary[piece] for piece in tokenizer.pieces(ids)] == ids
+
+
+@pytest.mark.parametrize(
+    ("setting", "cure"),
+    [
+        ({"return_tensors": "pt"}, r"ids are plain lists, .* torch.tensor\(\[ids\]\)"),
+        ({"padding": True}, "nothing is padded: of several texts each has ids of its own length"),
+        ({"truncation": True, "max_length": 8}, "nothing is cut off"),
+    ],
+)
+def test_what_a_tokenizer_gives_is_plain_lists(
+    chatty: PreTrainedTokenizer, setting: dict[str, Any], cure: str
+) -> None:
+    for ask in (chatty, chatty.encode):
+        with pytest.raises(InputError, match=cure):
+            ask("the capital", **setting)
+    with pytest.raises(InputError, match=cure):
+        chatty.apply_chat_template(MESSAGES, **setting)
+    with pytest.raises(InputError, match="no setting return_dict: the ids alone are given"):
+        chatty.apply_chat_template(MESSAGES, return_dict=True)  # type: ignore[call-overload]
 
 
 def test_decoding(tokenizer: PreTrainedTokenizer) -> None:
