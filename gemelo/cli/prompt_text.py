@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gemelo.checkpoints import known
 from gemelo.cli.paths import media_in
 from gemelo.cli.terminal import checked_text, note, read_stdin, text_of
 from gemelo.errors import InputError
@@ -94,6 +95,22 @@ def unquoted(
         others.remove(word)
     line = " ".join((command, *map(shlex.quote, others), _quoted(" ".join(said))))
     return InputError(f"a prompt of several words needs quotes: {line}")
+
+
+def several_texts(command: str, words: Sequence[str]) -> InputError:
+    """Of words where one TEXT was expected: the first may be a model's name."""
+    first, *rest = words
+    if (
+        first == known.DEMO
+        or known.hub_id(first)
+        or "/" in first
+        or first.lower().endswith(".gguf")
+    ):
+        return InputError(
+            f"the model is an option here: {command} -m {shlex.quote(first)} "
+            f"{_quoted(' '.join(rest))}"
+        )
+    return InputError(f"a text of several words needs quotes: {command} {_quoted(' '.join(words))}")
 
 
 def _quoted(text: str) -> str:
