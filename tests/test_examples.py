@@ -16,7 +16,7 @@ from gemelo.checkpoints.open import open_source
 from gemelo.cli import run
 from gemelo.inspection.weights import stored
 from tests.gemma3n import write_3n
-from tests.multimodal import photograph, recording, write_wave
+from tests.multimodal import recording, write_wave
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -80,7 +80,6 @@ def random_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the random model, and what the pages show and play to it."""
     folder = tmp_path_factory.mktemp("random")
     assert printed("random_gemma3n", str(folder / RANDOM)) == f"wrote {folder / RANDOM}\n"
-    photograph().save(folder / "cat.jpg")
     write_wave(folder / "talk.wav", recording(1.0))
     return folder
 
@@ -104,7 +103,6 @@ def test_the_pages_commands_run_on_the_random_model(
 ) -> None:
     monkeypatch.chdir(random_place)
     few = ["--max-tokens", "2"] if words[1] in ("generate", "transcribe") else []
-    few += ["--image-size", "256"] if "--image" in words else []
     assert run([*words[1:], *few]) == 0, capsys.readouterr().err
     said = capsys.readouterr()
     if words[1] == "slice":
@@ -114,9 +112,9 @@ def test_the_pages_commands_run_on_the_random_model(
 
 
 def test_they_show_the_random_model_whole() -> None:
-    """Sizes, a sub-model, a slice, a picture and a sound."""
+    """Sizes, a sub-model, a slice and a sound."""
     said = " ".join(" ".join(words) for words in on_random())
-    for wanted in ("show sizes", "--submodel E2B", "slice", "--image", "transcribe"):
+    for wanted in ("show sizes", "--submodel E2B", "slice", "--audio", "transcribe"):
         assert wanted in said
     for name in PAGES:
         assert "python examples/random_gemma3n.py random3n" in " ".join(page_of(name).split())
