@@ -71,7 +71,7 @@ def test_an_unknown_command(gemelo: Command) -> None:
 def test_the_help_names_the_embedded_model_and_the_first_steps(gemelo: Command) -> None:
     told = gemelo("help").out
     assert told == gemelo("--help").out
-    assert "gemelo run demo " in told and "gemelo chat " in told and "HF_TOKEN" in told
+    assert "gemelo run demo " in told and "gemelo run gemma3:1b " in told and "HF_TOKEN" in told
     assert gemelo("help", "show", "model").out == gemelo("show", "model", "--help").out
     assert gemelo("version").out == gemelo("--version").out
 
