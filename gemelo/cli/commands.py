@@ -211,7 +211,7 @@ def _check_free(dialogue: Dialogue, choice: str) -> None:
         raise InputError("a policy chooses the sub-model; /policy off ends it")
     if session.draft is not None:
         name = Submodel.of(choice, dialogue.model.config).name
-        if session.draft.name == (name or "custom"):
+        if name and session.draft.name == name:
             raise InputError(f"{name} drafts, and cannot draft for itself; /speculate off ends it")
 
 
