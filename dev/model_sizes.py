@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gemelo.checkpoints.known import KNOWN
 from gemelo.config import Gemma3Config, Gemma3nConfig, ModelConfig, kv_bytes
 
 ROOT = Path(__file__).parent.parent
@@ -208,7 +209,7 @@ def sizes() -> str:
         mmproj = gigabytes(2 * towers) if towers else MISSING
         body.append([name, SEES[num_towers(name)], count, *downloads, mmproj])
     heads = ["model", "reads", "parameters", "Q4_K_M, GB", "Q8_0, GB", "BF16, GB"]
-    return table([*heads, "towers in 16 bits, GB"], body)
+    return table([*heads, "vision tower and audio encoder in 16 bits, GB"], body)
 
 
 def memory() -> str:
@@ -250,12 +251,18 @@ def _measured(known: list[dict[str, Any]], file: str, row: str) -> str:
 def commands() -> str:
     """What to type for each model."""
     body = [
-        [name, f"`gemelo chat -m {short}`", f"`gemelo chat -m google/{plain}`"]
+        [name, f"`gemelo chat -m {short}`{_less(short)}", f"`gemelo chat -m google/{plain}`"]
         for name, (short, plain) in NAMES.items()
     ]
     return table(
         ["model", "without an account", "Google's own, after consent to its licence"], body
     )
+
+
+def _less(short: str) -> str:
+    """What a short name fetches less than Google's own, which has all that the model reads."""
+    reads = {model.name: model.reads for model in KNOWN}[short]
+    return ", text alone" if reads == ("text",) and "3n" in short else ""
 
 
 TABLES = {"sizes": sizes, "memory": memory, "speed": speed, "commands": commands}

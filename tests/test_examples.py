@@ -5,15 +5,23 @@ from __future__ import annotations
 import math
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from gemelo.checkpoints.open import open_source
+from gemelo.cli import run
+from gemelo.inspection.weights import stored
 from tests.gemma3n import write_3n
+from tests.multimodal import recording, write_wave
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+PAGES = ("elastic.md", "media.md")
+RANDOM = "random3n"  # what the pages call the model of random_gemma3n
 
 
 def started(name: str, *words: str, said: str = "") -> subprocess.CompletedProcess[str]:
@@ -59,12 +67,77 @@ def test_continuations_are_three_and_differ() -> None:
 def test_submodels_write_what_they_say() -> None:
     """On the random model that the example makes itself, as deep and wide as E4B."""
     lines = printed("submodels").splitlines()
-    assert lines[0].startswith("Model(random: gemma3n_text, 35 layers, ")
+    assert lines[0].startswith("Model(random: gemma3n, 35 layers, ")
     said = dict(line.split(": ", 1) for line in lines if ": " in line)
     assert said["E2B"] != "''" and said["drafted"] != "''"
     assert said["sizes along one text"].count("'E2B'") == 6  # from the sixth of twelve tokens on
     assert said["after a rebuild"].startswith("{'E4B'}")
     assert set(said["widths of E2.54B"].strip("{}").split(", ")) == {"8192", "16384"}
+
+
+@pytest.fixture(scope="module")
+def random_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the random model, and what the pages show and play to it."""
+    folder = tmp_path_factory.mktemp("random")
+    assert printed("random_gemma3n", str(folder / RANDOM)) == f"wrote {folder / RANDOM}\n"
+    write_wave(folder / "talk.wav", recording(1.0))
+    return folder
+
+
+def page_of(name: str) -> str:
+    return (ROOT / "docs" / name).read_text(encoding="utf-8")
+
+
+def on_random() -> list[list[str]]:
+    """The commands of the pages on the random model."""
+    lines = [line.strip() for name in PAGES for line in page_of(name).splitlines()]
+    return [shlex.split(x) for x in dict.fromkeys(lines) if x.startswith("gemelo ") and RANDOM in x]
+
+
+@pytest.mark.parametrize("words", on_random(), ids=" ".join)
+def test_the_pages_commands_run_on_the_random_model(
+    words: list[str],
+    random_place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(random_place)
+    few = ["--max-tokens", "2"] if words[1] in ("generate", "transcribe") else []
+    assert run([*words[1:], *few]) == 0, capsys.readouterr().err
+    said = capsys.readouterr()
+    if words[1] == "slice":
+        assert "of weights" in said.err and (random_place / "my-E2B" / "config.json").is_file()
+    else:
+        assert said.out.strip()
+
+
+def test_they_show_the_random_model_whole() -> None:
+    """Sizes, a sub-model, a slice and a sound."""
+    said = " ".join(" ".join(words) for words in on_random())
+    for wanted in ("show sizes", "--submodel E2B", "slice", "--audio", "transcribe"):
+        assert wanted in said
+    for name in PAGES:
+        assert "python examples/random_gemma3n.py random3n" in " ".join(page_of(name).split())
+
+
+def test_the_random_model_is_of_blocks_and_of_the_size_it_says(random_place: Path) -> None:
+    """Every matrix of the decoder can be quantised: its rows are multiples of 32."""
+    weights = stored(open_source(random_place / RANDOM))
+    rows = {name: one.shape[-1] for name, one in weights.items() if len(one.shape) == 2}
+    odd = {name for name, width in rows.items() if width % 32}
+    assert all(".altup." in name for name in odd), odd
+    held = sum(path.stat().st_size for path in (random_place / RANDOM).iterdir())
+    assert f"{held / 1e6:.0f} MB" in (EXAMPLES / "random_gemma3n.py").read_text()
+    assert f"{held / 1e6:.0f} MB" in page_of("elastic.md")
+
+
+@pytest.mark.parametrize("words", [("--speculate", "E2B:int4"), ("--format", "q8_0")])
+def test_the_random_model_quantised(
+    words: tuple[str, ...], random_place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = str(random_place / RANDOM)
+    code = run(["generate", "the", "-m", model, "--max-tokens", "2", "--submodel", "E2B", *words])
+    assert code == 0, capsys.readouterr().err
 
 
 def test_attention_of_both_families(tmp_path: Path) -> None:

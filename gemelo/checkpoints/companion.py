@@ -60,7 +60,7 @@ def _with_its_own(source: Source) -> Source:
     try:
         return with_own_towers(source)
     except GemeloError as error:
-        notices = (*source.notices, f"{error}; its towers are left out")
+        notices = (*source.notices, f"{error}; its vision tower is left out")
         return dataclasses.replace(source, notices=notices)
 
 

@@ -52,6 +52,8 @@ def pull(name: str, revision: str | None = None, progress: Progress | None = Non
     """
     if not isinstance(name, str):
         raise InputError(f"a model's name is a text, not {name!r:.60}")
+    if name == known.DEMO:
+        raise InputError(f"{name} is the embedded model: it is here, and nothing is fetched")
     wanted = parse(name)
     if wanted is None:
         raise InputError(
@@ -70,6 +72,8 @@ def pull(name: str, revision: str | None = None, progress: Progress | None = Non
 
 
 def _nearly(name: str) -> str:
+    if known.is_other_family(name):
+        return "; only Gemma 3 and Gemma 3n run here, and `gemelo list --known` has their names"
     close = known.suggestions(name)
     return f"; did you mean {' or '.join(close)}?" if close else "; `gemelo list --known` has names"
 

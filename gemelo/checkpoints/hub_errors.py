@@ -26,6 +26,10 @@ ASK_TIMEOUT_S = 10.0  # for the hub to say what a repository has
 _CLIENTS = {"httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3"}
 _PAGES = "https://huggingface.co"  # the hub's public pages, for people to open
 _TOKEN = "run `hf auth login` or set HF_TOKEN=..."
+# What systems say where a name has no address.
+_NO_NAME = re.compile(
+    r"Name or service not known|name resolution|nodename nor servname|getaddrinfo"
+)
 _DISK = {
     errno.ENOSPC: "free some room there, or set HF_HUB_CACHE to a folder on another disk",
     errno.EDQUOT: "free some of your quota, or set HF_HUB_CACHE to a folder on another disk",
@@ -129,17 +133,23 @@ def _unreachable(
     from huggingface_hub import constants, errors
 
     offline = isinstance(reason, errors.OfflineModeIsEnabled) or constants.HF_HUB_OFFLINE
-    why = "HF_HUB_OFFLINE is set" if offline else f"the hub cannot be reached: {_line(reason)}"
+    why = "HF_HUB_OFFLINE is set" if offline else f"the hub cannot be reached{_because(reason)}"
     here = _here(repository, revision)
     if here:
         lacks = f"no file {file!r}" if file else "no whole model"
         return UnavailableError(
             f"{repository} has {lacks} on this machine, but {listed(here)}, and {why}"
         )
-    return UnavailableError(
-        f"{repository} is not on this machine, or not whole, and {why}; `gemelo list` shows what "
-        "is here"
-    )
+    is_begun = snapshot_of(repository, revision) is not None
+    lacks = "is on this machine in part only" if is_begun else "is not on this machine"
+    return UnavailableError(f"{repository} {lacks}, and {why}; `gemelo list` shows what is here")
+
+
+def _because(reason: BaseException) -> str:
+    """Why a network did not answer, in words where the system's own say little."""
+    if isinstance(reason, socket.gaierror) or _NO_NAME.search(str(reason)):
+        return " (no network, or one that does not know the hub's name)"
+    return f": {_line(reason)}"
 
 
 def _is_of_network(error: BaseException) -> bool:

@@ -1,12 +1,13 @@
 """Known models: the names that people hold for Gemma 3 and Gemma 3n, and the hub id each one means.
 
-Two kinds of name are known besides a hub id. A short name is Ollama's (`gemma3:1b`, `gemma3n:e4b`,
-`gemma3:4b-it-q8_0`); it means a GGUF file of a repository that is fetched without an account:
-Google's own repositories ask for one and for consent to a licence, which is no first step. Q4_K_M
-is taken where nothing else is said, and the vision tower (mmproj) is fetched with it. A plain name
-is that of a repository without its owner (`gemma-3-1b-it`), in any case; those of Google's mean
-Google's repositories, in safetensors. What nobody offers without an account, the pre-trained models
-mostly, means Google's repository under a short name too.
+`demo` is the embedded model. Two kinds of name are known besides it and hub ids. A short name is
+Ollama's (`gemma3:1b`, `gemma3n:e4b`, `gemma3:4b-it-q8_0`); it means a GGUF file of a repository
+that is fetched without an account: Google's own repositories ask for one and for consent to a
+licence, which is no first step. Q4_K_M is taken where nothing else is said, and with it the vision
+tower (mmproj) of a Gemma 3 that has one; nobody offers a Gemma 3n's, so that its GGUFs read text
+alone. A plain name is that of a repository without its owner (`gemma-3-1b-it`), in any case; those
+of Google's mean Google's repositories, in safetensors. What nobody offers without an account, the
+pre-trained models mostly, means Google's repository under a short name too.
 
 Sizes are about what is fetched, the mmproj included. Repositories and sizes were written down by
 hand and may change on the hub; an absent one is an error that says so.
@@ -21,10 +22,18 @@ import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+DEMO = "demo"  # the embedded model
 _GATED = "google"
+_TEXT_ONLY = ("268M", "1.0B")  # the sizes of Gemma 3 without a vision tower
 _DEFAULT_SIZES = {"gemma3": "4b", "gemma3n": "e4b"}
 _TAG = re.compile(
     r"(?P<size>[a-z0-9.]+?)(-(?P<kind>it|pt))?(?P<qat>-qat)?(-(?P<quant>[a-z]+\d[a-z0-9_]*))?"
+)
+# Models that people ask for out of habit, and that do not run here.
+_OTHERS = re.compile(
+    r"((code|tiny)?llama|llava|mi[sx]tral|ministral|devstral|qwen|qwq|phi-?\d|deepseek|gpt-?\d|gpt-oss"
+    r"|granite|smollm|falcon|olmo|command-r|starcoder|nemotron|vicuna|glm|kimi"
+    r"|(code|pali|embedding|recurrent)gemma|gemma(:|-?[124-9]))"
 )
 
 
@@ -45,6 +54,14 @@ class KnownModel:
     def is_gated(self) -> bool:
         """Whether the hub asks for an account that has accepted a licence."""
         return self.repository.startswith(f"{_GATED}/")
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """What the model takes as this name fetches it: the GGUFs of Gemma 3n are its text model
+        alone."""
+        if "-3n-" in self.original:
+            return ("text", "pictures", "sound") if self.is_gated else ("text",)
+        return ("text",) if self.parameters in _TEXT_ONLY else ("text", "pictures")
 
     @property
     def plain_name(self) -> str:
@@ -128,13 +145,23 @@ def without_account(repository: str) -> KnownModel | None:
 
 
 def suggestions(name: str) -> list[str]:
-    """Known names that are nearly spelt like this one, the likeliest first."""
+    """Known names that are nearly spelt like this one, or have it for a tag, the likeliest first;
+    none for a model of another family."""
+    if is_other_family(name):
+        return []
+    if tagged := [one for one in _BY_SHORT if one.partition(":")[2] == name.lower()]:
+        return tagged
     spelt = {model.name.lower(): model.name for model in KNOWN}
     spelt |= {model.plain_name.lower(): model.plain_name for model in KNOWN}
     spelt |= {f"{_GATED}/{plain}": f"{_GATED}/{plain}" for plain in _BY_PLAIN if "/" in name}
     begun = sorted((one for one in spelt if one.startswith(name.lower())), key=len)
     close = begun[:2] or get_close_matches(name.lower(), spelt, n=2, cutoff=0.75)
     return [spelt[one] for one in close] if len(name) > 2 else []
+
+
+def is_other_family(name: str) -> bool:
+    """Whether a name is that of a model which is neither Gemma 3 nor Gemma 3n."""
+    return _OTHERS.match(name.lower()) is not None
 
 
 def _of_short(family: str, tag: str) -> str | None:

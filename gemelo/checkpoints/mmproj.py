@@ -87,7 +87,9 @@ def with_mmproj(source: Source, path: Path) -> Source:
     file = GGUFFile(path)
     towers = file.only(filter(names.is_of_a_tower, file))
     if not towers.names():
-        raise UnsupportedError(f"{path} is no mmproj file: there are no weights of towers in it")
+        raise UnsupportedError(
+            f"{path} is no mmproj file: it holds neither a vision tower nor an audio encoder"
+        )
     if len(towers.names()) == len(file.names()):
         _kinds(path, file.metadata)
     opened = _with(source, towers)
@@ -118,8 +120,8 @@ def mmproj_values(source: Source) -> dict[str, Any]:
     if config.is_multimodal:
         return mmproj_gemma3n.tower_values(source)
     raise UnsupportedError(
-        f"{source.path}: an mmproj file is written of a model with towers, and this is "
-        f"{config.model_type}, without"
+        f"{source.path}: an mmproj file holds a vision tower or audio encoder, and this "
+        f"{config.model_type} has neither"
     )
 
 
@@ -133,7 +135,7 @@ def _with_siglip(source: Source, file: GGUFFile) -> Source:
     if config.model_type != "gemma3_text":
         raise UnsupportedError(
             f"{path} gives a vision tower to a text model of Gemma 3, and "
-            f"{source.path.name} is {config.model_type}{', with towers' * config.is_multimodal}"
+            f"{source.path.name} is {config.model_type}{', with its own' * config.is_multimodal}"
         )
     _refuse_other_towers(path, facts)
     shapes, tensor = canonical(file, ARCHITECTURE)

@@ -63,9 +63,10 @@ def with_towers(source: Source, file: GGUFFile) -> Source:
     """
     config = source.config
     if config.model_type != "gemma3n_text":
+        own = ", with its own" if config.is_multimodal else ""
         raise UnsupportedError(
-            f"{file.path} has the towers of a Gemma 3n, for a text model of it, and "
-            f"{source.path.name} is {config.model_type}{', with towers' * config.is_multimodal}"
+            f"{file.path} has vision tower or audio encoder for the text model of a Gemma 3n, and "
+            f"{source.path.name} is {config.model_type}{own}"
         )
     file_shapes, tensor = canonical(file, NAMES)
     shapes = {name: canonical_shape(name, shape) for name, shape in file_shapes.items()}

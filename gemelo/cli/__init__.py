@@ -89,7 +89,7 @@ def root(
                                                  on with a text, and cannot converse
     gemelo run gemma3:1b                         a conversation, with a model that is fetched
                                                  first (0.8 GB, no account); Ctrl-D leaves
-    gemelo list --known                          names of models, their sizes and licences
+    gemelo list --known                          names to fetch, their sizes, and what each reads
     gemelo list                                  the models that are on this machine
 
     \b
@@ -103,7 +103,7 @@ def root(
     GEMELO_MODEL     the model where none is named; without it, demo
     GEMELO_CACHE     the folder of gemelo's own files (~/.cache/gemelo)
     HF_TOKEN         your token of the Hugging Face hub, for models whose licence you accepted
-    HF_HUB_OFFLINE   1: nothing is asked of the network
+    HF_HUB_OFFLINE   1: the network is not used; only what was fetched runs
     """
     _check_current_folder()
     if ctx.invoked_subcommand is None:

@@ -4,7 +4,8 @@ Whoever types one knows what is meant, so a guess at the spelling would only mis
 sentence: what stands in its place here, or that nothing does. Names that mean the same as ours are
 `aliases`.
 
-    OPTIONS["--n-gpu-layers"], COMMANDS["serve"], of_format("q4_k_m")
+    OPTIONS["--n-gpu-layers"], of_command("list")["-a"], COMMANDS["serve"]
+    of_format("q4_k_m", ("native", "q8_0"))
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ OPTIONS = {
     "-mu": "models are not fetched from URLs; --model takes an id of the Hugging Face hub",
     "--model-url": "models are not fetched from URLs; --model takes an id of the Hugging Face hub",
     "--trust-remote-code": "code of a model's repository is never run",
-    "--keepalive": "a model is there while its command runs, and no longer",
+    "--keepalive": "every command loads its model, and frees it when it ends",
     "--host": "there is no server",
     "--port": "there is no server",
     "--embedding": "embeddings of texts cannot be asked for",
@@ -127,13 +128,45 @@ OPTIONS = {
     "--torch-dtype": "--format bf16 or f32 says how weights are held",
     "--dtype": "--format bf16 or f32 says how weights are held",
 }
+_STDOUT = "what is written goes to stdout: `> FILE` behind the command keeps it"
+_WORDS = "SOURCE and TARGET are words of their own: `gemelo convert SOURCE TARGET`"
+_ASKED = (
+    "the model is asked to transcribe or to translate, and nothing else; "
+    '`gemelo generate --audio FILE "..."` asks what you like'
+)
+_MODELFILE = "there are no Modelfiles; /show template and /show parameters in a chat show these"
+OF_COMMAND = {  # options that other commands have, or that mean something else there
+    "list": dict.fromkeys(
+        ("-a", "--all"),
+        "all models of this machine are listed; --known lists those that can be fetched",
+    ),
+    "generate": dict.fromkeys(("-o", "--output", "--output-file"), _STDOUT),
+    "run": dict.fromkeys(("-o", "--output", "--output-file"), _STDOUT),
+    "transcribe": dict.fromkeys(("-o", "--output", "--output-file", "--output-dir"), _STDOUT)
+    | dict.fromkeys(("--prompt", "--initial-prompt"), _ASKED)
+    | {"--output-format": "--format text, json, srt or vtt says it"},
+    "convert": dict.fromkeys(("--hf-path", "--mlx-path", "-o", "--output", "--outfile"), _WORDS)
+    | dict.fromkeys(
+        ("--quantize", "--quantise", "--q-bits", "--outtype"), "--format q8_0 or q4_0 says it"
+    ),
+    "slice": dict.fromkeys(("-o", "--output", "--outfile"), _WORDS.replace("convert", "slice")),
+    "bench": {
+        "--submodel": "`gemelo slice` cuts a sub-model out, and bench measures what it wrote; "
+        "`gemelo generate --submodel NAME --verbose` shows timings of an answer"
+    },
+    "model": dict.fromkeys(
+        ("--modelfile", "--parameters", "--template", "--system", "--license"), _MODELFILE
+    ),
+}
 
-_SERVER = "there is no server: a model is there while its command runs"
+_SERVER = "there is no server: every command loads its model, and frees it when it ends"
 COMMANDS = {
     "serve": _SERVER,
     "server": _SERVER,
     "ps": _SERVER,
-    "stop": f"{_SERVER}; Ctrl-C ends it",
+    "stop": f"{_SERVER}; Ctrl-C ends an answer, Ctrl-D a chat",
+    "info": "`gemelo show MODEL` shows a model, `gemelo --version` the program",
+    "inspect": "`gemelo show MODEL` shows a model",
     "create": "there are no Modelfiles: `gemelo chat --system TEXT -m MODEL` says what they would",
     "cp": "models are files and folders: your system's own command copies them",
     "push": "models are not uploaded; `gemelo convert` writes what the hub's own client takes",
@@ -153,6 +186,17 @@ COMMANDS = {
 }
 
 _QUANTISED = re.compile(r"(i?q|tq|mxfp|fp|int|nf)[1-9].*", re.IGNORECASE)
+SETTINGS = {  # of Ollama's /set
+    "think": "Gemma 3 has no thinking to turn on or off",
+    "nothink": "Gemma 3 has no thinking to turn on or off",
+    "history": "typed lines are always kept for the arrow keys; delete chat_history to forget them",
+    "nohistory": "typed lines are always kept for the arrow keys; delete chat_history to forget "
+    "them",
+    "wordwrap": "lines are wrapped by the terminal",
+    "nowordwrap": "lines are wrapped by the terminal",
+    "format": _GRAMMAR,
+    "noformat": _GRAMMAR,
+}
 
 
 def of_format(value: str, choices: tuple[str, ...]) -> str:
@@ -167,6 +211,11 @@ def of_format(value: str, choices: tuple[str, ...]) -> str:
         "gemelo quantises to q8_0 and q4_0; files in Q4_K, Q5_K, Q6_K and others are read as they "
         "are, with native"
     )
+
+
+def of_command(name: str | None) -> Mapping[str, str]:
+    """Options of other programs that one command alone has sentences for."""
+    return OF_COMMAND.get(name or "", {})
 
 
 def sentence(table: Mapping[str, str], name: str) -> str:

@@ -8,8 +8,7 @@ raises `GemeloError` and has changed nothing.
 
 from __future__ import annotations
 
-import dataclasses
-import json
+import re
 from collections.abc import Callable
 from difflib import get_close_matches
 from typing import NamedTuple
@@ -21,9 +20,11 @@ from gemelo.cli.dialogue import Dialogue
 from gemelo.cli.groups import Elastic
 from gemelo.cli.lines import QUOTES, unquoted
 from gemelo.cli.paths import typed_path, typed_paths
-from gemelo.cli.settings import setting_name, with_setting
+from gemelo.cli.settings import in_words, setting_name, with_setting
+from gemelo.cli.settings import names as setting_names
 from gemelo.cli.terminal import note, page, size
 from gemelo.cli.wrapping import stderr_width, two_columns
+from gemelo.config import Submodel
 from gemelo.errors import InputError, cut
 from gemelo.inputs.media.parts import Modality
 
@@ -46,8 +47,11 @@ def find(word: str) -> Command:
     command = COMMANDS.get(ALSO.get(word, word))
     if command is None:
         close = get_close_matches(word[:20], [*COMMANDS, *ALSO], 1, 0.6)
-        hint = f"did you mean {close[0]}?" if close else "/help lists them,"
-        raise InputError(f"{cut(word)} is no command; {hint} {QUOTES} around it says it")
+        hint = f"did you mean {close[0]}?" if close else "/help lists them."
+        raise InputError(
+            f"{cut(word)} is no command; {hint} To say it to the model, put it between {QUOTES} "
+            f"and {QUOTES}"
+        )
     return command
 
 
@@ -119,13 +123,12 @@ def _attach(kind: Modality) -> Callable[[Dialogue, str], None]:
 
 
 def _set(dialogue: Dialogue, rest: str) -> None:
-    name, _, value = rest.partition(" ")
+    name, value = _name_and_value(rest)
     if name == "parameter":  # as Ollama has it
-        name, _, value = value.strip().partition(" ")
-    value = value.strip()
+        name, value = _name_and_value(value)
     if not name:
-        for field, current in dataclasses.asdict(dialogue.sampling).items():
-            note(f"  {field} {json.dumps(current, ensure_ascii=False)}")
+        for field in setting_names():
+            note(f"  {field} {in_words(dialogue.sampling, field)}")
     elif name in ("verbose", "quiet") and not value:
         dialogue.verbose = name == "verbose"
         note("timings follow every answer" if dialogue.verbose else "no timings; /stats has them")
@@ -133,10 +136,15 @@ def _set(dialogue: Dialogue, rest: str) -> None:
         _system(dialogue, value)
     else:
         field = setting_name(name)
-        if not value:
-            raise InputError(f"/set {name} needs a value; /set alone shows all")
-        dialogue.sampling = with_setting(dialogue.sampling, field, value)
-        note(f"{field} = {cut(value)}")
+        if value:
+            dialogue.sampling = with_setting(dialogue.sampling, field, value)
+        note(f"{field} = {cut(value) if value else in_words(dialogue.sampling, field)}")
+
+
+def _name_and_value(words: str) -> tuple[str, str]:
+    """`temperature 0.5`, or `temperature=0.5`."""
+    name = re.split(r"[\s=]", words.strip(), maxsplit=1)[0]
+    return name, words.strip().removeprefix(name).lstrip().removeprefix("=").strip()
 
 
 def _show(dialogue: Dialogue, rest: str) -> None:
@@ -187,6 +195,7 @@ def _stats(dialogue: Dialogue, rest: str) -> None:
 def _submodel(dialogue: Dialogue, rest: str) -> None:
     session = dialogue.session
     if rest:
+        _check_free(dialogue, rest)
         session.use(rest, session.rebuild_mode)
         active = session.active
         note(f"from the next token on: {active.name if active else rest}")
@@ -195,18 +204,32 @@ def _submodel(dialogue: Dialogue, rest: str) -> None:
     page("\n".join(lines) or "this model has no sub-models; Gemma 3n has")
 
 
+def _check_free(dialogue: Dialogue, choice: str) -> None:
+    """Raise InputError where a choice would do nothing: under a policy, or of what drafts."""
+    session = dialogue.session
+    if session.policy is not None:
+        raise InputError("a policy chooses the sub-model; /policy off ends it")
+    if session.draft is not None:
+        name = Submodel.of(choice, dialogue.model.config).name
+        if name and session.draft.name == name:
+            raise InputError(f"{name} drafts, and cannot draft for itself; /speculate off ends it")
+
+
 def _speculate(dialogue: Dialogue, rest: str) -> None:
     session = dialogue.session
     if rest == "off":
         session.draft = None
         note("no draft from the next answer on")
     elif not rest:
-        note("a draft guesses ahead; /speculate off ends it" if session.draft else "no draft")
+        drafts = session.draft and f"{session.draft.name} drafts; /speculate off ends it"
+        note(drafts or "no draft; /speculate NAME begins one")
     elif session.policy is not None:
         raise InputError("a policy chooses the sub-model already; /policy off ends it")
     else:
         _apply(dialogue, Elastic(speculate=rest, rebuild=session.rebuild_mode))
-        note(f"from the next answer on {rest} drafts; the text stays the model's own")
+        active = session.active
+        own = (active and active.name) or "the model"
+        note(f"from the next answer on {rest} drafts; the text stays what {own} says alone")
 
 
 def _policy(dialogue: Dialogue, rest: str) -> None:
@@ -216,8 +239,11 @@ def _policy(dialogue: Dialogue, rest: str) -> None:
         active = session.active
         note(f"no policy; {active.name} stays" if active else "no policy")
     elif not rest:
+        name = elastic.policy_name(session)
         note(
-            "a policy chooses the sub-model; /policy off ends it" if session.policy else "no policy"
+            f"{name} chooses the sub-model; /policy off ends it"
+            if name
+            else "no policy; /policy KIND:N begins one"
         )
     elif session.draft is not None:
         raise InputError("a draft is in use, and chooses the sub-model too; /speculate off ends it")

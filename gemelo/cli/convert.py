@@ -27,7 +27,8 @@ Written = Annotated[
     typer.Option(
         "--format",
         metavar=f"[{'|'.join(TARGET_FORMATS)}]",
-        help="Of the matrices; native is exact, and a directory of a quantised file float32.",
+        help="How the matrices are stored. native keeps them as SOURCE has them; in a directory, "
+        "quantised ones become f32.",
     ),
 ]
 
@@ -134,4 +135,5 @@ def report_written(written: Converted, json: bool, quiet: bool) -> None:
             }
         )
     elif not quiet:
-        note(f"wrote {written.path}: {written.tensors} tensors, {size(written.size_bytes)}")
+        what = f"{written.tensors} tensors, {size(written.size_bytes)} of weights"
+        note(f"wrote {written.path}: {what}")

@@ -32,12 +32,24 @@ def apply(model: Model, session: Session, options: Elastic) -> None:
     if submodel is not None:
         session.use(submodel, options.rebuild)
     if speculate is not None:
-        name, _, bits = speculate.partition(":")
-        if bits not in ("", "int4"):
-            raise InputError(f"--speculate {speculate}: expected NAME or NAME:int4")
-        session.draft = model.draft(name, format="q4_0" if bits else None)
+        session.draft = _draft(model, session, speculate)
     if policy is not None:
         session.policy = parse(policy, model)
+
+
+def _draft(model: Model, session: Session, text: str) -> Draft:
+    """A draft from NAME or NAME:int4. The sub-model that runs, in the same weights, is refused."""
+    from gemelo.config import Submodel
+
+    name, _, bits = text.partition(":")
+    if bits not in ("", "int4"):
+        raise InputError(f"--speculate {text}: expected NAME or NAME:int4")
+    if not bits and session.active and session.active == Submodel.of(name, model.config):
+        raise InputError(
+            f"--speculate {text}: this is what runs, and it cannot draft for itself; name a "
+            f"smaller sub-model, or {name}:int4"
+        )
+    return model.draft(name, format="q4_0" if bits else None)
 
 
 def parse(text: str, model: Model) -> Policy:
@@ -57,6 +69,15 @@ def parse(text: str, model: Model) -> Policy:
         release = partial(release_tail, model.engine.decoder)
         return policy.memory(int(number * 2**30), Submodel.by_size(config), process_bytes, release)
     return policy.difficulty(Submodel.easy(config), Submodel.whole(config), number)
+
+
+def check_one_answer(options: Elastic) -> None:
+    """Raise InputError for an option that is about changes of size, where there are none."""
+    if options.rebuild != "off" and options.policy is None:
+        raise InputError(
+            f"--rebuild {options.rebuild} does nothing without --policy: the sub-model stays the "
+            "same in one answer"
+        )
 
 
 def summary(session: Session) -> list[str]:

@@ -109,6 +109,7 @@ def generate(
     """
     text = prompt_text(PromptSource(prompt, prompt_option, file))
     files = media.attached_parts(attached, ctx.meta[TYPED].names)
+    elastic.check_one_answer(sizes)
     _ = media.pan_scan(crops)  # what is wrong with it is an error before anything is loaded
     chosen = checked_sampling(sampling)
     if chosen.logprobs is not None and not json:

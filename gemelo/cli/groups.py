@@ -117,6 +117,11 @@ class Elastic:
             raise InputError(
                 "--speculate and --policy exclude each other: both choose the sub-model"
             )
+        if self.submodel is not None and self.policy is not None:
+            raise InputError(
+                f"--submodel {self.submodel} does nothing beside --policy {self.policy}, which "
+                "chooses the sub-model before every token; leave one of them out"
+            )
 
     @property
     def limits_memory(self) -> bool:

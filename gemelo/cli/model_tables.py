@@ -19,6 +19,13 @@ if TYPE_CHECKING:
     from gemelo.inspection.summary import Layer, Summary
     from gemelo.inspection.weights import Group
 
+_ENCODERS = {  # what people call the modules
+    "vision_tower": "vision tower",
+    "embed_vision": "vision tower, its projector",
+    "multi_modal_projector": "vision tower, its projector",
+    "audio_tower": "audio encoder",
+    "embed_audio": "audio encoder, its projector",
+}
 _EMBEDDING, _PER_LAYER_EMBEDDING = "embed_tokens", "embed_tokens_per_layer"
 MIXES = (
     "-layer and -block are published mixes of E4B's and E2B's feed-forward widths: which layers "
@@ -40,7 +47,7 @@ def layer_lines(summary: Summary, width: int) -> list[str]:
             Column("attention", [_attention(layer) for layer in rows]),
             Column("keys and values", [_keys(x) if shares_keys else "" for x in rows], rank=2),
             Column("feed-forward", [_width(layer) for layer in rows], rank=3),
-            Column("neurons off", [_percent(layer.sparsity) for layer in rows], True, rank=5),
+            Column("sparsity", [_percent(layer.sparsity) for layer in rows], True, rank=5),
             Column("per-layer embedding", [str(per_layer or "") for _ in rows], True, rank=6),
             Column("format", [", ".join(layer.formats) for layer in rows], rank=7),
             Column("parameters each", [f"{x.parameters:,}" for x in rows], True, rank=4),
@@ -127,8 +134,8 @@ def mib(count: float) -> str:
 
 def totals(summary: Summary) -> Iterator[str]:
     """What the model comes to, and what a context costs."""
-    tied = "" if "lm_head" in summary.parts else ", which is the head too"
-    yield _sum(f"core ({len(summary.layers)} layers and what is around them)", summary.core)
+    tied = "" if "lm_head" in summary.parts else " (tied: it is the output head too)"
+    yield _sum(f"core ({len(summary.layers)} layers; all but the embeddings)", summary.core)
     yield _sum(f"embedding{tied}", summary.parts[_EMBEDDING])
     if "lm_head" in summary.parts:
         yield _sum("lm_head", summary.parts["lm_head"])
@@ -136,7 +143,7 @@ def totals(summary: Summary) -> Iterator[str]:
         yield _sum("per-layer embeddings", summary.parts[_PER_LAYER_EMBEDDING])
     yield f"decoder: {summary.parameters:,} parameters, {size(summary.bytes)}"
     for name, group in summary.towers.items():
-        yield _sum(name, group)
+        yield _sum(_ENCODERS.get(name, name), group)
     costs = (f"{tokens:,} tokens {size(count)}" for tokens, count in summary.kv_bytes.items())
     yield f"KV cache: {', '.join(costs)}"
     yield f"chat template: {'yes' if summary.chat_template else 'none, a base model'}"
@@ -155,6 +162,11 @@ def sentences(summary: Summary, smaller: Size | None) -> Iterator[str]:
             f"{part.name or 'The sub-model'} skips layers {runs(sorted(part.skipped_layers))} of "
             "the whole; those that are left are numbered anew here."
         )
+    if any(layer.sparsity for layer in summary.layers):
+        yield (
+            "Sparsity is the share of a feed-forward's neurons that its gate switches off at every "
+            "token (activation sparsity)."
+        )
     table = summary.parts.get(_PER_LAYER_EMBEDDING)
     if table is not None:
         (weight,) = table.weights.values()
@@ -166,8 +178,8 @@ def sentences(summary: Summary, smaller: Size | None) -> Iterator[str]:
     if smaller is not None:
         resident = summary.bytes - (table.bytes if table else 0)
         yield (
-            f"{smaller.name}, a sub-model of it, keeps {size(smaller.resident_bytes)} in memory "
-            f"where this model keeps {size(resident)}; `gemelo show sizes` lists all."
+            f"{smaller.name}, a sub-model of it (MatFormer), keeps {size(smaller.resident_bytes)} "
+            f"in memory where this model keeps {size(resident)}; `gemelo show sizes` lists all."
         )
     if config.num_kv_shared_layers:
         own = len(config.kv_layers)
@@ -204,9 +216,11 @@ def size_lines(sizes: Sequence[Size], width: int, active: str = "") -> list[str]
 
 
 _MEANING = (
-    "Effective parameters leave out the embedding and the per-layer embeddings, stored ones leave "
-    "out nothing. MiB read: weights that one token reads. MiB resident: what a model cut out with "
-    "`gemelo slice` keeps in memory, its per-layer embeddings on disk."
+    "All of them lie in the one model (MatFormer): the first neurons of a feed-forward make a "
+    "smaller one that is complete. Effective parameters leave out the embedding and the per-layer "
+    "embeddings, stored ones leave out nothing. MiB read: weights that one token reads. MiB "
+    "resident: what a model cut out with `gemelo slice` keeps in memory, its per-layer embeddings "
+    "on disk."
 )
 
 

@@ -48,7 +48,7 @@ def pull(
     gemelo pull google/gemma-3-1b-it
 
     Files go to the hub's own cache. An interrupted download is resumed. HF_TOKEN opens gated
-    repositories, HF_HUB_OFFLINE=1 keeps off the network.
+    repositories; with HF_HUB_OFFLINE=1 nothing is fetched.
     """
     with Bar("fetching", shown=not (quiet or json)) as bar:
         path = gemelo.pull(name, revision, bar)
@@ -67,10 +67,10 @@ def list_models(
     ] = False,
     json: options.Json = False,
 ) -> None:
-    """List the models that run without a network, by names that run.
+    """List the models that are on this machine, by the names that --model takes.
 
     The embedded one, those of the hub's cache, Ollama's, those of this folder, and what convert and
-    slice wrote elsewhere.
+    slice wrote elsewhere. --known lists what can be fetched, and what each reads.
 
     \b
     gemelo list
@@ -115,13 +115,20 @@ def list_known(json: bool) -> None:
     if json:
         print_json([_known_fields(model) for model in KNOWN])
         return
-    rows = [("NAME", "HUB ID", "PARAMS", "DOWNLOAD", "LICENCE")]
+    rows = [("NAME", "HUB ID", "PARAMS", "DOWNLOAD", "ACCESS", "READS")]
     for model in KNOWN:
-        consent = "accept first" if model.is_gated else "no account"
-        cells = (model.name, model.repository, model.parameters, size(model.size_bytes), consent)
-        rows.append(cells)
+        access, reads = "gated" if model.is_gated else "open", ", ".join(model.reads)
+        download = size(model.size_bytes)
+        rows.append((model.name, model.repository, model.parameters, download, access, reads))
     _print_rows(rows)
-    note("the licence is Google's Gemma terms for all; sizes are about what is fetched")
+    note(_ABOUT_KNOWN)
+
+
+_ABOUT_KNOWN = (
+    "open: without an account. gated: accept the licence on the model's page of the hub, then `hf "
+    "auth login`. Google's Gemma terms hold for all. For sound take google/gemma-3n-E2B-it: GGUFs "
+    "of Gemma 3n (gemma3n:e2b) read text alone. Sizes are about what is fetched."
+)
 
 
 def _known_fields(model: KnownModel) -> dict[str, object]:
@@ -131,6 +138,7 @@ def _known_fields(model: KnownModel) -> dict[str, object]:
         "parameters": model.parameters,
         "size_bytes": model.size_bytes,
         "gated": model.is_gated,
+        "reads": list(model.reads),
     }
 
 

@@ -135,8 +135,9 @@ Repack = Annotated[
     bool,
     _of_model(
         "--repack/--no-repack",
-        help="Copy quantised weights into the order that is fastest to read, or leave them in the "
-        "file, mapped, which takes less memory while loading.",
+        help="Copy quantised weights once, into the order that is fastest to read; or read them "
+        "from the memory-mapped file (mmap) as they lie, which is slower and takes less memory "
+        "while loading.",
     ),
 ]
 Threads = Annotated[
@@ -216,7 +217,7 @@ ImageSize = Annotated[
     _of_media(
         metavar="256|512|768",
         help="Side of Gemma 3n's square picture, in pixels.",
-        show_default="what the model's files say, else 768",
+        show_default="as the model's preprocessor_config.json says, else 768",
     ),
 ]
 PanAndScan = Annotated[
@@ -224,7 +225,7 @@ PanAndScan = Annotated[
     _of_media(
         "--pan-and-scan/--no-pan-and-scan",
         help="Encode long pictures whole and in crops, or whole alone.",
-        show_default="what the model's files say, else whole",
+        show_default="as the model's preprocessor_config.json says, else whole",
     ),
 ]
 MinCropSize = Annotated[
@@ -232,7 +233,7 @@ MinCropSize = Annotated[
     _of_media(
         metavar="N",
         help="Least side of a crop, in pixels.",
-        show_default="what the model's files say, else 256",
+        show_default="as the model's preprocessor_config.json says, else 256",
     ),
 ]
 MaxNumCrops = Annotated[
@@ -240,7 +241,7 @@ MaxNumCrops = Annotated[
     _of_media(
         metavar="N",
         help="Most crops of a picture.",
-        show_default="what the model's files say, else 4",
+        show_default="as the model's preprocessor_config.json says, else 4",
     ),
 ]
 MinRatio = Annotated[
@@ -249,7 +250,7 @@ MinRatio = Annotated[
         "--min-ratio-to-activate",
         metavar="X",
         help="Long side by short side from which a picture is cropped.",
-        show_default="what the model's files say, else 1.2",
+        show_default="as the model's preprocessor_config.json says, else 1.2",
     ),
 ]
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -24,7 +24,7 @@ import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from gemelo.cli import absent, aliases
-from gemelo.cli.prompt_text import PromptSource, unquoted
+from gemelo.cli.prompt_text import PromptSource, several_texts, unquoted
 from gemelo.errors import GemeloError, InputError
 
 TYPED = "gemelo.typed"  # a `Typed`, in a context's meta
@@ -64,7 +64,9 @@ class SectionedCommand(TyperCommand):
         for option in options:
             for twin in _twins(option, known):
                 twin.add_to_parser(parser, ctx)
-        for name in sorted({*absent.OPTIONS, *_with_one_dash(known)} - known):
+        for name in sorted(
+            {*absent.OPTIONS, *absent.of_command(self.name), *_with_one_dash(known)} - known
+        ):
             parser.add_option(options[0], [name], _ABSENT, "append_const", const=name)
         return parser
 
@@ -91,15 +93,17 @@ class SectionedCommand(TyperCommand):
         try:
             values, rest, order = self.make_parser(ctx).parse_args(list(args))
         except typer.TyperException as error:
-            raise _better(error, self.get_params(ctx)) from None
+            raise _better(error, ctx) from None
         if _ABSENT in values and "help" not in values:
-            raise _absent_option(values[_ABSENT][0])
+            raise _absent_option(ctx, values[_ABSENT][0])
         given = [one for one in order if values.get(one.name) is not None]
         spelt = {one.name: max(one.opts, key=len) for one in given if one.opts}
         ctx.meta[TYPED] = Typed(tuple(one.name for one in given), spelt, values)
         if rest and "prompt" in values and "help" not in values:
             said = PromptSource(values["prompt"], values.get("prompt_option"))
             raise unquoted(ctx.command_path, said, rest, args)
+        if rest and "text" in values and "help" not in values:
+            raise several_texts(ctx.command_path, [values["text"], *rest])
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write one section for every group, in the order of the signature."""
@@ -207,21 +211,27 @@ def _with_one_dash(known: Iterable[str]) -> set[str]:
     return {name[1:] for name in known if name.startswith("--") and len(name) > 4}
 
 
-def _absent_option(name: str) -> InputError:
+def _absent_option(ctx: Any, name: str) -> InputError:
+    if sentence := absent.sentence(absent.of_command(ctx.command.name), name):
+        return InputError(f"{name} is no option of {ctx.command_path}: {sentence}")
     if sentence := absent.sentence(absent.OPTIONS, name):
         return InputError(f"{name} is no option of gemelo: {sentence}")
     return InputError(f"{name} needs two dashes: -{name}")
 
 
-def _better(error: typer.TyperException, parameters: Sequence[Any]) -> Exception:
+def _better(error: typer.TyperException, ctx: Any) -> Exception:
     """A parser's error, with what is known of an option that it does not know."""
-    option = getattr(error, "option_name", "")
+    option, name = getattr(error, "option_name", ""), ctx.command.name
     if not option:
         return error
-    if absent.sentence(absent.OPTIONS, option):
-        return _absent_option(option)
+    if any(absent.sentence(one, option) for one in (absent.OPTIONS, absent.of_command(name))):
+        return _absent_option(ctx, option)
     if hasattr(error, "possibilities"):
-        own = [one for one in parameters if isinstance(one, TyperOption) and not one.hidden]
+        own = [
+            one
+            for one in ctx.command.get_params(ctx)
+            if isinstance(one, TyperOption) and not one.hidden
+        ]
         names = {other: max(one.opts, key=len) for one in own for other in _all_names(one)}
         names |= {off: off for one in own for off in one.secondary_opts}
         near = dict.fromkeys(names[name] for name in close(option, names) if len(option) > 2)

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from gemelo.checkpoints import known
 from gemelo.checkpoints.locate import expanded
 from gemelo.cli.paths import media_in
 from gemelo.cli.terminal import MAX_TEXT_BYTES, checked_text, note, read_stdin, text_of
@@ -102,6 +103,22 @@ def _others(words: Sequence[str], said: Sequence[str]) -> list[str]:
             others.remove(spelt)
     last = others[-1:]  # where the prompt will stand
     return [word for word in others[:-1] if word not in ("-p", "--prompt")] + last
+
+
+def several_texts(command: str, words: Sequence[str]) -> InputError:
+    """Of words where one TEXT was expected: the first may be a model's name."""
+    first, *rest = words
+    if (
+        first == known.DEMO
+        or known.hub_id(first)
+        or "/" in first
+        or first.lower().endswith(".gguf")
+    ):
+        return InputError(
+            f"the model is an option here: {command} -m {shlex.quote(first)} "
+            f"{_quoted(' '.join(rest))}"
+        )
+    return InputError(f"a text of several words needs quotes: {command} {_quoted(' '.join(words))}")
 
 
 def _quoted(text: str) -> str:

@@ -67,7 +67,7 @@ def show_model(
 
 
 def show_sizes(model: options.Model = None, json: options.Json = False) -> None:
-    """Show the sub-models of a Gemma 3n.
+    """Show the sub-models of a Gemma 3n, the smaller models nested in it (MatFormer).
 
     Layers, feed-forward widths, parameters, and the MiB that a token reads and that stay in memory,
     of every sub-model that --submodel, --speculate and `gemelo slice` take by its name. Loads no

@@ -331,7 +331,8 @@ def spoken(interrupt: Interrupt) -> Iterator[Samples]:
         import sounddevice
     except (ImportError, OSError):
         raise UnavailableError(
-            "a microphone needs sounddevice and PortAudio: pip install 'gemelo[microphone]'"
+            "a microphone needs the package sounddevice and the library PortAudio: pip install "
+            "sounddevice, and on Linux your system's libportaudio2"
         ) from None
     note("recording; Ctrl-C ends it")
     try:

@@ -221,7 +221,7 @@ class Gemma3nConfig(ModelConfig):
         for tower in (self.vision, self.audio):
             if tower is not None and tower.vocab_offset < self.vocab_size_per_layer_input:
                 raise FileFormatError(
-                    f"config has vocab_offset = {tower.vocab_offset} for a tower; its ids begin "
+                    f"config has vocab_offset = {tower.vocab_offset} for an encoder; its ids begin "
                     f"past the text's {self.vocab_size_per_layer_input}"
                 )
 

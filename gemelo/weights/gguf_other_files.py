@@ -45,7 +45,10 @@ def stranger(beginning: bytes) -> str | None:
     return None
 
 
-_BESIDE = "a model's towers (mmproj); load the model that it belongs to, and give this as --mmproj"
+_BESIDE = (
+    "a model's vision tower or audio encoder (mmproj); load the model that it belongs to, and give "
+    "this as --mmproj"
+)
 _TYPES = {  # general.type
     "adapter": "an adapter (LoRA), which changes a model and is none; merge it into the model",
     "imatrix": "an importance matrix, which guides a quantisation; load the model itself",

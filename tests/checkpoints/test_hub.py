@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ from huggingface_hub import constants
 from gemelo.checkpoints import hub_cache, locate
 from gemelo.checkpoints.gguf_names import parts_of
 from gemelo.checkpoints.hub import pull
+from gemelo.checkpoints.hub_errors import refusal
 from gemelo.checkpoints.stored import stored
 from gemelo.errors import GemeloError, InputError, UnavailableError
 from gemelo.weights.safetensors import Safetensors, write_safetensors
@@ -87,7 +89,7 @@ def test_pull_and_then_without_a_network(
         assert pull("acme/x", revision) == path
     assert [one.name for one in stored() if one.name != "demo"] == ["acme/x"]
     (path / "model.safetensors").unlink()
-    with pytest.raises(UnavailableError, match="not whole, and HF_HUB_OFFLINE is set"):
+    with pytest.raises(UnavailableError, match="machine in part only, and HF_HUB_OFFLINE is set"):
         pull("acme/x")
 
 
@@ -117,6 +119,26 @@ def test_what_the_hub_refuses(
     for file in ("", ":m.gguf"):
         with pytest.raises(kind, match=said if file == "" or name != "not-here" else "no file"):
             pull(f"acme/{name}{file}", "v9")
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (
+            socket.gaierror(-2, "Name or service not known"),
+            "cannot be reached (no network, or one ",
+        ),
+        (ConnectionError("[Errno -3] Temporary failure in name resolution"), "reached (no network"),
+        (ConnectionError("Connection refused"), "cannot be reached: Connection refused;"),
+    ],
+)
+def test_a_network_that_is_not_there(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, why: str
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    told = str(refusal("acme/x", "", None, error))
+    assert told.startswith("acme/x is not on this machine, and the hub ") and why in told
+    assert "Errno" not in told
 
 
 def test_a_file_that_is_not_there_names_those_that_are(

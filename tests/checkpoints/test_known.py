@@ -5,8 +5,17 @@ from __future__ import annotations
 import pytest
 
 from gemelo.checkpoints import known
+from gemelo.checkpoints.hub import pull
 from gemelo.checkpoints.hub_names import HubName, parse
-from gemelo.checkpoints.known import KNOWN, hub_id, suggestions, without_account
+from gemelo.checkpoints.known import (
+    KNOWN,
+    hub_id,
+    is_other_family,
+    suggestions,
+    without_account,
+)
+from gemelo.checkpoints.locate import resolve
+from gemelo.errors import InputError
 
 
 @pytest.mark.parametrize(
@@ -87,6 +96,8 @@ def test_the_same_without_an_account(repository: str, instead: str | None) -> No
         ("gemma3n:e4", "gemma3n:e4b"),
         ("gemma3-1b-it", "gemma-3-1b-it"),
         ("gogle/gemma-3-1b-it", "google/gemma-3-1b-it"),
+        ("e4b", "gemma3n:e4b"),
+        ("1b", "gemma3:1b"),
     ],
 )
 def test_misspellings(name: str, first: str) -> None:
@@ -96,6 +107,34 @@ def test_misspellings(name: str, first: str) -> None:
 @pytest.mark.parametrize("name", ["llama3:8b", "nonsense", "x", "", "/nowhere/model.gguf"])
 def test_nothing_is_suggested_for_other_things(name: str) -> None:
     assert suggestions(name) == []
+
+
+@pytest.mark.parametrize("name", ["gemma2:2b", "gemma:7b", "llama3.2", "Qwen2.5:3b", "phi4-mini"])
+def test_other_families_are_known_as_such(name: str) -> None:
+    assert is_other_family(name) and suggestions(name) == []
+    with pytest.raises(InputError, match="only Gemma 3 and Gemma 3n run here"):
+        resolve(name)
+    with pytest.raises(InputError, match="only Gemma 3 and Gemma 3n run here"):
+        pull(name)
+
+
+def test_ours_are_not_taken_for_others() -> None:
+    names = [model.name for model in KNOWN] + [model.plain_name for model in KNOWN]
+    assert not [one for one in (*names, "gemma", "gemma3", "medgemma:4b") if is_other_family(one)]
+
+
+def test_the_embedded_model_is_not_fetched() -> None:
+    with pytest.raises(InputError, match="demo is the embedded model"):
+        pull("demo")
+
+
+def test_what_a_name_fetches_reads() -> None:
+    """A GGUF of a Gemma 3n is its text model; Google's repository of the same has all."""
+    reads = {model.name: ", ".join(model.reads) for model in KNOWN}
+    assert reads["gemma3:1b"] == reads["gemma3:270m"] == reads["gemma3:1b-pt"] == "text"
+    assert reads["gemma3:4b"] == reads["gemma-3-27b-it"] == "text, pictures"
+    assert reads["gemma3n:e2b"] == reads["gemma3n:e4b"] == "text"
+    assert reads["gemma-3n-E2B-it"] == reads["gemma3n:e4b-pt"] == "text, pictures, sound"
 
 
 def test_the_table_needs_nothing_but_the_standard_library() -> None:

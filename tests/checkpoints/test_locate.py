@@ -103,7 +103,7 @@ def test_what_is_broken_is_joined_again(
 @pytest.mark.usefixtures("uninstalled")
 def test_without_its_package(tmp_path: Path) -> None:
     path = tmp_path / "cache" / locate.DEMO_FILE
-    with pytest.raises(InputError, match="no model was named and the embedded default is not"):
+    with pytest.raises(InputError, match="named, and the embedded model .demo. is not installed"):
         locate.demo()
     assert listed() == []
     path.parent.mkdir()

@@ -251,7 +251,7 @@ def test_missing_and_unknown_tensors_are_told(pair: tuple[Path, Path], tmp_path:
 def test_towers_of_the_other_family(pair: tuple[Path, Path], tmp_path: Path) -> None:
     eyed = write(tmp_path / "eyed", EYED)
     convert(eyed, tmp_path / "eyed.gguf", text_only=True)
-    with pytest.raises(UnsupportedError, match="towers of a Gemma 3n"):
+    with pytest.raises(UnsupportedError, match="for the text model of a Gemma 3n, and eyed"):
         load_checkpoint(tmp_path / "eyed.gguf", mmproj=pair[1])
     shutil.copy(pair[1], tmp_path / "mmproj.gguf")
     checkpoint = load_checkpoint(tmp_path / "eyed.gguf")

@@ -48,6 +48,10 @@ def test_what_is_absent_is_neither_an_option_nor_an_alias() -> None:
     everywhere = set().union(*map(own_options, commands())) - {"--stream"}  # transcribe's
     others = {alias for names in aliases.OPTIONS.values() for alias in names}
     assert not set(absent.OPTIONS) & (everywhere | others)
+    for command in commands():
+        there = own_options(command)
+        assert not set(absent.OF_COMMAND.get(command.name, {})) & set(there), command.name
+    assert set(absent.OF_COMMAND) <= {one.name for one in commands()}
     known = {one.name for one in commands()} | {"show", "help", "version"}
     assert not set(absent.COMMANDS) & (known | set(aliases.COMMANDS))
 
@@ -116,7 +120,26 @@ def test_commands_by_other_names(gemelo: Command) -> None:
             "--cache_type_k is no option of gemelo: --kv-",
         ),
         (("generate", "x", "-temperature", "1"), "-temperature needs two dashes: --temperature"),
-        (("serve",), "gemelo serve: there is no server"),
+        (("serve",), "gemelo serve: there is no server: every command loads its model, and"),
+        (("info", "demo"), "gemelo info: `gemelo show MODEL` shows a model"),
+        (("list", "-a"), "-a is no option of gemelo list: all models of this machine are"),
+        (("ls", "--all"), "--all is no option of gemelo list: "),
+        (("show", "demo", "--modelfile"), "--modelfile is no option of gemelo show model: there"),
+        (
+            ("convert", "--hf-path", "a", "--mlx-path", "b", "-q"),
+            "--hf-path is no option of gemelo convert: SOURCE and TARGET are words of their own",
+        ),
+        (("transcribe", "x.wav", "--output", "a"), "--output is no option of gemelo transcribe: w"),
+        (("transcribe", "x.wav", "--prompt", "a"), "--prompt is no option of gemelo transcribe: t"),
+        (("bench", "--submodel", "E2B"), "--submodel is no option of gemelo bench: `gemelo slice`"),
+        (
+            ("tokenize", "demo", "the capital"),
+            'the model is an option here: gemelo tokenize -m demo "the capital"',
+        ),
+        (
+            ("tokenize", "the", "capital"),
+            'a text of several words needs quotes: gemelo tokenize "the capital"',
+        ),
         (("quantize", "a"), "gemelo quantize: `gemelo convert SOURCE TARGET.gguf --format q4_0`"),
         (("x.gguf",), "No such command 'x.gguf'. `gemelo run x.gguf` runs a model"),
         (("-m", "demo", "x"), "No such option: -m; a command comes first, for example `gemelo run"),

@@ -181,10 +181,12 @@ def test_a_file_that_is_no_conversation_changes_nothing(tmp_path: Path, text: st
         ("/save /nowhere/t.json", "cannot write /nowhere/t.json"),
         ("/load /nowhere", "cannot read /nowhere"),
         ("/regen", "no answer to take back"),
-        ("/set temperature", "needs a value"),
         ("/set temperature warm", "temperature = 'warm'"),
         ("/set nope 1", "unknown sampling setting 'nope'"),
         ("/set n 2", "n stays 1"),
+        ("/set logprobs 2", "a chat shows no log-probabilities"),
+        ("/set nothink", "/set nothink: Gemma 3 has no thinking"),
+        ("/set nohistory", "/set nohistory: typed lines are always kept"),
         ("/set ignore_eos maybe", "expected true or false"),
         ("x" * 300, "tokens and the context holds"),
         ("a \udcff", "surrogate"),
@@ -223,6 +225,9 @@ def test_help_set_and_stats_are_told_on_stderr(
         ("seed", "3", 3),
         ("stop", '"\\n"', ("\n",)),
         ("stop", "END", ("END",)),
+        ("stop", "none", ()),
+        ("stop", "null", ()),
+        ("logit_bias", "none", {}),
         ("stop", '["a", "b"]', ("a", "b")),
         ("ignore_eos", "true", True),
         ("logit_bias", '{"5": -1}', {5: -1}),
@@ -230,6 +235,30 @@ def test_help_set_and_stats_are_told_on_stderr(
 )
 def test_set_takes_every_kind_of_value(name: str, value: str, held: object) -> None:
     assert vars(with_setting(Sampling(), name, value))[name] == held
+
+
+def test_a_setting_alone_is_shown_and_an_equals_sign_is_no_part_of_it(
+    repl: Talk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = ["/set stop .", "/set stop", "/set stop none", "/set stop", "/set seed none", "/set"]
+    repl.run([*lines, "/set temperature=0.5", "/set top_k = 7", "/set parameter min_p 0.1"])
+    told = capsys.readouterr().err.splitlines()
+    assert told[:4] == ["stop = .", 'stop = ["."]', "stop = none", "stop = none"]
+    shown = [line.strip() for line in told[5:-3]]
+    assert {"stop none", "logit_bias none", "seed none", "ignore_eos true"} <= set(shown)
+    assert not [one for one in shown if one.split()[0] in ("n", "logprobs")]
+    found = repl.sampling
+    assert (found.temperature, found.top_k, found.min_p, found.stop) == (0.5, 7, 0.1, ())
+
+
+def test_a_word_that_is_no_command_can_be_said(
+    repl: Talk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    repl.run(["/nope"])
+    told = capsys.readouterr().err
+    assert 'To say it to the model, put it between """ and """' in told
+    repl.run(['"""/nope"""'])
+    assert repl.conversation.messages[0]["content"] == "/nope"
 
 
 def test_an_empty_answer_takes_its_question_back() -> None:

@@ -307,7 +307,7 @@ def test_a_draft_comes_and_goes(
     talk = dialogue(nested_model, greedy)
     run(talk, ["the", "/speculate half", "/speculate"])
     assert talk.session.draft is not None
-    assert "half drafts; the text stays the model's own" in capsys.readouterr().err
+    assert "half drafts; the text stays what whole says alone" in capsys.readouterr().err
     run(talk, ["/policy latency:5"])
     assert talk.session.policy is None and "/speculate off ends it" in capsys.readouterr().err
     run(talk, ["of", "/speculate half:int3", "/speculate off"])

@@ -139,6 +139,11 @@ def test_in_chat(gemelo: Command, model: Path, part: Path) -> None:
         (("--policy", "mood:3"), "expected latency:TOKENS_PER_S"),
         (("--speculate", "E2B:int3"), "expected NAME or NAME:int4"),
         (("--speculate", "E4B", "--policy", "latency:3"), "exclude each other"),
+        (("--submodel", "half", "--policy", "latency:3"), "--submodel half does nothing beside"),
+        (("--submodel", "half", "--speculate", "half"), "cannot draft for itself"),
+        (("--speculate", "whole"), "--speculate whole: this is what runs"),
+        (("--rebuild", "now"), "--rebuild now does nothing without --policy"),
+        (("--rebuild", "lazy", "--submodel", "half"), "does nothing without --policy"),
     ],
 )
 def test_wrong_choices_are_one_line(
@@ -146,6 +151,34 @@ def test_wrong_choices_are_one_line(
 ) -> None:
     ran = gemelo("generate", "-m", str(model), "x", *words)
     assert ran.code == 2 and message in ran.err and ran.err.count("\n") == 1
+
+
+def test_a_copy_in_four_bits_may_draft_for_its_own(gemelo: Command, model: Path) -> None:
+    ran = gemelo("generate", "-m", str(model), "the", *GREEDY, "--speculate", "whole:int4")
+    assert ran.code == 0, ran.err
+
+
+def test_what_does_nothing_in_a_chat_is_refused(gemelo: Command, model: Path) -> None:
+    lines = ["/speculate whole", "/speculate half", "/speculate", "/submodel half"]
+    lines += ["/speculate off", "/policy latency:5", "/policy", "/submodel half", "/policy off"]
+    lines += ["/policy", "/submodel half", "/speculate whole", "/bye"]
+    ran = gemelo("chat", "-m", str(model), "-q", stdin="\n".join(lines).encode())
+    assert ran.code == 0
+    assert ran.err.splitlines() == [
+        "error: /speculate whole: this is what runs, and it cannot draft for itself; name a "
+        "smaller sub-model, or whole:int4",
+        "from the next answer on half drafts; the text stays what whole says alone",
+        "half drafts; /speculate off ends it",
+        "error: half drafts, and cannot draft for itself; /speculate off ends it",
+        "no draft from the next answer on",
+        "from the next token on: latency:5",
+        "latency 5 tokens/s chooses the sub-model; /policy off ends it",
+        "error: a policy chooses the sub-model; /policy off ends it",
+        "no policy; whole stays",
+        "no policy; /policy KIND:N begins one",
+        "from the next token on: half",
+        "from the next answer on whole drafts; the text stays what half says alone",
+    ]
 
 
 def test_a_gemma3_has_one_size(gemelo: Command) -> None:

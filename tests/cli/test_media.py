@@ -120,11 +120,11 @@ def test_what_cannot_be_taken_is_one_line(
 ) -> None:
     picture, sound = str(files / "a.png"), str(files / "c.wav")
     for words, reason in (
-        (("--image", picture), "reads text only, and was given 1 picture"),
+        (("--image", picture), "reads text only and cannot take the picture"),
         (("-m", str(chat_directory), "--image", picture), "reads text only"),
         (
             ("-m", str(eyed_directory), "--audio", sound),
-            "has no audio encoder, and was given 1 recording",
+            "has no audio encoder and cannot take the recording",
         ),
         (("-m", str(eyed_directory), "--image", str(files / "no.png")), "no such file"),
         (("-m", str(eyed_directory), "--image", sound), "cannot be read as a picture"),

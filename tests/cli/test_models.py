@@ -174,13 +174,19 @@ def test_a_name_that_is_empty(gemelo: Command, tmp_path: Path) -> None:
 def test_known_models_fit_a_page(gemelo: Command) -> None:
     ran = gemelo("list", "--known")
     lines = ran.out.splitlines()
-    assert max(map(len, lines)) <= 100 and len(lines) > 20
+    assert max(map(len, lines)) <= 116 and len(lines) > 20
+    assert lines[0].split()[-2:] == ["ACCESS", "READS"] and "gated: accept the licence" in ran.err
     (row,) = (line.split() for line in lines if line.startswith("gemma3:1b "))
-    assert row[1] == "ggml-org/gemma-3-1b-it-GGUF" and row[-2:] == ["no", "account"]
-    (gated,) = (line for line in lines if line.startswith("gemma-3-1b-it "))
-    assert gated.endswith("accept first")
+    assert row[1] == "ggml-org/gemma-3-1b-it-GGUF" and row[-2:] == ["open", "text"]
+    for name, ending in (
+        ("gemma-3-4b-it", "gated   text, pictures"),
+        ("gemma3n:e4b", "open    text"),
+        ("gemma-3n-E4B-it", "gated   text, pictures, sound"),
+    ):
+        (found,) = (line for line in lines if line.startswith(f"{name} "))
+        assert found.endswith(f" {ending}")
     first = json.loads(gemelo("list", "--known", "--json").out)[0]
-    assert set(first) == {"name", "hub_id", "parameters", "size_bytes", "gated"}
+    assert set(first) == {"name", "hub_id", "parameters", "size_bytes", "gated", "reads"}
 
 
 def test_names_are_resolved_without_torch(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_a_gemma3(gemelo: Command, tiny_checkpoint: Path) -> None:
     shown = gemelo("show", "model").out
     assert f"decoder: {summary.parameters:,} parameters" in shown
     assert "sliding 8" in shown and "full" in shown and "q8_0" in shown
-    for absent in ("keys and", "neurons off", "per-layer", "128 x 96", "prompt"):
+    for absent in ("keys and", "sparsity", "Sparsity", "per-layer", "128 x 96", "prompt"):
         assert absent not in shown
     shapes = gemelo("show", "model", "--shapes").out
     assert "128 x 96" in shapes and "gate_proj, up_proj" in shapes and "k_proj, v_proj" in shapes
@@ -55,10 +55,17 @@ def test_a_gemma3n(gemelo: Command, model: Path) -> None:
     rows = [line.split("  ") for line in shown.splitlines()]
     assert [row[0] for row in rows[4:10]] == ["0-3", "4", "5-6", "7-8, 10-11", "9", ""]
     assert "layer 6" in shown and "layer 4" in shown and "95 %" in shown and "75 %" in shown
+    assert "Sparsity is the share of a feed-forward's neurons" in shown
     assert "stay in the file: a token reads one row of 1.5 KiB" in shown
-    assert "half, a sub-model of it, keeps" in shown
+    assert "half, a sub-model of it (MatFormer), keeps" in shown
     assert "token of a prompt go through the first 7 layers alone" in " ".join(shown.split())
     assert "Of the file" not in shown
+
+
+def test_encoders_are_called_as_on_the_pages(gemelo: Command, awake_directory: Path) -> None:
+    shown = gemelo("show", "model", "-m", str(awake_directory)).out
+    assert "\nvision tower: " in shown and "\naudio encoder: " in shown
+    assert "\naudio encoder, its projector: " in shown and "audio_tower" not in shown
 
 
 def test_a_sub_model(gemelo: Command, model: Path, tmp_path: Path) -> None:
@@ -92,6 +99,7 @@ def test_sizes(gemelo: Command, model: Path) -> None:
     assert said["sizes"] == wanted and [one["name"] for one in wanted] == ["whole", "half"]
     shown = gemelo("show", "sizes", "-m", str(model)).out
     assert "96 x 12" in shown and "32 x 12" in shown and "-block" not in shown
+    assert "All of them lie in the one model (MatFormer)" in shown
 
 
 def test_a_gemma3_has_no_sizes(gemelo: Command) -> None:

@@ -44,9 +44,9 @@ def test_thresholds_and_notices() -> None:
     [
         ((300, 299), PanScan(), "its sides have a ratio of 1, under 1.2 (min_ratio_to_activate)"),
         ((1199, 1000), PanScan(), "its sides have a ratio of 1.19, under 1.2"),
-        ((384, 191), PanScan(), "crops would be 191 pixels on the short side, under 256 (min_crop"),
-        ((384, 191), PanScan(), "though its ratio of 2.01 is not under 1.2"),
-        ((400, 300), PanScan(), "crops would be 200 pixels"),
+        ((384, 191), PanScan(), "would have a side of 191 pixels, under 256 (min_crop_size)"),
+        ((384, 191), PanScan(), "it is long enough, 2.01 to 1 (min_ratio_to_activate 1.2), but"),
+        ((400, 300), PanScan(), "a side of 200 pixels"),
         ((400, 300), PanScan(min_crop_size=200), ""),
         ((1000, 400), PanScan(), ""),
         ((1000, 400), PanScan(min_ratio_to_activate=3), "a ratio of 2.5, under 3 (min_ratio"),

@@ -42,7 +42,7 @@ class AudioStream:
         """
         if config is None:
             raise UnsupportedError(
-                "the model has no audio encoder: use a Gemma 3n with its audio tower"
+                "the model has no audio encoder: use a Gemma 3n with its audio encoder"
             )
         if config.input_feat_size != NUM_MELS:
             raise UnsupportedError(

@@ -71,8 +71,8 @@ def no_crops_reason(size: tuple[int, int], options: PanScan = DEFAULT) -> str:
     side = min(_step(size, options), short)
     if side < options.min_crop_size:
         return (
-            f"crops would be {side} pixels on the short side, under {options.min_crop_size} "
-            f"(min_crop_size), though its ratio of {ratio:.3g} is not under {limit:g}"
+            f"it is long enough, {ratio:.3g} to 1 (min_ratio_to_activate {limit:g}), but its crops "
+            f"would have a side of {side} pixels, under {options.min_crop_size} (min_crop_size)"
         )
     return ""
 

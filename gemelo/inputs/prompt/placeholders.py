@@ -16,14 +16,14 @@ says in a chat is no placeholder: only a template's own, and those of a plain pr
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 from gemelo.config import Modalities, PlaceholderTokens
 from gemelo.errors import ContextLengthError, InputError, UnsupportedError
 from gemelo.inputs.media.panscan import BEFORE_CROPS, BEFORE_ORIGINAL, BETWEEN_CROPS
-from gemelo.inputs.media.parts import Part, TextPart
+from gemelo.inputs.media.parts import NOUNS, Part, TextPart
 from gemelo.inputs.templates.text import Text, spans
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 
@@ -55,16 +55,12 @@ def check_modalities(parts: Iterable[Part], modalities: Modalities) -> None:
     own.
     """
     given = [part.modality for part in parts if not isinstance(part, TextPart)]
-    num_audio = given.count("audio")
-    num_visual = len(given) - num_audio
-    if num_visual and modalities.image is None:
-        raise _unsupported_modality(
-            "vision tower", num_visual, "picture or video", "pictures and videos", modalities
-        )
-    if num_audio and modalities.audio is None:
-        raise _unsupported_modality(
-            "audio encoder", num_audio, "recording", "recordings", modalities
-        )
+    counts = {noun: given.count(kind) for kind, noun in NOUNS.items()}
+    heard = {NOUNS["audio"]: counts.pop(NOUNS["audio"])}
+    if any(counts.values()) and modalities.image is None:
+        raise _unsupported_modality("vision tower", counts, modalities)
+    if any(heard.values()) and modalities.audio is None:
+        raise _unsupported_modality("audio encoder", heard, modalities)
 
 
 def fill_placeholders(
@@ -192,7 +188,7 @@ def _needed(tokens: PlaceholderTokens | None, noun: str) -> PlaceholderTokens:
 
 
 def _unsupported_modality(
-    tower: str, count: int, one: str, many: str, modalities: Modalities
+    tower: str, counts: Mapping[str, int], modalities: Modalities
 ) -> UnsupportedError:
     has = "reads text only" if modalities == Modalities() else f"has no {tower}"
     able = (
@@ -200,8 +196,12 @@ def _unsupported_modality(
         if tower == "vision tower"
         else f"Gemma 3n with its {tower}"
     )
-    given = f"1 {one}" if count == 1 else f"{count} {many}"
+    given = [
+        f"the {noun}" if count == 1 else f"the {count} {noun}s"
+        for noun, count in counts.items()
+        if count
+    ]
     return UnsupportedError(
-        f"the model {has}, and was given {given}: use a {able}, or with a GGUF its own mmproj file "
-        "(--mmproj)"
+        f"the model {has} and cannot take {' and '.join(given)}: use a {able}, or with a GGUF its "
+        "own mmproj file (--mmproj)"
     )

@@ -195,7 +195,7 @@ def test_the_far_side_of_thirty_seconds(hears: Model) -> None:
 
 def test_a_model_without_a_sense_says_so(sees: Model, hears: Model, tiny_directory: Path) -> None:
     blind = load(tiny_directory)
-    with pytest.raises(UnsupportedError, match="no audio encoder, and was given 1 recording"):
+    with pytest.raises(UnsupportedError, match="no audio encoder and cannot take the recording"):
         sees.prompt(user(audio(recording())))
     with pytest.raises(UnsupportedError, match="no audio encoder"):
         sees.encode_audio(recording())

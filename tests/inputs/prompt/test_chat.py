@@ -208,13 +208,13 @@ def test_messages_that_break_the_rules(tokenizer: Tokenizer, messages: Any, reas
 @pytest.mark.parametrize(
     ("part", "what"),
     [
-        ({"type": "image", "image": "cat.png"}, "1 picture or video"),
-        ({"type": "image_url", "image_url": {"url": "cat.png"}}, "1 picture or video"),
-        ({"type": "input_audio", "input_audio": {"data": "UklGRg=="}}, "1 recording"),
+        ({"type": "image", "image": "cat.png"}, "the picture"),
+        ({"type": "image_url", "image_url": {"url": "cat.png"}}, "the picture"),
+        ({"type": "input_audio", "input_audio": {"data": "UklGRg=="}}, "the recording"),
     ],
 )
 def test_media_are_refused_not_dropped(tokenizer: Tokenizer, part: Any, what: str) -> None:
-    with pytest.raises(UnsupportedError, match=f"reads text only, and was given {what}"):
+    with pytest.raises(UnsupportedError, match=f"reads text only and cannot take {what}:"):
         render_gemma_template([user([{"type": "text", "text": "x"}, part])], tokenizer)
     with pytest.raises(InputError, match="message 0: a system message takes text alone"):
         render_gemma_template([system([part]), user("x")], tokenizer)

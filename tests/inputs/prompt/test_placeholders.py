@@ -162,9 +162,11 @@ def test_what_a_model_has_no_sense_for() -> None:
     check_modalities([TextPart("words")], text_only)
     check_modalities([photo, film], seeing)
     check_modalities([song], hearing)
-    with pytest.raises(UnsupportedError, match="reads text only, and was given 1 picture or"):
+    with pytest.raises(UnsupportedError, match="reads text only and cannot take the picture:"):
         check_modalities([photo], text_only)
-    with pytest.raises(UnsupportedError, match="has no audio encoder, and was given 2 recordings"):
+    with pytest.raises(UnsupportedError, match="take the 2 pictures and the video: use a Gemma 3"):
+        check_modalities([photo, film, photo], text_only)
+    with pytest.raises(UnsupportedError, match="no audio encoder and cannot take the 2 recordings"):
         check_modalities([photo, song, song], seeing)
     with pytest.raises(UnsupportedError, match="has no vision tower"):
         check_modalities([film], hearing)
