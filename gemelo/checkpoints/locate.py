@@ -16,13 +16,14 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from gemelo.checkpoints import hub_names, known, ollama
-from gemelo.checkpoints.hub import on_this_machine
-from gemelo.checkpoints.hub import pull as pull
-from gemelo.checkpoints.hub_progress import Progress
+from gemelo.checkpoints import known
 from gemelo.checkpoints.known import DEMO as DEMO
 from gemelo.errors import GemeloError, InputError, UnavailableError
+
+if TYPE_CHECKING:
+    from gemelo.checkpoints.hub_progress import Progress
 
 DEMO_FILE = "gemma-3-270m-q4_k_m.gguf"
 DEMO_BYTES = 253_113_024
@@ -65,11 +66,13 @@ def resolve(
         return path
     if name == DEMO:
         return demo(progress, notify)
+    from gemelo.checkpoints import hub, hub_names, ollama
+
     if ("/" not in name or ":" in name) and (blob := ollama.find(name)) is not None:
         return blob
     wanted = None if _is_of_a_file(name, path) else hub_names.parse(name)
     if wanted is not None:
-        return on_this_machine(wanted) or pull(name, progress=progress)
+        return hub.on_this_machine(wanted) or hub.pull(name, progress=progress)
     raise InputError(f"{name}: no such file or directory, and not a hub id{_cure(name)}")
 
 

@@ -18,7 +18,6 @@ from gemelo.cli.answer import load_model
 from gemelo.cli.columns import paragraph, width_of
 from gemelo.cli.groups import Crops, Loading, grouped
 from gemelo.cli.media import pan_scan
-from gemelo.cli.model_tables import layer_lines, sentences, shape_lines, size_lines, totals
 from gemelo.cli.terminal import note, print_json, show
 
 
@@ -43,6 +42,7 @@ def show_model(
     gemelo show model -m google/gemma-3-1b-it --format q8_0 --json
     gemelo show model -m google/gemma-3n-E4B-it --submodel E2B
     """
+    from gemelo.cli.model_tables import layer_lines, sentences, shape_lines, totals
     from gemelo.config import Submodel
     from gemelo.inspection.sizes import smaller_than
     from gemelo.inspection.summary import summarise
@@ -80,6 +80,7 @@ def show_sizes(model: options.Model = None, json: options.Json = False) -> None:
     from gemelo.checkpoints.locate import resolve
     from gemelo.checkpoints.open import open_source
     from gemelo.checkpoints.slice import without_padding
+    from gemelo.cli.model_tables import size_lines
     from gemelo.inspection.sizes import sizes
     from gemelo.inspection.weights import stored
 
