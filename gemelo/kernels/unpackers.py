@@ -105,7 +105,8 @@ def _shifted(planes: Bytes, *shifts: int) -> Bytes:
 
 def _upper_bits(pairs: Bytes) -> Bytes:
     """Bytes (...) of four pairs of bits to the fifth and sixth bits of a number each: (4, ...)."""
-    upper = _shifted(pairs, 0, 2, 4, 6) & 3
+    upper = _shifted(pairs, 0, 2, 4, 6)
+    upper &= 3
     upper <<= 4
     return upper
 
@@ -122,7 +123,8 @@ def _unpack_q2_k(blocks: Bytes, out: Floats) -> None:
 
 
 def _unpack_q3_k(blocks: Bytes, out: Floats) -> None:
-    quants = _shifted(_planes(blocks[:, 32:96]), 0, 2, 4, 6) & 3  # (4, 2, N, 32)
+    quants = _shifted(_planes(blocks[:, 32:96]), 0, 2, 4, 6)  # (4, 2, N, 32)
+    quants &= 3
     third = _shifted(blocks[:, :32], *range(8)) & 1  # (8, N, 32), bit 4 half + run
     quants += (third << 2).reshape(2, 4, -1, 32).swapaxes(0, 1)  # a clear bit takes 4 away
     out.reshape(-1, 2, 4, 32)[...] = _signed(quants, 4).transpose(2, 1, 0, 3)
