@@ -23,7 +23,7 @@ from gemelo.config import LAYER_TYPES, LayerType, ModelConfig
 from gemelo.config.options import KVFormat
 from gemelo.engine.slots import Integers, Slots, Table
 from gemelo.errors import InputError
-from gemelo.kernels.quants import FORMATS, Floats, pack, widened
+from gemelo.kernels.quants import FORMATS, Floats, pack
 
 Shape = tuple[int, int, int, int]  # (B, S, K, d)
 
@@ -193,7 +193,9 @@ class FloatStore:
 
     def view(self, row: int, used: int) -> Floats:
         """The first `used` slots of a row, (S, K, d) in float32."""
-        return widened(self.x[row, :used])
+        x = self.x[row, :used]
+        wide: Floats = x if x.dtype == np.float32 else (x.astype(np.uint32) << 16).view(np.float32)
+        return wide
 
     def grow(self, capacity: int) -> None:
         """Make room for `capacity` slots a row; those that are filled stay."""
