@@ -11,10 +11,9 @@ change its format is one function, and to keep it is to hand on the file's own b
 
 from __future__ import annotations
 
-import math
-
 from gemelo.checkpoints.source import PER_LAYER_EMBEDDING
 from gemelo.config.options import WeightFormat
+from gemelo.kernels.packed import matrix_shape, own_dims
 from gemelo.kernels.quants import FORMATS, Packed, converted, unpack
 
 # Few and sensitive weights that "q4_0" gives 8 bits: the embedding, which is the head too, and what
@@ -57,6 +56,6 @@ def reshaped(weight: Packed, shape: tuple[int, ...]) -> Packed:
         return weight
     if weight.format.block > 1:
         return Packed.of(unpack(weight).reshape(shape))
-    rows, columns = math.prod(shape[:-1]), shape[-1] if shape else 1
+    rows, columns = matrix_shape(shape)
     blocks = weight.blocks.reshape(rows, weight.format.row_bytes(columns))
-    return Packed(blocks, weight.format, None if len(shape) == 2 else shape)
+    return Packed(blocks, weight.format, own_dims(shape))

@@ -19,7 +19,6 @@ SIGBUS stays as it was, and a touch of what is gone ends the process.
 
 from __future__ import annotations
 
-import math
 import mmap
 import os
 import stat
@@ -33,7 +32,7 @@ import numpy as np
 
 from gemelo.errors import FileFormatError, InputError
 from gemelo.kernels.native import extension
-from gemelo.kernels.quants import Bytes, Format, Packed
+from gemelo.kernels.packed import Bytes, Format, Packed, matrix_shape, own_dims
 
 MAP_NORESERVE = 0x4000  # Linux; the mmap module names it only from Python 3.13 on
 
@@ -122,8 +121,8 @@ def tensor_in(
 ) -> Packed:
     """The tensor of so many bytes from `start` on, as a view that keeps the map."""
     data: Bytes = np.frombuffer(mapped, np.uint8)[start : start + nbytes]
-    rows, row_bytes = math.prod(shape[:-1]), format.row_bytes(shape[-1] if shape else 1)
-    return Packed(data.reshape(rows, row_bytes), format, None if len(shape) == 2 else shape)
+    rows, columns = matrix_shape(shape)
+    return Packed(data.reshape(rows, format.row_bytes(columns)), format, own_dims(shape))
 
 
 def behind(weights: Iterable[Packed]) -> list[Mapped]:

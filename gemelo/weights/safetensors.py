@@ -33,6 +33,7 @@ MAX_INDEX_BYTES = 8 << 20
 MAX_TENSORS = 1 << 16
 MAX_NAME_BYTES = 255  # of a file, as file systems have it
 MAX_DIMENSIONS = 8
+MAX_ELEMENTS = 1 << 48  # with sizes of zero left out: of no elements there may be any number
 MAX_SHARD_BYTES = 5_000_000_000
 _GGUF = "a GGUF; give it by itself, under a name that ends in .gguf"
 # Bytes of an element; of these types only what has a format is read as weights, and written.
@@ -340,7 +341,9 @@ def _tensor_info(path: Path, name: str, entry: Any, source: Mapped, base: int) -
     if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
         fail(f"needs a shape (up to {MAX_DIMENSIONS} sizes) and two data_offsets, whole numbers")
     start, end = offsets
-    if end - start != math.prod(shape) * ITEM_BYTES[dtype] or base + end > len(source):
+    uncounted = math.prod(size or 1 for size in shape) > MAX_ELEMENTS
+    nbytes = math.prod(shape) * ITEM_BYTES[dtype]
+    if uncounted or end - start != nbytes or base + end > len(source):
         fail(f"of shape {shape} and dtype {dtype} cannot lie in bytes {start} to {end} of the data")
     return _TensorInfo(source, base + start, end - start, dtype, tuple(shape))
 
