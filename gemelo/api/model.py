@@ -18,29 +18,23 @@ J embeddings of a picture or a recording, D width, T tokens, V vocabulary.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack, cast, get_args, overload
+from typing import TYPE_CHECKING, Any, Unpack, cast, overload
 
 from numpy.typing import NDArray
 
-from gemelo.checkpoints.load import Checkpoint, decoder_weights, load_checkpoint
-from gemelo.checkpoints.locate import expanded, resolve
-from gemelo.checkpoints.modality_embeddings import ModalityEmbeddings
+from gemelo.checkpoints.load import Checkpoint, decoder_weights
 from gemelo.checkpoints.open import open_source
 from gemelo.checkpoints.slice import cut, without_padding, without_towers
-from gemelo.checkpoints.source import Source
 from gemelo.config import ModelConfig, Submodel
-from gemelo.config.absent_arguments import FORWARDING, GENERATING, LOADING, refusing
-from gemelo.config.options import KVFormat, TablePlacement, WeightFormat
+from gemelo.config.absent_arguments import FORWARDING, GENERATING, refusing
+from gemelo.config.options import WeightFormat
 from gemelo.config.sampling import Sampling, SamplingSettings
 from gemelo.engine.completion import Completion
 from gemelo.engine.continuation import Piece
 from gemelo.engine.decoder import Decoder
-from gemelo.engine.device import decoder_on, gpu_notices, place, set_threads
+from gemelo.engine.device import decoder_on
 from gemelo.engine.elastic.speculative import Draft
 from gemelo.engine.engine import Engine
 from gemelo.engine.media.encoders import MediaEncoders
@@ -59,7 +53,6 @@ from gemelo.inputs.prompt.media_loader import MediaLoader, VisionOptions, image_
 from gemelo.inputs.prompt.messages import are_messages, batch_of
 from gemelo.inputs.prompt.pretrained_tokenizer import PreTrainedTokenizer
 from gemelo.kernels.quants import Floats
-from gemelo.weights.tensors import Weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,7 +72,9 @@ class Model(Unpicklable):
     def __init__(self, checkpoint: Checkpoint, engine: Engine, load_s: float = 0.0) -> None:
         """load_s: seconds that loading took, which the first turn's timings count."""
         self.checkpoint, self.engine, self.load_s = checkpoint, engine, load_s
-        self.encoders = MediaEncoders(self._towers, checkpoint.config)  # loaded when they are needed
+        self.encoders = MediaEncoders(
+            self._towers, checkpoint.config
+        )
         self._load_s_due = load_s
         self._cuts: tuple[Submodel, ...] = ()  # that make this model of the checkpoint's
         self._last: Session | None = None  # of generate and stream
@@ -373,62 +368,3 @@ class Model(Unpicklable):
         import torch
 
         return torch.from_numpy(self.scores(prompt))
-
-
-@refusing(LOADING)
-def load(
-    model: str | Path | None = None,
-    *,
-    submodel: str | Submodel | None = None,
-    format: WeightFormat = "native",
-    device: str = "auto",
-    threads: int | None = None,
-    context: int | None = None,
-    kv_format: KVFormat | None = None,
-    ple: TablePlacement | None = None,
-    mmproj: str | Path | None = None,
-    repack: bool = True,
-    progress: Progress | None = None,
-) -> Model:
-    """Load a model from a path, a hub id, or the embedded default.
-
-    The defaults are the fastest: quantised weights stay as their file has them, and the kernels
-    compute on them. Widening them ("bf16", "f32") runs slower, in more memory.
-
-    - submodel: run a part of a Gemma 3n: a published name, a file, or a `Submodel`.
-    - format: "native" keeps weights as the file has them; "bf16" and "f32" widen them at load,
-      "q8_0" and "q4_0" quantise them.
-    - device: "auto" is CUDA where there is one (a notice says that it is not tested), else the CPU.
-    - threads: for the whole process, as torch's are; no more than it has cores.
-    - context: the most tokens that a session may hold.
-    - kv_format: "plain" keeps keys and values in float32 (on CUDA in the model's dtype), "bf16" and
-      "int8" in 16 and 8 bits; None is "bf16", beside float32 weights "plain".
-    - ple: where Gemma 3n's per-layer embeddings lie: "disk" (the file), "ram", "device".
-    - mmproj: the vision tower and audio encoder of a GGUF, if they do not lie beside it.
-    - repack: move quantised weights out of the file's pages into an order that the native kernels
-      read faster, where memory has room for it; without it they stay mapped.
-    - progress: gets how much is done and how much there is: bytes while files are fetched, then
-      tensors.
-
-    Raises `GemeloError` for what cannot be loaded, with the cure.
-    """
-    started = time.perf_counter()
-    where = place(device)
-    notices = [] if threads is None else set_threads(threads)
-    path = resolve(None if model is None else str(model), progress, notices.append)
-    towers = None if mmproj is None else expanded(str(mmproj))
-    if ple is not None and ple not in get_args(TablePlacement):
-        raise InputError(f"ple = {ple!r:.80}; not one of {', '.join(get_args(TablePlacement))}")
-
-    made: list[Decoder] = []
-
-    def finish(source: Source, weights: Weights) -> None:
-        special = ModalityEmbeddings.of(source)
-        made.append(decoder_on(where, source.config, weights, special, ple, repack))
-
-    checkpoint = load_checkpoint(path, format, progress, towers, finish)
-    notices += gpu_notices(device)
-    checkpoint = replace(checkpoint, notices=(*checkpoint.notices, *notices))
-    engine = Engine(made[0], checkpoint.tokenizer, context, kv_format=kv_format)
-    loaded = Model(checkpoint, engine, time.perf_counter() - started)
-    return loaded if submodel is None else loaded.submodel(submodel)
