@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import Gemma3nForCausalLM
 
 from gemelo.checkpoints.load import Checkpoint
+from gemelo.checkpoints.modules import decoder_module
 from gemelo.config import FULL, SLIDING, Gemma3nConfig
 from gemelo.models.gemma3n import Gemma3n
 from gemelo.weights.safetensors import Safetensors, write_safetensors
@@ -122,7 +123,8 @@ def noise(seed: int = 1) -> Tensors:
 @torch.inference_mode()
 def scores(model: Gemma3n | Checkpoint, ids: list[int] = IDS) -> Tensor:
     """Next-token scores after each of the ids, (T, V), without engine or cache."""
-    decoder = model.decoder if isinstance(model, Checkpoint) else model
+    is_file = isinstance(model, Checkpoint)
+    decoder = decoder_module(model.config, model.weights) if is_file else model
     hidden = decoder(torch.tensor([ids]), torch.arange(len(ids))[None])
     return decoder.logits(hidden)[0]
 
