@@ -28,7 +28,7 @@ def folder(tiny_directory: Path, tmp_path: Path) -> Path:
 
 def held(folder: Path) -> dict[str, Tensor]:
     source = Safetensors(folder)
-    return {name: source.tensor(name).clone() for name in source.names()}
+    return {name: tensors.held(source.tensor(name)).clone() for name in source.names()}
 
 
 def refused(folder: Path, error: type[GemeloError] = UnsupportedError) -> str:
