@@ -67,11 +67,13 @@ class NativeDecoder:
         table: PerLayerTable | None = None,
         modality_embeddings: ModalityEmbeddings | None = None,
         layer_indices: Sequence[int] | None = None,
+        nested_in: tuple[NativeDecoder, Submodel] | None = None,
     ) -> None:
         """Matrices are read from `panels` where they were moved there, per-layer embeddings from
-        `table`. layer_indices are the whole model's layers that run; None is all."""
+        `table`. layer_indices are the whole model's layers that run; None is all. nested_in says
+        of a view what it is a view of, and which."""
         self.config, self.weights, self.panels, self.table = config, weights, panels, table
-        self.modality_embeddings = modality_embeddings
+        self.modality_embeddings, self.nested_in = modality_embeddings, nested_in
         self.layer_indices = config.layers if layer_indices is None else layer_indices
         self.is_native = runs_natively(config, weights)
         self._backend: Backend = (
@@ -152,6 +154,7 @@ class NativeDecoder:
             self.table,
             self.modality_embeddings,
             [self.layer_indices[layer] for layer in submodel.kept_layers(self.config)],
+            (self, submodel),
         )
 
     def prefetch(self, ids: Sequence[int]) -> None:

@@ -64,15 +64,6 @@ class QuantLinear(QuantLayer):
         """x (..., columns) -> (..., rows) in x's dtype."""
         return linear(x, self.stored.prefix(rows, columns))
 
-    def rows_at(self, x: Tensor, index: Tensor) -> Tensor:
-        """Only the outputs at `index`: x (..., in) -> (..., len(index)), reading those rows."""
-        return linear(x, self.stored, index)
-
-    def columns_at(self, h: Tensor, index: Tensor, width: int) -> Tensor:
-        """The product with an input of `width` that is h at `index` and zero elsewhere."""
-        x = h.new_zeros(*h.shape[:-1], width).index_copy(-1, index, h)
-        return self.forward(x, columns=width)
-
 
 class QuantEmbedding(QuantLayer):
     """Token rows and the tied head, over one quantised matrix (V, D)."""

@@ -23,6 +23,7 @@ from gemelo.config import FULL, LAYER_TYPES, SLIDING, LayerType, ModelConfig
 from gemelo.engine.kv import KVCache
 from gemelo.engine.slots import Integers
 from gemelo.kernels import cpu, native, reference_program
+from gemelo.kernels.cpu import address_of as _address
 from gemelo.kernels.quants import Floats, Packed
 from gemelo.kernels.reference_layers import AltUp, Matrix, Norm
 from gemelo.kernels.repacked import Panels
@@ -98,7 +99,7 @@ class NativeBackend:
         """By address, in the panels or where the file has it."""
         if index is not None:
             self.kept.append(index)
-        if self.panels is not None and self.panels.has(name):
+        if self.panels is not None and self.panels.has(name, columns):
             return self.panels.matrix(name, rows, columns, index)
         self.kept.append(weight.blocks)
         return cpu.matrix(weight.prefix(rows, columns), index)
@@ -197,7 +198,3 @@ def _placed(cache: KVCache, positions: Integers) -> Mapping[str, tuple[Integers,
         for kind, table in zip(LAYER_TYPES, cache.tables(), strict=True)
     }
 
-
-def _address(array: NDArray[Any]) -> int:
-    address: int = array.__array_interface__["data"][0]
-    return address
