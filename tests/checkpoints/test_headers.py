@@ -1,4 +1,4 @@
-"""Whether a model runs, told from headers alone; held against building its network."""
+"""Whether a model runs, told from headers alone; held against what loading it looks at."""
 
 from __future__ import annotations
 
@@ -28,14 +28,13 @@ from tests.multimodal import EYED, write
 
 
 def really_runs(path: Path) -> bool:
-    """The slow way: all that is known of a model is looked at, and its network is built."""
+    """The slow way: all that is known of a model is looked at, every name, shape and type."""
     try:
         source = without_padding(open_source(path))
-        build(source)
-        weights = [source.tensor(name) for name in source.shapes]
+        check_parameters(source)
+        for name in source.shapes:
+            source.tensor(name)
     except GemeloError:
-        return False
-    if any(isinstance(weight, Tensor) and not weight.is_floating_point() for weight in weights):
         return False
     if source.gguf_metadata is not None:
         return "tokenizer.ggml.tokens" in source.gguf_metadata

@@ -13,8 +13,9 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
-import torch
+import safetensors.numpy
 from huggingface_hub import constants
 
 from gemelo.checkpoints import hub_cache, locate
@@ -23,6 +24,7 @@ from gemelo.checkpoints.hub import pull
 from gemelo.checkpoints.hub_errors import refusal
 from gemelo.checkpoints.stored import stored
 from gemelo.errors import GemeloError, InputError, UnavailableError
+from gemelo.kernels.quants import unpack
 from gemelo.weights.safetensors import Safetensors
 from tests.checkpoints.conftest import COMMIT, Hub, files_of, keep
 from tests.cli.conftest import start
