@@ -16,6 +16,7 @@ width, V vocabulary.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -25,6 +26,11 @@ from torch.nn import functional as F
 
 from gemelo.config import LAYER_TYPES, LayerType, ModelConfig
 from gemelo.models.masks import attention_mask
+
+# The child of a fork has none of torch's threads, and torch's OpenMP waits for them for good. The
+# native products, which matter, make threads of their own there (kernels/csrc/runtime/pool.cpp).
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 # Rows on a CPU that `product` takes for columns; float32 has kernels of its own for two and three.
 FEW_ROWS = {torch.bfloat16: range(2, 65), torch.float32: range(4, 49)}
