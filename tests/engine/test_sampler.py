@@ -12,7 +12,6 @@ import pytest
 from gemelo.config.sampling import Sampling
 from gemelo.engine.sampler import (
     Doubles,
-    Floats,
     Guess,
     Sampler,
     Uniforms,
@@ -25,6 +24,7 @@ from gemelo.engine.sampler import (
     uniforms,
 )
 from gemelo.errors import InputError
+from gemelo.kernels.quants import Floats
 
 SCORES: Floats = np.array([0.1, 3.0, 2.0, 1.0, -1.0], np.float32)
 

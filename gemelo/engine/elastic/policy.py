@@ -19,8 +19,9 @@ import numpy as np
 from gemelo.config import Submodel
 from gemelo.config.checks import is_number
 from gemelo.engine.memory.process import process_bytes
-from gemelo.engine.sampler import Floats, softmax
+from gemelo.engine.sampler import softmax
 from gemelo.errors import InputError, shown
+from gemelo.kernels.quants import Floats
 
 
 @dataclass(frozen=True)
