@@ -142,8 +142,9 @@ def test_writes_and_reads_are_the_caches(isa: str, kv_format: KVFormat, kind: La
         )
         assert same(ours, theirs)
         real = positions >= 0
-        # Many tokens go through bfloat16 there.
-        tolerance = 0.01 if isa in TILES and ids.numel() > 16 else 1e-5
+        # Many tokens go through bfloat16 there, but not over a cache of floats.
+        rounds = isa in TILES and ids.numel() > 16 and kv_format != "plain"
+        tolerance = 0.01 if rounds else 1e-5
         error = (got - expected)[real].abs().max() / expected[real].abs().max()
         assert float(error) <= tolerance
         end += tokens
@@ -174,9 +175,8 @@ def test_blocks_see_each_other_both_ways(isa: str, kind: LayerType, tokens: int)
         got = made.native(rows, positions, ours, reach)
         expected = made.torch(rows, positions, theirs, reach)
     causal = made.native(rows, positions, ours)
-    tolerance = 0.01 if isa in TILES and rows.numel() > 16 else 1e-5
     size = float(expected.abs().max())
-    assert float((got - expected).abs().max()) <= tolerance * size
+    assert float((got - expected).abs().max()) <= 1e-5 * size
     ahead = reach > positions
     assert float((got - causal)[ahead].abs().amax(-1).min()) > 0.03 * size
     assert torch.equal(got[~ahead], causal[~ahead])
