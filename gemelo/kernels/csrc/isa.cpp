@@ -16,6 +16,7 @@
 #endif
 
 #include "attention/attend.h"
+#include "gemm/convert.h"
 #include "gemm/panel_gemm.h"
 #include "gemm/rows.h"
 #include "gemm/sparse_columns.h"
@@ -160,15 +161,13 @@ static void multiply(Worker& worker, const void* packed, int64_t tokens, const M
   });
 }
 
+#ifdef GEMELO_AVX512
 // Whether attention goes through bfloat16 tiles: never over a cache of floats, which is asked for
 // where every rounding matters.
-static bool attends_in_tiles([[maybe_unused]] const Attend& a) {
-#ifdef GEMELO_AVX512
+static bool attends_in_tiles(const Attend& a) {
   return a.tokens > gemelo::kFewTokens && a.cache.format != gemelo::CacheFormat::kF32;
-#else
-  return false;
-#endif
 }
+#endif
 
 static size_t attend_bytes(const Attend& a) {
 #ifdef GEMELO_AVX512
@@ -296,6 +295,8 @@ const Kernels kernels = {
     .multiply_unpacked = multiply_unpacked,
     .panel_bytes = panel_bytes,
     .interleave = interleave,
+    .unpack = unpack,
+    .pack_weights = pack_weights,
     .read = read,
     .norm = norm,
     .add_norm = add_norm,
