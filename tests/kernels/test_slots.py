@@ -161,8 +161,9 @@ def test_writes_and_reads_are_the_caches(
         got, expected = made.native(ids, positions, ours), expect(ids, positions, theirs)
         assert same(ours, theirs)
         real = positions >= 0
-        # Many tokens go through bfloat16 there.
-        tolerance = 0.01 if isa in TILES and ids.size > 16 else 1e-5
+        # Many tokens go through bfloat16 there, but not over a cache of floats.
+        rounds = isa in TILES and ids.size > 16 and kv_format != "plain"
+        tolerance = 0.01 if rounds else 1e-5
         error = np.abs(got - expected)[real].max() / np.abs(expected[real]).max()
         assert error <= tolerance
         end += tokens
