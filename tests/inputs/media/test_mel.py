@@ -11,7 +11,15 @@ from transformers import Gemma3nAudioFeatureExtractor
 
 from gemelo.errors import InputError
 from gemelo.inputs.media.audio_channels import Floats
-from gemelo.inputs.media.mel import MEL_FLOOR, LogMel, hann_window, log_mel, mel_filters, num_frames
+from gemelo.inputs.media.mel import (
+    MEL_FLOOR,
+    LogMel,
+    hann_window,
+    log_mel,
+    mel_energies,
+    mel_filters,
+    num_frames,
+)
 
 LENGTHS = [513, 514, 600, 640, 641, 8000, 16000, 16001, 40000, 48319]
 
@@ -75,6 +83,15 @@ def test_large_sounds_are_transformed_in_blocks() -> None:
     sound = speech(16000 * 6)  # 597 frames, past one block
     parts = np.concatenate([log_mel(sound[:80640])[:500], log_mel(sound[80000:])])
     np.testing.assert_allclose(log_mel(sound), parts, atol=1e-6)
+
+
+def test_energies_are_the_product_with_the_filters() -> None:
+    magnitudes = np.abs(np.random.default_rng(0).standard_normal((37, 513))).astype(np.float32)
+    energies = mel_energies(magnitudes)
+    np.testing.assert_allclose(energies, magnitudes.astype(np.float64) @ mel_filters(), rtol=1e-13)
+    assert all(
+        np.array_equal(mel_energies(magnitudes[n : n + 1])[0], energies[n]) for n in range(37)
+    )
 
 
 def test_window_and_triangles() -> None:
