@@ -49,7 +49,7 @@ def load_model(
 
         note(
             f"loaded {model.checkpoint.path} in {model.load_s:.2f} s: "
-            f"{size(model.checkpoint.weights_bytes)} of weights, "
+            f"{size(model.checkpoint.weights.nbytes)} of weights, "
             f"format {model.checkpoint.format}, {native.num_threads()} threads"
         )
         for detail in model.checkpoint.details:
