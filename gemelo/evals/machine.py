@@ -12,10 +12,12 @@ import os
 import platform
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from gemelo.kernels.packed import Bytes
+import numpy as np
+
+from gemelo.kernels import native
+from gemelo.kernels.quants import Bytes
+from gemelo.kernels.repacked import large_pages
 
 _LEAST_BUFFER_BYTES, _MOST_BUFFER_BYTES = 256 << 20, 1 << 30
 _CACHES = 4  # the buffer is this many times the largest cache
@@ -41,15 +43,13 @@ def memory_bandwidth(buffer_bytes: int | None = None) -> float:
     The buffer is by default four times the largest cache, within 256 MiB to 1 GiB and a quarter of
     the memory that is free; in large pages where there are any, which are read fastest.
     """
-    from gemelo.kernels.repacked import large_pages
-
     buffer = large_pages((buffer_bytes or _buffer_bytes()) // 256 * 256)
     buffer.fill(1)
     return max(read_speeds(buffer))
 
 
 def read_speeds(memory: Bytes) -> list[float]:
-    """Bytes a second of a few readings of memory (bytes) uint8, a multiple of 256."""
+    """Bytes a second of a few readings of memory (bytes,) uint8, a multiple of 256."""
     speeds = []
     for _ in range(_ROUNDS):
         started = time.perf_counter()
@@ -60,12 +60,10 @@ def read_speeds(memory: Bytes) -> list[float]:
 
 def _read(memory: Bytes) -> None:
     """Read all of it with all threads, as products read weights."""
-    from gemelo.kernels import cpu, native
-
     if native.module is None:
-        memory.view("float32").sum()
+        memory.view(np.float32).sum()
     else:
-        native.extension.read(cpu.address_of(memory), memory.nbytes)
+        native.extension.read(memory.ctypes.data, memory.nbytes)
 
 
 def _buffer_bytes() -> int:
