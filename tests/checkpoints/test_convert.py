@@ -163,9 +163,7 @@ def test_sizes_and_progress(tiny_directory: Path, tmp_path: Path, format: str, s
     assert seen[-1][0] == seen[-1][1] == done.size_bytes
     assert [n for n, _ in seen] == sorted(n for n, _ in seen)
     matrices = sum(
-        math.prod(shape)
-        for shape in open_source(tiny_directory).shapes.values()
-        if len(shape) == 2
+        math.prod(shape) for shape in open_source(tiny_directory).shapes.values() if len(shape) == 2
     )
     assert matrices * size < done.size_bytes < matrices * size * 1.1
 

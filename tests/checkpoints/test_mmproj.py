@@ -112,7 +112,9 @@ def test_swapped_names_of_early_converters(pair: tuple[Path, Path], tmp_path: Pa
             up, down = (f"v.blk.{layer}.ffn_{way}.{leaf}" for way in ("up", "down"))
             swaps |= {up: down, down: up}
     early = rewritten(pair[1], tmp_path / "early.gguf", swaps)
-    first, second = (vision(loaded(load_checkpoint(pair[0], mmproj=eye))) for eye in (pair[1], early))
+    first, second = (
+        vision(loaded(load_checkpoint(pair[0], mmproj=eye))) for eye in (pair[1], early)
+    )
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 

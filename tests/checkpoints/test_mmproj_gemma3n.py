@@ -208,7 +208,8 @@ def test_sides_of_one_are_no_matter(pair: tuple[Path, Path], tmp_path: Path) -> 
         tensors.append((name, weight.shape, weight.format, lambda weight=weight: weight))  # type: ignore[misc]
     write_gguf(tmp_path / "flat.gguf", dict(file.metadata), tensors)
     first, second = (
-        towers(loaded(load_checkpoint(pair[0], mmproj=p))) for p in (pair[1], tmp_path / "flat.gguf")
+        towers(loaded(load_checkpoint(pair[0], mmproj=p)))
+        for p in (pair[1], tmp_path / "flat.gguf")
     )
     assert all(torch.equal(first[name], second[name]) for name in first)
 
