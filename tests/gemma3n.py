@@ -127,9 +127,8 @@ def noise(seed: int = 1) -> Tensors:
 @torch.inference_mode()
 def scores(model: Gemma3n | Checkpoint, ids: list[int] = IDS) -> Tensor:
     """Next-token scores after each of the ids, (T, V), without engine or cache."""
-    decoder = (
-        decoder_module(model.config, model.weights) if isinstance(model, Checkpoint) else model
-    )
+    is_file = isinstance(model, Checkpoint)
+    decoder = decoder_module(model.config, model.weights) if is_file else model
     hidden = decoder(torch.tensor([ids]), torch.arange(len(ids))[None])
     return decoder.logits(hidden)[0]
 

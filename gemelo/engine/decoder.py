@@ -44,6 +44,10 @@ class Decoder(Protocol):
     layer_indices: Sequence[int]
 
     @property
+    def device_name(self) -> str:
+        """Where it computes: "cpu", or a CUDA device."""
+
+    @property
     def kv_format(self) -> KVFormat:
         """The format that its caches have if nobody asks for one."""
 

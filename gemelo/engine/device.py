@@ -14,9 +14,16 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from gemelo.config import ModelConfig
+from gemelo.config.options import TablePlacement
+from gemelo.engine.decoder import Decoder
+from gemelo.engine.memory.per_layer_table import table_of
+from gemelo.engine.memory.repack import repacked
+from gemelo.engine.native_decoder import ModalityEmbeddings, NativeDecoder
 from gemelo.errors import InputError
 from gemelo.extras import require
 from gemelo.kernels import native
+from gemelo.weights.tensors import Weights
 
 # Said once in a process: whoever loads several models knows it after the first.
 _UNTESTED = ["chose a CUDA device, on which this release was not tested; --device cpu is"]
@@ -64,6 +71,34 @@ def place(device: str) -> str:
                 f"device {device!r}: this torch finds no CUDA device; use --device cpu"
             )
     return device
+
+
+def decoder_on(
+    device: str,
+    config: ModelConfig,
+    weights: Weights,
+    special: ModalityEmbeddings | None = None,
+    ple: TablePlacement | None = None,
+    repack: bool = True,
+) -> Decoder:
+    """A decoder that runs on a device, as `place` gives it.
+
+    special has the embeddings of ids past the text vocabulary; ple is where the per-layer
+    embeddings are to lie, which the weights then do; repack moves matrices into an order that the
+    native kernels read faster, where memory has room.
+    """
+    width = config.hidden_size_per_layer_input
+    if device == "cpu":
+        table = table_of(weights, width, ple) if width else None
+        panels = repacked(config, weights) if repack else None
+        return NativeDecoder(config, weights, panels, table, special)
+    from gemelo.checkpoints.modules import decoder_module
+    from gemelo.engine.modules.decoder import ModuleDecoder
+
+    on_device = ple == "device"
+    table = table_of(weights, width, ple) if width and not on_device else None
+    module = decoder_module(config, weights, device, device if on_device else "cpu")
+    return ModuleDecoder(module, weights, table, special)
 
 
 def _has_driver() -> bool:

@@ -83,6 +83,11 @@ class NativeDecoder:
         family.write(Writer(config, weights, self.layer_indices, self._backend))
 
     @property
+    def device_name(self) -> str:
+        """The host's processor."""
+        return "cpu"
+
+    @property
     def kv_format(self) -> KVFormat:
         """Float32 beside float32 weights; elsewhere bfloat16: what 16 bits round off of keys is not
         to be seen beside the rounding of weights and activations (benchmarks/)."""

@@ -192,9 +192,9 @@ class Program:
         def step(call: Call) -> None:
             rows, tokens = call.positions.shape
             keep = tokens if call.logits_to_keep is None else call.logits_to_keep
-            if keep >= tokens:
-                return
             call.done = keep == 0
+            if keep >= tokens or call.done:
+                return
             call.positions = call.positions[:, tokens - keep :]
             call.attend_until = call.attend_until[:, tokens - keep :]
             for buffer in buffers:

@@ -16,6 +16,7 @@ S streams, B rows, T tokens, D width, L layers, P width of a per-layer embedding
 from __future__ import annotations
 
 import copy
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F

@@ -39,7 +39,7 @@ def tensor_cache(
 
 
 class ModuleCache:
-    """A cache as a step of a module sees it: tokens are placed once, then written layer by layer."""
+    """A cache as a step of a module sees it: tokens are placed once, then written by layer."""
 
     def __init__(self, cache: KVCache) -> None:
         self.cache = cache

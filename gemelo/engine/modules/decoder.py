@@ -76,6 +76,11 @@ class ModuleDecoder:
         return self.module.norm.weight.device
 
     @property
+    def device_name(self) -> str:
+        """Its name, with the number of a CUDA device."""
+        return str(self.device)
+
+    @property
     def kv_format(self) -> KVFormat:
         """The module's own dtype."""
         return "plain"

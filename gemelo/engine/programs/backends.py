@@ -197,4 +197,3 @@ def _placed(cache: KVCache, positions: Integers) -> Mapping[str, tuple[Integers,
         kind: (mapped[kind], table.positions[:, : table.used])
         for kind, table in zip(LAYER_TYPES, cache.tables(), strict=True)
     }
-

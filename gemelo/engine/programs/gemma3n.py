@@ -167,5 +167,3 @@ def fits(config: ModelConfig) -> bool:
     """Whether the native kernels take the widths: whole registers, whole blocks, four streams."""
     narrow = config.hidden_size_per_layer_input % 32 or config.altup_num_inputs != 4
     return gemma3.fits(config) and not narrow
-
-
