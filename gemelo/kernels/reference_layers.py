@@ -83,9 +83,7 @@ def visible(queries: Integers, until: Integers, keys: Integers, window: int) -> 
     return seen | (query < 0)
 
 
-def attention(
-    q: Floats, k: Floats, v: Floats, seen: NDArray[np.bool_], scale: float
-) -> Floats:
+def attention(q: Floats, k: Floats, v: Floats, seen: NDArray[np.bool_], scale: float) -> Floats:
     """q (T, H, d) over k, v (S, K, d) where `seen` (T, S): (T, H, d); H / K consecutive query heads
     share a key head."""
     group = q.shape[1] // k.shape[1]

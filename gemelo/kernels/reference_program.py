@@ -237,9 +237,7 @@ class Program:
 
         self._steps.append(step)
 
-    def altup_predict(
-        self, streams: Sequence[int], predicted: Sequence[int], altup: AltUp
-    ) -> None:
+    def altup_predict(self, streams: Sequence[int], predicted: Sequence[int], altup: AltUp) -> None:
         """Every stream plus a mixture of all."""
 
         def step(call: Call) -> None:

@@ -70,11 +70,11 @@ def bound(run: Run, expected: Tensor, isa: str, kv_format: KVFormat = "plain") -
 
     Both are float32 sums in other orders: of 512 scores with a last bit of noise that is 1e-12. A
     cache that rounds puts a few numbers on the other side of a tie, a step each; 1e-7. On TILES
-    attention of many tokens is rounded to bfloat16: so much as that makes of the modules
-    themselves, and as much again in the scores, which is four times the divergence.
+    attention of many tokens over such a cache is rounded to bfloat16: so much as that makes of the
+    modules themselves, and as much again in the scores, which is four times the divergence.
     """
     sums = 1e-10 if kv_format == "plain" else 2e-6
-    if isa not in TILES:
+    if isa not in TILES or kv_format == "plain":
         return sums
     with bfloat16_attention():
         return sums + 4 * divergence(run(None), expected)
@@ -119,7 +119,7 @@ def test_a_norm_five_percent_off_is_out_of_bounds(
 
     expected = run(None)
     widest = bound(run, expected, TILES[0], kv_format)
-    assert widest > bound(run, expected, "generic", kv_format)
+    assert kv_format == "plain" or widest > bound(run, expected, "generic", kv_format)
     with off(decoder):
         assert divergence(run(None), expected) > 2 * widest
 

@@ -161,8 +161,9 @@ def test_writes_and_reads_are_the_caches(
         got, expected = made.native(ids, positions, ours), expect(ids, positions, theirs)
         assert same(ours, theirs)
         real = positions >= 0
-        # Many tokens go through bfloat16 there.
-        tolerance = 0.01 if isa in TILES and ids.size > 16 else 1e-5
+        # Many tokens go through bfloat16 there, but not over a cache of floats.
+        rounds = isa in TILES and ids.size > 16 and kv_format != "plain"
+        tolerance = 0.01 if rounds else 1e-5
         error = np.abs(got - expected)[real].max() / np.abs(expected[real]).max()
         assert error <= tolerance
         end += tokens
@@ -193,9 +194,8 @@ def test_blocks_see_each_other_both_ways(
         got = made.native(rows, positions, ours, reach)
         expected = made.runs[oracle](rows, positions, theirs, reach)
     causal = made.native(rows, positions, ours)
-    tolerance = 0.01 if isa in TILES and rows.size > 16 else 1e-5
     size = np.abs(expected).max()
-    assert np.abs(got - expected).max() <= tolerance * size
+    assert np.abs(got - expected).max() <= 1e-5 * size
     ahead = reach > positions
     assert np.abs(got - causal)[ahead].max(-1).min() > 0.03 * size
     assert np.array_equal(got[~ahead], causal[~ahead])
