@@ -54,7 +54,7 @@ def unpacked_chunks(packed: Packed, out: Floats | None = None) -> Iterator[tuple
     rows, columns = packed.rows, packed.columns
     if not rows * columns:
         return
-    step = min(rows, max(1, CHUNK_ELEMENTS // columns))
+    step = _rows_at_once(packed.format, rows, columns, in_place=out is not None)
     assert out is None or (out.shape == (rows, columns) and out.flags.c_contiguous)
     scratch = np.empty((step, columns), np.float32) if out is None else out
     for start in range(0, rows, step):
@@ -78,7 +78,8 @@ def pack(values: NDArray[np.floating[Any]], format: Format) -> Packed:
     matrix = values.reshape(rows, columns)
     blocks = np.empty((rows, format.row_bytes(columns)), np.uint8)
     if blocks.size:
-        step = max(1, CHUNK_ELEMENTS // columns)
+        in_place = matrix.dtype == np.float32 and matrix.flags.c_contiguous
+        step = _rows_at_once(format, rows, columns, in_place)
         for start in range(0, rows, step):
             part = slice(start, start + step)
             _shrink(matrix[part], format, blocks[part])
@@ -95,6 +96,13 @@ def converted(packed: Packed, format: Format) -> Packed:
     for part, values in unpacked_chunks(packed):
         _shrink(values, format, blocks[part])
     return Packed(blocks, format, packed.dims)
+
+
+def _rows_at_once(format: Format, rows: int, columns: int, in_place: bool) -> int:
+    """As many as stay in the cache; natively all of them, if nothing lies between."""
+    if in_place and _native_format(format) is not None:
+        return rows
+    return min(rows, max(1, CHUNK_ELEMENTS // columns))
 
 
 def _check_packed(format: Format) -> None:
