@@ -195,9 +195,7 @@ def test_scores_of_every_position(decoder: NativeDecoder, isa: str) -> None:
 
 
 @pytest.mark.parametrize("kv_format", get_args(KVFormat))
-def test_rows_of_different_lengths(
-    decoder: NativeDecoder, isa: str, kv_format: KVFormat
-) -> None:
+def test_rows_of_different_lengths(decoder: NativeDecoder, isa: str, kv_format: KVFormat) -> None:
     ids = [IDS[:9], IDS[9:18], IDS[18:27]]
     positions = np.tile(np.arange(9), (3, 1))
     positions[1, 6:], positions[2, 2:] = -1, -1

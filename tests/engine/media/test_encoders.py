@@ -80,9 +80,8 @@ def relative(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().max() / b.abs().max())
 
 
-@torch.inference_mode()
 def scores(model: Model, prompt: Prompt) -> Tensor:
-    return model.session().read(model.encoders.tokens(prompt))
+    return torch.from_numpy(model.session().read(model.encoders.tokens(prompt)))
 
 
 # ---- pictures ------------------------------------------------------------------------------------
