@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf import quants as gguf_quants
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from gemelo.errors import InputError, UnsupportedError
-from gemelo.kernels import quants
+from gemelo.kernels import cpu, native, quants
 from gemelo.kernels.quants import (
     FORMATS,
     FORMATS_BY_ID,
@@ -28,11 +29,26 @@ from gemelo.kernels.quants import (
     unpack,
 )
 from tests.kernels.matrices import normal
+from tests.native import needs_native
 
+NUMPY = "numpy"
 Numbers = NDArray[np.floating[Any]]
 BLOCK_FORMATS = [format for format in FORMATS.values() if format.block > 1]
 BLOCK_PACKERS = [name for name in PACKERS if FORMATS[name].block > 1]
 by_name = pytest.mark.parametrize("format", BLOCK_FORMATS, ids=lambda f: f.name)
+
+
+@pytest.fixture(params=[NUMPY, *native.instruction_sets()], autouse=True)
+def by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Everything here holds of the definition in NumPy and of every instruction set."""
+    if request.param == NUMPY:
+        monkeypatch.setattr(native, "module", None)
+        yield request.param
+        return
+    before = native.isa()
+    native.use(request.param)
+    yield request.param
+    native.use(before)
 
 
 def random_packed(format: Format, rows: int, blocks: int, seed: int = 0) -> Packed:
@@ -220,7 +236,9 @@ def test_pack_gives_the_reference_bytes(name: str, stored: Callable[[Floats], Nu
 ordinary = st.floats(-1e4, 1e4, width=32).map(lambda value: value if abs(value) > 1e-30 else 0.0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.sampled_from(BLOCK_PACKERS), st.lists(ordinary, min_size=32, max_size=32))
 def test_pack_gives_the_reference_bytes_for_any_block(name: str, values: list[float]) -> None:
     x = np.array([values], np.float32)
@@ -304,7 +322,7 @@ def test_what_is_no_number_stays_that(name: str) -> None:
     missing = np.isnan(x)
     got = unpack(pack(x, FORMATS[name]))
     assert np.array_equal(np.isnan(got), missing)
-    assert np.array_equal(np.signbit(got), np.signbit(x))
+    assert np.array_equal(np.signbit(got)[~missing], np.signbit(x)[~missing])
     infinite = np.isinf(x)
     assert np.array_equal(got[infinite], x[infinite])
 
@@ -355,3 +373,52 @@ def test_a_format_that_does_not_fit_is_never_recommended(name: str) -> None:
         told, _, cure = str(caught.value).partition("; choose ")
         assert told.startswith(f"{columns} columns cannot be {name}, ")
         assert "bf16 or f32" in cure and ("q8_0" in cure) == (columns % FORMATS["q8_0"].block == 0)
+
+
+# ---- natively ------------------------------------------------------------------------------------
+
+
+def in_numpy(function: Callable[[], Packed | Floats]) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "module", None)
+        return function()
+
+
+@pytest.fixture(params=[1, 2, 3])
+def threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = native.extension.threads()
+    native.set_threads(request.param)
+    yield
+    native.set_threads(before)
+
+
+@needs_native
+@pytest.mark.parametrize("name", sorted(cpu.FORMATS))
+def test_native_numbers_are_those_of_the_definition(name: str, threads: None) -> None:
+    """Wherever the blocks lie, and in parts of rows."""
+    format = FORMATS[name]
+    packed = random_packed(format, rows=203, blocks=max(5, 320 // format.block))
+    room = np.empty(packed.nbytes + 1, np.uint8)[1:].reshape(packed.blocks.shape)
+    room[...] = packed.blocks
+    for weight in (packed, Packed(room, format), packed.prefix(101, 3 * format.block)):
+        assert_same_bits(unpack(weight), in_numpy(partial(unpack, weight)))
+
+
+@needs_native
+@pytest.mark.parametrize("name", PACKERS)
+def test_native_bytes_are_those_of_the_definition(name: str, threads: None) -> None:
+    """Rows of every size, every third of which are whole numbers; ties are above."""
+    generator = np.random.default_rng(7)
+    sizes = (10 ** generator.uniform(-44, 5, (999, 1))).astype(np.float32)
+    x = normal(999, 160, seed=8) * sizes
+    x[::3] = np.round(x[::3])
+    want = in_numpy(partial(pack, x, FORMATS[name]))
+    assert np.array_equal(pack(x, FORMATS[name]).blocks, want.blocks)
+    stored = in_numpy(partial(pack, hard_values(), FORMATS[name]))
+    assert np.array_equal(pack(hard_values(), FORMATS[name]).blocks, stored.blocks)
+
+
+def test_only_formats_that_it_knows_are_native(by: str) -> None:
+    known = {name for name, format in FORMATS.items() if quants._native_format(format) is not None}
+    assert known == (set() if by == NUMPY else cpu.FORMATS)
+    assert by == NUMPY or known >= set(PACKERS)
