@@ -45,8 +45,8 @@ def set_threads(threads: int) -> list[str]:
         raise InputError(f"threads = {threads!r:.80}; expected 1 to {native.MAX_THREADS}")
     taken = min(threads, native.num_cores())
     native.set_threads(taken)
-    if "torch" in sys.modules:  # else whoever loads it asks the kernels (checkpoints.modules)
-        sys.modules["torch"].set_num_threads(taken)
+    if (torch := sys.modules.get("torch")) is not None:  # else `checkpoints.modules` asks for it
+        torch.set_num_threads(taken)
     if taken == threads:
         return []
     return [f"threads = {threads}: this process has {taken} cores, so {taken} are used"]
@@ -61,8 +61,9 @@ def place(device: str) -> str:
     """
     if device == "auto":
         return "cuda" if find_spec("torch") and _has_driver() and _finds_cuda() else "cpu"
-    kind, _, number = device.partition(":") if isinstance(device, str) else ("", "", "")
-    if kind not in ("cpu", "cuda") or (number and not (number.isdigit() and kind == "cuda")):
+    kind, colon, number = device.partition(":") if isinstance(device, str) else ("", "", "")
+    is_number = number.isascii() and number.isdigit()
+    if kind not in ("cpu", "cuda") or (colon and not (is_number and kind == "cuda")):
         raise InputError(f"device {device!r} is not one of auto, cpu, cuda, cuda:N")
     if kind == "cuda":
         require("torch", "torch", what="CUDA devices")
@@ -109,7 +110,9 @@ def _has_driver() -> bool:
 
 
 def _finds_cuda() -> bool:
-    """Whether PyTorch finds a CUDA device."""
-    import torch
-
+    """Whether PyTorch finds a CUDA device; one that cannot be imported finds none."""
+    try:
+        import torch
+    except (ImportError, OSError):  # half installed, or a library of its own is missing
+        return False
     return bool(torch.cuda.is_available())
