@@ -16,18 +16,18 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
+import numpy as np
 
 from gemelo.api import load
 from gemelo.checkpoints.locate import demo
 from gemelo.checkpoints.plan import gguf_targets
 from gemelo.checkpoints.source import Source
 from gemelo.config import Gemma3nConfig, Submodel, kv_bytes
+from gemelo.config.parameters import parameter_shapes
 from gemelo.engine.memory.process import process_bytes
 from gemelo.engine.memory.residency import resident_bytes
 from gemelo.evals.machine import cpu_name
-from gemelo.kernels.quants import FORMATS, Format, Packed
-from gemelo.models.gemma3n import Gemma3n
+from gemelo.kernels.packed import FORMATS, Format, Packed, matrix_shape, own_dims
 from gemelo.weights import metadata, names
 from gemelo.weights.gguf import GGUFFile
 from gemelo.weights.gguf_write import write_gguf
@@ -36,21 +36,17 @@ CONTEXT = 2048
 E4B = Gemma3nConfig(vocab_size=262144)
 
 
-def zeros(shape: tuple[int, ...], format: Format) -> Callable[[], torch.Tensor | Packed]:
+def zeros(shape: tuple[int, ...], format: Format) -> Callable[[], Packed]:
     """A tensor of nothing, in the format it will have."""
-    if format.block == 1:
-        return lambda: torch.zeros(shape)
-    rows = torch.Size(shape[:-1]).numel()
-    row_bytes = format.row_bytes(shape[-1])
-    return lambda: Packed(torch.zeros(rows, row_bytes, dtype=torch.uint8), format)
+    rows, columns = matrix_shape(shape)
+    size = rows, format.row_bytes(columns)
+    return lambda: Packed(np.zeros(size, np.uint8), format, own_dims(shape))
 
 
 def write(path: Path) -> None:
     """E4B as `gemelo convert --format q4_0` lays it out, its table in 8 bits."""
-    with torch.device("meta"):
-        model = Gemma3n(E4B)
-    shapes = {f"language_model.{name}": tuple(p.shape) for name, p in model.named_parameters()}
-    plan = Source(path, E4B, shapes, lambda name: torch.zeros(1))
+    nothing = Packed.of(np.zeros(1, np.float32))
+    plan = Source(path, E4B, parameter_shapes(E4B), lambda name: nothing)
     tensors = []
     for target in gguf_targets(plan, "q4_0"):
         table = target.name.endswith("embed_tokens_per_layer.weight")

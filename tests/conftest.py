@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as torch's threads, below
 
 import numpy as np
 import pytest
@@ -37,10 +38,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     count_skipped(terminalreporter)
 
 
-# One thread: the models are tiny, and on a busy machine threads spend their time waiting.
+# One thread: the models are tiny, and on a busy machine threads spend their time waiting. Tests of
+# the pool ask for more themselves.
 torch.set_num_threads(1)
-if native.extension is not None:
-    native.set_threads(1)
+native.set_threads(1)
 
 # Window crossed, 5:1 pattern and its remainder, grouped heads, head_dim that is not hidden / heads,
 # linear scaling on full layers alone, a query scalar that is not head_dim (27B's 168).

@@ -104,6 +104,6 @@ def missing_kernels_notice() -> str | None:
     if module is not None or os.environ.get("GEMELO_ISA") == REFERENCE:
         return None
     return (
-        "the native kernels were not built, so that quantised weights run ten times slower or "
-        "worse; install a C++ compiler and install gemelo again"
+        "the native kernels were not built, so that NumPy computes, a hundred times slower; install "
+        "a C++ compiler and install gemelo again"
     )
