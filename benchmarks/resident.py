@@ -22,7 +22,7 @@ from gemelo.api import load
 from gemelo.checkpoints.locate import demo
 from gemelo.checkpoints.plan import gguf_targets
 from gemelo.checkpoints.source import Source
-from gemelo.config import Gemma3nConfig, Submodel, kv_bytes
+from gemelo.config import Gemma3nConfig, Submodel
 from gemelo.config.parameters import parameter_shapes
 from gemelo.engine.memory.process import process_bytes
 from gemelo.engine.memory.residency import resident_bytes
@@ -72,13 +72,11 @@ def main() -> None:
         pass
     seconds = time.perf_counter() - started
     decoder = model.engine.decoder
-    assert isinstance(decoder, Gemma3n)
-    weights = resident_bytes(decoder, "disk")
-    kv = kv_bytes(decoder.config, CONTEXT, model.engine.chunk, model.engine.cache().stored.itemsize)
+    weights = resident_bytes(decoder, Submodel.whole(decoder.config), on_disk=True)
+    kv = model.engine.cache().nbytes
     table = path.stat().st_size - weights
     held = process_bytes() - before
-    e2b = model.submodel(Submodel.named("E2B", decoder.config)).engine.decoder
-    assert isinstance(e2b, Gemma3n)
+    e2b = resident_bytes(decoder, Submodel.named("E2B", decoder.config), on_disk=True)
     print(
         json.dumps(
             {
@@ -91,7 +89,7 @@ def main() -> None:
                 "sum_bytes": weights + kv,
                 "held_bytes": held,
                 "held / sum": held / (weights + kv),
-                "of which E2B would need": resident_bytes(e2b, "disk"),
+                "of which E2B would need": e2b,
                 "seconds": seconds,
             },
             indent=2,
