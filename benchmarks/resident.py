@@ -22,7 +22,7 @@ from gemelo.api import load
 from gemelo.checkpoints.locate import demo
 from gemelo.checkpoints.plan import gguf_targets
 from gemelo.checkpoints.source import Source
-from gemelo.config import Gemma3nConfig, Submodel
+from gemelo.config import Gemma3nConfig, Submodel, kv_bytes
 from gemelo.config.parameters import parameter_shapes
 from gemelo.engine.memory.process import process_bytes
 from gemelo.engine.memory.residency import resident_bytes
@@ -33,6 +33,7 @@ from gemelo.weights.gguf import GGUFFile
 from gemelo.weights.gguf_write import write_gguf
 
 CONTEXT = 2048
+KV_BYTES = {"plain": 4, "bf16": 2, "int8": 1}  # of a number; scales are left out
 E4B = Gemma3nConfig(vocab_size=262144)
 
 
@@ -71,25 +72,26 @@ def main() -> None:
     for _ in model.stream(ids, temperature=0, max_tokens=3, ignore_eos=True):
         pass
     seconds = time.perf_counter() - started
-    decoder = model.engine.decoder
-    weights = resident_bytes(decoder, Submodel.whole(decoder.config), on_disk=True)
-    kv = model.engine.cache().nbytes
+    decoder, whole = model.engine.decoder, model.engine.views.whole
+    assert whole is not None
+    weights = resident_bytes(decoder, whole, on_disk=True)
+    kv = kv_bytes(decoder.config, CONTEXT, model.engine.chunk, KV_BYTES[model.engine.kv_format])
     table = path.stat().st_size - weights
     held = process_bytes() - before
-    e2b = resident_bytes(decoder, Submodel.named("E2B", decoder.config), on_disk=True)
+    e2b = Submodel.named("E2B", decoder.config)
     print(
         json.dumps(
             {
                 "cpu": cpu_name(),
                 "file_bytes": path.stat().st_size,
                 "table_and_header_bytes": table,
-                "python_and_torch_bytes": before,
+                "python_bytes": before,
                 "core_head_norms_bytes": weights,
                 "kv_bytes": kv,
                 "sum_bytes": weights + kv,
                 "held_bytes": held,
                 "held / sum": held / (weights + kv),
-                "of which E2B would need": e2b,
+                "of which E2B would need": resident_bytes(decoder, e2b, on_disk=True),
                 "seconds": seconds,
             },
             indent=2,
