@@ -22,9 +22,9 @@ struct Product {
 };
 
 // How activations lie for the micro-kernel that takes them: as they are, as bytes for the formats
-// that are named (the zero, the number of scales and whether there are minima are what differs), or
-// as bfloat16 tiles.
-enum class Packing { kNone, kQ4_0, kQ5_0, kQ8_0, kQ4_K_Q5_K, kQ6_K, kTiles };
+// that are named (the zero, the number of scales and whether there are minima are what differs), as
+// floats side by side, or as bfloat16 tiles.
+enum class Packing { kNone, kQ4_0, kQ5_0, kQ8_0, kQ4_K_Q5_K, kQ6_K, kFloats, kTiles };
 
 struct Norm {
   const float* weight;  // null: the root mean square alone
