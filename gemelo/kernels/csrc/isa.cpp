@@ -311,6 +311,7 @@ const Kernels kernels = {
     .gelu_and_mul = gelu_and_mul,
     .softcap = softcap,
     .all_finite = all_finite,
+    .block_maxima = block_maxima,
     .argmax = argmax,
     .norm_rope_heads = norm_rope_heads,
     .store_kv = store_kv,

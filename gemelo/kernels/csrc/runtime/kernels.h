@@ -12,6 +12,7 @@ namespace gemelo {
 
 constexpr int64_t kFewTokens = 16;  // up to here a product is a set of dot products
 constexpr int64_t kRowGrain = 16;   // its rows are shared out in sixteens
+constexpr int64_t kMaximaBlock = 64;  // scores that have a maximum of their own
 
 // y (tokens, rows) = x (tokens, columns) times w transposed.
 struct Product {
@@ -111,6 +112,7 @@ struct Kernels {
                        int64_t end);
   void (*softcap)(float* x, float cap, int64_t begin, int64_t end);
   bool (*all_finite)(const float* x, int64_t begin, int64_t end);
+  bool (*block_maxima)(const float* x, int64_t begin, int64_t end, float* maxima);
   int64_t (*argmax)(const float* x, int64_t begin, int64_t end);
   void (*norm_rope_heads)(Worker& worker, float* x, int64_t tokens, int64_t count, int64_t d,
                           const Norm& n, const float* rotations);
