@@ -301,7 +301,8 @@ def _no_less(scores: Floats, count: int) -> Ids:
         begins = np.flatnonzero(maxima >= least) * BLOCK
         ids: Ids = (begins[:, None] + np.arange(BLOCK)).ravel()
         ids = ids[: np.searchsorted(ids, len(scores))]  # the last block may be shorter
-        return ids[scores[ids] >= least]
+        kept: Ids = ids[np.asarray(scores)[ids] >= least]
+        return kept
     num_groups = len(scores) // _GROUPS
     if not 0 < count <= num_groups:
         return np.arange(len(scores))
