@@ -45,8 +45,9 @@ def set_threads(threads: int) -> list[str]:
         raise InputError(f"threads = {threads!r:.80}; expected 1 to {native.MAX_THREADS}")
     taken = min(threads, native.num_cores())
     native.set_threads(taken)
-    if "torch" in sys.modules:  # else whoever loads it asks the kernels (checkpoints.modules)
-        sys.modules["torch"].set_num_threads(taken)
+    torch = sys.modules.get("torch")  # later it asks the kernels (`checkpoints.modules`)
+    if torch is not None:
+        torch.set_num_threads(taken)
     if taken == threads:
         return []
     return [f"threads = {threads}: this process has {taken} cores, so {taken} are used"]
