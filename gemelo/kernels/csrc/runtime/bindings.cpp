@@ -9,7 +9,10 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
+
+#ifndef _WIN32
 #include <pthread.h>
+#endif
 
 #include "program/program.h"
 #include "runtime/kernels.h"
@@ -58,6 +61,8 @@ int64_t argmax(const float* x, int64_t count) {
   return best;
 }
 
+#ifndef _WIN32  // which has no forks
+
 // A fork waits for the steps that run, and goes on while none does: what the child has of them is
 // whole, and nothing is locked in it by a thread that it has not.
 void before_fork() {
@@ -77,6 +82,8 @@ void in_the_child() {
   forget_pools();
   release_programs();
 }
+
+#endif
 
 void bind_enums(nb::module_& m) {
   nb::enum_<Format>(m, "Format", "Block formats, as GGUF numbers them.")
@@ -282,7 +289,9 @@ void bind_program(nb::module_& m) {
 NB_MODULE(_native, m) {
   nb::set_leak_warnings(false);  // a model that lives until the interpreter ends is no mistake
   use(runnable()[0]);
+#ifndef _WIN32
   pthread_atfork(before_fork, after_fork, in_the_child);
+#endif
   m.doc() = "The native kernels (gemelo/kernels/csrc); `python dev/stub.py` writes their types.";
   bind_enums(m);
   bind_runtime(m);

@@ -21,7 +21,9 @@ GEMELO_DECLARE(isa_generic)
 GEMELO_DECLARE(isa_avx2)
 GEMELO_DECLARE(isa_avx2_vnni)
 GEMELO_DECLARE(isa_avx512)
+#ifdef __linux__
 GEMELO_DECLARE(isa_amx)
+#endif
 #elif defined(__aarch64__)
 GEMELO_DECLARE(isa_neon)
 #endif
@@ -49,20 +51,18 @@ bool has_avx512() {
          __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16");
 }
 
+#ifdef __linux__
 // Leaf 7, EDX: bit 22 bfloat16 tiles, bit 24 tiles; then the kernel must lend this process the
-// state.
+// state, which only Linux is asked for.
 bool has_amx() {
   unsigned a = 7, b, c = 0, d;
   asm volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
   if (!has_avx512() || !(d >> 22 & 1) || !(d >> 24 & 1)) return false;
-#ifdef __linux__
   constexpr long kRequestState = 0x1023, kTileData = 18;
   static const bool lent = syscall(SYS_arch_prctl, kRequestState, kTileData) == 0;
   return lent;
-#else
-  return false;
-#endif
 }
+#endif
 
 #elif defined(__aarch64__)
 
@@ -85,7 +85,9 @@ const char* const* runnable() {
     int n = 0;
 #if defined(__x86_64__)
     __builtin_cpu_init();
+#ifdef __linux__
     if (has_amx()) names[n++] = "amx";
+#endif
     if (has_avx512()) names[n++] = "avx512";
     if (has_avx_vnni()) names[n++] = "avx2_vnni";
     if (has_avx2()) names[n++] = "avx2";
@@ -103,7 +105,10 @@ const Kernels* kernels_named(const char* name) {
   const Kernels* all[] = {
       &isa_generic::kernels,
 #if defined(__x86_64__)
-      &isa_avx2::kernels,    &isa_avx2_vnni::kernels, &isa_avx512::kernels, &isa_amx::kernels,
+      &isa_avx2::kernels,    &isa_avx2_vnni::kernels, &isa_avx512::kernels,
+#ifdef __linux__
+      &isa_amx::kernels,
+#endif
 #elif defined(__aarch64__)
       &isa_neon::kernels,
 #endif
