@@ -18,7 +18,7 @@ docs/python.md is a tour; `help(gemelo.Model)`, `help(gemelo.Sampling)` and so o
 - Configs: ModelConfig, Gemma3Config, Gemma3nConfig, LayerConfig, VisionConfig, Vision3nConfig,
   AudioConfig, Modalities, PlaceholderTokens
 - Errors: GemeloError, InputError, ContextLengthError, SessionBusyError, FileFormatError,
-  UnsupportedError, UnavailableError
+  UnsupportedError, UnavailableError, MissingExtraError
 
 Names are imported on first use, so that `gemelo --help` never loads torch.
 """
@@ -72,6 +72,7 @@ if TYPE_CHECKING:
         FileFormatError,
         GemeloError,
         InputError,
+        MissingExtraError,
         SessionBusyError,
         UnavailableError,
         UnsupportedError,
@@ -110,6 +111,7 @@ _HOMES = {
     "Gemma3Config": "gemelo.config.Gemma3Config",
     "Gemma3nConfig": "gemelo.config.Gemma3nConfig",
     "InputError": "gemelo.errors.InputError",
+    "MissingExtraError": "gemelo.errors.MissingExtraError",
     "KVCache": "gemelo.engine.kv.KVCache",
     "KVFormat": "gemelo.config.options.KVFormat",
     "LayerConfig": "gemelo.config.LayerConfig",
@@ -191,6 +193,7 @@ __all__ = [
     "MediaLoader",
     "MediaPart",
     "Message",
+    "MissingExtraError",
     "Modalities",
     "Model",
     "ModelConfig",

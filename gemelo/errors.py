@@ -104,3 +104,9 @@ class UnavailableError(GemeloError):
     """Something outside is missing: a network, a hub repository, an optional package."""
 
     exit_code = 1
+
+
+class MissingExtraError(UnavailableError):
+    """An optional package is not installed, or too old; the text has the command to install it."""
+
+    exit_code = 2

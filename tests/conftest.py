@@ -23,6 +23,7 @@ from gemelo.kernels import native
 from gemelo.models.gemma3 import Gemma3
 from gemelo.weights.safetensors import write_safetensors
 from tests.native import count_skipped, refuse_if_required
+from tests.tensors import entries
 
 
 def pytest_configure() -> None:
@@ -193,11 +194,8 @@ def write_checkpoint(folder: Path, model: Gemma3, dtype: torch.dtype = torch.flo
     """A Hugging Face directory with the weights of `model` and the tiny tokenizer."""
     folder.mkdir()
     tokenizer = Tokenizer.from_gguf(tiny_vocabulary())
-    tensors = [
-        (f"model.{name}", tuple(weight.shape), dtype, lambda weight=weight: weight.to(dtype))
-        for name, weight in model.state_dict().items()
-    ]
-    write_safetensors(folder, tensors)
+    state = {f"model.{name}": weight.to(dtype) for name, weight in model.state_dict().items()}
+    write_safetensors(folder, entries(state))
     (folder / "config.json").write_text(json.dumps(model.config.to_hf()))
     (folder / "tokenizer.model").write_bytes(tokenizer.to_sentencepiece())
     return folder

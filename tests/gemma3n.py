@@ -16,6 +16,7 @@ from gemelo.config import FULL, SLIDING, Gemma3nConfig
 from gemelo.models.gemma3n import Gemma3n
 from gemelo.weights.safetensors import Safetensors, write_safetensors
 from tests.conftest import randomise, write_checkpoint
+from tests.tensors import entries, held
 
 # Every width a multiple of 32, so that each matrix fits every format.
 TINY_3N = Gemma3nConfig(
@@ -97,7 +98,7 @@ def write_3n(
 def rewritten(folder: Path, more: Tensors, **changes: object) -> Path:
     """The directory with tensors added or replaced, and top-level entries of its config."""
     source = Safetensors(folder)
-    tensors = {name: source.tensor(name).clone() for name in source.names()} | more
+    tensors = {name: held(source.tensor(name)).clone() for name in source.names()} | more
     write_tensors(folder, tensors)
     config = json.loads((folder / "config.json").read_text()) | changes
     (folder / "config.json").write_text(json.dumps(config))
@@ -105,10 +106,7 @@ def rewritten(folder: Path, more: Tensors, **changes: object) -> Path:
 
 
 def write_tensors(folder: Path, tensors: Tensors) -> None:
-    write_safetensors(
-        folder,
-        [(name, tuple(t.shape), t.dtype, lambda t=t: t) for name, t in tensors.items()],
-    )
+    write_safetensors(folder, entries(tensors))
 
 
 def noise(seed: int = 1) -> Tensors:

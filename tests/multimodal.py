@@ -22,6 +22,7 @@ from gemelo.weights import names
 from gemelo.weights.safetensors import write_safetensors
 from tests.conftest import TINY, TINY_VISION, tiny_vocabulary
 from tests.gemma3n import TINY_3N
+from tests.tensors import entries
 
 Config = Gemma3Config | Gemma3nConfig
 BOI, EOI, IMAGE, BOA = 90, 91, 92, 93
@@ -121,14 +122,8 @@ def write(folder: Path, config: Config, dtype: torch.dtype = torch.float32) -> P
     folder.mkdir(parents=True)
     gemma3 = isinstance(config, Gemma3Config)
     layout = "multimodal" if gemma3 else "multimodal-3n"
-    state = tree(config).state_dict()
-    write_safetensors(
-        folder,
-        [
-            (names.to_hf(name, layout), tuple(w.shape), dtype, lambda w=w: w.to(dtype))
-            for name, w in state.items()
-        ],
-    )
+    state = {names.to_hf(n, layout): w.to(dtype) for n, w in tree(config).state_dict().items()}
+    write_safetensors(folder, entries(state))
     (folder / "config.json").write_text(json.dumps(config.to_hf()))
     tokenizer = Tokenizer.from_gguf(vocabulary())
     (folder / "tokenizer.model").write_bytes(tokenizer.to_sentencepiece())

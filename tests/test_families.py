@@ -15,7 +15,11 @@ import pytest
 import gemelo
 
 ROOT = Path(gemelo.__file__).parent
-FAMILIES = {"Gemma3", "Gemma3n", "Gemma3Config", "Gemma3nConfig", "Gemma3Tree", "Gemma3nTree"}
+FAMILIES = {
+    f"{family}{kind}"
+    for family in ("Gemma3", "Gemma3n")
+    for kind in ("", "Config", "Towers", "Tree")
+}
 MAY_ASK = {ROOT / "models", ROOT / "config", ROOT / "engine" / "native_program.py"}
 CHECKS = {"isinstance", "issubclass", "type"}
 

@@ -16,6 +16,7 @@ import gemelo
 ROOT = Path(gemelo.__file__).parent
 FLOORS = {
     "errors": 0,
+    "extras": 0,
     "string_table": 0,
     "text_files": 0,
     "config": 0,

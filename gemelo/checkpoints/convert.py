@@ -24,12 +24,10 @@ from typing import Any
 
 from gemelo.checkpoints.destination import check_apart, check_place, check_room, is_gguf
 from gemelo.checkpoints.gguf_key_values import gguf_values, with_loss_notices
-from gemelo.checkpoints.load import tokenizer_of
 from gemelo.checkpoints.locate import expanded, resolve
 from gemelo.checkpoints.mmproj import mmproj_names, mmproj_values, with_own_towers
 from gemelo.checkpoints.open import open_source
 from gemelo.checkpoints.plan import (
-    DTYPES,
     Target,
     gguf_targets,
     hf_targets,
@@ -38,22 +36,23 @@ from gemelo.checkpoints.plan import (
 )
 from gemelo.checkpoints.slice import cut, with_rows, without_padding, without_towers
 from gemelo.checkpoints.source import EMBEDDING, Source, architecture
+from gemelo.checkpoints.tokenizers import tokenizer_of
 from gemelo.checkpoints.written import remember
 from gemelo.config import Submodel
 from gemelo.config.options import TargetFormat, checked_target
 from gemelo.errors import InputError, UnavailableError, UnsupportedError
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
-from gemelo.kernels.quants import Packed
 from gemelo.weights import names
 from gemelo.weights.folder import TOKENIZER_FILES, replaced_folder
 from gemelo.weights.gguf_write import write_gguf
 from gemelo.weights.mapped import behind, check
 from gemelo.weights.metadata_gemma3n import built_in
-from gemelo.weights.safetensors import TensorToWrite, write_safetensors
+from gemelo.weights.safetensors import write_safetensors
 from gemelo.weights.temporary_files import plain_os_errors
 
 Progress = Callable[[int, int], None]  # bytes written, bytes in all
 Notify = Callable[[str], None]  # a sentence for a person to see
+_DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}  # as a config.json has them
 _MAPS = ".msfa.ffn.pw_exp.conv.weight"  # one of MobileNet's convolutions; all have one format
 
 
@@ -271,13 +270,9 @@ def _write_directory(
         layout = "multimodal-3n"
     total = sum(target.nbytes for target in targets)
 
-    def tensors() -> Iterator[TensorToWrite]:
-        for target in targets:
-            dtype = DTYPES[target.format.name]
-            yield names.to_hf(target.name, layout), target.shape, dtype, target.weight
-
+    tensors = ((names.to_hf(t.name, layout), t.shape, t.format, t.weight) for t in targets)
     with replaced_folder(path, overwrite) as folder:
-        write_safetensors(folder, tensors(), progress=_bytes_done(progress, total))
+        write_safetensors(folder, tensors, progress=_bytes_done(progress, total))
         config = source.config.to_hf() | {"torch_dtype": _main_dtype(targets)}
         _write_json(folder / "config.json", config)
         _write_tokenizer(source, folder)
@@ -286,7 +281,7 @@ def _write_directory(
 def _main_dtype(targets: list[Target]) -> str:
     kinds = [target.format.name for target in targets if len(target.shape) == 2]
     common = max(set(kinds), key=kinds.count)
-    return str(DTYPES[common]).removeprefix("torch.")
+    return _DTYPES[common]
 
 
 def _write_tokenizer(source: Source, folder: Path) -> None:
@@ -325,8 +320,7 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
 @contextmanager
 def _while_whole(source: Source, progress: Progress | None) -> Iterator[Progress]:
     """Work that ends when the source's files are not what they were, and its progress."""
-    weights = (source.tensor(name) for name in source.shapes)
-    files = behind(w.blocks if isinstance(w, Packed) else w for w in weights)
+    files = behind(source.tensor(name) for name in source.shapes)
 
     def more(done: int, total: int) -> None:
         check(files)

@@ -18,7 +18,6 @@ from pathlib import Path
 from gemelo.checkpoints.companion import companions
 from gemelo.checkpoints.source import Source
 from gemelo.errors import InputError, UnavailableError
-from gemelo.kernels.quants import Packed
 from gemelo.weights.folder import check_replaceable, is_own, recovered
 from gemelo.weights.mapped import behind
 from gemelo.weights.temporary_files import plain_os_errors, real_path
@@ -75,8 +74,7 @@ def shown_size(size_bytes: int) -> str:
 
 def check_apart(target: Path, source: Source, towers_only: bool) -> None:
     """Raise `InputError` for a target that is, or holds, a file that an open source reads."""
-    weights = (source.tensor(name) for name in source.shapes)
-    maps = behind(w.blocks if isinstance(w, Packed) else w for w in weights)
+    maps = behind(source.tensor(name) for name in source.shapes)
     files = [*source.files, *(Path(mapped.path) for mapped in maps)]
     if not towers_only:
         files += companions(source.path)

@@ -19,12 +19,11 @@ from gemelo.config import ModelConfig
 from gemelo.config.config_json import eos_ids
 from gemelo.errors import GemeloError, InputError, UnsupportedError, listed
 from gemelo.text_files import read_object
-from gemelo.weights.safetensors import INDEX_NAME, SINGLE_NAME, Safetensors
+from gemelo.weights.safetensors import INDEX_NAME, READ, SINGLE_NAME, Safetensors
 
 GENERATION = "generation_config.json"
 ADAPTER = "adapter_config.json"
 EMBEDDER = ("modules.json", "config_sentence_transformers.json")
-READ = {"F32", "F16", "BF16"}
 # Other ways to keep weights, by their files' endings, and what to do about them.
 _ELSEWHERE = (
     ((".gguf",), "give the GGUF file itself"),

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from gemelo.checkpoints.load import tokenizer_of
 from gemelo.checkpoints.plan import Target
 from gemelo.checkpoints.source import Source, architecture
+from gemelo.checkpoints.tokenizers import tokenizer_of
 from gemelo.errors import listed
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.weights import gguf_split, metadata

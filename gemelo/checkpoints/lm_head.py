@@ -13,13 +13,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from gemelo.config import ModelConfig
 from gemelo.config.config_json import section
 from gemelo.errors import FileFormatError
-from gemelo.kernels.quants import Packed
+from gemelo.kernels.quants import Packed, unpack
 from gemelo.weights.names import HEAD
 
 EMBEDDING = "language_model.embed_tokens.weight"
@@ -33,7 +32,7 @@ def with_head(
     raw: Mapping[str, Any],
     config: ModelConfig,
     shapes: Shapes,
-    tensor: Callable[[str], Tensor | Packed],
+    tensor: Callable[[str], Packed],
 ) -> tuple[ModelConfig, Shapes, tuple[str, ...]]:
     """The config and the shapes with the head that the files hold: one that only repeats the
     embedding is dropped, and one that does not is run. Notices say so where nobody would expect it.
@@ -61,13 +60,16 @@ def with_head(
     return untied, shapes, () if False in tied else (notice,)
 
 
-def _are_equal(a: Tensor | Packed, b: Tensor | Packed) -> bool:
-    """Whether two matrices hold the same numbers, though perhaps in two dtypes."""
-    if not (isinstance(a, Tensor) and isinstance(b, Tensor)) or a.shape != b.shape or not a.ndim:
+def _are_equal(a: Packed, b: Packed) -> bool:
+    """Whether two matrices hold the same numbers, though perhaps as floats of two kinds."""
+    if a.shape != b.shape or not a.shape:
         return False
-    if a.dtype == b.dtype:
-        return torch.equal(a, b)
-    starts = range(0, len(a), _ROWS)
-    return all(
-        torch.equal(a[row : row + _ROWS].float(), b[row : row + _ROWS].float()) for row in starts
-    )
+    parts = (slice(start, start + _ROWS) for start in range(0, a.rows, _ROWS))
+    return all(_equal_rows(a, b, part) for part in parts)
+
+
+def _equal_rows(a: Packed, b: Packed, part: slice) -> bool:
+    if a.format == b.format and np.array_equal(a.blocks[part], b.blocks[part]):
+        return True
+    one, other = (unpack(Packed(weight.blocks[part], weight.format)) for weight in (a, b))
+    return bool(np.array_equal(one, other))

@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from gemelo.checkpoints import mmproj_gemma3n
 from gemelo.checkpoints.layer_counts import SIGLIP, check_count
-from gemelo.checkpoints.source import Source, Weight, canonical
+from gemelo.checkpoints.source import Source, canonical, shifted
 from gemelo.config import ModelConfig, VisionConfig
 from gemelo.config.checks import is_whole
 from gemelo.errors import (
@@ -33,6 +32,7 @@ from gemelo.errors import (
     listed,
     one_line,
 )
+from gemelo.kernels.quants import Packed
 from gemelo.weights import names
 from gemelo.weights.gguf import GGUFFile
 from gemelo.weights.keys import ARCHITECTURES
@@ -142,10 +142,9 @@ def _with_siglip(source: Source, file: GGUFFile) -> Source:
     vision = _vision(path, facts, shapes)
     swapped = _are_swapped(shapes, vision)
 
-    def unshifted(name: str) -> Weight:
+    def unshifted(name: str) -> Packed:
         weight = tensor(_swap(name) if swapped else name)
-        shift = names.norm_shift(name, ARCHITECTURE)
-        return weight.float() - shift if shift and isinstance(weight, Tensor) else weight
+        return shifted(weight, -names.norm_shift(name, ARCHITECTURE))
 
     seen = {(_swap(name) if swapped else name): shape for name, shape in shapes.items()}
     wanted = (vision.hidden_size, config.hidden_size)

@@ -18,16 +18,16 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-import torch
 
+from gemelo.checkpoints.formats import reshaped
 from gemelo.checkpoints.layer_counts import AUDIO_ENCODER, check_count
 from gemelo.checkpoints.slice import without_towers
-from gemelo.checkpoints.source import EMBEDDING, Source, Weight, canonical
+from gemelo.checkpoints.source import EMBEDDING, Source, canonical
 from gemelo.config import Gemma3nConfig, ModelConfig
 from gemelo.config.gemma3n_audio import AudioConfig
 from gemelo.config.gemma3n_vision import Vision3nConfig
 from gemelo.errors import FileFormatError, GemeloError, InputError, UnsupportedError
-from gemelo.kernels.quants import Packed, unpack
+from gemelo.kernels.quants import Packed
 from gemelo.weights.gguf import GGUFFile
 
 NAMES = "clip-gemma3n"  # of the tensors, as gemelo.weights.names calls them
@@ -78,12 +78,6 @@ def with_towers(source: Source, file: GGUFFile) -> Source:
                 f"model takes {config.hidden_size}"
             )
 
-    def shaped(name: str) -> Weight:
-        weight, shape = tensor(name), shapes[name]
-        if isinstance(weight, Packed) and len(shape) == 2:
-            return weight
-        return (unpack(weight) if isinstance(weight, Packed) else weight).reshape(shape)
-
     # Other lists are a mean and a deviation, which for this tower are always 0 and 1.
     _refuse_lists(file)
     facts = {key: x for key, x in file.metadata.items() if isinstance(x, str | int | float)}
@@ -93,7 +87,9 @@ def with_towers(source: Source, file: GGUFFile) -> Source:
                 source,
                 config=_with_tower_configs(config, facts, shapes),
                 shapes={**source.shapes, **shapes},
-                tensor=lambda name: shaped(name) if name in shapes else source.tensor(name),
+                tensor=lambda name: (
+                    reshaped(tensor(name), shapes[name]) if name in shapes else source.tensor(name)
+                ),
             )
         )
     except GemeloError as error:
@@ -250,11 +246,10 @@ def _with_rows_of_ids(source: Source) -> Source:
         raise FileFormatError(f"its ids reach to {rows}, and the text's end at {shape[0]}")
 
     @cache
-    def embedding() -> Weight:
-        weight = source.tensor(EMBEDDING)
-        whole = weight.blocks if isinstance(weight, Packed) else weight
-        padded = torch.cat([whole, whole[:1].expand(missing, -1)])
-        return Packed(padded, weight.format) if isinstance(weight, Packed) else padded
+    def embedding() -> Packed:
+        text = source.tensor(EMBEDDING)
+        padding = np.broadcast_to(text.blocks[:1], (missing, text.blocks.shape[1]))
+        return Packed(np.concatenate([text.blocks, padding]), text.format)
 
     return dataclasses.replace(
         source,

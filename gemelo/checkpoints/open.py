@@ -16,8 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from gemelo.checkpoints.directory import (
     beside,
     check_directory,
@@ -36,8 +34,8 @@ from gemelo.checkpoints.source import (
     EMBEDDING,
     PER_LAYER_EMBEDDING,
     Source,
-    Weight,
     canonical,
+    shifted,
 )
 from gemelo.config import Gemma3nConfig, ModelConfig, read_config
 from gemelo.config.gemma3n import spare_layer_types
@@ -139,17 +137,11 @@ def _open_gguf(file: GGUFFile) -> Source:
     with _of(file.path):
         config = read_config(raw | (_gemma3n_shapes(shapes) if kind == "gemma3n" else {}))
 
-    def unshifted(name: str) -> Weight:
-        weight, shift = tensor(name), names.norm_shift(name, kind)
-        if shift and isinstance(weight, Tensor):
-            return weight.float() - shift  # GGUF stores 1 + w
-        return weight
-
     return Source(
         file.path,
         config,
         shapes,
-        unshifted,
+        lambda name: shifted(tensor(name), -names.norm_shift(name, kind)),  # GGUF has 1 + w
         (*file.notices, *notices),
         gguf_metadata=file.metadata,
         tower_file=file.only(beside) if beside else None,

@@ -12,29 +12,29 @@ D width.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from gemelo.checkpoints.destination import shown_size
-from gemelo.checkpoints.load import build, is_tiny, keeps_eight_bits
+from gemelo.checkpoints.formats import is_tiny, keeps_eight_bits, reshaped
 from gemelo.checkpoints.mmproj_gemma3n import file_shape
+from gemelo.checkpoints.parameter_check import check_parameters
 from gemelo.checkpoints.slice import dead_keys, without_padding
 from gemelo.checkpoints.source import (
     DECODER,
     PER_LAYER_EMBEDDING,
     Source,
-    Weight,
     architecture,
+    shifted,
 )
 from gemelo.config.options import TargetFormat
-from gemelo.errors import InputError, UnsupportedError
-from gemelo.kernels.quants import FORMATS, Format, Packed, unpack
+from gemelo.errors import InputError
+from gemelo.kernels.quants import FORMATS, Format, Packed, converted, unpacked_chunks
 from gemelo.weights import names
 
-DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 _HALF_MAX = 65504.0
 CLIP = "clip"  # the architecture of an mmproj file
 _PROJECTION = "multi_modal_projector.mm_input_projection"
@@ -47,12 +47,12 @@ class Target:
     name: str
     shape: tuple[int, ...]
     format: Format
-    weight: Callable[[], Weight]
+    weight: Callable[[], Packed]
 
     @property
     def nbytes(self) -> int:
         *rows, columns = self.shape
-        return torch.Size(rows).numel() * self.format.row_bytes(columns)
+        return math.prod(rows) * self.format.row_bytes(columns)
 
 
 # ---- a Hugging Face directory --------------------------------------------------------------------
@@ -60,7 +60,7 @@ class Target:
 
 def hf_targets(source: Source, format: TargetFormat) -> Iterator[Target]:
     """Every tensor as it is called and shaped; Gemma 3n's towers byte for byte."""
-    build(source)
+    check_parameters(source)
     for name, shape in source.shapes.items():
         chosen = _hf_format(source, name, format)
         yield Target(name, shape, chosen, _checked(source, name, chosen))
@@ -80,7 +80,7 @@ def _hf_format(source: Source, name: str, format: TargetFormat) -> Format:
 
 def gguf_targets(source: Source, format: TargetFormat) -> Iterator[Target]:
     """Matrices in the format asked for, all else in float32; stacks as one, dead keys as zeros."""
-    build(without_padding(source))
+    check_parameters(without_padding(source))
     kind = architecture(source.config)
     for name, shape in source.shapes.items():
         stack = names.stack_of(name)
@@ -107,15 +107,16 @@ def _stack_target(source: Source, stack: str, format: TargetFormat) -> Target:
     parts = names.parts_of(stack, source.config.altup_num_inputs - 1)
     shape = (len(parts), *source.shapes[parts[0]])
     own = _held_format(source, parts[0])
-    chosen = FORMATS[format] if format in DTYPES else own if own.block == 1 else FORMATS["f32"]
+    chosen = own if format == "native" else FORMATS[format]
+    chosen = chosen if chosen.block == 1 else FORMATS["f32"]
     makers = [_checked(source, part, chosen) for part in parts]
 
-    def whole() -> Tensor:
-        stacked = torch.empty(shape, dtype=DTYPES[chosen.name])
-        for matrix, make in zip(stacked, makers, strict=True):
-            weight = make()
-            matrix.copy_(unpack(weight) if isinstance(weight, Packed) else weight)
-        return stacked
+    def whole() -> Packed:
+        rows, columns = shape[1:]
+        stacked = np.empty((len(parts) * rows, chosen.row_bytes(columns)), np.uint8)
+        for number, make in enumerate(makers):
+            stacked[number * rows :][:rows] = converted(make(), chosen).blocks
+        return Packed(stacked, chosen, shape)
 
     return Target(stack, shape, chosen, whole)
 
@@ -131,8 +132,8 @@ def _dead_targets(source: Source, format: TargetFormat) -> Iterator[Target]:
         yield Target(name, shape, chosen, _zeros(shape))
 
 
-def _zeros(shape: tuple[int, ...]) -> Callable[[], Weight]:
-    return lambda: torch.zeros(shape)
+def _zeros(shape: tuple[int, ...]) -> Callable[[], Packed]:
+    return lambda: Packed.of(np.zeros(shape, np.float32))
 
 
 # ---- the towers' own file ------------------------------------------------------------------------
@@ -144,7 +145,7 @@ def tower_targets(source: Source, format: TargetFormat) -> Iterator[Target]:
 
     A matrix whose rows are no whole blocks is float16.
     """
-    build(source)
+    check_parameters(source)
     for name in source.shapes:
         if not name.startswith(DECODER):
             target = _target_3n if names.is_tower_3n(name) else _siglip
@@ -174,7 +175,7 @@ def _target_3n(source: Source, name: str, format: TargetFormat) -> Target:
     written, make = file_shape(name, shape), _checked(source, name, chosen)
     if written == shape:
         return Target(name, shape, chosen, make)
-    return Target(name, written, chosen, lambda: _unpacked(make()).reshape(written))
+    return Target(name, written, chosen, lambda: reshaped(make(), written))
 
 
 def _in_blocks(source: Source, name: str, format: TargetFormat) -> Format:
@@ -216,34 +217,29 @@ def quantisation_notices(
 
 
 def _held_format(source: Source, name: str) -> Format:
-    weight = source.tensor(name)
-    if isinstance(weight, Packed):
-        return weight.format
-    for format, known in DTYPES.items():
-        if known == weight.dtype:
-            return FORMATS[format]
-    raise UnsupportedError(f"{name}: weights of type {weight.dtype} cannot be converted")
+    return source.tensor(name).format
 
 
-def _shifted(source: Source, name: str, shift: float) -> Callable[[], Weight]:
-    """A weight in float32 by GGUF's convention."""
-
-    return lambda: _unpacked(source.tensor(name)) + shift
-
-
-def _unpacked(weight: Weight) -> Tensor:
-    return unpack(weight) if isinstance(weight, Packed) else weight.float()
+def _shifted(source: Source, name: str, shift: float) -> Callable[[], Packed]:
+    """A weight by GGUF's convention, for a writer to encode as it goes."""
+    return lambda: shifted(source.tensor(name), shift)
 
 
-def _checked(source: Source, name: str, format: Format) -> Callable[[], Weight]:
+def _checked(source: Source, name: str, format: Format) -> Callable[[], Packed]:
     """A weight for a writer to encode as it goes; refused where float16 would overflow."""
 
-    def weight() -> Weight:
+    def weight() -> Packed:
         held = source.tensor(name)
-        if format.name == "f16" and isinstance(held, Tensor) and held.dtype != torch.float16:
-            largest = float(torch.stack(list(held.aminmax())).abs().max())
+        if format.name == "f16" and held.format.name in ("f32", "bf16"):
+            largest = _largest(held)
             if not largest <= _HALF_MAX:
                 raise InputError(f"a weight of {largest:g} passes f16's {_HALF_MAX:g}; choose bf16")
         return held
 
     return weight
+
+
+def _largest(weight: Packed) -> float:
+    """The largest magnitude; NaN if there is one."""
+    ends = [(values.max(), -values.min()) for _, values in unpacked_chunks(weight)]
+    return float(np.max(ends, initial=0.0))

@@ -16,12 +16,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
-import torch
+import numpy as np
 
-from gemelo.checkpoints.source import DECODER, PER_LAYER_EMBEDDING, Source, Weight
+from gemelo.checkpoints.source import DECODER, PER_LAYER_EMBEDDING, Source
 from gemelo.config import ModelConfig, Submodel
 from gemelo.errors import UnsupportedError
-from gemelo.kernels.quants import Packed
+from gemelo.kernels.quants import Bytes, Packed
 
 _PROJECTION = f"{DECODER}per_layer_model_projection.weight"
 _LAYERS = f"{DECODER}layers."
@@ -39,14 +39,14 @@ def cut(source: Source, submodel: Submodel) -> Source:
     submodel.checked(config)
     kept = submodel.kept_layers(config)
     shapes: dict[str, tuple[int, ...]] = {}
-    makers: dict[str, Callable[[], Weight]] = {}
+    makers: dict[str, Callable[[], Packed]] = {}
     for name, shape in source.shapes.items():
         renamed = _renamed(name, kept)
         if renamed is None:
             continue
         rows, columns = _part(name, shape, config, submodel, kept)
-        shapes[renamed] = _size(rows, shape[0]), *(_size(columns, n) for n in shape[1:2])
-        shapes[renamed] += shape[2:]
+        cut_sizes = (_size(part, size) for part, size in zip((rows, columns), shape, strict=False))
+        shapes[renamed] = (*cut_sizes, *shape[2:])
         makers[renamed] = _maker(source, name, rows, columns)
     return dataclasses.replace(
         source,
@@ -98,33 +98,30 @@ def _size(part: Selection, whole: int) -> int:
     return whole if part is None else part if isinstance(part, int) else len(part)
 
 
-def _maker(source: Source, name: str, rows: Selection, columns: Selection) -> Callable[[], Weight]:
+def _maker(source: Source, name: str, rows: Selection, columns: Selection) -> Callable[[], Packed]:
     if rows is None and columns is None:
         return lambda: source.tensor(name)
     return lambda: _taken(source.tensor(name), rows, columns)
 
 
-def _taken(weight: Weight, rows: Selection, columns: Selection) -> Weight:
-    """Rows and columns of a matrix; of a packed one, columns are whole blocks."""
-    if isinstance(weight, Packed):
-        per_block, size = weight.format.block, weight.format.block_bytes
-        if columns is not None and not isinstance(columns, int):
-            starts = range(0, len(columns), per_block)
-            first = [columns[start] // per_block * size for start in starts]
-            columns = [
-                byte for byte_start in first for byte in range(byte_start, byte_start + size)
-            ]
-        elif columns is not None:
-            columns = weight.format.row_bytes(columns)
-        blocks = _taken(weight.blocks, rows, columns)
-        assert isinstance(blocks, torch.Tensor)
-        return Packed(blocks, weight.format)
-    for dim, part in enumerate((rows, columns)):
-        if isinstance(part, int):
-            weight = weight.narrow(dim, 0, part)
-        elif part is not None:
-            weight = torch.cat([weight.narrow(dim, *run) for run in _runs(part)], dim)
-    return weight
+def _taken(weight: Packed, rows: Selection, columns: Selection) -> Packed:
+    """Rows and columns of a matrix, whole blocks of them; InputError for part of one."""
+    leading = weight.prefix(
+        rows if isinstance(rows, int) else None, columns if isinstance(columns, int) else None
+    )
+    blocks, format = leading.blocks, weight.format
+    if rows is not None and not isinstance(rows, int):
+        blocks = _joined(blocks, 0, _runs(rows))
+    if columns is not None and not isinstance(columns, int):
+        runs = [(format.row_bytes(start), format.row_bytes(n)) for start, n in _runs(columns)]
+        blocks = _joined(blocks, 1, runs)
+    return Packed(blocks, format)
+
+
+def _joined(blocks: Bytes, axis: int, runs: Sequence[tuple[int, int]]) -> Bytes:
+    """Runs (start, length) of rows or of bytes, put together anew."""
+    whole = (slice(None),) * axis
+    return np.concatenate([blocks[(*whole, slice(start, start + n))] for start, n in runs], axis)
 
 
 def _runs(indices: Sequence[int]) -> list[tuple[int, int]]:
@@ -181,11 +178,9 @@ def without_padding(source: Source) -> Source:
 def with_rows(source: Source, rows: Mapping[str, int]) -> Source:
     """The same, of some matrices the leading rows alone, as views."""
 
-    def tensor(name: str) -> Weight:
+    def tensor(name: str) -> Packed:
         weight = source.tensor(name)
-        if name not in rows:
-            return weight
-        return weight.prefix(rows[name]) if isinstance(weight, Packed) else weight[: rows[name]]
+        return weight.prefix(rows[name]) if name in rows else weight
 
     shapes = {
         name: (rows[name], *shape[1:]) if name in rows else shape

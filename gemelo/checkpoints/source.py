@@ -14,17 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import numpy as np
 
 from gemelo.checkpoints.lm_head import EMBEDDING as EMBEDDING
 from gemelo.config import ModelConfig
 from gemelo.errors import FileFormatError, UnsupportedError, listed
-from gemelo.kernels.quants import Packed
+from gemelo.kernels.quants import Packed, unpack
 from gemelo.weights import names
 from gemelo.weights.gguf import GGUFFile
 from gemelo.weights.safetensors import Safetensors
 
-Weight = Tensor | Packed
 DECODER = "language_model."
 PER_LAYER_EMBEDDING = "language_model.embed_tokens_per_layer.weight"
 _MOST_IN_A_STACK = 15
@@ -45,7 +44,7 @@ class Source:
     path: Path
     config: ModelConfig
     shapes: Mapping[str, tuple[int, ...]]
-    tensor: Callable[[str], Weight]
+    tensor: Callable[[str], Packed]
     notices: tuple[str, ...] = ()
     gguf_metadata: Mapping[str, Any] | None = None
     is_whole: bool = True
@@ -65,7 +64,7 @@ def listing(what: str, found: Sequence[str]) -> str:
     return f"{len(found)} weights {what}: {listed(found)}" if found else ""
 
 
-Named = tuple[dict[str, tuple[int, ...]], Callable[[str], Weight]]
+Named = tuple[dict[str, tuple[int, ...]], Callable[[str], Packed]]
 
 
 def canonical(file: GGUFFile | Safetensors, kind: str | None = None) -> Named:
@@ -92,7 +91,7 @@ def canonical(file: GGUFFile | Safetensors, kind: str | None = None) -> Named:
         hint = _ROPE_HINT if any(name.startswith("rope_") for name in unknown) else ""
         raise FileFormatError(f"{file.path}: {listing('unknown', unknown)}{hint}")
 
-    def tensor(canonical: str) -> Weight:
+    def tensor(canonical: str) -> Packed:
         name, index = origins[canonical]
         weight = file.tensor(name)
         return weight if index is None else layer_of(weight, index, shapes[canonical][0])
@@ -121,9 +120,14 @@ def _parts(
     return [(part, index, shape[1:]) for index, part in enumerate(parts)]
 
 
-def layer_of(stack: Weight, index: int, rows: int) -> Weight:
-    """One matrix of a stack, as a view: of a tensor (n, rows, columns), or of blocks that hold the
-    matrices one under the other."""
-    if isinstance(stack, Packed):
-        return Packed(stack.blocks[index * rows : (index + 1) * rows], stack.format)
-    return stack[index]
+def shifted(weight: Packed, shift: float) -> Packed:
+    """A norm's weight by another convention, in float32; itself where nothing is to be added, or
+    where it is no norm's, which are never in blocks."""
+    if not shift or weight.format.block > 1:
+        return weight
+    return Packed.of(unpack(weight) + np.float32(shift))
+
+
+def layer_of(stack: Packed, index: int, rows: int) -> Packed:
+    """One matrix of a stack (n, rows, columns), which lie one under the other, as a view."""
+    return Packed(stack.blocks[index * rows : (index + 1) * rows], stack.format)

@@ -133,7 +133,7 @@ def sizes(model: Model, active: Submodel | None, width: int) -> list[str]:
     from gemelo.inspection.weights import held
 
     decoder = model.engine.decoder
-    found = inspected.sizes(decoder.config, held(decoder))
+    found = inspected.sizes(decoder.config, held(decoder.weights))
     marked = next((size.name for size in found if size.submodel == active), "")
     return size_lines(found, width, marked) if found else []
 

@@ -57,7 +57,7 @@ def show_model(
         print_json(summary.to_json())
         return
     width = width_of(sys.stdout)
-    smaller = None if part else smaller_than(whole.config, held(whole.decoder))
+    smaller = None if part else smaller_than(whole.config, held(whole.weights))
     lines = [*layer_lines(summary, width), ""]
     if shapes:
         lines += [*shape_lines(summary, width), ""]

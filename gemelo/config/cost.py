@@ -40,7 +40,7 @@ def layer_parameters(config: ModelConfig, layer: int) -> int:
 
 def _gemma3n_extras(config: ModelConfig) -> int:
     width, streams = config.hidden_size, config.altup_num_inputs
-    if streams == 1:
+    if not config.hidden_size_per_layer_input:
         return 0
     altup = streams**3 + streams**2 + streams * width + 2 * width  # coefficients, router, scale
     laurel = 2 * config.laurel_rank * width + width

@@ -21,7 +21,10 @@ from gemelo.config.checks import is_number
 from gemelo.errors import FileFormatError, UnsupportedError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float32]
 
 _MOST = 1e12
 # Of full and of sliding layers, where a file does not say.
@@ -34,7 +37,7 @@ class Linear:
 
     factor: float
 
-    def stretch(self, frequencies: Tensor, theta: float) -> Tensor:
+    def stretch(self, frequencies: Floats, theta: float) -> Floats:
         """Frequencies (d / 2,) as they turn in the longer context."""
         return frequencies / self.factor
 
@@ -52,15 +55,15 @@ class Yarn:
     mscale: float | None = None
     mscale_all_dim: float | None = None
 
-    def stretch(self, frequencies: Tensor, theta: float) -> Tensor:
+    def stretch(self, frequencies: Floats, theta: float) -> Floats:
         """Frequencies (d / 2,) as they turn in the longer context."""
-        import torch
+        import numpy as np
 
         pairs = len(frequencies)
         low = max(math.floor(self._pair_of(self.beta_fast, theta, pairs)), 0.0)
         high = min(math.ceil(self._pair_of(self.beta_slow, theta, pairs)), 2.0 * pairs - 1)
         width = high - low or 0.001
-        ramp = ((torch.arange(pairs, dtype=torch.float32) - low) / width).clamp(0, 1)
+        ramp: Floats = ((np.arange(pairs, dtype=np.float32) - low) / width).clip(0, 1)
         return frequencies / self.factor * ramp + frequencies * (1 - ramp)
 
     @property
@@ -90,11 +93,11 @@ class Llama3:
     high_freq_factor: float
     original_max_position_embeddings: int
 
-    def stretch(self, frequencies: Tensor, theta: float) -> Tensor:
+    def stretch(self, frequencies: Floats, theta: float) -> Floats:
         """Frequencies (d / 2,) as they turn in the longer context."""
         turns = self.original_max_position_embeddings * frequencies / (2 * math.pi)
         span = self.high_freq_factor - self.low_freq_factor
-        kept = ((turns - self.low_freq_factor) / span).clamp(0, 1)
+        kept: Floats = ((turns - self.low_freq_factor) / span).clip(0, 1)
         return frequencies / self.factor * (1 - kept) + frequencies * kept
 
 
@@ -115,11 +118,15 @@ class Rope:
 
     def frequencies(self, head_dim: int) -> tuple[float, ...]:
         """Radians a position for every pair of a head, in float32: (head_dim / 2,)."""
-        import torch  # here, so that configs and options load without it
+        import numpy as np  # here, so that the command line's help does without it
 
-        pairs = torch.arange(0, head_dim, 2, dtype=torch.float32, device="cpu")
-        plain = self.theta ** (-pairs / head_dim)
-        stretched = plain if self.scaling is None else self.scaling.stretch(plain, self.theta)
+        # The exponents are float32, as the reference has them; their powers are rounded to that
+        # once, from float64, so that they are the same on every machine.
+        exponents = -np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
+        with np.errstate(all="ignore"):  # of absurd factors: infinite, and no warning
+            powers = np.float64(np.float32(self.theta)) ** exponents.astype(np.float64)
+            plain = powers.astype(np.float32)
+            stretched = plain if self.scaling is None else self.scaling.stretch(plain, self.theta)
         return tuple(stretched.tolist())
 
     @property

@@ -14,11 +14,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from gemelo.config.options import FinishReason
 from gemelo.config.sampling import Sampling
-from gemelo.engine.sampler import Guess, Sampler, Token
+from gemelo.engine.sampler import Floats, Guess, Sampler, Token
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 
 
@@ -49,11 +47,11 @@ class Continuation:
         self._stream = tokenizer.stream()
         self._pending = ""
 
-    def guess(self, scores: Tensor, ahead: Sequence[int]) -> Guess:
+    def guess(self, scores: Floats, ahead: Sequence[int]) -> Guess:
         """A draft's next token, after this row's and those guessed `ahead`; the row stays."""
         return self.sampler.guess(self._without_padding(scores), self.prompt, [*self.ids, *ahead])
 
-    def choose(self, scores: Tensor, last: bool = False, guess: Guess | None = None) -> Piece:
+    def choose(self, scores: Floats, last: bool = False, guess: Guess | None = None) -> Piece:
         """Sample from scores (V,), or judge a guess by them, and move on.
 
         `last`: there is no room for another token.
@@ -70,7 +68,7 @@ class Continuation:
             text += self._pending + self._stream.flush()
         return self._piece(token, text, (token.id,))
 
-    def _without_padding(self, scores: Tensor) -> Tensor:
+    def _without_padding(self, scores: Floats) -> Floats:
         """Scores (V,) of the tokens that the tokenizer has."""
         return scores if len(scores) == self._vocab_size else scores[: self._vocab_size]
 

@@ -9,20 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from torch import Tensor
-
 from gemelo.config.options import KVFormat
 from gemelo.engine import step
+from gemelo.engine.decoder import Decoder
 from gemelo.engine.elastic.submodel_views import SubmodelViews
-from gemelo.engine.kv import KVCache, check_context, check_kv_format
+from gemelo.engine.kv import KVCache, check_kv_format
 from gemelo.engine.memory.pages import available_bytes
-from gemelo.engine.native_program import is_native
 from gemelo.engine.session import Session
-from gemelo.engine.step import Decoder
+from gemelo.engine.slots import check_context
 from gemelo.engine.tokens import Tokens, checked
 from gemelo.errors import UnavailableError
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
-from gemelo.models.outputs import CausalLMOutput
+from gemelo.kernels.quants import Floats
 from gemelo.weights.mapped import check as check_files
 
 
@@ -40,8 +38,8 @@ class Engine:
     ) -> None:
         """context None is all that the model was trained for; the cache grows as it is used.
 
-        kv_format None is bfloat16 where the native kernels run and the decoder's own dtype
-        elsewhere. name is what the decoder's size is called in statistics.
+        kv_format None is the decoder's own choice: bfloat16 where the native kernels run on weights
+        of 16 bits or fewer. name is what the decoder's size is called in statistics.
         """
         self.decoder, self.tokenizer = decoder, tokenizer
         trained = decoder.config.max_position_embeddings
@@ -49,43 +47,21 @@ class Engine:
         check_context(decoder.config, self.context)
         # A picture of Gemma 3 goes through in one step.
         self.chunk = max(chunk, decoder.config.bidirectional_image_tokens)
-        # Beside activations of 8 bits, what 16 round off of keys is not to be seen (benchmarks/).
-        self.kv_format = kv_format or ("bf16" if is_native(decoder) else "plain")
+        self.kv_format: KVFormat = kv_format or decoder.kv_format
         check_kv_format(self.kv_format)
         self.views = SubmodelViews(decoder, name)
 
     def cache(self) -> KVCache:
         """An empty cache of one row."""
-        embed = self.decoder.embed_tokens
-        device = self.decoder.norm.weight.device
-        return KVCache(
-            self.decoder.config, self.context, 1, self.chunk, embed.dtype, device, self.kv_format
-        )
+        return self.decoder.cache(self.context, 1, self.chunk, self.kv_format)
 
     def session(self, take_load_s: Callable[[], float] = lambda: 0.0) -> Session:
         """A new session, empty. take_load_s gives the seconds of loading that a turn has to count;
         every turn asks, and all but a model's first are given 0."""
         return Session(self.views, self.tokenizer, self.cache(), take_load_s)
 
-    def forward(
-        self, tokens: Tokens, output_hidden_states: bool = False, output_attentions: bool = False
-    ) -> CausalLMOutput:
-        """One forward of checked tokens through the modules: see `gemelo.models.outputs`.
-
-        Raises UnavailableError where memory has no room for what is asked.
-        """
-        config, count = self.decoder.config, len(tokens)
-        layers, numbers = config.num_hidden_layers, count * config.vocab_size
-        if output_hidden_states:
-            numbers += (layers + 1) * config.altup_num_inputs * count * config.hidden_size
-        if output_attentions:
-            numbers += layers * config.num_attention_heads * count * count
-        check_room(count, 4 * numbers)
-        check_files(self.views.files)
-        return step.outputs(self.decoder, tokens, output_hidden_states, output_attentions)
-
-    def score(self, ids: Sequence[int] | Tokens) -> Tensor:
-        """Logits of the next token after every position, (T, V) float32: 1 MB a token.
+    def score(self, ids: Sequence[int] | Tokens) -> Floats:
+        """Scores of the next token after every position, (T, V) float32: 1 MB a token.
 
         Raises UnavailableError where memory has no room for them.
         """

@@ -1,14 +1,11 @@
-"""KV cache: keys and values of every layer that owns some, with the position of every slot.
+"""KV cache: keys and values of every layer that owns some, in slots whose positions are known.
 
-Full layers keep every position; sliding layers keep a ring of window + chunk - 1 slots, which is
-the least that lets the first query of a chunk find its window after the chunk's last key is
-written. Position p lives in slot p mod capacity, and each kind of layer keeps one table of the
-absolute position in every slot (-1 = empty). The mask is a function of those positions, so nothing
-is ever unrolled, trimmed or kept in temporal order: rewinding marks slots empty, and rows of
-different lengths sit side by side without padding.
+A cache belongs to a decoder, which makes it (`Decoder.cache`): the native program and the NumPy
+reference keep arrays of the host in one of three formats, modules keep tensors of their device.
+Where a token goes and what can be taken back is the same for all (`slots`).
 
-    cache = KVCache(config, context=4096)
-    hidden = model(ids, positions, cache)      # calls place() once, then write() in every layer
+    cache = decoder.cache(context=4096)
+    scores = step.prefill(decoder, cache, tokens)
     cache.rewind(0, end=100)                   # forget positions 100 and up; raises if it cannot
 
 B rows, T tokens of a step, S slots, K key/value heads, d head width.
@@ -16,24 +13,28 @@ B rows, T tokens of a step, S slots, K key/value heads, d head width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from numbers import Integral
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, get_args
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from gemelo.config import LAYER_TYPES, LayerType, ModelConfig, kv_slots
+from gemelo.config import LAYER_TYPES, LayerType, ModelConfig
 from gemelo.config.options import KVFormat
-from gemelo.errors import ContextLengthError, GemeloError, InputError
-from gemelo.models.layers import KV
+from gemelo.engine.slots import Integers, Slots, Table
+from gemelo.errors import InputError
+from gemelo.kernels.quants import FORMATS, Floats, pack
 
 Shape = tuple[int, int, int, int]  # (B, S, K, d)
-_GROWTH = 256  # slots; full layers grow by doubling, from here
 
 
-class RewindError(GemeloError):
-    """The ring no longer holds the window before the place asked for; encode from the start."""
+class Store(Protocol):
+    """Keys or values of one layer, in B rows of S slots."""
+
+    @property
+    def nbytes(self) -> int: ...
+    def grow(self, capacity: int) -> None: ...
+    def copy_row(self, other: Any) -> None: ...
 
 
 class Addresses(NamedTuple):
@@ -45,43 +46,12 @@ class Addresses(NamedTuple):
     v_scales: int
     row_stride: int  # in numbers of k and v
 
-    @classmethod
-    def of(cls, k: Sequence[Tensor], v: Sequence[Tensor]) -> Addresses:
-        """Of the numbers of keys and of values, each with their scales if they have some."""
-        k_address, k_scales = [*(x.data_ptr() for x in k), 0][:2]
-        v_address, v_scales = [*(x.data_ptr() for x in v), 0][:2]
-        return cls(k_address, v_address, k_scales, v_scales, k[0].stride(0))
-
 
 class Memory(NamedTuple):
     """Where all keys and values lie, and what lies there: it stays as long as this is held."""
 
     layers: list[Addresses]
-    tensors: list[Tensor]
-
-
-class SlotPositions(NamedTuple):
-    """The positions in the slots of one kind of layer, (B, capacity), and how many are in use."""
-
-    positions: Tensor
-    used: int
-
-    @property
-    def numbers(self) -> tuple[int, int, int, int]:
-        """Address, row stride in positions, capacity, used; good as long as the table is held."""
-        table = self.positions
-        return table.data_ptr(), table.stride(0), table.shape[1], self.used
-
-
-def check_context(config: ModelConfig, context: int) -> None:
-    """Raise ContextLengthError unless the model was trained for `context` tokens."""
-    if not isinstance(context, Integral):
-        raise InputError(f"context = {context!r:.80}; expected a whole number of tokens")
-    if not 0 < context <= config.max_position_embeddings:
-        raise ContextLengthError(
-            f"a context of {context} tokens is outside 1 to {config.max_position_embeddings}, "
-            "which is what the model was trained for"
-        )
+    arrays: list[NDArray[Any]]
 
 
 def check_kv_format(kv_format: str) -> None:
@@ -100,275 +70,207 @@ class KVCache:
         context: int,
         rows: int = 1,
         chunk: int = 512,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
         kv_format: KVFormat = "plain",
+        store: Callable[[Shape], Store] | None = None,
     ) -> None:
-        """chunk is the most tokens one step may write, dtype the model's own.
+        """chunk is the most tokens one step may write.
 
-        kv_format "plain" keeps that dtype, "bf16" bfloat16, "int8" 8 bits and a scale a head.
+        kv_format "plain" keeps the decoder's own numbers (float32 on the host), "bf16" bfloat16,
+        "int8" 8 bits and a scale a head. store makes the place of one layer's keys or values; None
+        makes arrays of the host.
         """
         check_kv_format(kv_format)
-        check_context(config, context)
-        self.config, self.context, self.rows, self.chunk = config, context, rows, chunk
-        self.dtype, self.kv_format = dtype, kv_format
-        empty = torch.empty(rows, 0, dtype=torch.long, device=device)
-        self.positions = dict.fromkeys(LAYER_TYPES, empty)
-        self.stored = {"plain": dtype, "bf16": torch.bfloat16, "int8": torch.int8}[kv_format]
+        self.config, self.kv_format, self.store = config, kv_format, store
+        self.slots = Slots(config, context, rows, chunk)
         shape = (rows, 0, config.num_key_value_heads, config.head_dim)
-
-        def store() -> Slots:
-            if kv_format == "int8":
-                return Int8Slots(shape, dtype, device)
-            return PlainSlots(shape, dtype, device, self.stored)
-
-        self.stores: dict[int, tuple[Slots, Slots]] = {
-            layer: (store(), store()) for layer in config.kv_layers
+        make = STORES[kv_format] if store is None else store
+        self.stores: dict[int, tuple[Any, Any]] = {
+            layer: (make(shape), make(shape)) for layer in config.kv_layers
         }
-        self._used = dict.fromkeys(LAYER_TYPES, 0)
-        self._where: dict[LayerType, SlotIndex] = {}
         self._memory: Memory | None = None  # when it has to be asked for again
 
-    def slots(self, kind: LayerType, length: int) -> int:
-        """Capacity of one kind of layer for sequences of `length` tokens."""
-        return kv_slots(self.config, kind, min(length, self.context), self.chunk)
+    @property
+    def context(self) -> int:
+        """The most tokens of a row."""
+        return self.slots.context
+
+    @property
+    def rows(self) -> int:
+        """Sequences side by side."""
+        return self.slots.rows
+
+    @property
+    def chunk(self) -> int:
+        """The most tokens that a step may write to a row."""
+        return self.slots.chunk
 
     @property
     def nbytes(self) -> int:
         """Bytes of keys and values allocated; position tables and Python objects left out."""
         return sum(k.nbytes + v.nbytes for k, v in self.stores.values())
 
-    def place(self, positions: Tensor) -> dict[str, Tensor]:
-        """Reserve slots for a step's tokens; called once by the model before its layers write.
-
-        positions (B, T) are absolute, -1 for padding. Returns for each kind of layer the positions
-        (B, S) of the keys its `write` will return. Mutates the position tables.
-        """
-        self.make_room(positions.shape[1], int(positions.max()) + 1)
-        for kind in LAYER_TYPES:
-            self._where[kind] = where = SlotIndex(positions, self.positions[kind].shape[1])
-            where.put(self.positions[kind], positions)
-        return {kind: self.positions[kind][:, : self._used[kind]] for kind in LAYER_TYPES}
-
-    def write(self, layer: int, new: KV) -> KV:
-        """Store k and v (B, K, T, d) of a layer in the slots of the step; all that it sees."""
-        kind = self.config.layer_types[layer]
-        k, v = self.stores[layer]
-        k.put(self._where[kind], new.k)
-        v.put(self._where[kind], new.v)
-        return KV(k.view(self._used[kind]), v.view(self._used[kind]))
-
-    def memory(self) -> Memory:
-        """Of every owning layer, numbers of dtype `stored`. Whoever hands the addresses on holds
-        this meanwhile: another thread may let the cache grow, and then nobody else does."""
-        memory = self._memory
-        if memory is None:
-            stores = [(k.tensors(), v.tensors()) for k, v in self.stores.values()]
-            layers = [Addresses.of(k, v) for k, v in stores]
-            memory = self._memory = Memory(layers, [x for k, v in stores for x in (*k, *v)])
-        return memory
-
     def make_room(self, tokens: int, length: int) -> None:
-        """For a step of so many tokens a row that ends at `length`: what `place` does before it
-        writes the tables, for whoever writes them itself."""
-        if tokens > self.chunk:
-            raise InputError(f"a step of {tokens} tokens; the cache takes {self.chunk}")
-        self.reserve(length)
+        """For a step of so many tokens a row that ends at `length`, doubling what has to grow.
 
-    def tables(self) -> list[SlotPositions]:
-        """Of every kind of layer, until the cache grows."""
-        return [SlotPositions(table, self._used[kind]) for kind, table in self.positions.items()]
-
-    def reserve(self, length: int) -> None:
-        """Make room for `length` tokens a row, doubling what has to grow."""
-        if length > self.context:
-            raise ContextLengthError(
-                f"{length} tokens do not fit the context of {self.context}; shorten the prompt or "
-                f"raise the context (the model takes {self.config.max_position_embeddings})"
-            )
-        for kind, table in self.positions.items():
-            capacity = table.shape[1]
-            needed = self.slots(kind, length)
-            if needed > capacity:
-                self._grow(kind, self.slots(kind, max(needed, 2 * capacity, _GROWTH)))
-            self._used[kind] = max(self._used[kind], needed)
+        Raises InputError or ContextLengthError where there can be none.
+        """
+        self.slots.check_room(tokens, length)
+        for kind, capacity in self.slots.growth(length).items():
+            self._grow(kind, capacity)
+        self.slots.use(length)
 
     def _grow(self, kind: LayerType, capacity: int) -> None:
-        """A ring that has not wrapped yet lies in order, so growing keeps every slot's place.
-
-        The table comes last: until then an interrupt leaves slots that nobody uses.
-        """
-        table, self._memory = self.positions[kind], None
+        """The table comes last: until then an interrupt leaves slots that nobody uses."""
+        self._memory = None
         for layer, stores in self.stores.items():
             if self.config.layer_types[layer] == kind:
                 for store in stores:
                     store.grow(capacity)
-        grown = table.new_full((self.rows, capacity), -1)
-        grown[:, : table.shape[1]] = table
-        self.positions[kind] = grown
+        self.slots.grow(kind, capacity)
 
-    @torch.inference_mode()
+    def tables(self) -> list[Table]:
+        """Of every kind of layer, until the cache grows."""
+        return [self.slots.table(kind) for kind in LAYER_TYPES]
+
+    def memory(self) -> Memory:
+        """Where arrays of the host lie. Whoever hands the addresses on holds this meanwhile:
+        another thread may let the cache grow, and then nobody else does."""
+        memory = self._memory
+        if memory is None:
+            stores = list(self.stores.values())
+            memory = self._memory = Memory(
+                [_addresses(k, v) for k, v in stores],
+                [array for k, v in stores for array in (*k.arrays, *v.arrays)],
+            )
+        return memory
+
     def rewind(self, row: int, end: int) -> None:
-        """Forget positions `end` and up in one row, so that the next token may be written there.
+        """Forget positions `end` and up in one row; see `Slots.rewind`."""
+        self.slots.rewind(row, end)
 
-        Raises `RewindError`, changing nothing, when a ring has overwritten part of the window
-        before `end`: it reaches chunk - 1 tokens back from the furthest position ever written.
-        """
-        for kind, table in self.positions.items():
-            window = self.config.window(kind)
-            first = 0 if window is None else max(0, end - window + 1)
-            num_held = int(((table[row] >= first) & (table[row] < end)).sum())
-            if num_held < end - first:
-                raise RewindError(
-                    f"position {end} is too far back: the ring of window {window} and chunk "
-                    f"{self.chunk} holds {num_held} of the {end - first} keys before it"
-                )
-        for table in self.positions.values():
-            table[row].masked_fill_(table[row] >= end, -1)
-        self._shrink()
-
-    @torch.inference_mode()
     def clear(self, row: int = 0) -> None:
         """Forget a row."""
-        for table in self.positions.values():
-            table[row].fill_(-1)
-        self._shrink()
-
-    def _shrink(self) -> None:
-        """Attend no further than the last slot that holds something: as if the rest never was."""
-        for kind, table in self.positions.items():
-            filled = (table >= 0).any(0).nonzero()
-            self._used[kind] = int(filled[-1]) + 1 if len(filled) else 0
+        self.slots.clear(row)
 
     def empty(self, rows: int = 1) -> KVCache:
         """A cache like this one that holds nothing."""
-        device = self.positions[LAYER_TYPES[0]].device
-        return KVCache(
-            self.config, self.context, rows, self.chunk, self.dtype, device, self.kv_format
-        )
+        return KVCache(self.config, self.context, rows, self.chunk, self.kv_format, self.store)
 
-    @torch.inference_mode()
     def repeat(self, rows: int) -> KVCache:
         """A cache of `rows` copies of row 0: encode a prompt once, continue it many times."""
         copy = self.empty(rows)
-        for kind, table in self.positions.items():
+        for kind, table in self.slots.tables.items():
             copy._grow(kind, table.shape[1])
-            copy.positions[kind][:] = table[:1]
+        copy.slots.copy_row(self.slots)
         for layer, (k, v) in self.stores.items():
             copy.stores[layer][0].copy_row(k)
             copy.stores[layer][1].copy_row(v)
-        copy._used = dict(self._used)
         return copy
 
 
-class SlotIndex:
-    """Which slots a step's tokens go to: slot = position mod capacity, padding nowhere."""
+class FloatStore:
+    """Slots (B, S, K, d) as float32, or as bfloat16: the upper halves of float32."""
 
-    def __init__(self, positions: Tensor, capacity: int) -> None:
-        rows, tokens = positions.shape
-        row = torch.arange(rows, device=positions.device)[:, None].expand(rows, tokens)
-        token = torch.arange(tokens, device=positions.device)[None].expand(rows, tokens)
-        real = positions >= 0
-        self.row, self.token, self.slot = row[real], token[real], positions[real] % capacity
-
-    def put(self, table: Tensor, values: Tensor) -> None:
-        """table (B, S, ...) takes the real tokens of values (B, T, ...)."""
-        table[self.row, self.slot] = values[self.row, self.token]
-
-
-class Slots(Protocol):
-    """Keys or values of one layer, in B rows of S slots."""
-
-    @property
-    def nbytes(self) -> int: ...
-    def put(self, where: SlotIndex, new: Tensor) -> None: ...
-    def view(self, used: int) -> Tensor: ...
-    def grow(self, capacity: int) -> None: ...
-    def copy_row(self, other: Any) -> None: ...
-    def tensors(self) -> list[Tensor]: ...  # of numbers, of scales if there are some
-
-
-class PlainSlots:
-    """Slots as they are, (B, S, K, d); in the model's own dtype a view of them costs nothing."""
-
-    def __init__(
-        self,
-        shape: Shape,
-        dtype: torch.dtype,
-        device: torch.device | str,
-        stored: torch.dtype | None = None,
-    ) -> None:
-        """stored is the dtype that is kept, if not the model's."""
-        self.dtype = dtype
+    def __init__(self, shape: Shape, format: str = "f32") -> None:
+        self.format = FORMATS[format]
         # Zeroed, not empty: a NaN in a masked slot would still poison the weighted sum.
-        self.x = torch.zeros(shape, dtype=stored or dtype, device=device)
+        self.x: NDArray[Any] = np.zeros(shape, np.float32 if format == "f32" else np.uint16)
 
     @property
     def nbytes(self) -> int:
         """Bytes of the slots, used or not."""
         return self.x.nbytes
 
-    def put(self, where: SlotIndex, new: Tensor) -> None:
-        """new (B, K, T, d)."""
-        where.put(self.x, new.transpose(1, 2).to(self.x.dtype))
+    @property
+    def arrays(self) -> list[NDArray[Any]]:
+        """Its one array, (B, S, K, d)."""
+        return [self.x]
 
-    def view(self, used: int) -> Tensor:
-        """The first `used` slots in the model's dtype, (B, K, S, d)."""
-        return self.x[:, :used].transpose(1, 2).to(self.dtype)
+    def put(self, row: Integers, slot: Integers, new: Floats) -> None:
+        """new (N, K, d) of N tokens, each to its row and slot."""
+        stored = pack(new, self.format).blocks.view(self.x.dtype)
+        self.x[row, slot] = stored.reshape(new.shape)
+
+    def view(self, row: int, used: int) -> Floats:
+        """The first `used` slots of a row, (S, K, d) in float32."""
+        x = self.x[row, :used]
+        wide: Floats = x if x.dtype == np.float32 else (x.astype(np.uint32) << 16).view(np.float32)
+        return wide
 
     def grow(self, capacity: int) -> None:
         """Make room for `capacity` slots a row; those that are filled stay."""
-        old = self.x
-        if old.shape[1] >= capacity:  # grown before an interrupt
-            return
-        grown = old.new_zeros(old.shape[0], capacity, *old.shape[2:])
-        grown[:, : old.shape[1]] = old
-        self.x = grown
+        self.x = _grown(self.x, capacity)
 
-    def copy_row(self, other: PlainSlots) -> None:
+    def copy_row(self, other: FloatStore) -> None:
         """Every row becomes row 0 of `other`."""
         self.x[:] = other.x[:1]
 
-    def tensors(self) -> list[Tensor]:
-        """Its one tensor, (B, S, K, d)."""
-        return [self.x]
 
-
-class Int8Slots:
+class Int8Store:
     """Slots as signed bytes (B, S, K, d), with a float16 scale a head and position (B, S, K, 1):
     about half of bfloat16."""
 
-    def __init__(self, shape: Shape, dtype: torch.dtype, device: torch.device | str) -> None:
-        """dtype is what `view` decodes to, the model's own."""
-        self.dtype = dtype
-        self.levels = PlainSlots(shape, torch.int8, device)
-        self.scales = PlainSlots((*shape[:3], 1), torch.float16, device)
+    def __init__(self, shape: Shape) -> None:
+        self.levels = np.zeros(shape, np.int8)
+        self.scales = np.zeros((*shape[:3], 1), np.float16)
 
     @property
     def nbytes(self) -> int:
         """Bytes of levels and scales."""
         return self.levels.nbytes + self.scales.nbytes
 
-    def put(self, where: SlotIndex, new: Tensor) -> None:
-        """new (B, K, T, d), rounded to 127 levels of its head's largest magnitude."""
-        scale = (new.float().abs().amax(-1, keepdim=True) / 127).clamp(min=1e-7).half()
-        self.scales.put(where, scale)
-        self.levels.put(where, (new.float() / scale.float()).round().clamp(-127, 127).char())
+    @property
+    def arrays(self) -> list[NDArray[Any]]:
+        """Levels (B, S, K, d) and scales (B, S, K, 1)."""
+        return [self.levels, self.scales]
 
-    def view(self, used: int) -> Tensor:
-        """The first `used` slots, decoded to the model's dtype, (B, K, S, d)."""
-        return self.levels.view(used).to(self.dtype) * self.scales.view(used).to(self.dtype)
+    def put(self, row: Integers, slot: Integers, new: Floats) -> None:
+        """new (N, K, d), rounded to 127 levels of its head's largest magnitude."""
+        scale = np.maximum(np.abs(new).max(-1, keepdims=True) / np.float32(127), np.float32(1e-7))
+        stored = scale.astype(np.float16)
+        self.scales[row, slot] = stored
+        levels = np.rint(new / stored.astype(np.float32))
+        self.levels[row, slot] = np.clip(levels, -127, 127).astype(np.int8)
+
+    def view(self, row: int, used: int) -> Floats:
+        """The first `used` slots of a row, (S, K, d) in float32."""
+        levels = self.levels[row, :used].astype(np.float32)
+        return levels * self.scales[row, :used].astype(np.float32)
 
     def grow(self, capacity: int) -> None:
         """Make room for `capacity` slots a row; those that are filled stay."""
-        self.levels.grow(capacity)
-        self.scales.grow(capacity)
+        self.levels = _grown(self.levels, capacity)
+        self.scales = _grown(self.scales, capacity)
 
-    def copy_row(self, other: Int8Slots) -> None:
+    def copy_row(self, other: Int8Store) -> None:
         """Every row becomes row 0 of `other`."""
-        self.levels.copy_row(other.levels)
-        self.scales.copy_row(other.scales)
+        self.levels[:] = other.levels[:1]
+        self.scales[:] = other.scales[:1]
 
-    def tensors(self) -> list[Tensor]:
-        """Levels (B, S, K, d) and scales (B, S, K, 1)."""
-        return [self.levels.x, self.scales.x]
+
+STORES: dict[KVFormat, Callable[[Shape], FloatStore | Int8Store]] = {
+    "plain": FloatStore,
+    "bf16": lambda shape: FloatStore(shape, "bf16"),
+    "int8": Int8Store,
+}
+
+
+def _grown(old: NDArray[Any], capacity: int) -> NDArray[Any]:
+    """An array (B, S, ...) with room for `capacity` slots; itself, if it was grown before an
+    interrupt."""
+    if old.shape[1] >= capacity:
+        return old
+    grown = np.zeros((old.shape[0], capacity, *old.shape[2:]), old.dtype)
+    grown[:, : old.shape[1]] = old
+    return grown
+
+
+def _addresses(k: FloatStore | Int8Store, v: FloatStore | Int8Store) -> Addresses:
+    """Of the numbers of keys and of values, each with their scales if they have some."""
+
+    def of(store: FloatStore | Int8Store) -> tuple[int, int]:
+        found = [array.__array_interface__["data"][0] for array in store.arrays]
+        return (found + [0])[0], (found + [0])[1]
+
+    (k_at, k_scales), (v_at, v_scales) = of(k), of(v)
+    return Addresses(k_at, v_at, k_scales, v_scales, int(np.prod(k.arrays[0].shape[1:])))

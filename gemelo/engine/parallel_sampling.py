@@ -13,21 +13,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from torch import Tensor
+import numpy as np
 
 from gemelo.engine import step
 from gemelo.engine.continuation import Continuation, Piece
 from gemelo.engine.kv import KVCache
+from gemelo.engine.sampler import Floats
 from gemelo.engine.step import Decoder
 
 
 def pieces_of(
-    rows: Sequence[Continuation], scores: Tensor, decoder: Decoder, held: KVCache, position: int
+    rows: Sequence[Continuation], scores: Floats, decoder: Decoder, held: KVCache, position: int
 ) -> Iterator[Piece]:
     """The pieces of all continuations of what `held` holds, up to `position`; scores (V,) are those
     of the first token of each."""
     cache = held.repeat(len(rows))
-    together = scores.expand(len(rows), -1)
+    together = np.broadcast_to(scores, (len(rows), len(scores)))
     while True:
         for row, row_scores in zip(rows, together, strict=True):
             if row.finish_reason is None:

@@ -10,12 +10,16 @@ to zero picks what a temperature of zero does, penalties never reach infinity, a
 scores minus infinity is never chosen. Broken scores (NaN, or nothing above minus infinity) are an
 error.
 
-The random numbers come from one generator a row, seeded and on the CPU, so that a seed gives the
-same text on every device that gives the same scores.
+A random number depends on the seed, the row, and the number of tokens that the answer has, and on
+nothing else: it is looked up (`uniforms`), so that there is no generator whose state an interrupt,
+a rewind or a draft could move. A token takes one, and is where that share of the probabilities, in
+the order of ids, is passed. So a seed gives the same text wherever the scores are the same, and
+scores that differ a little seldom change it.
 
-    sample = Sampler(Sampling(temperature=0.7, seed=1));  token = sample(scores, history=ids)
+    sample = Sampler(Sampling(temperature=0.7, seed=1))
+    token = sample(scores, prompt=ids, answer=[])
 
-V vocabulary.
+V vocabulary, N candidates.
 """
 
 from __future__ import annotations
@@ -23,19 +27,22 @@ from __future__ import annotations
 import math
 import secrets
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from gemelo.config.sampling import Sampling
 from gemelo.errors import InputError
-from gemelo.kernels import cpu
 
-_BLOCK = 64  # scores that are looked at together
-_LARGEST = torch.finfo(torch.float32).max
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+Ids = NDArray[np.int64]
+
+_GROUPS = 64  # scores in a group of which the largest is looked at
+_STRIDE = 512  # weights that are summed up together
+_LARGEST = float(np.finfo(np.float32).max)
 _COLDEST = 1e-300  # of temperatures: what is left of one below is zero when it divides
 
 
@@ -51,50 +58,39 @@ class Guess(NamedTuple):
     """A drafted token and the distribution (V,) it was drawn from; None where it was greedy."""
 
     id: int
-    chances: Tensor | None
+    chances: Doubles | None
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Torch without its other threads: after an operation they spin for a while, on the cores that
-    the next step needs, and a row of scores is soon read by one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+class Uniforms(NamedTuple):
+    """The random numbers of one token, each for one purpose, from 0 up to and without 1."""
+
+    draw: float  # a token, where no draft is
+    guess: float  # the draft's token
+    judge: float  # whether the guess is kept
+    redraw: float  # what replaces it
 
 
-def largest(scores: Tensor) -> int:
-    """The first of the largest scores (V,)."""
-    return cpu.argmax(scores) if scores.device.type == "cpu" else int(scores.argmax())
+def uniforms(seed: int, row: int, token: int) -> Uniforms:
+    """The random numbers of a continuation's token: one block of Philox 4x64-10 (Salmon et al.,
+    "Parallel Random Numbers: As Easy as 1, 2, 3", 2011), keyed by seed and row.
 
-
-def check_scores(scores: Tensor) -> None:
-    """Raise unless scores (V,) say which token is the likeliest."""
-    # NumPy's maximum is NaN where any is, and wakes no threads of torch's.
-    on_cpu = scores.device.type == "cpu" and scores.dtype == torch.float32
-    top = float(scores.numpy().max() if on_cpu else scores.max()) if len(scores) else math.nan
-    if not math.isfinite(top):
-        cause = f"the largest of {len(scores)} is {top}" if len(scores) else "there are none"
-        raise InputError(f"no token can be chosen from the scores: {cause}")
+    token is the number of tokens before it in the answer; NumPy takes the block of token + 1.
+    """
+    block = np.random.Philox(key=[seed, row], counter=token).random_raw(4)
+    return Uniforms(*((block >> np.uint64(11)) * 2.0**-53).tolist())
 
 
 class Sampler:
-    """The function that a `Sampling` becomes for one row; its only state is a generator."""
+    """The function that a `Sampling` becomes for one row; it has no state."""
 
     def __init__(self, sampling: Sampling, row: int = 0) -> None:
         """row tells continuations of one seed apart; row 0 is what n = 1 gives."""
-        self.sampling = sampling
+        self.sampling, self.row = sampling, row
         self.seed = secrets.randbits(32) if sampling.seed is None else sampling.seed
-        self.generator = torch.Generator().manual_seed(
-            (self.seed + row * 0x9E3779B97F4A7C15) % 2**63
-        )
 
     def __call__(
         self,
-        scores: Tensor,
+        scores: Floats,
         prompt: Sequence[int],
         answer: Sequence[int],
         guess: Guess | None = None,
@@ -105,148 +101,214 @@ class Sampler:
         without one (speculative sampling, arXiv 2211.17192, theorem 1).
         """
         if self.sampling.plain and len(scores):
-            likeliest = largest(scores)  # first, while the threads of the step are awake
+            token = largest(scores)  # first, while the threads of the step are awake
             check_scores(scores)
-            return Token(likeliest)
+            return Token(token)
         check_scores(scores)
-        with one_thread():
-            adjusted = adjust(scores, self.sampling, prompt, answer)
-            if self.sampling.greedy:
-                token = largest(adjusted)
-            elif guess is None:
-                token = self._draw(*candidates(adjusted, self.sampling))
-            else:
-                token = self._judge(guess, *candidates(adjusted, self.sampling))
-            return self._report(scores, token)
+        adjusted = adjust(scores, self.sampling, prompt, answer)
+        if self.sampling.greedy:
+            return self._report(scores, largest(adjusted))
+        random = uniforms(self.seed, self.row, len(answer))
+        probabilities, ids = candidates(adjusted, self.sampling)
+        if guess is None:
+            return self._report(scores, draw(random.draw, probabilities, ids))
+        return self._report(scores, judge(guess, random, probabilities, ids))
 
-    def guess(self, scores: Tensor, prompt: Sequence[int], answer: Sequence[int]) -> Guess:
+    def guess(self, scores: Floats, prompt: Sequence[int], answer: Sequence[int]) -> Guess:
         """A token drawn from another model's scores, with the chances it was drawn by."""
         check_scores(scores)
-        with one_thread():
-            adjusted = adjust(scores, self.sampling, prompt, answer)
-            if self.sampling.greedy:
-                return Guess(largest(adjusted), None)
-            probabilities, ids = candidates(adjusted, self.sampling)
-            return Guess(self._draw(probabilities, ids), _dense(probabilities, ids, len(scores)))
+        adjusted = adjust(scores, self.sampling, prompt, answer)
+        if self.sampling.greedy:
+            return Guess(largest(adjusted), None)
+        random = uniforms(self.seed, self.row, len(answer))
+        probabilities, ids = candidates(adjusted, self.sampling)
+        token = draw(random.guess, probabilities, ids)
+        return Guess(token, dense(probabilities, ids, len(scores)))
 
-    def _judge(self, guess: Guess, probabilities: Tensor, ids: Tensor | None) -> int:
-        """Keep a guess with probability p / q; else draw from what p has more of than q."""
-        q = guess.chances
-        assert q is not None, "a sampled guess brings its chances"
-        p = _dense(probabilities, ids, len(q))
-        threshold = float(torch.rand(1, generator=self.generator)) * float(q[guess.id])
-        if threshold < float(p[guess.id]):
-            return guess.id
-        rest = (p - q).clamp(min=0)
-        return self._draw(rest if rest.any() else p)  # all rounded off: p and q are alike
-
-    def _draw(self, weights: Tensor, ids: Tensor | None = None) -> int:
-        """One of ids (N,), or of the numbers from 0, each as often as it weighs."""
-        if ids is not None:
-            return int(ids[torch.multinomial(weights, 1, generator=self.generator)])
-        # Of a whole vocabulary by one random number, where `multinomial` takes one for each.
-        sums = weights.double().cumsum(-1)
-        point = 1 - torch.rand(1, generator=self.generator, dtype=torch.float64)  # above 0, up to 1
-        return int(torch.searchsorted(sums, point * sums[-1]))
-
-    def _report(self, scores: Tensor, token: int) -> Token:
+    def _report(self, scores: Floats, token: int) -> Token:
         count = self.sampling.logprobs
         if count is None:
             return Token(token)
-        total = scores.logsumexp(-1)
+        total = logsumexp(scores)
         values, ids = likeliest(scores, min(count, len(scores)))
-        top = tuple(zip(ids.tolist(), (values - total).tolist(), strict=True))
-        return Token(token, float(scores[token] - total), top)
+        top = zip(ids.tolist(), (values.astype(np.float64) - total).tolist(), strict=True)
+        return Token(token, float(scores[token]) - total, tuple(top))
+
+
+def largest(scores: Floats) -> int:
+    """The first of the largest scores (V,)."""
+    return int(scores.argmax())
+
+
+def check_scores(scores: Floats) -> None:
+    """Raise unless scores (V,) say which token is the likeliest."""
+    top = float(scores.max()) if len(scores) else math.nan  # NaN where any is
+    if not math.isfinite(top):
+        cause = f"the largest of {len(scores)} is {top}" if len(scores) else "there are none"
+        raise InputError(f"no token can be chosen from the scores: {cause}")
+
+
+# ---- choosing ------------------------------------------------------------------------------------
+
+
+def draw(uniform: float, weights: NDArray[np.floating], ids: Ids) -> int:
+    """One of ids (N,), each as often as its weight is of all: the inverse of their running sum,
+    which is run through in strides, and by single weights in the stride that it is passed in."""
+    begins = np.arange(0, len(weights), _STRIDE)
+    sums = np.add.reduceat(weights, begins, dtype=np.float64).cumsum()
+    point = uniform * sums[-1]  # below it, since uniform is below 1
+    stride = int(np.searchsorted(sums, point, side="right"))
+    begin = stride * _STRIDE
+    inside = weights[begin : begin + _STRIDE]
+    before = sums[stride - 1] if stride else 0.0
+    place = int(np.searchsorted(before + inside.cumsum(dtype=np.float64), point, side="right"))
+    return int(ids[begin + min(place, np.flatnonzero(inside)[-1])])  # sums are rounded in two ways
+
+
+def judge(guess: Guess, random: Uniforms, probabilities: Floats, ids: Ids) -> int:
+    """Keep a guess with probability p / q; else draw from what p has more of than q."""
+    assert guess.chances is not None, "a sampled guess brings its chances"
+    p = probabilities / probabilities.sum(dtype=np.float64)
+    q = guess.chances[ids]
+    if random.judge * guess.chances[guess.id] < p[ids == guess.id].sum():
+        return guess.id
+    rest = np.maximum(p - q, 0)
+    return draw(random.redraw, rest if rest.any() else p, ids)  # all rounded off: p and q are alike
+
+
+def dense(probabilities: Floats, ids: Ids, size: int) -> Doubles:
+    """Chances of some tokens as a vector over all, summing to one."""
+    chances = np.zeros(size)
+    chances[ids] = probabilities / probabilities.sum(dtype=np.float64)
+    return chances
+
+
+# ---- penalties -----------------------------------------------------------------------------------
 
 
 def adjust(
-    scores: Tensor, sampling: Sampling, prompt: Sequence[int], answer: Sequence[int]
-) -> Tensor:
+    scores: Floats, sampling: Sampling, prompt: Sequence[int], answer: Sequence[int]
+) -> Floats:
     """Penalties and bias; returns scores itself where there is nothing to do.
 
     The repetition penalty is CTRL's (arXiv 1909.05858, section 4.1), over prompt and answer; the
     other two are OpenAI's, over the answer.
     """
-    adjusted = scores
+    if not sampling.adjusts:
+        return scores
+    adjusted = scores.copy()
     if sampling.repetition_penalty != 1:
         repeated = sorted(token for token in {*prompt, *answer} if token < len(scores))
-        ids = torch.tensor(repeated, dtype=torch.long, device=scores.device)
-        old = scores[ids]
-        penalty = sampling.repetition_penalty
-        new = torch.where(old > 0, old / penalty, old * penalty).clamp(-_LARGEST, _LARGEST)
-        adjusted = adjusted.index_copy(0, ids, torch.where(old.isinf(), old, new))
+        adjusted[repeated] = _penalised(scores[repeated], sampling.repetition_penalty)
     if answer and (sampling.presence_penalty or sampling.frequency_penalty):
         counts = Counter(answer)
-        fines = [
-            sampling.presence_penalty + sampling.frequency_penalty * n for n in counts.values()
-        ]
-        adjusted = _add(adjusted, list(counts), [-fine for fine in fines])
+        times = np.array(list(counts.values()), np.float32)
+        fines = sampling.presence_penalty + sampling.frequency_penalty * times
+        adjusted[list(counts)] -= fines
     if sampling.logit_bias:
         for token in sampling.logit_bias:
-            if token >= scores.shape[0]:
-                raise InputError(f"logit_bias token {token} is not below {scores.shape[0]}")
-        adjusted = _add(adjusted, list(sampling.logit_bias), list(sampling.logit_bias.values()))
+            if token >= len(scores):
+                raise InputError(f"logit_bias token {token} is not below {len(scores)}")
+        biases = np.array(list(sampling.logit_bias.values()), np.float32)
+        adjusted[list(sampling.logit_bias)] += biases
     return adjusted
 
 
-def candidates(scores: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor | None]:
-    """The tokens left by temperature, top-k, top-p and min-p: probabilities and ids, on the CPU.
+def _penalised(scores: Floats, penalty: float) -> Floats:
+    """Scores (N,) after CTRL's penalty; the finite stay finite, and the infinite as they are."""
+    exact = scores.astype(np.float64)
+    new = np.where(scores > 0, exact / penalty, exact * penalty).clip(-_LARGEST, _LARGEST)
+    return np.where(np.isinf(scores), exact, new).astype(np.float32)
 
-    Without ids it is every token, in order. The likeliest is never filtered away.
-    """
-    ids = None
+
+# ---- filters -------------------------------------------------------------------------------------
+
+
+def candidates(scores: Floats, sampling: Sampling) -> tuple[Floats, Ids]:
+    """The tokens left by temperature, top-k, top-p and min-p: probabilities (N,) and ids (N,), the
+    smallest id first. The likeliest is never filtered away."""
+    ids = None  # every token, in order
     if 0 < sampling.top_k < len(scores):
-        scores, ids = likeliest(scores, sampling.top_k)
-    # The largest is taken off first: divided by next to nothing, the others become minus infinity.
-    colder = (scores - scores.max()).double() / max(sampling.temperature, _COLDEST)
-    probabilities = colder.float().softmax(-1).cpu()
-    ids = None if ids is None else ids.cpu()
+        ids = largest_ids(scores, sampling.top_k)
+        scores = scores[ids]
+    probabilities = softmax(scores, sampling.temperature)
     if sampling.top_p < 1:
-        probabilities, order = nucleus(probabilities, sampling.top_p)
-        ids = order if ids is None else ids[order]
-    if sampling.min_p > 0:
-        keep = (probabilities >= sampling.min_p * probabilities.max()).nonzero()[:, 0]
+        keep = nucleus(probabilities, sampling.top_p)
         probabilities, ids = probabilities[keep], keep if ids is None else ids[keep]
-    return probabilities, ids
+    if sampling.min_p > 0:
+        keep = np.flatnonzero(probabilities >= sampling.min_p * probabilities.max())
+        probabilities, ids = probabilities[keep], keep if ids is None else ids[keep]
+    return probabilities, np.arange(len(scores)) if ids is None else ids
 
 
-def nucleus(probabilities: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    """The fewest probabilities whose sum reaches `share` of one, and where they are; the largest
-    first (top-p, arXiv 1904.09751)."""
-    count, vocab_size = min(256, len(probabilities)), len(probabilities)
-    while True:  # a few hundred nearly always do
-        first, order = likeliest(probabilities, count)
-        before = first.cumsum(-1) - first
-        if count == vocab_size or float(before[-1] + first[-1]) >= share:
-            num_kept = max(1, int((before < share).sum()))
-            return first[:num_kept], order[:num_kept]
-        count = min(16 * count, vocab_size)
+def softmax(scores: Floats, temperature: float) -> Floats:
+    """Probabilities (N,) of scores (N,) at a temperature, however close to zero."""
+    divisor = max(temperature, _COLDEST)
+    with np.errstate(over="ignore"):
+        # The largest is taken off first: divided by next to nothing, the others become minus
+        # infinity. They are doubles meanwhile, a few thousand at a time.
+        colder: Floats = scores - scores.max()
+        if divisor != 1:
+            np.divide(colder, divisor, out=colder, dtype=np.float64, casting="same_kind")
+    np.exp(colder, out=colder)
+    colder /= colder.sum()
+    return colder
 
 
-def likeliest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` largest of scores (V,), the largest first, and where they are.
+def nucleus(probabilities: Floats, share: float) -> Ids:
+    """Where the fewest probabilities are whose sum reaches `share` of one, in order (top-p, arXiv
+    1904.09751); of equal ones the first."""
+    for count in (256, 4096, len(probabilities)):  # a few hundred nearly always do
+        ids = _no_less(probabilities, count)
+        values = np.sort(probabilities[ids])[::-1].astype(np.float64)
+        sums = values.cumsum()
+        if sums[-1] >= share or len(ids) == len(probabilities):
+            break
+    num_kept = max(1, int(np.count_nonzero(sums - values < share)))
+    return ids[_largest(probabilities[ids], num_kept)]
 
-    They lie in those `count` blocks that have the largest maxima, so that of most of a vocabulary
-    only maxima are looked at: a few in a quarter of the time of `topk`.
+
+def likeliest(scores: Floats, count: int) -> tuple[Floats, Ids]:
+    """The `count` largest of scores (V,), the largest first, and where they are; of equal ones the
+    first."""
+    ids = largest_ids(scores, count)
+    values = scores[ids]
+    order = np.argsort(-values, kind="stable")
+    return values[order], ids[order]
+
+
+def largest_ids(scores: Floats, count: int) -> Ids:
+    """Where the `count` largest of scores (V,) are, in order; of equal ones the first."""
+    ids = _no_less(scores, count)
+    return ids[_largest(scores[ids], count)]
+
+
+def _no_less(scores: Floats, count: int) -> Ids:
+    """Where the `count` largest of scores (V,) are, and others among them: all that are no less
+    than the least of the `count` largest maxima of groups.
+
+    A group is every n-th score, and not neighbours: so the maxima of all groups are a maximum of
+    rows, which NumPy computes many at a time.
     """
-    whole = len(scores) // _BLOCK * _BLOCK
-    blocks, rest = scores[:whole].view(-1, _BLOCK), scores[whole:]
-    if count == len(scores) or count * 8 > len(blocks):
-        values, ids = scores.topk(count)
-        return values, ids
-    chosen = blocks.amax(-1).topk(count).indices
-    values, indices = torch.cat([blocks[chosen].flatten(), rest]).topk(count)
-    block, offset = indices // _BLOCK, indices % _BLOCK
-    inside = chosen[block.clamp(max=count - 1)] * _BLOCK + offset
-    return values, torch.where(block < count, inside, indices - count * _BLOCK + whole)
+    num_groups = len(scores) // _GROUPS
+    if not 0 < count <= num_groups:
+        return np.arange(len(scores))
+    maxima = scores[: num_groups * _GROUPS].reshape(_GROUPS, num_groups).max(0)
+    return np.flatnonzero(scores >= np.partition(maxima, -count)[-count])
 
 
-def _dense(probabilities: Tensor, ids: Tensor | None, size: int) -> Tensor:
-    """Chances of some tokens as a vector over all, summing to one."""
-    chances = probabilities / probabilities.sum()
-    return chances if ids is None else torch.zeros(size).index_copy(0, ids, chances)
+def _largest(values: Floats, count: int) -> Ids:
+    """Where the `count` largest of values (N,) are, in order; of equal ones the first."""
+    if count in (0, len(values)):
+        return np.arange(count)
+    least = np.partition(values, -count)[-count]
+    kept = values > least
+    kept[np.flatnonzero(values == least)[: count - np.count_nonzero(kept)]] = True
+    return np.flatnonzero(kept)
 
 
-def _add(scores: Tensor, ids: list[int], values: list[float]) -> Tensor:
-    index = torch.tensor(ids, device=scores.device)
-    return scores.index_add(0, index, torch.tensor(values, device=scores.device))
+def logsumexp(scores: Floats) -> float:
+    """log(sum(exp(scores))) of scores (V,), without overflow."""
+    top = scores.max()
+    with np.errstate(over="ignore"):
+        return float(top) + math.log(float(np.exp(scores - top).sum(dtype=np.float64)))

@@ -19,9 +19,6 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Unpack
 
-import torch
-from torch import Tensor
-
 from gemelo.config import Submodel
 from gemelo.config.options import RebuildMode, checked_rebuild
 from gemelo.config.sampling import Sampling, SamplingSettings
@@ -29,13 +26,14 @@ from gemelo.config.submodel import WHOLE
 from gemelo.engine import step
 from gemelo.engine.completion import Completion
 from gemelo.engine.continuation import Continuation, Piece
+from gemelo.engine.decoder import Decoder
 from gemelo.engine.elastic.policy import Moment, Policy, check_policy, check_turn
 from gemelo.engine.elastic.rebuild import CacheRebuild
 from gemelo.engine.elastic.speculative import Draft, check_draft
 from gemelo.engine.elastic.submodel_views import SubmodelViews
-from gemelo.engine.kv import KVCache, RewindError
+from gemelo.engine.kv import KVCache
 from gemelo.engine.parallel_sampling import pieces_of
-from gemelo.engine.step import Decoder
+from gemelo.engine.slots import RewindError
 from gemelo.engine.timings import Stats, Timings
 from gemelo.engine.tokens import EmbeddingSpan, Tokens, checked
 from gemelo.engine.turns import Turn, Turns
@@ -43,6 +41,7 @@ from gemelo.engine.unpicklable import Unpicklable
 from gemelo.errors import InputError
 from gemelo.inputs.tokenizer.token_ids import token_ids
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
+from gemelo.kernels.quants import Floats
 from gemelo.weights.mapped import check as check_files
 
 Progress = Callable[[int, int], None]  # tokens read, tokens in all
@@ -175,7 +174,7 @@ class Session(Unpicklable):
             self.stats.rebuilds += 1
             self._rebuild = None
 
-    def _decide(self, scores: Tensor) -> None:
+    def _decide(self, scores: Floats) -> None:
         if self.policy is not None and self.active is not None:
             moment = Moment(self.active, scores, self._step_s, self._since)
             chosen = self.policy(moment)
@@ -267,12 +266,11 @@ class Session(Unpicklable):
             clock, scorer = time.perf_counter(), self.active
         check_files(self.views.files)  # what was written over in a turn may have been read in it
 
-    def read(self, tokens: Sequence[int] | Tokens, progress: Progress | None = None) -> Tensor:
+    def read(self, tokens: Sequence[int] | Tokens, progress: Progress | None = None) -> Floats:
         """Bring the cache to hold tokens, reusing a common prefix; scores (V,) of what follows."""
         return self.turns.once(self._read, self._prompt(tokens), progress, Timings())
 
-    @torch.inference_mode()
-    def _read(self, tokens: Tokens, progress: Progress | None, timings: Timings) -> Tensor:
+    def _read(self, tokens: Tokens, progress: Progress | None, timings: Timings) -> Floats:
         shared = self._rewind_to(tokens, len(tokens) - 1)
         self.timings, writer = timings, self.active  # whom `progress` may change
         timings.reused_tokens, timings.prefill_tokens = shared, len(tokens) - shared
@@ -323,7 +321,7 @@ class Session(Unpicklable):
         self.spans = list(tokens.spans)
         return len(self.ids)
 
-    def _continue(self, row: Continuation, scores: Tensor) -> Iterator[Piece]:
+    def _continue(self, row: Continuation, scores: Floats) -> Iterator[Piece]:
         """One token after another, in whatever size is active."""
         while True:
             self._decide(scores)
@@ -334,7 +332,7 @@ class Session(Unpicklable):
                 return
             scores = self._append(row.ids[-1:])[-1]
 
-    def _speculate(self, row: Continuation, scores: Tensor, draft: Draft) -> Iterator[Piece]:
+    def _speculate(self, row: Continuation, scores: Floats, draft: Draft) -> Iterator[Piece]:
         """Rounds of guesses and their verification; the same text as without."""
         yield row.choose(scores, last=len(self.ids) >= self.cache.context)
         while row.finish_reason is None:
@@ -360,7 +358,7 @@ class Session(Unpicklable):
             if guesses:  # a plain step has nothing to take back
                 self._forget(position + accepted + 1)
 
-    def _append(self, ids: Sequence[int]) -> Tensor:
+    def _append(self, ids: Sequence[int]) -> Floats:
         """Write the last token, and guesses after it; scores (T, V) after each."""
         started, position = time.perf_counter(), len(self.ids)
         if len(ids) == 1:

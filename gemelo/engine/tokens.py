@@ -17,29 +17,34 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
+from typing import Any
 
-from torch import Tensor
+import numpy as np
 
 from gemelo.config import ModelConfig
+from gemelo.engine.decoder import Decoder, Rows, StepInputs
 from gemelo.errors import ContextLengthError, InputError
 from gemelo.inputs.tokenizer.token_ids import token_ids
-from gemelo.models.decoder import Decoder
-from gemelo.models.layers import StepInputs
+from gemelo.kernels.quants import Floats
 
 
 @dataclass(frozen=True, eq=False)
 class EmbeddingSpan:
     """Embeddings (J, D) in place of those of the ids from `begin` on, as a tower made them.
 
-    key tells one picture or sound from another. bidirectional: its tokens see each other both ways.
-    offset: how many of that picture's or sound's embeddings come before these.
+    embeds are float32; other floats, and tensors of torch, are made so. key tells one picture or
+    sound from another. bidirectional: its tokens see each other both ways. offset: how many of that
+    picture's or sound's embeddings come before these.
     """
 
     begin: int
-    embeds: Tensor = field(repr=False)
+    embeds: Floats = field(repr=False)
     key: bytes
     bidirectional: bool = False
     offset: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "embeds", _floats(self.embeds))
 
     @property
     def end(self) -> int:
@@ -160,7 +165,7 @@ def _check_spans(spans: Sequence[EmbeddingSpan], length: int, width: int) -> Non
         shape = tuple(span.embeds.shape)
         if len(shape) != 2 or shape[1] != width or not shape[0]:
             raise InputError(f"embeddings of shape {shape}; expected one or more of width {width}")
-        if not span.embeds.is_floating_point():
+        if span.embeds.dtype != np.float32:
             raise InputError(f"embeddings of type {span.embeds.dtype}; expected floats")
         if span.begin < free or span.end > length:
             raise InputError(
@@ -170,24 +175,28 @@ def _check_spans(spans: Sequence[EmbeddingSpan], length: int, width: int) -> Non
         free = span.end
 
 
+def _floats(embeds: Any) -> Any:
+    """Floats as float32 arrays, without a copy where they are; all else as it is."""
+    if hasattr(embeds, "detach"):  # a tensor, whatever its type and wherever it is
+        embeds = embeds.detach().cpu()
+        embeds = (embeds.float() if embeds.is_floating_point() else embeds).numpy()
+    array = np.asarray(embeds)
+    return array.astype(np.float32, copy=False) if array.dtype.kind == "f" else array
+
+
 def step_inputs(
-    decoder: Decoder,
-    ids: Tensor,
-    positions: Tensor,
-    spans: Sequence[EmbeddingSpan] = (),
+    decoder: Decoder, ids: Rows, positions: Rows, spans: Sequence[EmbeddingSpan] = ()
 ) -> StepInputs | None:
     """What a step brings beside ids (B, T); None for plain text.
 
     spans are of a step of one row and count from its first token. Ids that have their embeddings
-    with a tower are no plain text either.
+    with a modality are no plain text either.
     """
     if not spans:
-        special = decoder.modality_embeddings
-        contained = special is not None and special.contains(ids)
-        return StepInputs(decoder.embed(ids)) if contained else None
-    embeds, attend_until = decoder.embed(ids).clone(), positions.clone()
+        return StepInputs(decoder.embed(ids)) if any(map(decoder.has_own_embeddings, ids)) else None
+    embeds, attend_until = decoder.embed(ids), np.array(positions, np.int64)
     for span in spans:
-        embeds[0, span.begin : span.end] = span.embeds.to(embeds)
+        embeds[0, span.begin : span.end] = span.embeds
         if span.bidirectional:
-            attend_until[0, span.begin : span.end] = positions[0, span.end - 1]
+            attend_until[0, span.begin : span.end] = attend_until[0, span.end - 1]
     return StepInputs(embeds, attend_until if any(s.bidirectional for s in spans) else None)

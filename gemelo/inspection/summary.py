@@ -1,8 +1,9 @@
 """Model summary: every layer's type, shapes, format, parameters and bytes.
 
-The numbers come from the modules that run, after loading, so that they are true for whatever format
-the weights are held in; the cost model of `config` is their check and not their source. Bytes are
-those of the weights as they are held, whether mapped from the file or in memory.
+The numbers come from the weights as they were loaded, so that they are true for whatever format
+they are held in; the cost model of `config` is their check and not their source. Bytes are those of
+the weights as they are held, whether mapped from the file or in memory; of towers, as the file has
+them.
 
 Of a sub-model the numbers are the whole's, less what it leaves out.
 
@@ -16,18 +17,41 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import NormalDist
-from typing import Any
+from typing import Any, Protocol
 
-from torch import nn
-
-from gemelo.checkpoints.load import Checkpoint
 from gemelo.config import LayerType, ModelConfig, Submodel, kv_bytes
-from gemelo.engine.engine import Engine
+from gemelo.config.parameters import decoder_shapes, parameter_shapes
+from gemelo.engine.native_decoder import is_float32, runs_natively
+from gemelo.inputs.prompt.pretrained_tokenizer import PreTrainedTokenizer
 from gemelo.inspection.weights import Group, Weights, held, part
+from gemelo.kernels.quants import Packed
+from gemelo.weights import tensors
 
 CONTEXTS = (1024, 8192, 32768, 131072)  # tokens at which the KV cache is reckoned
+_CHUNK = 512  # tokens that a step of an engine writes at most, if nobody asks for more
 _APART = ("embed_tokens", "embed_tokens_per_layer", "lm_head")  # parts that are not of the core
+
+
+class Loaded(Protocol):
+    """What a summary reads of a checkpoint: `weights` are the decoder's by their own names,
+    tower_weights those beside it by canonical names."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def config(self) -> ModelConfig: ...
+    @property
+    def format(self) -> str: ...
+    @property
+    def details(self) -> tuple[str, ...]: ...
+    @property
+    def tokenizer(self) -> PreTrainedTokenizer: ...
+    @property
+    def weights(self) -> tensors.Weights: ...
+    @property
+    def tower_weights(self) -> Mapping[str, Packed]: ...
 
 
 @dataclass(frozen=True)
@@ -115,10 +139,11 @@ class Summary:
         }
 
 
-def summarise(checkpoint: Checkpoint, submodel: Submodel | None = None) -> Summary:
+def summarise(checkpoint: Loaded, submodel: Submodel | None = None) -> Summary:
     """The summary of a loaded model, or of a sub-model of it. Reads no weight."""
-    config, decoder = checkpoint.config, checkpoint.decoder
-    weights, widths = held(decoder), config.ffn_widths
+    config = checkpoint.config
+    weights, widths = held(_in_order(checkpoint.weights, config)), config.ffn_widths
+    towers = held(_in_order(checkpoint.tower_weights, config))
     if submodel is not None:
         weights = part(weights, config, submodel)
         widths = tuple(widths[layer] for layer in submodel.kept_layers(config))
@@ -128,11 +153,11 @@ def summarise(checkpoint: Checkpoint, submodel: Submodel | None = None) -> Summa
         model_type=config.model_type,
         format=checkpoint.format,
         layers=_layers(config, widths, weights),
-        parts=_parts(weights),
-        towers=_children(checkpoint.tree, decoder),
+        parts={name: group for name, group in _children(weights).items() if name != "layers"},
+        towers=_children(towers),
         chat_template=checkpoint.tokenizer.chat_template is not None,
         context=config.max_position_embeddings,
-        kv_bytes=_kv_bytes(checkpoint, config),
+        kv_bytes=_kv_bytes(config, checkpoint.weights),
         config=config,
         submodel=submodel,
         details=checkpoint.details,
@@ -167,26 +192,26 @@ def _layers(config: ModelConfig, widths: Iterable[int], weights: Weights) -> tup
     )
 
 
-def _parts(weights: Weights) -> dict[str, Group]:
-    """What is around the layers, by the name of the module that holds it."""
-    parts: dict[str, dict[str, Any]] = {}
+def _in_order(named: Mapping[str, Packed], config: ModelConfig) -> dict[str, Packed]:
+    """Tensors as the networks have them one after the other, whatever order a file has them in."""
+    names = (*decoder_shapes(config), *parameter_shapes(config))
+    return {name: named[name] for name in names if name in named}
+
+
+def _children(weights: Weights) -> dict[str, Group]:
+    """Weights in groups, by the first word of their names."""
+    groups: dict[str, dict[str, Any]] = {}
     for name, weight in weights.items():
-        holder, _, rest = name.partition(".")
-        if holder != "layers":
-            parts.setdefault(holder, {})[rest] = weight
-    return {holder: Group(group) for holder, group in parts.items()}
+        child, _, rest = name.partition(".")
+        groups.setdefault(child, {})[rest] = weight
+    return {child: Group(group) for child, group in groups.items()}
 
 
-def _children(module: nn.Module, apart: nn.Module) -> dict[str, Group]:
-    """The weights of every child of a module but one, by the child's name."""
-    return {
-        name: Group(held(child)) for name, child in module.named_children() if child is not apart
-    }
-
-
-def _kv_bytes(checkpoint: Checkpoint, config: ModelConfig) -> dict[int, int]:
+def _kv_bytes(config: ModelConfig, weights: tensors.Weights) -> dict[int, int]:
     """What the cache of one session will take, by context, as the engine's defaults make it."""
-    engine = Engine(checkpoint.decoder, checkpoint.tokenizer)
-    item = engine.cache().stored.itemsize
-    lengths = {min(tokens, engine.context) for tokens in (*CONTEXTS, engine.context)}
-    return {tokens: kv_bytes(config, tokens, engine.chunk, item) for tokens in sorted(lengths)}
+    is_half = runs_natively(config, weights) and not is_float32(weights)
+    chunk, context = max(_CHUNK, config.bidirectional_image_tokens), config.max_position_embeddings
+    lengths = {min(tokens, context) for tokens in (*CONTEXTS, context)}
+    return {
+        tokens: kv_bytes(config, tokens, chunk, 2 if is_half else 4) for tokens in sorted(lengths)
+    }

@@ -1,10 +1,10 @@
-"""Weights by name: shape, format and bytes, of the network that runs or of a file's header.
+"""Weights by name: shape, format and bytes, of a model that is loaded or of a file's header.
 
 Both are the same kind of list, so that what is said of a model and of the sub-models in it is said
-by the same functions. Names are those of the decoder's modules without a `.weight` at the end. No
-weight is read: a sub-model's bytes follow from the whole's, of which it has leading parts.
+by the same functions. Names are the decoder's own without a `.weight` at the end. No weight is
+read: a sub-model's bytes follow from the whole's, of which it has leading parts.
 
-    weights = held(checkpoint.decoder)              # or stored(open_source(path))
+    weights = held(checkpoint.weights)              # or stored(open_source(path))
     small = part(weights, config, Submodel.named("E2B", config))
 
 Shapes are (out, in); an embedding's is (V, D).
@@ -20,17 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
 from gemelo.checkpoints.slice import cut
 from gemelo.checkpoints.source import DECODER, Source
 from gemelo.config import ModelConfig, Submodel
-from gemelo.kernels.linear import QuantEmbedding, QuantLinear, module_bytes
 from gemelo.kernels.quants import Packed
-from gemelo.models.layers import TransposedLinear
-
-_NAMES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
 
 
 @dataclass(frozen=True)
@@ -79,31 +72,15 @@ class Group:
         }
 
 
-def held(module: nn.Module) -> dict[str, Weight]:
-    """Every weight inside a module by the name of what holds it, "" for the module itself."""
-    weights: dict[str, Weight] = {}
-    for name, inner in module.named_modules():
-        if isinstance(inner, QuantLinear | QuantEmbedding):
-            weights[name] = _described(inner.weight, module_bytes(inner))
-            continue
-        if isinstance(inner, TransposedLinear):
-            weights[name] = _described(inner.weight, inner.weight.nbytes)
-            continue
-        for leaf, tensor in inner.named_parameters(recurse=False):
-            path = name if leaf == "weight" else ".".join(filter(None, (name, leaf)))
-            weights[path] = _described(tensor, tensor.nbytes)
-    return weights
+def held(tensors: Mapping[str, Packed]) -> dict[str, Weight]:
+    """Every tensor by its name, as it is held. Reads none."""
+    return {_short(name): _described(tensor) for name, tensor in tensors.items()}
 
 
 def stored(source: Source) -> dict[str, Weight]:
     """Every weight of an open file's decoder, as the file has it."""
-    weights: dict[str, Weight] = {}
-    for name in source.shapes:
-        if name.startswith(DECODER):
-            tensor = source.tensor(name)
-            count = tensor.blocks.nbytes if isinstance(tensor, Packed) else tensor.nbytes
-            weights[_short(name)] = _described(tensor, count)
-    return weights
+    names = [name for name in source.shapes if name.startswith(DECODER)]
+    return held({name: source.tensor(name) for name in names})
 
 
 def part(weights: Weights, config: ModelConfig, submodel: Submodel) -> dict[str, Weight]:
@@ -120,11 +97,9 @@ def part(weights: Weights, config: ModelConfig, submodel: Submodel) -> dict[str,
     return parts
 
 
-def _described(weight: Tensor | Packed, count: int) -> Weight:
-    if isinstance(weight, Packed):
-        return Weight(weight.shape, weight.format.name, math.prod(weight.shape), count)
-    name = _NAMES.get(weight.dtype, str(weight.dtype).removeprefix("torch."))
-    return Weight(tuple(weight.shape), name, weight.numel(), count)
+def _described(weight: Packed) -> Weight:
+    shape = weight.shape
+    return Weight(shape, weight.format.name, math.prod(shape), weight.nbytes)
 
 
 def _short(name: str) -> str:
@@ -140,5 +115,5 @@ def _in_whole(name: str, kept: tuple[int, ...]) -> str:
     return f"{prefix}{kept[int(number)]}.{rest}"
 
 
-def _unread(name: str) -> Tensor:
+def _unread(name: str) -> Packed:
     raise AssertionError(f"{name}: shapes alone were asked for")

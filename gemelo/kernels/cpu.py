@@ -11,20 +11,22 @@ Legend: R rows, C columns.
 
 from __future__ import annotations
 
+import math
 from enum import Enum, auto
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from gemelo.errors import InputError
 from gemelo.kernels import native
-from gemelo.kernels.quants import Format, Packed
+from gemelo.kernels.packed import Floats, Format, Packed
+from gemelo.kernels.reference import checked_index, checked_input
 
 if TYPE_CHECKING:
     from gemelo.kernels._native import Matrix
 
-DTYPES = (torch.float32, torch.bfloat16)
+Index = NDArray[np.int64]
 
 
 class Layout(Enum):
@@ -44,68 +46,68 @@ _FORMATS = {
 FORMATS = frozenset(_FORMATS)
 
 
-def takes(x: Tensor, weight: Packed, dtype: torch.dtype) -> bool:
-    """Whether `linear` of x, or `embedding` of ids x, runs natively with numbers of `dtype`."""
-    return (
-        native.module is not None
-        and weight.format.name in FORMATS
-        and x.device.type == "cpu"
-        and dtype in DTYPES
-        and type(x) is Tensor  # others may have no memory
-    )
+def takes(weight: Packed) -> bool:
+    """Whether `linear` by a weight, or `embedding` of its rows, runs natively."""
+    return native.module is not None and weight.format.name in FORMATS
 
 
-def linear(x: Tensor, weight: Packed, index: Tensor | None = None) -> Tensor:
-    """x (..., C) times weight (R, C) transposed: (..., R) in x's dtype, or only the rows that
-    `index` (N) names: (..., N)."""
-    rows, columns = weight.shape
-    if x.shape[-1:] != (columns,):
-        raise InputError(
-            f"an input of shape {tuple(x.shape)} does not fit a weight of {rows} x {columns}"
-        )
+def linear(x: Floats, weight: Packed, index: Index | None = None) -> Floats:
+    """x (..., C) times weight (R, C) transposed: (..., R), or only the rows that `index` (N) names:
+    (..., N)."""
+    inputs = np.ascontiguousarray(checked_input(x, weight))
+    rows, columns = weight.rows, weight.columns
     if index is not None:
-        if index.dim() != 1:
-            raise InputError(f"an index of shape {tuple(index.shape)}; expected one dimension")
-        index = _checked(index, rows)
+        if index.ndim != 1:
+            raise InputError(f"an index of shape {index.shape}; expected one dimension")
+        index = checked_index(index, rows)
         rows = len(index)
-    out = x.new_empty(*x.shape[:-1], rows)
-    tokens = out.numel() // rows if rows else 0
-    if not tokens or not columns:
-        return out.zero_()
-    inputs = x if x.is_contiguous() else x.contiguous()
-    bf16 = x.dtype == torch.bfloat16
+    tokens = math.prod(x.shape[:-1])
+    if not tokens or not rows or not columns:
+        return np.zeros((*x.shape[:-1], rows), np.float32)
+    out = np.empty((*x.shape[:-1], rows), np.float32)
     native.extension.product(
-        inputs.data_ptr(), columns, bf16, tokens, matrix(weight, index), out.data_ptr(), rows, bf16
+        address_of(inputs),
+        columns,
+        False,
+        tokens,
+        matrix(weight, index),
+        address_of(out),
+        rows,
+        False,
     )
     return out
 
 
-def embedding(ids: Tensor, weight: Packed, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The rows of weight (R, C) that integer ids (...) name: (..., C) in `dtype`."""
-    rows, columns = weight.shape
-    index = _checked(ids, rows)
-    out = torch.empty(*ids.shape, columns, dtype=dtype)
+def embedding(ids: NDArray[np.integer[Any]], weight: Packed) -> Floats:
+    """The rows of weight (R, C) that integer ids (...) name: (..., C)."""
+    columns = weight.columns
+    index = checked_index(ids, weight.rows)
+    out = np.empty((*ids.shape, columns), np.float32)
     native.extension.gather(
-        index.data_ptr(), index.numel(), matrix(weight),
-        out.data_ptr(), columns, dtype == torch.bfloat16,
-    )  # fmt: skip
+        address_of(index), index.size, matrix(weight), address_of(out), columns, False
+    )
     return out
 
 
-def argmax(scores: Tensor) -> int:
-    """Where the largest of scores (V,) on the CPU is, the first if there are several.
+def argmax(scores: Floats) -> int:
+    """Where the largest of scores (V,) is, the first if there are several.
 
     All threads look, each where it wrote, if a native step made the scores.
     """
-    if native.module is None or scores.dtype != torch.float32 or not scores.is_contiguous():
-        return int(scores.numpy().argmax())  # ten times as fast as torch's
-    return native.extension.argmax(scores.data_ptr(), scores.numel())
+    if native.module is None or scores.dtype != np.float32 or not scores.flags.c_contiguous:
+        return int(scores.argmax())
+    return native.extension.argmax(address_of(scores), scores.size)
 
 
-def matrix(weight: Packed, index: Tensor | None = None) -> Matrix:
+def address_of(array: NDArray[Any]) -> int:
+    """Of an array's first byte; good for as long as the array is held."""
+    return int(array.__array_interface__["data"][0])
+
+
+def matrix(weight: Packed, index: Index | None = None) -> Matrix:
     """What the kernels call a matrix: `weight`, or its rows at `index` (N,) int64, by address."""
-    blocks = weight.blocks
-    return matrix_at(blocks.data_ptr(), blocks.stride(0), weight.format, weight.shape, index)
+    shape = weight.rows, weight.columns
+    return matrix_at(weight.address, weight.stride, weight.format, shape, index)
 
 
 def matrix_at(
@@ -113,11 +115,11 @@ def matrix_at(
     stride: int,
     format: Format,
     shape: tuple[int, int],
-    index: Tensor | None = None,
+    index: Index | None = None,
     layout: Layout = Layout.ROWS,
 ) -> Matrix:
     """The same of blocks at an address; `stride` bytes as in kernels/csrc/gemm/formats.h."""
-    rows, place = (shape[0], 0) if index is None else (len(index), index.data_ptr())
+    rows, place = (shape[0], 0) if index is None else (len(index), address_of(index))
     lies = native.extension.Layout[layout.name]
     return native.extension.Matrix(
         address, stride, _FORMATS[format.name], rows, shape[1], place, lies
@@ -127,15 +129,3 @@ def matrix_at(
 def panel_bytes(format: Format, columns: int) -> int:
     """Bytes of sixteen rows, interleaved; 0 for a format that has no panels."""
     return native.extension.panel_bytes(_FORMATS[format.name], columns)
-
-
-def _checked(index: Tensor, rows: int) -> Tensor:
-    """Row numbers as the kernels read them; InputError if one lies outside the matrix."""
-    if index.is_floating_point() or index.dtype == torch.bool:
-        raise InputError(f"ids must be integers, not {index.dtype}")
-    index = index.to(torch.int64).contiguous()
-    if index.numel():
-        low, high = (int(end) for end in torch.aminmax(index))
-        if low < 0 or high >= rows:
-            raise InputError(f"row {low if low < 0 else high} of a matrix of {rows} rows")
-    return index

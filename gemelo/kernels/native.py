@@ -19,8 +19,6 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-import torch
-
 from gemelo.config.options import MAX_THREADS as MAX_THREADS
 from gemelo.errors import InputError
 
@@ -53,11 +51,6 @@ def _chosen(built: ModuleType | None) -> ModuleType | None:
     built.use(asked)
     return built
 
-
-# The child of a fork has none of torch's threads, and torch's OpenMP waits for them for good. The
-# native products, which matter, make threads of their own there (kernels/csrc/runtime/pool.cpp).
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 if TYPE_CHECKING:
     from gemelo.kernels import _native

@@ -1,35 +1,34 @@
 """Products over quantised matrices: native where the kernels take them, else by the reference.
 
 This is the one place that picks. Both ways have the same signatures and agree as closely as
-activations in bytes allow (docs/kernels.md). Tensors of a device and formats that the extension
-does not know go through the reference; so do torch's fake tensors, which have a shape and no
-memory, so that a model can be exported.
+activations in bytes allow (docs/kernels.md). Formats that the extension does not know go through
+the reference. (`models.quantised` picks for torch's tensors, on any device.)
 
     y = products.linear(x, packed)                     # (..., C) -> (..., R)
-    rows = products.embedding(ids, packed, torch.bfloat16)
+    rows = products.embedding(ids, packed)
 
 Legend: R rows (outputs), C columns (inputs).
 """
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from gemelo.kernels import cpu, reference
-from gemelo.kernels.quants import Packed
+from gemelo.kernels.packed import Floats, Packed
 
 
-def linear(x: Tensor, weight: Packed, index: Tensor | None = None) -> Tensor:
-    """x (..., C) times weight (R, C) transposed: (..., R) in x's dtype, or only the rows that
-    `index` (N) names: (..., N)."""
-    if cpu.takes(x, weight, x.dtype):
+def linear(x: Floats, weight: Packed, index: NDArray[np.int64] | None = None) -> Floats:
+    """x (..., C) times weight (R, C) transposed: (..., R), or only the rows that `index` (N) names:
+    (..., N)."""
+    if cpu.takes(weight):
         return cpu.linear(x, weight, index)
     return reference.linear(x, weight if index is None else reference.chosen_rows(weight, index))
 
 
-def embedding(ids: Tensor, weight: Packed, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The rows of weight (R, C) that integer ids (...) name: (..., C) in `dtype`."""
-    if cpu.takes(ids, weight, dtype):
-        return cpu.embedding(ids, weight, dtype)
-    return reference.embedding(ids, weight, dtype)
+def embedding(ids: NDArray[np.integer[Any]], weight: Packed) -> Floats:
+    """The rows of weight (R, C) that integer ids (...) name: (..., C)."""
+    return cpu.embedding(ids, weight) if cpu.takes(weight) else reference.embedding(ids, weight)

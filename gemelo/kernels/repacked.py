@@ -9,22 +9,23 @@ interleaved (plain floats, matrices of which single rows are read) moves as it i
 mostly meet zeros lie in strips, a column or two of all rows each, so that a few columns can be read
 and the rest left.
 
-    panels = Panels([packed, ...], rows=[up_proj, ...], strips=[down_proj, ...])
-    panels.matrix(packed.prefix(8192))        # for the kernels: a leading part, wherever it lies
+    panels = Panels({name: packed}, rows={...}, strips={...})
+    panels.matrix(name, rows=8192)            # for the kernels: a leading part, wherever it lies
 """
 
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
+from gemelo.errors import InputError
 from gemelo.kernels import cpu, native
 from gemelo.kernels.cpu import Layout
-from gemelo.kernels.quants import Packed
+from gemelo.kernels.packed import Bytes, Format, Packed
 
 if TYPE_CHECKING:
     from gemelo.kernels._native import Matrix
@@ -39,71 +40,96 @@ class _Place(NamedTuple):
     start: int  # in the room, bytes
     stride: int  # from row to row or panel to panel; of strips, of a line of all panels
     layout: Layout
+    format: Format
+    rows: int
+    columns: int
+
+
+_NONE: Mapping[str, Packed] = {}
 
 
 class Panels:
-    """Copies of matrices for the native products of one process."""
+    """Copies of matrices for the native products of one process, by their names."""
 
     def __init__(
         self,
-        panels: Sequence[Packed],
-        rows: Sequence[Packed] = (),
-        strips: Sequence[Packed] = (),
-        moved: Callable[[Tensor], object] = lambda blocks: None,
+        panels: Mapping[str, Packed],
+        rows: Mapping[str, Packed] = _NONE,
+        strips: Mapping[str, Packed] = _NONE,
+        moved: Callable[[Bytes], object] = lambda blocks: None,
     ) -> None:
         """Copy matrices as panels, row by row, or as strips.
 
         `moved` is called with the blocks of each piece that was read for the last time. `room`
         (bytes) uint8 is where all copies lie.
         """
-        self._places: dict[int, _Place] = {}
+        self._places: dict[str, _Place] = {}
         end = 0
         for layout, weights in zip(Layout, (rows, panels, strips), strict=True):
-            for weight in weights:
-                self._places[weight.blocks.data_ptr()] = _Place(
-                    end, _stride(weight, layout), layout
-                )
+            for name, weight in weights.items():
+                stride, shape = _stride(weight, layout), (weight.rows, weight.columns)
+                self._places[name] = _Place(end, stride, layout, weight.format, *shape)
                 end += -(-_nbytes(weight, layout) // _LINE) * _LINE
         self.room = large_pages(end)
-        for weight in (*panels, *strips, *rows):
+        for name, weight in (*panels.items(), *strips.items(), *rows.items()):
             for piece in _pieces(weight):
-                self._move(weight, piece)
+                self._move(name, weight, piece)
                 moved(weight.blocks[piece])
 
     @property
     def nbytes(self) -> int:
         """Bytes of all copies."""
-        return self.room.nbytes
+        return len(self.room)
 
-    def has(self, weight: Packed) -> bool:
-        """Whether a matrix, or the one that it is a leading part of, was moved."""
-        place = self._places.get(weight.blocks.data_ptr())
-        return place is not None and (place.layout is Layout.ROWS or can_interleave(weight))
+    def has(self, name: str, columns: int | None = None) -> bool:
+        """Whether a matrix was moved, and so that its leading `columns` can be taken alone."""
+        place = self._places.get(name)
+        if place is None or place.layout is Layout.ROWS or columns is None:
+            return place is not None
+        return _interleaves(place.format, columns)
 
-    def matrix(self, weight: Packed, index: Tensor | None = None) -> Matrix:
-        """A matrix that `has` holds, as the kernels take it, or its rows at `index` (N,) int64."""
-        start, stride, layout = self._places[weight.blocks.data_ptr()]
-        assert index is None or layout is Layout.ROWS
-        return cpu.matrix_at(
-            self.room.data_ptr() + start, stride, weight.format, weight.shape, index, layout
-        )
+    def matrix(
+        self,
+        name: str,
+        rows: int | None = None,
+        columns: int | None = None,
+        index: NDArray[np.int64] | None = None,
+    ) -> Matrix:
+        """A matrix that was moved, as the kernels take it: its leading rows and columns, or its
+        rows at `index` (N,), which whoever asks keeps alive.
 
-    def _move(self, weight: Packed, piece: slice) -> None:
+        Raises InputError for a part that is larger than the matrix, or that `has` has not.
+        """
+        place = self._places[name]
+        rows = place.rows if rows is None else rows
+        columns = place.columns if columns is None else columns
+        fits = 0 <= rows <= place.rows and 0 <= columns <= place.columns
+        if not fits or not self.has(name, columns):
+            raise InputError(
+                f"{name} was moved as {place.rows} x {place.columns}, of which {rows} x {columns} "
+                "cannot be taken; take no more than there is, and whole units of 64 columns"
+            )
+        place.format.row_bytes(columns)  # whole blocks, of rows too
+        assert index is None or place.layout is Layout.ROWS
+        at = cpu.address_of(self.room) + place.start
+        return cpu.matrix_at(at, place.stride, place.format, (rows, columns), index, place.layout)
+
+    def _move(self, name: str, weight: Packed, piece: slice) -> None:
         """Copy some rows of a matrix, whole panels of them."""
-        start, stride, layout = self._places[weight.blocks.data_ptr()]
+        place = self._places[name]
         blocks, first = weight.blocks[piece], piece.start // PANEL_ROWS
-        if layout is Layout.ROWS:
-            copy = self.room[start + piece.start * stride :][: len(blocks) * stride]
-            copy.view(blocks.shape).copy_(blocks)
+        if place.layout is Layout.ROWS:
+            copy = self.room[place.start + piece.start * place.stride :][: blocks.size]
+            copy.reshape(blocks.shape)[...] = blocks
             return
-        apart = stride if layout is Layout.STRIPS else 0
-        at = self.room.data_ptr() + start
+        apart = place.stride if place.layout is Layout.STRIPS else 0
+        at = cpu.address_of(self.room) + place.start
         native.extension.interleave(cpu.matrix(Packed(blocks, weight.format)), first, apart, at)
 
 
 def _pieces(weight: Packed) -> list[slice]:
     """The rows of a matrix in pieces, so that little of it is there twice while it moves."""
-    rows = len(weight.blocks)
+    rows = weight.rows
     unit = _TOGETHER * PANEL_ROWS
     step = max(1, _PIECE_BYTES // max(1, weight.blocks.shape[1]) // unit) * unit
     return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
@@ -111,22 +137,26 @@ def _pieces(weight: Packed) -> list[slice]:
 
 def can_interleave(weight: Packed) -> bool:
     """Whether a matrix has panels: its format has, and its columns fill whole units."""
-    return _panel_bytes(weight) > 0 and weight.shape[1] % 64 == 0
+    return _interleaves(weight.format, weight.columns)
 
 
-def large_pages(nbytes: int) -> Tensor:
+def _interleaves(format: Format, columns: int) -> bool:
+    return cpu.panel_bytes(format, columns) > 0 and columns % 64 == 0
+
+
+def large_pages(nbytes: int) -> Bytes:
     """(nbytes,) uint8 of zeros, in large pages where the system has some to give."""
     if not nbytes:
-        return torch.empty(0, dtype=torch.uint8)
+        return np.empty(0, np.uint8)
     room = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         room.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(room, dtype=torch.uint8)
+    return np.frombuffer(room, np.uint8)
 
 
 def _stride(weight: Packed, layout: Layout) -> int:
     return {
-        Layout.ROWS: weight.blocks.shape[1],
+        Layout.ROWS: weight.format.row_bytes(weight.columns),
         Layout.PANELS: _panel_bytes(weight),
         Layout.STRIPS: _panels(weight, layout) * _LINE,
     }[layout]
@@ -141,9 +171,9 @@ def _nbytes(weight: Packed, layout: Layout) -> int:
 def _panels(weight: Packed, layout: Layout) -> int:
     """How many panels a matrix has; strips have whole fours of them."""
     together = _TOGETHER if layout is Layout.STRIPS else 1
-    return -(-len(weight.blocks) // (together * PANEL_ROWS)) * together
+    return -(-weight.rows // (together * PANEL_ROWS)) * together
 
 
 def _panel_bytes(weight: Packed) -> int:
     """Bytes of sixteen rows, interleaved; 0 for a format that has no panels."""
-    return cpu.panel_bytes(weight.format, weight.shape[1])
+    return cpu.panel_bytes(weight.format, weight.columns)

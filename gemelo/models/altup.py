@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gemelo.config import Gemma3nConfig
-from gemelo.models.layers import Linear, Module, RMSNorm, TransposedLinear, rounded
+from gemelo.models.layers import Linear, Module, RMSNorm, rounded
 
 
 class AltUp(Module):
@@ -77,34 +77,15 @@ class NestedMLP(Module):
         self.std_multiplier = config.layer(layer).std_multiplier
         self.gate_proj = Linear(width, ffn)
         self.up_proj = Linear(width, ffn)
-        self.down_proj: Linear | TransposedLinear = Linear(ffn, width)
+        self.down_proj = Linear(ffn, width)
 
     def forward(self, x: Tensor, width: int) -> Tensor:
         """x (B, T, D) -> (B, T, D), through the first `width` neurons."""
         gate = self.gate_proj(x, rows=width)  # (B, T, F)
         if self.std_multiplier is not None:
             gate = gaussian_topk(gate, self.std_multiplier)
-            if gate.shape[:2].numel() == 1:
-                return self.forward_sparse(x, gate, width)
         h = F.gelu(gate, approximate="tanh") * self.up_proj(x, rows=width)
         return self.down_proj(h, columns=width)
-
-    def transpose_down_proj(self) -> None:
-        """Copy a sparse layer's down_proj the other way round: `forward_sparse` reads little of it.
-
-        Quantised matrices stay as they are: their blocks run along the rows.
-        """
-        if self.std_multiplier is not None and isinstance(self.down_proj, Linear):
-            self.down_proj = TransposedLinear(self.down_proj.weight)
-
-    def forward_sparse(self, x: Tensor, gate: Tensor, width: int) -> Tensor:
-        """One token through the neurons that its gate left alive: exact, since gelu(0) is 0.
-
-        Dead neurons' rows of up_proj and columns of down_proj are not read.
-        """
-        index = gate[0, 0].nonzero()[:, 0]
-        h = F.gelu(gate[..., index], approximate="tanh") * self.up_proj.rows_at(x, index)
-        return self.down_proj.columns_at(h, index, width)
 
 
 def gaussian_topk(gate: Tensor, std_multiplier: float) -> Tensor:

@@ -1,7 +1,7 @@
 """Text decoder: what Gemma 3 and Gemma 3n have in common, embeddings in and the tied head out.
 
-`Gemma3` and `Gemma3n` are the two there are. An engine holds either by this type, and what one of
-them has nothing of is None or does nothing there, so that nobody has to ask which one it is.
+`Gemma3` and `Gemma3n` are the two there are. Whoever runs modules holds either by this type, and
+what one of them has nothing of is None there, so that nobody has to ask which one it is.
 
     hidden = decoder(ids, positions, cache, logits_to_keep=1)      # (B, 1, D)
     scores = decoder.logits(hidden[:, -1])                         # (B, V)
@@ -18,13 +18,11 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from gemelo.config import ModelConfig, Submodel
-from gemelo.kernels.quants import Packed
 from gemelo.models.layers import (
     Cache,
     Embedding,
     Linear,
     Module,
-    NativeForward,
     RMSNorm,
     StepInputs,
     rounded,
@@ -34,20 +32,15 @@ from gemelo.models.layers import (
 
 class PerLayerTable(Protocol):
     """Per-layer embeddings out of the way, as a decoder asks for them: see
-    `gemelo.engine.memory.per_layer_table`."""
+    `gemelo.engine.modules.decoder`."""
 
     def rows(self, ids: Tensor, kept: Sequence[int]) -> Tensor:
         """ids (B, T) -> their vectors for the layers `kept` of the whole model, (B, T, L, P)."""
 
-    def packed(self, ids: Sequence[int], kept: Sequence[int]) -> Packed:
-        """The same of N ids as they are stored, (N * L, P)."""
-
-    def prefetch(self, ids: Sequence[int]) -> None:
-        """Begin to read the rows of ids, which will be asked for soon."""
-
 
 class ModalityEmbeddings(Protocol):
-    """Embeddings of ids past the text vocabulary: see `gemelo.models.multimodal`."""
+    """Embeddings of ids past the text vocabulary: see
+    `gemelo.engine.modules.decoder`."""
 
     def contains(self, ids: Tensor) -> bool:
         """Whether there are such ids."""
@@ -75,7 +68,7 @@ class Decoder(Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.native_program: NativeForward | None = None
+        self.layer_indices: Sequence[int] = config.layers  # in the whole model
         self.modality_embeddings: ModalityEmbeddings | None = None
         self.per_layer_table: PerLayerTable | None = None
 
@@ -102,14 +95,6 @@ class Decoder(Module):
 
         Raises InputError for a decoder that nothing is nested in.
         """
-
-    @abstractmethod
-    def prefetch(self, ids: Sequence[int]) -> None:
-        """Have what a step will look up for ids read ahead, if it lies out of the way."""
-
-    @abstractmethod
-    def transpose_down_proj(self) -> None:
-        """Copy sparse layers' down_proj the other way round, so that a step reads little of it."""
 
     def embed(self, ids: Tensor) -> Tensor:
         """Rows times sqrt(D), the root rounded to the activation dtype as in training.

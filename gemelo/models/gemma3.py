@@ -14,8 +14,6 @@ are written, only the tokens that somebody asked for go on.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor, nn
 
 from gemelo.config import Gemma3Config, Submodel
@@ -92,9 +90,3 @@ class Gemma3(Decoder):
     def view(self, submodel: Submodel) -> Decoder:
         """Nothing is nested in a Gemma 3."""
         raise InputError(f"{self.config.model_type} has no sub-models; Gemma 3n has")
-
-    def prefetch(self, ids: Sequence[int]) -> None:
-        """Nothing: all that a step looks up for ids is in memory anyway, as the head."""
-
-    def transpose_down_proj(self) -> None:
-        """Nothing: no feed-forward is sparse."""

@@ -16,7 +16,6 @@ S streams, B rows, T tokens, D width, L layers, P width of a per-layer embedding
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -116,7 +115,6 @@ class Gemma3n(Decoder):
 
     def __init__(self, config: Gemma3nConfig) -> None:
         super().__init__(config)
-        self.layer_indices: Sequence[int] = config.layers
         width, others = config.hidden_size, config.altup_num_inputs - 1
         columns = config.num_hidden_layers * config.hidden_size_per_layer_input
         self.embed_tokens = Embedding(config.vocab_size, width)
@@ -141,7 +139,6 @@ class Gemma3n(Decoder):
         nested.layers = nn.ModuleList(self.layers[layer] for layer in layers)
         nested.config = submodel.config(self.config)
         nested.layer_indices = tuple(self.layer_indices[layer] for layer in layers)
-        nested.native_program = None
         return nested
 
     def forward(
@@ -195,22 +192,6 @@ class Gemma3n(Decoder):
         if self.per_layer_table is not None:
             return self.per_layer_table.rows(ids, self.layer_indices)
         return self.blocks(self.embed_tokens_per_layer(ids))
-
-    def prefetch(self, ids: Sequence[int]) -> None:
-        """Have what a step will look up for ids read ahead, if it lies out of the way."""
-        if self.per_layer_table is not None:
-            self.per_layer_table.prefetch(self.per_layer_ids(ids))
-
-    def transpose_down_proj(self) -> None:
-        """Copy sparse layers' down_proj the other way round, so that a token reads little of it."""
-        for block in self.layers:
-            assert isinstance(block, Block)
-            block.mlp.transpose_down_proj()
-
-    def per_layer_ids(self, ids: Sequence[int]) -> list[int]:
-        """Where the table has what is looked up for ids: those outside take its row 0."""
-        rows = self.config.vocab_size_per_layer_input
-        return [id if id < rows else 0 for id in ids]
 
     def blocks(self, columns: Tensor) -> Tensor:
         """Columns of all layers of the whole model -> this model's layers, (B, T, L, P)."""

@@ -16,6 +16,7 @@ width, V vocabulary.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -26,8 +27,10 @@ from torch.nn import functional as F
 from gemelo.config import LAYER_TYPES, LayerType, ModelConfig
 from gemelo.models.masks import attention_mask
 
-# Rows on a CPU that `product` takes for columns; float32 has kernels of its own for two and three.
-FEW_ROWS = {torch.bfloat16: range(2, 65), torch.float32: range(4, 49)}
+# The child of a fork has none of torch's threads, and torch's OpenMP waits for them for good. The
+# native products, which matter, make threads of their own there (kernels/csrc/runtime/pool.cpp).
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 class Module(nn.Module):
@@ -74,23 +77,6 @@ class Cache(Protocol):
         """Store the step's keys and values of one layer; everything that layer sees."""
 
 
-class NativeForward(Protocol):
-    """A decoder's forward and head as one call; see `gemelo.engine.native_program`."""
-
-    def supports(self, cache: Any) -> bool:
-        """Whether it can read and write this cache."""
-
-    def scores(
-        self,
-        ids: Sequence[Sequence[int]],
-        positions: Sequence[Sequence[int]],
-        cache: Any,
-        logits_to_keep: int | None,
-        inputs: StepInputs | None = None,
-    ) -> tuple[Tensor, bool]:
-        """ids, positions (B, T) -> scores (B * (T or logits_to_keep), V) float32, all finite?"""
-
-
 class Linear(Module):
     """y = x W^T, of which the leading rows or columns of W may be used alone.
 
@@ -104,45 +90,7 @@ class Linear(Module):
 
     def forward(self, x: Tensor, rows: int | None = None, columns: int | None = None) -> Tensor:
         """x (..., columns) -> (..., rows); both default to the whole matrix."""
-        return product(x, self.weight[:rows, :columns])
-
-    def rows_at(self, x: Tensor, index: Tensor) -> Tensor:
-        """Only the outputs at `index`: x (..., in) -> (..., len(index)), reading those rows."""
-        return product(x, self.weight.index_select(0, index))
-
-    def columns_at(self, h: Tensor, index: Tensor, width: int) -> Tensor:
-        """The product with an input of `width` that is h at `index` and zero elsewhere.
-
-        Rows lie together in memory, so that skipping columns saves nothing: the zeros are read.
-        """
-        x = h.new_zeros(*h.shape[:-1], width).index_copy(-1, index, h)
-        return self(x, columns=width)
-
-
-class TransposedLinear(Module):
-    """`Linear` with the columns of W together in memory, for inputs that are mostly zero."""
-
-    def __init__(self, weight: Tensor) -> None:
-        """weight (out, in) is copied, the other way round."""
-        super().__init__()
-        self.columns = nn.Parameter(weight.t().contiguous(), requires_grad=False)
-
-    @property
-    def weight(self) -> Tensor:
-        """The matrix (out, in), as a view."""
-        return self.columns.t()
-
-    def forward(self, x: Tensor, rows: int | None = None, columns: int | None = None) -> Tensor:
-        """x (..., columns) -> (..., rows); both default to the whole matrix."""
-        return x @ self.columns[:columns, :rows]
-
-    def rows_at(self, x: Tensor, index: Tensor) -> Tensor:
-        """Only the outputs at `index`: x (..., in) -> (..., len(index))."""
-        return x @ self.columns.index_select(1, index)
-
-    def columns_at(self, h: Tensor, index: Tensor, width: int) -> Tensor:
-        """The product with an input that is h at `index` and zero elsewhere, reading only those."""
-        return h @ self.columns.index_select(0, index)
+        return F.linear(x, self.weight[:rows, :columns])
 
 
 class Embedding(Module):
@@ -163,24 +111,7 @@ class Embedding(Module):
 
     def project(self, x: Tensor) -> Tensor:
         """x (..., D) -> scores over the vocabulary (..., V): the tied head."""
-        return product(x, self.weight)
-
-
-def product(x: Tensor, weight: Tensor) -> Tensor:
-    """x (..., in) times the transpose of weight (out, in).
-
-    Three ways to the same numbers, all bound by reading the weight. A single row is a
-    matrix-vector product, which in bfloat16 reads 1.3 to 1.5 times as fast as a matrix product of
-    one row. A few rows are taken for the columns and the weight for the rows, or the libraries
-    would lay the weight out anew for each call; 1.1 to 1.5 times as fast.
-    """
-    rows = x.shape[:-1].numel()
-    if rows == 1 and weight.is_contiguous():
-        return torch.mv(weight, x.reshape(-1)).view(*x.shape[:-1], weight.shape[0])
-    if x.device.type == "cpu" and rows in FEW_ROWS.get(x.dtype, ()):
-        y = F.linear(weight, x.flatten(0, -2)).t()  # (rows, out)
-        return y.contiguous().view(*x.shape[:-1], weight.shape[0])
-    return F.linear(x, weight)
+        return F.linear(x, self.weight)
 
 
 class RMSNorm(Module):

@@ -2,7 +2,7 @@
 
 Four stages of MobileNet-V4's blocks halve a picture's sides and widen its channels; the last two
 stages are then fused into one map of 16 x 16 pixels, whatever size the picture had. The stages are
-a table of data. Names are those of the checkpoint.
+a table of data (`config.mobilenet`). Names are those of the checkpoint.
 
     features = MobileNetTower(Vision3nConfig())(pixels)  # (N, 3, 768, 768) in [0, 1] -> (N, 256, E)
 
@@ -12,50 +12,21 @@ N pictures, H rows and W columns of pixels, C channels, E the width of the tower
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gemelo.config.gemma3n_vision import Vision3nConfig
+from gemelo.config.mobilenet import STAGES, Spec, Stages, scaled, stem_channels
 from gemelo.errors import InputError
 from gemelo.models.layers import Module
 from gemelo.models.mobilenet_blocks import (
-    Bottleneck,
     ChannelNorm,
     ConvNorm,
     Convolution,
-    Edge,
-    MultiQuery,
     Pointwise,
-    Spec,
     block_of,
-)
-
-Stages = Sequence[Sequence[Spec]]
-STEM = 64
-_FINE = (MultiQuery(640, heads=12, width=64, stride=2), Bottleneck(640, expand=2))
-_COARSE = (MultiQuery(1280, heads=16, width=96), Bottleneck(1280, expand=2))
-STAGES: Stages = (
-    (Edge(128, 4, kernel=3, stride=2), Edge(128, 4, kernel=3), Edge(128, 4, kernel=3)),
-    (
-        Bottleneck(256, expand=6, start=3, mid=5, stride=2),
-        Bottleneck(256, expand=4, start=5),
-        Bottleneck(256, expand=4, start=3),
-        Bottleneck(256, expand=4, start=5),
-        Bottleneck(256, expand=4, start=3),
-    ),
-    (
-        Bottleneck(640, expand=6, start=5, mid=5, stride=2),
-        *(7 * (Bottleneck(640, expand=4, start=5),)),
-        Bottleneck(640, expand=1),
-        *(14 * _FINE),
-    ),
-    (
-        Bottleneck(1280, expand=6, start=5, mid=5, stride=2),
-        *(19 * _COARSE),
-    ),
 )
 
 
@@ -65,9 +36,11 @@ class MobileNetTower(Module):
     def __init__(self, config: Vision3nConfig, stages: Stages = STAGES) -> None:
         super().__init__()
         wide = config.channel_multiplier
-        stem = STEM if wide < 1 else channels(STEM * wide)
         self.timm_model = MobileNet(
-            scaled(stages, wide), stem, config.hidden_size, config.msfa_output_resolution
+            scaled(stages, wide),
+            stem_channels(wide),
+            config.hidden_size,
+            config.msfa_output_resolution,
         )
         self.scale = config.hidden_size**0.5
 
@@ -144,17 +117,3 @@ def stage_of(specs: Sequence[Spec], in_channels: int) -> nn.Sequential:
     """The blocks of one stage, the first taking `in_channels`."""
     inputs = [in_channels, *(spec.channels for spec in specs)]
     return nn.Sequential(*map(block_of, specs, inputs))
-
-
-def scaled(stages: Stages, multiplier: float) -> Stages:
-    """The same stages with their channels multiplied; heads stay as wide and as many."""
-    return [
-        [replace(spec, channels=channels(spec.channels * multiplier)) for spec in stage]
-        for stage in stages
-    ]
-
-
-def channels(wanted: float) -> int:
-    """The multiple of 8 nearest to `wanted`, but no more than a tenth below it."""
-    whole = max(8, int(wanted + 4) // 8 * 8)
-    return whole + 8 if whole < 0.9 * wanted else whole

@@ -14,49 +14,14 @@ S pixels that keys are made of, q heads, d head width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gemelo.config.mobilenet import Bottleneck, Edge, MultiQuery, Spec
 from gemelo.models.layers import Module
 
 EPS = 1e-6
-
-
-@dataclass(frozen=True)
-class Edge:
-    """An edge residual: `kernel` x `kernel` to `expand` times its input's channels, and back."""
-
-    channels: int
-    expand: int
-    kernel: int
-    stride: int = 1
-
-
-@dataclass(frozen=True)
-class Bottleneck:
-    """An inverted bottleneck, with depthwise kernels before and inside it where they are not 0."""
-
-    channels: int
-    expand: int
-    start: int = 0
-    mid: int = 0
-    stride: int = 1
-
-
-@dataclass(frozen=True)
-class MultiQuery:
-    """Attention of `heads` heads of `width` over one head of keys, taken every `stride` pixels."""
-
-    channels: int
-    heads: int
-    width: int
-    stride: int = 1
-
-
-Spec = Edge | Bottleneck | MultiQuery
 
 
 def block_of(spec: Spec, channels: int) -> nn.Module:

@@ -1,12 +1,14 @@
-"""Multimodal models: decoder, vision tower and audio encoder as one module tree.
+"""Multimodal models: the towers of a family, and decoder and towers as one module tree.
 
-The names of the tree are gemelo's canonical parameter names (`language_model.`, `vision_tower.`,
-`embed_vision.` and so on), which every file format is mapped to, so that nothing in a checkpoint
-is without a place. A text-only model is the same tree with the decoder alone. Both families turn an
-image into features by one name, `encode_image`; only Gemma 3n takes audio.
+The names of the modules are gemelo's canonical parameter names (`vision_tower.`, `embed_vision.`,
+`language_model.` and so on), which every file format is mapped to, so that nothing in a checkpoint
+is without a place. `Towers` turn pictures and sounds into embeddings for the decoder, which need
+not be of modules; both families do it by one name, `encode_image`; only Gemma 3n takes audio. A
+`Tree` has the decoder too, under the same names, for whoever runs all of it in PyTorch.
 
+    towers = towers_of(config)
+    features = towers.encode_image(pixels)      # (N, 3, side, side) -> (N, J, D)
     tree = tree_of(config);  hidden = tree.language_model(ids, positions)
-    features = tree.encode_image(pixels)      # (N, 3, side, side) -> (N, J, D)
 
 N images, J image tokens, B rows, T tokens, M spectrogram frames, D decoder width.
 """
@@ -30,11 +32,10 @@ from gemelo.models.mobilenet import MobileNetTower
 from gemelo.models.siglip import Projector, Siglip
 
 
-class Tree(nn.Module):
-    """A decoder and its towers; `audio_tower` and `embed_audio` are there where `config.audio`
-    is set."""
+class Towers(nn.Module):
+    """Vision tower and audio encoder of a model; `audio_tower` and `embed_audio` are there where
+    `config.audio` is set."""
 
-    language_model: Decoder
     audio_tower: Conformer
     embed_audio: MultimodalEmbedder
 
@@ -53,14 +54,11 @@ class Tree(nn.Module):
         return embedder.embed(torch.tensor([[embedder.pad_id]], device=weight.device))
 
 
-class Gemma3Tree(Tree):
-    """Decoder, and SigLIP with its projector where `config.vision` is set."""
-
-    language_model: Gemma3
+class Gemma3Towers(Towers):
+    """SigLIP with its projector, where `config.vision` is set."""
 
     def __init__(self, config: Gemma3Config) -> None:
         super().__init__()
-        self.language_model = Gemma3(config)
         if config.vision is not None:
             self.vision_tower = Siglip(config.vision)
             self.multi_modal_projector = Projector(config, config.vision)
@@ -71,36 +69,72 @@ class Gemma3Tree(Tree):
         return self.multi_modal_projector(self.vision_tower(pixels))
 
 
-class Gemma3nTree(Tree):
-    """Decoder; MobileNet-V5 with its embedder where `config.vision` is set, the audio encoder with
-    its own where `config.audio` is."""
-
-    language_model: Gemma3n
+class Gemma3nTowers(Towers):
+    """MobileNet-V5 with its embedder where `config.vision` is set, the audio encoder with its own
+    where `config.audio` is."""
 
     def __init__(self, config: Gemma3nConfig) -> None:
         super().__init__()
-        self.language_model = Gemma3n(config)
         vision, audio, width = config.vision, config.audio, config.hidden_size
-        embedders = []
         if vision is not None:
             self.vision_tower = MobileNetTower(vision)
             self.embed_vision = MultimodalEmbedder(
                 vision.vocab, vision.hidden_size, width, vision.rms_norm_eps
             )
-            embedders.append(self.embed_vision)
         if audio is not None:
             self.audio_tower = Conformer(audio)
             self.embed_audio = MultimodalEmbedder(
                 audio.vocab, audio.hidden_size, width, audio.rms_norm_eps
             )
-            embedders.append(self.embed_audio)
-        if embedders:
-            self.language_model.modality_embeddings = TowerEmbeddings(embedders)
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """Images (N, 3, side, side) in [0, 1] -> features (N, 256, D)."""
         pixels = pixels.to(self.vision_tower.timm_model.conv_stem.conv.weight)
         return self.embed_vision(self.vision_tower(pixels))
+
+
+def towers_of(config: ModelConfig) -> Towers:
+    """The towers of a model, their weights yet to come; without parameters if it reads text only.
+
+    Raises UnsupportedError for a family that has no network here.
+    """
+    if isinstance(config, Gemma3Config):
+        return Gemma3Towers(config)
+    if isinstance(config, Gemma3nConfig):
+        return Gemma3nTowers(config)
+    raise _no_network(config)
+
+
+# ---- with the decoder ----------------------------------------------------------------------------
+
+
+class Tree(Towers):
+    """A decoder and its towers; a text-only model is the decoder alone."""
+
+    language_model: Decoder
+
+
+class Gemma3Tree(Gemma3Towers, Tree):
+    """Gemma 3's decoder, and its towers."""
+
+    language_model: Gemma3
+
+    def __init__(self, config: Gemma3Config) -> None:
+        super().__init__(config)
+        self.language_model = Gemma3(config)
+
+
+class Gemma3nTree(Gemma3nTowers, Tree):
+    """Gemma 3n's decoder, and its towers, which have the embeddings of their own ids."""
+
+    language_model: Gemma3n
+
+    def __init__(self, config: Gemma3nConfig) -> None:
+        super().__init__(config)
+        self.language_model = Gemma3n(config)
+        embedders = [m for m in self.children() if isinstance(m, MultimodalEmbedder)]
+        if embedders:
+            self.language_model.modality_embeddings = TowerEmbeddings(embedders)
 
 
 class TowerEmbeddings:
@@ -125,9 +159,13 @@ class TowerEmbeddings:
 
 
 def tree_of(config: ModelConfig) -> Tree:
-    """The modules of a model, their weights yet to come."""
+    """The modules of a model, their weights yet to come. Raises as `towers_of` does."""
     if isinstance(config, Gemma3Config):
         return Gemma3Tree(config)
     if isinstance(config, Gemma3nConfig):
         return Gemma3nTree(config)
-    raise UnsupportedError(f"{config.model_type} has no network here")
+    raise _no_network(config)
+
+
+def _no_network(config: ModelConfig) -> UnsupportedError:
+    return UnsupportedError(f"{config.model_type} has no network here")

@@ -14,11 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from gemelo.errors import InputError
-from gemelo.kernels.quants import Packed, unpacked_chunks
+from gemelo.kernels.quants import Format, Packed, converted
 from gemelo.weights.temporary_files import (
     plain_os_errors,
     real_path,
@@ -27,7 +26,7 @@ from gemelo.weights.temporary_files import (
     unfinished_file,
 )
 
-PIECE_BYTES = 16 << 20
+PIECE_BYTES = 16 << 20  # as float32, or as they are where they stay so
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EACCES)
 
 
@@ -81,19 +80,22 @@ def _put_where_nothing_is(unfinished: Path, real: Path) -> None:
         os.replace(unfinished, real)
 
 
-def byte_pieces(tensor: Tensor | Packed, dtype: torch.dtype) -> Iterator[memoryview]:
-    """The elements row by row as `dtype`, a few MiB at a time; a Packed matrix is expanded."""
-    for part in float_parts(tensor):
-        piece = part.to(device="cpu", dtype=dtype).contiguous().reshape(-1).view(torch.uint8)
-        yield piece.numpy().data
+def check_shape(name: str, weight: Packed, announced: tuple[int, ...]) -> None:
+    """Raise `InputError` for a weight that is not of the shape that its header has."""
+    if weight.shape != tuple(announced):
+        raise InputError(
+            f"tensor {name!r} has shape {weight.shape}, but {tuple(announced)} was announced"
+        )
 
 
-def float_parts(tensor: Tensor | Packed) -> Iterator[Tensor]:
-    """Some rows at a time, so that no second whole is needed; the next step may overwrite them."""
-    if isinstance(tensor, Packed):
-        for _, values in unpacked_chunks(tensor):
-            yield values
-        return
-    rows = tensor.detach().reshape(1) if tensor.dim() == 0 else tensor.detach()
-    row_bytes = max(1, rows[:1].nbytes)
-    yield from torch.split(rows, max(1, PIECE_BYTES // row_bytes))
+def byte_pieces(weight: Packed, format: Format) -> Iterator[memoryview]:
+    """The bytes of a weight in `format`, row after row, a few MiB at a time.
+
+    Where it has the format already they are its own, untouched. Raises `InputError` and
+    `UnsupportedError` as `pack` does.
+    """
+    row_bytes = weight.columns * 4 if weight.format != format else weight.blocks.shape[1]
+    step = max(1, PIECE_BYTES // max(1, row_bytes))
+    for start in range(0, weight.rows, step):
+        part = Packed(weight.blocks[start : start + step], weight.format)
+        yield np.ascontiguousarray(converted(part, format).blocks).reshape(-1).data

@@ -1,6 +1,7 @@
 """GGUF files read: tensors as views of memory maps, and key-values.
 
-Opening parses headers only (`gguf_header`); a tensor is a view, made when asked for. A model in
+Opening parses headers only (`gguf_header`); a tensor is a view, made when asked for: `Packed`, its
+bytes as they lie, 16-bit floats and vectors included. The map lives as long as a view. A model in
 several files (`gguf_split`) is one object, whichever of them is named: each is mapped where it
 lies, and nothing is copied.
 
@@ -11,21 +12,15 @@ lies, and nothing is copied.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-
-import torch
-from torch import Tensor
 
 from gemelo.errors import FileFormatError, UnsupportedError
 from gemelo.kernels.quants import Format, Packed
 from gemelo.weights.gguf_header import Header, TensorInfo, read_header
 from gemelo.weights.gguf_split import Join, paths_of
 from gemelo.weights.gguf_values import KeyValues
-from gemelo.weights.mapped import map_file
-
-TORCH_DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+from gemelo.weights.mapped import Mapped, map_file, tensor_in
 
 
 class GGUFFile:
@@ -44,16 +39,16 @@ class GGUFFile:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        header, data = _open(self.path)
+        header, mapped = _open(self.path)
         self.alignment = header.alignment
         self.paths = tuple(paths_of(self.path, header.values))
         join, notices = Join(self.paths), list[str]()
-        self._tensors: dict[str, tuple[TensorInfo, Tensor]] = {}
+        self._tensors: dict[str, tuple[TensorInfo, Mapped]] = {}
         for part in self.paths:
-            part_header, mapped = (header, data) if part == self.path else _open(part)
+            part_header, place = (header, mapped) if part == self.path else _open(part)
             if len(self.paths) > 1:
                 join.add(part_header)
-            self._tensors |= {name: (info, mapped) for name, info in part_header.tensors.items()}
+            self._tensors |= {name: (info, place) for name, info in part_header.tensors.items()}
             if part_header.unclaimed:
                 notices.append(
                     f"{part.name} holds {part_header.unclaimed:,} bytes that belong to no tensor"
@@ -78,7 +73,7 @@ class GGUFFile:
         return list(self._tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The tensor's shape in PyTorch order (rows first)."""
+        """The tensor's shape in PyTorch's order (rows first)."""
         return self._tensor_info(name)[0].shape
 
     def format(self, name: str) -> Format:
@@ -89,23 +84,22 @@ class GGUFFile:
         """Bytes that the tensor takes in the file."""
         return self._tensor_info(name)[0].nbytes
 
-    def tensor(self, name: str) -> Tensor | Packed:
-        """The tensor as a view of a map: a float tensor, or a Packed matrix for block formats.
+    def tensor(self, name: str) -> Packed:
+        """The tensor as a view of a map.
 
-        A stack (n, rows, columns) in a block format is one matrix of n * rows.
+        A stack (n, rows, columns) has its matrices one under the other. Raises UnsupportedError for
+        vectors and tensors of four dimensions in blocks.
         """
         info, mapped = self._tensor_info(name)
-        data = mapped[info.start : info.start + info.nbytes]
-        if info.format.name in TORCH_DTYPES:
-            return data.view(TORCH_DTYPES[info.format.name]).view(info.shape)
-        if len(info.shape) not in (2, 3):
+        shape, format = info.shape, info.format
+        if format.block > 1 and len(shape) not in (2, 3):
             raise UnsupportedError(
-                f"{self.path}: tensor {name!r} is {info.format.name} with shape {info.shape}; "
+                f"{self.path}: tensor {name!r} is {format.name} with shape {shape}; "
                 "block formats are read as matrices and stacks of them; store it as f32 or f16"
             )
-        return Packed(data.view(math.prod(info.shape[:-1]), -1), info.format)
+        return tensor_in(mapped, info.start, info.nbytes, format, shape)
 
-    def _tensor_info(self, name: str) -> tuple[TensorInfo, Tensor]:
+    def _tensor_info(self, name: str) -> tuple[TensorInfo, Mapped]:
         info = self._tensors.get(name)
         if info is None:
             raise FileFormatError(
@@ -114,7 +108,7 @@ class GGUFFile:
         return info
 
 
-def _open(path: Path) -> tuple[Header, Tensor]:
-    """The header of one file, and all its bytes."""
+def _open(path: Path) -> tuple[Header, Mapped]:
+    """The header of one file, and the map of it."""
     mapped = map_file(path)
-    return read_header(mapped, path), torch.frombuffer(mapped, dtype=torch.uint8)
+    return read_header(mapped, path), mapped

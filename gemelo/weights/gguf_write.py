@@ -10,18 +10,15 @@ the inverse of `GGUFFile` and nothing else.
 """
 
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from gemelo.errors import InputError
-from gemelo.kernels.quants import Format, Packed, pack
-from gemelo.weights.files import byte_pieces, float_parts, replaced
-from gemelo.weights.gguf import TORCH_DTYPES
+from gemelo.kernels.quants import Format, Packed
+from gemelo.weights.files import byte_pieces, check_shape, replaced
 from gemelo.weights.gguf_header import (
     ALIGNMENTS,
     DEFAULT_ALIGNMENT,
@@ -35,7 +32,7 @@ from gemelo.weights.gguf_values import MAX_KEY_BYTES, KeyValues, encoded, string
 VERSION = 3
 MAX_WRITTEN_NAME_BYTES = 63  # what llama.cpp accepts
 
-TensorToWrite = tuple[str, tuple[int, ...], Format, Callable[[], Tensor | Packed]]
+TensorToWrite = tuple[str, tuple[int, ...], Format, Callable[[], Packed]]
 
 
 def write_gguf(
@@ -50,9 +47,10 @@ def write_gguf(
     metadata: `KeyValues` (entries stored as they were), or a mapping of bool, int, float (stored as
     f32 where that can hold it), str, bytes, lists of one kind of them, lists of lists, `Strings`,
     numpy scalars and 1-D arrays (stored with their own type). tensors: (name, PyTorch-order shape,
-    format, maker); a maker gives a float Tensor, encoded on the way, or a Packed matrix. progress:
+    format, maker); what a maker gives is encoded on the way where its format is another. progress:
     called with the bytes just written. Raises InputError for what GGUF cannot hold and, without
-    overwrite, for a file that is there by the end; UnavailableError when the disk refuses.
+    overwrite, for a file that is there by the end; UnsupportedError for formats that are only read;
+    UnavailableError when the disk refuses.
     """
     tensors = list(tensors)
     alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
@@ -62,7 +60,9 @@ def write_gguf(
     with replaced(Path(path), overwrite) as target:
         target.write(header)
         for name, shape, format, make in tensors:
-            for piece in _encoded(name, make(), shape, format):
+            weight = make()
+            check_shape(name, weight, shape)
+            for piece in byte_pieces(weight, format):
                 target.write(piece)
                 if progress is not None:
                     progress(len(piece))
@@ -108,21 +108,3 @@ def _entry(metadata: Mapping[str, Any], key: str) -> bytes:
 def _nbytes(shape: tuple[int, ...], format: Format) -> int:
     columns = shape[-1] if shape else 1
     return format.row_bytes(columns) * int(np.prod(shape[:-1], dtype=np.int64))
-
-
-def _encoded(
-    name: str, value: Tensor | Packed, shape: tuple[int, ...], format: Format
-) -> Iterator[memoryview]:
-    """The bytes of one tensor in `format`, a few MiB at a time."""
-    if tuple(value.shape) != tuple(shape):
-        raise InputError(
-            f"tensor {name!r} has shape {tuple(value.shape)}, but {tuple(shape)} was announced"
-        )
-    if isinstance(value, Packed) and value.format == format:
-        yield from byte_pieces(value.blocks, torch.uint8)
-    elif format.name in TORCH_DTYPES:
-        yield from byte_pieces(value, TORCH_DTYPES[format.name])
-    else:
-        matrix = value if isinstance(value, Packed) else value.reshape(-1, shape[-1])
-        for part in float_parts(matrix):
-            yield from byte_pieces(pack(part, format).blocks, torch.uint8)

@@ -3,7 +3,7 @@
 Weights are read through a private, copy-on-write memory map: pages come from the page cache when
 they are touched, several processes share them, and a stray write never reaches the file. The map
 reserves no memory, so a file larger than RAM opens too, which the maps of `torch.from_file` (and so
-`safe_open`) refuse on Linux.
+`safe_open`) refuse on Linux. A map is given back when the last view of it is gone.
 
 A map shows what becomes of its file: others may write over it, or cut it short. To touch what is
 gone would end the process, were it not for csrc/runtime/mapped_files.h, which puts zeros there and
@@ -24,15 +24,15 @@ import os
 import stat
 import sys
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from torch import Tensor, nn
 
 from gemelo.errors import FileFormatError, InputError
 from gemelo.kernels.native import extension
+from gemelo.kernels.packed import Bytes, Format, Packed, matrix_shape, own_dims
 
 MAP_NORESERVE = 0x4000  # Linux; the mmap module names it only from Python 3.13 on
 
@@ -116,15 +116,23 @@ def map_file(path: Path) -> Mapped:
     raise FileFormatError(f"{path} is empty")
 
 
-def behind(tensors: Iterable[Tensor]) -> list[Mapped]:
-    """The maps that tensors lie in."""
+def tensor_in(
+    mapped: Mapped, start: int, nbytes: int, format: Format, shape: tuple[int, ...]
+) -> Packed:
+    """The tensor of so many bytes from `start` on, as a view that keeps the map."""
+    data: Bytes = np.frombuffer(mapped, np.uint8)[start : start + nbytes]
+    rows, columns = matrix_shape(shape)
+    return Packed(data.reshape(rows, format.row_bytes(columns)), format, own_dims(shape))
+
+
+def behind(weights: Iterable[Packed]) -> list[Mapped]:
+    """The maps that weights lie in."""
     alive = [mapped for reference in list(_maps.values()) if (mapped := reference()) is not None]
     ranges = {mapped: range(mapped.address, mapped.address + len(mapped)) for mapped in alive}
     maps = set[Mapped]()
-    for tensor in tensors:
-        if tensor.device.type == "cpu":
-            address = tensor.data_ptr()
-            maps.update(mapped for mapped, addresses in ranges.items() if address in addresses)
+    for weight in weights:
+        address = weight.address
+        maps.update(mapped for mapped, addresses in ranges.items() if address in addresses)
     return list(maps)
 
 
@@ -146,16 +154,6 @@ def listen() -> None:
 def lost() -> list[tuple[int, int]]:
     """Ranges of addresses where maps have zeros by now, because their files were cut short."""
     return extension.lost() if _watches else []
-
-
-def lost_weights(module: nn.Module) -> Iterator[str]:
-    """Names of weights in which pages are missing by now, because their file was cut short."""
-    ranges = lost()
-    weights = (*module.named_parameters(), *module.named_buffers())
-    for name, weight in weights if ranges else ():
-        begin, end = weight.data_ptr(), weight.data_ptr() + weight.nbytes
-        if any(begin < stop and first < end for first, stop in ranges):
-            yield f"{name.removesuffix('.blocks')}.weight" if name.endswith(".blocks") else name
 
 
 def _map_privately(descriptor: int, size: int) -> Mapped:

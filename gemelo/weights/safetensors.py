@@ -19,15 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, TypeGuard
 
-import torch
-from torch import Tensor
-
 from gemelo.errors import FileFormatError, InputError, UnsupportedError
 from gemelo.kernels.quants import FORMATS, Format, Packed
 from gemelo.text_files import read_bytes
-from gemelo.weights.files import byte_pieces, replaced
+from gemelo.weights.files import byte_pieces, check_shape, replaced
 from gemelo.weights.gguf_other_files import SEEN_BYTES, stranger
-from gemelo.weights.mapped import map_file
+from gemelo.weights.mapped import Mapped, map_file, tensor_in
 
 SINGLE_NAME, INDEX_NAME = "model.safetensors", "model.safetensors.index.json"
 # Far above any honest model's (a header of 2,000 tensors has 300 KB), and soon read.
@@ -36,38 +33,29 @@ MAX_INDEX_BYTES = 8 << 20
 MAX_TENSORS = 1 << 16
 MAX_NAME_BYTES = 255  # of a file, as file systems have it
 MAX_DIMENSIONS = 8
+MAX_ELEMENTS = 1 << 48  # with sizes of zero left out: of no elements there may be any number
 MAX_SHARD_BYTES = 5_000_000_000
 _GGUF = "a GGUF; give it by itself, under a name that ends in .gguf"
-DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "U64": torch.uint64,
-    "U32": torch.uint32,
-    "U16": torch.uint16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
+# Bytes of an element; of these types only what has a format is read as weights, and written.
+ITEM_BYTES = {
+    **{"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1},
+    **{"U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1},
+    **{"I64": 8, "I32": 4, "I16": 2, "I8": 1},
 }
-DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+READ = {"F32": FORMATS["f32"], "F16": FORMATS["f16"], "BF16": FORMATS["bf16"]}
+DTYPES = {format: dtype for dtype, format in READ.items()}
 
-TensorToWrite = tuple[str, tuple[int, ...], torch.dtype, Callable[[], Tensor | Packed]]
+TensorToWrite = tuple[str, tuple[int, ...], Format, Callable[[], Packed]]
 
 
 @dataclass(frozen=True)
 class _TensorInfo:
-    """Where a tensor lies: the mapped bytes of its shard, first byte in them, dtype and shape."""
+    """Where a tensor lies: its shard, first byte in it, and how the file calls its type."""
 
-    source: Tensor
+    source: Mapped
     start: int
     nbytes: int
-    dtype: torch.dtype
+    dtype: str
     shape: tuple[int, ...]
 
 
@@ -121,28 +109,29 @@ class Safetensors:
     def format(self, name: str) -> Format:
         """How the elements are stored; UnsupportedError for what is not f32, f16 or bf16."""
         info = self._tensor_info(name)
-        format = FORMATS.get(DTYPE_NAMES[info.dtype].lower())
+        format = READ.get(info.dtype)
         if format is None:
             raise UnsupportedError(
-                f"{self.path}: tensor {name!r} is {info.dtype}; f32, f16 and bf16 are read"
+                f"{self.path}: tensor {name!r} is {info.dtype}; weights are read as "
+                f"{', '.join(READ)}"
             )
         return format
 
     def dtype(self, name: str) -> str:
         """How the format calls the type of the tensor's elements."""
-        return DTYPE_NAMES[self._tensor_info(name).dtype]
+        return self._tensor_info(name).dtype
 
     def nbytes(self, name: str) -> int:
         """Bytes that the tensor takes in the file."""
         return self._tensor_info(name).nbytes
 
-    def tensor(self, name: str) -> Tensor:
-        """The tensor as a view of the map."""
-        info = self._tensor_info(name)
-        data = info.source[info.start : info.start + info.nbytes]
-        if info.start % info.dtype.itemsize:  # a header of odd length: legal, but rare
-            data = data.clone()
-        return data.view(info.dtype).view(info.shape)
+    def tensor(self, name: str) -> Packed:
+        """The tensor as a view of the map, at any byte: a header may have an odd length.
+
+        Raises UnsupportedError for what is not f32, f16 or bf16.
+        """
+        info, format = self._tensor_info(name), self.format(name)
+        return tensor_in(info.source, info.start, info.nbytes, format, info.shape)
 
     def _tensor_info(self, name: str) -> _TensorInfo:
         info = self._tensors.get(name)
@@ -162,8 +151,8 @@ def write_safetensors(
 ) -> None:
     """Write `model.safetensors`, or shards and their index when it would pass `max_shard_bytes`.
 
-    tensors: (name, shape, dtype, maker); a maker gives the tensor, or a Packed matrix to expand,
-    when its turn comes. metadata: {"format": "pt"} unless given, as transformers wants it.
+    tensors: (name, shape, format, maker), the format one of f32, f16 and bf16; a maker gives the
+    tensor when its turn comes, and what is in another format is encoded on the way. metadata: {"format": "pt"} unless given, as transformers wants it.
     progress: called with the bytes just written. Files appear under their names only when all are
     complete. Raises InputError for a bad request, among them a directory that holds a checkpoint in
     the other layout (both side by side would be ambiguous).
@@ -192,13 +181,15 @@ def _grouped(tensors: Iterable[TensorToWrite], max_shard_bytes: int) -> list[lis
     shards: list[list[TensorToWrite]] = [[]]
     seen, room = set[str](), max_shard_bytes
     for entry in tensors:
-        name, shape, dtype, _ = entry
+        name, shape, format, _ = entry
         if name in seen or name == "__metadata__":
             raise InputError(f"tensor {name!r} is given twice, or its name is reserved")
-        if dtype not in DTYPE_NAMES:
-            raise InputError(f"safetensors cannot hold {name!r} as {dtype}")
+        if format not in DTYPES:
+            raise InputError(
+                f"safetensors cannot hold {name!r} as {format.name}; choose bf16, f16 or f32"
+            )
         seen.add(name)
-        size = math.prod(shape) * dtype.itemsize
+        size = math.prod(shape) * format.block_bytes
         if size > room and shards[-1]:
             shards.append([])
             room = max_shard_bytes
@@ -209,7 +200,7 @@ def _grouped(tensors: Iterable[TensorToWrite], max_shard_bytes: int) -> list[lis
 
 def _index(shards: list[list[TensorToWrite]], names: list[str]) -> bytes:
     total = sum(
-        math.prod(shape) * dtype.itemsize for shard in shards for _, shape, dtype, _ in shard
+        math.prod(shape) * format.block_bytes for shard in shards for _, shape, format, _ in shard
     )
     weight_map = {
         entry[0]: name for shard, name in zip(shards, names, strict=True) for entry in shard
@@ -224,23 +215,20 @@ def _write_shard(
     metadata: Mapping[str, str],
     progress: Callable[[int], None] | None,
 ) -> None:
-    shard = sorted(shard, key=lambda entry: -entry[2].itemsize)  # keeps every tensor aligned
+    shard = sorted(shard, key=lambda entry: -entry[2].block_bytes)  # keeps every tensor aligned
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     end = 0
-    for name, shape, dtype, _ in shard:
-        start, end = end, end + math.prod(shape) * dtype.itemsize
-        kind = DTYPE_NAMES[dtype]
-        header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [start, end]}
+    for name, shape, format, _ in shard:
+        start, end = end, end + math.prod(shape) * format.block_bytes
+        dtype = DTYPES[format]
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
     raw = json.dumps(header, separators=(",", ":")).encode()
     raw += b" " * (-len(raw) % 8)
     target.write(struct.pack("<Q", len(raw)) + raw)
-    for name, shape, dtype, make in shard:
-        tensor = make()
-        if tuple(tensor.shape) != tuple(shape):
-            raise InputError(
-                f"tensor {name!r} has shape {tuple(tensor.shape)}, but {shape} was announced"
-            )
-        for piece in byte_pieces(tensor, dtype):
+    for name, shape, format, make in shard:
+        weight = make()
+        check_shape(name, weight, shape)
+        for piece in byte_pieces(weight, format):
             target.write(piece)
             if progress is not None:
                 progress(len(piece))
@@ -333,30 +321,31 @@ def _read_shard(path: Path) -> tuple[dict[str, _TensorInfo], dict[str, str]]:
         raise FileFormatError(
             f"{path} holds {len(header):,} tensors; {MAX_TENSORS:,} are read at most"
         )
-    data = torch.frombuffer(source, dtype=torch.uint8)
     infos = {
-        name: _tensor_info(path, name, entry, data, 8 + length) for name, entry in header.items()
+        name: _tensor_info(path, name, entry, source, 8 + length) for name, entry in header.items()
     }
     _check_coverage(path, infos, 8 + length, len(source))
     return infos, metadata
 
 
-def _tensor_info(path: Path, name: str, entry: Any, data: Tensor, base: int) -> _TensorInfo:
+def _tensor_info(path: Path, name: str, entry: Any, source: Mapped, base: int) -> _TensorInfo:
     def fail(problem: str) -> NoReturn:
         raise FileFormatError(f"{path}: tensor {name[:80]!r} {problem}")
 
     if not isinstance(entry, dict):
         fail("is not described by an object")
     dtype, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
-    if not isinstance(dtype, str) or dtype not in DTYPES:
-        unknown = f"has the unknown dtype {dtype!r:.40}; weights are read as F32, F16 or BF16"
+    if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
+        unknown = f"has the unknown dtype {dtype!r:.40}; weights are read as {', '.join(READ)}"
         fail(unknown if isinstance(dtype, str) else "has no dtype")
     if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
         fail(f"needs a shape (up to {MAX_DIMENSIONS} sizes) and two data_offsets, whole numbers")
     start, end = offsets
-    if end - start != math.prod(shape) * DTYPES[dtype].itemsize or base + end > len(data):
+    uncounted = math.prod(size or 1 for size in shape) > MAX_ELEMENTS
+    nbytes = math.prod(shape) * ITEM_BYTES[dtype]
+    if uncounted or end - start != nbytes or base + end > len(source):
         fail(f"of shape {shape} and dtype {dtype} cannot lie in bytes {start} to {end} of the data")
-    return _TensorInfo(data, base + start, end - start, DTYPES[dtype], tuple(shape))
+    return _TensorInfo(source, base + start, end - start, dtype, tuple(shape))
 
 
 def _are_sizes(value: Any) -> TypeGuard[list[int]]:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import Gemma3ForCausalLM, Gemma3nForCausalLM, Gemma3nTextConfig
 from transformers import Gemma3TextConfig as TheirConfig
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RotaryEmbedding
 
 from gemelo.config import FULL, LAYER_TYPES, SLIDING, Gemma3Config, read_config
+from gemelo.config.rope import Linear, Llama3, Rope, Scaling, Yarn
 from gemelo.errors import FileFormatError, GemeloError, UnsupportedError
 from tests.conftest import TINY, tiny_model
 from tests.gemma3n import TINY_3N, tiny_3n
@@ -82,6 +87,72 @@ def test_frequencies_are_the_references(spelling: dict[str, Any]) -> None:
         )
         assert rope.attention_scaling == pytest.approx(getattr(theirs, f"{kind}_attention_scaling"))
     assert read_config(ours.to_hf()) == ours
+
+
+def stretched(plain: Tensor, scaling: Scaling, theta: float) -> Tensor:
+    """The oracle: stretched in PyTorch's float32."""
+    head_dim = 2 * len(plain)
+    if isinstance(scaling, Linear):
+        return plain / scaling.factor
+    if isinstance(scaling, Yarn):
+        ends = [
+            head_dim
+            * math.log(scaling.original_max_position_embeddings / (beta * 2 * math.pi))
+            / (2 * math.log(theta))
+            for beta in (scaling.beta_fast, scaling.beta_slow)
+        ]
+        low, high = max(math.floor(ends[0]), 0), min(math.ceil(ends[1]), head_dim - 1)
+        ramp = ((torch.arange(len(plain)) - low) / (high - low or 0.001)).clamp(0, 1)
+        return plain / scaling.factor * ramp + plain * (1 - ramp)
+    waves = scaling.original_max_position_embeddings * plain / (2 * math.pi)
+    span = scaling.high_freq_factor - scaling.low_freq_factor
+    kept = ((waves - scaling.low_freq_factor) / span).clamp(0, 1)
+    return plain / scaling.factor * (1 - kept) + plain * kept
+
+
+@pytest.mark.parametrize("head_dim", [8, 24, 64, 128, 256])
+@pytest.mark.parametrize("theta", [1e4, 1e6, 5e5, 2e4, 123456.7])
+def test_plain_frequencies_are_within_one_last_place(theta: float, head_dim: int) -> None:
+    ours = torch.tensor(Rope(theta).frequencies(head_dim))
+    exponents = -torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
+    theirs = theta**exponents
+    assert int((ours.view(torch.int32) - theirs.view(torch.int32)).abs().max()) <= 1
+    exact = torch.tensor(theta, dtype=torch.float32).double() ** exponents.double()
+    assert torch.equal(ours, exact.float())
+
+
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        Linear(8.0),
+        Linear(3),
+        Yarn(4.0, 4096),
+        Yarn(16, 256, beta_fast=16, beta_slow=2),
+        Llama3(8.0, 1.0, 4.0, 8192),
+        Llama3(4, 1, 4, 100),
+    ],
+)
+@pytest.mark.parametrize("head_dim", [24, 64, 256])
+def test_stretched_frequencies_are_pytorchs_to_the_bit(scaling: Scaling, head_dim: int) -> None:
+    plain = torch.tensor(Rope(1e6).frequencies(head_dim))
+    ours = torch.tensor(Rope(1e6, scaling).frequencies(head_dim))
+    assert torch.equal(ours, stretched(plain, scaling, 1e6))
+
+
+@pytest.mark.parametrize(
+    "scaling", [Linear(1e-300), Yarn(1e-300, 4096), Llama3(1e-300, 1, 2, 4096)]
+)
+def test_an_absurd_factor_warns_of_nothing(scaling: Scaling) -> None:
+    assert len(Rope(1e6, scaling).frequencies(64)) == 32
+
+
+def test_frequencies_are_made_without_pytorch() -> None:
+    script = (
+        "import sys; from gemelo.config.rope import Rope, Yarn\n"
+        "print(len(Rope(1e6, Yarn(4.0, 4096)).frequencies(64)), 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.split() == ["32", "False"], done.stderr
 
 
 def test_an_older_name_of_the_type() -> None:

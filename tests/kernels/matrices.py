@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from gemelo.kernels import reference
-from gemelo.kernels.quants import Format, Packed, unpack
+from gemelo.kernels.quants import Bytes, Floats, Format, Packed, pack, unpack
 
-FLOATS = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+FLOATS = ("f32", "f16", "bf16")
 MINIMA = ("q4_k", "q5_k")
 FEW = 16  # up to here a token's result does not depend on the others
 # Where many tokens' attention, and products with plain floats, go through bfloat16.
 TILES = ("amx", "avx512")
 
 
-def half_bytes(x: Tensor) -> Tensor:
-    return x.half()[..., None].view(torch.uint8)
+def half_bytes(x: Floats | float) -> Bytes:
+    return np.asarray(x, np.float16)[..., None].view(np.uint8)
 
 
 def scale_offsets(format: Format) -> list[int]:
@@ -26,26 +25,28 @@ def scale_offsets(format: Format) -> list[int]:
     return [208] if format.name == "q6_k" else [0]
 
 
+def normal(*shape: int, seed: int = 0) -> Floats:
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
 def random_weight(format: Format, rows: int, columns: int, seed: int = 0) -> Packed:
     """Random integers in every block, with scales of a usual size."""
-    generator = torch.Generator().manual_seed(seed)
     if format.name in FLOATS:
-        x = torch.randn(rows, columns, generator=generator).mul_(0.05)
-        return Packed(x.to(FLOATS[format.name]).view(torch.uint8), format)
-    size = (rows, format.row_bytes(columns))
-    blocks = torch.randint(0, 256, size, dtype=torch.uint8, generator=generator)
-    each = blocks.view(rows, -1, format.block_bytes)
+        return pack(normal(rows, columns, seed=seed) * np.float32(0.05), format)
+    generator = np.random.default_rng(seed)
+    blocks = generator.integers(0, 256, (rows, format.row_bytes(columns)), np.uint8)
+    each = blocks.reshape(rows, -1, format.block_bytes)
     for at in scale_offsets(format):
-        scales = torch.rand(each.shape[:2], generator=generator) * 0.001 + 0.0001
+        scales = generator.random(each.shape[:2], np.float32) * 0.001 + 0.0001
         each[:, :, at : at + 2] = half_bytes(scales)
     return Packed(blocks, format)
 
 
-def random_input(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 1) -> Tensor:
+def random_input(*shape: int, seed: int = 1) -> Floats:
     """Activations with columns of very different sizes, as hidden states have them."""
-    generator = torch.Generator().manual_seed(seed)
-    spread = torch.rand(shape[-1], generator=generator) * 3
-    return (torch.randn(*shape, generator=generator) * spread).to(dtype)
+    generator = np.random.default_rng(seed)
+    spread = generator.random(shape[-1], np.float32) * 3
+    return generator.standard_normal(shape, np.float32) * spread
 
 
 def odd_columns(format: Format, number: int = 5) -> int:
@@ -53,7 +54,7 @@ def odd_columns(format: Format, number: int = 5) -> int:
     return 16 * number - 3 if format.block == 1 else number * format.block
 
 
-def allowed(x: Tensor, weight: Packed, isa: str) -> Tensor:
+def allowed(x: Floats, weight: Packed, isa: str) -> Floats:
     """How far each output (T, R) may lie from the exact one, from how its path rounds.
 
     Few tokens of block formats: a byte for every activation, in steps of the largest of 32 / 127,
@@ -61,34 +62,33 @@ def allowed(x: Tensor, weight: Packed, isa: str) -> Tensor:
     floats with AVX-512: weights and activations each rounded to bfloat16, off by 2^-8 of their
     size. Else plain float sums.
     """
-    w, x = unpack(weight).abs(), x.float()
-    bound = 2e-6 * x.abs() @ w.T
+    w, size = np.abs(unpack(weight)), np.abs(x)
+    bound: Floats = 2e-6 * size @ w.T
     many = x.shape[0] > FEW and weight.format.name != "f32"
     if many and (isa == "amx" or (isa in TILES and weight.format.block == 1)):
-        return bound + 2**-6.9 * x.abs() @ w.T
+        return bound + 2**-6.9 * size @ w.T
     if weight.format.block > 1:
-        tops = x.abs().view(x.shape[0], -1, 32).amax(dim=2)
-        return bound + tops.repeat_interleave(32, dim=1) / 253 @ w.T
+        tops = size.reshape(x.shape[0], -1, 32).max(axis=2)
+        return bound + tops.repeat(32, axis=1) / 253 @ w.T
     return bound
 
 
-def assert_within(got: Tensor, x: Tensor, weight: Packed, isa: str) -> Tensor:
-    """No output is further off than `allowed`; returns the exact product (T, R)."""
-    want = reference.linear(x.float(), weight)
-    bound = allowed(x, weight, isa)
-    if got.dtype == torch.bfloat16:
-        bound = bound + 2**-8 * want.abs()
-    error = (got.float() - want).abs()
-    assert bool((error <= bound).all()), f"{float((error / bound).max()):.2f} of what is allowed"
+def assert_within(got: Floats, x: Floats, weight: Packed, isa: str, rounded: float = 0.0) -> Floats:
+    """No output is further off than `allowed`, and the share of it that it is `rounded` by;
+    returns the exact product (T, R)."""
+    want = reference.linear(x, weight)
+    bound = allowed(x, weight, isa) + rounded * np.abs(want)
+    error = np.abs(got - want)
+    assert (error <= bound).all(), f"{np.nanmax(error / bound):.2f} of what is allowed"
     return want
 
 
-def assert_close(got: Tensor, x: Tensor, weight: Packed, isa: str) -> None:
+def assert_close(got: Floats, x: Floats, weight: Packed, isa: str, rounded: float = 0.0) -> None:
     """And errors have both signs: together they are far smaller than their bounds.
 
     One percent is twice what steps of 1 / 127 come to on numbers whose largest of 32 is about three
     times their usual size.
     """
-    want = assert_within(got, x, weight, isa)
-    if want.numel() > 100:
-        assert float((got.float() - want).norm()) <= 0.01 * float(want.norm())
+    want = assert_within(got, x, weight, isa, rounded)
+    if want.size > 100:
+        assert np.linalg.norm(got - want) <= 0.01 * np.linalg.norm(want)

@@ -10,12 +10,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
-import torch
-from torch import Tensor
 
 from gemelo.kernels import cpu, native
-from gemelo.kernels.quants import FORMATS, Packed
+from gemelo.kernels.quants import FORMATS, Floats, Packed
 from tests.kernels.matrices import random_input, random_weight
 from tests.native import needs_native
 
@@ -38,12 +37,12 @@ class Case:
 
     def __init__(self, name: str, tokens: int, seed: int) -> None:
         self.weight: Packed = random_weight(FORMATS[name], 67 + seed, 768, seed)
-        self.x: Tensor = random_input(tokens, 768, seed=seed)
+        self.x: Floats = random_input(tokens, 768, seed=seed)
         native.set_threads(1)
         self.want = cpu.linear(self.x, self.weight)
 
     def right(self) -> bool:
-        return torch.equal(cpu.linear(self.x, self.weight), self.want)
+        return np.array_equal(cpu.linear(self.x, self.weight), self.want)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +97,7 @@ def test_more_threads_than_cores_and_than_rows(cases: list[Case]) -> None:
     one_row = cases[0].weight.prefix(rows=1)
     native.set_threads(8)
     got = cpu.linear(cases[0].x, one_row)
-    assert torch.equal(got, cases[0].want[:, :1])
+    assert np.array_equal(got, cases[0].want[:, :1])
 
 
 def test_sleeping_threads_wake_up(cases: list[Case]) -> None:
@@ -130,18 +129,19 @@ def _python_path() -> str:
 
 
 FORKING = """
-import os, threading, torch
-torch.set_num_threads(1)
+import os, threading
+import numpy as np
 from gemelo.kernels import cpu, native
 from gemelo.kernels.quants import FORMATS, pack
 
-weight = pack(torch.randn(64, 256), FORMATS["q8_0"])
+normal = np.random.default_rng(0).standard_normal
+weight = pack(normal((64, 256)), FORMATS["q8_0"])
 native.set_threads(2)
-inputs = [torch.randn(tokens, 256) for tokens in (1, 33)]
+inputs = [normal((tokens, 256), np.float32) for tokens in (1, 33)]
 want = [cpu.linear(x, weight) for x in inputs]
 
 def right():
-    return all(torch.equal(cpu.linear(x, weight), y) for x, y in zip(inputs, want))
+    return all(np.array_equal(cpu.linear(x, weight), y) for x, y in zip(inputs, want))
 
 def keep_busy():  # a fork may come while a job runs
     while not over.is_set():
@@ -183,12 +183,13 @@ def test_threads_that_the_system_refuses_are_done_without() -> None:
 
 
 REFUSED = """
-import resource, torch
-torch.set_num_threads(1)
+import resource
+import numpy as np
 from gemelo.kernels import cpu, native
 from gemelo.kernels.quants import FORMATS, pack
 
-weight, x = pack(torch.randn(64, 256), FORMATS["q8_0"]), torch.randn(33, 256)
+normal = np.random.default_rng(0).standard_normal
+weight, x = pack(normal((64, 256)), FORMATS["q8_0"]), normal((33, 256), np.float32)
 native.set_threads(1)
 want = cpu.linear(x, weight)
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
@@ -197,7 +198,7 @@ resource.setrlimit(resource.RLIMIT_AS, (used + (100 << 20), hard))
 native.set_threads(1000)
 assert 1 < native.extension.threads() < 1000  # starts them
 resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
-assert torch.equal(cpu.linear(x, weight), want)
+assert np.array_equal(cpu.linear(x, weight), want)
 """
 
 
@@ -218,18 +219,18 @@ def test_a_thread_without_memory_is_an_error_and_no_end(tokens: int) -> None:
 
 
 STARVED = """
-import resource, sys, torch
-torch.set_num_threads(1)
+import resource, sys
+import numpy as np
 from gemelo.kernels import cpu, native
 from gemelo.kernels.quants import FORMATS, Packed
 
 columns = 1 << 20
-weight = Packed(torch.ones(32, columns // 32 * 34, dtype=torch.uint8), FORMATS["q8_0"])
-x = torch.randn(int(sys.argv[1]), columns)
+weight = Packed(np.ones((32, columns // 32 * 34), np.uint8), FORMATS["q8_0"])
+x = np.random.default_rng(0).standard_normal((int(sys.argv[1]), columns), np.float32)
 native.set_threads(1)
 want = cpu.linear(x, weight)
 native.set_threads(2)
-cpu.linear(x[:, :64].contiguous(), weight.prefix(columns=64))  # starts the other thread
+cpu.linear(x[:, :64], weight.prefix(columns=64))  # starts the other thread
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 _, hard = resource.getrlimit(resource.RLIMIT_AS)
 resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 20), hard))
@@ -238,6 +239,6 @@ try:
 except MemoryError:
     print("starved")
 resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
-assert torch.equal(cpu.linear(x, weight), want)
+assert np.array_equal(cpu.linear(x, weight), want)
 print("right")
 """

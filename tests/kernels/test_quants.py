@@ -1,39 +1,57 @@
 """Blocks in, floats out, and back: bit for bit what the format's own package gives."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
-import torch
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf import quants as gguf_quants
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from gemelo.errors import InputError, UnsupportedError
 from gemelo.kernels import quants
-from gemelo.kernels.quants import FORMATS, FORMATS_BY_ID, PACKERS, Format, Packed, pack, unpack
+from gemelo.kernels.quants import (
+    FORMATS,
+    FORMATS_BY_ID,
+    PACKERS,
+    Bytes,
+    Floats,
+    Format,
+    Packed,
+    converted,
+    pack,
+    unpack,
+)
+from tests.kernels.matrices import normal
 
+Numbers = NDArray[np.floating[Any]]
 BLOCK_FORMATS = [format for format in FORMATS.values() if format.block > 1]
+BLOCK_PACKERS = [name for name in PACKERS if FORMATS[name].block > 1]
 by_name = pytest.mark.parametrize("format", BLOCK_FORMATS, ids=lambda f: f.name)
 
 
 def random_packed(format: Format, rows: int, blocks: int, seed: int = 0) -> Packed:
     """Random bytes: every bit pattern of every field, with infinite and not-a-number scales."""
-    generator = torch.Generator().manual_seed(seed)
     shape = (rows, blocks * format.block_bytes)
-    return Packed(torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator), format)
+    return Packed(np.random.default_rng(seed).integers(0, 256, shape, np.uint8), format)
 
 
-def oracle(packed: Packed) -> np.ndarray:
-    blocks = np.ascontiguousarray(packed.blocks.numpy())
+def oracle(packed: Packed) -> Floats:
+    blocks = np.ascontiguousarray(packed.blocks)
     with np.errstate(all="ignore"):
         return gguf_quants.dequantize(blocks, GGMLQuantizationType[packed.format.name.upper()])
 
 
-def assert_same_bits(got: torch.Tensor, want: np.ndarray) -> None:
-    assert tuple(got.shape) == want.shape
-    found, missing = got.numpy(), np.isnan(want)
-    assert np.array_equal(np.isnan(found), missing)
-    assert np.array_equal(found.view(np.uint32)[~missing], want.view(np.uint32)[~missing])
+def assert_same_bits(got: Floats, want: Floats) -> None:
+    assert got.shape == want.shape and got.dtype == np.float32
+    missing = np.isnan(want)
+    assert np.array_equal(np.isnan(got), missing)
+    assert np.array_equal(got.view(np.uint32)[~missing], want.view(np.uint32)[~missing])
 
 
 @pytest.mark.parametrize("format", FORMATS.values(), ids=lambda f: f.name)
@@ -62,36 +80,40 @@ def test_unpack_is_exact_across_chunks(format: Format, monkeypatch: pytest.Monke
 
 
 @by_name
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
-def test_unpack_rounds_once(format: Format, dtype: torch.dtype) -> None:
-    packed = random_packed(format, rows=5, blocks=2, seed=2)
-    want = unpack(packed).to(dtype)
-    assert torch.equal(unpack(packed, dtype).nan_to_num(), want.nan_to_num())
-
-
-@by_name
 def test_prefix_is_a_view_of_the_leading_part(format: Format) -> None:
     packed = random_packed(format, rows=9, blocks=4, seed=3)
     part = packed.prefix(rows=7, columns=3 * format.block)
     assert part.shape == (7, 3 * format.block)
-    assert part.blocks.data_ptr() == packed.blocks.data_ptr()
+    assert part.address == packed.address and part.stride == packed.stride
     assert_same_bits(unpack(part), oracle(packed)[:7, : 3 * format.block])
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_float_formats_are_blocks_of_one(dtype: torch.dtype) -> None:
-    name = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}[dtype]
-    weight = torch.randn(6, 10).to(dtype)
-    packed = Packed(weight.view(torch.uint8), FORMATS[name])
-    assert torch.equal(unpack(packed), weight.float())
-    assert torch.equal(unpack(packed.prefix(3, 7)), weight[:3, :7].float())
+@pytest.mark.parametrize("name", ["f32", "f16", "bf16"])
+def test_float_formats_are_blocks_of_one(name: str) -> None:
+    """Every pattern of sixteen bits, at any address."""
+    kind = {"f32": np.uint32, "f16": np.uint16, "bf16": np.uint16}[name]
+    bits = np.arange(1 << 16, dtype=kind).reshape(256, 256)
+    if name == "f32":
+        bits = bits * np.uint32(65537)
+        want = bits.view(np.float32)
+    elif name == "bf16":
+        want = (bits.astype(np.uint32) << 16).view(np.float32)
+    else:
+        want = bits.view(np.float16).astype(np.float32)
+    packed = Packed(bits.view(np.uint8), FORMATS[name])
+    assert_same_bits(unpack(packed), want)
+    assert_same_bits(unpack(packed.prefix(3, 7)), want[:3, :7])
+    room = np.empty(packed.nbytes + 1, np.uint8)[1:].reshape(packed.blocks.shape)
+    room[...] = packed.blocks
+    assert_same_bits(unpack(Packed(room, FORMATS[name])), want)
 
 
 def test_empty_matrices() -> None:
     packed = random_packed(FORMATS["q4_k"], rows=4, blocks=1)
     assert unpack(packed.prefix(rows=0)).shape == (0, 256)
     assert unpack(packed.prefix(columns=0)).shape == (4, 0)
-    assert pack(torch.zeros(0, 64), FORMATS["q8_0"]).shape == (0, 64)
+    assert pack(np.zeros((0, 64)), FORMATS["q8_0"]).shape == (0, 64)
+    assert converted(packed.prefix(columns=0), FORMATS["bf16"]).shape == (4, 0)
 
 
 @pytest.mark.parametrize("rows, columns", [(1, 100), (10, 256), (1, 512), (-1, 256), (1, -256)])
@@ -101,32 +123,73 @@ def test_prefix_refuses_what_does_not_fit(rows: int, columns: int) -> None:
 
 
 def test_packed_refuses_wrong_bytes() -> None:
-    q8 = FORMATS["q8_0"]
-    for blocks in (torch.zeros(2, 35), torch.zeros(34), torch.zeros(2, 33), torch.zeros(34, 2).T):
+    q8, some = FORMATS["q8_0"], np.zeros((2, 68), np.uint8)
+    for blocks in (some[:, :35], some[0, :34], some[:, :33], some[:, ::2], some.T, some[::-1]):
         with pytest.raises(InputError):
-            Packed(blocks.to(torch.uint8), q8)
+            Packed(blocks, q8)
     with pytest.raises(InputError):
-        Packed(torch.zeros(2, 34), q8)
+        Packed(np.zeros((2, 34), np.float32), q8)  # type: ignore[arg-type]
+    for dims in ((2, 64, 1), (128,), (2, 32), ()):
+        with pytest.raises(InputError, match="2 x 64"):
+            Packed(some, q8, dims)
+
+
+# ---- tensors of any shape ------------------------------------------------------------------------
+
+SHAPES = [(), (0,), (5,), (2, 3), (0, 3), (3, 0), (2, 3, 4), (2, 0, 3), (1, 2, 1, 3)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("name", ["f32", "f16", "bf16"])
+def test_a_tensor_keeps_its_shape(shape: tuple[int, ...], name: str) -> None:
+    x = np.round(normal(*shape) * 8)  # which every format holds
+    packed = pack(x, FORMATS[name])
+    assert packed.shape == shape and packed.rows * packed.columns == x.size
+    assert_same_bits(unpack(packed), x)
+    assert_same_bits(unpack(converted(packed, FORMATS["f16"])), x)
+    whole = Packed.of(x)
+    assert whole.shape == shape and whole.format.name == "f32"
+    assert_same_bits(unpack(whole), x)
+    if len(shape) == 2:
+        assert packed.dims is None
+    else:
+        with pytest.raises(InputError, match="no matrix"):
+            packed.prefix(rows=0)
+
+
+def test_floats_are_viewed_where_they_lie() -> None:
+    x = normal(6, 10)
+    assert Packed.of(x).address == x.ctypes.data
+    assert_same_bits(unpack(Packed.of(x.T)), x.T)
+    assert_same_bits(unpack(Packed.of(x[:, ::2])), x[:, ::2])
+    for other in (x.astype(np.float64), x.astype(np.float16), x.astype(np.int32)):
+        with pytest.raises(InputError, match="float32"):
+            Packed.of(other)  # type: ignore[arg-type]
+
+
+def test_unpacked_numbers_are_ones_own() -> None:
+    x = normal(4, 4)
+    unpack(Packed.of(x))[...] = 0
+    assert x.any()
 
 
 # ---- packing -------------------------------------------------------------------------------------
 
 
-def oracle_bytes(x: torch.Tensor, name: str) -> np.ndarray:
+def oracle_bytes(x: Numbers, name: str) -> Bytes:
     with np.errstate(all="ignore"):
-        return gguf_quants.quantize(x.float().numpy(), GGMLQuantizationType[name.upper()])
+        return gguf_quants.quantize(x.astype(np.float32), GGMLQuantizationType[name.upper()])
 
 
-def hard_values() -> torch.Tensor:
+def hard_values() -> Floats:
     """Blocks on which a quantiser goes wrong: ties, halves, zeros, signed zeros, subnormals."""
-    generator = torch.Generator().manual_seed(4)
-    x = torch.randn(64, 64, generator=generator)
+    x = normal(64, 64, seed=4)
     x[0] = 0
     x[1] = -0.0
-    x[2, :32] = torch.arange(32) / 2 - 8  # halves, and -8 ties with nothing
-    x[3] = torch.tensor([1.0, -1.0]).repeat(32)  # the first of a tie counts
-    x[4] = torch.tensor([-1.0, 1.0]).repeat(32)
-    x[5, :32] = torch.arange(32) + 0.5
+    x[2, :32] = np.arange(32) / 2 - 8  # halves, and -8 ties with nothing
+    x[3] = np.tile([1.0, -1.0], 32)  # the first of a tie counts
+    x[4] = np.tile([-1.0, 1.0], 32)
+    x[5, :32] = np.arange(32) + 0.5
     x[5, 0] = 127.0  # scale 1: all others lie exactly between two integers
     x[6] *= 1e-37
     x[7] *= 1e-6
@@ -136,14 +199,21 @@ def hard_values() -> torch.Tensor:
     return x
 
 
-@pytest.mark.parametrize("name", PACKERS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_pack_gives_the_reference_bytes(name: str, dtype: torch.dtype) -> None:
-    x = hard_values()
-    if dtype == torch.float16:
-        x = x.clamp(-65504, 65504)
-    x = x.to(dtype)
-    assert np.array_equal(pack(x, FORMATS[name]).blocks.numpy(), oracle_bytes(x, name))
+def as_halves(x: Floats) -> NDArray[np.float16]:
+    return x.clip(-65504, 65504).astype(np.float16)
+
+
+def in_bfloat16(x: Floats) -> Floats:
+    return unpack(pack(x, FORMATS["bf16"]))
+
+
+@pytest.mark.parametrize("name", BLOCK_PACKERS)
+@pytest.mark.parametrize("stored", [np.asarray, in_bfloat16, as_halves])
+def test_pack_gives_the_reference_bytes(name: str, stored: Callable[[Floats], Numbers]) -> None:
+    x = stored(hard_values())
+    assert np.array_equal(pack(x, FORMATS[name]).blocks, oracle_bytes(x, name))
+    wide = x.astype(np.float64)
+    assert np.array_equal(pack(wide, FORMATS[name]).blocks, oracle_bytes(x, name))
 
 
 # Below 1e-30 the reference's own result is undefined (it converts infinities to integers).
@@ -151,51 +221,128 @@ ordinary = st.floats(-1e4, 1e4, width=32).map(lambda value: value if abs(value) 
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.sampled_from(sorted(PACKERS)), st.lists(ordinary, min_size=32, max_size=32))
+@given(st.sampled_from(BLOCK_PACKERS), st.lists(ordinary, min_size=32, max_size=32))
 def test_pack_gives_the_reference_bytes_for_any_block(name: str, values: list[float]) -> None:
-    x = torch.tensor([values], dtype=torch.float32)
-    assert np.array_equal(pack(x, FORMATS[name]).blocks.numpy(), oracle_bytes(x, name))
+    x = np.array([values], np.float32)
+    assert np.array_equal(pack(x, FORMATS[name]).blocks, oracle_bytes(x, name))
 
 
-@pytest.mark.parametrize("name", PACKERS)
+@pytest.mark.parametrize("name", BLOCK_PACKERS)
 def test_packing_across_chunks_and_strides(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    x = torch.randn(37, 96)
+    x = normal(37, 96)
     whole = oracle_bytes(x, name)
     monkeypatch.setattr(quants, "CHUNK_ELEMENTS", 5 * 96)
-    assert np.array_equal(pack(x, FORMATS[name]).blocks.numpy(), whole)
-    strided = torch.zeros(37, 200)[:, 50:146].copy_(x)
-    assert np.array_equal(pack(strided, FORMATS[name]).blocks.numpy(), whole)
+    assert np.array_equal(pack(x, FORMATS[name]).blocks, whole)
+    strided = np.zeros((37, 200), np.float32)[:, 50:146]
+    strided[...] = x
+    assert np.array_equal(pack(strided, FORMATS[name]).blocks, whole)
+    assert np.array_equal(pack(x.T.copy().T, FORMATS[name]).blocks, whole)
+    assert np.array_equal(converted(Packed.of(strided), FORMATS[name]).blocks, whole)
 
 
-@pytest.mark.parametrize("name", PACKERS)
+@pytest.mark.parametrize("name", BLOCK_PACKERS)
 def test_values_below_every_scale_become_zero(name: str) -> None:
-    x = torch.randn(2, 64) * 1e-39  # one over the scale is infinite
-    assert torch.equal(unpack(pack(x, FORMATS[name])), torch.zeros(2, 64))
+    x = normal(2, 64) * np.float32(1e-39)  # one over the scale is infinite
+    assert np.array_equal(unpack(pack(x, FORMATS[name])), np.zeros((2, 64)))
 
 
 def test_q8_0_packs_its_own_values_back() -> None:
-    once = unpack(pack(torch.randn(8, 64), FORMATS["q8_0"]))
-    assert torch.allclose(unpack(pack(once, FORMATS["q8_0"])), once, rtol=2e-3, atol=1e-6)
+    once = unpack(pack(normal(8, 64), FORMATS["q8_0"]))
+    assert np.allclose(unpack(pack(once, FORMATS["q8_0"])), once, rtol=2e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", PACKERS)
+@pytest.mark.parametrize("name", BLOCK_PACKERS)
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e12])
 def test_pack_refuses_what_no_scale_can_hold(name: str, value: float) -> None:
-    x = torch.randn(4, 64)
+    x = normal(4, 64)
     x[2, 40] = value
     with pytest.raises(InputError, match=name):
         pack(x, FORMATS[name])
+    with pytest.raises(InputError, match=name):
+        converted(Packed.of(x), FORMATS[name])
 
 
 def test_pack_refuses_other_formats_shapes_and_types() -> None:
-    with pytest.raises(UnsupportedError, match="q8_0"):
-        pack(torch.zeros(2, 256), FORMATS["q4_k"])
-    with pytest.raises(InputError, match="100 columns"):
-        pack(torch.zeros(2, 100), FORMATS["q8_0"])
-    with pytest.raises(InputError):
-        pack(torch.zeros(2, 32, dtype=torch.int32), FORMATS["q8_0"])
-    with pytest.raises(InputError):
-        pack(torch.zeros(32), FORMATS["q8_0"])
+    for quantise in (lambda x, f: pack(x, f), lambda x, f: converted(Packed.of(x), f)):
+        with pytest.raises(UnsupportedError, match="q8_0"):
+            quantise(np.zeros((2, 256), np.float32), FORMATS["q4_k"])
+        with pytest.raises(InputError, match="100 columns"):
+            quantise(np.zeros((2, 100), np.float32), FORMATS["q8_0"])
+        with pytest.raises(InputError):
+            quantise(np.zeros((2, 32), np.int32), FORMATS["q8_0"])
+
+
+# ---- half precision and bfloat16 -----------------------------------------------------------------
+
+
+def every_rounding() -> Floats:
+    """Numbers about every boundary of both types: each upper half of a float32, with lower halves
+    that are least, about the middle, and greatest."""
+    upper = np.arange(1 << 16, dtype=np.uint32) << 16
+    lower = np.array([0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF, 0x0FFF, 0x1000, 0x1001], np.uint32)
+    return (upper[:, None] | lower).view(np.float32)
+
+
+def test_bfloat16_rounds_to_the_nearest_and_at_a_tie_to_even() -> None:
+    x = every_rounding()
+    x = x[np.isfinite(x)]
+    low = x.view(np.uint32) >> 16  # towards zero
+    high = low + 1  # past the largest is infinity, which lies where the next number would
+    towards, away = ((bits << 16).view(np.float32).astype(np.float64) for bits in (low, high))
+    away = np.where(np.isinf(away), np.sign(away) * 2.0**128, away)
+    size = np.abs(x.astype(np.float64))
+    nearer_away = np.abs(away) - size < size - np.abs(towards)
+    tie = np.abs(away) - size == size - np.abs(towards)
+    want = np.where(nearer_away | (tie & (low % 2 == 1)), high, low)
+    assert tie.sum() > 60000 and nearer_away.sum() > 60000
+    assert np.array_equal(pack(x, FORMATS["bf16"]).blocks.view(np.uint16)[0], want)
+
+
+@pytest.mark.parametrize("name", ["f16", "bf16"])
+def test_what_is_no_number_stays_that(name: str) -> None:
+    x = every_rounding()
+    missing = np.isnan(x)
+    got = unpack(pack(x, FORMATS[name]))
+    assert np.array_equal(np.isnan(got), missing)
+    assert np.array_equal(np.signbit(got), np.signbit(x))
+    infinite = np.isinf(x)
+    assert np.array_equal(got[infinite], x[infinite])
+
+
+def test_half_precision_is_numpys() -> None:
+    """Rounded to the nearest, ties to even; what is too large becomes infinite."""
+    x = every_rounding()
+    x = x[~np.isnan(x)]
+    with np.errstate(over="ignore"):
+        want = x.astype(np.float16)
+    assert np.array_equal(pack(x, FORMATS["f16"]).blocks.view(np.float16)[0], want)
+    ties = np.array([2049.0, 2051.0, 65519.0, 65520.0, 2**-25, 1.5 * 2**-24], np.float32)
+    expected = [2048.0, 2052.0, 65504.0, np.inf, 0.0, 2**-23]
+    assert unpack(pack(ties, FORMATS["f16"])).tolist() == expected
+
+
+@pytest.mark.parametrize("name", ["f32", "f16", "bf16"])
+def test_floats_pack_their_own_values_back(name: str) -> None:
+    packed = random_packed(FORMATS[name], rows=31, blocks=67)
+    values = unpack(packed)
+    sound = ~np.isnan(values)
+    again = converted(Packed.of(values), FORMATS[name])
+    kind = {"f32": np.uint32}.get(name, np.uint16)
+    assert np.array_equal(again.blocks.view(kind)[sound], packed.blocks.view(kind)[sound])
+
+
+@pytest.mark.parametrize("name", PACKERS)
+def test_conversion_is_unpacking_and_packing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quants, "CHUNK_ELEMENTS", 3 * 96)
+    packed = pack(normal(2, 10, 96), FORMATS["q8_0"])
+    got = converted(packed, FORMATS[name])
+    assert got.shape == (2, 10, 96) and got.format.name == name
+    assert np.array_equal(got.blocks, pack(unpack(packed), FORMATS[name]).blocks)
+    assert (got is packed) == (name == "q8_0")
+    assert converted(got, got.format) is got
+
+
+# ---- messages ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", [name for name, format in FORMATS.items() if format.block > 1])

@@ -1,22 +1,23 @@
 """The oracle of the kernels agrees with expanding the matrix first."""
 
+from __future__ import annotations
+
+import numpy as np
 import pytest
-import torch
-from torch.nn import functional
 
 from gemelo.errors import InputError
 from gemelo.kernels import quants
 from gemelo.kernels.quants import FORMATS, Format, Packed, unpack
 from gemelo.kernels.reference import embedding, linear
+from tests.kernels.matrices import normal
 
 
 def finite_packed(format: Format, rows: int, blocks: int) -> Packed:
     """Random bytes of moderate size: the high bits of every scale are cleared."""
-    generator = torch.Generator().manual_seed(rows + blocks)
-    shape = (rows, blocks, format.block_bytes)
-    raw = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-    packed = Packed(raw.view(rows, -1), format)
-    while not unpack(packed).isfinite().all():
+    shape = (rows, blocks * format.block_bytes)
+    raw = np.random.default_rng(rows + blocks).integers(0, 256, shape, np.uint8)
+    packed = Packed(raw, format)
+    while not np.isfinite(unpack(packed)).all():
         raw &= 0xBB  # takes exponent bits away wherever a scale may lie
     return packed
 
@@ -28,45 +29,58 @@ def test_linear_is_the_product_with_the_expanded_matrix(
 ) -> None:
     monkeypatch.setattr(quants, "CHUNK_ELEMENTS", 4 * 2 * format.block)  # several chunks
     weight = finite_packed(format, rows=13, blocks=2)
-    x = torch.randn(*shape, 2 * format.block)
-    want = functional.linear(x, unpack(weight))
+    x = normal(*shape, 2 * format.block)
+    want = x.astype(np.float64) @ unpack(weight).astype(np.float64).T
     got = linear(x, weight)
-    assert got.shape == (*shape, 13)
-    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5 * float(want.abs().max()))
+    assert got.shape == (*shape, 13) and got.dtype == np.float32
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5 * np.abs(want).max())
 
 
-def test_linear_takes_a_prefix_and_gives_the_dtype_of_its_input() -> None:
+def test_linear_takes_a_prefix() -> None:
     weight = finite_packed(FORMATS["q4_0"], rows=40, blocks=4)
     part = weight.prefix(rows=17, columns=96)
-    x = torch.randn(2, 96, dtype=torch.bfloat16)
-    got = linear(x, part)
-    assert got.dtype == torch.bfloat16
-    want = functional.linear(x.float(), unpack(weight)[:17, :96])
-    torch.testing.assert_close(got.float(), want, rtol=1e-2, atol=1e-2 * float(want.abs().max()))
+    x = normal(2, 96)
+    want = x.astype(np.float64) @ unpack(weight)[:17, :96].astype(np.float64).T
+    np.testing.assert_allclose(linear(x, part), want, rtol=1e-5, atol=1e-5 * np.abs(want).max())
 
 
 def test_linear_without_columns_is_zero() -> None:
     weight = finite_packed(FORMATS["q8_0"], rows=3, blocks=1).prefix(columns=0)
-    assert torch.equal(linear(torch.zeros(2, 0), weight), torch.zeros(2, 3))
+    got = linear(np.zeros((2, 0), np.float32), weight)
+    assert np.array_equal(got, np.zeros((2, 3)))
 
 
-def test_linear_refuses_another_width() -> None:
+def test_a_broken_weight_shows_in_its_output() -> None:
+    weight = finite_packed(FORMATS["f32"], rows=3, blocks=8)
+    for value in (np.nan, np.inf):
+        weight.blocks.view(np.float32)[1, 2] = value
+        found = np.isfinite(linear(normal(2, 8), weight))
+        assert found[:, [0, 2]].all() and not found[:, 1].any()
+
+
+def test_linear_refuses_another_width_and_other_numbers() -> None:
+    weight = finite_packed(FORMATS["q8_0"], rows=13, blocks=2)
     with pytest.raises(InputError, match="13 x 64"):
-        linear(torch.zeros(2, 96), finite_packed(FORMATS["q8_0"], rows=13, blocks=2))
+        linear(np.zeros((2, 96), np.float32), weight)
+    with pytest.raises(InputError, match="float32"):
+        linear(np.zeros((2, 64)), weight)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("format", FORMATS.values(), ids=lambda f: f.name)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_embedding_is_the_rows_of_the_expanded_matrix(format: Format, dtype: torch.dtype) -> None:
+def test_embedding_is_the_rows_of_the_expanded_matrix(format: Format) -> None:
     weight = finite_packed(format, rows=11, blocks=2)
-    ids = torch.tensor([[0, 10, 3], [3, 3, 7]])
-    got = embedding(ids, weight, dtype)
+    ids = np.array([[0, 10, 3], [3, 3, 7]])
+    got = embedding(ids, weight)
     assert got.shape == (2, 3, 2 * format.block)
-    assert torch.equal(got, unpack(weight, dtype)[ids])
-    assert torch.equal(embedding(ids.int(), weight.prefix(11), dtype), got)
-    assert embedding(ids[:, :0], weight, dtype).shape == (2, 0, 2 * format.block)
+    assert np.array_equal(got, unpack(weight)[ids])
+    assert np.array_equal(embedding(ids.astype(np.int32), weight.prefix(11)), got)
+    assert embedding(ids[:, :0], weight).shape == (2, 0, 2 * format.block)
 
 
-def test_embedding_refuses_floats() -> None:
+def test_embedding_refuses_floats_and_rows_outside() -> None:
+    weight = finite_packed(FORMATS["q8_0"], rows=4, blocks=1)
     with pytest.raises(InputError, match="integers"):
-        embedding(torch.zeros(3), finite_packed(FORMATS["q8_0"], rows=4, blocks=1))
+        embedding(np.zeros(3), weight)  # type: ignore[arg-type]
+    for ids in ([4], [-1]):
+        with pytest.raises(InputError, match="4 rows"):
+            embedding(np.array(ids), weight)

@@ -19,7 +19,7 @@ from gemelo.config import FULL, SLIDING, LayerType
 from gemelo.engine.kv import Int8Slots, KVCache, KVFormat, PlainSlots, Slots
 from gemelo.engine.native_program import KINDS, STORED
 from gemelo.kernels import cpu, native
-from gemelo.kernels.quants import FORMATS, Packed
+from gemelo.kernels.quants import Packed
 from gemelo.models.layers import KV, attend
 from gemelo.models.masks import attention_mask
 from tests.conftest import TINY
@@ -94,7 +94,7 @@ class Tables:
 
 
 def matrix(x: Tensor) -> object:
-    return cpu.matrix(Packed(x.view(torch.uint8), FORMATS["f32"]))
+    return cpu.matrix(Packed.of(x.numpy()))
 
 
 def tables(count: int, kind: LayerType, seed: int = 0) -> Tables:

@@ -15,15 +15,13 @@ from torch.nn import functional as F
 from transformers import Gemma3nVisionConfig
 
 from gemelo.config.gemma3n_vision import Vision3nConfig
+from gemelo.config.mobilenet import Bottleneck, Edge, MultiQuery
 from gemelo.errors import FileFormatError, GemeloError, InputError, UnsupportedError
 from gemelo.models import mobilenet_blocks
 from gemelo.models.mobilenet import MobileNet, MobileNetTower
 from gemelo.models.mobilenet_blocks import (
-    Bottleneck,
     Convolution,
     Depthwise,
-    Edge,
-    MultiQuery,
     same_padding,
     scaled_gelu,
 )

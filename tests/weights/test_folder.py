@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
-import torch
 
 from gemelo.errors import GemeloError, InputError, UnavailableError
+from gemelo.kernels.quants import FORMATS, Packed, unpack
 from gemelo.weights import folder as folders
 from gemelo.weights.files import replaced
 from gemelo.weights.folder import recovered, replaced_folder
@@ -26,7 +27,8 @@ STEPS += ("rmdir", "listdir")
 
 def write(path: Path, value: float, shards: int = 1, overwrite: bool = True) -> None:
     """A checkpoint of two tensors that all are `value`."""
-    tensors = [(n, (8,), torch.float32, lambda: torch.full((8,), value)) for n in "ab"]
+    weight = Packed.of(np.full(8, value, np.float32))
+    tensors = [(n, (8,), FORMATS["f32"], lambda: weight) for n in "ab"]
     with replaced_folder(path, overwrite) as inside:
         write_safetensors(inside, tensors, max_shard_bytes=64 // shards)
         (inside / "config.json").write_text(f'{{"value": {value}}}')
@@ -35,7 +37,7 @@ def write(path: Path, value: float, shards: int = 1, overwrite: bool = True) -> 
 def value_of(path: Path) -> float:
     """Which checkpoint a folder has, all of it."""
     file = Safetensors(path)
-    values = {float(x) for name in file.names() for x in file.tensor(name)}
+    values = {float(x) for name in file.names() for x in unpack(file.tensor(name))}
     assert set(file.names()) == {"a", "b"} and len(values) == 1
     value = values.pop()
     assert (path / "config.json").read_text() == f'{{"value": {value}}}'

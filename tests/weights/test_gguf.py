@@ -4,6 +4,7 @@ import filecmp
 import os
 import struct
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from gemelo.kernels.quants import FORMATS, Format, Packed, pack, unpack
 from gemelo.string_table import Strings
 from gemelo.weights.gguf import GGUFFile
 from gemelo.weights.gguf_write import TensorToWrite, write_gguf
+from gemelo.weights.mapped import behind
+from tests.tensors import held, packed
 
 METADATA: dict[str, Any] = {
     "general.architecture": "gemma3",
@@ -41,28 +44,23 @@ METADATA: dict[str, Any] = {
 }
 
 
-def stored(value: Tensor | Packed) -> Tensor:
-    """The bytes of a tensor, in memory."""
-    return value.blocks if isinstance(value, Packed) else value.contiguous().view(torch.uint8)
-
-
 def entry(name: str, value: Tensor | Packed, format: Format | None = None) -> TensorToWrite:
-    if format is None:
-        by_dtype = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
-        format = value.format if isinstance(value, Packed) else FORMATS[by_dtype[value.dtype]]
-    return name, tuple(value.shape), format, lambda: value
+    weight = value if isinstance(value, Packed) else packed(value)
+    return name, weight.shape, format or weight.format, lambda: weight
 
 
-def every_format() -> Iterator[tuple[str, Tensor | Packed]]:
+def every_format() -> Iterator[tuple[str, Packed]]:
     generator = torch.Generator().manual_seed(0)
-    yield "norm.f32", torch.randn(7, generator=generator)
-    yield "cube.f16", torch.randn(2, 3, 5, generator=generator).half()
-    yield "patch.bf16", torch.randn(2, 3, 4, 5, generator=generator).bfloat16()
+    yield "norm.f32", packed(torch.randn(7, generator=generator))
+    yield "cube.f16", packed(torch.randn(2, 3, 5, generator=generator).half())
+    yield "patch.bf16", packed(torch.randn(2, 3, 4, 5, generator=generator).bfloat16())
     for format in FORMATS.values():
         if format.block > 1:
             shape = (5, 2 * format.block_bytes)
             raw = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-            yield f"matrix.{format.name}", Packed(raw, format)
+            yield f"matrix.{format.name}", Packed(raw.numpy(), format)
+    raw = torch.randint(0, 256, (6, 68), dtype=torch.uint8, generator=generator)
+    yield "stack.q8_0", Packed(raw.numpy(), FORMATS["q8_0"], (2, 3, 64))
 
 
 @pytest.fixture(scope="module")
@@ -87,14 +85,10 @@ def test_read_gives_what_was_written(written: Path) -> None:
     for name, value in every_format():
         got = file.tensor(name)
         assert name in file
-        assert type(got) is type(value)
-        assert tuple(got.shape) == file.shape(name) == tuple(value.shape)
-        assert file.nbytes(name) == stored(value).nbytes
-        assert torch.equal(stored(got), stored(value))
-        if isinstance(got, Tensor) and isinstance(value, Tensor):
-            assert got.dtype == value.dtype
-        else:
-            assert file.format(name) == value.format
+        assert got.shape == file.shape(name) == value.shape
+        assert file.nbytes(name) == value.nbytes == got.nbytes
+        assert np.array_equal(got.blocks, value.blocks)
+        assert got.format == file.format(name) == value.format
 
 
 def test_metadata_comes_back(written: Path) -> None:
@@ -171,8 +165,8 @@ def test_the_gguf_package_reads_what_was_written(written: Path) -> None:
     assert [tensor.name for tensor in reader.tensors] == list(values)
     for tensor in reader.tensors:
         assert tuple(reversed(tensor.shape.tolist())) == tuple(values[tensor.name].shape)
-        raw = torch.from_numpy(np.array(tensor.data)).view(torch.uint8)
-        assert torch.equal(raw.reshape(-1), stored(values[tensor.name]).reshape(-1))
+        raw = np.array(tensor.data).reshape(-1).view(np.uint8)
+        assert np.array_equal(raw, values[tensor.name].blocks.reshape(-1))
 
 
 def test_reads_what_the_gguf_package_writes(tmp_path: Path) -> None:
@@ -194,25 +188,31 @@ def test_reads_what_the_gguf_package_writes(tmp_path: Path) -> None:
     assert file.alignment == 64
     assert list(file.metadata["tokens"]) == [b"a", b"bc"]
     assert file.metadata["big"] == 1 << 50
-    assert torch.equal(stored(file.tensor("a")), torch.from_numpy(blocks))
-    assert torch.equal(stored(file.tensor("b")), stored(torch.from_numpy(matrix[:3])))
+    assert np.array_equal(file.tensor("a").blocks, blocks)
+    assert np.array_equal(file.tensor("b").blocks, matrix[:3].view(np.uint8))
 
 
 @pytest.mark.parametrize("name", ["f32", "f16", "bf16", "q8_0", "q4_0"])
 def test_the_writer_encodes_on_the_way(name: str, tmp_path: Path) -> None:
     format = FORMATS[name]
-    matrix = torch.randn(33, 64).bfloat16()
-    blocks = pack(torch.randn(9, 64), FORMATS["q8_0"])
+    matrix, stack = torch.randn(33, 64).bfloat16(), torch.randn(3, 5, 32)
+    blocks = pack(torch.randn(9, 64).numpy(), FORMATS["q8_0"])
     path = tmp_path / "encoded.gguf"
-    tensors = [entry("a", matrix, format), entry("t", matrix.T, FORMATS["f32"])]
-    write_gguf(path, {}, [*tensors, entry("b", blocks, format), entry("c", blocks.prefix(3, 32))])
+    tensors = [entry("a", matrix, format), entry("s", stack, format), entry("b", blocks, format)]
+    write_gguf(path, {}, [*tensors, entry("c", blocks.prefix(3, 32))])
     file = GGUFFile(path)
-    for key, value in (("a", matrix), ("b", unpack(blocks))):
+    for key, value in (
+        ("a", matrix.float()),
+        ("s", stack),
+        ("b", torch.from_numpy(unpack(blocks))),
+    ):
         got = file.tensor(key)
-        want = pack(value, format) if format.block > 1 else value.to(got.dtype)  # type: ignore[union-attr]
-        assert torch.equal(stored(got), stored(want))
-    assert torch.equal(file.tensor("t"), matrix.T.float())
-    assert torch.equal(stored(file.tensor("c")), blocks.prefix(3, 32).blocks)
+        assert got.shape == tuple(value.shape) and got.format == format
+        if format.block > 1:
+            assert np.array_equal(got.blocks, pack(value.numpy(), format).blocks)
+        else:
+            assert torch.equal(held(got), value.to(held(got).dtype))
+    assert np.array_equal(file.tensor("c").blocks, blocks.prefix(3, 32).blocks)
 
 
 def test_writing_streams_and_reports_progress(
@@ -222,11 +222,11 @@ def test_writing_streams_and_reports_progress(
     alive: list[str] = []
     done: list[int] = []
 
-    def make(name: str) -> Callable[[], Tensor]:
-        def maker() -> Tensor:
+    def make(name: str) -> Callable[[], Packed]:
+        def maker() -> Packed:
             assert sum(done) == 4096 * len(alive), "asked for before its turn"
             alive.append(name)
-            return torch.full((32, 32), float(len(alive)))
+            return packed(torch.full((32, 32), float(len(alive))))
 
         return maker
 
@@ -235,7 +235,7 @@ def test_writing_streams_and_reports_progress(
     assert sum(done) == 3 * 4096
     assert max(done) <= 1000
     got = GGUFFile(tmp_path / "s.gguf")
-    assert [float(got.tensor(n)[5, 5]) for n in got] == [1, 2, 3]  # type: ignore[index]
+    assert [float(held(got.tensor(n))[31, 31]) for n in got] == [1, 2, 3]
 
 
 def test_scalar_and_empty_files(tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_scalar_and_empty_files(tmp_path: Path) -> None:
     write_gguf(path, {"empty": np.zeros(0, np.float32)}, [entry("s", torch.tensor(3.5))])
     file = GGUFFile(path)
     assert file.shape("s") == ()
-    assert torch.equal(file.tensor("s"), torch.tensor(3.5))
+    assert torch.equal(held(file.tensor("s")), torch.tensor(3.5))
     assert file.metadata["empty"].shape == (0,)
 
 
@@ -256,14 +256,19 @@ def test_tensors_are_views_of_one_private_map(written: Path) -> None:
     before = written.read_bytes()
     file = GGUFFile(written)
     first, second = file.tensor("norm.f32"), file.tensor("norm.f32")
-    assert isinstance(first, Tensor) and isinstance(second, Tensor)
-    assert first.data_ptr() == second.data_ptr()
-    storages = {stored(file.tensor(name)).untyped_storage().data_ptr() for name in file}
-    assert len(storages) == 1
-    first.zero_()
+    assert first.address == second.address
+    (mapped,) = behind(file.tensor(name) for name in file)
+    assert len(mapped) == len(before)
+    first.blocks[:] = 0
     assert written.read_bytes() == before
-    del file
-    assert torch.equal(second, torch.zeros(7))  # the map outlives the file object
+    alive = weakref.ref(mapped)
+    del file, mapped, first
+    assert torch.equal(held(second), torch.zeros(7)) and alive() is not None  # it outlives the file
+    part = second.blocks[:, 4:8]
+    del second
+    assert part.sum() == 0 and alive() is not None
+    del part
+    assert alive() is None  # and goes with the last view
 
 
 @pytest.mark.skipif(not hasattr(os, "sysconf"), reason="asks the system for its memory size")
@@ -272,7 +277,7 @@ def test_a_file_larger_than_memory_opens(tmp_path: Path) -> None:
     path = tmp_path / "large.gguf"
     write_gguf(path, {}, [entry("a", torch.ones(8))])
     os.truncate(path, 2 * memory)  # sparse: takes no disk
-    assert torch.equal(GGUFFile(path).tensor("a"), torch.ones(8))
+    assert torch.equal(held(GGUFFile(path).tensor("a")), torch.ones(8))
 
 
 def test_the_real_file_opens_fast_and_agrees_with_the_gguf_package(real_gguf: Path) -> None:
@@ -288,13 +293,12 @@ def test_the_real_file_opens_fast_and_agrees_with_the_gguf_package(real_gguf: Pa
         counts[file.format(name).name] = counts.get(file.format(name).name, 0) + 1
     assert counts == {"f32": 109, "q8_0": 10, "q5_0": 81, "q4_k": 27, "q6_k": 9}
     embedding = file.tensor("token_embd.weight")
-    assert isinstance(embedding, Packed)
     first = unpack(embedding.prefix(rows=1))[0, :5]
-    want = torch.tensor([-0.0072441, 0.042861, -0.0344095, -0.0211287, -0.0120735])
-    torch.testing.assert_close(first, want, rtol=1e-4, atol=0)
-    raw = embedding.prefix(rows=3).blocks.numpy()
+    want = [-0.0072441, 0.042861, -0.0344095, -0.0211287, -0.0120735]
+    np.testing.assert_allclose(first, want, rtol=1e-4, atol=0)
+    raw = embedding.prefix(rows=3).blocks
     oracle = gguf.quants.dequantize(raw, gguf.GGMLQuantizationType.Q8_0)
-    assert np.array_equal(unpack(embedding.prefix(rows=3)).numpy(), oracle)
+    assert np.array_equal(unpack(embedding.prefix(rows=3)), oracle)
 
 
 # ---- refusals ------------------------------------------------------------------------------------
@@ -336,7 +340,7 @@ def test_a_name_that_is_not_there(written: Path) -> None:
 def test_truncation_is_told_with_the_tensor(written: Path, tmp_path: Path) -> None:
     path = tmp_path / "short.gguf"
     path.write_bytes(written.read_bytes()[:-200])
-    with pytest.raises(FileFormatError, match=r"short\.gguf.*matrix\.iq4_nl.*truncated"):
+    with pytest.raises(FileFormatError, match=r"short\.gguf.*stack\.q8_0.*truncated"):
         GGUFFile(path)
 
 
@@ -381,7 +385,8 @@ def test_tensors_that_gguf_cannot_hold(tmp_path: Path) -> None:
         [entry("a", torch.zeros(1, 1, 1, 1, 1))],
         [entry("a", torch.zeros(0, 4))],
         [entry("a", torch.zeros(2, 33), FORMATS["q8_0"])],
-        [("a", (2, 32), FORMATS["f32"], lambda: torch.zeros(32, 2))],
+        [("a", (2, 32), FORMATS["f32"], lambda: packed(torch.zeros(32, 2)))],
+        [("a", (2, 32), FORMATS["f32"], lambda: packed(torch.zeros(64)))],
     ):
         with pytest.raises(InputError):
             write_gguf(tmp_path / "x.gguf", {}, tensors)
@@ -405,7 +410,7 @@ def test_an_interrupted_write_leaves_the_old_file(
     write_gguf(path, {}, [entry("a", torch.ones(4))])
     before = path.read_bytes()
 
-    def fail() -> Tensor:
+    def fail() -> Packed:
         raise error
 
     with pytest.raises(UnavailableError if error is OSError else error):

@@ -7,11 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
-import torch
 
 from gemelo.errors import FileFormatError
-from gemelo.weights.mapped import Mapped, behind, check, lost, map_file
+from gemelo.kernels.quants import FORMATS, Packed, unpack
+from gemelo.weights.mapped import Mapped, behind, check, lost, map_file, tensor_in
 from tests.native import needs_native
 
 PAGE = os.sysconf("SC_PAGESIZE")
@@ -53,24 +54,37 @@ def test_another_file_of_its_name_is_no_trouble(mapped: Mapped, tmp_path: Path) 
 
 
 def test_what_lies_in_a_map(mapped: Mapped) -> None:
-    inside = torch.frombuffer(mapped, dtype=torch.uint8)[3 * PAGE :]
-    assert behind([torch.zeros(3), inside]) == [mapped]
-    assert behind([torch.zeros(3)]) == []
+    inside = tensor_in(mapped, 3 * PAGE, 24, FORMATS["f32"], (2, 3))
+    outside = Packed.of(np.zeros(3, np.float32))
+    assert behind([outside, inside]) == [mapped]
+    assert behind([outside]) == []
+
+
+@pytest.mark.parametrize(
+    ("shape", "matrix"), [((2, 3), (2, 3)), ((6,), (1, 6)), ((1, 2, 3), (2, 3)), ((), (1, 1))]
+)
+def test_a_tensor_of_any_shape_is_a_view(
+    mapped: Mapped, shape: tuple[int, ...], matrix: tuple[int, int]
+) -> None:
+    weight = tensor_in(mapped, 5, 4 * matrix[0] * matrix[1], FORMATS["f32"], shape)
+    assert weight.shape == shape and (weight.rows, weight.columns) == matrix
+    assert weight.address == mapped.address + 5
+    assert (unpack(weight) == np.full(4, 1, np.uint8).view(np.float32)).all()
 
 
 @needs_native
 @signals
 def test_cut_short(mapped: Mapped) -> None:
     """What is gone reads as zeros, which is remembered until the map is given up."""
-    data = torch.frombuffer(mapped, dtype=torch.uint8)
+    data = np.frombuffer(mapped, np.uint8)
     os.truncate(mapped.path, 12 * PAGE + 5)
     with pytest.raises(FileFormatError, match=rf"cut short while .* to {12 * PAGE + 5} bytes"):
         check([mapped])
     assert int(data[: 12 * PAGE].sum()) == 12 * PAGE and lost() == []
     for touched in (15, 17, 14):  # a later touch may be of an earlier page
         assert int(data[touched * PAGE + 7]) == 0
-        begin = data.data_ptr() + min(touched, 15) * PAGE
-        assert lost() == [(begin, data.data_ptr() + 20 * PAGE)]
+        begin = mapped.address + min(touched, 15) * PAGE
+        assert lost() == [(begin, mapped.address + 20 * PAGE)]
     assert int(data.sum()) == 12 * PAGE + 5  # the end of a file's last page is zeros anyway
     del data, mapped
 

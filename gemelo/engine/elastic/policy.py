@@ -14,11 +14,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
+import numpy as np
 
 from gemelo.config import Submodel
 from gemelo.config.checks import is_number
 from gemelo.engine.memory.process import process_bytes
+from gemelo.engine.sampler import Floats
 from gemelo.errors import InputError, shown
 
 
@@ -27,7 +28,7 @@ class Moment:
     """What a policy may look at before a token is chosen."""
 
     active: Submodel
-    scores: Tensor  # (V,) of the token to come
+    scores: Floats  # (V,) of the token to come
     step_s: float  # seconds of the last step; 0 before the first
     tokens: int  # written by the active sub-model since it became active
 
@@ -136,11 +137,18 @@ def difficulty(easy: Submodel, hard: Submodel, entropy: float) -> Policy:
     _check_submodels(easy, hard)
 
     def decide(moment: Moment) -> Submodel:
-        logprobs = moment.scores.log_softmax(-1)
-        nats = float(-(logprobs.exp() * logprobs).sum())
-        return easy if nats < entropy else hard
+        return easy if entropy_nats(moment.scores) < entropy else hard
 
     return _called(f"difficulty {entropy:g} nats", decide)
+
+
+def entropy_nats(scores: Floats) -> float:
+    """The entropy of the softmax of scores (V,), in nats: 0 is certainty, log(V) knows nothing."""
+    below = scores[scores > -np.inf]
+    below = below - below.max()
+    weights = np.exp(below)
+    total = weights.sum(dtype=np.float64)
+    return float(np.log(total) - (weights * below).sum(dtype=np.float64) / total)
 
 
 def check_policy(policy: Policy | None) -> Policy | None:

@@ -11,11 +11,10 @@ float32, and takes the first one's place.
 
 from __future__ import annotations
 
-import torch
-
 from gemelo.engine import step
-from gemelo.engine.kv import KVCache, RewindError
-from gemelo.engine.step import Decoder
+from gemelo.engine.decoder import Decoder
+from gemelo.engine.kv import KVCache
+from gemelo.engine.slots import RewindError
 from gemelo.engine.tokens import Tokens
 
 
@@ -43,7 +42,6 @@ class CacheRebuild:
             self.cache.clear()
             self.done = 0
 
-    @torch.inference_mode()
     def advance(self, tokens: Tokens, count: int) -> int:
         """Encode up to `count` more of tokens; how many. `done` == len(tokens) is caught up."""
         end = min(self.done + min(count, self.cache.chunk), len(tokens))

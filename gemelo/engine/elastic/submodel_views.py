@@ -14,10 +14,9 @@ from __future__ import annotations
 from functools import cached_property
 
 from gemelo.config import ModelConfig, Submodel
-from gemelo.engine.native_program import NativeProgram
-from gemelo.engine.step import Decoder
+from gemelo.engine.decoder import Decoder
 from gemelo.errors import InputError
-from gemelo.weights.mapped import Mapped, behind
+from gemelo.weights.mapped import Mapped
 
 
 class SubmodelViews:
@@ -28,10 +27,10 @@ class SubmodelViews:
         self.decoder, self.name = decoder, name
         self._views: dict[Submodel, Decoder] = {}
 
-    @cached_property
+    @property
     def files(self) -> list[Mapped]:
         """The maps that its weights came from, and some of them still lie in."""
-        return behind((*self.decoder.parameters(), *self.decoder.buffers()))
+        return self.decoder.weights.files
 
     def parse(self, choice: str | Submodel) -> Submodel:
         """A sub-model that may run on the whole's cache; else `InputError` with the reason."""
@@ -57,8 +56,6 @@ class SubmodelViews:
             return self.decoder
         if submodel not in self._views:
             view = self.decoder.view(submodel)
-            if isinstance(self.decoder.native_program, NativeProgram):
-                view.native_program = NativeProgram.of(view, self.decoder.native_program.panels)
             self._views.setdefault(submodel, view)  # another thread may have made one meanwhile
         return self._views[submodel]
 

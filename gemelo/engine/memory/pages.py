@@ -5,14 +5,14 @@ disk has answered; `ask` says beforehand. `release` takes pages out of the proce
 back from the file, or from the system's own cache of it, when they are touched next. For any other
 memory that would be the end of what is in it, so no bookkeeping of ours is trusted: the kernel is
 asked page by page, and only what it says is an unwritten page of a file goes. A written page of a
-private map, memory of torch's and memory of a device all stay.
+private map and all other memory stay.
 
 A touch brings in more than was touched (64 KiB, or on new kernels whatever the system caches as
 one piece, up to 2 MiB), which is no way to read a row here and there. `backing` finds the file that
-a tensor maps, to read from that.
+an array maps, to read from that.
 
-    ask(weight);  let_go_bytes = release(weight[8192:])
-    backing(table).read(17 * row_bytes, memoryview(row))
+    ask(weight.blocks);  let_go_bytes = release(weight.blocks[8192:])
+    backing(table.blocks).read(17 * row_bytes, memoryview(row))
 
 None of it changes a value, so where the system has no such thing (any but Linux, as for `release`
 and `backing`), nothing happens: 0 bytes are let go, no file is found.
@@ -31,7 +31,6 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
 from gemelo.errors import FileFormatError
 
@@ -42,22 +41,24 @@ _IN_MEMORY, _OF_A_FILE = np.uint64(1 << 63), np.uint64(1 << 61)
 
 Pages = npt.NDArray[np.int64]  # page numbers: addresses over PAGE_BYTES
 Flags = npt.NDArray[np.bool_]
+Array = npt.NDArray[Any]
 
 
-def ask(tensor: Tensor) -> None:
-    """Have the pages of a contiguous tensor read soon, without waiting for them."""
-    assert tensor.is_contiguous()
-    if tensor.device.type == "cpu" and tensor.nbytes:
-        first = tensor.data_ptr() // PAGE_BYTES * PAGE_BYTES
-        _advise(first, tensor.data_ptr() + tensor.nbytes - first, _WILL_NEED)
+def ask(array: Array) -> None:
+    """Have the pages of a contiguous array read soon, without waiting for them."""
+    assert array.flags.c_contiguous
+    if array.nbytes:
+        address = _address(array)
+        first = address // PAGE_BYTES * PAGE_BYTES
+        _advise(first, address + array.nbytes - first, _WILL_NEED)
 
 
-def release(tensor: Tensor) -> int:
-    """Let go the whole pages inside a tensor that are unwritten pages of a file; their bytes.
+def release(array: Array) -> int:
+    """Let go the whole pages inside an array that are unwritten pages of a file; their bytes.
 
-    The tensor is contiguous, or a matrix whose rows are. What it holds does not change.
+    The array is contiguous, or a matrix whose rows are. What it holds does not change.
     """
-    pages, wanted = _whole_pages(tensor)
+    pages, wanted = _whole_pages(array)
     let_go = 0
     wanted &= _held(pages, _IN_MEMORY | _OF_A_FILE)
     edges = np.flatnonzero(np.diff(wanted, prepend=False, append=False))
@@ -68,9 +69,9 @@ def release(tensor: Tensor) -> int:
     return let_go
 
 
-def present_bytes(tensor: Tensor) -> int:
-    """Bytes of the whole pages inside a tensor that this process has in memory now."""
-    pages, wanted = _whole_pages(tensor)
+def present_bytes(array: Array) -> int:
+    """Bytes of the whole pages inside an array that this process has in memory now."""
+    pages, wanted = _whole_pages(array)
     return int((wanted & _held(pages, _IN_MEMORY)).sum()) * PAGE_BYTES
 
 
@@ -84,19 +85,19 @@ def available_bytes() -> int:
     return next((int(words[1]) * 1024 for words in found if words[0] == "MemAvailable:"), 0)
 
 
-def _whole_pages(tensor: Tensor) -> tuple[Pages, Flags]:
-    """The pages from a tensor's first to its last, and which of them lie in its rows whole."""
+def _whole_pages(array: Array) -> tuple[Pages, Flags]:
+    """The pages from an array's first to its last, and which of them lie in its rows whole."""
     nothing = np.empty(0, np.int64), np.empty(0, np.bool_)
-    if tensor.device.type != "cpu" or not tensor.nbytes:
+    if not array.nbytes:
         return nothing
-    if tensor.is_contiguous():
-        first_page = -(-tensor.data_ptr() // PAGE_BYTES)
-        pages = np.arange(first_page, (tensor.data_ptr() + tensor.nbytes) // PAGE_BYTES)
+    address = _address(array)
+    if array.flags.c_contiguous:
+        first_page = -(-address // PAGE_BYTES)
+        pages = np.arange(first_page, (address + array.nbytes) // PAGE_BYTES)
         return pages, np.ones(len(pages), np.bool_)
-    assert tensor.dim() == 2 and tensor.stride(1) == 1
-    row, nbytes = tensor.stride(0) * tensor.element_size(), tensor[0].nbytes
-    starts = tensor.data_ptr() + row * np.arange(len(tensor))
-    first, stop = -(-starts // PAGE_BYTES), (starts + nbytes) // PAGE_BYTES
+    assert array.ndim == 2 and array.strides[1] == array.itemsize
+    starts = address + array.strides[0] * np.arange(len(array))
+    first, stop = -(-starts // PAGE_BYTES), (starts + array[0].nbytes) // PAGE_BYTES
     first, stop = first[stop > first], stop[stop > first]
     if not len(first):
         return nothing
@@ -104,6 +105,11 @@ def _whole_pages(tensor: Tensor) -> tuple[Pages, Flags]:
     change[first - first[0]] = 1
     change[stop - first[0]] -= 1  # where a row ends and the next begins, nothing changes
     return np.arange(first[0], stop[-1]), np.cumsum(change[:-1], dtype=np.int8) > 0
+
+
+def _address(array: Array) -> int:
+    address: int = array.__array_interface__["data"][0]
+    return address
 
 
 def _held(pages: Pages, flags: np.uint64) -> Flags:
@@ -142,10 +148,10 @@ def _madvise() -> Callable[[int, int, int], int] | None:
 
 
 class Backing:
-    """The open file that a tensor is a map of. Positions count from the tensor's first byte."""
+    """The open file that an array is a map of. Positions count from the array's first byte."""
 
     def __init__(self, descriptor: int, path: bytes, start: int) -> None:
-        """Takes over an open descriptor; start is where in the file the tensor begins."""
+        """Takes over an open descriptor; start is where in the file the array begins."""
         self._descriptor, self._path, self._start = descriptor, path, start
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)  # read nothing around
 
@@ -166,15 +172,15 @@ class Backing:
         os.posix_fadvise(self._descriptor, start, nbytes, os.POSIX_FADV_WILLNEED)
 
 
-def backing(tensor: Tensor) -> Backing | None:
-    """The file that a contiguous tensor is a map of.
+def backing(array: Array) -> Backing | None:
+    """The file that a contiguous array is a map of.
 
     None for any other memory, for a file that has been replaced or removed since it was mapped, for
     a map that was written to, and where the system does not tell.
     """
-    assert tensor.is_contiguous()
-    mapped = _mapping(tensor.data_ptr(), tensor.nbytes)
-    pages, _ = _whole_pages(tensor)
+    assert array.flags.c_contiguous
+    mapped = _mapping(_address(array), array.nbytes)
+    pages, _ = _whole_pages(array)
     if mapped is None or (_held(pages, _IN_MEMORY) & ~_held(pages, _OF_A_FILE)).any():
         return None
     try:

@@ -1,4 +1,4 @@
-"""Python API: `load` a checkpoint; generate, stream, chat, logits and embeddings with a `Model`.
+"""Python API: `load` a checkpoint; generate, stream, chat, scores and embeddings with a `Model`.
 
 `Model` is what a user holds: a loaded checkpoint and an engine. What belongs to one conversation is
 a `Session`'s. A prompt is text, a list of messages, or token ids. Messages may hold pictures,
@@ -8,6 +8,8 @@ instruction-tuned model carries; a base model says that it has none.
 Threads may share a model: `generate` waits until another thread's is done. A stream has its session
 until it ends, so what begins meanwhile is given a new one, and later turns go on with that.
 
+Text on a CPU takes no PyTorch; what gives tensors does: `logits`, `forward`, embeddings of media.
+
     model = gemelo.load("gemma-3-1b-it")
     print(model.chat([{"role": "user", "content": "Hello!"}]).text)
 
@@ -16,51 +18,52 @@ J embeddings of a picture or a recording, D width, T tokens, V vocabulary.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import Any, Unpack, cast, get_args, overload
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Unpack, cast, overload
 
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from gemelo.checkpoints.load import Checkpoint, assemble, load_checkpoint
-from gemelo.checkpoints.locate import expanded, resolve
+from gemelo.checkpoints.load import Checkpoint, decoder_weights
 from gemelo.checkpoints.open import open_source
 from gemelo.checkpoints.slice import cut, without_padding, without_towers
 from gemelo.config import ModelConfig, Submodel
-from gemelo.config.absent_arguments import FORWARDING, GENERATING, LOADING, refusing
-from gemelo.config.options import KVFormat, TablePlacement, WeightFormat
+from gemelo.config.absent_arguments import FORWARDING, GENERATING, refusing
+from gemelo.config.options import WeightFormat
 from gemelo.config.sampling import Sampling, SamplingSettings
 from gemelo.engine.completion import Completion
 from gemelo.engine.continuation import Piece
-from gemelo.engine.device import gpu_notices, place, set_threads
+from gemelo.engine.decoder import Decoder
+from gemelo.engine.device import decoder_on
 from gemelo.engine.elastic.speculative import Draft
 from gemelo.engine.engine import Engine
-from gemelo.engine.media.audio_stream import AudioStream
 from gemelo.engine.media.encoders import MediaEncoders
-from gemelo.engine.memory.per_layer_table import prepare
-from gemelo.engine.memory.repack import repacked
-from gemelo.engine.memory.residency import release_tail, view_bytes
-from gemelo.engine.native_program import NativeProgram, is_native
+from gemelo.engine.memory.residency import release_tail, used_bytes
+from gemelo.engine.native_decoder import NativeDecoder
 from gemelo.engine.session import Progress, Session
-from gemelo.engine.step import Decoder
 from gemelo.engine.tokens import Tokens, checked
 from gemelo.engine.turns import Line, Turn
 from gemelo.engine.unpicklable import Unpicklable
 from gemelo.errors import InputError
+from gemelo.extras import require
 from gemelo.inputs.media.image import PictureSource, read_image
 from gemelo.inputs.prompt.any_prompt import parse_prompt
 from gemelo.inputs.prompt.chat import Prompt
 from gemelo.inputs.prompt.media_loader import MediaLoader, VisionOptions, image_size_of, samples_of
 from gemelo.inputs.prompt.messages import are_messages, batch_of
 from gemelo.inputs.prompt.pretrained_tokenizer import PreTrainedTokenizer
-from gemelo.models.outputs import CausalLMOutput
+from gemelo.kernels.quants import Floats
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from gemelo.engine.media.audio_stream import AudioStream
+    from gemelo.engine.modules.decoder import ModuleDecoder
+    from gemelo.models.multimodal import Towers
+    from gemelo.models.outputs import CausalLMOutput
 
 Message = Mapping[str, Any]
-PromptLike = str | Sequence[Message] | Sequence[int] | NDArray[Any] | Tensor | Prompt | Tokens
+PromptLike = str | Sequence[Message] | Sequence[int] | NDArray[Any] | Prompt | Tokens
 
 
 class Model(Unpicklable):
@@ -69,7 +72,9 @@ class Model(Unpicklable):
     def __init__(self, checkpoint: Checkpoint, engine: Engine, load_s: float = 0.0) -> None:
         """load_s: seconds that loading took, which the first turn's timings count."""
         self.checkpoint, self.engine, self.load_s = checkpoint, engine, load_s
-        self.encoders = MediaEncoders(checkpoint.tree, checkpoint.config)
+        self.encoders = MediaEncoders(
+            self._towers, checkpoint.config
+        )
         self._load_s_due = load_s
         self._cuts: tuple[Submodel, ...] = ()  # that make this model of the checkpoint's
         self._last: Session | None = None  # of generate and stream
@@ -86,9 +91,9 @@ class Model(Unpicklable):
         return self.checkpoint.tokenizer
 
     @property
-    def device(self) -> torch.device:
-        """Where its weights lie."""
-        return self.engine.decoder.norm.weight.device
+    def device(self) -> str:
+        """Where it computes: "cpu", or a CUDA device."""
+        return self.engine.decoder.device_name
 
     @property
     def context(self) -> int:
@@ -147,10 +152,9 @@ class Model(Unpicklable):
         source = without_padding(without_towers(open_source(self.checkpoint.path)))
         for submodel in (*self._cuts, part):
             source = cut(source, submodel)
-        whole_decoder = self.engine.decoder
-        dtype, device = whole_decoder.embed_tokens.dtype, whole_decoder.norm.weight.device
         try:
-            return assemble(source, format, dtype, device).language_model
+            weights, _ = decoder_weights(source, format)
+            return decoder_on(self.device, source.config, weights)
         except InputError as error:
             raise InputError(
                 f"a draft in {format}, its embeddings in q8_0: {error}; a draft without a format "
@@ -308,11 +312,12 @@ class Model(Unpicklable):
         kinds = file.config.modalities
         towers = [name for name in ("image", "audio") if getattr(kinds, name) is not None]
         taken = f"takes {' and '.join(towers)}, " if towers else ""
-        size_bytes = view_bytes(self.engine.decoder, file.config) if part else file.weights_bytes
+        decoder, whole = self.engine.decoder, self.engine.views.whole
+        size_bytes = used_bytes(decoder, whole) if part and whole else file.weights.nbytes
         return (
             f"Model({part and f'{part} of '}{file.path.name}: {config.model_type}, "
             f"{config.num_hidden_layers} layers, {size_bytes / 1e6:.0f} MB of weights in "
-            f"{', '.join(file.stored_formats)}, {taken}context {self.context})"
+            f"{', '.join(file.weights.formats)}, {taken}context {self.context})"
         )
 
     @refusing(FORWARDING)
@@ -328,69 +333,38 @@ class Model(Unpicklable):
         It has no cache and runs module by module in PyTorch, slower than `logits`. Attentions take
         4 bytes * layers * heads * T * T. Nothing has a gradient; tensors are the caller's own.
         """
-        return self.engine.forward(self.tokens(prompt), output_hidden_states, output_attentions)
+        from gemelo.engine.modules.forward import forward
 
-    def logits(self, prompt: PromptLike) -> Tensor:
-        """Logits of the next token after every position of a prompt, (T, V) float32; 1 MB a token.
+        modules = self._modules
+        return forward(modules, self.tokens(prompt), output_hidden_states, output_attentions)
 
-        A text gets `<bos>` before it.
+    @cached_property
+    def _modules(self) -> ModuleDecoder:
+        """The decoder as modules, over the same weights."""
+        require("torch", "torch", what="forward and logits")
+        from gemelo.engine.modules.decoder import ModuleDecoder
+
+        decoder = self.engine.decoder
+        if isinstance(decoder, NativeDecoder):
+            return ModuleDecoder.of(decoder)
+        return cast(ModuleDecoder, decoder)
+
+    def _towers(self) -> Towers:
+        """The vision tower and the audio encoder, loaded now."""
+        from gemelo.checkpoints.modules import tower_modules
+
+        return tower_modules(self.checkpoint.source, self.checkpoint.format, self.device)
+
+    def scores(self, prompt: PromptLike) -> Floats:
+        """Scores of the next token after every position of a prompt, (T, V) float32; 1 MB a token.
+
+        A text gets `<bos>` before it. Raises UnavailableError where memory has no room for them.
         """
         return self.engine.score(self.tokens(prompt))
 
+    def logits(self, prompt: PromptLike) -> Tensor:
+        """What `scores` gives, as a tensor over the same memory. Needs PyTorch."""
+        require("torch", "torch", what="logits, as tensors,")
+        import torch
 
-@refusing(LOADING)
-def load(
-    model: str | Path | None = None,
-    *,
-    submodel: str | Submodel | None = None,
-    format: WeightFormat = "native",
-    device: str = "auto",
-    threads: int | None = None,
-    context: int | None = None,
-    kv_format: KVFormat | None = None,
-    ple: TablePlacement | None = None,
-    mmproj: str | Path | None = None,
-    repack: bool = True,
-    progress: Progress | None = None,
-) -> Model:
-    """Load a model from a path, a hub id, or the embedded default.
-
-    The defaults are the fastest: quantised weights stay as their file has them, and the kernels
-    compute on them. Widening them ("bf16", "f32") runs several times slower, in more memory.
-
-    - submodel: run a part of a Gemma 3n: a published name, a file, or a `Submodel`.
-    - format: "native" keeps weights as the file has them; "bf16" and "f32" widen them at load,
-      "q8_0" and "q4_0" quantise them.
-    - device: "auto" is CUDA where there is one (a notice says that it is not tested), else the CPU.
-    - threads: for the whole process, as torch's are; no more than it has cores.
-    - context: the most tokens that a session may hold.
-    - kv_format: "plain" keeps keys and values in the model's dtype, "bf16" and "int8" in 16 and 8
-      bits; None is "bf16" where the native kernels run, else "plain".
-    - ple: where Gemma 3n's per-layer embeddings lie: "disk" (the file), "ram", "device".
-    - mmproj: the vision tower and audio encoder of a GGUF, if they do not lie beside it.
-    - repack: move quantised weights out of the file's pages into an order that the native kernels
-      read faster, where memory has room for it; without it they stay mapped.
-    - progress: gets how much is done and how much there is: bytes while files are fetched, then
-      tensors.
-
-    Raises `GemeloError` for what cannot be loaded, with the cure.
-    """
-    started = time.perf_counter()
-    notices = [] if threads is None else set_threads(threads)
-    path = resolve(None if model is None else str(model), progress, notices.append)
-    towers = None if mmproj is None else expanded(str(mmproj))
-    if ple is not None and ple not in get_args(TablePlacement):
-        raise InputError(f"ple = {ple!r:.80}; not one of {', '.join(get_args(TablePlacement))}")
-
-    def finish(decoder: Decoder) -> None:
-        if decoder.config.hidden_size_per_layer_input:
-            prepare(decoder, ple, place(device))
-        if is_native(decoder):
-            decoder.native_program = NativeProgram(decoder, repacked(decoder) if repack else None)
-
-    checkpoint = load_checkpoint(path, format, place(device), progress, towers, finish)
-    notices += gpu_notices(device)
-    checkpoint = replace(checkpoint, notices=(*checkpoint.notices, *notices))
-    engine = Engine(checkpoint.decoder, checkpoint.tokenizer, context, kv_format=kv_format)
-    loaded = Model(checkpoint, engine, time.perf_counter() - started)
-    return loaded if submodel is None else loaded.submodel(submodel)
+        return torch.from_numpy(self.scores(prompt))

@@ -1,0 +1,199 @@
+"""Native decoder: a model on the CPU, its forward a program over its weights, a call a step.
+
+The one way to run a decoder on a CPU, for quantised files and for float ones alike. When it is
+loaded, its forward is written down as a list of steps (`programs`), like a compute graph, which all
+threads run together: in a step of a small model the work between the products costs as much as the
+products, when Python goes from one to the next. A view of a sub-model is a program over the leading
+rows and columns of the same weights. Where nothing was compiled, and for widths or formats that the
+kernels do not take, the same program runs in NumPy: slowly, and with the same results.
+
+    decoder = NativeDecoder(config, weights)
+    scores, finite = decoder.step([ids], [positions], decoder.cache(4096), logits_to_keep=1)
+
+B rows, T tokens, D width, L layers, P width of a per-layer embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from gemelo.config import ModelConfig, Submodel
+from gemelo.config.options import KVFormat
+from gemelo.engine.decoder import Rows, StepInputs
+from gemelo.engine.kv import KVCache
+from gemelo.engine.programs import gemma3, gemma3n
+from gemelo.engine.programs.backends import Backend, NativeBackend, ReferenceBackend, Step
+from gemelo.engine.programs.writer import Writer
+from gemelo.errors import InputError
+from gemelo.kernels import cpu, native
+from gemelo.kernels.products import embedding
+from gemelo.kernels.quants import Floats, Packed
+from gemelo.kernels.repacked import Panels
+from gemelo.weights.tensors import Weights
+
+PER_LAYER_EMBEDDING = "embed_tokens_per_layer.weight"
+
+
+class PerLayerTable(Protocol):
+    """Per-layer embeddings as a decoder asks for them: see `memory.per_layer_table`."""
+
+    def packed(self, ids: Sequence[int], kept: Sequence[int]) -> Packed:
+        """Vectors of N ids for the layers `kept` of the whole model, (N * L, P), as stored."""
+
+    def prefetch(self, ids: Sequence[int]) -> None:
+        """Begin to read the rows of ids, which will be asked for soon."""
+
+
+class ModalityEmbeddings(Protocol):
+    """Embeddings of ids past the text vocabulary: see `gemelo.checkpoints.modality_embeddings`."""
+
+    first: int
+
+    def rows(self, ids: Sequence[int]) -> dict[int, Floats]:
+        """By place in ids, the embeddings (D,) of those that have some."""
+
+
+class NativeDecoder:
+    """A decoder's program, and how a step is put to it."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: Weights,
+        panels: Panels | None = None,
+        table: PerLayerTable | None = None,
+        modality_embeddings: ModalityEmbeddings | None = None,
+        layer_indices: Sequence[int] | None = None,
+        nested_in: tuple[NativeDecoder, Submodel] | None = None,
+    ) -> None:
+        """Matrices are read from `panels` where they were moved there, per-layer embeddings from
+        `table`. layer_indices are the whole model's layers that run; None is all. nested_in says
+        of a view what it is a view of, and which."""
+        self.config, self.weights, self.panels, self.table = config, weights, panels, table
+        self.modality_embeddings, self.nested_in = modality_embeddings, nested_in
+        self.layer_indices = config.layers if layer_indices is None else layer_indices
+        self.is_native = runs_natively(config, weights)
+        self._backend: Backend = (
+            NativeBackend(config, panels) if self.is_native else ReferenceBackend()
+        )
+        family = gemma3n if config.is_matformer else gemma3
+        family.write(Writer(config, weights, self.layer_indices, self._backend))
+
+    @property
+    def device_name(self) -> str:
+        """The host's processor."""
+        return "cpu"
+
+    @property
+    def kv_format(self) -> KVFormat:
+        """Float32 beside float32 weights; elsewhere bfloat16: what 16 bits round off of keys is not
+        to be seen beside the rounding of weights and activations (benchmarks/)."""
+        return "bf16" if self.is_native and not is_float32(self.weights) else "plain"
+
+    def cache(
+        self, context: int, rows: int = 1, chunk: int = 512, kv_format: KVFormat | None = None
+    ) -> KVCache:
+        """An empty cache of so many rows; "plain" is float32."""
+        return KVCache(self.config, context, rows, chunk, kv_format or self.kv_format)
+
+    def step(
+        self,
+        ids: Rows,
+        positions: Rows,
+        cache: KVCache,
+        logits_to_keep: int | None = None,
+        inputs: StepInputs | None = None,
+    ) -> tuple[Floats, bool]:
+        """See `Decoder.step`."""
+        rows, tokens = len(ids), len(ids[0]) if ids else 0
+        num_scored = tokens if logits_to_keep is None else logits_to_keep
+        scores = np.empty((rows * num_scored, self.config.vocab_size), np.float32)
+        if not rows * tokens:
+            return scores, True
+        cache.make_room(tokens, max(map(max, positions)) + 1)
+        embeds = until = None
+        if inputs is not None:
+            embeds = np.ascontiguousarray(inputs.inputs_embeds, np.float32)
+            if inputs.attend_until is not None:
+                until = np.ascontiguousarray(inputs.attend_until, np.int64)
+        step = Step(
+            ids=np.array(ids, np.int64),
+            positions=np.array(positions, np.int64),
+            cache=cache,
+            logits_to_keep=logits_to_keep,
+            scores=scores,
+            attend_until=until,
+            inputs_embeds=embeds,
+            per_layer_rows=self._per_layer_rows(ids),
+        )
+        return scores, self._backend.run(step)
+
+    def has_own_embeddings(self, ids: Sequence[int]) -> bool:
+        """Whether there are ids that have their embeddings with a modality."""
+        special = self.modality_embeddings
+        return special is not None and max(ids, default=0) >= special.first
+
+    def embed(self, ids: Rows) -> Floats:
+        """ids (B, T) -> (B, T, D): rows times sqrt(D), or what a modality has for an id."""
+        numbers = np.array(ids, np.int64)
+        scale = np.float32(self.config.embed_scale)
+        x = embedding(numbers, self.weights["embed_tokens.weight"]) * scale
+        if self.modality_embeddings is not None:
+            for row, own in enumerate(ids):
+                if self.has_own_embeddings(own):
+                    for place, embeds in self.modality_embeddings.rows(own).items():
+                        x[row, place] = embeds
+        return x
+
+    def view(self, submodel: Submodel) -> NativeDecoder:
+        """A program over a part of the same weights."""
+        if not self.config.is_matformer:
+            raise InputError(f"{self.config.model_type} has no sub-models; Gemma 3n has")
+        return NativeDecoder(
+            submodel.config(self.config),
+            self.weights,
+            self.panels,
+            self.table,
+            self.modality_embeddings,
+            [self.layer_indices[layer] for layer in submodel.kept_layers(self.config)],
+            (self, submodel),
+        )
+
+    def prefetch(self, ids: Sequence[int]) -> None:
+        """Have the per-layer embeddings of ids read ahead."""
+        if self.table is not None:
+            self.table.prefetch(self._per_layer_ids(ids))
+
+    def _per_layer_rows(self, ids: Rows) -> Packed | None:
+        """Gemma 3n's vectors of all tokens for every layer, (B * T * L, P)."""
+        if self.table is None:
+            return None
+        flat = [id for row in ids for id in row]
+        return self.table.packed(self._per_layer_ids(flat), self.layer_indices)
+
+    def _per_layer_ids(self, ids: Sequence[int]) -> list[int]:
+        """Where the table has what is looked up for ids: those outside (images, sounds) take its
+        row 0."""
+        rows = self.config.vocab_size_per_layer_input
+        return [id if id < rows else 0 for id in ids]
+
+
+def runs_natively(config: ModelConfig, weights: Weights) -> bool:
+    """Whether the kernels run a decoder: they were built, and take its widths and formats."""
+    fits = gemma3n.fits if config.is_matformer else gemma3.fits
+    return native.module is not None and fits(config) and not unread_formats(weights)
+
+
+def unread_formats(weights: Weights) -> set[str]:
+    """Formats of matrices that the kernels do not multiply; the per-layer table is only read."""
+    matrices = (w for name, w in weights.items() if name != PER_LAYER_EMBEDDING)
+    return {w.format.name for w in matrices if len(w.shape) == 2} - cpu.FORMATS
+
+
+def is_float32(weights: Weights) -> bool:
+    """Whether every layer's projections are float32."""
+    projections = (w for name, w in weights.items() if name.endswith("_proj.weight"))
+    return all(weight.format.name == "f32" for weight in projections)

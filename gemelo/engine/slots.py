@@ -1,0 +1,162 @@
+"""Slots of a KV cache: which position lies in which slot, for every row and kind of layer.
+
+Full layers keep every position; sliding layers keep a ring of window + chunk - 1 slots, which is
+the least that lets the first query of a chunk find its window after the chunk's last key is
+written. Position p lives in slot p mod capacity, and each kind of layer keeps one table of the
+absolute position in every slot (-1 = empty). The mask is a function of those positions, so nothing
+is ever unrolled, trimmed or kept in temporal order: rewinding marks slots empty, and rows of
+different lengths sit side by side without padding.
+
+Tables are integers of the host, whoever computes with them: the native program by address, modules
+as tensors of their device.
+
+    slots = Slots(config, context=4096, rows=1, chunk=512)
+    slots.reserve(20);  slots.place(positions)
+    slots.rewind(0, end=100)                   # forget positions 100 and up; raises if it cannot
+
+B rows, T tokens of a step, S slots.
+"""
+
+from __future__ import annotations
+
+from numbers import Integral
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gemelo.config import LAYER_TYPES, LayerType, ModelConfig, kv_slots
+from gemelo.errors import ContextLengthError, GemeloError, InputError
+
+Integers = NDArray[np.int64]
+_GROWTH = 256  # slots; full layers grow by doubling, from here
+
+
+class RewindError(GemeloError):
+    """The ring no longer holds the window before the place asked for; encode from the start."""
+
+
+class Table(NamedTuple):
+    """The positions in the slots of one kind of layer, (B, capacity), and how many are in use."""
+
+    positions: Integers
+    used: int
+
+    @property
+    def numbers(self) -> tuple[int, int, int, int]:
+        """Address, row stride in positions, capacity, used; good as long as the table is held."""
+        table = self.positions
+        address: int = table.__array_interface__["data"][0]
+        return address, table.shape[1], table.shape[1], self.used
+
+
+def check_context(config: ModelConfig, context: int) -> None:
+    """Raise ContextLengthError unless the model was trained for `context` tokens."""
+    if not isinstance(context, Integral):
+        raise InputError(f"context = {context!r:.80}; expected a whole number of tokens")
+    if not 0 < context <= config.max_position_embeddings:
+        raise ContextLengthError(
+            f"a context of {context} tokens is outside 1 to {config.max_position_embeddings}, "
+            "which is what the model was trained for"
+        )
+
+
+class Slots:
+    """Positions in the slots of `rows` sequences of up to `context` tokens."""
+
+    def __init__(self, config: ModelConfig, context: int, rows: int, chunk: int) -> None:
+        """chunk is the most tokens one step may write."""
+        check_context(config, context)
+        self.config, self.context, self.rows, self.chunk = config, context, rows, chunk
+        self.tables: dict[LayerType, Integers] = {
+            kind: np.empty((rows, 0), np.int64) for kind in LAYER_TYPES
+        }
+        self.used: dict[LayerType, int] = dict.fromkeys(LAYER_TYPES, 0)
+
+    def capacity(self, kind: LayerType, length: int) -> int:
+        """Slots of one kind of layer for sequences of `length` tokens."""
+        return kv_slots(self.config, kind, min(length, self.context), self.chunk)
+
+    def table(self, kind: LayerType) -> Table:
+        """Of one kind of layer, until it grows."""
+        return Table(self.tables[kind], self.used[kind])
+
+    def check_room(self, tokens: int, length: int) -> None:
+        """Raise for a step of so many tokens a row that ends at `length`, if it has no room."""
+        if tokens > self.chunk:
+            raise InputError(f"a step of {tokens} tokens; the cache takes {self.chunk}")
+        if length > self.context:
+            raise ContextLengthError(
+                f"{length} tokens do not fit the context of {self.context}; shorten the prompt or "
+                f"raise the context (the model takes {self.config.max_position_embeddings})"
+            )
+
+    def growth(self, length: int) -> dict[LayerType, int]:
+        """What has to grow for `length` tokens a row, and to how many slots: the double, mostly."""
+        grown = {}
+        for kind, table in self.tables.items():
+            capacity, needed = table.shape[1], self.capacity(kind, length)
+            if needed > capacity:
+                grown[kind] = self.capacity(kind, max(needed, 2 * capacity, _GROWTH))
+        return grown
+
+    def grow(self, kind: LayerType, capacity: int) -> None:
+        """A ring that has not wrapped yet lies in order, so growing keeps every slot's place."""
+        old = self.tables[kind]
+        grown = np.full((self.rows, capacity), -1, np.int64)
+        grown[:, : old.shape[1]] = old
+        self.tables[kind] = grown
+
+    def use(self, length: int) -> None:
+        """From now on `length` tokens a row are attended over, or as many as before."""
+        for kind in LAYER_TYPES:
+            self.used[kind] = max(self.used[kind], self.capacity(kind, length))
+
+    def mapping(self, kind: LayerType, positions: Integers) -> Integers:
+        """The slot (B, T) of every position; -1 for padding."""
+        capacity = self.tables[kind].shape[1]
+        return np.where(positions < 0, -1, positions % max(1, capacity))
+
+    def place(self, positions: Integers) -> None:
+        """Note positions (B, T) of a step in the tables; -1 is padding."""
+        for kind, table in self.tables.items():
+            slots = self.mapping(kind, positions)
+            row, token = np.nonzero(slots >= 0)
+            table[row, slots[row, token]] = positions[row, token]
+
+    def rewind(self, row: int, end: int) -> None:
+        """Forget positions `end` and up in one row, so that the next token may be written there.
+
+        Raises `RewindError`, changing nothing, when a ring has overwritten part of the window
+        before `end`: it reaches chunk - 1 tokens back from the furthest position ever written.
+        """
+        for kind, table in self.tables.items():
+            window = self.config.window(kind)
+            first = 0 if window is None else max(0, end - window + 1)
+            num_held = int(((table[row] >= first) & (table[row] < end)).sum())
+            if num_held < end - first:
+                raise RewindError(
+                    f"position {end} is too far back: the ring of window {window} and chunk "
+                    f"{self.chunk} holds {num_held} of the {end - first} keys before it"
+                )
+        for table in self.tables.values():
+            table[row][table[row] >= end] = -1
+        self._shrink()
+
+    def clear(self, row: int = 0) -> None:
+        """Forget a row."""
+        for table in self.tables.values():
+            table[row] = -1
+        self._shrink()
+
+    def _shrink(self) -> None:
+        """Attend no further than the last slot that holds something: as if the rest never was."""
+        for kind, table in self.tables.items():
+            filled = np.flatnonzero((table >= 0).any(0))
+            self.used[kind] = int(filled[-1]) + 1 if len(filled) else 0
+
+    def copy_row(self, other: Slots) -> None:
+        """Every row becomes row 0 of `other`, whose tables are of the same sizes."""
+        for kind, table in self.tables.items():
+            table[:] = other.tables[kind][:1]
+        self.used = dict(other.used)

@@ -1,0 +1,75 @@
+"""Optional packages: whether an extra is installed, and the one line that says how to install it.
+
+gemelo installs what text on a CPU needs. Pictures, sound, a GPU and a microphone need more, which
+pip's extras bring. A package is imported where it is first used, never at the top of a module, and
+whoever uses it says so here: then a package that is missing, too old or broken is one line with the
+command, not a traceback. A half installed extra is told from a missing one by the package's name.
+
+    require("PIL", "media", what="pictures")
+    from PIL import Image
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from importlib import import_module
+
+from gemelo.errors import MissingExtraError, one_line
+
+_REASON_CHARS = 160  # of what an import raised
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """A package as the index names it, and its least version."""
+
+    distribution: str
+    least: str
+
+
+# By the name under which Python imports them; pyproject.toml has the same.
+REQUIREMENTS = {
+    "torch": Requirement("torch", "2.6"),
+    "PIL": Requirement("pillow", "11"),
+    "av": Requirement("av", "14"),
+    "sounddevice": Requirement("sounddevice", "0.5"),
+}
+
+
+def require(package: str, extra: str, what: str) -> None:
+    """Import a package of an extra; `what` is the plural of that which needs it.
+
+    Raises MissingExtraError for one that is missing, older than its range, or cannot be imported.
+    """
+    wanted = REQUIREMENTS[package]
+    cure = f"pip install 'gemelo[{extra}]'"
+    try:
+        version = str(getattr(import_module(package), "__version__", wanted.least))
+    except ModuleNotFoundError as error:
+        if error.name == package:
+            raise MissingExtraError(
+                f"{what} need the extra {extra} ({wanted.distribution} is not installed): {cure}"
+            ) from None
+        raise _broken(wanted, what, error) from None
+    except Exception as error:  # a shared library that is missing, another NumPy
+        raise _broken(wanted, what, error) from None
+    if _numbers(version) < _numbers(wanted.least):
+        raise MissingExtraError(
+            f"{what} need {wanted.distribution} >= {wanted.least}, and {version} is installed: "
+            f"{cure}"
+        )
+
+
+def _broken(wanted: Requirement, what: str, error: Exception) -> MissingExtraError:
+    reason = one_line(" ".join(f"{type(error).__name__}: {error}".split()), _REASON_CHARS)
+    return MissingExtraError(
+        f"{what} need {wanted.distribution}, which cannot be imported ({reason}): "
+        f"pip install --force-reinstall '{wanted.distribution}>={wanted.least}'"
+    )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """The leading numbers of a version: (2, 6, 0) of 2.6.0+cpu."""
+    found = re.match(r"\d+(\.\d+)*", version)
+    return tuple(map(int, found[0].split("."))) if found else ()

@@ -1,0 +1,83 @@
+"""A package of an extra that is missing, too old or broken is one line with the command."""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from gemelo.errors import MissingExtraError
+from gemelo.extras import REQUIREMENTS, require
+
+PROJECT = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
+HEAVY = {requirement.distribution for requirement in REQUIREMENTS.values()}
+
+
+def test_what_is_there_is_imported() -> None:
+    require("torch", "torch", what="logits as tensors")
+    require("PIL", "media", what="pictures")
+    assert {"torch", "PIL"} <= sys.modules.keys()
+
+
+def test_what_is_missing_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "PIL", None)  # as Python itself marks what is not to be had
+    with pytest.raises(MissingExtraError) as caught:
+        require("PIL", "media", what="pictures")
+    wanted = "pictures need the extra media (pillow is not installed): pip install 'gemelo[media]'"
+    assert str(caught.value) == wanted and caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("version", "is_new"),
+    [("2.6.0+cpu", True), ("2.10.1", True), ("2.5.1+cu124", False), ("1.13", False), ("x", False)],
+)
+def test_versions_are_numbers(monkeypatch: pytest.MonkeyPatch, version: str, is_new: bool) -> None:
+    found = ModuleType("torch")
+    found.__version__ = version  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torch", found)
+    if is_new:
+        require("torch", "torch", what="CUDA devices")
+        return
+    with pytest.raises(MissingExtraError) as caught:
+        require("torch", "torch", what="CUDA devices")
+    assert str(caught.value) == (
+        f"CUDA devices need torch >= 2.6, and {version} is installed: pip install 'gemelo[torch]'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("raise OSError('libavcodec.so: not found')", "OSError: libavcodec.so: not found"),
+        ("import nothing_of_that_name", "ModuleNotFoundError: No module named 'nothing"),
+        ("import av.gone", "ModuleNotFoundError: No module named 'av.gone'"),
+        ("raise RuntimeError('a\\nb' * 1000)", "RuntimeError: a b"),
+    ],
+)
+def test_what_is_broken_says_how(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, body: str, reason: str
+) -> None:
+    (tmp_path / "av").mkdir()
+    (tmp_path / "av" / "__init__.py").write_text(body)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name == "av" or name.startswith("av.")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(MissingExtraError) as caught:
+        require("av", "media", what="recordings")
+    said = str(caught.value)
+    assert said.startswith(f"recordings need av, which cannot be imported ({reason}")
+    assert said.endswith("): pip install --force-reinstall 'av>=14'") and len(said) < 300
+
+
+def test_the_least_versions_are_those_of_the_project() -> None:
+    extras = PROJECT["optional-dependencies"]
+    asked = {line for name in ("torch", "media", "microphone") for line in extras[name]}
+    told = {f"{r.distribution}>={r.least}" for r in REQUIREMENTS.values()}
+    assert asked - {"gemelo[torch]"} == told
+
+
+def test_text_needs_nothing_heavy() -> None:
+    assert not [line for line in PROJECT["dependencies"] if line.split(">")[0] in HEAVY]
