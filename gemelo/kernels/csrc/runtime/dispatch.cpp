@@ -33,17 +33,22 @@ namespace {
 
 #if defined(__x86_64__)
 
+// What the builtin of some compiler does not know the name of is asked of the processor itself.
+struct Cpuid {
+  unsigned a, b, c, d;
+  Cpuid(unsigned leaf, unsigned subleaf) : a(leaf), c(subleaf) {
+    asm volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
+  }
+};
+
+// F16C is leaf 1, ECX bit 29.
 bool has_avx2() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-         __builtin_cpu_supports("f16c");
+         (Cpuid(1, 0).c >> 29 & 1);
 }
 
-// CPUID leaf 7, subleaf 1, EAX bit 4; the compiler's builtin does not know the name everywhere.
-bool has_avx_vnni() {
-  unsigned a = 7, b, c = 1, d;
-  asm volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
-  return has_avx2() && (a >> 4 & 1);
-}
+// Leaf 7, subleaf 1, EAX bit 4.
+bool has_avx_vnni() { return has_avx2() && (Cpuid(7, 1).a >> 4 & 1); }
 
 bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -55,8 +60,7 @@ bool has_avx512() {
 // Leaf 7, EDX: bit 22 bfloat16 tiles, bit 24 tiles; then the kernel must lend this process the
 // state, which only Linux is asked for.
 bool has_amx() {
-  unsigned a = 7, b, c = 0, d;
-  asm volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
+  const unsigned d = Cpuid(7, 0).d;
   if (!has_avx512() || !(d >> 22 & 1) || !(d >> 24 & 1)) return false;
   constexpr long kRequestState = 0x1023, kTileData = 18;
   static const bool lent = syscall(SYS_arch_prctl, kRequestState, kTileData) == 0;
