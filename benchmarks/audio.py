@@ -170,7 +170,7 @@ def measured(dtype: torch.dtype, rounds: int) -> dict[str, Any]:
     """Everything about one dtype."""
     tree = random_tree(dtype)
     theirs, samples = reference(tree), noise(1000 * WHOLE_S)
-    mel = log_mel(samples)[None]
+    mel = torch.from_numpy(log_mel(samples))[None]
     ours = tree.audio_tower.encode
     off_by = float((ours(mel) - theirs(mel)).float().norm() / ours(mel).float().norm())
     stream = AudioStream(tree, EAR)

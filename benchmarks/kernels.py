@@ -22,13 +22,13 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-import torch
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from gemelo.evals.machine import cpu_name, memory_bandwidth
 from gemelo.kernels import cpu, native
-from gemelo.kernels.quants import FORMATS, Format, Packed
+from gemelo.kernels.quants import FORMATS, Floats, Format, Packed, pack
 from gemelo.kernels.repacked import Panels, can_interleave
 
 COLUMNS = 2560  # the width of Gemma 3 4B
@@ -51,16 +51,15 @@ class Speed:
 
 def random_weight(format: Format, size_bytes: int) -> Packed:
     """A matrix of about `size_bytes`: some random rows with usual scales, again and again."""
-    row_bytes = format.row_bytes(COLUMNS)
-    blocks = torch.randint(0, 256, (64, row_bytes), dtype=torch.uint8)
+    generator = np.random.default_rng(0)
     if format.block == 1:
-        dtype = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[format.name]
-        blocks = (torch.randn(64, COLUMNS) * 0.02).to(dtype).view(torch.uint8)
+        blocks = pack(generator.standard_normal((64, COLUMNS)) * 0.02, format).blocks
     else:
-        each = blocks.view(64, -1, format.block_bytes)
+        blocks = generator.integers(0, 256, (64, format.row_bytes(COLUMNS)), np.uint8)
+        each = blocks.reshape(64, -1, format.block_bytes)
         for at in {"q4_k": [0, 2], "q5_k": [0, 2], "q6_k": [208]}.get(format.name, [0]):
-            each[:, :, at : at + 2] = torch.tensor([0x00, 0x14], dtype=torch.uint8)  # 2^-10
-    return Packed(blocks.repeat(max(1, size_bytes // blocks.numel()), 1), format)
+            each[:, :, at : at + 2] = 0x00, 0x14  # 2^-10
+    return Packed(np.tile(blocks, (max(1, size_bytes // blocks.size), 1)), format)
 
 
 def seconds(action: Callable[[], object]) -> float:
@@ -81,22 +80,20 @@ def medians(actions: Mapping[str, Callable[[], object]], repeat: int) -> dict[st
     return {name: statistics.median(times) for name, times in runs.items()}
 
 
-def product(isa: str, x: torch.Tensor, weight: Packed, panels: Panels | None) -> None:
+def product(isa: str, x: Floats, weight: Packed, panels: Panels | None) -> None:
     """x times weight on that instruction set, where it lies or from panels."""
     native.use(isa)
     if panels is None:
         cpu.linear(x, weight)
         return
-    out = torch.empty(len(x), len(weight.blocks))
+    out = np.empty((len(x), weight.rows), np.float32)
     native.extension.product(
-        x.data_ptr(), COLUMNS, False, len(x), panels.matrix(weight),
-        out.data_ptr(), len(weight.blocks), False,
+        cpu.address_of(x), COLUMNS, False, len(x), panels.matrix("weight", rows=weight.rows),
+        cpu.address_of(out), weight.rows, False,
     )  # fmt: skip
 
 
-def in_time(
-    isa: str, x: torch.Tensor, weight: Packed, panels: Panels | None, most_rows: int
-) -> Packed:
+def in_time(isa: str, x: Floats, weight: Packed, panels: Panels | None, most_rows: int) -> Packed:
     """As many rows as that set multiplies with x in about RUN_S."""
     part = weight.prefix(rows=LEAST_ROWS)
     product(isa, x, part, panels)
@@ -109,11 +106,11 @@ def measure(weight: Packed, panels: Panels | None, sets: list[str], repeat: int)
     format = weight.format
     rates: dict[int, dict[str, float]] = {}  # rows a second
     for tokens in (FEW, SEVERAL, MANY):
-        x = torch.randn(tokens, COLUMNS)
-        most_rows = MOST_ROWS if tokens == MANY else weight.shape[0]
+        x = np.random.default_rng(1).standard_normal((tokens, COLUMNS), np.float32)
+        most_rows = MOST_ROWS if tokens == MANY else weight.rows
         parts = {isa: in_time(isa, x, weight, panels, most_rows) for isa in sets}
         runs = medians({isa: partial(product, isa, x, parts[isa], panels) for isa in sets}, repeat)
-        rates[tokens] = {isa: parts[isa].shape[0] / runs[isa] for isa in sets}
+        rates[tokens] = {isa: parts[isa].rows / runs[isa] for isa in sets}
     row_gb = format.row_bytes(COLUMNS) / 1e9
     return [
         Speed(
@@ -128,8 +125,11 @@ def measure(weight: Packed, panels: Panels | None, sets: list[str], repeat: int)
     ]
 
 
-def torch_gflops(repeat: int) -> float:
+def torch_gflops(threads: int, repeat: int) -> float:
     """torch's own bfloat16 product of the same shape."""
+    import torch
+
+    torch.set_num_threads(threads)
     x = torch.randn(MANY, COLUMNS).bfloat16()
     w = torch.randn(MOST_ROWS, COLUMNS).bfloat16()
     run = {"torch": partial(torch.nn.functional.linear, x, w)}
@@ -160,7 +160,7 @@ def table(speeds: list[Speed], read_gb_s: float, matmul_gflops: float) -> Table:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="The native products alone.")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=int, default=native.num_cores())
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--megabytes", type=int, default=1024, help="of weights, for few tokens")
     parser.add_argument("--isa", nargs="+", default=native.instruction_sets(), help="default: all")
@@ -169,15 +169,15 @@ def main() -> None:
     asked = parser.parse_args()
     if not asked.isa:
         sys.exit("the native kernels were not built here")
-    torch.set_num_threads(asked.threads)
     native.set_threads(asked.threads)
-    read_gb_s, matmul_gflops = memory_bandwidth() / 1e9, torch_gflops(asked.repeat)
+    read_gb_s = memory_bandwidth() / 1e9
+    matmul_gflops = torch_gflops(asked.threads, asked.repeat)
     speeds: list[Speed] = []
     for name in asked.formats:
         weight = random_weight(FORMATS[name], asked.megabytes << 20)
         speeds += measure(weight, None, asked.isa, asked.repeat)
         if can_interleave(weight):
-            speeds += measure(weight, Panels([weight]), asked.isa, asked.repeat)
+            speeds += measure(weight, Panels({"weight": weight}), asked.isa, asked.repeat)
     Console().print(table(speeds, read_gb_s, matmul_gflops))
     if asked.json:
         results = {

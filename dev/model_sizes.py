@@ -1,9 +1,10 @@
 """Download size and resident memory of every published model, by format: docs/models.md's tables.
 
-Computed, not measured: shapes come from the published configs, bytes from the block formats, the KV
-cache from `gemelo.config.kv_bytes`. Which matrix has which format in a Q4_K_M file is the rule of
-llama.cpp's quantiser, by which the files on the hub were made; a test holds the results against
-those files, and against the memory that the benchmarks measured. Speed is theirs too.
+Computed, not measured: shapes follow from the published configs (`gemelo.config.parameters`), bytes
+from the block formats, the KV cache from `gemelo.config.kv_bytes`. Which matrix has which format in
+a Q4_K_M file is the rule of llama.cpp's quantiser, by which the files on the hub were made; a test
+holds the results against those files, and against the memory that the benchmarks measured. Speed is
+theirs too.
 
     python dev/model_sizes.py            # writes the tables of docs/models.md
     python dev/model_sizes.py --check    # exit code 1 where they are not what the sizes say
@@ -11,6 +12,7 @@ those files, and against the memory that the benchmarks measured. Speed is their
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from gemelo.checkpoints.known import KNOWN
-from gemelo.config import Gemma3Config, Gemma3nConfig, ModelConfig, kv_bytes
+from gemelo.config import Gemma3Config, Gemma3nConfig, ModelConfig, VisionConfig, kv_bytes
+from gemelo.config.parameters import decoder_shapes, parameter_shapes
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "models.md"
@@ -50,7 +53,11 @@ CONFIGS: dict[str, ModelConfig] = {
         max_position_embeddings=32768,
     ),
     "Gemma 3 4B": Gemma3Config(
-        hidden_size=2560, intermediate_size=10240, num_hidden_layers=34, sliding_window=1024
+        hidden_size=2560,
+        intermediate_size=10240,
+        num_hidden_layers=34,
+        sliding_window=1024,
+        vision=VisionConfig(),
     ),
     "Gemma 3 12B": Gemma3Config(
         hidden_size=3840,
@@ -59,6 +66,7 @@ CONFIGS: dict[str, ModelConfig] = {
         num_attention_heads=16,
         num_key_value_heads=8,
         sliding_window=1024,
+        vision=VisionConfig(),
     ),
     "Gemma 3 27B": Gemma3Config(
         hidden_size=5376,
@@ -69,11 +77,16 @@ CONFIGS: dict[str, ModelConfig] = {
         head_dim=128,
         query_pre_attn_scalar=168,
         sliding_window=1024,
+        vision=VisionConfig(),
     ),
     "Gemma 3n E2B": Gemma3nConfig(
-        num_hidden_layers=30, num_kv_shared_layers=10, intermediate_size=(8192,) * 30
+        num_hidden_layers=30,
+        num_kv_shared_layers=10,
+        intermediate_size=(8192,) * 30,
+        vision_config={},
+        audio_config={},
     ),
-    "Gemma 3n E4B": Gemma3nConfig(),
+    "Gemma 3n E4B": Gemma3nConfig(vision_config={}, audio_config={}),
 }
 NAMES = {
     "Gemma 3 270M": ("gemma3:270m", "gemma-3-270m-it"),
@@ -92,10 +105,11 @@ _MEASURED = {  # files of the benchmarks: their bytes are those of the 4-bit fil
     "Gemma 3n E2B": "e2b-q4_0",
     "Gemma 3n E4B": "e4b-q4_0",
 }
-# Parameters of the towers (benchmarks/results/vision.json, audio.json).
-SIGLIP, MOBILENET, AUDIO = 416_866_032, 294_126_912, 681_000_000
 BITS = {"q4_0": 4.5, "q4_k": 4.5, "q5_0": 5.5, "q5_k": 5.5, "q6_k": 6.5625, "q8_0": 8.5, "f16": 16}
+# Matrices that stay in 16 bits: what the streams of a Gemma 3n go through.
+_PROJECTIONS = ("altup_", "per_layer_model_projection", "laurel.")
 _FALLBACK = {"q4_k": "q5_0", "q6_k": "q8_0"}  # where rows are no whole blocks of 256
+PER_LAYER_EMBEDDING = "embed_tokens_per_layer"
 _HEADER_BYTES = 6_500_000  # of a GGUF: the vocabulary, mostly
 _PROCESS_BYTES = 350_000_000  # Python, PyTorch, tokenizer and buffers
 _CHUNK, _KV_ELEMENT_BYTES = 512, 2
@@ -105,51 +119,41 @@ _FREE = 0.75  # of a machine's memory that a model may fill
 
 @dataclass(frozen=True)
 class Matrix:
-    """One matrix of a decoder: which, its elements, and the width of its rows."""
+    """One matrix of a decoder: its name, its elements, the width of its rows, and its layer."""
 
     name: str
     elements: int
     columns: int
     layer: int = 0
+    is_dead: bool = False  # in files, and of no use to anybody
 
 
 def matrices(config: ModelConfig) -> Iterator[Matrix]:
-    """Every matrix of a decoder, biggest kinds first; norms are left out, they are small."""
-    width, d = config.hidden_size, config.head_dim
-    yield Matrix("embedding", config.vocab_size * width, width)
-    if per_layer := config.hidden_size_per_layer_input:
-        columns = config.num_hidden_layers * per_layer
-        yield Matrix("per_layer_embedding", config.vocab_size_per_layer_input * columns, columns)
-        yield Matrix("projections", columns * width, width)
-        yield Matrix("projections", 2 * (config.altup_num_inputs - 1) * width * width, width)
-    for layer in config.layers:
-        heads, groups = config.num_attention_heads * d, config.num_key_value_heads * d
-        yield Matrix("q", width * heads, width, layer)
-        if config.layer(layer).owns_keys:
-            yield Matrix("k", width * groups, width, layer)
-            yield Matrix("v", width * groups, width, layer)
-        else:  # files have them all the same
-            yield Matrix("dead", 2 * width * groups, width, layer)
-        yield Matrix("o", heads * width, heads, layer)
-        ffn = config.ffn_widths[layer]
-        yield Matrix("gate", width * ffn, width, layer)
-        yield Matrix("up", width * ffn, width, layer)
-        yield Matrix("down", ffn * width, ffn, layer)
-        if per_layer:
-            yield Matrix("inputs", 2 * per_layer * width, per_layer, layer)
-            yield Matrix("projections", 2 * config.laurel_rank * width, width, layer)
+    """Every matrix of a decoder; norms and AltUp's coefficients are left out, they are small."""
+    for name, shape in decoder_shapes(config).items():
+        if len(shape) == 2 and ".altup." not in name:
+            layer = int(name.split(".")[1]) if name.startswith("layers.") else 0
+            yield Matrix(name.removesuffix(".weight"), shape[0] * shape[1], shape[1], layer)
+    width, keys = config.hidden_size, config.num_key_value_heads * config.head_dim
+    for layer in config.layers[len(config.kv_layers) :]:  # they borrow keys; files have some
+        for leaf in ("k_proj", "v_proj"):
+            name = f"layers.{layer}.self_attn.{leaf}"
+            yield Matrix(name, keys * width, width, layer, is_dead=True)
 
 
 def block_format(matrix: Matrix, mixture: str, num_layers: int) -> str:
     """The block format of a matrix in a file, by the rule of llama.cpp's quantiser."""
-    if matrix.name == "projections" and mixture != "bf16":
+    if mixture == "bf16" or any(part in matrix.name for part in _PROJECTIONS):
         return "f16"
-    if mixture != "q4_k_m":
-        return {"q8_0": "q8_0", "bf16": "f16"}[mixture]
-    if matrix.name == "per_layer_embedding":
+    if mixture == "q8_0":
+        return "q8_0"
+    if matrix.name == PER_LAYER_EMBEDDING:
         return "q5_k"
-    is_large = matrix.name in ("v", "down") and _has_more_bits(matrix.layer, num_layers)
-    chosen = "q6_k" if matrix.name == "embedding" or is_large else "q4_k"
+    is_sensitive = matrix.name.endswith(("v_proj", "down_proj"))
+    has_more = matrix.name == "embed_tokens" or (
+        is_sensitive and not matrix.is_dead and _has_more_bits(matrix.layer, num_layers)
+    )
+    chosen = "q6_k" if has_more else "q4_k"
     return _FALLBACK[chosen] if matrix.columns % 256 else chosen
 
 
@@ -159,12 +163,12 @@ def _has_more_bits(layer: int, num_layers: int) -> bool:
     return layer < eighth or layer >= 7 * num_layers // 8 or (layer - eighth) % 3 == 2
 
 
-def weight_bytes(config: ModelConfig, mixture: str, without: tuple[str, ...] = ()) -> int:
-    """Bytes of a decoder's matrices in a mixture; without those of some names."""
+def weight_bytes(config: ModelConfig, mixture: str, in_memory: bool = False) -> int:
+    """Bytes of a decoder's matrices in a mixture: of those in the file, or of those in memory."""
     bits = sum(
         matrix.elements * BITS[block_format(matrix, mixture, config.num_hidden_layers)]
         for matrix in matrices(config)
-        if matrix.name not in without
+        if not in_memory or not (matrix.is_dead or matrix.name == PER_LAYER_EMBEDDING)
     )
     return int(bits / 8)
 
@@ -178,19 +182,19 @@ def resident_bytes(config: ModelConfig, mixture: str, context: int) -> int:
     """What a process holds: the weights once, the KV cache of a full context in 16 bits, and
     itself. Per-layer embeddings stay in the file."""
     cache = kv_bytes(config, context, _CHUNK, _KV_ELEMENT_BYTES)
-    return weight_bytes(config, mixture, ("per_layer_embedding", "dead")) + cache + _PROCESS_BYTES
+    return weight_bytes(config, mixture, in_memory=True) + cache + _PROCESS_BYTES
 
 
-def num_towers(name: str) -> int:
+def num_towers(config: ModelConfig) -> int:
     """How many kinds of media a model takes in beside text."""
-    if "3n" in name:
-        return 2
-    return 0 if name.endswith(("270M", "1B")) else 1
+    return sum(tower is not None for tower in (config.vision, config.audio))
 
 
-def tower_parameters(name: str) -> int:
-    """Parameters of a model's vision tower and audio encoder."""
-    return (0, SIGLIP, MOBILENET + AUDIO)[num_towers(name)]
+def tower_parameters(config: ModelConfig) -> int:
+    """Parameters of a model's vision tower and audio encoder, and of what joins them to it."""
+    shapes = parameter_shapes(config)
+    beside = [name for name in shapes if not name.startswith("language_model.")]
+    return sum(math.prod(shapes[name]) for name in beside)
 
 
 def gigabytes(size: float) -> str:
@@ -202,12 +206,12 @@ def sizes() -> str:
     """Parameters and downloads."""
     body = []
     for name, config in CONFIGS.items():
-        total = sum(matrix.elements for matrix in matrices(config)) + tower_parameters(name)
+        towers = tower_parameters(config)
+        total = sum(matrix.elements for matrix in matrices(config)) + towers
         count = f"{total / 1e9:.2f} B" if total >= 0.995e9 else f"{total / 1e6:.0f} M"
         downloads = [gigabytes(download_bytes(config, one)) for one in ("q4_k_m", "q8_0", "bf16")]
-        towers = tower_parameters(name)
         mmproj = gigabytes(2 * towers) if towers else MISSING
-        body.append([name, SEES[num_towers(name)], count, *downloads, mmproj])
+        body.append([name, SEES[num_towers(config)], count, *downloads, mmproj])
     heads = ["model", "reads", "parameters", "Q4_K_M, GB", "Q8_0, GB", "BF16, GB"]
     return table([*heads, "vision tower and audio encoder in 16 bits, GB"], body)
 

@@ -12,8 +12,13 @@ command, not a traceback. A half installed extra is told from a missing one by t
 from __future__ import annotations
 
 import re
+import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed_version
+from importlib.util import find_spec
 
 from gemelo.errors import MissingExtraError, one_line
 
@@ -43,21 +48,40 @@ def require(package: str, extra: str, what: str) -> None:
     Raises MissingExtraError for one that is missing, older than its range, or cannot be imported.
     """
     wanted = REQUIREMENTS[package]
-    cure = f"pip install 'gemelo[{extra}]'"
     try:
         version = str(getattr(import_module(package), "__version__", wanted.least))
     except ModuleNotFoundError as error:
         if error.name == package:
-            raise MissingExtraError(
-                f"{what} need the extra {extra} ({wanted.distribution} is not installed): {cure}"
-            ) from None
+            raise _missing(wanted, extra, what) from None
         raise _broken(wanted, what, error) from None
     except Exception as error:  # a shared library that is missing, another NumPy
         raise _broken(wanted, what, error) from None
+    _check_version(wanted, version, extra, what)
+
+
+def check_installed(package: str, extra: str, what: str) -> None:
+    """The same by what pip has installed, in a millisecond: nothing is imported, and so one that is
+    broken is not seen."""
+    wanted = REQUIREMENTS[package]
+    found = sys.modules[package] if package in sys.modules else find_spec(package)
+    if found is None:
+        raise _missing(wanted, extra, what)
+    with suppress(PackageNotFoundError):  # it came in another way
+        _check_version(wanted, installed_version(wanted.distribution), extra, what)
+
+
+def _missing(wanted: Requirement, extra: str, what: str) -> MissingExtraError:
+    return MissingExtraError(
+        f"{what} need the extra {extra} ({wanted.distribution} is not installed): "
+        f"pip install 'gemelo[{extra}]'"
+    )
+
+
+def _check_version(wanted: Requirement, version: str, extra: str, what: str) -> None:
     if _numbers(version) < _numbers(wanted.least):
         raise MissingExtraError(
             f"{what} need {wanted.distribution} >= {wanted.least}, and {version} is installed: "
-            f"{cure}"
+            f"pip install 'gemelo[{extra}]'"
         )
 
 

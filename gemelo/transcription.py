@@ -18,24 +18,23 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from gemelo.api import Model
 from gemelo.config.options import FinishReason
 from gemelo.config.sampling import TRANSCRIPTION, Sampling, SamplingSettings
 from gemelo.config.speech_task import Task
 from gemelo.engine.continuation import Piece
-from gemelo.engine.media.encoders import content_key
+from gemelo.engine.media.encoders import as_array, content_key
 from gemelo.engine.session import Session
 from gemelo.engine.timings import Timings
 from gemelo.engine.tokens import EmbeddingSpan, Tokens
 from gemelo.errors import InputError, shown
 from gemelo.inputs.media.audio import SAMPLING_RATE, Samples, stream_audio
+from gemelo.inputs.media.audio_channels import is_tensor
 from gemelo.inputs.media.file_objects import Readable
 from gemelo.inputs.media.mel import MIN_SAMPLES, check_min_samples
 from gemelo.inputs.media.parts import MediaPart, Source, TextPart
@@ -43,6 +42,9 @@ from gemelo.inputs.media.segments import AudioSegment, Onset, Segmenter, without
 from gemelo.inputs.prompt.chat import render, render_completion
 from gemelo.inputs.prompt.media_loader import TRAINED_S, MediaLoader, samples_of
 from gemelo.inputs.prompt.placeholders import AudioPlaceholder, Placeholder
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FILE_PIECE_S = 10.0  # of a file that is read piece by piece
 SHORTEST_S = 1.0  # of a segment, where there is as much: a cue that can be read
@@ -124,11 +126,12 @@ class StreamingPrompt:
         """Put embeddings (J, D) at the prompt's end; returns them alone, as tokens."""
         if not len(embeds):
             return Tokens([])
-        span = EmbeddingSpan(0, embeds, content_key(embeds.float()))
-        more = [self.placeholder] * len(embeds)
+        values = as_array(embeds)
+        span = EmbeddingSpan(0, values, content_key(values))
+        more = [self.placeholder] * len(values)
         self.spans.append(span.moved(len(self.ids)))
         self.ids.extend(more)
-        self.num_audio_tokens += len(embeds)
+        self.num_audio_tokens += len(values)
         return Tokens(more, [span])
 
 
@@ -226,7 +229,7 @@ def pieces_of(
     """A sound of any kind in pieces. Raises InputError for what is none."""
     if isinstance(audio, Samples):
         return iter((audio,))
-    if isinstance(audio, np.ndarray | Tensor):
+    if isinstance(audio, np.ndarray) or is_tensor(audio):
         return iter((samples_of(audio),))
     if isinstance(audio, str | Path | bytes | bytearray | memoryview | Readable):
         return stream_audio(audio, FILE_PIECE_S)
@@ -291,10 +294,10 @@ def uncut(pieces: Iterable[Samples], on_notice: Callable[[str], None]) -> Iterat
                 f"the sound is longer than the {TRAINED_S:.0f} s that the model was trained on at "
                 "a time: what comes later may be heard less well; cut it into segments"
             )
-        values = piece.values.numpy()
+        values = piece.values
         onset.push(values)
         yield AudioSegment(values, 0.0, False, False, onset.time_s)
-    yield AudioSegment(torch.zeros(0).numpy(), 0.0, True, False, onset.time_s)
+    yield AudioSegment(np.zeros(0, np.float32), 0.0, True, False, onset.time_s)
 
 
 def cut_at_pauses(
@@ -304,7 +307,7 @@ def cut_at_pauses(
     segmenter = Segmenter()
     for piece in pieces:
         _report_notices(piece, on_notice)
-        yield from segmenter.push(piece.values.numpy())
+        yield from segmenter.push(piece.values)
     rest = segmenter.finish()
     if rest is not None:
         yield rest

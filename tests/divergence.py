@@ -11,26 +11,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from unittest import mock
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from gemelo.models.gemma3 import Gemma3
-from gemelo.models.gemma3n import Gemma3n
+from gemelo.engine.modules.decoder import ModuleDecoder
+from gemelo.kernels.quants import Floats
 from gemelo.models.layers import KV, Attention, attend
 
 FEW = 16  # up to so many tokens attention is a plain float sum
 
 
-def divergence(found: Tensor, expected: Tensor) -> float:
+def divergence(found: Floats | Tensor, expected: Floats | Tensor) -> float:
     """KL(expected || found) of scores (..., V) at the position where it is largest, in nats."""
-    p, q = expected.double().log_softmax(-1), found.double().log_softmax(-1)
+    p, q = (torch.from_numpy(np.asarray(x)).double().log_softmax(-1) for x in (expected, found))
     return float((p.exp() * (p - q)).sum(-1).max())
 
 
 @contextmanager
-def off(decoder: Gemma3 | Gemma3n, layer: int = 0, factor: float = 1.05) -> Iterator[None]:
+def off(decoder: ModuleDecoder, layer: int = 0, factor: float = 1.05) -> Iterator[None]:
     """With the weight of one norm of one layer scaled."""
-    weight = decoder.layers[layer].input_layernorm.weight
+    weight = decoder.module.layers[layer].input_layernorm.weight
     right = weight.clone()
     weight.mul_(factor)
     try:

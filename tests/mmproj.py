@@ -7,14 +7,21 @@ from typing import Any
 
 import torch
 
-from gemelo.models.multimodal import Gemma3Tree
+from gemelo.checkpoints.load import Checkpoint
+from gemelo.checkpoints.modules import tower_modules
+from gemelo.models.multimodal import Gemma3Towers, Towers
 from gemelo.weights.gguf import GGUFFile
 from gemelo.weights.gguf_write import write_gguf
 
 
-def vision(tree: Any) -> dict[str, torch.Tensor]:
-    assert isinstance(tree, Gemma3Tree)
-    return {n: p for n, p in tree.state_dict().items() if not n.startswith("language_model.")}
+def loaded(checkpoint: Checkpoint) -> Towers:
+    """The towers of a loaded model, in its format."""
+    return tower_modules(checkpoint.source, checkpoint.format)
+
+
+def vision(towers: Towers) -> dict[str, torch.Tensor]:
+    assert isinstance(towers, Gemma3Towers)
+    return {n: p for n, p in towers.state_dict().items() if not n.startswith("language_model.")}
 
 
 def rewritten(eye: Path, target: Path, rename: dict[str, str], **changes: Any) -> Path:

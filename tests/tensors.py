@@ -7,6 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from gemelo.checkpoints.load import Checkpoint
+from gemelo.checkpoints.modules import tower_modules
+from gemelo.checkpoints.source import DECODER
 from gemelo.kernels.packed import FORMATS, Packed, matrix_shape, own_dims
 from gemelo.weights.safetensors import TensorToWrite
 
@@ -35,3 +38,9 @@ def entries(tensors: Mapping[str, Tensor]) -> list[TensorToWrite]:
         (name, tuple(tensor.shape), FORMAT_OF[tensor.dtype], lambda tensor=tensor: packed(tensor))  # type: ignore[misc]
         for name, tensor in tensors.items()
     ]
+
+
+def state(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """All weights of a loaded model by canonical name, the decoder's quantised ones as blocks."""
+    decoder = {DECODER + name: held(weight) for name, weight in checkpoint.weights.items()}
+    return decoder | tower_modules(checkpoint.source, checkpoint.format).state_dict()

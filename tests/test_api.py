@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from gemelo.kernels.linear import QuantLinear
 
 from gemelo.api import Model, load
 from gemelo.checkpoints.convert import slice as slice_
@@ -28,7 +29,6 @@ from gemelo.engine.memory.residency import view_bytes
 from gemelo.errors import FileFormatError, InputError, UnsupportedError
 from gemelo.inputs.prompt.pretrained_tokenizer import PreTrainedTokenizer
 from gemelo.kernels import native
-from gemelo.kernels.linear import QuantLinear
 from gemelo.kernels.quants import FORMATS, Packed
 from tests.matformer import CONFIG, PROMPT, SMALL, UPPER, tiny_gemma3n
 from tests.multimodal import write

@@ -9,8 +9,9 @@ from types import ModuleType
 
 import pytest
 
+from gemelo import extras
 from gemelo.errors import MissingExtraError
-from gemelo.extras import REQUIREMENTS, require
+from gemelo.extras import REQUIREMENTS, check_installed, require
 
 PROJECT = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
 HEAVY = {requirement.distribution for requirement in REQUIREMENTS.values()}
@@ -28,6 +29,22 @@ def test_what_is_missing_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         require("PIL", "media", what="pictures")
     wanted = "pictures need the extra media (pillow is not installed): pip install 'gemelo[media]'"
     assert str(caught.value) == wanted and caught.value.exit_code == 2
+    with pytest.raises(MissingExtraError) as caught:
+        check_installed("PIL", "media", what="pictures")
+    assert str(caught.value) == wanted
+
+
+def test_what_is_installed_is_told_without_importing_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name == "av" or name.startswith("av.")]:
+        monkeypatch.delitem(sys.modules, name)
+    check_installed("av", "media", what="recordings")
+    assert "av" not in sys.modules
+    monkeypatch.setattr(extras, "installed_version", lambda name: "13.1.0")
+    with pytest.raises(MissingExtraError, match="need av >= 14, and 13.1.0 is installed: pip inst"):
+        check_installed("av", "media", what="recordings")
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match="av is not installed"):
+        check_installed("av", "media", what="recordings")
 
 
 @pytest.mark.parametrize(

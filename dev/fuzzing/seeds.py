@@ -20,16 +20,16 @@ from typing import Any
 
 import av
 import numpy as np
-import torch
 from PIL import Image
 
 from gemelo.checkpoints.convert import convert
 from gemelo.checkpoints.open import open_source
 from gemelo.config import Gemma3Config, Gemma3nConfig, VisionConfig
+from gemelo.config.parameters import parameter_shapes
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
-from gemelo.models.multimodal import tree_of
+from gemelo.kernels.quants import FORMATS, Packed
 from gemelo.weights import names
-from gemelo.weights.safetensors import write_safetensors
+from gemelo.weights.safetensors import TensorToWrite, write_safetensors
 
 SEES = Gemma3Config(
     vocab_size=512,
@@ -173,7 +173,7 @@ class Seeds:
         write_safetensors(
             folder,
             [
-                (names.to_hf(name, "text"), shape, torch.float32, lambda n=name: source.tensor(n))
+                (names.to_hf(name, "text"), shape, FORMATS["f32"], lambda n=name: source.tensor(n))
                 for name, shape in source.shapes.items()
             ],
             max_shard_bytes=400_000,
@@ -197,25 +197,21 @@ class Seeds:
     def mmproj_3n(self) -> Path:
         return self._mmproj(self.hears)
 
-    def _directory(self, name: str, config: Gemma3Config | Gemma3nConfig, layout: str) -> Path:
-        folder = self.folder / name
+    def _directory(
+        self, folder_name: str, config: Gemma3Config | Gemma3nConfig, layout: str
+    ) -> Path:
+        folder = self.folder / folder_name
         folder.mkdir()
-        generator = torch.Generator().manual_seed(0)
-        with torch.inference_mode(False), torch.no_grad():
-            tree = tree_of(config).eval()
-            for parameter in tree.parameters():
-                if parameter.dim() == 1:
-                    parameter.uniform_(0.5, 1.5, generator=generator)
-                else:
-                    parameter.normal_(0, 0.1, generator=generator)
-        tensors = tree.state_dict().items()
-        write_safetensors(
-            folder,
-            [
-                (names.to_hf(name, layout), tuple(w.shape), torch.float32, lambda w=w: w)
-                for name, w in tensors
-            ],
-        )
+        generator = np.random.default_rng(0)
+        tensors: list[TensorToWrite] = []
+        for canonical, shape in parameter_shapes(config).items():
+            values = generator.normal(0, 0.1, shape)
+            if len(shape) == 1:
+                values = generator.uniform(0.5, 1.5, shape)
+            weight = Packed.of(values.astype(np.float32))
+            name = names.to_hf(canonical, layout)
+            tensors.append((name, shape, weight.format, lambda weight=weight: weight))  # type: ignore[misc]
+        write_safetensors(folder, tensors)
         (folder / "config.json").write_text(json.dumps(config.to_hf()))
         (folder / "tokenizer.model").write_bytes(
             Tokenizer.from_gguf(vocabulary()).to_sentencepiece()

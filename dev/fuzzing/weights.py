@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import struct
 from collections.abc import Callable, Iterable
@@ -19,9 +20,9 @@ from fuzzing.mutations import (
 from fuzzing.readers import TEXT, Reader
 from fuzzing.seeds import HEARS, PREPROCESSOR, SEES, SIZE, Seeds
 from gemelo.checkpoints import headers
-from gemelo.checkpoints.load import build
 from gemelo.checkpoints.mmproj import with_mmproj
 from gemelo.checkpoints.open import open_source
+from gemelo.checkpoints.parameter_check import check_parameters
 from gemelo.checkpoints.source import Source
 from gemelo.config import Submodel
 from gemelo.errors import FileFormatError
@@ -69,14 +70,16 @@ def shards(folder: Path) -> list[str]:
 
 
 def _use(source: Source) -> None:
-    """Build the network of an open source, and touch every tensor's first and last element."""
-    build(source)
+    """Check an open source against its config, and touch every tensor's first and last byte."""
+    check_parameters(source)
     for name in source.shapes:
-        weight = source.tensor(name)
-        raw = weight.blocks if isinstance(weight, Packed) else weight
-        flat = raw.reshape(-1)
-        if flat.numel():
-            flat[0].item(), flat[-1].item()
+        _touch(source.tensor(name))
+
+
+def _touch(weight: Packed) -> None:
+    assert weight.rows * weight.columns == math.prod(weight.shape)
+    if weight.blocks.size:
+        weight.blocks[0, 0].item(), weight.blocks[-1, -1].item()
 
 
 def _take_headers(content: bytes, folder: Path) -> None:
@@ -110,9 +113,7 @@ def _take_shard(content: bytes, folder: Path) -> None:
     (folder / "shard/model.safetensors").write_bytes(content)
     file = Safetensors(folder / "shard")
     for name in file.names():
-        flat = file.tensor(name).reshape(-1)
-        if flat.numel():
-            flat[0].item(), flat[-1].item()
+        _touch(file.tensor(name))
 
 
 def _index_taker(seeds: Seeds) -> Callable[[bytes, Path], None]:

@@ -72,9 +72,7 @@ class Model(Unpicklable):
     def __init__(self, checkpoint: Checkpoint, engine: Engine, load_s: float = 0.0) -> None:
         """load_s: seconds that loading took, which the first turn's timings count."""
         self.checkpoint, self.engine, self.load_s = checkpoint, engine, load_s
-        self.encoders = MediaEncoders(
-            self._towers, checkpoint.config
-        )
+        self.encoders = MediaEncoders(self._towers, checkpoint.config)
         self._load_s_due = load_s
         self._cuts: tuple[Submodel, ...] = ()  # that make this model of the checkpoint's
         self._last: Session | None = None  # of generate and stream

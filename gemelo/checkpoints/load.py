@@ -61,6 +61,12 @@ class Checkpoint:
     preprocessor: Preprocessor = Preprocessor()
     details: tuple[str, ...] = ()
 
+    @property
+    def tower_weights(self) -> dict[str, Packed]:
+        """The towers' weights by their canonical names; none of a text model."""
+        names = (name for name in self.source.shapes if not name.startswith(DECODER))
+        return {name: self.source.tensor(name) for name in names}
+
 
 def load_checkpoint(
     path: Path,

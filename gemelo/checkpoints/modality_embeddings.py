@@ -38,7 +38,8 @@ class Embedder:
         """Embeddings of all its ids, (len(vocab), D): as `models.embedder` has them."""
         rows = self._weight("embedding")  # (len(vocab), E)
         normed = rms_norm(rows, self.eps) * self._weight("hard_embedding_norm")
-        return rms_norm(normed @ self._weight("embedding_projection").T, self.eps)
+        projected = np.matmul(normed, self._weight("embedding_projection").T, dtype=np.float32)
+        return rms_norm(projected, self.eps)
 
     def _weight(self, name: str) -> Floats:
         return unpack(self.tensor(f"{self.prefix}{name}.weight"))

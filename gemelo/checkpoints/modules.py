@@ -69,7 +69,7 @@ def _assign(
     owner_name, _, leaf = name.rpartition(".")
     owner = module.get_submodule(owner_name)
     is_matrix = isinstance(owner, Linear | Embedding)
-    if is_matrix and is_tiny(name):
+    if is_tiny(name):
         tensor = torch.from_numpy(unpack(weight)).to(device, dtype)
     elif is_matrix and FLOATS.get(weight.format.name) != dtype:
         layer: nn.Module

@@ -45,12 +45,12 @@ def load_model(
     for notice in () if quiet else model.checkpoint.notices:
         note(f"note: {notice}")
     if verbose:
-        import torch
+        from gemelo.kernels import native
 
         note(
             f"loaded {model.checkpoint.path} in {model.load_s:.2f} s: "
-            f"{size(model.checkpoint.weights_bytes)} of weights, "
-            f"format {model.checkpoint.format}, {torch.get_num_threads()} threads"
+            f"{size(model.checkpoint.weights.nbytes)} of weights, "
+            f"format {model.checkpoint.format}, {native.num_threads()} threads"
         )
         for detail in model.checkpoint.details:
             note(f"note: {detail}")

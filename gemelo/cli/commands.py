@@ -166,7 +166,7 @@ def _info(dialogue: Dialogue, rest: str) -> None:
     rows = [
         ("model", str(file.path)),
         ("family", f"{kind}; {active.name or 'a sub-model'}" if active else kind),
-        ("size", f"{size(file.weights_bytes)} of weights, format {file.format}"),
+        ("size", f"{size(file.weights.nbytes)} of weights, format {file.format}"),
         ("context", f"{model.context:,} tokens"),
         ("reads", ", ".join(["text", *media])),
         ("chat template", "yes" if dialogue.has_template else "no: a base model continues text"),
@@ -258,10 +258,10 @@ def _policy(dialogue: Dialogue, rest: str) -> None:
 
 
 def _is_repacked(dialogue: Dialogue) -> bool:
-    from gemelo.engine.native_program import NativeProgram
+    from gemelo.engine.native_decoder import NativeDecoder
 
-    program = dialogue.model.engine.decoder.native_program
-    return isinstance(program, NativeProgram) and program.panels is not None
+    decoder = dialogue.model.engine.decoder
+    return isinstance(decoder, NativeDecoder) and decoder.panels is not None
 
 
 def _apply(dialogue: Dialogue, options: Elastic) -> None:

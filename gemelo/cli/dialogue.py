@@ -19,11 +19,12 @@ from gemelo.cli import elastic
 from gemelo.cli.answer import answer, note_length_stop, note_timings
 from gemelo.cli.conversation import TEXT_ONLY, Conversation, Snapshot
 from gemelo.cli.lines import QUOTES
+from gemelo.cli.media import check_extra
 from gemelo.cli.paths import exists, media_in, typed_paths
 from gemelo.cli.terminal import note, show
 from gemelo.config.sampling import Sampling
 from gemelo.errors import GemeloError, InputError
-from gemelo.inputs.media.parts import NOUNS, REMOTE, MediaPart, Modality, open_media
+from gemelo.inputs.media.parts import NOUNS, READERS, REMOTE, MediaPart, Modality, open_media
 from gemelo.inputs.prompt.placeholders import check_modalities
 
 if TYPE_CHECKING:
@@ -145,6 +146,7 @@ class Dialogue:
         check_modalities([MediaPart(kind, name) for name in names], self.model.encoders.modalities)
         if not self.has_template:
             raise InputError(TEXT_ONLY)
+        check_extra(kind, READERS[kind])
         sources = [name if name.lower().startswith(REMOTE) else expanded(name) for name in names]
         for source in sources:
             with open_media(source, kind):

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from gemelo.cli.groups import Attachments, Crops, Frames
 from gemelo.errors import GemeloError, InputError
+from gemelo.extras import check_installed
 from gemelo.inputs.media.panscan import DEFAULT, PanScan
-from gemelo.inputs.media.parts import MODALITIES, MediaPart, open_media
+from gemelo.inputs.media.parts import MODALITIES, NOUNS, READERS, MediaPart, Modality, open_media
 
 if TYPE_CHECKING:
     from gemelo.api import Model
@@ -26,10 +27,22 @@ if TYPE_CHECKING:
 
 def attached_parts(attached: Attachments, names: Sequence[str]) -> list[MediaPart]:
     """The files of --image, --audio and --video, in the order of the command line: `names` are
-    those of its parameters as they came, one for every time."""
+    those of its parameters as they came, one for every time.
+
+    Raises MissingExtraError for one that nothing is installed for.
+    """
     waiting = {kind: iter(getattr(attached, kind) or ()) for kind in MODALITIES}
     kinds = [kind for name in names for kind in MODALITIES if kind == name]
+    for kind in dict.fromkeys(kinds):
+        check_extra(kind, READERS[kind])
     return [MediaPart(kind, next(waiting[kind])) for kind in kinds]
+
+
+def check_extra(modality: Modality, readers: Sequence[str]) -> None:
+    """Raise MissingExtraError unless `readers`, and what towers run in, are installed. It takes no
+    time, so that it can be said before a model is looked for."""
+    for package in (*readers, "torch"):
+        check_installed(package, "media", what=f"{NOUNS[modality]}s")
 
 
 def check_files(files: Sequence[MediaPart]) -> None:

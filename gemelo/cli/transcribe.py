@@ -22,13 +22,15 @@ from gemelo.checkpoints.locate import DEMO, default_name, resolve
 from gemelo.cli import options
 from gemelo.cli.answer import load_model, note_length_stop
 from gemelo.cli.groups import Loading, checked_sampling, grouped
+from gemelo.cli.media import check_extra
 from gemelo.cli.terminal import Interrupt, note, print_json, show, size
 from gemelo.config.languages import LANGUAGES, OTHER_NAMES, language_name
 from gemelo.config.sampling import TRANSCRIPTION
 from gemelo.config.speech_task import Task
 from gemelo.engine.memory.process import peak_rss_bytes
-from gemelo.errors import InputError, UnavailableError, UnsupportedError
-from gemelo.inputs.media.parts import open_media
+from gemelo.errors import InputError, MissingExtraError, UnavailableError, UnsupportedError
+from gemelo.extras import require
+from gemelo.inputs.media.parts import READERS, open_media
 
 if TYPE_CHECKING:
     from gemelo.inputs.media.audio import Samples
@@ -137,6 +139,7 @@ def transcribe(
     task = checked_task(language, translate_to, chain_of_thought)
     chosen = checked_sampling(sampling)
     check_recording(source)
+    check_extra("audio", () if microphone else READERS["audio"])
     check_model(model)
     from gemelo.transcription import transcribe as segments_of
 
@@ -323,22 +326,19 @@ def recorded(source: str | None, live: bool) -> Iterator[Samples]:
 
 def spoken(interrupt: Interrupt) -> Iterator[Samples]:
     """A microphone, in pieces, until Ctrl-C."""
-    import torch
-
     from gemelo.inputs.media.audio import SAMPLING_RATE, Samples
 
     try:
-        import sounddevice
-    except (ImportError, OSError):
-        raise UnavailableError(
-            "a microphone needs the package sounddevice and the library PortAudio: pip install "
-            "sounddevice, and on Linux your system's libportaudio2"
-        ) from None
+        require("sounddevice", "microphone", what="microphones")
+    except MissingExtraError as error:
+        raise MissingExtraError(f"{error}; on Linux also your system's libportaudio2") from None
+    import sounddevice
+
     note("recording; Ctrl-C ends it")
     try:
         with sounddevice.InputStream(SAMPLING_RATE, channels=1, dtype="float32") as microphone:
             while not interrupt.requested:
                 values, _ = microphone.read(round(_LIVE_S * SAMPLING_RATE))
-                yield Samples(torch.from_numpy(values[:, 0].copy()))
+                yield Samples(values[:, 0].copy())
     except sounddevice.PortAudioError as error:
         raise UnavailableError(f"the microphone cannot be read: {error}") from None

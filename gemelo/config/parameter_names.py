@@ -1,4 +1,4 @@
-"""Shapes by name, put together as modules are: a part's names get the part's own before them.
+"""Shapes by name, nested as modules are: the name of a part stands before the names inside it.
 
 part("mlp", {"up_proj.weight": (8, 4)})            # {"mlp.up_proj.weight": (8, 4)}
 parts("layers", [layer, layer])                    # layers.0.mlp.up_proj.weight, ...

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 
 from gemelo.config.options import FinishReason
 from gemelo.config.sampling import Sampling
-from gemelo.engine.sampler import Floats, Guess, Sampler, Token
+from gemelo.engine.sampler import Guess, Sampler, Token
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
+from gemelo.kernels.quants import Floats
 
 
 @dataclass(frozen=True)

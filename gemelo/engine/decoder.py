@@ -39,9 +39,14 @@ class Decoder(Protocol):
     """Token ids in, scores out. `weights` are the whole model's, also of a sub-model's view;
     `config` is that of what runs, layer_indices the whole's layers that do."""
 
-    config: ModelConfig
-    weights: Weights
-    layer_indices: Sequence[int]
+    @property
+    def config(self) -> ModelConfig: ...
+
+    @property
+    def weights(self) -> Weights: ...
+
+    @property
+    def layer_indices(self) -> Sequence[int]: ...
 
     @property
     def device_name(self) -> str:

@@ -17,9 +17,9 @@ import numpy as np
 
 from gemelo.engine import step
 from gemelo.engine.continuation import Continuation, Piece
+from gemelo.engine.decoder import Decoder
 from gemelo.engine.kv import KVCache
-from gemelo.engine.sampler import Floats
-from gemelo.engine.step import Decoder
+from gemelo.kernels.quants import Floats
 
 
 def pieces_of(

@@ -35,8 +35,9 @@ from numpy.typing import NDArray
 
 from gemelo.config.sampling import Sampling
 from gemelo.errors import InputError
+from gemelo.kernels import cpu
+from gemelo.kernels.quants import Floats
 
-Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Ids = NDArray[np.int64]
 
@@ -101,13 +102,13 @@ class Sampler:
         without one (speculative sampling, arXiv 2211.17192, theorem 1).
         """
         if self.sampling.plain and len(scores):
-            token = largest(scores)  # first, while the threads of the step are awake
+            token = cpu.argmax(scores)  # first, while the threads of the step are awake
             check_scores(scores)
             return Token(token)
         check_scores(scores)
         adjusted = adjust(scores, self.sampling, prompt, answer)
         if self.sampling.greedy:
-            return self._report(scores, largest(adjusted))
+            return self._report(scores, cpu.argmax(adjusted))
         random = uniforms(self.seed, self.row, len(answer))
         probabilities, ids = candidates(adjusted, self.sampling)
         if guess is None:
@@ -119,7 +120,7 @@ class Sampler:
         check_scores(scores)
         adjusted = adjust(scores, self.sampling, prompt, answer)
         if self.sampling.greedy:
-            return Guess(largest(adjusted), None)
+            return Guess(cpu.argmax(adjusted), None)
         random = uniforms(self.seed, self.row, len(answer))
         probabilities, ids = candidates(adjusted, self.sampling)
         token = draw(random.guess, probabilities, ids)
@@ -133,11 +134,6 @@ class Sampler:
         values, ids = likeliest(scores, min(count, len(scores)))
         top = zip(ids.tolist(), (values.astype(np.float64) - total).tolist(), strict=True)
         return Token(token, float(scores[token]) - total, tuple(top))
-
-
-def largest(scores: Floats) -> int:
-    """The first of the largest scores (V,)."""
-    return int(scores.argmax())
 
 
 def check_scores(scores: Floats) -> None:

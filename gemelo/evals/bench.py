@@ -23,18 +23,16 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import torch
-from torch import nn
-
 from gemelo.api import Model, load
 from gemelo.config.options import KVFormat, WeightFormat
 from gemelo.config.sampling import Sampling
+from gemelo.engine.decoder import Decoder
 from gemelo.engine.memory.process import peak_rss_bytes
-from gemelo.engine.step import Decoder
+from gemelo.engine.native_decoder import PER_LAYER_EMBEDDING
 from gemelo.engine.timings import Timings
 from gemelo.errors import InputError
 from gemelo.evals import machine
-from gemelo.kernels.linear import module_bytes
+from gemelo.kernels import native
 
 Progress = Callable[[int, int], None]  # measurements done, measurements in all
 _SHORT_PROMPT = 8  # tokens of the prompt whose first token ends "load to first token"
@@ -130,7 +128,7 @@ def bench(
         peak_bytes = peak_bytes or peak_rss_bytes()
         done()
     name, held = str(loaded.checkpoint.path), loaded.checkpoint.format
-    read_bytes = weights_bytes_per_token(loaded.checkpoint.decoder)
+    read_bytes = weights_bytes_per_token(loaded.engine.decoder)
     del loaded
     loads = []
     for _ in range(repeat):
@@ -140,7 +138,7 @@ def bench(
     return BenchResult(
         model=name,
         format=held,
-        threads=torch.get_num_threads(),
+        threads=native.num_threads(),
         cpu=machine.cpu_name(),
         prompt_tokens=prompt_tokens,
         new_tokens=new_tokens,
@@ -174,13 +172,11 @@ def weights_bytes_per_token(decoder: Decoder) -> int:
     A tied embedding is the head. A table that is only looked up gives a single row, which is what
     it counts for: an untied embedding, and Gemma 3n's per-layer embeddings.
     """
-    total = sum(module_bytes(module) for module in decoder.modules())
-    tables: list[tuple[nn.Module, int]] = []
-    if rows := decoder.config.vocab_size_per_layer_input:
-        tables.append((decoder.embed_tokens_per_layer, rows))
+    tables = [PER_LAYER_EMBEDDING]
     if not decoder.config.tie_word_embeddings:
-        tables.append((decoder.embed_tokens, decoder.config.vocab_size))
-    return total - sum(module_bytes(t) - module_bytes(t) // rows for t, rows in tables)
+        tables.append("embed_tokens.weight")
+    gathered = [decoder.weights[name] for name in tables if name in decoder.weights]
+    return decoder.weights.nbytes - sum(t.nbytes - t.nbytes // t.rows for t in gathered)
 
 
 def _check_counts(**counts: int) -> None:

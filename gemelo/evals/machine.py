@@ -12,10 +12,12 @@ import os
 import platform
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from torch import Tensor
+import numpy as np
+
+from gemelo.kernels import native
+from gemelo.kernels.quants import Bytes
+from gemelo.kernels.repacked import large_pages
 
 _LEAST_BUFFER_BYTES, _MOST_BUFFER_BYTES = 256 << 20, 1 << 30
 _CACHES = 4  # the buffer is this many times the largest cache
@@ -41,14 +43,13 @@ def memory_bandwidth(buffer_bytes: int | None = None) -> float:
     The buffer is by default four times the largest cache, within 256 MiB to 1 GiB and a quarter of
     the memory that is free; in large pages where there are any, which are read fastest.
     """
-    from gemelo.kernels.repacked import large_pages
-
-    buffer = large_pages((buffer_bytes or _buffer_bytes()) // 256 * 256).fill_(1)
+    buffer = large_pages((buffer_bytes or _buffer_bytes()) // 256 * 256)
+    buffer.fill(1)
     return max(read_speeds(buffer))
 
 
-def read_speeds(memory: Tensor) -> list[float]:
-    """Bytes a second of a few readings of memory (bytes) uint8, a multiple of 256."""
+def read_speeds(memory: Bytes) -> list[float]:
+    """Bytes a second of a few readings of memory (bytes,) uint8, a multiple of 256."""
     speeds = []
     for _ in range(_ROUNDS):
         started = time.perf_counter()
@@ -57,16 +58,12 @@ def read_speeds(memory: Tensor) -> list[float]:
     return speeds
 
 
-def _read(memory: Tensor) -> None:
+def _read(memory: Bytes) -> None:
     """Read all of it with all threads, as products read weights."""
-    import torch
-
-    from gemelo.kernels import native
-
     if native.module is None:
-        memory.view(torch.float32).sum()
+        memory.view(np.float32).sum()
     else:
-        native.extension.read(memory.data_ptr(), memory.nbytes)
+        native.extension.read(memory.ctypes.data, memory.nbytes)
 
 
 def _buffer_bytes() -> int:

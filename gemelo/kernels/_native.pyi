@@ -100,6 +100,19 @@ def interleave(rows: Matrix, first: int, stride: int, out: int) -> None:
     Make rows the panels from `first` on, or strips, `stride` bytes for a line of all panels.
     """
 
+def unpack(address: int, stride: int, format: Format, rows: int, columns: int, out: int) -> None:
+    """
+    Weights, rows `stride` bytes apart, as float32: out (rows, columns). To the bit what
+    `quants.unpack` defines.
+    """
+
+def pack(x: int, rows: int, columns: int, format: Format, out: int) -> bool:
+    """
+    x (rows, columns) float32 as weights, out (rows, bytes of a row), to the bit what
+    `quants.pack` defines: Q8_0, Q4_0, F32, F16 or BF16, ValueError for others. False where a
+    block has a number that is not finite or too large for its scale; plain floats keep any.
+    """
+
 def argmax(x: int, count: int) -> int:
     """The place of the largest, the first of several."""
 

@@ -96,6 +96,11 @@ def set_threads(count: int) -> None:
         module.set_threads(count)
 
 
+def num_threads() -> int:
+    """Threads of the native products; 1 where there are none."""
+    return 1 if module is None else int(module.threads())
+
+
 def missing_kernels_notice() -> str | None:
     """A sentence for people whose installation has no native kernels; None if it has, or if the
     environment asked for the reference."""

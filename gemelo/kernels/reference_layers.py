@@ -10,6 +10,7 @@ N tokens, T queries, S keys, H heads, K key/value heads, d head width, D width.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +22,8 @@ from gemelo.kernels.quants import Floats, Packed
 Integers = NDArray[np.int64]
 
 
-class Matrix(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Matrix:
     """A weight (rows, columns), or its rows at `index` (N,)."""
 
     weight: Packed
@@ -48,7 +50,9 @@ class Norm(NamedTuple):
 
     def __call__(self, x: Floats) -> Floats:
         """x (..., W) -> (..., W)."""
-        normed = x / np.sqrt(np.square(x).mean(-1, keepdims=True, dtype=np.float32) + self.eps)
+        normed: Floats = x / np.sqrt(
+            np.square(x).mean(-1, keepdims=True, dtype=np.float32) + self.eps
+        )
         return normed if self.weight is None else normed * (self.weight + np.float32(self.offset))
 
 
@@ -65,13 +69,15 @@ class AltUp(NamedTuple):
     def modalities(self, x: Floats) -> Floats:
         """What kind of token each is, in [-1, 1]: (N, D) -> (N, S)."""
         routed = self.router_norm(x) * np.float32(1 / x.shape[-1])
-        return np.tanh(routed @ self.modality_router.T)
+        seen: Floats = np.tanh(routed @ self.modality_router.T)
+        return seen
 
 
 def gelu(x: Floats) -> Floats:
     """GELU in its tanh form (arXiv 1606.08415)."""
     cubic = x + np.float32(0.044715) * x * x * x
-    return np.float32(0.5) * x * (1 + np.tanh(np.float32((2 / np.pi) ** 0.5) * cubic))
+    inner: Floats = np.tanh(np.float32((2 / np.pi) ** 0.5) * cubic)
+    return np.float32(0.5) * x * (1 + inner)
 
 
 def visible(queries: Integers, until: Integers, keys: Integers, window: int) -> NDArray[np.bool_]:
@@ -83,9 +89,7 @@ def visible(queries: Integers, until: Integers, keys: Integers, window: int) -> 
     return seen | (query < 0)
 
 
-def attention(
-    q: Floats, k: Floats, v: Floats, seen: NDArray[np.bool_], scale: float
-) -> Floats:
+def attention(q: Floats, k: Floats, v: Floats, seen: NDArray[np.bool_], scale: float) -> Floats:
     """q (T, H, d) over k, v (S, K, d) where `seen` (T, S): (T, H, d); H / K consecutive query heads
     share a key head."""
     group = q.shape[1] // k.shape[1]
@@ -94,4 +98,5 @@ def attention(
     scores = np.where(seen, scores, np.float32(-np.inf))
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     weights /= weights.sum(-1, keepdims=True)
-    return np.einsum("hts,shd->thd", weights, v)
+    mixed: Floats = np.einsum("hts,shd->thd", weights, v)
+    return mixed

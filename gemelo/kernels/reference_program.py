@@ -237,9 +237,7 @@ class Program:
 
         self._steps.append(step)
 
-    def altup_predict(
-        self, streams: Sequence[int], predicted: Sequence[int], altup: AltUp
-    ) -> None:
+    def altup_predict(self, streams: Sequence[int], predicted: Sequence[int], altup: AltUp) -> None:
         """Every stream plus a mixture of all."""
 
         def step(call: Call) -> None:
@@ -277,7 +275,7 @@ class Program:
         def step(call: Call) -> None:
             attention = self._at[active] + post_attention_norm(self._at[attended])
             detour = self._at[x] + post_laurel_norm(self._at[laurel])
-            self._at[out] = (attention + detour) / np.float32(2**0.5)
+            self._at[out] = (attention + detour) * np.float32(2**-0.5)
             self._at[normed] = pre_feedforward_norm(self._at[out])
 
         self._steps.append(step)
@@ -307,8 +305,8 @@ class Program:
         def step(call: Call) -> None:
             wanted = np.sqrt(np.square(self._at[target]).mean(-1, keepdims=True))
             own = np.square(self._at[x]).mean(-1, keepdims=True)
-            y = self._at[x] * (wanted / np.sqrt(np.maximum(own, np.float32(1e-5))))
-            y = y * np.float32(scale)
+            ratio: Floats = wanted / np.sqrt(np.maximum(own, np.float32(1e-5)))
+            y = self._at[x] * ratio * np.float32(scale)
             self._at[out] = self._at[out] + y if add else y
 
         self._steps.append(step)

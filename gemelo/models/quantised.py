@@ -158,6 +158,8 @@ def _matrix(weight: Blocks, index: NDArray[np.int64] | None = None) -> Matrix:
 
 def bytes_of(packed: Packed) -> Tensor:
     """The blocks of a tensor, (R, row_bytes) uint8, over the same memory, which stays alive."""
+    if not packed.nbytes:
+        return torch.empty(packed.blocks.shape, dtype=torch.uint8)
     return torch.from_numpy(np.asarray(_Writable(packed.blocks)))
 
 
@@ -176,7 +178,9 @@ def packed_of(weight: Tensor) -> Packed:
     if weight.dtype not in _NAMES:
         raise UnsupportedError(f"weights of type {weight.dtype} are not run; convert them to bf16")
     shape = tuple(weight.shape)
-    matrix = weight.detach().reshape(matrix_shape(shape)).view(torch.uint8)
+    if not weight.numel():  # whose strides may be anything
+        weight = torch.empty(shape, dtype=weight.dtype)
+    matrix = weight.detach().reshape(matrix_shape(shape)).contiguous().view(torch.uint8)
     return Packed(matrix.numpy(), FORMATS[_NAMES[weight.dtype]], own_dims(shape))
 
 

@@ -152,10 +152,11 @@ def write_safetensors(
     """Write `model.safetensors`, or shards and their index when it would pass `max_shard_bytes`.
 
     tensors: (name, shape, format, maker), the format one of f32, f16 and bf16; a maker gives the
-    tensor when its turn comes, and what is in another format is encoded on the way. metadata: {"format": "pt"} unless given, as transformers wants it.
-    progress: called with the bytes just written. Files appear under their names only when all are
-    complete. Raises InputError for a bad request, among them a directory that holds a checkpoint in
-    the other layout (both side by side would be ambiguous).
+    tensor when its turn comes, and what is in another format is encoded on the way. metadata:
+    {"format": "pt"} unless given, as transformers wants it. progress: called with the bytes just
+    written. Files appear under their names only when all are complete. Raises InputError for a bad
+    request, among them a directory that holds a checkpoint in the other layout (both side by side
+    would be ambiguous).
     """
     directory = Path(directory)
     facts = {"format": "pt"} if metadata is None else dict(metadata)

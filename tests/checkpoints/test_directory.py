@@ -17,6 +17,7 @@ from gemelo.checkpoints.convert import convert
 from gemelo.checkpoints.load import load_checkpoint
 from gemelo.errors import FileFormatError, GemeloError, InputError, UnsupportedError
 from gemelo.weights.safetensors import MAX_HEADER_BYTES, Safetensors
+from tests import tensors as weights
 from tests.gemma3n import write_3n, write_tensors
 from tests.multimodal import AWAKE, EYED, write
 
@@ -28,7 +29,7 @@ def folder(tiny_directory: Path, tmp_path: Path) -> Path:
 
 def held(folder: Path) -> dict[str, Tensor]:
     source = Safetensors(folder)
-    return {name: source.tensor(name).clone() for name in source.names()}
+    return {name: weights.held(source.tensor(name)).clone() for name in source.names()}
 
 
 def refused(folder: Path, error: type[GemeloError] = UnsupportedError) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,9 +13,10 @@ from gemelo.checkpoints.convert import convert
 from gemelo.checkpoints.load import WeightFormat, load_checkpoint
 from gemelo.config import Gemma3nConfig, read_config
 from gemelo.errors import FileFormatError, UnsupportedError
-from gemelo.kernels.quants import Packed
+from gemelo.kernels.quants import FORMATS
 from gemelo.models.gemma3n import Gemma3n
-from gemelo.models.multimodal import Gemma3nTree
+from gemelo.models.multimodal import Gemma3nTowers
+from gemelo.weights.mapped import behind
 from gemelo.weights.safetensors import Safetensors
 from tests.gemma3n import (
     IDS,
@@ -31,8 +33,10 @@ from tests.gemma3n import (
     write_3n,
     write_tensors,
 )
+from tests.mmproj import loaded
 from tests.multimodal import AWAKE, awake
 from tests.multimodal import write as write_awake
+from tests.tensors import held
 
 PER_LAYER_EMBEDDING = "embed_tokens_per_layer"
 
@@ -61,33 +65,32 @@ def test_mixed_widths_are_what_the_reference_reads(tmp_path: Path) -> None:
 def test_the_table_stays_as_the_file_has_it(tmp_path: Path, format: WeightFormat) -> None:
     folder = write_3n(tmp_path / "half", dtype=torch.bfloat16)
     exact = load_checkpoint(folder)
-    table = exact.decoder.embed_tokens_per_layer.weight
-    assert exact.decoder.norm.weight.dtype == exact.decoder.embed_tokens.dtype == torch.bfloat16
+    table = exact.weights[f"{PER_LAYER_EMBEDDING}.weight"]
+    assert exact.weights["norm.weight"].format == table.format == FORMATS["bf16"]
     file_bytes = (folder / "model.safetensors").stat().st_size
-    assert table.untyped_storage().nbytes() == file_bytes  # a view of the map
-    other = load_checkpoint(folder, format).decoder
-    held = other.embed_tokens_per_layer.weight
-    blocks = held.blocks if isinstance(held, Packed) else held
-    assert blocks.untyped_storage().nbytes() == file_bytes
-    assert torch.equal(blocks.view(torch.bfloat16), table)
+    assert [len(mapped) for mapped in behind([table])] == [file_bytes]  # a view of the map
+    other = load_checkpoint(folder, format)
+    kept = other.weights[f"{PER_LAYER_EMBEDDING}.weight"]
+    assert kept.format == table.format and [len(m) for m in behind([kept])] == [file_bytes]
+    assert np.array_equal(kept.blocks, table.blocks)
     assert torch.isfinite(scores(other)).all()
 
 
 def test_four_bits_leave_eight_to_what_all_streams_go_through(folder: Path) -> None:
-    decoder = load_checkpoint(folder, "q4_0").decoder
-    layer = decoder.layers[3]
+    weights, layer = load_checkpoint(folder, "q4_0").weights, "layers.3"
     formats = {
         "q8_0": (
-            decoder.embed_tokens,
-            decoder.altup_projections[1],
-            decoder.per_layer_model_projection,
-            layer.laurel.linear_right,
+            "embed_tokens",
+            "altup_projections.1",
+            "per_layer_model_projection",
+            f"{layer}.laurel.linear_right",
         ),
-        "q4_0": (layer.mlp.up_proj, layer.per_layer_projection, layer.self_attn.q_proj),
+        "q4_0": (f"{layer}.{leaf}" for leaf in ("mlp.up_proj", "per_layer_projection")),
+        "f32": (f"{layer}.altup.prediction_coefs",),
     }
-    for name, modules in formats.items():
-        assert {module.weight.format.name for module in modules} == {name}
-    assert layer.altup.prediction_coefs.weight.dtype == torch.float32
+    for format, names in formats.items():
+        assert {weights[f"{name}.weight"].format.name for name in names} == {format}
+    assert weights[f"{layer}.self_attn.q_proj.weight"].format.name == "q4_0"
     far = difference(scores(load_checkpoint(folder, "q4_0")), scores(tiny_3n()))
     near = difference(scores(load_checkpoint(folder, "q8_0")), scores(tiny_3n()))
     assert 0 < near < far / 2
@@ -127,13 +130,13 @@ def test_a_table_padded_to_the_embedding_is_cut(tmp_path: Path) -> None:
     folder = write_3n(tmp_path / "soft", SOFT_3N)
     exact = scores(load_checkpoint(folder), ids)
     assert difference(exact, reference_scores(folder, ids)) <= 3e-4
-    table = Safetensors(folder).tensor(f"model.{PER_LAYER_EMBEDDING}.weight")
+    table = held(Safetensors(folder).tensor(f"model.{PER_LAYER_EMBEDDING}.weight"))
     padded = torch.cat([table, torch.zeros(32, table.shape[1])])
     rewritten(folder, {f"model.{PER_LAYER_EMBEDDING}.weight": padded})
     checkpoint = load_checkpoint(folder)
     assert checkpoint.notices == ()
     assert "32 rows of embed_tokens_per_layer past the 480th" in checkpoint.details[0]
-    assert checkpoint.decoder.embed_tokens_per_layer.weight.shape == table.shape
+    assert checkpoint.weights[f"{PER_LAYER_EMBEDDING}.weight"].shape == tuple(table.shape)
     assert torch.equal(scores(checkpoint, ids), exact)
     convert(folder, tmp_path / "cut")
     assert load_checkpoint(tmp_path / "cut").details == checkpoint.notices == ()
@@ -159,7 +162,7 @@ def test_layer_types_of_a_sliced_checkpoint_are_repaired(folder: Path, tmp_path:
 
 def test_a_repeated_head_is_dropped_and_another_is_said(tmp_path: Path) -> None:
     folder = write_3n(tmp_path / "head")
-    head = Safetensors(folder).tensor("model.embed_tokens.weight").clone()
+    head = held(Safetensors(folder).tensor("model.embed_tokens.weight")).clone()
     rewritten(folder, {"lm_head.weight": head})
     assert difference(scores(load_checkpoint(folder)), scores(tiny_3n())) == 0
     rewritten(folder, {"lm_head.weight": head + 1})
@@ -174,7 +177,7 @@ def hub(tmp_path: Path) -> Path:
     """A multimodal checkpoint in the hub's layout, with the eye in bfloat16."""
     folder = write_awake(tmp_path / "hub", AWAKE)
     source = Safetensors(folder)
-    tensors = {name: source.tensor(name).clone() for name in source.names()}
+    tensors = {name: held(source.tensor(name)).clone() for name in source.names()}
     write_tensors(folder, tensors | towers())
     return folder
 
@@ -196,31 +199,31 @@ def test_towers_are_loaded_as_they_lie_in_the_file(hub: Path) -> None:
     assert checkpoint.config == AWAKE and checkpoint.config.is_multimodal
     assert checkpoint.notices == ()
     assert torch.equal(scores(checkpoint), scores(decoder()))
-    tree = checkpoint.tree
-    assert isinstance(tree, Gemma3nTree)
-    ear = tree.audio_tower.conformer[0].ffw_layer_start.ffw_layer_1.weight
+    made = loaded(checkpoint)
+    assert isinstance(made, Gemma3nTowers)
+    name = "audio_tower.conformer.0.ffw_layer_start.ffw_layer_1.weight"
+    ear = made.get_parameter(name)
+    assert ear.data_ptr() == checkpoint.source.tensor(name).address  # a view of the map
     file_bytes = (hub / "model.safetensors").stat().st_size
-    assert ear.untyped_storage().nbytes() == file_bytes  # a view of the map
-    assert tree.vision_tower.timm_model.msfa.norm.weight.dtype == torch.float32  # a mixture
+    assert [len(m) for m in behind([checkpoint.source.tensor(name)])] == [file_bytes]
+    assert made.vision_tower.timm_model.msfa.norm.weight.dtype == torch.float32  # a mixture
 
 
 @pytest.mark.parametrize("format", ["native", "q8_0", "q4_0", "bf16", "f32"])
 def test_towers_compute_in_one_type(tmp_path: Path, format: WeightFormat) -> None:
-    tree = load_checkpoint(write_awake(tmp_path / "half", AWAKE, torch.bfloat16), format).tree
-    assert isinstance(tree, Gemma3nTree)
-    towers = (tree.vision_tower, tree.audio_tower, tree.embed_vision, tree.embed_audio)
-    kinds = {p.dtype for tower in towers for p in tower.parameters()}
+    made = loaded(load_checkpoint(write_awake(tmp_path / "half", AWAKE, torch.bfloat16), format))
+    kinds = {p.dtype for p in made.parameters()}
     assert kinds == {torch.float32 if format == "f32" else torch.bfloat16}
     with torch.inference_mode():
-        assert torch.isfinite(tree.encode_image(torch.rand(1, 3, 256, 256))).all()
-        assert torch.isfinite(tree.encode_audio(torch.rand(1, 20, 128))).all()
-        assert torch.isfinite(tree.language_model.embed(torch.tensor([[480, 496, 300]]))).all()
+        assert torch.isfinite(made.encode_image(torch.rand(1, 3, 256, 256))).all()
+        assert torch.isfinite(made.encode_audio(torch.rand(1, 20, 128))).all()
+        assert torch.isfinite(made.silence()).all()
 
 
 def test_towers_that_only_the_config_speaks_of(hub: Path) -> None:
     tensors = {n: t for n, t in towers().items() if "audio" not in n}
     source = Safetensors(hub)
-    text = {n: source.tensor(n).clone() for n in source.names() if "language_model" in n}
+    text = {n: held(source.tensor(n)).clone() for n in source.names() if "language_model" in n}
     write_tensors(hub, text | tensors)
     checkpoint = load_checkpoint(hub)
     assert isinstance(checkpoint.config, Gemma3nConfig) and checkpoint.config.audio is None
@@ -233,8 +236,9 @@ def test_towers_are_copied_byte_for_byte(hub: Path, tmp_path: Path) -> None:
     convert(hub, tmp_path / "copy", "f16")
     copy = Safetensors(tmp_path / "copy")
     for name, weight in towers().items():
-        assert copy.tensor(name).dtype == weight.dtype and torch.equal(copy.tensor(name), weight)
-    assert copy.tensor("model.language_model.norm.weight").dtype == torch.float16
+        found = held(copy.tensor(name))
+        assert found.dtype == weight.dtype and torch.equal(found, weight)
+    assert copy.tensor("model.language_model.norm.weight").format == FORMATS["f16"]
     before, after = (
         json.loads((path / "config.json").read_text()) for path in (hub, tmp_path / "copy")
     )

@@ -14,22 +14,24 @@ from transformers import GenerationConfig
 
 import gemelo
 from gemelo.checkpoints.convert import convert
-from gemelo.checkpoints.load import load_checkpoint, read_tokenizer
+from gemelo.checkpoints.load import load_checkpoint
 from gemelo.checkpoints.open import open_source
+from gemelo.checkpoints.tokenizers import read_tokenizer
 from gemelo.config import Gemma3Config, Submodel
 from gemelo.errors import FileFormatError, GemeloError, InputError, UnsupportedError
-from gemelo.kernels.quants import FORMATS
+from gemelo.kernels.quants import FORMATS, Packed
 from gemelo.weights.gguf import GGUFFile
 from gemelo.weights.gguf_write import write_gguf
 from gemelo.weights.mapped import behind
 from tests.gguf_files import ollama, rewritten, split, tensors_of
 from tests.multimodal import AWAKE, EYED, photograph, write
+from tests.tensors import state
 
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 4, "ignore_eos": True}
 
 
 def same_weights(one: Path, two: Path) -> bool:
-    first, second = load_checkpoint(one).tree.state_dict(), load_checkpoint(two).tree.state_dict()
+    first, second = state(load_checkpoint(one)), state(load_checkpoint(two))
     return first.keys() == second.keys() and all(torch.equal(first[n], second[n]) for n in first)
 
 
@@ -54,8 +56,7 @@ def test_the_parts_are_mapped_where_they_lie(tiny_checkpoint: Path, tmp_path: Pa
     source = open_source(parts[2])
     assert source.files == tuple(parts)
     file = GGUFFile(parts[2])
-    weights = [w if isinstance(w, torch.Tensor) else w.blocks for w in map(file.tensor, file)]
-    maps = behind(weights)
+    maps = behind(map(file.tensor, file))
     assert {Path(one.path) for one in maps} == set(parts)
 
 
@@ -98,8 +99,8 @@ def test_a_file_with_its_own_eye_sees(blob: Path, eyed_directory: Path) -> None:
     assert found.config.vision == EYED.vision
     assert found.config.mm_tokens_per_image == EYED.mm_tokens_per_image
     assert found.config.image_token_index == EYED.image_token_index
-    held = wanted.tree.state_dict()
-    for name, weight in found.tree.state_dict().items():
+    held = state(wanted)
+    for name, weight in state(found).items():
         tolerance = 1e-3 if name.endswith("projection_weight") else 1e-6  # float16, and 1 + w
         assert torch.allclose(weight.float(), held[name], atol=tolerance, rtol=tolerance), name
 
@@ -215,7 +216,7 @@ def test_other_tensors_are_listed(tiny_checkpoint: Path, tmp_path: Path) -> None
         ("blk.0.attn_q.bias", "unknown: blk.0.attn_q.bias"),
         ("blk.0.ffn_gate_inp.weight", "blk.0.ffn_gate_inp.weight"),
     ):
-        extra = (name, (8,), FORMATS["f32"], lambda: torch.ones(8))
+        extra = (name, (8,), FORMATS["f32"], lambda: Packed.of(np.ones(8, np.float32)))
         write_gguf(tmp_path / "x.gguf", file.metadata, [*tensors_of(file), extra])
         with pytest.raises(FileFormatError, match=words):
             load_checkpoint(tmp_path / "x.gguf")

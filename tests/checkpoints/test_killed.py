@@ -11,8 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
-import torch
 
 from gemelo.checkpoints.convert import convert
 from gemelo.checkpoints.open import open_source
@@ -61,7 +61,7 @@ def kill_often(target: Path, sources: list[Path], kills: int) -> None:
 def same(one: Path, other: Path) -> bool:
     a, b = open_source(one), open_source(other)
     return set(a.shapes) == set(b.shapes) and all(
-        torch.equal(a.tensor(name), b.tensor(name))  # type: ignore[arg-type]
+        np.array_equal(a.tensor(name).blocks, b.tensor(name).blocks)
         for name in a.shapes
         if not name.endswith("norm.weight")  # one more or less rounds
     )
@@ -80,7 +80,6 @@ def two_sources(source: Path, folder: Path) -> list[Path]:
 
 if __name__ == "__main__":
     source, folder, kills = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-    torch.set_num_threads(1)
     both = two_sources(source, folder)
     for name in ("model.gguf", "model"):
         (folder / f"with-{name}").mkdir()

@@ -21,7 +21,7 @@ from gemelo.config import Gemma3Config
 from gemelo.errors import FileFormatError, GemeloError, InputError, UnsupportedError
 from gemelo.kernels.quants import FORMATS
 from gemelo.weights.gguf import GGUFFile
-from tests.mmproj import rewritten, vision
+from tests.mmproj import loaded, rewritten, vision
 from tests.multimodal import EYED, eyed, photograph, write
 
 
@@ -46,7 +46,7 @@ def test_an_eye_comes_back(pair: tuple[Path, Path]) -> None:
     assert checkpoint.config.mm_tokens_per_image == 16
     assert checkpoint.config.image_token_index == EYED.image_token_index
     wanted = vision(eyed())
-    for name, weight in vision(checkpoint.tree).items():
+    for name, weight in vision(loaded(checkpoint)).items():
         tolerance = 1e-3 if name.endswith("projection_weight") else 1e-6  # float16, and 1 + w
         assert torch.allclose(weight.float(), wanted[name], atol=tolerance, rtol=tolerance), name
 
@@ -79,10 +79,10 @@ def test_other_formats(hub: Path, tmp_path: Path, format: TargetFormat) -> None:
     assert file.format("v.blk.0.attn_q.weight") == FORMATS[format]
     down = "f16" if format == "q8_0" else format  # rows of 48 are no whole blocks of 32
     assert file.format("v.blk.0.ffn_down.weight") == FORMATS[down]
-    tree = load_checkpoint(tmp_path / "tiny.gguf").tree
+    towers = loaded(load_checkpoint(tmp_path / "tiny.gguf"))
     with torch.inference_mode():
         pixels = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-        ours, exact = tree.encode_image(pixels), eyed().encode_image(pixels)
+        ours, exact = towers.encode_image(pixels), eyed().encode_image(pixels)
     assert 0 < float((ours - exact).abs().max() / exact.abs().max()) < 0.05
 
 
@@ -112,7 +112,9 @@ def test_swapped_names_of_early_converters(pair: tuple[Path, Path], tmp_path: Pa
             up, down = (f"v.blk.{layer}.ffn_{way}.{leaf}" for way in ("up", "down"))
             swaps |= {up: down, down: up}
     early = rewritten(pair[1], tmp_path / "early.gguf", swaps)
-    first, second = (vision(load_checkpoint(pair[0], mmproj=eye).tree) for eye in (pair[1], early))
+    first, second = (
+        vision(loaded(load_checkpoint(pair[0], mmproj=eye))) for eye in (pair[1], early)
+    )
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 

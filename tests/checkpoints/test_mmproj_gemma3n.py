@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,19 +16,20 @@ import torch
 
 import gemelo
 from gemelo.checkpoints.convert import convert
+from gemelo.checkpoints.formats import reshaped
 from gemelo.checkpoints.load import load_checkpoint
 from gemelo.checkpoints.mmproj_gemma3n import NAMES, file_shape
 from gemelo.checkpoints.plan import TargetFormat
 from gemelo.config import Gemma3nConfig
 from gemelo.errors import GemeloError, InputError, UnsupportedError
 from gemelo.inputs.prompt.media_loader import VisionOptions
-from gemelo.kernels.quants import FORMATS, Packed, unpack
-from gemelo.models.multimodal import Gemma3nTree, tree_of
+from gemelo.kernels.quants import FORMATS, unpack
+from gemelo.models.multimodal import Gemma3nTowers, Towers, towers_of
 from gemelo.weights import names
 from gemelo.weights.gguf import GGUFFile
-from gemelo.weights.gguf_write import write_gguf
+from gemelo.weights.gguf_write import TensorToWrite, write_gguf
 from tests.gemma3n import TINY_3N, write_3n
-from tests.mmproj import rewritten, vision
+from tests.mmproj import loaded, rewritten, vision
 from tests.multimodal import AWAKE, EYED, awake, photograph, recording, write
 
 BOTH = "clip.vision.projector_type", "clip.audio.projector_type"
@@ -47,9 +49,9 @@ def pair(hub: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Pat
     return folder / "tiny.gguf", folder / "mmproj-tiny.gguf"
 
 
-def towers(tree: Any) -> dict[str, torch.Tensor]:
-    assert isinstance(tree, Gemma3nTree)
-    return {n: p for n, p in tree.state_dict().items() if not n.startswith("language_model.")}
+def towers(module: Towers) -> dict[str, torch.Tensor]:
+    assert isinstance(module, Gemma3nTowers)
+    return {n: p for n, p in module.state_dict().items() if not n.startswith("language_model.")}
 
 
 def test_eye_and_ear_come_back_exactly(pair: tuple[Path, Path]) -> None:
@@ -60,7 +62,7 @@ def test_eye_and_ear_come_back_exactly(pair: tuple[Path, Path]) -> None:
     same = ("vision_config", "audio_config", "eos_token_id")  # the first two in other words
     raw: dict[str, Any] = {field: vars(AWAKE)[field] for field in same}
     assert dataclasses.replace(config, **raw) == AWAKE  # ids and counts too
-    wanted, found = towers(awake()), towers(checkpoint.tree)
+    wanted, found = towers(awake()), towers(loaded(checkpoint))
     assert found.keys() == wanted.keys()
     for name, weight in found.items():
         assert weight.dtype == torch.float32 and torch.equal(weight, wanted[name]), name
@@ -88,7 +90,7 @@ def test_what_it_sees_and_hears_is_the_same(pair: tuple[Path, Path], hub: Path) 
 def test_the_published_size_has_a_name_and_a_shape_for_everything() -> None:
     config = Gemma3nConfig(vision_config={}, audio_config={})
     with torch.device("meta"):
-        shapes = {n: tuple(w.shape) for n, w in towers(tree_of(config)).items()}
+        shapes = {n: tuple(w.shape) for n, w in towers(towers_of(config)).items()}
     written = {names.to_gguf(n, NAMES): file_shape(n, s) for n, s in shapes.items()}
     assert len(written) == len(shapes) == 825
     assert all(names.from_gguf(g, NAMES) == n for g, n in zip(written, shapes, strict=True))
@@ -158,21 +160,17 @@ def test_other_formats(hub: Path, tmp_path: Path, format: TargetFormat) -> None:
     assert file.format("v.blk.0.0.conv_exp.weight") == FORMATS[convolution]
     for name in ("v.conv_stem.conv.weight", "a.blk.0.conv_dw.weight", "v.msfa.norm.weight"):
         assert file.format(name) == FORMATS["f32"]
-    tree = load_checkpoint(tmp_path / "tiny.gguf").tree
-    assert isinstance(tree, Gemma3nTree)
+    found = loaded(load_checkpoint(tmp_path / "tiny.gguf"))
     rounded = copy.deepcopy(awake())
     for name, weight in towers(rounded).items():
-        weight.copy_(as_floats(file.tensor(names.to_gguf(name, NAMES))).view_as(weight))
+        numbers = torch.from_numpy(unpack(file.tensor(names.to_gguf(name, NAMES))))
+        weight.copy_(numbers.view_as(weight))
     with torch.inference_mode():
         mel = torch.randn(1, 40, 128, generator=torch.Generator().manual_seed(0))
-        ours, steps, exact = (t.encode_audio(mel) for t in (tree, rounded, awake()))
+        ours, steps, exact = (t.encode_audio(mel) for t in (found, rounded, awake()))
         assert apart(ours, steps) < 1e-5 < apart(ours, exact)  # the file's numbers, in floats
         rounded.get_submodule("audio_tower.conformer.0.norm").weight.mul_(1.05)
         assert apart(ours, rounded.encode_audio(mel)) > 1e-3
-
-
-def as_floats(weight: torch.Tensor | Packed) -> torch.Tensor:
-    return unpack(weight) if isinstance(weight, Packed) else weight.float()
 
 
 def apart(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -194,20 +192,24 @@ def test_rows_for_ids_are_added_where_a_file_ends_with_the_texts(pair: tuple[Pat
     assert GGUFFile(pair[0]).shape("token_embd.weight")[0] == 480
     checkpoint = load_checkpoint(pair[0])
     assert checkpoint.config.vocab_size == 512
-    held = checkpoint.decoder.embed_tokens.weight
-    assert held.shape[0] == 512 and torch.equal(held[480:], held[:1].expand(32, -1))
+    held = unpack(checkpoint.weights["embed_tokens.weight"])
+    assert held.shape[0] == 512 and (held[480:] == held[:1]).all()
 
 
 def test_sides_of_one_are_no_matter(pair: tuple[Path, Path], tmp_path: Path) -> None:
     """Not every converter gives layer scales four dimensions."""
     file = GGUFFile(pair[1])
-    held = {n: file.tensor(n) for n in file.names()}
-    flat = {n: t.reshape(-1) for n, t in held.items() if n.endswith("gamma")}  # type: ignore[union-attr]
-    assert flat
-    tensors = [(n, tuple(t.shape), file.format(n), lambda t=t: t) for n, t in (held | flat).items()]
+    tensors: list[TensorToWrite] = []
+    for name in file:
+        weight = file.tensor(name)
+        if name.endswith("gamma"):
+            assert len(weight.shape) == 4
+            weight = reshaped(weight, (math.prod(weight.shape),))
+        tensors.append((name, weight.shape, weight.format, lambda weight=weight: weight))  # type: ignore[misc]
     write_gguf(tmp_path / "flat.gguf", dict(file.metadata), tensors)
     first, second = (
-        towers(load_checkpoint(pair[0], mmproj=p).tree) for p in (pair[1], tmp_path / "flat.gguf")
+        towers(loaded(load_checkpoint(pair[0], mmproj=p)))
+        for p in (pair[1], tmp_path / "flat.gguf")
     )
     assert all(torch.equal(first[name], second[name]) for name in first)
 
@@ -255,7 +257,7 @@ def test_towers_of_the_other_family(pair: tuple[Path, Path], tmp_path: Path) -> 
         load_checkpoint(tmp_path / "eyed.gguf", mmproj=pair[1])
     shutil.copy(pair[1], tmp_path / "mmproj.gguf")
     checkpoint = load_checkpoint(tmp_path / "eyed.gguf")
-    assert not vision(checkpoint.tree)
+    assert not vision(loaded(checkpoint))
     assert checkpoint.notices == ()  # it is another model's, and nobody asked for it
 
 

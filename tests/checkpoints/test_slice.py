@@ -6,6 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -19,7 +20,8 @@ from gemelo.checkpoints.slice import cut
 from gemelo.config import Submodel
 from gemelo.engine.elastic.submodel_views import SubmodelViews
 from gemelo.errors import GemeloError, InputError, UnsupportedError
-from gemelo.kernels.quants import Packed
+from gemelo.kernels.quants import FORMATS, Packed
+from gemelo.weights.mapped import behind
 from tests.gemma3n import IDS, TINY_3N, write_3n
 
 # Layers 5 and 6 give their keys to 7..11.
@@ -68,7 +70,12 @@ def test_quantised_slices_are_prefixes_of_blocks(whole: Path, tmp_path: Path) ->
     part = PARTS["upper-skipped"]
     convert(tmp_path / "whole.gguf", tmp_path / "part.gguf", submodel=part)
     model = load(tmp_path / "whole.gguf")
-    assert isinstance(model.engine.decoder.layers[0].mlp.gate_proj.weight, Packed)
+    held, cut_out = open_source(tmp_path / "whole.gguf"), open_source(tmp_path / "part.gguf")
+    for name, size in (("gate_proj", (64, None)), ("down_proj", (None, 64))):
+        leaf = f"language_model.layers.0.mlp.{name}.weight"
+        leading = held.tensor(leaf).prefix(*size)
+        assert leading.format == FORMATS["q8_0"] == cut_out.tensor(leaf).format
+        assert np.array_equal(cut_out.tensor(leaf).blocks, leading.blocks)
     sliced = load(tmp_path / "part.gguf")
     assert sliced.config == part.config(model.config)
     assert torch.equal(sliced.logits(IDS), model.submodel(part).logits(IDS))
@@ -86,19 +93,16 @@ def test_cutting_reads_nothing_before_it_is_asked(whole: Path) -> None:
     source = open_source(whole)
     asked: list[str] = []
 
-    def tensor(name: str) -> torch.Tensor:
+    def tensor(name: str) -> Packed:
         asked.append(name)
-        weight = source.tensor(name)
-        assert isinstance(weight, torch.Tensor)
-        return weight
+        return source.tensor(name)
 
     small = cut(dataclasses.replace(source, tensor=tensor), PARTS["narrow"])
     assert asked == []
     name = "language_model.layers.3.mlp.down_proj.weight"
     weight = small.tensor(name)
-    assert asked == [name] and tuple(weight.shape) == small.shapes[name] == (64, 64)
-    assert isinstance(weight, torch.Tensor)
-    assert weight.untyped_storage().data_ptr() == tensor(name).untyped_storage().data_ptr()
+    assert asked == [name] and weight.shape == small.shapes[name] == (64, 64)
+    assert weight.address == tensor(name).address and behind([weight]) == behind([tensor(name)])
 
 
 def test_mixed_widths_are_not_written_for_llama_cpp_unasked(whole: Path, tmp_path: Path) -> None:

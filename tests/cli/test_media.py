@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -234,3 +235,49 @@ def test_show_crops(gemelo: Command, files: Path) -> None:
     assert again.code == 2 and "exists already" in again.err
     listed = json.loads(gemelo("show", "crops", str(files / "wide.png"), "--json").out)
     assert [view["name"] for view in listed["views"]] == ["original", "crop1", "crop2"]
+
+
+# ---- without the extra ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("option", "file", "package", "needed"),
+    [
+        ("--image", "a.png", "PIL", "pictures need the extra media (pillow is not installed)"),
+        ("--image", "a.png", "torch", "pictures need the extra media (torch is not installed)"),
+        ("--audio", "c.wav", "av", "recordings need the extra media (av is not installed)"),
+        ("--video", "d.mp4", "av", "videos need the extra media (av is not installed)"),
+    ],
+)
+def test_a_missing_extra_is_said_before_a_model_is_looked_for(
+    gemelo: Command,
+    files: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    option: str,
+    file: str,
+    package: str,
+    needed: str,
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    ran = gemelo("generate", "-m", "acme/none-of-this-name", option, str(files / file), "the")
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err == f"error: {needed}: pip install 'gemelo[media]'\n"
+
+
+def test_a_chat_goes_on_without_the_extra(
+    gemelo: Command, eyed_directory: Path, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    said = f"/image {files / 'a.png'}\nthe\n".encode()
+    ran = gemelo("chat", "-m", str(eyed_directory), "--max-tokens", "2", stdin=said)
+    assert "pictures need the extra media (pillow is not installed)" in ran.err
+    assert ran.out
+
+
+def test_a_transcription_without_the_extra(
+    gemelo: Command, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    ran = gemelo("transcribe", str(files / "c.wav"), "-m", "acme/none-of-this-name")
+    assert (ran.code, ran.out) == (2, "")
+    assert "recordings need the extra media (av is not installed)" in ran.err

@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
 from gemelo.checkpoints.load import load_checkpoint
 from gemelo.cli import elastic
@@ -16,9 +15,9 @@ from gemelo.config import Gemma3nConfig, Submodel
 from gemelo.inspection.sizes import sizes
 from gemelo.inspection.summary import summarise
 from gemelo.inspection.weights import held
-from gemelo.models.gemma3n import Gemma3n
 from tests.cli.conftest import Command
 from tests.gemma3n import noise, rewritten, write_3n
+from tests.hollow import hollow
 
 NARROW = Gemma3nConfig(  # E4B's layers and widths, and little else
     vocab_size=64,
@@ -110,8 +109,7 @@ def test_a_gemma3_has_no_sizes(gemelo: Command) -> None:
 
 @pytest.mark.parametrize("width", [40, 80, 100, 200])
 def test_published_sizes_fit(width: int) -> None:
-    with torch.device("meta"):
-        found = sizes(NARROW, held(Gemma3n(NARROW)))
+    found = sizes(NARROW, held(hollow(NARROW)))
     lines = size_lines(found, width, active="E2B")
     assert max(map(len, lines)) <= width
     told = " ".join(" ".join(lines).split())
@@ -122,10 +120,7 @@ def test_published_sizes_fit(width: int) -> None:
 @pytest.mark.parametrize("width", [40, 80, 100])
 def test_layers_fit(model: Path, width: int) -> None:
     config = dataclasses.replace(NARROW, hidden_size=64)
-    with torch.device("meta"):
-        decoder = Gemma3n(config)
-    checkpoint = load_checkpoint(model)
-    checkpoint = dataclasses.replace(checkpoint, config=config, tree=_Tree(decoder))
+    checkpoint = dataclasses.replace(load_checkpoint(model), config=config, weights=hollow(config))
     for part in (None, *(Submodel.named(name, config) for name in ("E2.54B", "E3.18B", "E2B"))):
         summary = summarise(checkpoint, part)
         for lines in (layer_lines(summary, width), shape_lines(summary, width)):
@@ -149,12 +144,4 @@ def test_the_table_of_a_loaded_model(model: Path) -> None:
 
 def _held(model: Path) -> tuple[Gemma3nConfig, dict[str, object]]:
     checkpoint = load_checkpoint(model)
-    return checkpoint.config, held(checkpoint.decoder)  # type: ignore[return-value]
-
-
-class _Tree(torch.nn.Module):
-    """A network around a decoder, as text models have it."""
-
-    def __init__(self, decoder: Gemma3n) -> None:
-        super().__init__()
-        self.language_model = decoder
+    return checkpoint.config, held(checkpoint.weights)  # type: ignore[return-value]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
-import torch
 
 from gemelo.engine.continuation import Continuation, Piece, overlap
 from gemelo.engine.sampler import Sampling
@@ -14,7 +14,7 @@ def run(tokenizer: Tokenizer, ids: list[int], **settings: object) -> list[Piece]
     row = Continuation(tokenizer, [2], Sampling.of({"temperature": 0, **settings}))
     pieces = []
     for token in ids:
-        scores = torch.full((512,), -10.0)
+        scores = np.full(512, -10.0, np.float32)
         scores[token] = 10.0
         pieces.append(row.choose(scores))
         if row.finish_reason:

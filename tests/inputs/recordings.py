@@ -30,7 +30,7 @@ for path in sys.argv[1:]:
     try:
         for _ in range(2):  # what was freed twice is often found out later
             samples = read_audio(path)
-        samples.values.numpy().tofile(path + ".heard")
+        samples.values.tofile(path + ".heard")
         said = ["ok", samples.notices]
     except GemeloError as error:
         said = [type(error).__name__, [str(error)]]

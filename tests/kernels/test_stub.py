@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import get_args
 
 from gemelo.config import LAYER_TYPES
-from gemelo.engine.native_program import KINDS, STORED
+from gemelo.config.options import KVFormat
+from gemelo.engine.programs.backends import _KINDS, _STORED
 from gemelo.kernels import cpu, native
 from gemelo.kernels.quants import FORMATS
 from tests.native import needs_native
@@ -34,6 +36,7 @@ def test_layouts_have_the_same_names() -> None:
 
 
 def test_caches_and_layer_types_have_names_there() -> None:
-    assert set(STORED.values()) == set(native.extension.CacheFormat.__members__)
+    assert tuple(_STORED) == get_args(KVFormat)
+    assert set(_STORED.values()) == set(native.extension.CacheFormat.__members__)
     # A call has the slots of both types in the order of `KVCache.tables`.
-    assert [KINDS[kind] for kind in LAYER_TYPES] == list(native.extension.LayerType.__members__)
+    assert [_KINDS[kind] for kind in LAYER_TYPES] == list(native.extension.LayerType.__members__)

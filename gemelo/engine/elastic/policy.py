@@ -19,8 +19,9 @@ import numpy as np
 from gemelo.config import Submodel
 from gemelo.config.checks import is_number
 from gemelo.engine.memory.process import process_bytes
-from gemelo.engine.sampler import Floats
+from gemelo.engine.sampler import softmax
 from gemelo.errors import InputError, shown
+from gemelo.kernels.quants import Floats
 
 
 @dataclass(frozen=True)
@@ -144,11 +145,9 @@ def difficulty(easy: Submodel, hard: Submodel, entropy: float) -> Policy:
 
 def entropy_nats(scores: Floats) -> float:
     """The entropy of the softmax of scores (V,), in nats: 0 is certainty, log(V) knows nothing."""
-    below = scores[scores > -np.inf]
-    below = below - below.max()
-    weights = np.exp(below)
-    total = weights.sum(dtype=np.float64)
-    return float(np.log(total) - (weights * below).sum(dtype=np.float64) / total)
+    chances = softmax(scores, 1.0)
+    chances = chances[chances > 0]
+    return -float((chances * np.log(chances)).sum(dtype=np.float64))
 
 
 def check_policy(policy: Policy | None) -> Policy | None:

@@ -22,9 +22,9 @@ from dataclasses import dataclass, field
 from gemelo.config import ModelConfig
 from gemelo.engine import step
 from gemelo.engine.continuation import Continuation
+from gemelo.engine.decoder import Decoder
 from gemelo.engine.kv import KVCache
 from gemelo.engine.sampler import Guess
-from gemelo.engine.step import Decoder
 from gemelo.errors import InputError
 
 MOST = 8  # guesses a round

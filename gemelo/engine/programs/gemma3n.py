@@ -42,17 +42,18 @@ class Buffers(NamedTuple):
         config = p.config
         width, streams = config.hidden_size, config.altup_num_inputs
         per_layer = config.hidden_size_per_layer_input
+        h, g, m, y, detour = p.buffers(width, 5)
+        q, a = p.buffers(config.num_attention_heads * config.head_dim, 2)
+        k, v = p.buffers(config.num_key_value_heads * config.head_dim, 2)
         return cls(
-            p.buffers(width, streams),
-            p.buffers(width, streams),
-            *p.buffers(width, 5),
-            *p.buffers(config.num_attention_heads * config.head_dim, 2),
-            *p.buffers(config.num_key_value_heads * config.head_dim, 2),
-            *p.buffers(config.laurel_rank, 1),
-            *p.buffers(per_layer, 1),
-            *p.buffers(per_layer * config.num_hidden_layers, 1),
+            streams=p.buffers(width, streams),
+            predicted=p.buffers(width, streams),
+            h=h, g=g, m=m, y=y, detour=detour, q=q, a=a, k=k, v=v,
+            low=p.program.buffer(config.laurel_rank),
+            gates=p.program.buffer(per_layer),
+            per_layer_inputs=p.program.buffer(per_layer * config.num_hidden_layers),
             hidden={w: (p.program.buffer(w), p.program.buffer(w)) for w in {*config.ffn_widths}},
-        )
+        )  # fmt: skip
 
 
 def write(p: Writer) -> None:

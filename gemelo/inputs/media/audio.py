@@ -22,15 +22,13 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from gemelo.errors import InputError
 from gemelo.inputs.media.audio_channels import Floats, Levels, to_mono
 from gemelo.inputs.media.audio_track import Track, check_rate
 from gemelo.inputs.media.container import TimeBudget, open_container, open_live
 from gemelo.inputs.media.file_objects import Readable
-from gemelo.inputs.media.parts import Source, name_of
+from gemelo.inputs.media.parts import Source, name_of, require_readers
 
 if TYPE_CHECKING:
     from av import AudioResampler
@@ -45,12 +43,12 @@ BLOCK = 1 << 20  # samples resampled at a time
 class Samples:
     """Sound at 16 kHz: values (N,) float32 within about +-1; notices: what is amiss with it."""
 
-    values: Tensor = field(repr=False)
+    values: Floats = field(repr=False)
     notices: tuple[str, ...] = ()
 
     @property
     def duration_s(self) -> float:
-        return self.values.shape[0] / SAMPLING_RATE
+        return len(self.values) / SAMPLING_RATE
 
 
 def read_audio(source: Source, limit_s: float = LIMIT_S) -> Samples:
@@ -65,8 +63,8 @@ def read_audio(source: Source, limit_s: float = LIMIT_S) -> Samples:
         length = len(values)
         # In place: a copy would take twice as much.
         values.resize(length + len(piece.values), refcheck=False)
-        values[length:] = piece.values.numpy()
-    return Samples(torch.from_numpy(values), tuple(notices))
+        values[length:] = piece.values
+    return Samples(values, tuple(notices))
 
 
 def stream_audio(
@@ -87,10 +85,10 @@ def stream_audio(
         blocks = nonempty(name, resampled(track.blocks(min(1.0, piece_s))))
         for number, piece in enumerate(pieces(blocks, round(piece_s * SAMPLING_RATE))):
             check_length(name, number * piece_s + len(piece) / SAMPLING_RATE, limit_s)
-            yield Samples(torch.from_numpy(piece))
+            yield Samples(piece)
         notices = track.notices(is_whole=not _is_live(source))
     if notices:
-        yield Samples(torch.zeros(0), notices)
+        yield Samples(np.zeros(0, np.float32), notices)
 
 
 def resample(values: Any, rate: int) -> Samples:
@@ -104,7 +102,7 @@ def resample(values: Any, rate: int) -> Samples:
     check_rate("the recording", rate)
     cut = (mono[start : start + BLOCK] for start in range(0, len(mono), BLOCK))
     blocks = nonempty("the recording", resampled((block, int(rate)) for block in cut))
-    return Samples(torch.from_numpy(np.concatenate([*blocks])), levels.notices())
+    return Samples(np.concatenate([*blocks]), levels.notices())
 
 
 # ---- decoding ------------------------------------------------------------------------------------
@@ -180,6 +178,7 @@ def _is_live(source: Source) -> bool:
 
 
 def _resampler() -> AudioResampler:
+    require_readers("audio")
     from av import AudioResampler
 
     return AudioResampler("flt", "mono", SAMPLING_RATE)

@@ -13,11 +13,11 @@ N samples, C channels.
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from gemelo.errors import InputError
 
@@ -120,10 +120,17 @@ def check_finite(name: str, values: Floats, first: int) -> None:
 
 
 def _as_array(values: Any) -> NDArray[Any]:
-    if isinstance(values, Tensor):
+    if is_tensor(values):
         tensor = values.detach().cpu()
-        return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+        array: NDArray[Any] = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+        return array
     try:
         return np.asarray(values)
     except ValueError:
         raise InputError("the recording is a list of lists of different lengths") from None
+
+
+def is_tensor(values: Any) -> bool:
+    """Whether it is a tensor of torch's, which nothing here loads: whoever has one has done it."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(values, torch.Tensor)

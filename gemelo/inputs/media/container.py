@@ -25,7 +25,15 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeVar
 from gemelo.errors import GemeloError, InputError
 from gemelo.inputs.media.file_objects import Borrowed, Readable
 from gemelo.inputs.media.mp4_boxes import check_boxes, is_boxes
-from gemelo.inputs.media.parts import MAX_STREAM_BYTES, NOUNS, Modality, Source, name_of, open_media
+from gemelo.inputs.media.parts import (
+    MAX_STREAM_BYTES,
+    NOUNS,
+    Modality,
+    Source,
+    name_of,
+    open_media,
+    require_readers,
+)
 
 if TYPE_CHECKING:
     from av import AudioStream, Packet, VideoStream
@@ -130,8 +138,10 @@ def open_container(
 ) -> Iterator[InputContainer]:
     """A container in a path, bytes or an open file, which can be sought; a pipe is read whole.
 
-    Raises InputError for what is no container, and for whatever fails in it while it is open.
+    Raises InputError for what is no container, and for whatever fails in it while it is open;
+    MissingExtraError without PyAV.
     """
+    require_readers(modality)
     name = name_of(source, modality)
     time_budget = TimeBudget(name) if time_budget is None else time_budget
     with open_media(source, modality) as file:
@@ -150,6 +160,7 @@ def open_live(
     Raises InputError as `open_container` does. A format with its index at the end, or anywhere
     (MP4), is read whole first.
     """
+    require_readers(modality)
     pipe = Pipe(Borrowed(file, NOUNS[modality]))
     name = name_of(file, modality)
     with input_errors(name, modality):

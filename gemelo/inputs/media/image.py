@@ -23,17 +23,15 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from gemelo.errors import GemeloError, InputError
 from gemelo.inputs.media.image_colours import to_rgb
 from gemelo.inputs.media.image_decoding import MAX_PIXELS, check_size, decode
 from gemelo.inputs.media.panscan import Box
-from gemelo.inputs.media.parts import Source, name_of, open_media
+from gemelo.inputs.media.parts import Source, name_of, open_media, require_readers
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
     from PIL import Image
 
 ORIENTATION = 0x0112  # EXIF's tag
@@ -80,10 +78,11 @@ def read_image(source: PictureSource) -> Picture:
     (H, W) or (H, W, 3).
 
     Raises InputError for what is missing, broken or larger than MAX_PIXELS, UnsupportedError for a
-    remote URL.
+    remote URL; MissingExtraError without Pillow.
     """
     if isinstance(source, Picture):
         return source
+    require_readers("image")
     from PIL import Image
 
     name = name_of(source, "image")
@@ -110,15 +109,19 @@ def views(picture: Picture, boxes: Iterable[Box]) -> list[Picture]:
 
 def pixel_values(
     picture: Picture, mean: float | Sequence[float], std: float | Sequence[float]
-) -> Tensor:
-    """The tensor (3, H, W) float32 of a picture: scaled to [0, 1], then (x - mean) / std.
+) -> NDArray[np.float32]:
+    """The array (3, H, W) float32 of a picture: scaled to [0, 1], then (x - mean) / std.
 
     mean, std: one number, or one for each of red, green and blue.
     """
-    pixels = np.array(picture.image)  # (H, W, 3)
-    planes = torch.from_numpy(pixels).permute(2, 0, 1).to(torch.float32)
-    shift, scale = (torch.tensor(value).reshape(-1, 1, 1) * 255 for value in (mean, std))
-    return planes.contiguous().sub_(shift).div_(scale)
+    pixels = np.asarray(picture.image).transpose(2, 0, 1)  # (3, H, W)
+    shift, scale = (
+        np.asarray(value, np.float32).reshape(-1, 1, 1) * np.float32(255) for value in (mean, std)
+    )
+    planes = pixels.astype(np.float32, order="C")
+    planes -= shift
+    planes /= scale
+    return planes
 
 
 # ---- decoding ------------------------------------------------------------------------------------

@@ -18,9 +18,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from gemelo.errors import InputError
 from gemelo.inputs.media.audio import SAMPLING_RATE
@@ -38,10 +36,10 @@ MEL_FLOOR = 1e-5  # silence is its logarithm, -11.5
 BLOCK = 512  # frames transformed at a time: bounds memory, changes nothing
 
 
-def log_mel(samples: Any) -> Tensor:
+def log_mel(samples: Any) -> Floats:
     """A whole clip (N,) at 16 kHz -> frames (T, 128) float32; T is 0 below 513 samples, 32 ms."""
     mel = LogMel()
-    return torch.cat([mel.push(samples), mel.finish()])
+    return np.concatenate([mel.push(samples), mel.finish()])
 
 
 def num_frames(num_samples: int) -> int:
@@ -71,7 +69,7 @@ class LogMel:
         """What is kept between two pieces."""
         return self.held.nbytes
 
-    def push(self, samples: Any) -> Tensor:
+    def push(self, samples: Any) -> Floats:
         """Samples (N,) at 16 kHz -> every frame (T, 128) that they complete, T perhaps 0.
 
         A tensor, an array or a list; floats within +-1, or whole numbers of their type's range.
@@ -81,19 +79,19 @@ class LogMel:
         self.num_samples += len(new)
         return self.advance(np.concatenate([self.held, new]))
 
-    def finish(self) -> Tensor:
+    def finish(self) -> Floats:
         """The frames (T, 128) that only the padding of the end completes; ready for a new sound."""
         frames = self.advance(np.pad(self.held, (0, -self.num_samples % PAD)))
         self.held, self.num_samples = self.held[:0], 0
         return frames
 
-    def advance(self, samples: Floats) -> Tensor:
+    def advance(self, samples: Floats) -> Floats:
         """Every whole frame of samples; keeps those that the next ones need."""
         count = max(0, (len(samples) - MIN_SAMPLES) // HOP_LENGTH + 1)
         self.held = samples[count * HOP_LENGTH :].copy()
         starts = range(0, count, BLOCK)
         blocks = [frames_at(samples[s * HOP_LENGTH :], min(BLOCK, count - s)) for s in starts]
-        return torch.from_numpy(np.concatenate([np.zeros((0, NUM_MELS), np.float32), *blocks]))
+        return np.concatenate([np.zeros((0, NUM_MELS), np.float32), *blocks])
 
 
 def frames_at(samples: Floats, count: int) -> Floats:
@@ -103,10 +101,28 @@ def frames_at(samples: Floats, count: int) -> Floats:
     rest = windows[:, 1:] - PREEMPHASIS * windows[:, :-1]
     shaped = np.concatenate([first, rest], axis=1) * hann_window()  # (count, 512)
     magnitudes = np.abs(np.fft.rfft(shaped, n=FFT_LENGTH))  # (count, 513)
-    # In torch: NumPy's product has threads of its own, which get in the way of torch's.
-    energies = torch.from_numpy(magnitudes.astype(np.float64)) @ torch.from_numpy(mel_filters())
-    frames: Floats = energies.clamp_(min=MEL_FLOOR).log_().float().numpy()
-    return frames
+    return np.log(np.maximum(mel_energies(magnitudes), MEL_FLOOR)).astype(np.float32)
+
+
+def mel_energies(magnitudes: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """The product of magnitudes (T, 513) and the filters, (T, 128), in float64.
+
+    Without its zeros, which are 98 in 100: faster than a product of matrices, whose threads would
+    be in the way of others', and the same whatever T is.
+    """
+    bins, weights, firsts = mel_weights()
+    terms = magnitudes.take(bins, axis=1).astype(np.float64)
+    terms *= weights
+    return np.add.reduceat(terms, firsts, axis=1)
+
+
+@cache
+def mel_weights() -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.intp]]:
+    """The filters' N weights above zero, filter after filter: the bin (N,) and the size (N,) of
+    each, and where each filter's begin (128,); none is without."""
+    bank = mel_filters().T
+    filters, bins = np.nonzero(bank)
+    return bins, bank[filters, bins], np.searchsorted(filters, np.arange(NUM_MELS))
 
 
 @cache

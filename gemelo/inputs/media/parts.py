@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast, get_args
 
 from gemelo.errors import GemeloError, InputError, UnsupportedError
+from gemelo.extras import require
 from gemelo.inputs.media.file_objects import Borrowed, Readable
 
 if TYPE_CHECKING:  # the command line's help reads this module, and has no use for NumPy
@@ -29,6 +30,11 @@ if TYPE_CHECKING:  # the command line's help reads this module, and has no use f
 
 Modality = Literal["image", "audio", "video"]
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
+READERS: dict[Modality, tuple[str, ...]] = {  # packages that decode it
+    "image": ("PIL",),
+    "audio": ("av",),
+    "video": ("av", "PIL"),
+}
 NOUNS: dict[Modality, str] = {"image": "picture", "audio": "recording", "video": "video"}
 
 MAX_INLINE_BYTES = 64 << 20  # what a data: URL may hold
@@ -95,6 +101,12 @@ def video_parts(frames: Sequence[tuple[str, Any]], sound: Any = None) -> tuple[P
     for timestamp, picture in frames:
         seen += [TextPart(timestamp), MediaPart("image", picture)]
     return (*seen, MediaPart("audio", sound)) if sound is not None else tuple(seen)
+
+
+def require_readers(modality: Modality) -> None:
+    """Raise MissingExtraError where what decodes a medium of this kind is not installed."""
+    for package in READERS[modality]:
+        require(package, "media", what=f"{NOUNS[modality]}s")
 
 
 @contextmanager

@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gemelo.config import Modalities, ModelConfig
+from gemelo.config import AudioConfig, Modalities, ModelConfig
 from gemelo.errors import InputError, UnsupportedError
 from gemelo.inputs.media.audio import LIMIT_S, SAMPLING_RATE, Samples, read_audio, resample
 from gemelo.inputs.media.file_objects import Readable
 from gemelo.inputs.media.image import Picture, read_image, views
-from gemelo.inputs.media.mel import HOP_LENGTH, MIN_SAMPLES, check_min_samples, num_frames
+from gemelo.inputs.media.mel import HOP_LENGTH, MIN_SAMPLES, NUM_MELS, check_min_samples, num_frames
 from gemelo.inputs.media.panscan import PanScan, crops
 from gemelo.inputs.media.parts import MediaPart, Part, TextPart, name_of, open_media, video_parts
 from gemelo.inputs.media.video import read_video
@@ -141,6 +141,19 @@ def num_audio_tokens(config: ModelConfig, num_samples: int) -> int:
         raise UnsupportedError("the model cannot take recordings: it has no tower for them")
     check_min_samples(num_samples)
     return max(tokens.num_tokens, encoder.num_tokens(num_frames(num_samples)))
+
+
+def check_audio_encoder(config: AudioConfig | None) -> None:
+    """Raise UnsupportedError for a model without an audio encoder, or one of other spectrograms."""
+    if config is None:
+        raise UnsupportedError(
+            "the model has no audio encoder: use a Gemma 3n with its audio encoder"
+        )
+    if config.input_feat_size != NUM_MELS:
+        raise UnsupportedError(
+            f"audio_config has input_feat_size = {config.input_feat_size}; gemelo makes "
+            f"spectrograms of {NUM_MELS}"
+        )
 
 
 def max_audio_s(config: ModelConfig) -> float:

@@ -16,6 +16,7 @@
 #endif
 
 #include "attention/attend.h"
+#include "gemm/convert.h"
 #include "gemm/panel_gemm.h"
 #include "gemm/rows.h"
 #include "gemm/sparse_columns.h"
@@ -160,22 +161,27 @@ static void multiply(Worker& worker, const void* packed, int64_t tokens, const M
   });
 }
 
-static size_t attend_bytes(const Attend& a) {
-  if (a.tokens <= gemelo::kFewTokens) return few_attend_bytes(a);
 #ifdef GEMELO_AVX512
-  return tile_attend_bytes(a);
-#else
-  return 0;
+// Whether attention goes through bfloat16 tiles: never over a cache of floats, which is asked for
+// where every rounding matters.
+static bool attends_in_tiles(const Attend& a) {
+  return a.tokens > gemelo::kFewTokens && a.cache.format != gemelo::CacheFormat::kF32;
+}
 #endif
+
+static size_t attend_bytes(const Attend& a) {
+#ifdef GEMELO_AVX512
+  if (attends_in_tiles(a)) return tile_attend_bytes(a);
+#endif
+  return a.tokens <= gemelo::kFewTokens ? few_attend_bytes(a) : 0;
 }
 
 static void attend(Worker& worker, const Attend& a, void* room) {
-  if (a.tokens <= gemelo::kFewTokens) return attend_few(worker, a, room);
 #ifdef GEMELO_AVX512
-  attend_tiles(worker, a, room);
-#else
-  attend_many(worker, a);
+  if (attends_in_tiles(a)) return attend_tiles(worker, a, room);
 #endif
+  if (a.tokens <= gemelo::kFewTokens) attend_few(worker, a, room);
+  else attend_many(worker, a);
 }
 
 static void product(const Product& p) {
@@ -289,6 +295,8 @@ const Kernels kernels = {
     .multiply_unpacked = multiply_unpacked,
     .panel_bytes = panel_bytes,
     .interleave = interleave,
+    .unpack = unpack,
+    .pack_weights = pack_weights,
     .read = read,
     .norm = norm,
     .add_norm = add_norm,

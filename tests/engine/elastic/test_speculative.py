@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 
+import numpy as np
 import pytest
-import torch
 
 from gemelo.config import Gemma3nConfig, Submodel
 from gemelo.engine.elastic.speculative import Draft
 from gemelo.engine.engine import Engine
-from gemelo.engine.sampler import Guess, Sampler, Sampling
+from gemelo.engine.sampler import Guess, Sampler, Sampling, candidates
 from gemelo.engine.session import Session
 from gemelo.errors import InputError
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
@@ -87,21 +87,18 @@ def test_max_tokens_and_context_hold(model: Gemma3n, tiny_tokenizer: Tokenizer) 
 
 def test_judging_a_guess_keeps_the_distribution() -> None:
     """60,000 draws: the frequencies are the verifier's, whatever the draft proposes."""
-    generator = torch.Generator().manual_seed(0)
-    p_scores, q_scores = torch.randn(2, 8, generator=generator) * 2
+    p_scores, q_scores = np.random.default_rng(0).standard_normal((2, 8), np.float32) * 2
     sampling = Sampling(top_k=6, top_p=0.95, temperature=1.3, seed=0)
-    drafter, judge = Sampler(sampling, row=1), Sampler(sampling)
+    sample = Sampler(sampling)
     count = 60_000
     seen: Counter[int] = Counter()
     kept = 0
-    for _ in range(count):
-        guess = drafter.guess(q_scores, [], [])
-        token = judge(p_scores, [], [], guess).id
+    for index in range(count):
+        guess = sample.guess(q_scores, [], range(index))
+        token = sample(p_scores, [], range(index), guess).id
         seen[token] += 1
         kept += token == guess.id
     alone = Sampler(dataclasses.replace(sampling, seed=9))
-    from gemelo.engine.sampler import candidates
-
     probabilities, ids = candidates(p_scores, sampling)
     wanted = dict(zip(ids.tolist(), (probabilities / probabilities.sum()).tolist(), strict=True))
     assert set(seen) <= set(wanted)
@@ -113,18 +110,17 @@ def test_judging_a_guess_keeps_the_distribution() -> None:
 
 def test_a_wrong_rule_would_be_noticed() -> None:
     """Taking every guess gives the draft's distribution, which the test above must reject."""
-    p = torch.tensor([0.0, 2.0, 1.0])
-    q = torch.tensor([2.0, 0.0, 1.0])
+    p, q = np.array([[0, 2, 1], [2, 0, 1]], np.float32)
     sampling = Sampling(top_k=0, top_p=1.0, seed=1)
-    drafter, judge = Sampler(sampling, 1), Sampler(sampling)
-    guesses = [drafter.guess(q, [], []) for _ in range(3000)]
+    sample = Sampler(sampling)
+    guesses = [sample.guess(q, [], range(index)) for index in range(3000)]
     took = Counter(guess.id for guess in guesses)
-    judged = Counter(judge(p, [], [], guess).id for guess in guesses)
+    judged = Counter(sample(p, [], range(index), guess).id for index, guess in enumerate(guesses))
     assert took.most_common(1)[0][0] == 0 and judged.most_common(1)[0][0] == 1
 
 
 def test_greedy_guesses_bring_no_chances() -> None:
-    guess = Sampler(Sampling(temperature=0)).guess(torch.tensor([0.0, 1.0]), [], [])
+    guess = Sampler(Sampling(temperature=0)).guess(np.array([0, 1], np.float32), [], [])
     assert guess == Guess(1, None)
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -279,7 +280,7 @@ def test_an_interrupted_repair_is_begun_again(session: Session) -> None:
 
 
 def moment(active: Submodel, step_s: float = 0.1, tokens: int = 10, sure: bool = True) -> Moment:
-    scores = torch.zeros(512)
+    scores = np.zeros(512, np.float32)
     scores[3] = 50.0 if sure else 0.0
     return Moment(active, scores, step_s, tokens)
 

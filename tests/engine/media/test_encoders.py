@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +17,34 @@ from torch import Tensor
 
 from gemelo.api import Model, load
 from gemelo.engine.media.audio_stream import TOKENS_AT_ONCE, AudioStream
-from gemelo.engine.media.encoders import content_key, embedding_spans
-from gemelo.errors import ContextLengthError, InputError, UnsupportedError
+from gemelo.engine.media.encoders import MediaEncoders, content_key, embedding_spans
+from gemelo.errors import (
+    ContextLengthError,
+    FileFormatError,
+    InputError,
+    MissingExtraError,
+    UnsupportedError,
+)
+from gemelo.inputs.media.image import read_image
 from gemelo.inputs.media.mel import log_mel
 from gemelo.inputs.media.panscan import PanScan
 from gemelo.inputs.media.parts import MediaPart, TextPart
 from gemelo.inputs.prompt.chat import Prompt, render_completion, render_gemma_template
 from gemelo.inputs.prompt.media_loader import VisionOptions, place_media
-from tests.multimodal import AWAKE, BOA, BOI, EOI, EYED, IMAGE, awake, photograph, recording, twin
+from gemelo.models.multimodal import Gemma3Tree
+from tests.multimodal import (
+    AWAKE,
+    BOA,
+    BOI,
+    EOI,
+    EYED,
+    IMAGE,
+    awake,
+    eyed,
+    photograph,
+    recording,
+    twin,
+)
 
 TOLERANCE = 3e-4
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 4, "ignore_eos": True}
@@ -56,9 +80,8 @@ def relative(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().max() / b.abs().max())
 
 
-@torch.inference_mode()
 def scores(model: Model, prompt: Prompt) -> Tensor:
-    return model.session().read(model.encoders.tokens(prompt))
+    return torch.from_numpy(model.session().read(model.encoders.tokens(prompt)))
 
 
 # ---- pictures ------------------------------------------------------------------------------------
@@ -93,12 +116,12 @@ def test_a_conversation_encodes_a_picture_once_and_reads_it_once(eyed_directory:
     model = load(eyed_directory)
     messages = user(image(photograph()), text("the"))
     first = model.generate(messages, **GREEDY)
-    made = model.encoders.tree.encode_image
-    model.encoders.tree.encode_image = None  # type: ignore[assignment, method-assign]
+    made = model.encoders.towers.encode_image
+    model.encoders.towers.encode_image = None  # type: ignore[assignment, method-assign]
     messages += [{"role": "assistant", "content": first.text or "of"}, *user(text("an"))]
     again = model.generate(messages, **GREEDY)
     assert again.timings.reused_tokens >= len(first.prompt_token_ids)
-    model.encoders.tree.encode_image = made  # type: ignore[method-assign]
+    model.encoders.towers.encode_image = made  # type: ignore[method-assign]
     assert again.token_ids == load(eyed_directory).generate(messages, **GREEDY).token_ids
 
 
@@ -137,6 +160,53 @@ def test_encode_image_is_the_tower(sees: Model, hears: Model, tmp_path: Path) ->
         sees.encode_image(photograph(), 256)
 
 
+def test_towers_are_loaded_once_and_at_the_first_picture(eyed_directory: Path) -> None:
+    """Threads that show the first pictures at once wait for one that loads."""
+    model, loaded = load(eyed_directory), []
+
+    def load_towers() -> Gemma3Tree:
+        loaded.append(threading.get_ident())
+        time.sleep(0.05)
+        return eyed()
+
+    encoders = MediaEncoders(load_towers, model.config)
+    encoders.tokens(model.prompt("the"))
+    prompts = [model.prompt(user(image(photograph(seed=seed)), text("the"))) for seed in range(4)]
+    assert not loaded
+    with ThreadPoolExecutor(4) as threads:
+        made = [*threads.map(encoders.tokens, prompts)]
+    assert len(loaded) == 1
+    for tokens in made:
+        (span,) = tokens.spans
+        assert span.embeds.dtype == np.float32 and span.embeds.shape == (16, 96)
+    assert np.array_equal(made[1].spans[0].embeds, encoders.tokens(prompts[1]).spans[0].embeds)
+
+
+def test_towers_that_could_not_be_loaded_are_loaded_again(eyed_directory: Path) -> None:
+    model, errors = load(eyed_directory), [FileFormatError("a.gguf was cut short")]
+
+    def load_towers() -> Gemma3Tree:
+        if errors:
+            raise errors.pop()
+        return eyed()
+
+    encoders = MediaEncoders(load_towers, model.config)
+    with pytest.raises(FileFormatError, match="cut short"):
+        encoders.encode_image(read_image(photograph()), 32)
+    assert encoders.encode_image(read_image(photograph()), 32).shape == (16, 96)
+
+
+def test_towers_need_torch(eyed_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load(eyed_directory)
+    prompt = model.prompt(user(image(photograph()), text("the")))
+    encoders = MediaEncoders(eyed, model.config)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(MissingExtraError, match=r"sounds need the extra media \(torch is not inst"):
+        encoders.tokens(prompt)
+    with pytest.raises(UnsupportedError, match="no audio encoder"):
+        encoders.audio_stream()
+
+
 # ---- recordings ----------------------------------------------------------------------------------
 
 
@@ -145,7 +215,7 @@ def test_a_recording_and_a_picture_are_what_the_reference_makes_of_them(hears: M
     vision_options = VisionOptions(image_size=256)
     prompt = hears.prompt(user(audio(sound), image(picture), text("the")), vision_options)
     assert prompt.ids.count(497) == 12 and prompt.ids.count(481) == 16
-    mel = log_mel(sound)[None]
+    mel = torch.from_numpy(log_mel(sound))[None]
     with torch.inference_mode():
         told = twin(AWAKE)(
             input_ids=torch.tensor([prompt.ids]),
@@ -249,9 +319,10 @@ def test_places_and_pictures_are_as_many(sees: Model) -> None:
 
 
 def test_keys_tell_contents_apart() -> None:
-    a = torch.arange(6.0)
-    assert content_key(a) == content_key(a.clone()) != content_key(a + 1)
-    assert content_key(a) != content_key(a.view(2, 3))
+    a = np.arange(6.0, dtype=np.float32)
+    assert content_key(a) == content_key(a.copy()) != content_key(a + 1)
+    assert content_key(a) == content_key(np.repeat(a, 2)[::2])
+    assert len({content_key(b) for b in (a, a.reshape(2, 3), a.view(np.int32))}) == 3
 
 
 # ---- plain prompts -------------------------------------------------------------------------------

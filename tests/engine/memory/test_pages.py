@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from gemelo.kernels.linear import QuantLinear
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -22,7 +23,6 @@ from gemelo.engine.memory.pages import (
     release,
 )
 from gemelo.errors import FileFormatError
-from gemelo.kernels.linear import QuantLinear
 from gemelo.kernels.quants import FORMATS, Packed
 from gemelo.weights.mapped import lost_weights, map_file
 from tests.native import needs_native

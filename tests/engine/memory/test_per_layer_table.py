@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from gemelo.kernels.linear import as_blocks, module_bytes
 from torch import Tensor
 
 from gemelo.checkpoints.load import load_checkpoint
@@ -30,7 +31,6 @@ from gemelo.engine.tokens import Tokens
 from gemelo.errors import InputError, UnavailableError
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.kernels import reference
-from gemelo.kernels.linear import as_blocks, module_bytes
 from gemelo.kernels.quants import FORMATS, Packed, pack
 from gemelo.models.gemma3n import Gemma3n
 from gemelo.weights.mapped import map_file

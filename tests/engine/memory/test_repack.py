@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from gemelo.engine.native_program import Decoder, NativeProgram, packed
 from torch import Tensor
 
 from gemelo.config import Submodel
@@ -15,7 +16,6 @@ from gemelo.engine.elastic.submodel_views import SubmodelViews
 from gemelo.engine.memory import repack
 from gemelo.engine.memory.pages import present_bytes, release
 from gemelo.engine.memory.repack import repacked
-from gemelo.engine.native_program import Decoder, NativeProgram, packed
 from gemelo.engine.tokens import Tokens
 from gemelo.kernels.quants import FORMATS, Packed
 from gemelo.kernels.repacked import Panels

@@ -56,9 +56,9 @@ def error_of(source: Any) -> str:
 def test_every_container_and_rate(kind: str) -> None:
     container, codec, rate, near = RECORDINGS[kind]
     samples = read_audio(recording([tone(440, rate)], rate, container, codec))
-    assert samples.values.dtype == torch.float32 and samples.notices == ()
+    assert samples.values.dtype == np.float32 and samples.notices == ()
     assert samples.duration_s == pytest.approx(1, abs=0.06)  # lossy coders add their last frame
-    middle = samples.values[4000:12000].numpy()  # whose phase may have moved, if its coder delays
+    middle = samples.values[4000:12000]  # whose phase may have moved, if its coder delays
     wave = np.exp(2j * np.pi * 440 * np.arange(8000) / SAMPLING_RATE)
     strength = 2 * (middle * wave).mean()
     rest = middle - np.real(strength * wave.conj())
@@ -73,14 +73,14 @@ def test_samples_of_the_right_rate_are_not_touched() -> None:
     header += struct.pack("<IHHIIHH", 16, 1, 1, SAMPLING_RATE, 2 * SAMPLING_RATE, 2, 16)
     file.write(header + b"data" + struct.pack("<I", 40000) + said.tobytes())
     heard = read_audio(file.getvalue()).values
-    assert torch.equal(heard, torch.from_numpy(said / np.float32(32768)))
-    assert torch.equal(resample(said, SAMPLING_RATE).values, heard)
+    assert np.array_equal(heard, said / np.float32(32768))
+    assert np.array_equal(resample(said, SAMPLING_RATE).values, heard)
 
 
 @pytest.mark.parametrize("count", [2, 6])
 def test_channels_are_averaged(count: int) -> None:
     channels = [tone(440, SAMPLING_RATE), *[np.zeros(SAMPLING_RATE, np.float32)] * (count - 1)]
-    heard = read_audio(recording(channels, SAMPLING_RATE, "wav", "pcm_f32le")).values.numpy()
+    heard = read_audio(recording(channels, SAMPLING_RATE, "wav", "pcm_f32le")).values
     np.testing.assert_allclose(heard, tone(440, SAMPLING_RATE) / count, atol=1e-6)
 
 
@@ -102,7 +102,7 @@ def test_paths_bytes_files_and_pipes(tmp_path: Path) -> None:
     wanted = read_audio(held).values
     with path.open("rb") as file:
         for source in (path, str(path), file, io.BytesIO(held), Pipe(held)):
-            assert torch.equal(read_audio(source).values, wanted)
+            assert np.array_equal(read_audio(source).values, wanted)
 
 
 @pytest.mark.parametrize("piece_s", [0.01, 0.32, 0.5, 7])
@@ -110,7 +110,7 @@ def test_pieces_are_the_whole(piece_s: float) -> None:
     held = recording([tone(440, 44100, 1.7)], 44100, "flac", "flac")
     pieces = [piece.values for piece in stream_audio(held, piece_s)]
     assert {len(piece) for piece in pieces[:-1]} <= {round(piece_s * SAMPLING_RATE)}
-    assert torch.equal(torch.cat(pieces), read_audio(held).values)
+    assert np.array_equal(np.concatenate(pieces), read_audio(held).values)
 
 
 def test_a_pipe_is_heard_while_it_is_spoken() -> None:
@@ -144,7 +144,9 @@ def test_tensors_lists_and_two_channels() -> None:
     both = torch.stack([said, torch.zeros_like(said)])
     for values, factor in ((said, 1), (said.bfloat16(), 1), (said.tolist(), 1), (both, 2)):
         np.testing.assert_allclose(resample(values, SAMPLING_RATE).values, said / factor, atol=2e-3)
-    assert torch.equal(resample(both, SAMPLING_RATE).values, resample(both.T, SAMPLING_RATE).values)
+    assert np.array_equal(
+        resample(both, SAMPLING_RATE).values, resample(both.T, SAMPLING_RATE).values
+    )
     assert resample(said, 44100).duration_s == pytest.approx(16000 / 44100, abs=1e-3)
 
 

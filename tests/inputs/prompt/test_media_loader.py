@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
-import torch
 
 from gemelo.config import Gemma3nConfig
 from gemelo.errors import InputError
@@ -34,7 +34,9 @@ def test_a_film_is_its_frames_and_its_sound_from_a_pipe_too() -> None:
 
 
 def test_a_sound_track_too_short_for_a_token_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(opener, "read_audio", lambda source, limit_s: Samples(torch.zeros(512)))
+    monkeypatch.setattr(
+        opener, "read_audio", lambda source, limit_s: Samples(np.zeros(512, np.float32))
+    )
     media_loader, places = expanded(film())
     assert places == ("00:00", ImagePlaceholder()) and media_loader.recordings == []
     assert "its sound lasts 0.0320 s: too short for an audio token" in media_loader.notices[-1]

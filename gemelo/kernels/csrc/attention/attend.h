@@ -1,4 +1,4 @@
-// Attention of few tokens, or without tiles, as Flash-Decoding splits it: every key and value is
+// Attention in float, of few tokens or without tiles, as Flash-Decoding splits it: every key and value is
 // read once for all the heads that share it, some slots at a time.
 //
 // What a split of the slots contributes to a head (a part) has sums of its own, and parts are put
@@ -233,7 +233,7 @@ static void attend_few(Worker& worker, const Attend& a, void* room) {
 }
 
 // Many tokens: each thread has tokens of its own.
-[[maybe_unused]] static void attend_many(Worker& worker, const Attend& a) {
+static void attend_many(Worker& worker, const Attend& a) {
   static thread_local gemelo::Scratch room;
   const int64_t d = a.cache.d, floats = part_floats(d), parts = parts_of(a);
   float* sums = room.room<float>(2 * a.heads * floats);

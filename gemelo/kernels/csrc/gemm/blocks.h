@@ -16,6 +16,7 @@
 #include <type_traits>
 
 #include "gemm/formats.h"
+#include "simd/unroll.h"
 
 namespace GEMELO_ISA {
 
@@ -187,16 +188,22 @@ static inline void with_floats(gemelo::Format format, const Body& body) {
   }
 }
 
-// A super-block as 64 * kPairs floats, exactly what the format defines.
+// A super-block as 64 * kPairs floats, to the bit what the format defines.
 template <class Q>
 static inline void expand(const Q& block, float* out) {
+  const auto put = [&](int sixteenth, F u) GEMELO_INLINE {
+    const F scale = set(block.scale(sixteenth));
+    if constexpr (Q::kMinima) u = u * scale - set(block.minimum(sixteenth));
+    else u = (u - set(Q::kZero)) * scale;
+    store(out + 16 * sixteenth, u);
+  };
 #pragma GCC unroll 4
-  for (int i = 0; i < Q::kPairs; i++, out += 64) {
+  for (int i = 0; i < Q::kPairs; i++) {
     const B u = block.quants(i);
-    store(out, fma(widen<0>(u), set(block.scale(4 * i)), set(-block.minimum(4 * i))));
-    store(out + 16, fma(widen<1>(u), set(block.scale(4 * i + 1)), set(-block.minimum(4 * i + 1))));
-    store(out + 32, fma(widen<2>(u), set(block.scale(4 * i + 2)), set(-block.minimum(4 * i + 2))));
-    store(out + 48, fma(widen<3>(u), set(block.scale(4 * i + 3)), set(-block.minimum(4 * i + 3))));
+    put(4 * i, widen<0>(u));
+    put(4 * i + 1, widen<1>(u));
+    put(4 * i + 2, widen<2>(u));
+    put(4 * i + 3, widen<3>(u));
   }
 }
 

@@ -61,6 +61,14 @@ int64_t argmax(const float* x, int64_t count) {
   return best;
 }
 
+bool pack(uintptr_t x, int64_t rows, int64_t columns, Format format, uintptr_t out) {
+  const bool writes = format == kQ8_0 || format == kQ4_0 || format == kF32 || format == kF16 ||
+                      format == kBF16;
+  if (!writes) throw nb::value_error("only Q8_0, Q4_0 and plain floats are written");
+  nb::gil_scoped_release nogil;
+  return chosen->pack_weights(at<const float>(x), rows, columns, format, at<uint8_t>(out));
+}
+
 #ifndef _WIN32  // which has no forks
 
 // A fork waits for the steps that run, and goes on while none does: what the child has of them is
@@ -170,6 +178,23 @@ void bind_products(nb::module_& m) {
       },
       "rows"_a, "first"_a, "stride"_a, "out"_a,
       "Make rows the panels from `first` on, or strips, `stride` bytes for a line of all panels.");
+  m.def(
+      "unpack",
+      [](uintptr_t address, int64_t stride, Format format, int64_t rows, int64_t columns,
+         uintptr_t out) {
+        nb::gil_scoped_release nogil;
+        chosen->unpack({at<const uint8_t>(address), stride, format, rows, columns, nullptr,
+                        Layout::kRows},
+                       at<float>(out));
+      },
+      "address"_a, "stride"_a, "format"_a, "rows"_a, "columns"_a, "out"_a,
+      "Weights, rows `stride` bytes apart, as float32: out (rows, columns). To the bit what\n"
+      "`quants.unpack` defines.");
+  m.def(
+      "pack", pack, "x"_a, "rows"_a, "columns"_a, "format"_a, "out"_a,
+      "x (rows, columns) float32 as weights, out (rows, bytes of a row), to the bit what\n"
+      "`quants.pack` defines: Q8_0, Q4_0, F32, F16 or BF16, ValueError for others. False where a\n"
+      "block has a number that is not finite or too large for its scale; plain floats keep any.");
   m.def(
       "argmax",
       [](uintptr_t x, int64_t count) {

@@ -93,6 +93,12 @@ struct Kernels {
   size_t (*panel_bytes)(Format format, int64_t columns);
   void (*interleave)(const Matrix& rows, int64_t first, int64_t stride, uint8_t* out);
 
+  // Weights in rows as floats, out (rows, columns); and floats as weights, one row behind the
+  // other: q8_0, q4_0 or plain floats. Whether all numbers have a place there; as plain floats any
+  // has. To the bit what gemelo/kernels/quants.py defines.
+  void (*unpack)(const Matrix& w, float* out);
+  bool (*pack_weights)(const float* x, int64_t rows, int64_t columns, Format format, uint8_t* out);
+
   // Reads memory and does nothing with it: how fast a product could be. Returns some number.
   int64_t (*read)(const uint8_t* p, int64_t bytes);
 

@@ -58,6 +58,9 @@ static inline F load_bf16(const uint16_t* p) {
 static inline void store_bf16(uint16_t* p, F x) {
   _mm256_storeu_si256((__m256i*)p, (__m256i)_mm512_cvtneps_pbh(x));
 }
+static inline void store_half(uint16_t* p, F x) {
+  _mm256_storeu_si256((__m256i*)p, _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+}
 static inline float widen_half(uint16_t h) { return _cvtsh_ss(h); }
 static inline uint16_t narrow_half(float x) { return _cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT); }
 
@@ -69,6 +72,7 @@ static inline I load(const int32_t* p) { return _mm512_loadu_si512(p); }
 static inline void store(int32_t* p, I x) { _mm512_storeu_si512(p, x); }
 static inline F floats(I x) { return _mm512_cvtepi32_ps(x); }
 static inline I nearest(F x) { return _mm512_cvtps_epi32(x); }
+static inline I truncated(F x) { return _mm512_cvttps_epi32(x); }
 // 2 to the power of every (whole) lane.
 static inline F power_of_two(I n) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(n, _mm512_set1_epi32(127)), 23));

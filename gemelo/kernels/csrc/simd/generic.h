@@ -89,6 +89,12 @@ static inline F load_half(const uint16_t* p) {
   }
   return y;
 }
+static inline void store_half(uint16_t* p, F x) {
+  GEMELO_EACH(16) {
+    const uint16_t h = narrow_half(x[i]);
+    std::memcpy(p + i, &h, 2);
+  }
+}
 static inline F load_bf16(const uint16_t* p) {
   F y;
   uint16_t h;
@@ -120,6 +126,11 @@ static inline I nearest(F x) {
   I y;
   GEMELO_EACH(16)
   y[i] = std::fabs(x[i]) < 2147483648.0f ? (int32_t)std::nearbyintf(x[i]) : INT32_MIN;
+  return y;
+}
+static inline I truncated(F x) {
+  I y;
+  GEMELO_EACH(16) y[i] = std::fabs(x[i]) < 2147483648.0f ? (int32_t)x[i] : INT32_MIN;
   return y;
 }
 static inline F power_of_two(I n) { return (F)((n + 127) << 23); }

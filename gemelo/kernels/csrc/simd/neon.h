@@ -95,6 +95,16 @@ static inline F load_half(const uint16_t* p) {
   return {four_halves(bytes), four_halves(bytes + 8), four_halves(bytes + 16),
           four_halves(bytes + 24)};
 }
+static inline void four_halves(uint8_t* p, float32x4_t x) {
+  vst1_u8(p, vreinterpret_u8_f16(vcvt_f16_f32(x)));
+}
+static inline void store_half(uint16_t* p, F x) {
+  uint8_t* bytes = (uint8_t*)p;
+  four_halves(bytes, x.a);
+  four_halves(bytes + 8, x.b);
+  four_halves(bytes + 16, x.c);
+  four_halves(bytes + 24, x.d);
+}
 static inline float32x4_t four_bf16(const uint8_t* p) {
   return vreinterpretq_f32_u32(vshll_n_u16(four_words(p), 16));
 }
@@ -134,6 +144,7 @@ static inline void store(int32_t* p, I x) {
 static inline F floats(I x) { return GEMELO_ONE(vcvtq_f32_s32, x); }
 // A NaN becomes 0 here and the least integer elsewhere; whoever calls has marked it by then.
 static inline I nearest(F x) { return GEMELO_ONE(vcvtnq_s32_f32, x); }
+static inline I truncated(F x) { return GEMELO_ONE(vcvtq_s32_f32, x); }
 static inline float32x4_t power_of_two(int32x4_t n) {
   return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(n, vdupq_n_s32(127)), 23));
 }
