@@ -331,9 +331,9 @@ class Model(Unpicklable):
         It has no cache and runs module by module in PyTorch, slower than `logits`. Attentions take
         4 bytes * layers * heads * T * T. Nothing has a gradient; tensors are the caller's own.
         """
+        modules = self._modules
         from gemelo.engine.modules.forward import forward
 
-        modules = self._modules
         return forward(modules, self.tokens(prompt), output_hidden_states, output_attentions)
 
     @cached_property
