@@ -8,6 +8,7 @@ what such a system does differently with the same call; docs/platforms.md says w
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -35,16 +36,29 @@ def python(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("system", ["win32", "darwin"])
-def test_all_of_it_imports_and_the_rest_runs(system: str, tmp_path: Path) -> None:
-    folder = tmp_path / "with a space" / "año"
+def said_on(system: str, folder: Path, model: Path) -> list[str]:
+    """What the program says that runs as on `system`, line by line."""
     folder.mkdir(parents=True)
-    cache = str(folder / "cache")
-    done = python("-m", "tests.other_system", system, str(folder), GEMELO_CACHE=cache)
+    words = ("-m", "tests.other_system", system, str(folder), str(model))
+    done = python(*words, GEMELO_CACHE=str(folder / "cache"))
     assert done.returncode == 0, done.stdout + done.stderr
-    said = done.stdout.splitlines()
-    assert int(said[0].removeprefix("modules imported: ")) > 150
-    assert said[-1] == ("Dvořák" if system == "win32" else r"Dvo\u0159\xe1k")
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("system", ["win32", "darwin"])
+def test_it_imports_converts_and_answers_elsewhere(
+    system: str, tmp_path: Path, tiny_directory: Path
+) -> None:
+    here = said_on(sys.platform, tmp_path / "here", tiny_directory)
+    there = said_on(system, tmp_path / "with a space" / "año", tiny_directory)
+    assert here[0] == there[0] and int(there[0].removeprefix("modules imported: ")) > 200
+    assert answer(there) == answer(here)
+    assert there[-1] == ("Dvořák" if system == "win32" else r"Dvo\u0159\xe1k")
+
+
+def answer(lines: list[str]) -> object:
+    said = json.loads(next(line for line in lines if line.startswith("{")))
+    return said["prompt_token_ids"], said["token_ids"]
 
 
 def test_every_file_of_text_is_opened_with_an_encoding() -> None:
