@@ -37,6 +37,25 @@ def _extension() -> ModuleType | None:
         return None
 
 
+def _absence() -> tuple[str, str]:
+    """Why the extension is not there, and the cure."""
+    folders = map(Path, sys.modules["gemelo.kernels"].__path__)
+    files = [file for folder in folders for file in sorted(folder.glob("_native.*"))]
+    built = [file.name for file in files if file.suffix in (".so", ".pyd")]
+    if not built:
+        return "were not built", "install a C++ compiler and install gemelo again"
+    if not any(f"_native{suffix}" in built for suffix in EXTENSION_SUFFIXES):
+        this = f"Python {sys.version_info.major}.{sys.version_info.minor} on {sys.platform}"
+        return f"are for another Python ({built[0]})", f"install gemelo again with this one, {this}"
+    try:
+        import_module(_NAME)
+    except ImportError as error:
+        reason = one_line(str(error), _REASON_CHARS)
+    else:
+        reason = "they could be, just now"
+    return f"cannot be loaded ({reason})", "install gemelo again"
+
+
 def _chosen(built: ModuleType | None) -> ModuleType | None:
     """The compiled module, set to the instruction set that the environment asks for."""
     asked = os.environ.get("GEMELO_ISA", "")
@@ -108,22 +127,3 @@ def missing_kernels_notice() -> str | None:
         return None
     reason, cure = _absence()
     return f"the native kernels {reason}, so that models run ten times slower or worse; {cure}"
-
-
-def _absence() -> tuple[str, str]:
-    """Why the extension is not there, and the cure."""
-    folders = map(Path, sys.modules["gemelo.kernels"].__path__)
-    files = [file for folder in folders for file in sorted(folder.glob("_native.*"))]
-    built = [file.name for file in files if file.suffix in (".so", ".pyd")]
-    if not built:
-        return "were not built", "install a C++ compiler and install gemelo again"
-    if not any(f"_native{suffix}" in built for suffix in EXTENSION_SUFFIXES):
-        this = f"Python {sys.version_info.major}.{sys.version_info.minor} on {sys.platform}"
-        return f"are for another Python ({built[0]})", f"install gemelo again with this one, {this}"
-    try:
-        import_module(_NAME)
-    except ImportError as error:
-        reason = one_line(str(error), _REASON_CHARS)
-    else:
-        reason = "they could be, just now"
-    return f"cannot be loaded ({reason})", "install gemelo again"
