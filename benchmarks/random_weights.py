@@ -13,30 +13,29 @@ random stretch, so the largest file takes as long as the disk.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from gemelo.checkpoints.locate import demo
 from gemelo.checkpoints.plan import Target, gguf_targets
 from gemelo.checkpoints.source import (
-    DECODER,
     EMBEDDING,
     PER_LAYER_EMBEDDING,
     Source,
-    Weight,
     architecture,
 )
 from gemelo.cli.terminal import Bar
 from gemelo.config import Gemma3Config, Gemma3nConfig, ModelConfig
+from gemelo.config.parameters import parameter_shapes
 from gemelo.errors import GemeloError
 from gemelo.kernels.quants import FORMATS, Format, Packed
-from gemelo.models.gemma3 import Gemma3
-from gemelo.models.gemma3n import Gemma3n
 from gemelo.weights import metadata, names
 from gemelo.weights.gguf import GGUFFile
 from gemelo.weights.gguf_write import TensorToWrite, write_gguf
@@ -112,23 +111,15 @@ def tensors(config: ModelConfig, mixture: str, kind: str) -> Iterator[TensorToWr
 
 def plan(config: ModelConfig) -> Source:
     """Names and shapes of a decoder, as if there were a file of it whose norms change nothing."""
-    with torch.device("meta"):
-        model = Gemma3n(config) if isinstance(config, Gemma3nConfig) else gemma3(config)
-    shapes = {f"{DECODER}{name}": tuple(p.shape) for name, p in model.named_parameters()}
+    shapes = parameter_shapes(config)
     neutral = 1.0 if isinstance(config, Gemma3nConfig) else 0.0  # Gemma 3's norms are 1 + weight
 
-    def tensor(name: str) -> Tensor:
+    def tensor(name: str) -> Packed:
         if len(shapes[name]) == 1:
-            return torch.full(shapes[name], neutral)
-        return torch.zeros(1)  # of a matrix only the dtype is looked at; `maker` makes it
+            return Packed.of(np.full(shapes[name], neutral, np.float32))
+        return Packed.of(np.zeros(1, np.float32))  # of a matrix only the format is looked at
 
     return Source(Path("random.gguf"), config, shapes, tensor)
-
-
-def gemma3(config: ModelConfig) -> Gemma3:
-    """The other family's network."""
-    assert isinstance(config, Gemma3Config)
-    return Gemma3(config)
 
 
 def format_of(target: Target, mixture: str, config: ModelConfig) -> Format:
@@ -142,7 +133,7 @@ def format_of(target: Target, mixture: str, config: ModelConfig) -> Format:
     return FORMATS[mixture]
 
 
-def maker(target: Target, format: Format) -> Callable[[], Weight]:
+def maker(target: Target, format: Format) -> Callable[[], Packed]:
     """How to make a tensor: norms are given, matrices are noise that keeps a vector's length."""
     if len(target.shape) == 1:
         return target.weight
@@ -150,43 +141,44 @@ def maker(target: Target, format: Format) -> Callable[[], Weight]:
     if target.name == PER_LAYER_EMBEDDING:
         spread = 1 / 16  # a layer's part of a row has 256 columns
     # Every matrix differs: some runtimes keep equal ones once, and would read less than they must.
-    generator = torch.Generator().manual_seed(zlib.crc32(target.name.encode()))
+    generator = np.random.default_rng(zlib.crc32(target.name.encode()))
     if format.block == 1:
         return lambda: floats(target.shape, spread, generator)
     return lambda: blocks(target.shape, format, spread, generator)
 
 
-def floats(shape: tuple[int, ...], spread: float, generator: torch.Generator) -> Tensor:
+def floats(shape: tuple[int, ...], spread: float, generator: np.random.Generator) -> Packed:
     """Random numbers with a standard deviation of `spread`."""
-    return repeated(torch.randn(_STRETCH_FLOATS, generator=generator) * spread, shape)
+    stretch = generator.standard_normal(_STRETCH_FLOATS, np.float32) * np.float32(spread)
+    return Packed.of(repeated(stretch, shape))
 
 
 def blocks(
-    shape: tuple[int, ...], format: Format, spread: float, generator: torch.Generator
+    shape: tuple[int, ...], format: Format, spread: float, generator: np.random.Generator
 ) -> Packed:
     """Random blocks whose numbers have a standard deviation of about `spread`."""
     size = (_STRETCH_BLOCKS, format.block_bytes)
-    stretch = torch.randint(0, 256, size, dtype=torch.uint8, generator=generator)
+    stretch = generator.integers(0, 256, size, np.uint8)
     place, root_mean_square = _SCALES[format.name]
-    factors = torch.rand(_STRETCH_BLOCKS, 1, generator=generator) * 0.4 + 0.8
-    scales = (factors * spread / root_mean_square).half()
-    stretch[:, place : place + 2] = scales.view(torch.uint8)
-    return Packed(repeated(stretch.view(-1), (shape[0], format.row_bytes(shape[-1]))), format)
+    factors = generator.uniform(0.8, 1.2, (_STRETCH_BLOCKS, 1))
+    scales = (factors * spread / root_mean_square).astype(np.float16)
+    stretch[:, place : place + 2] = scales.view(np.uint8)
+    return Packed(repeated(stretch.reshape(-1), (shape[0], format.row_bytes(shape[-1]))), format)
 
 
-def repeated(stretch: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """A tensor of `shape` that repeats `stretch` (N,) from its first element to its last."""
-    out = stretch.new_empty(torch.Size(shape).numel())
+def repeated(stretch: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """An array of `shape` that repeats `stretch` (N,) from its first element to its last."""
+    out = np.empty(math.prod(shape), stretch.dtype)
     for start in range(0, len(out), len(stretch)):
         out[start : start + len(stretch)] = stretch[: len(out) - start]
-    return out.view(shape)
+    return out.reshape(shape)
 
 
 def size_bytes(shape: str, mixture: str) -> int:
     """Bytes of all tensors of a file, its header left out."""
     config = SHAPES[shape]
     found = tensors(config, mixture, architecture(config))
-    return sum(f.row_bytes(s[-1]) * torch.Size(s[:-1]).numel() for _, s, f, _ in found)
+    return sum(f.row_bytes(s[-1]) * math.prod(s[:-1]) for _, s, f, _ in found)
 
 
 def write_with_bar(shape: str, mixture: str, path: Path) -> None:

@@ -16,41 +16,38 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
+import numpy as np
 
 from gemelo.api import load
 from gemelo.checkpoints.locate import demo
 from gemelo.checkpoints.plan import gguf_targets
 from gemelo.checkpoints.source import Source
 from gemelo.config import Gemma3nConfig, Submodel, kv_bytes
+from gemelo.config.parameters import parameter_shapes
 from gemelo.engine.memory.process import process_bytes
 from gemelo.engine.memory.residency import resident_bytes
 from gemelo.evals.machine import cpu_name
-from gemelo.kernels.quants import FORMATS, Format, Packed
-from gemelo.models.gemma3n import Gemma3n
+from gemelo.kernels.packed import FORMATS, Format, Packed, matrix_shape, own_dims
 from gemelo.weights import metadata, names
 from gemelo.weights.gguf import GGUFFile
 from gemelo.weights.gguf_write import write_gguf
 
 CONTEXT = 2048
+KV_BYTES = {"plain": 4, "bf16": 2, "int8": 1}  # of a number; scales are left out
 E4B = Gemma3nConfig(vocab_size=262144)
 
 
-def zeros(shape: tuple[int, ...], format: Format) -> Callable[[], torch.Tensor | Packed]:
+def zeros(shape: tuple[int, ...], format: Format) -> Callable[[], Packed]:
     """A tensor of nothing, in the format it will have."""
-    if format.block == 1:
-        return lambda: torch.zeros(shape)
-    rows = torch.Size(shape[:-1]).numel()
-    row_bytes = format.row_bytes(shape[-1])
-    return lambda: Packed(torch.zeros(rows, row_bytes, dtype=torch.uint8), format)
+    rows, columns = matrix_shape(shape)
+    size = rows, format.row_bytes(columns)
+    return lambda: Packed(np.zeros(size, np.uint8), format, own_dims(shape))
 
 
 def write(path: Path) -> None:
     """E4B as `gemelo convert --format q4_0` lays it out, its table in 8 bits."""
-    with torch.device("meta"):
-        model = Gemma3n(E4B)
-    shapes = {f"language_model.{name}": tuple(p.shape) for name, p in model.named_parameters()}
-    plan = Source(path, E4B, shapes, lambda name: torch.zeros(1))
+    nothing = Packed.of(np.zeros(1, np.float32))
+    plan = Source(path, E4B, parameter_shapes(E4B), lambda name: nothing)
     tensors = []
     for target in gguf_targets(plan, "q4_0"):
         table = target.name.endswith("embed_tokens_per_layer.weight")
@@ -75,27 +72,26 @@ def main() -> None:
     for _ in model.stream(ids, temperature=0, max_tokens=3, ignore_eos=True):
         pass
     seconds = time.perf_counter() - started
-    decoder = model.engine.decoder
-    assert isinstance(decoder, Gemma3n)
-    weights = resident_bytes(decoder, "disk")
-    kv = kv_bytes(decoder.config, CONTEXT, model.engine.chunk, model.engine.cache().stored.itemsize)
+    decoder, whole = model.engine.decoder, model.engine.views.whole
+    assert whole is not None
+    weights = resident_bytes(decoder, whole, on_disk=True)
+    kv = kv_bytes(decoder.config, CONTEXT, model.engine.chunk, KV_BYTES[model.engine.kv_format])
     table = path.stat().st_size - weights
     held = process_bytes() - before
-    e2b = model.submodel(Submodel.named("E2B", decoder.config)).engine.decoder
-    assert isinstance(e2b, Gemma3n)
+    e2b = Submodel.named("E2B", decoder.config)
     print(
         json.dumps(
             {
                 "cpu": cpu_name(),
                 "file_bytes": path.stat().st_size,
                 "table_and_header_bytes": table,
-                "python_and_torch_bytes": before,
+                "python_bytes": before,
                 "core_head_norms_bytes": weights,
                 "kv_bytes": kv,
                 "sum_bytes": weights + kv,
                 "held_bytes": held,
                 "held / sum": held / (weights + kv),
-                "of which E2B would need": resident_bytes(e2b, "disk"),
+                "of which E2B would need": resident_bytes(decoder, e2b, on_disk=True),
                 "seconds": seconds,
             },
             indent=2,

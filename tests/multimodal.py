@@ -20,7 +20,7 @@ from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.models.multimodal import Gemma3nTree, Gemma3Tree, Tree, tree_of
 from gemelo.weights import names
 from gemelo.weights.safetensors import write_safetensors
-from tests.conftest import TINY, TINY_VISION, tiny_vocabulary
+from tests.conftest import HEADS_OF_64, TINY_VISION, tiny_vocabulary
 from tests.gemma3n import TINY_3N
 from tests.tensors import entries
 
@@ -28,7 +28,7 @@ Config = Gemma3Config | Gemma3nConfig
 BOI, EOI, IMAGE, BOA = 90, 91, 92, 93
 # The window is shorter than a picture, so that the two conditions of a mask meet.
 EYED = dataclasses.replace(
-    TINY["blocks-of-32"],
+    HEADS_OF_64,
     vision=TINY_VISION,
     mm_tokens_per_image=16,
     boi_token_index=BOI,
@@ -39,6 +39,7 @@ EYED = dataclasses.replace(
 )
 AWAKE = dataclasses.replace(
     TINY_3N,
+    head_dim=64,  # as the native kernels take it
     vocab_size_per_layer_input=480,
     max_position_embeddings=1024,
     eos_token_id=(1, 106),

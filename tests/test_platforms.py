@@ -98,14 +98,14 @@ def notice(folder: Path, **environment: str) -> str:
 
 def test_no_extension_one_of_another_python_and_a_broken_one_are_told_apart(tmp_path: Path) -> None:
     assert notice(tmp_path) == (
-        "the native kernels were not built, so that models run ten times slower or worse; "
+        "the native kernels were not built, so that NumPy computes, a hundred times slower; "
         "install a C++ compiler and install gemelo again"
     )
     (tmp_path / "_native.cpython-27-x86_64-linux-gnu.so").write_bytes(b"")
     this = f"Python {sys.version_info.major}.{sys.version_info.minor} on {sys.platform}"
     assert notice(tmp_path) == (
         "the native kernels are for another Python (_native.cpython-27-x86_64-linux-gnu.so), so "
-        f"that models run ten times slower or worse; install gemelo again with this one, {this}"
+        f"that NumPy computes, a hundred times slower; install gemelo again with this one, {this}"
     )
     assert "kernels are for another Python" in notice(tmp_path, GEMELO_ISA="generic")
     (tmp_path / f"_native{EXTENSION_SUFFIXES[0]}").write_bytes(b"no library")

@@ -29,7 +29,6 @@ from gemelo.checkpoints.locate import demo
 from gemelo.checkpoints.open import open_source
 from gemelo.checkpoints.source import EMBEDDING, PER_LAYER_EMBEDDING
 from gemelo.cli.terminal import Bar
-from gemelo.kernels.quants import Packed
 
 
 @dataclass(frozen=True)
@@ -150,5 +149,4 @@ def work(subject: Subject, engine: str, folder: Path, form: Path) -> Work:
         files = [*form.glob("*.safetensors"), *form.glob("openvino_model.bin")]
         return Work(sum(file.stat().st_size for file in files), 2 * elements)
     held = [source.tensor(name) for name in source.shapes if name != PER_LAYER_EMBEDDING]
-    size = sum(w.nbytes if isinstance(w, Packed) else w.numel() * w.element_size() for w in held)
-    return Work(size, 2 * elements)
+    return Work(sum(weight.nbytes for weight in held), 2 * elements)

@@ -17,12 +17,11 @@ stay as the file has them too, whatever block format is asked for.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from gemelo.checkpoints.companion import with_companion
 from gemelo.checkpoints.formats import as_format, format_of
@@ -31,6 +30,7 @@ from gemelo.checkpoints.open import open_source
 from gemelo.checkpoints.parameter_check import check_parameters
 from gemelo.checkpoints.slice import without_padding
 from gemelo.checkpoints.source import DECODER, PER_LAYER_EMBEDDING, Source
+from gemelo.checkpoints.tokenizers import tokenizer_of
 from gemelo.config import ModelConfig
 from gemelo.config.options import WeightFormat
 from gemelo.errors import GemeloError, InputError
@@ -39,7 +39,6 @@ from gemelo.inputs.prompt.processor_config import FILES, Preprocessor, read_prep
 from gemelo.kernels import cpu, native
 from gemelo.kernels.quants import FORMATS, Packed, converted
 from gemelo.text_files import read_object
-from gemelo.weights.gguf import GGUFFile
 from gemelo.weights.tensors import Weights
 
 
@@ -145,32 +144,8 @@ def _widened_notice(format: str, wide: list[Packed]) -> str:
     )
 
 
-def tokenizer_of(source: Source) -> PreTrainedTokenizer:
-    """The tokenizer that came with an open source; what its config says ends a text does."""
-    if source.gguf_metadata is not None:
-        return _tokenizer_of_gguf(source.path, source.gguf_metadata)
-    tokenizer = PreTrainedTokenizer.from_file(source.path)
-    ends = {id for id in source.config.eos_token_id if id < tokenizer.vocab_size}
-    stops = tuple(sorted({*tokenizer.stop_ids, *ends}))
-    return dataclasses.replace(tokenizer, stop_ids=stops)
-
-
-def _tokenizer_of_gguf(path: Path, facts: Mapping[str, Any]) -> PreTrainedTokenizer:
-    try:
-        return PreTrainedTokenizer.from_gguf(facts)
-    except GemeloError as error:
-        raise type(error)(f"{path}: {error}") from None
-
-
 def preprocessor_of(source: Source) -> Preprocessor:
     """What a directory's files say of pictures and sound; a GGUF has no such files."""
     files = [source.path / name for name in FILES if source.gguf_metadata is None]
     said = [(file, read_object(file)) for file in files if file.is_file()]
     return read_preprocessor(said, source.config)
-
-
-def read_tokenizer(path: Path) -> PreTrainedTokenizer:
-    """The tokenizer of a model file or directory, without its weights."""
-    if path.is_dir():
-        return PreTrainedTokenizer.from_file(path)
-    return _tokenizer_of_gguf(path, GGUFFile(path).metadata)

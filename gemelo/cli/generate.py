@@ -167,7 +167,7 @@ def tokenize(
         raise InputError('there is no TEXT: gemelo tokenize "The capital of France is"')
     said = argument_or_stdin(text or "-")
     path = resolve(model, notify=lambda text: note(f"note: {text}"))
-    from gemelo.checkpoints.load import read_tokenizer
+    from gemelo.checkpoints.tokenizers import read_tokenizer
 
     tokenizer: Tokenizer = read_tokenizer(path)
     ids = tokenizer.encode(said, bos=not no_bos, special=not no_special)

@@ -126,4 +126,4 @@ def missing_kernels_notice() -> str | None:
     if module is not None or os.environ.get("GEMELO_ISA") == REFERENCE:
         return None
     reason, cure = _absence()
-    return f"the native kernels {reason}, so that models run ten times slower or worse; {cure}"
+    return f"the native kernels {reason}, so that NumPy computes, a hundred times slower; {cure}"

@@ -1,8 +1,9 @@
 """Quantised block formats (Q8_0, Q4_0, the K-quants ...): how blocks hold numbers, both ways.
 
-`unpack` and `pack` are plain NumPy, exact to the bit against the format's definition, and work
-chunk by chunk inside the cache (`kernels.unpackers` has a reader for every format). Other runtimes
-expand or repack at load; here a `Packed` keeps the bytes as they are (`kernels.packed`).
+`unpack` and `pack` are exact to the bit against the format's definition, and work chunk by chunk
+inside the cache: in NumPy, which is readable (`kernels.unpackers` has a reader for every format),
+or natively with all threads, which gives the same bits. Other runtimes expand or repack at load;
+here a `Packed` keeps the bytes as they are (`kernels.packed`).
 
     packed = pack(generator.standard_normal((4096, 640)), FORMATS["q8_0"])
     weight = unpack(packed.prefix(rows=1024))        # (1024, 640) float32
@@ -14,12 +15,13 @@ block.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gemelo.errors import InputError, UnsupportedError
+from gemelo.kernels import native
 from gemelo.kernels.packed import FORMATS as FORMATS
 from gemelo.kernels.packed import FORMATS_BY_ID as FORMATS_BY_ID
 from gemelo.kernels.packed import Bytes as Bytes
@@ -28,6 +30,9 @@ from gemelo.kernels.packed import Format as Format
 from gemelo.kernels.packed import Packed as Packed
 from gemelo.kernels.packed import matrix_shape, own_dims
 from gemelo.kernels.unpackers import UNPACKERS
+
+if TYPE_CHECKING:
+    from gemelo.kernels import _native
 
 CHUNK_ELEMENTS = 1 << 19  # float32 elements expanded at once: 2 MiB, so that they stay in the cache
 
@@ -49,7 +54,7 @@ def unpacked_chunks(packed: Packed, out: Floats | None = None) -> Iterator[tuple
     rows, columns = packed.rows, packed.columns
     if not rows * columns:
         return
-    step = min(rows, max(1, CHUNK_ELEMENTS // columns))
+    step = _rows_at_once(packed.format, rows, columns, in_place=out is not None)
     assert out is None or (out.shape == (rows, columns) and out.flags.c_contiguous)
     scratch = np.empty((step, columns), np.float32) if out is None else out
     for start in range(0, rows, step):
@@ -61,7 +66,7 @@ def unpacked_chunks(packed: Packed, out: Floats | None = None) -> Iterator[tuple
 
 def pack(values: NDArray[np.floating[Any]], format: Format) -> Packed:
     """Quantise a float array of any shape, giving the very bytes that llama.cpp's quantiser gives;
-    to half precision and bfloat16 it rounds to the nearest, ties to even.
+    to half precision and bfloat16 it rounds to the nearest, ties to even, and NaN stays NaN.
 
     Raises InputError where a value is not finite or too large for a block format's half-precision
     scale, and UnsupportedError for formats that are only read.
@@ -73,7 +78,8 @@ def pack(values: NDArray[np.floating[Any]], format: Format) -> Packed:
     matrix = values.reshape(rows, columns)
     blocks = np.empty((rows, format.row_bytes(columns)), np.uint8)
     if blocks.size:
-        step = max(1, CHUNK_ELEMENTS // columns)
+        in_place = matrix.dtype == np.float32 and matrix.flags.c_contiguous
+        step = _rows_at_once(format, rows, columns, in_place)
         for start in range(0, rows, step):
             part = slice(start, start + step)
             _shrink(matrix[part], format, blocks[part])
@@ -92,6 +98,13 @@ def converted(packed: Packed, format: Format) -> Packed:
     return Packed(blocks, format, packed.dims)
 
 
+def _rows_at_once(format: Format, rows: int, columns: int, in_place: bool) -> int:
+    """As many as stay in the cache; natively all of them, if nothing lies between."""
+    if in_place and _native_format(format) is not None:
+        return rows
+    return min(rows, max(1, CHUNK_ELEMENTS // columns))
+
+
 def _check_packed(format: Format) -> None:
     if format.name not in PACKERS:
         raise UnsupportedError(
@@ -100,8 +113,15 @@ def _check_packed(format: Format) -> None:
 
 
 def _expand(blocks: Bytes, format: Format, out: Floats) -> None:
-    """Rows of blocks to numbers (., C), contiguous; scales that are infinite are no surprise."""
-    with np.errstate(all="ignore"):
+    """Rows of blocks to numbers (., C), contiguous."""
+    kind = _native_format(format)
+    if kind is not None:
+        (rows, columns), weight = out.shape, Packed(blocks, format)
+        native.extension.unpack(
+            weight.address, weight.stride, kind, rows, columns, Packed.of(out).address
+        )
+        return
+    with np.errstate(all="ignore"):  # scales may be infinite or no numbers
         UNPACKERS[format.name](
             blocks.reshape(-1, format.block_bytes), out.reshape(-1, format.block)
         )
@@ -110,8 +130,25 @@ def _expand(blocks: Bytes, format: Format, out: Floats) -> None:
 def _shrink(values: NDArray[np.floating[Any]], format: Format, out: Bytes) -> None:
     """Numbers (., C) to rows of blocks, contiguous."""
     with np.errstate(all="ignore"):
-        numbers = values.astype(np.float32, copy=False).reshape(-1, format.block)
-        PACKERS[format.name](numbers, out.reshape(-1, format.block_bytes))
+        numbers = np.ascontiguousarray(values, np.float32)
+        kind = _native_format(format)
+        if kind is None:
+            PACKERS[format.name](
+                numbers.reshape(-1, format.block), out.reshape(-1, format.block_bytes)
+            )
+            return
+    (rows, columns), source, target = numbers.shape, Packed.of(numbers), Packed(out, format)
+    if not native.extension.pack(source.address, rows, columns, kind, target.address):
+        raise _no_scale_holds(format.name)
+
+
+def _native_format(format: Format) -> _native.Format | None:
+    """What the extension calls a format that it reads, and writes if `pack` does; None where
+    NumPy has to."""
+    if native.module is None:
+        return None
+    known: _native.Format | None = native.module.Format.__members__.get(format.name.upper())
+    return known
 
 
 # The writers take values (N, block) float32 and fill blocks (N, block_bytes).
@@ -126,15 +163,11 @@ def _pack_f16(values: Floats, blocks: Bytes) -> None:
 
 
 def _pack_bf16(values: Floats, blocks: Bytes) -> None:
-    """The upper halves of float32, rounded as integers; what is no number stays that, with its
-    sign."""
+    """The upper halves of float32, rounded as integers; whatever is no number is one NaN."""
     bits = values.view(np.uint32)
-    upper = bits >> 16
-    rounded = bits + (0x7FFF + (upper & 1))
+    rounded = bits + (0x7FFF + (bits >> 16 & 1))
     rounded >>= 16
-    missing = np.isnan(values)
-    if missing.any():
-        rounded[missing] = upper[missing] | 0x40
+    rounded[np.isnan(values)] = 0x7FC0
     blocks.view(np.uint16)[...] = rounded
 
 
@@ -173,10 +206,12 @@ def _stored_scale(scale: Floats, name: str) -> Bytes:
     """The (N, 1) scale as two bytes of half precision."""
     half = scale.astype(np.float16)
     if not np.isfinite(half).all():
-        raise InputError(
-            f"cannot quantise to {name}: a value is infinite, not a number or above 8e6"
-        )
+        raise _no_scale_holds(name)
     return half.view(np.uint8)
+
+
+def _no_scale_holds(name: str) -> InputError:
+    return InputError(f"cannot quantise to {name}: a value is infinite, not a number or above 8e6")
 
 
 PACKERS: dict[str, Callable[[Floats, Bytes], None]] = {

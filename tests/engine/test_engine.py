@@ -1,36 +1,88 @@
-"""Sessions against the obvious loop without a cache, and everything that may interrupt one."""
+"""Sessions against the obvious loop without a cache, and everything that may interrupt one.
+
+The model runs natively, as the same program in NumPy, and as modules.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from gemelo.config.sampling import Sampling
+from gemelo.engine.decoder import Decoder
 from gemelo.engine.engine import Engine
-from gemelo.engine.kv import PlainSlots, SlotIndex
-from gemelo.engine.sampler import Sampling
+from gemelo.engine.kv import FloatStore
+from gemelo.engine.modules.cache import FloatTensors, SlotIndex
+from gemelo.engine.modules.decoder import ModuleDecoder
+from gemelo.engine.modules.forward import forward
+from gemelo.engine.native_decoder import NativeDecoder
+from gemelo.engine.programs.backends import NativeBackend, ReferenceBackend
 from gemelo.engine.session import Session
+from gemelo.engine.slots import Integers
 from gemelo.engine.tokens import Tokens
 from gemelo.errors import ContextLengthError, FileFormatError, InputError, UnavailableError
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
+from gemelo.kernels import native
+from gemelo.kernels.quants import Floats
 from gemelo.models.gemma3 import Gemma3
 from tests.conftest import TINY, tiny_model
 from tests.divergence import divergence, off
+from tests.quantised import GEMMA3, again, modules_of, native_of
 
 GREEDY = Sampling(temperature=0, max_tokens=24, ignore_eos=True)
 PROMPT = [2, *range(300, 320)]
 
 
+# Who runs the model, and one of a shape that this is: the kernels take no heads of 24.
+CONFIGS = {
+    "kernels": GEMMA3,
+    "numpy": TINY["grouped-scaled"],
+    "modules": TINY["grouped-scaled"],
+}
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def runner(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
 @pytest.fixture(scope="module")
-def model() -> Gemma3:
-    return tiny_model(TINY["grouped-scaled"])
+def model(runner: str) -> Gemma3:
+    return tiny_model(CONFIGS[runner])
+
+
+@pytest.fixture(scope="module")
+def decoder(runner: str, model: Gemma3) -> Decoder:
+    return made(runner, model)
+
+
+def made(runner: str, model: Gemma3) -> Decoder:
+    """The decoder over a module's weights."""
+    if runner == "modules":
+        return ModuleDecoder(model)
+    decoder = native_of(model)
+    assert decoder.is_native == (runner == "kernels" and native.module is not None)
+    return decoder
+
+
+def as_modules(decoder: Decoder) -> ModuleDecoder:
+    """Modules over the same memory, or those that it is."""
+    if isinstance(decoder, NativeDecoder):
+        return modules_of(decoder)
+    assert isinstance(decoder, ModuleDecoder)
+    return decoder
 
 
 @pytest.fixture
-def engine(model: Gemma3, tiny_tokenizer: Tokenizer) -> Engine:
-    return Engine(model, tiny_tokenizer, chunk=8)
+def engine(decoder: Decoder, tiny_tokenizer: Tokenizer) -> Engine:
+    return Engine(decoder, tiny_tokenizer, chunk=8)
 
 
 @torch.inference_mode()
@@ -94,30 +146,56 @@ def test_a_stream_left_early_keeps_the_session(engine: Engine, model: Gemma3) ->
     assert session.timings.reused_tokens == len(PROMPT) + 4
 
 
-@pytest.mark.parametrize("layer", [0, 3, 6])
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_an_interrupt_inside_a_step_keeps_the_session(
-    engine: Engine, model: Gemma3, layer: int, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, model: Gemma3, share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C halfway through the layers: some have written their keys, some have not."""
     session = engine.session()
     said: list[int] = []
-    forward = model.layers[layer].forward
-    calls = iter(range(1000))
-
-    def interrupted(*args: object) -> torch.Tensor:
-        if next(calls) == 5:
-            raise KeyboardInterrupt
-        result: torch.Tensor = forward(*args)
-        return result
-
     with monkeypatch.context() as patch:
-        patch.setattr(model.layers[layer], "forward", interrupted)
+        interrupt(engine.decoder, share, patch)
         with pytest.raises(KeyboardInterrupt):
             for piece in session.stream(PROMPT, GREEDY):
                 said.extend(piece.token_ids)
     assert 0 < len(said) < 24
     longer = [*PROMPT, *said]
     assert ids_of(session, longer) == obvious(model, longer, 24)
+
+
+def interrupt(decoder: Decoder, share: float, patch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C in the sixth step that gets so far: at its begin, half way, or before its end. A
+    native call is not cut, so there it comes before the call or after."""
+    if isinstance(decoder, ModuleDecoder):
+        layer = decoder.module.layers[round(share * (len(decoder.module.layers) - 1))]
+        patch.setattr(layer, "forward", in_sixth(layer.forward))
+        return
+    assert isinstance(decoder, NativeDecoder)
+    backend = decoder._backend
+    if isinstance(backend, NativeBackend):
+        patch.setattr(backend, "run", in_sixth(backend.run, after=share > 0.5))
+        return
+    assert isinstance(backend, ReferenceBackend)
+    steps = list(backend.program._steps)
+    place = round(share * (len(steps) - 1))
+    steps[place] = in_sixth(steps[place])
+    patch.setattr(backend.program, "_steps", steps)
+
+
+def in_sixth(work: Callable[..., Any], after: bool = False) -> Callable[..., Any]:
+    """The same, but that the sixth call is interrupted."""
+    calls = iter(range(1000))
+
+    def interrupted(*args: object) -> Any:
+        last = next(calls) == 5
+        if last and not after:
+            raise KeyboardInterrupt
+        result = work(*args)
+        if last:
+            raise KeyboardInterrupt
+        return result
+
+    return interrupted
 
 
 def test_an_interrupted_prefill_keeps_its_whole_chunks(engine: Engine, model: Gemma3) -> None:
@@ -146,9 +224,10 @@ def test_many_continuations_of_one_prompt(engine: Engine) -> None:
     assert session.ids == PROMPT
 
 
-def test_continuations_stop_one_by_one(engine: Engine, model: Gemma3) -> None:
+def test_continuations_stop_one_by_one(engine: Engine) -> None:
     """A row that has ended leaves the others as they would be alone."""
-    ends = Engine(model, dataclasses.replace(engine.tokenizer, stop_ids=tuple(range(0, 512, 7))))
+    stop_ids = tuple(range(0, 512, 7))
+    ends = Engine(engine.decoder, dataclasses.replace(engine.tokenizer, stop_ids=stop_ids))
     sampling = Sampling(n=4, seed=1, max_tokens=30, temperature=1.5, top_k=0, top_p=1.0)
     lengths = dict.fromkeys(range(4), 0)
     for piece in ends.session().stream(PROMPT, sampling):
@@ -161,36 +240,48 @@ def test_the_same_seed_gives_the_same_text(engine: Engine) -> None:
     assert ids_of(engine.session(), PROMPT, sampling) == ids_of(engine.session(), PROMPT, sampling)
 
 
+@pytest.mark.parametrize("runner", ["numpy", "modules"], indirect=True)
 def test_an_int8_cache_is_keys_and_values_rounded_to_bytes(
-    model: Gemma3, tiny_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+    model: Gemma3, decoder: Decoder, tiny_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And nothing else: a plain cache with the rounding written out gives the same scores."""
-    small = Engine(model, tiny_tokenizer, chunk=8, kv_format="int8").score(PROMPT)
-    exact = Engine(model, tiny_tokenizer, chunk=8).score(PROMPT)
-    put = PlainSlots.put
+    """And nothing else: a plain cache with the rounding written out gives the same scores.
 
-    def put_rounded(self: PlainSlots, where: SlotIndex, new: Tensor) -> None:
+    (What the kernels write is compared to the bit in test_slots.py.)
+    """
+    small = Engine(decoder, tiny_tokenizer, chunk=8, kv_format="int8").score(PROMPT)
+    exact = Engine(decoder, tiny_tokenizer, chunk=8).score(PROMPT)
+    put, put_tensors = FloatStore.put, FloatTensors.put
+
+    def put_rounded(self: FloatStore, row: Integers, slot: Integers, new: Floats) -> None:
+        steps = np.float32(np.float16(np.abs(new).max(-1, keepdims=True) / np.float32(127)))
+        put(self, row, slot, np.round(new / steps) * steps)
+
+    def put_rounded_tensors(self: FloatTensors, where: SlotIndex, new: Tensor) -> None:
         steps = (new.abs().amax(-1, keepdim=True) / 127).half().float()
-        put(self, where, torch.round(new / steps) * steps)
+        put_tensors(self, where, torch.round(new / steps) * steps)
 
-    monkeypatch.setattr(PlainSlots, "put", put_rounded)
-    expected = Engine(model, tiny_tokenizer, chunk=8).score(PROMPT)
+    monkeypatch.setattr(FloatStore, "put", put_rounded)
+    monkeypatch.setattr(FloatTensors, "put", put_rounded_tensors)
+    expected = Engine(decoder, tiny_tokenizer, chunk=8).score(PROMPT)
     allowed = 1e-9  # float32 in the same order, to the last bits
     assert divergence(small, expected) < allowed < divergence(small, exact)
-    with torch.inference_mode(), off(model):
-        assert divergence(Engine(model, tiny_tokenizer, chunk=8).score(PROMPT), expected) > allowed
+    with torch.inference_mode(), off(as_modules(decoder)):
+        wrong = again(decoder) if isinstance(decoder, NativeDecoder) else decoder
+        assert divergence(Engine(wrong, tiny_tokenizer, chunk=8).score(PROMPT), expected) > allowed
 
 
 def test_scores_are_the_plain_forward(engine: Engine, model: Gemma3) -> None:
     with torch.inference_mode():
         plain = model.logits(model(torch.tensor([PROMPT]), torch.arange(len(PROMPT))[None]))[0]
     scores = engine.score(PROMPT)
-    assert scores.dtype == torch.float32 and scores.shape == (len(PROMPT), 512)
-    assert float((scores - plain).abs().max()) < 1e-4
+    assert scores.dtype == np.float32 and scores.shape == (len(PROMPT), 512)
+    assert np.abs(scores - plain.numpy()).max() < 1e-4
 
 
-def test_generation_ends_where_the_context_does(model: Gemma3, tiny_tokenizer: Tokenizer) -> None:
-    session = Engine(model, tiny_tokenizer, context=24, chunk=8).session()
+def test_generation_ends_where_the_context_does(
+    decoder: Decoder, tiny_tokenizer: Tokenizer
+) -> None:
+    session = Engine(decoder, tiny_tokenizer, context=24, chunk=8).session()
     pieces = list(session.stream(PROMPT, GREEDY))
     assert len(pieces) == 24 - len(PROMPT) + 1
     assert pieces[-1].finish_reason == "length"
@@ -206,18 +297,25 @@ def test_generation_ends_where_the_context_does(model: Gemma3, tiny_tokenizer: T
     ],
 )
 def test_prompts_that_cannot_run(
-    model: Gemma3, tiny_tokenizer: Tokenizer, ids: list[int], message: str
+    decoder: Decoder, tiny_tokenizer: Tokenizer, ids: list[int], message: str
 ) -> None:
-    session = Engine(model, tiny_tokenizer, context=24).session()
+    session = Engine(decoder, tiny_tokenizer, context=24).session()
     with pytest.raises((InputError, ContextLengthError), match=message):
         next(iter(session.stream(ids, GREEDY)))
 
 
-def test_a_broken_weight_is_named(model: Gemma3, tiny_tokenizer: Tokenizer) -> None:
-    broken = tiny_model(TINY["grouped-scaled"])
+def test_a_broken_weight_is_named(runner: str, tiny_tokenizer: Tokenizer) -> None:
+    broken = tiny_model(CONFIGS[runner])
     broken.layers[2].mlp.up_proj.weight[3, 4] = float("nan")
     with pytest.raises(FileFormatError, match=r"layers\.2\.mlp\.up_proj\.weight holds NaN"):
-        Engine(broken, tiny_tokenizer).score(PROMPT)
+        Engine(made(runner, broken), tiny_tokenizer).score(PROMPT)
+
+
+def test_scores_that_overflow_name_no_weight(runner: str, tiny_tokenizer: Tokenizer) -> None:
+    loud = tiny_model(dataclasses.replace(CONFIGS[runner], final_logit_softcapping=None))
+    loud.norm.weight.fill_(3e38)
+    with pytest.raises(FileFormatError, match="no weight is broken; the activations overflow"):
+        Engine(made(runner, loud), tiny_tokenizer).score(PROMPT)
 
 
 def test_what_memory_has_no_room_for_is_refused(
@@ -225,14 +323,15 @@ def test_what_memory_has_no_room_for_is_refused(
 ) -> None:
     """Logits, hidden states and attention probabilities, each where it is what does not fit."""
     tokens, config = Tokens(PROMPT), engine.decoder.config
+    modules = as_modules(engine.decoder)
     logits = 4 * len(PROMPT) * config.vocab_size
     monkeypatch.setattr("gemelo.engine.engine.available_bytes", lambda: logits)
     engine.score(PROMPT)
-    engine.forward(tokens)
+    forward(modules, tokens)
     for more in ({"output_hidden_states": True}, {"output_attentions": True}):
         with pytest.raises(UnavailableError, match="GiB of memory are free; give fewer tokens"):
-            engine.forward(tokens, **more)
+            forward(modules, tokens, **more)
     monkeypatch.setattr("gemelo.engine.engine.available_bytes", lambda: logits - 1)
-    for ask in (lambda: engine.score(PROMPT), lambda: engine.forward(tokens)):
+    for ask in (lambda: engine.score(PROMPT), lambda: forward(modules, tokens)):
         with pytest.raises(UnavailableError, match=f"what is asked of {len(PROMPT)} tokens"):
             ask()

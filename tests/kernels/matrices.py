@@ -42,6 +42,19 @@ def random_weight(format: Format, rows: int, columns: int, seed: int = 0) -> Pac
     return Packed(blocks, format)
 
 
+def random_packed(format: Format, rows: int, blocks: int, seed: int = 0) -> Packed:
+    """Random bytes: every bit pattern of every field, with infinite and not-a-number scales."""
+    shape = (rows, blocks * format.block_bytes)
+    return Packed(np.random.default_rng(seed).integers(0, 256, shape, np.uint8), format)
+
+
+def assert_same_bits(got: Floats, want: Floats) -> None:
+    assert got.shape == want.shape and got.dtype == np.float32
+    missing = np.isnan(want)
+    assert np.array_equal(np.isnan(got), missing)
+    assert np.array_equal(got.view(np.uint32)[~missing], want.view(np.uint32)[~missing])
+
+
 def random_input(*shape: int, seed: int = 1) -> Floats:
     """Activations with columns of very different sizes, as hidden states have them."""
     generator = np.random.default_rng(seed)

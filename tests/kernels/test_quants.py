@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+from gguf import GGMLQuantizationType
 from gguf import quants as gguf_quants
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from gemelo.errors import InputError, UnsupportedError
-from gemelo.kernels import quants
+from gemelo.kernels import cpu, native, quants
 from gemelo.kernels.quants import (
     FORMATS,
-    FORMATS_BY_ID,
     PACKERS,
     Bytes,
     Floats,
@@ -27,39 +27,33 @@ from gemelo.kernels.quants import (
     pack,
     unpack,
 )
-from tests.kernels.matrices import normal
+from tests.kernels.matrices import assert_same_bits, normal, random_packed
+from tests.native import needs_native
 
+NUMPY = "numpy"
 Numbers = NDArray[np.floating[Any]]
 BLOCK_FORMATS = [format for format in FORMATS.values() if format.block > 1]
 BLOCK_PACKERS = [name for name in PACKERS if FORMATS[name].block > 1]
 by_name = pytest.mark.parametrize("format", BLOCK_FORMATS, ids=lambda f: f.name)
 
 
-def random_packed(format: Format, rows: int, blocks: int, seed: int = 0) -> Packed:
-    """Random bytes: every bit pattern of every field, with infinite and not-a-number scales."""
-    shape = (rows, blocks * format.block_bytes)
-    return Packed(np.random.default_rng(seed).integers(0, 256, shape, np.uint8), format)
+@pytest.fixture(params=[NUMPY, *native.instruction_sets()], autouse=True)
+def by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Everything here holds of the definition in NumPy and of every instruction set."""
+    if request.param == NUMPY:
+        monkeypatch.setattr(native, "module", None)
+        yield request.param
+        return
+    before = native.isa()
+    native.use(request.param)
+    yield request.param
+    native.use(before)
 
 
 def oracle(packed: Packed) -> Floats:
     blocks = np.ascontiguousarray(packed.blocks)
     with np.errstate(all="ignore"):
         return gguf_quants.dequantize(blocks, GGMLQuantizationType[packed.format.name.upper()])
-
-
-def assert_same_bits(got: Floats, want: Floats) -> None:
-    assert got.shape == want.shape and got.dtype == np.float32
-    missing = np.isnan(want)
-    assert np.array_equal(np.isnan(got), missing)
-    assert np.array_equal(got.view(np.uint32)[~missing], want.view(np.uint32)[~missing])
-
-
-@pytest.mark.parametrize("format", FORMATS.values(), ids=lambda f: f.name)
-def test_table_agrees_with_the_format_definition(format: Format) -> None:
-    kind = GGMLQuantizationType[format.name.upper()]
-    assert format.ggml_id == kind.value
-    assert (format.block, format.block_bytes) == GGML_QUANT_SIZES[kind]
-    assert FORMATS_BY_ID[kind.value] is format
 
 
 @by_name
@@ -77,15 +71,6 @@ def test_unpack_is_exact_across_chunks(format: Format, monkeypatch: pytest.Monke
     for elements in (1, 3 * 2 * format.block, 100 * format.block):
         monkeypatch.setattr(quants, "CHUNK_ELEMENTS", elements)
         assert_same_bits(unpack(packed), whole)
-
-
-@by_name
-def test_prefix_is_a_view_of_the_leading_part(format: Format) -> None:
-    packed = random_packed(format, rows=9, blocks=4, seed=3)
-    part = packed.prefix(rows=7, columns=3 * format.block)
-    assert part.shape == (7, 3 * format.block)
-    assert part.address == packed.address and part.stride == packed.stride
-    assert_same_bits(unpack(part), oracle(packed)[:7, : 3 * format.block])
 
 
 @pytest.mark.parametrize("name", ["f32", "f16", "bf16"])
@@ -114,63 +99,6 @@ def test_empty_matrices() -> None:
     assert unpack(packed.prefix(columns=0)).shape == (4, 0)
     assert pack(np.zeros((0, 64)), FORMATS["q8_0"]).shape == (0, 64)
     assert converted(packed.prefix(columns=0), FORMATS["bf16"]).shape == (4, 0)
-
-
-@pytest.mark.parametrize("rows, columns", [(1, 100), (10, 256), (1, 512), (-1, 256), (1, -256)])
-def test_prefix_refuses_what_does_not_fit(rows: int, columns: int) -> None:
-    with pytest.raises(InputError):
-        random_packed(FORMATS["q6_k"], rows=9, blocks=1).prefix(rows, columns)
-
-
-def test_packed_refuses_wrong_bytes() -> None:
-    q8, some = FORMATS["q8_0"], np.zeros((2, 68), np.uint8)
-    for blocks in (some[:, :35], some[0, :34], some[:, :33], some[:, ::2], some.T, some[::-1]):
-        with pytest.raises(InputError):
-            Packed(blocks, q8)
-    with pytest.raises(InputError):
-        Packed(np.zeros((2, 34), np.float32), q8)  # type: ignore[arg-type]
-    for dims in ((2, 64, 1), (128,), (2, 32), ()):
-        with pytest.raises(InputError, match="2 x 64"):
-            Packed(some, q8, dims)
-
-
-# ---- tensors of any shape ------------------------------------------------------------------------
-
-SHAPES = [(), (0,), (5,), (2, 3), (0, 3), (3, 0), (2, 3, 4), (2, 0, 3), (1, 2, 1, 3)]
-
-
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("name", ["f32", "f16", "bf16"])
-def test_a_tensor_keeps_its_shape(shape: tuple[int, ...], name: str) -> None:
-    x = np.round(normal(*shape) * 8)  # which every format holds
-    packed = pack(x, FORMATS[name])
-    assert packed.shape == shape and packed.rows * packed.columns == x.size
-    assert_same_bits(unpack(packed), x)
-    assert_same_bits(unpack(converted(packed, FORMATS["f16"])), x)
-    whole = Packed.of(x)
-    assert whole.shape == shape and whole.format.name == "f32"
-    assert_same_bits(unpack(whole), x)
-    if len(shape) == 2:
-        assert packed.dims is None
-    else:
-        with pytest.raises(InputError, match="no matrix"):
-            packed.prefix(rows=0)
-
-
-def test_floats_are_viewed_where_they_lie() -> None:
-    x = normal(6, 10)
-    assert Packed.of(x).address == x.ctypes.data
-    assert_same_bits(unpack(Packed.of(x.T)), x.T)
-    assert_same_bits(unpack(Packed.of(x[:, ::2])), x[:, ::2])
-    for other in (x.astype(np.float64), x.astype(np.float16), x.astype(np.int32)):
-        with pytest.raises(InputError, match="float32"):
-            Packed.of(other)  # type: ignore[arg-type]
-
-
-def test_unpacked_numbers_are_ones_own() -> None:
-    x = normal(4, 4)
-    unpack(Packed.of(x))[...] = 0
-    assert x.any()
 
 
 # ---- packing -------------------------------------------------------------------------------------
@@ -220,7 +148,9 @@ def test_pack_gives_the_reference_bytes(name: str, stored: Callable[[Floats], Nu
 ordinary = st.floats(-1e4, 1e4, width=32).map(lambda value: value if abs(value) > 1e-30 else 0.0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.sampled_from(BLOCK_PACKERS), st.lists(ordinary, min_size=32, max_size=32))
 def test_pack_gives_the_reference_bytes_for_any_block(name: str, values: list[float]) -> None:
     x = np.array([values], np.float32)
@@ -304,7 +234,7 @@ def test_what_is_no_number_stays_that(name: str) -> None:
     missing = np.isnan(x)
     got = unpack(pack(x, FORMATS[name]))
     assert np.array_equal(np.isnan(got), missing)
-    assert np.array_equal(np.signbit(got), np.signbit(x))
+    assert np.array_equal(np.signbit(got)[~missing], np.signbit(x)[~missing])
     infinite = np.isinf(x)
     assert np.array_equal(got[infinite], x[infinite])
 
@@ -342,16 +272,50 @@ def test_conversion_is_unpacking_and_packing(name: str, monkeypatch: pytest.Monk
     assert converted(got, got.format) is got
 
 
-# ---- messages ------------------------------------------------------------------------------------
+# ---- natively ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [name for name, format in FORMATS.items() if format.block > 1])
-def test_a_format_that_does_not_fit_is_never_recommended(name: str) -> None:
-    for columns in (16, 32):
-        if columns % FORMATS[name].block == 0:
-            continue
-        with pytest.raises(InputError) as caught:
-            FORMATS[name].row_bytes(columns)
-        told, _, cure = str(caught.value).partition("; choose ")
-        assert told.startswith(f"{columns} columns cannot be {name}, ")
-        assert "bf16 or f32" in cure and ("q8_0" in cure) == (columns % FORMATS["q8_0"].block == 0)
+def in_numpy(function: Callable[[], Packed | Floats]) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "module", None)
+        return function()
+
+
+@pytest.fixture(params=[1, 2, 3])
+def threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = native.extension.threads()
+    native.set_threads(request.param)
+    yield
+    native.set_threads(before)
+
+
+@needs_native
+@pytest.mark.parametrize("name", sorted(cpu.FORMATS))
+def test_native_numbers_are_those_of_the_definition(name: str, threads: None) -> None:
+    """Wherever the blocks lie, and in parts of rows."""
+    format = FORMATS[name]
+    packed = random_packed(format, rows=203, blocks=max(5, 320 // format.block))
+    room = np.empty(packed.nbytes + 1, np.uint8)[1:].reshape(packed.blocks.shape)
+    room[...] = packed.blocks
+    for weight in (packed, Packed(room, format), packed.prefix(101, 3 * format.block)):
+        assert_same_bits(unpack(weight), in_numpy(partial(unpack, weight)))
+
+
+@needs_native
+@pytest.mark.parametrize("name", PACKERS)
+def test_native_bytes_are_those_of_the_definition(name: str, threads: None) -> None:
+    """Rows of every size, every third of which are whole numbers; ties are above."""
+    generator = np.random.default_rng(7)
+    sizes = (10 ** generator.uniform(-44, 5, (999, 1))).astype(np.float32)
+    x = normal(999, 160, seed=8) * sizes
+    x[::3] = np.round(x[::3])
+    want = in_numpy(partial(pack, x, FORMATS[name]))
+    assert np.array_equal(pack(x, FORMATS[name]).blocks, want.blocks)
+    stored = in_numpy(partial(pack, hard_values(), FORMATS[name]))
+    assert np.array_equal(pack(hard_values(), FORMATS[name]).blocks, stored.blocks)
+
+
+def test_only_formats_that_it_knows_are_native(by: str) -> None:
+    known = {name for name, format in FORMATS.items() if quants._native_format(format) is not None}
+    assert known == (set() if by == NUMPY else cpu.FORMATS)
+    assert by == NUMPY or known >= set(PACKERS)

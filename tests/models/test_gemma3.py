@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gemelo.config import Gemma3Config
-from gemelo.engine.kv import KVCache
+from gemelo.engine.modules.cache import ModuleCache, tensor_cache
 from gemelo.models.gemma3 import Gemma3
 from tests.conftest import TINY, tiny_model
 from tests.twins import gemma3_twin
@@ -46,7 +46,7 @@ def test_prefill_without_a_cache(pair: tuple[Gemma3, Tensor, Tensor]) -> None:
 @torch.inference_mode()
 def test_any_chunking(pair: tuple[Gemma3, Tensor, Tensor], chunk: int) -> None:
     model, ids, wanted = pair
-    cache = KVCache(model.config, context=64, rows=2, chunk=chunk)
+    cache = ModuleCache(tensor_cache(model.config, context=64, rows=2, chunk=chunk))
     places = positions_of(ids)
     steps = [
         model(ids[:, at : at + chunk], places[:, at : at + chunk], cache)
@@ -63,7 +63,7 @@ def test_a_batch_of_mixed_lengths_is_each_alone(pair: tuple[Gemma3, Tensor, Tens
     places = positions_of(ids).clone()
     for row, length in enumerate(lengths):
         places[row, length:] = -1
-    cache = KVCache(model.config, context=64, rows=2, chunk=TOKENS)
+    cache = ModuleCache(tensor_cache(model.config, context=64, rows=2, chunk=TOKENS))
     prompt = model.logits(model(ids, places, cache))
     step = torch.tensor([[7], [9]])
     more = model.logits(model(step, torch.tensor(lengths)[:, None], cache))
@@ -107,7 +107,7 @@ def test_an_untied_head_is_used() -> None:
 @torch.inference_mode()
 def test_kept_tokens_are_those_of_the_whole(pair: tuple[Gemma3, Tensor, Tensor], keep: int) -> None:
     model, ids, wanted = pair
-    cache = KVCache(model.config, context=64, rows=2, chunk=TOKENS)
+    cache = ModuleCache(tensor_cache(model.config, context=64, rows=2, chunk=TOKENS))
     hidden = model(ids, positions_of(ids), cache, logits_to_keep=keep)
     assert hidden.shape[1] == keep
     if keep:

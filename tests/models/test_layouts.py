@@ -10,9 +10,10 @@ from transformers import Gemma3Config as TheirConfig
 from transformers import Gemma3ForCausalLM, Gemma3ForConditionalGeneration
 from transformers import Gemma3TextConfig as TheirTextConfig
 
-from gemelo.checkpoints.load import build
+from gemelo.checkpoints.parameter_check import check_parameters
 from gemelo.checkpoints.source import Source
 from gemelo.config import read_config
+from gemelo.config.parameters import parameter_shapes
 from gemelo.errors import FileFormatError
 from gemelo.weights import names
 from tests.published import SIZES, published
@@ -44,7 +45,7 @@ def hub_name(name: str) -> str:
 def source(size: str, shapes: Shapes) -> Source:
     config = read_config(published(size))
     found = {names.from_hf(name): shape for name, shape in shapes.items()}
-    return Source(Path(size), config, found, lambda name: torch.empty(0))
+    return Source(Path(size), config, found, lambda name: pytest.fail(name))
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -53,8 +54,9 @@ def test_every_tensor_is_consumed(size: str, layout: str) -> None:
     shapes = reference_shapes(size)
     if layout == "hub":
         shapes = {hub_name(name): shape for name, shape in shapes.items()}
-    tree = build(source(size, shapes))
-    assert len(list(tree.parameters())) == len(shapes)
+    opened = source(size, shapes)
+    check_parameters(opened)
+    assert parameter_shapes(opened.config) == opened.shapes and len(opened.shapes) == len(shapes)
 
 
 def test_what_is_missing_unknown_or_misshapen_is_listed() -> None:
@@ -63,7 +65,7 @@ def test_what_is_missing_unknown_or_misshapen_is_listed() -> None:
     shapes["model.layers.18.mlp.up_proj.weight"] = (2048, 640)
     shapes["model.norm.weight"] = (641,)
     with pytest.raises(FileFormatError) as caught:
-        build(source("270M", shapes))
+        check_parameters(source("270M", shapes))
     text = str(caught.value)
     assert "1 weights missing: language_model.layers.3.mlp.up_proj.weight" in text
     assert "1 weights unknown: language_model.layers.18.mlp.up_proj.weight" in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from pathlib import Path
 
@@ -17,10 +18,12 @@ from transformers.models.gemma3n import (
 )
 from transformers.models.gemma3n.modeling_gemma3n import Gemma3nMultimodalEmbedder
 
-from gemelo.checkpoints.load import build
+from gemelo.checkpoints.modality_embeddings import ModalityEmbeddings
+from gemelo.checkpoints.parameter_check import check_parameters
 from gemelo.checkpoints.slice import dead_keys, without_dead_keys
 from gemelo.checkpoints.source import Source
 from gemelo.config import read_config
+from gemelo.config.parameters import parameter_shapes
 from gemelo.errors import FileFormatError, UnsupportedError
 from gemelo.weights import names
 from tests.gemma3n import vision_names
@@ -78,7 +81,7 @@ def source(size: str, shapes: Shapes, multimodal: bool) -> Source:
     config = read_config({"model_type": "gemma3n", "text_config": text} if multimodal else text)
     found = {names.from_hf(name): shape for name, shape in shapes.items()}
     assert len(found) == len(shapes)
-    return Source(Path(size), config, found, lambda name: torch.empty(0))
+    return Source(Path(size), config, found, lambda name: pytest.fail(name))
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -95,16 +98,18 @@ def test_every_tensor_is_consumed(size: str, dead: bool, multimodal: bool) -> No
         assert len(shapes) == {"E4B": 1676, "E2B": 1556}[size]
     opened = without_dead_keys(source(size, shapes, multimodal))
     assert opened.notices == () and len(opened.details) == int(dead)
-    tree = build(opened)
-    assert len(list(tree.parameters())) == count + (len(tower_shapes()) if multimodal else 0)
-    assert (tree.language_model.modality_embeddings is not None) == multimodal
+    check_parameters(opened)
+    assert parameter_shapes(opened.config) == opened.shapes
+    assert len(opened.shapes) == count + (len(tower_shapes()) if multimodal else 0)
+    assert (ModalityEmbeddings.of(opened) is not None) == multimodal
 
 
 def test_parameters_are_those_published() -> None:
     for size, count in (("E4B", 6_835_235_568), ("E2B", 4_435_182_688)):
-        tree = build(source(size, text_shapes(size), multimodal=False))
-        assert sum(p.numel() for p in tree.parameters()) == count
-        assert len(dead_keys(tree.language_model.config)) == len(dead_shapes(size))
+        opened = source(size, text_shapes(size), multimodal=False)
+        check_parameters(opened)
+        assert sum(map(math.prod, parameter_shapes(opened.config).values())) == count
+        assert len(dead_keys(opened.config)) == len(dead_shapes(size))
 
 
 def test_what_is_missing_unknown_or_misshapen_is_listed() -> None:
@@ -113,7 +118,7 @@ def test_what_is_missing_unknown_or_misshapen_is_listed() -> None:
     shapes["model.layers.3.self_attn.k_proj.weight"] = (512, 1024)
     shapes["model.layers.30.laurel.linear_left.weight"] = (64, 2048)
     with pytest.raises(FileFormatError) as caught:
-        build(source("E2B", shapes, multimodal=False))
+        check_parameters(source("E2B", shapes, multimodal=False))
     text = str(caught.value)
     assert "1 weights missing: language_model.layers.3.altup.correct_output_scale" in text
     assert "1 weights unknown: language_model.layers.30.laurel.linear_left.weight" in text
@@ -123,14 +128,14 @@ def test_what_is_missing_unknown_or_misshapen_is_listed() -> None:
 def test_a_text_model_has_no_towers() -> None:
     shapes = text_shapes("E2B") | tower_shapes()
     with pytest.raises(FileFormatError, match="825 weights unknown"):
-        build(source("E2B", shapes, multimodal=False))
+        check_parameters(source("E2B", shapes, multimodal=False))
 
 
 def test_names_of_another_eye_are_unknown() -> None:
     shapes = in_hub_layout(text_shapes("E2B")) | tower_shapes()
     shapes["model.vision_tower.vision_model.post_layernorm.weight"] = (8,)
     with pytest.raises(FileFormatError, match="1 weights unknown: vision_tower.post_layernorm"):
-        build(source("E2B", shapes, multimodal=True))
+        check_parameters(source("E2B", shapes, multimodal=True))
     for name in ("blocks.0.bn1.weight", "blocks.2.9.attn.query.down_conv.weight", "head.weight"):
         with pytest.raises(UnsupportedError, match=name):
             names.from_hf(f"model.vision_tower.timm_model.{name}")

@@ -23,6 +23,7 @@ from tests.conftest import TINY, tiny_model
 from tests.gemma3n import VARIANTS, write_3n
 from tests.matformer import CONFIG, PROMPT, SMALL, tiny_gemma3n
 from tests.multimodal import AWAKE, EYED, IMAGE, photograph, recording, twin
+from tests.quantised import native_of
 from tests.twins import gemma3_twin, gemma3n_twin
 
 TOKENS = 29  # past every tiny window
@@ -107,7 +108,7 @@ def test_a_picture_and_a_recording_of_gemma3n(awake_directory: Path) -> None:
     messages = [{"role": "user", "content": [*content, {"type": "text", "text": "the"}]}]
     prompt = model.prompt(messages, VisionOptions(image_size=256))
     found = model.forward(prompt, output_hidden_states=True, output_attentions=True)
-    mel = log_mel(sound)[None]
+    mel = torch.from_numpy(log_mel(sound))[None]
     told = told_by(
         twin(AWAKE),
         input_ids=torch.tensor([prompt.ids]),
@@ -139,7 +140,9 @@ def test_a_quantised_file_is_its_weights_in_floats(
 
 def test_a_submodel_has_its_own_layers(tiny_checkpoint: Path) -> None:
     checkpoint = load_checkpoint(tiny_checkpoint)
-    elastic = Model(checkpoint, Engine(tiny_gemma3n(CONFIG), checkpoint.tokenizer, chunk=16))
+    elastic = Model(
+        checkpoint, Engine(native_of(tiny_gemma3n(CONFIG)), checkpoint.tokenizer, chunk=16)
+    )
     small = elastic.submodel(SMALL)
     found = small.forward(PROMPT, output_hidden_states=True, output_attentions=True)
     assert found.hidden_states is not None and found.attentions is not None
@@ -155,7 +158,7 @@ def model(tiny_checkpoint: Path) -> Model:
 
 def test_nothing_stays_on_the_model(model: Model) -> None:
     """What others run meanwhile are the modules as they were."""
-    decoder = model.engine.decoder
+    decoder = model._modules.module
     before = dict(decoder.named_modules())
     answer = model.generate(PROMPT, temperature=0, max_tokens=4).token_ids
     outputs = [

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gemelo.checkpoints.load import read_tokenizer
+from gemelo.checkpoints.tokenizers import read_tokenizer
 from gemelo.errors import FileFormatError, GemeloError, InputError, UnsupportedError
 from gemelo.inputs.tokenizer.backends import SentencePieceBackend
 from gemelo.inputs.tokenizer.sentencepiece_file import pack_model, unpack_model

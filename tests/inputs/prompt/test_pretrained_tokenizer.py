@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from gemelo.checkpoints.load import read_tokenizer
+from gemelo.checkpoints.tokenizers import read_tokenizer
 from gemelo.errors import InputError, UnsupportedError
 from gemelo.inputs.prompt.chat import render
 from gemelo.inputs.prompt.pretrained_tokenizer import PreTrainedTokenizer
