@@ -9,7 +9,10 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
+
+#ifndef _WIN32
 #include <pthread.h>
+#endif
 
 #include <algorithm>
 
@@ -73,6 +76,8 @@ bool pack(uintptr_t x, int64_t rows, int64_t columns, Format format, uintptr_t o
   return chosen->pack_weights(at<const float>(x), rows, columns, format, at<uint8_t>(out));
 }
 
+#ifndef _WIN32  // which has no forks
+
 // A fork waits for the steps that run, and goes on while none does: what the child has of them is
 // whole, and nothing is locked in it by a thread that it has not.
 void before_fork() {
@@ -92,6 +97,8 @@ void in_the_child() {
   forget_pools();
   release_programs();
 }
+
+#endif
 
 void bind_enums(nb::module_& m) {
   nb::enum_<Format>(m, "Format", "Block formats, as GGUF numbers them.")
@@ -330,7 +337,9 @@ void bind_program(nb::module_& m) {
 NB_MODULE(_native, m) {
   nb::set_leak_warnings(false);  // a model that lives until the interpreter ends is no mistake
   use(runnable()[0]);
+#ifndef _WIN32
   pthread_atfork(before_fork, after_fork, in_the_child);
+#endif
   m.doc() = "The native kernels (gemelo/kernels/csrc); `python dev/stub.py` writes their types.";
   bind_enums(m);
   bind_runtime(m);
