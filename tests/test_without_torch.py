@@ -1,4 +1,4 @@
-"""The tests of `tests_without_torch`, in a process of their own: there PyTorch cannot be imported."""
+"""The tests of `tests_without_torch`, in a process that cannot import PyTorch."""
 
 from __future__ import annotations
 
