@@ -29,7 +29,8 @@ TYPE_CHECKING = False  # typing's own would load typing, before Ctrl-C is heard 
 if TYPE_CHECKING:
     from typing import Any
 
-    from gemelo.api import Message, Model, PromptLike, load
+    from gemelo.api.load import load
+    from gemelo.api.model import Message, Model, PromptLike
     from gemelo.checkpoints.convert import Converted, convert, slice
     from gemelo.checkpoints.hub import pull
     from gemelo.config import (
@@ -117,9 +118,9 @@ _HOMES = {
     "LayerConfig": "gemelo.config.LayerConfig",
     "MediaLoader": "gemelo.inputs.prompt.media_loader.MediaLoader",
     "MediaPart": "gemelo.inputs.media.parts.MediaPart",
-    "Message": "gemelo.api.Message",
+    "Message": "gemelo.api.model.Message",
     "Modalities": "gemelo.config.Modalities",
-    "Model": "gemelo.api.Model",
+    "Model": "gemelo.api.model.Model",
     "ModelConfig": "gemelo.config.ModelConfig",
     "Moment": "gemelo.engine.elastic.policy.Moment",
     "PanScan": "gemelo.inputs.media.panscan.PanScan",
@@ -128,7 +129,7 @@ _HOMES = {
     "PlaceholderTokens": "gemelo.config.PlaceholderTokens",
     "Policy": "gemelo.engine.elastic.policy.Policy",
     "Prompt": "gemelo.inputs.prompt.chat.Prompt",
-    "PromptLike": "gemelo.api.PromptLike",
+    "PromptLike": "gemelo.api.model.PromptLike",
     "Readable": "gemelo.inputs.media.file_objects.Readable",
     "RebuildMode": "gemelo.config.options.RebuildMode",
     "Samples": "gemelo.inputs.media.audio.Samples",
@@ -157,7 +158,7 @@ _HOMES = {
     "convert": "gemelo.checkpoints.convert.convert",
     "difficulty_policy": "gemelo.engine.elastic.policy.difficulty",
     "latency_policy": "gemelo.engine.elastic.policy.latency",
-    "load": "gemelo.api.load",
+    "load": "gemelo.api.load.load",
     "memory_policy": "gemelo.engine.elastic.policy.memory",
     "pull": "gemelo.checkpoints.hub.pull",
     "read_audio": "gemelo.inputs.media.audio.read_audio",

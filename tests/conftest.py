@@ -12,7 +12,6 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as torch's threads, below
 
-import numpy as np
 import pytest
 import torch
 
@@ -26,6 +25,7 @@ from gemelo.models.gemma3 import Gemma3
 from gemelo.weights.safetensors import write_safetensors
 from tests.native import count_skipped, refuse_if_required
 from tests.tensors import entries
+from tests.vocabulary import tiny_vocabulary as tiny_vocabulary
 
 
 def pytest_configure() -> None:
@@ -158,38 +158,6 @@ def real_gguf() -> Path:
     from gemelo.checkpoints.locate import demo
 
     return demo()
-
-
-def tiny_vocabulary() -> dict[str, object]:
-    """GGUF key-values of a 512-piece vocabulary with Gemma's structure and special ids."""
-    named = {0: "<pad>", 1: "<eos>", 2: "<bos>", 3: "<unk>", 4: "<mask>"}
-    named |= {105: "<start_of_turn>", 106: "<end_of_turn>", 107: "\n", 108: "\n\n"}
-    pieces = [named.get(id, f"<unused{id}>") for id in range(109)]
-    types = [3] * 107 + [4, 4]
-    pieces += [f"<0x{byte:02X}>" for byte in range(256)]
-    types += [6] * 256
-    merges = ["th", "▁th", "▁the", "he", "in", "an", "er", "▁a", "ing", "▁capital", "of", "▁of"]
-    letters = [chr(code) for code in range(33, 127)] + ["▁", "é", "日", "🦙"]
-    rest = [*merges, *letters]
-    rest += [a + b for a in "bcdfghjklmnpqrst" for b in "aeiou"]
-    rest = list(dict.fromkeys(rest))[: 512 - len(pieces)]
-    pieces += rest
-    types += [1] * len(rest)
-    scores = [0.0 if kind != 1 else -float(id) for id, kind in enumerate(types)]
-    return {
-        "tokenizer.ggml.model": "llama",
-        "tokenizer.ggml.pre": "default",
-        "tokenizer.ggml.tokens": pieces,
-        "tokenizer.ggml.scores": np.array(scores, dtype=np.float32),
-        "tokenizer.ggml.token_type": np.array(types, dtype=np.int32),
-        "tokenizer.ggml.bos_token_id": 2,
-        "tokenizer.ggml.eos_token_id": 1,
-        "tokenizer.ggml.unknown_token_id": 3,
-        "tokenizer.ggml.padding_token_id": 0,
-        "tokenizer.ggml.add_bos_token": True,
-        "tokenizer.ggml.add_eos_token": False,
-        "tokenizer.ggml.add_space_prefix": False,
-    }
 
 
 @pytest.fixture(scope="session")

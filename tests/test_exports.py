@@ -22,6 +22,8 @@ from gemelo.inputs.media import image, parts
 ROOT = Path(__file__).parent.parent
 # What a module names for type checkers alone.
 NAMES = {
+    "AudioStream": gemelo.AudioStream,
+    "CausalLMOutput": gemelo.CausalLMOutput,
     "Tensor": torch.Tensor,
     "Image": PIL.Image,
     "NDArray": numpy.typing.NDArray,
@@ -35,8 +37,7 @@ INNER = {
     "Draft.propose: Continuation",
     "Draft.propose: Guess",
     "KVCache.memory: Memory",
-    "KVCache.tables: SlotPositions",
-    "KVCache.write: KV",
+    "KVCache.tables: Table",
     "LayerConfig.rope: Rope",
     "MediaLoader.expand: AudioPlaceholder",
     "MediaLoader.expand: ImagePlaceholder",

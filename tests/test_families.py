@@ -1,6 +1,6 @@
 """A fact in which the families differ is a property of the config, and nobody asks which it is.
 
-Networks and configs know their own family; so does the native program, which writes each forward
+Networks and configs know their own family; so do the programs, each of which writes one forward
 down. Everywhere else a check for a family would be a second place for its facts.
 """
 
@@ -20,7 +20,7 @@ FAMILIES = {
     for family in ("Gemma3", "Gemma3n")
     for kind in ("", "Config", "Towers", "Tree")
 }
-MAY_ASK = {ROOT / "models", ROOT / "config", ROOT / "engine" / "native_program.py"}
+MAY_ASK = {ROOT / "models", ROOT / "config", ROOT / "engine" / "programs"}
 CHECKS = {"isinstance", "issubclass", "type"}
 
 

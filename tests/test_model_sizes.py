@@ -15,8 +15,8 @@ from gemelo.checkpoints.locate import demo
 from gemelo.config import Gemma3Config, read_config
 from gemelo.config.cost import num_parameters
 from gemelo.config.parameters import parameter_shapes
-from tests.config.test_published import E2B, E4B
 from tests.published import SIZES, published
+from tests.published_files import E2B, E4B
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "dev" / "model_sizes.py"

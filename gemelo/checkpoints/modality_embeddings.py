@@ -18,7 +18,7 @@ from functools import cached_property
 import numpy as np
 
 from gemelo.checkpoints.source import Source
-from gemelo.config import AudioConfig, Gemma3nConfig, Vision3nConfig
+from gemelo.config import AudioConfig, Vision3nConfig
 from gemelo.kernels.quants import Floats, Packed, unpack
 
 
@@ -56,10 +56,12 @@ class ModalityEmbeddings:
     def of(cls, source: Source) -> ModalityEmbeddings | None:
         """Those of an open source; None for a model that has none."""
         config = source.config
-        if not isinstance(config, Gemma3nConfig):
-            return None
         towers = ((config.vision, "embed_vision."), (config.audio, "embed_audio."))
-        embedders = [Embedder(t, name, source.tensor) for t, name in towers if t is not None]
+        embedders = [
+            Embedder(tower, prefix, source.tensor)
+            for tower, prefix in towers
+            if isinstance(tower, Vision3nConfig | AudioConfig)  # others have no ids of their own
+        ]
         return cls(embedders) if embedders else None
 
     def rows(self, ids: Sequence[int]) -> dict[int, Floats]:

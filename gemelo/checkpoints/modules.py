@@ -18,16 +18,14 @@ from torch import nn
 
 from gemelo.checkpoints.formats import is_tiny
 from gemelo.checkpoints.source import DECODER, PER_LAYER_EMBEDDING, Source
-from gemelo.config import Gemma3Config, Gemma3nConfig, ModelConfig
+from gemelo.config import ModelConfig
 from gemelo.config.options import WeightFormat
-from gemelo.errors import GemeloError, UnsupportedError
+from gemelo.errors import GemeloError
 from gemelo.kernels import native
 from gemelo.kernels.quants import Packed, unpack
 from gemelo.models.decoder import Decoder
-from gemelo.models.gemma3 import Gemma3
-from gemelo.models.gemma3n import Gemma3n
 from gemelo.models.layers import Embedding, Linear
-from gemelo.models.multimodal import Towers, towers_of
+from gemelo.models.multimodal import Towers, decoder_of, towers_of
 from gemelo.models.quantised import FLOATS, QuantEmbedding, QuantLinear, tensor_of
 from gemelo.models.siglip import Affine
 from gemelo.weights.tensors import Weights
@@ -47,19 +45,11 @@ def decoder_module(
     _share_threads()
     dtype = activation_dtype(weights) if dtype is None else dtype
     with torch.device("meta"):
-        module = _network(config)
+        module = decoder_of(config)
     for name, weight in weights.items():
         target = table_device if name == _TABLE else device
         _assign(module, name, weight, dtype, target)
     return module.eval()
-
-
-def _network(config: ModelConfig) -> Decoder:
-    if isinstance(config, Gemma3Config):
-        return Gemma3(config)
-    if isinstance(config, Gemma3nConfig):
-        return Gemma3n(config)
-    raise UnsupportedError(f"{config.model_type} has no network here")
 
 
 def _assign(

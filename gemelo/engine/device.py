@@ -45,7 +45,8 @@ def set_threads(threads: int) -> list[str]:
         raise InputError(f"threads = {threads!r:.80}; expected 1 to {native.MAX_THREADS}")
     taken = min(threads, native.num_cores())
     native.set_threads(taken)
-    if (torch := sys.modules.get("torch")) is not None:  # else `checkpoints.modules` asks for it
+    torch = sys.modules.get("torch")  # later it asks the kernels (`checkpoints.modules`)
+    if torch is not None:
         torch.set_num_threads(taken)
     if taken == threads:
         return []

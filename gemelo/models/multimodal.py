@@ -93,6 +93,15 @@ class Gemma3nTowers(Towers):
         return self.embed_vision(self.vision_tower(pixels))
 
 
+def decoder_of(config: ModelConfig) -> Decoder:
+    """The decoder of a model, its weights yet to come. Raises as `towers_of` does."""
+    if isinstance(config, Gemma3Config):
+        return Gemma3(config)
+    if isinstance(config, Gemma3nConfig):
+        return Gemma3n(config)
+    raise _no_network(config)
+
+
 def towers_of(config: ModelConfig) -> Towers:
     """The towers of a model, their weights yet to come; without parameters if it reads text only.
 

@@ -232,7 +232,7 @@ def test_a_disk_without_room_is_found_before_anything_is_written(
         destination.shutil, "disk_usage", lambda path: SimpleNamespace(free=1 << 20)
     )
     told: list[str] = []
-    with pytest.raises(UnavailableError, match=r"takes 2\.4 MiB, and 1\.0 MiB are free") as raised:
+    with pytest.raises(UnavailableError, match=r"takes 3\.4 MiB, and 1\.0 MiB are free") as raised:
         convert(source, Path(target), "f32", overwrite=True, on_notice=told.append)
     assert target in str(raised.value) and not told and inventory(home) == before
     monkeypatch.setattr(

@@ -18,12 +18,12 @@ from gemelo.config.parameters_mobilenet import mobilenet_shapes
 from gemelo.models.mobilenet import MobileNetTower
 from gemelo.models.multimodal import tree_of
 from tests import matformer
-from tests.config.test_published import E2B, E4B
 from tests.conftest import TINY, TINY_VISION
 from tests.gemma3n import MIXED_3N, SOFT_3N, TINY_3N, VARIANTS
-from tests.models.test_mobilenet import TINY as TINY_STAGES
+from tests.mobilenet import TINY_STAGES
 from tests.multimodal import AWAKE, EYED
 from tests.published import SIZES, published
+from tests.published_files import E2B, E4B
 
 Items = list[tuple[str, tuple[int, ...]]]
 SMALLER = {"model_args": {"channel_multiplier": 0.35}}

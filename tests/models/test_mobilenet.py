@@ -15,7 +15,6 @@ from torch.nn import functional as F
 from transformers import Gemma3nVisionConfig
 
 from gemelo.config.gemma3n_vision import Vision3nConfig
-from gemelo.config.mobilenet import Bottleneck, Edge, MultiQuery
 from gemelo.errors import FileFormatError, GemeloError, InputError, UnsupportedError
 from gemelo.models import mobilenet_blocks
 from gemelo.models.mobilenet import MobileNet, MobileNetTower
@@ -26,20 +25,10 @@ from gemelo.models.mobilenet_blocks import (
     scaled_gelu,
 )
 from gemelo.weights import names
+from tests.mobilenet import TINY_STAGES
 
 TOLERANCE = 3e-4
 SIDE = 4  # of the tiny network's output
-# Every kind of block, with and without each of its parts.
-TINY = (
-    (Edge(16, 4, kernel=3, stride=2), Edge(16, 4, kernel=3)),
-    (Bottleneck(24, 6, start=3, mid=5, stride=2), Bottleneck(24, 4, start=5)),
-    (
-        Bottleneck(32, 6, start=5, mid=5, stride=2),
-        MultiQuery(32, heads=2, width=16, stride=2),
-        Bottleneck(32, 2),
-    ),
-    (Bottleneck(48, 6, mid=5, stride=2), MultiQuery(48, heads=3, width=24), Bottleneck(48, 1)),
-)
 TINY_TIMM = [
     ["er_r1_k3_s2_e4_c16", "er_r1_k3_s1_e4_c16"],
     ["uir_r1_a3_k5_s2_e6_c24", "uir_r1_a5_k0_s1_e4_c24"],
@@ -90,7 +79,7 @@ def twins() -> tuple[MobileNet, nn.Module]:
     """The tiny network, ours and timm's."""
     theirs = tiny_timm()
     randomise(theirs)
-    ours = MobileNet(TINY, stem=16, width=2048, side=SIDE).eval()
+    ours = MobileNet(TINY_STAGES, stem=16, width=2048, side=SIDE).eval()
     ours.load_state_dict(theirs.state_dict())
     return ours, theirs
 
@@ -122,7 +111,7 @@ def test_the_input_is_left_as_it_was(twins: tuple[MobileNet, nn.Module]) -> None
 def test_bfloat16_is_as_near_as_the_reference_s(twins: tuple[MobileNet, nn.Module]) -> None:
     pixels = picture(2, 3, 128, 128)
     exact = twins[1](pixels)
-    ours = MobileNet(TINY, stem=16, width=2048, side=SIDE).eval()
+    ours = MobileNet(TINY_STAGES, stem=16, width=2048, side=SIDE).eval()
     ours.load_state_dict(twins[1].state_dict())
     off = (ours.bfloat16()(pixels.bfloat16()).permute(0, 3, 1, 2).float() - exact).norm()
     theirs = tiny_timm()
@@ -202,7 +191,9 @@ def test_what_is_not_a_picture_is_refused(
 
 def test_a_stem_may_have_a_bias_and_nothing_else_does() -> None:
     assert Convolution(3, 4, 3, bias=True).bias is not None
-    biases = [name for name, _ in MobileNet(TINY, 16, 2048, 4).named_parameters() if "bias" in name]
+    biases = [
+        name for name, _ in MobileNet(TINY_STAGES, 16, 2048, 4).named_parameters() if "bias" in name
+    ]
     assert biases == ["conv_stem.conv.bias"]
 
 

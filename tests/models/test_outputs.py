@@ -140,7 +140,9 @@ def test_a_quantised_file_is_its_weights_in_floats(
 
 def test_a_submodel_has_its_own_layers(tiny_checkpoint: Path) -> None:
     checkpoint = load_checkpoint(tiny_checkpoint)
-    elastic = Model(checkpoint, Engine(native_of(tiny_gemma3n(CONFIG)), checkpoint.tokenizer, chunk=16))
+    elastic = Model(
+        checkpoint, Engine(native_of(tiny_gemma3n(CONFIG)), checkpoint.tokenizer, chunk=16)
+    )
     small = elastic.submodel(SMALL)
     found = small.forward(PROMPT, output_hidden_states=True, output_attentions=True)
     assert found.hidden_states is not None and found.attentions is not None
