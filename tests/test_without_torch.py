@@ -1,4 +1,4 @@
-"""The tests of `tests_without_torch`, in a process of their own: there PyTorch cannot be imported."""
+"""`tests_without_torch`, in a process of its own: PyTorch cannot be imported there."""
 
 from __future__ import annotations
 

@@ -388,5 +388,5 @@ def test_quantised_stacks_load(tmp_path: Path) -> None:
         < divergence(found, scores(load_checkpoint(file.path)))
     )
     decoder = decoder_module(model.config, model.weights)
-    with torch.inference_mode(), off(decoder):  # type: ignore[arg-type]
+    with torch.inference_mode(), off(decoder):
         assert divergence(found, scores(decoder)) > allowed  # type: ignore[arg-type]
