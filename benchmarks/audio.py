@@ -22,10 +22,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from outline import lines
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for the declarations transformers needs
 import tests.torchvision_shim  # noqa: E402, F401, I001
@@ -37,7 +37,7 @@ from gemelo.engine.media.audio_stream import TOKENS_AT_ONCE, AudioStream  # noqa
 from gemelo.evals.machine import cpu_name, memory_bandwidth  # noqa: E402
 from gemelo.inputs.media.audio import SAMPLING_RATE  # noqa: E402
 from gemelo.inputs.media.mel import log_mel  # noqa: E402
-from gemelo.models.layers import Linear, product  # noqa: E402
+from gemelo.kernels.quants import Floats  # noqa: E402
 from gemelo.models.multimodal import Gemma3nTree  # noqa: E402
 
 DTYPES = {"bf16": torch.bfloat16, "f32": torch.float32}
@@ -48,7 +48,6 @@ PIECES_MS = (80, 160, 320, 640)
 AT_ONCE = (1, 2, TOKENS_AT_ONCE)  # soft tokens for a run of the encoder
 LAST_MS = range(640, 960, 64)  # sounds that end everywhere within a turn
 MICROPHONE_MS = 80
-ROWS = (2, 4, 8, 16, 32, 64)
 PAIRS = (  # (slow, fast, what their ratio says)
     ("transformers' encoder, 30 s", "encoder, 30 s", "transformers' encoder / ours"),
     ("pieces of 80 ms, 1 token at once", "pieces of 80 ms", "80 ms, 1 token at once / 2"),
@@ -88,12 +87,15 @@ def reference(tree: Gemma3nTree) -> Callable[[Tensor], Tensor]:
     return lambda mel: model(mel.to(dtype), torch.zeros(mel.shape[:2], dtype=torch.bool))[0]
 
 
-def noise(milliseconds: float) -> Tensor:
-    return torch.rand(round(milliseconds * SAMPLING_RATE / 1000)) - 0.5
+def noise(milliseconds: float) -> Floats:
+    generator = np.random.default_rng(0)
+    count = round(milliseconds * SAMPLING_RATE / 1000)
+    return generator.random(count, np.float32) - np.float32(0.5)
 
 
-def pieces(samples: Tensor, milliseconds: float) -> Iterator[Tensor]:
-    return iter(samples.split(round(milliseconds * SAMPLING_RATE / 1000)))
+def pieces(samples: Floats, milliseconds: float) -> Iterator[Floats]:
+    size = round(milliseconds * SAMPLING_RATE / 1000)
+    return (samples[begin : begin + size] for begin in range(0, len(samples), size))
 
 
 def seconds(action: Callable[[], object]) -> float:
@@ -149,23 +151,6 @@ def state(tree: Gemma3nTree) -> dict[str, int]:
     return {name: found[name] for name in ("10 s", "120 s")}
 
 
-def products(tree: Gemma3nTree, rounds: int) -> dict[str, float]:
-    """How much longer all matrices of the blocks take the plain way, for a few rows."""
-    modules = tree.audio_tower.conformer.modules()
-    matrices = [module.weight for module in modules if isinstance(module, Linear)]
-
-    def taken(way: Callable[[Tensor, Tensor], Tensor], num_rows: int) -> float:
-        inputs = {w.shape[1]: torch.rand(num_rows, w.shape[1]).to(w.dtype) for w in matrices}
-        return seconds(lambda: [way(inputs[w.shape[1]], w) for w in matrices])
-
-    return {
-        f"{n} rows": statistics.median(
-            taken(F.linear, n) / taken(product, n) for _ in range(rounds)
-        )
-        for n in ROWS
-    }
-
-
 def measured(dtype: torch.dtype, rounds: int) -> dict[str, Any]:
     """Everything about one dtype."""
     tree = random_tree(dtype)
@@ -195,7 +180,6 @@ def measured(dtype: torch.dtype, rounds: int) -> dict[str, Any]:
             text: statistics.median(a / b for a, b in zip(times[slow], times[fast], strict=True))
             for slow, fast, text in PAIRS
         },
-        "plain products / ours": products(tree, rounds),
         "last sample to last token, s": spread(late),
         "bytes kept": state(tree) if dtype == torch.bfloat16 else {},
         "off transformers by": off_by,

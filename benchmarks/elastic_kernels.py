@@ -12,27 +12,27 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import statistics
 import sys
 import time
 from collections.abc import Callable
 
-import torch
-
 from gemelo.api import load
 from gemelo.config import Submodel
 from gemelo.engine import step
+from gemelo.engine.decoder import Decoder
 from gemelo.engine.engine import Engine
-from gemelo.engine.step import Decoder
 from gemelo.engine.tokens import Tokens
+from gemelo.kernels import native
 
 SEED = 0
 Timed = Callable[[], float]
 
 
 def ids_of(count: int) -> list[int]:
-    generator = torch.Generator().manual_seed(SEED)
-    return [2, *torch.randint(5, 200_000, (count - 1,), generator=generator).tolist()]
+    generator = random.Random(SEED)
+    return [2, *(generator.randrange(5, 200_000) for _ in range(count - 1))]
 
 
 def decoding(engine: Engine, decoder: Decoder, tokens: int) -> Timed:
@@ -99,9 +99,7 @@ def main() -> None:
             rounds,
         ),
     }
-    json.dump(
-        {"threads": torch.get_num_threads(), "rounds": rounds} | results, sys.stdout, indent=1
-    )
+    json.dump({"threads": native.num_threads(), "rounds": rounds} | results, sys.stdout, indent=1)
     print()
 
 

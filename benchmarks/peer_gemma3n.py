@@ -16,14 +16,16 @@ prints one JSON object a file: how many greedy choices agree, and how far apart 
 llama.cpp divides a gate's variance by N - 1 where the reference divides by N, and thirty random
 layers make that visible. So the scores are kept twice: `ours`, as gemelo and the reference compute
 them, and `as_theirs`, with that one constant changed to llama.cpp's. What is left between those and
-llama.cpp's is its arithmetic: a GELU from a half-precision table, and activations in 8 bits where
-weights are quantised.
+llama.cpp's is arithmetic: its GELU from a half-precision table, and activations that both round to
+8 bits where weights are quantised, each in its way.
 """
 
 import ctypes
+import dataclasses
 import json
 import sys
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 
@@ -35,66 +37,97 @@ TOP = 5  # scores compared at every step
 
 
 def write(folder: Path) -> None:
-    import torch
-
+    import gemelo
     from gemelo.checkpoints.convert import convert
-    from gemelo.checkpoints.load import load_checkpoint
     from gemelo.config import Gemma3nConfig
-    from gemelo.models.gemma3n import Gemma3n
-    from tests.conftest import write_checkpoint
+    from gemelo.engine.native_decoder import NativeDecoder
 
-    model = Gemma3n(
-        Gemma3nConfig(
-            vocab_size=512,
-            vocab_size_per_layer_input=512,
-            hidden_size=256,
-            intermediate_size=(FFN,) * 30,
-            num_hidden_layers=30,
-            num_kv_shared_layers=10,
-            num_attention_heads=8,
-            num_key_value_heads=2,
-            head_dim=64,
-            sliding_window=16,
-            max_position_embeddings=512,
-        )
-    ).eval()
-    generator = torch.Generator().manual_seed(0)
-    for name, weight in model.named_parameters():
-        if weight.dim() == 1:  # what a layer adds is small beside what it is added to
-            low = 0.1 if "q_norm" in name or "k_norm" in name or "post_" in name else 0.5
-            weight.uniform_(low, 3 * low, generator=generator)
-        else:
-            spread = 0.1 if "coefs" in name else weight.shape[1] ** -0.5
-            spread = 8.0 if "router" in name else spread  # its input is divided by the width
-            weight.normal_(0, spread, generator=generator)
-    model.norm.weight.normal_(0, 1, generator=generator)  # else the tied head repeats the token
-    folder.mkdir(parents=True)
-    source = write_checkpoint(folder / "hub", model)
+    config = Gemma3nConfig(
+        vocab_size=512,
+        vocab_size_per_layer_input=512,
+        hidden_size=256,
+        intermediate_size=(FFN,) * 30,
+        num_hidden_layers=30,
+        num_kv_shared_layers=10,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        head_dim=64,
+        sliding_window=16,
+        max_position_embeddings=512,
+    )
+    source = write_random(folder / "hub", config)
     for format in FORMATS:
         path = folder / f"{format}.gguf"
         convert(source, path, format)
-        decoder = load_checkpoint(path).decoder
+        decoder = gemelo.load(path, device="cpu").engine.decoder
+        assert isinstance(decoder, NativeDecoder)
         ids, ours = continued(decoder, list(PROMPT))
-        for layer in decoder.layers:
-            if layer.mlp.std_multiplier is not None:
-                layer.mlp.std_multiplier *= (FFN / (FFN - 1)) ** 0.5
-        _, as_theirs = continued(decoder, ids)
+        changed = NativeDecoder(
+            with_their_divisor(config), decoder.weights, decoder.panels, decoder.table
+        )
+        _, as_theirs = continued(changed, ids)
         np.savez(path.with_suffix(".npz"), ids=ids, ours=ours, as_theirs=as_theirs)
         print(f"wrote {path}", file=sys.stderr)
 
 
+def write_random(folder: Path, config):
+    """A directory as the hub has them, in float32, with the tokenizer of the tests."""
+    from gemelo.config.parameters import parameter_shapes
+    from gemelo.inputs.tokenizer.tokenizer import Tokenizer
+    from gemelo.kernels.quants import Packed
+    from gemelo.weights import names
+    from gemelo.weights.safetensors import write_safetensors
+    from tests.conftest import tiny_vocabulary
+
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    tensors = []
+    for name, shape in parameter_shapes(config).items():
+        weight = Packed.of(random_values(name, shape, generator).astype(np.float32))
+        tensors.append((names.to_hf(name, "text"), shape, weight.format, lambda w=weight: w))
+    write_safetensors(folder, tensors)
+    (folder / "config.json").write_text(json.dumps(config.to_hf()))
+    tokenizer = Tokenizer.from_gguf(tiny_vocabulary())
+    (folder / "tokenizer.model").write_bytes(tokenizer.to_sentencepiece())
+    return folder
+
+
+def random_values(name: str, shape: tuple[int, ...], generator: np.random.Generator):
+    """A weight that keeps a signal's size from layer to layer."""
+    if name == "language_model.norm.weight":  # of both signs, else the tied head repeats the token
+        return generator.standard_normal(shape)
+    if len(shape) == 1:  # what a layer adds is small beside what it is added to
+        low = 0.1 if "q_norm" in name or "k_norm" in name or "post_" in name else 0.5
+        return generator.uniform(low, 3 * low, shape)
+    spread = 0.1 if "coefs" in name else shape[1] ** -0.5
+    spread = 8.0 if "router" in name else spread  # its input is divided by the width
+    return generator.normal(0, spread, shape)
+
+
+def with_their_divisor(config):
+    """A config whose sparse layers cut where llama.cpp cuts: its deviation of N numbers is larger
+    by the root of N / (N - 1), so the share that is cut stands for a factor larger by that."""
+    wider = (FFN / (FFN - 1)) ** 0.5
+    normal = NormalDist()
+    shares = tuple(
+        normal.cdf(normal.inv_cdf(share) * wider) if share else share
+        for share in config.activation_sparsity_pattern
+    )
+    return dataclasses.replace(config, activation_sparsity_pattern=shares)
+
+
 def continued(decoder, ids: list[int]):
     """ids, continued greedily if they are the prompt alone; and the scores of every step."""
-    import torch
+    from gemelo.engine import step
+    from gemelo.engine.tokens import Tokens
 
-    rows = []
-    with torch.inference_mode():
-        for end in range(len(PROMPT), len(PROMPT) + STEPS):
-            tokens = torch.tensor([ids[:end]])
-            hidden = decoder(tokens, torch.arange(end)[None])
-            rows.append(decoder.logits(hidden[0, -1]).numpy())
-            if len(ids) == end:
-                ids.append(int(rows[-1].argmax()))
+    cache = decoder.cache(512, kv_format="plain")  # float32, as llama.cpp's below
+    rows = [step.prefill(decoder, cache, Tokens(PROMPT))]
+    for end in range(len(PROMPT), len(PROMPT) + STEPS):
+        if len(ids) == end:
+            ids.append(int(rows[-1].argmax()))
+        if len(rows) < STEPS:
+            rows.append(step.decode(decoder, cache, [ids[end]], [end])[0])
     return ids, np.stack(rows)
 
 

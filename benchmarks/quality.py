@@ -3,7 +3,7 @@
     python benchmarks/quality.py --json benchmarks/results/quality.json
     python benchmarks/quality.py --build-llama ~/peers/llama --json benchmarks/results/quality.json
 
-The exact ones: the same file with its weights dequantised, computed in float32 by plain modules.
+The exact ones: the same file with its weights widened to float32, computed in float32 throughout.
 Beside them, on the same token ids: gemelo's native kernels and, in an environment of its own,
 llama.cpp, each with 512 tokens a step, as a prompt is read, and with 16, by the kernels that add
 tokens. The text is the language reference that Python carries (`pydoc_data.topics`, in the order of
@@ -30,10 +30,9 @@ from pydoc_data.topics import topics
 from typing import Any, get_args
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from peers.engines import ENGINES, LLAMA, build, interpreters
 from peers.process import EngineFailure, Process
-from torch import Tensor
 
 from gemelo import __version__
 from gemelo.api import Model, load
@@ -46,6 +45,7 @@ from gemelo.errors import GemeloError, InputError
 from gemelo.evals.machine import cpu_name
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.kernels.native import isa
+from gemelo.kernels.quants import Floats
 
 CHUNK = 512  # tokens, `<bos>` among them
 AT_ONCE = (512, 16)  # tokens a step; up to 16 go through the kernels that decode
@@ -53,40 +53,48 @@ ROWS = 32  # distributions that are compared at once, in float64
 KV_FORMATS: tuple[KVFormat, ...] = ("bf16", "plain")  # of keys and values; the first by itself
 REFERENCE = "reference, f32"
 
-Scorer = Callable[[list[int]], Tensor]  # ids (T) -> scores (T, V)
+Scorer = Callable[[list[int]], Floats]  # ids (T) -> scores (T, V)
 
 
 class Distance:
     """What is known of an engine's distributions so far."""
 
     def __init__(self) -> None:
-        self.kl: list[Tensor] = []  # nats, one a position
-        self.same: list[Tensor] = []  # whether the likeliest token is the reference's
-        self.surprise: list[Tensor] = []  # nats, one a known next token
+        self.kl: list[NDArray[Any]] = []  # nats, one a position
+        self.same: list[NDArray[Any]] = []  # whether the likeliest token is the reference's
+        self.surprise: list[NDArray[Any]] = []  # nats, one a known next token
 
-    def add(self, exact: Tensor, scores: Tensor, ids: list[int]) -> None:
+    def add(self, exact: Floats, scores: Floats, ids: list[int]) -> None:
         """Compare the scores (T, V) of a chunk with those of the reference."""
         if scores.shape != exact.shape:
             raise EngineFailure(f"failed: scores of {scores.shape}, not {exact.shape}")
-        following = torch.tensor(ids[1:])
+        following = np.array(ids[1:])
         for begin in range(0, len(ids), ROWS):
-            p = exact[begin : begin + ROWS].double().log_softmax(-1)
-            q = scores[begin : begin + ROWS].double().log_softmax(-1)
+            p = log_softmax(exact[begin : begin + ROWS])
+            q = log_softmax(scores[begin : begin + ROWS])
             self.same.append(p.argmax(-1) == q.argmax(-1))
-            known = following[begin : begin + ROWS, None]
-            self.surprise.append(-q[: len(known)].gather(1, known)[:, 0])
-            self.kl.append((p.exp() * (p - q)).sum(-1))
+            known = following[begin : begin + ROWS]
+            self.surprise.append(-q[np.arange(len(known)), known])
+            self.kl.append((np.exp(p) * (p - q)).sum(-1))
 
     def figures(self) -> dict[str, float]:
         """Mean and 99th percentile of the divergence, agreement, perplexity."""
-        kl = torch.cat(self.kl)
+        kl = np.concatenate(self.kl)
         return {
             "kl_mean": float(kl.mean()),
-            "kl_p99": float(kl.quantile(0.99)),
+            "kl_p99": float(np.quantile(kl, 0.99)),
             "kl_max": float(kl.max()),
-            "top_token_agreement": float(torch.cat(self.same).double().mean()),
-            "perplexity": math.exp(torch.cat(self.surprise).mean()),
+            "top_token_agreement": float(np.concatenate(self.same).mean()),
+            "perplexity": math.exp(np.concatenate(self.surprise).mean()),
         }
+
+
+def log_softmax(scores: Floats) -> NDArray[Any]:
+    """Log-probabilities of scores (T, V), in float64."""
+    x = scores.astype(np.float64)
+    x -= x.max(-1, keepdims=True)
+    x -= np.log(np.exp(x).sum(-1, keepdims=True))
+    return x
 
 
 class Comparison:
@@ -101,7 +109,7 @@ class Comparison:
     def read(self, ids: list[int]) -> None:
         """One chunk through every engine; one that fails is noted and ends its part."""
         file = self.folder / "reference.npy"
-        np.save(file, self.reference(ids).numpy())
+        np.save(file, self.reference(ids))
         exact = mapped(file)
         self.distances[REFERENCE].add(exact, exact, ids)
         for name, scores in self.engines.items():
@@ -121,17 +129,18 @@ class Comparison:
         return {name: self.distances[name].figures() for name in through}
 
 
-def mapped(file: Path) -> Tensor:
+def mapped(file: Path) -> Floats:
     """The array of a file, read as it is used."""
-    return torch.from_numpy(np.load(file, mmap_mode="c"))
+    scores: Floats = np.load(file, mmap_mode="c")
+    return scores
 
 
 def scorer(model: Model, at_once: int) -> Scorer:
     """The model's scores, with so many tokens a step."""
 
-    def scores(ids: list[int]) -> Tensor:
+    def scores(ids: list[int]) -> Floats:
         cache = model.engine.cache()
-        found = torch.empty(len(ids), model.config.vocab_size)
+        found = np.empty((len(ids), model.config.vocab_size), np.float32)
         for begin in range(0, len(ids), at_once):
             part = ids[begin : begin + at_once]
             found[begin : begin + len(part)] = step.verify(model.engine.decoder, cache, part, begin)
@@ -144,7 +153,7 @@ def peer_scorer(peer: Process, at_once: int, folder: Path) -> Scorer:
     """A peer's scores, handed over in a file."""
     file = folder / "peer.npy"
 
-    def scores(ids: list[int]) -> Tensor:
+    def scores(ids: list[int]) -> Floats:
         peer.score(ids, at_once, str(file))
         return mapped(file)
 
@@ -176,7 +185,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         engine = "gemelo" if kv_format == KV_FORMATS[0] else f"gemelo, {kv_format} KV"
         engines |= {title(engine, n): scorer(native, n) for n in options.at_once}
     parts = list(chunks(exact.tokenizer, options.tokens))
-    versions = {"gemelo": f"gemelo {__version__}, kernels {isa()}, torch {torch.__version__}"}
+    versions = {"gemelo": f"gemelo {__version__}, kernels {isa()}"}
     peer, missing = None, {}
     try:
         peer = started(options)

@@ -33,6 +33,7 @@ from gemelo.weights.gguf import GGUFFile
 from gemelo.weights.gguf_write import write_gguf
 
 CONTEXT = 2048
+KV_BYTES = {"plain": 4, "bf16": 2, "int8": 1}  # of a number; scales are left out
 E4B = Gemma3nConfig(vocab_size=262144)
 
 
@@ -71,27 +72,26 @@ def main() -> None:
     for _ in model.stream(ids, temperature=0, max_tokens=3, ignore_eos=True):
         pass
     seconds = time.perf_counter() - started
-    decoder = model.engine.decoder
-    assert isinstance(decoder, Gemma3n)
-    weights = resident_bytes(decoder, "disk")
-    kv = kv_bytes(decoder.config, CONTEXT, model.engine.chunk, model.engine.cache().stored.itemsize)
+    decoder, whole = model.engine.decoder, model.engine.views.whole
+    assert whole is not None
+    weights = resident_bytes(decoder, whole, on_disk=True)
+    kv = kv_bytes(decoder.config, CONTEXT, model.engine.chunk, KV_BYTES[model.engine.kv_format])
     table = path.stat().st_size - weights
     held = process_bytes() - before
-    e2b = model.submodel(Submodel.named("E2B", decoder.config)).engine.decoder
-    assert isinstance(e2b, Gemma3n)
+    e2b = Submodel.named("E2B", decoder.config)
     print(
         json.dumps(
             {
                 "cpu": cpu_name(),
                 "file_bytes": path.stat().st_size,
                 "table_and_header_bytes": table,
-                "python_and_torch_bytes": before,
+                "python_bytes": before,
                 "core_head_norms_bytes": weights,
                 "kv_bytes": kv,
                 "sum_bytes": weights + kv,
                 "held_bytes": held,
                 "held / sum": held / (weights + kv),
-                "of which E2B would need": resident_bytes(e2b, "disk"),
+                "of which E2B would need": resident_bytes(decoder, e2b, on_disk=True),
                 "seconds": seconds,
             },
             indent=2,

@@ -93,13 +93,15 @@ def elastic_kernels() -> str:
 def resident() -> str:
     """Memory of an E4B in 4 bits whose per-layer embeddings stay in the file."""
     found = results("resident.json")
+    torch = "python_and_torch_bytes" in found  # of a run that imported PyTorch
+    python = "Python and PyTorch" if torch else "Python"
     megabytes = {
         "the file": found["file_bytes"],
         "of it, the per-layer embeddings": found["table_and_header_bytes"],
         "all other weights": found["core_head_norms_bytes"],
         "KV cache of 2,048 tokens": found["kv_bytes"],
-        "Python and PyTorch": found["python_and_torch_bytes"],
-        "held, Python and PyTorch left out": found["held_bytes"],
+        python: found["python_and_torch_bytes" if torch else "python_bytes"],
+        f"held, {python} left out": found["held_bytes"],
     }
     body = [[what, f"{size / 1e6:,.0f}"] for what, size in megabytes.items()]
     body.append(

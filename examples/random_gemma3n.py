@@ -6,11 +6,12 @@ tokenizer is the embedded model's. What it says means nothing.
 """
 
 import json
+import math
 import struct
 import sys
 from pathlib import Path
 
-import torch
+import numpy as np
 
 import gemelo
 
@@ -143,15 +144,18 @@ def write(folder: Path) -> Path:
     shapes = text_shapes(CONFIG) | audio_shapes(CONFIG.audio, CONFIG.hidden_size)
     header, end = {}, 0
     for name, shape in shapes.items():
-        begin, end = end, end + 2 * torch.Size(shape).numel()
+        begin, end = end, end + 2 * math.prod(shape)
         header[f"model.{name}"] = {"dtype": "BF16", "shape": shape, "data_offsets": [begin, end]}
     head = json.dumps(header).encode()
-    torch.manual_seed(0)
+    generator = np.random.default_rng(0)
     with open(folder / "model.safetensors", "wb") as file:
         file.write(struct.pack("<Q", len(head)) + head)
         for shape in shapes.values():
-            weight = torch.ones(shape) if len(shape) == 1 else 0.2 * torch.randn(shape)
-            file.write(weight.bfloat16().view(torch.int16).numpy().tobytes())
+            weight = np.ones(shape, np.float32)
+            if len(shape) > 1:
+                weight = np.float32(0.2) * generator.standard_normal(shape, np.float32)
+            # bfloat16 is the upper half of float32, rounded.
+            file.write((weight.view(np.uint32) + 0x8000 >> 16).astype("<u2").tobytes())
     return folder
 
 

@@ -55,7 +55,10 @@ class CtrlC:
         while deaf(sys._current_frames().get(thread)):
             time.sleep(_RETRY_S)
         if self.waits:  # else Ctrl-C was pressed again, and that was heard
-            _signal.pthread_kill(thread, _signal.SIGINT)  # so that no system call sleeps on
+            if sys.platform == "win32":
+                _thread.interrupt_main()
+            else:
+                _signal.pthread_kill(thread, _signal.SIGINT)  # so that no system call sleeps on
 
     def unraisable(self, args: sys.UnraisableHookArgs) -> None:
         """Python's hook for exceptions that have nobody to go to."""

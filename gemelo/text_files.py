@@ -50,7 +50,7 @@ def read_bytes(path: Path, most_bytes: int) -> bytes:
 def _beginning(path: Path, count: int) -> bytes | None:
     """The first bytes of a regular file; None of anything else."""
     # A pipe opened for reading would wait for its writer.
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             return None

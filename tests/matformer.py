@@ -1,11 +1,14 @@
-"""A tiny MatFormer: a Gemma 3n with sub-models that differ in width, and the ids of a turn."""
+"""A tiny MatFormer: a Gemma 3n with sub-models that differ in width, and the ids of a turn.
+
+Its widths are such that the native kernels take it.
+"""
 
 from __future__ import annotations
 
 import torch
 
 from gemelo.config import Gemma3nConfig, Submodel
-from gemelo.engine.sampler import Sampling
+from gemelo.config.sampling import Sampling
 from gemelo.engine.session import Session
 from gemelo.models.gemma3n import Gemma3n
 
@@ -16,12 +19,12 @@ CONFIG = Gemma3nConfig(
     num_hidden_layers=14,
     num_attention_heads=4,
     num_key_value_heads=2,
-    head_dim=16,
+    head_dim=64,
     sliding_window=8,
     max_position_embeddings=512,
     num_kv_shared_layers=7,
-    hidden_size_per_layer_input=8,
-    laurel_rank=8,
+    hidden_size_per_layer_input=32,
+    laurel_rank=32,
     intermediate_size=(128,) * 14,
     activation_sparsity_pattern=(0.95,) * 4 + (0.0,) * 10,
 )

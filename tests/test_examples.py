@@ -61,7 +61,7 @@ def test_score_is_the_perplexity_of_its_logprobs() -> None:
 def test_continuations_are_three_and_differ() -> None:
     lines = printed("continuations").splitlines()
     assert len(set(lines)) == 3
-    assert all(re.fullmatch(r"(stop|length) +'.+'", line) for line in lines)
+    assert all(re.fullmatch(r"(stop|length) +(['\"]).+\2", line) for line in lines)
 
 
 def test_submodels_write_what_they_say() -> None:

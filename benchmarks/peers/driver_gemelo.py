@@ -8,22 +8,22 @@ from __future__ import annotations
 import time
 from statistics import median
 
-import torch
 from protocol import serve
 
 from gemelo import __version__
 from gemelo.api import load
 from gemelo.engine import step
 from gemelo.engine.kv import KVCache
-from gemelo.engine.native_program import NativeProgram
+from gemelo.engine.native_decoder import NativeDecoder
 from gemelo.engine.tokens import Tokens
 from gemelo.evals.machine import read_speeds
+from gemelo.kernels.native import isa
 
 
 class Gemelo:
     """A loaded model; every turn has a cache of its own, as a session has."""
 
-    version = f"gemelo {__version__}, torch {torch.__version__}"
+    version = f"gemelo {__version__}, kernels {isa()}"
 
     def load(self, file: str, threads: int, context: int) -> None:
         self.engine = load(file, threads=threads, context=context).engine
@@ -33,20 +33,20 @@ class Gemelo:
         cache = self.engine.cache()
         started = time.perf_counter()
         scores = step.prefill(decoder, cache, Tokens(ids[0]), 0)
-        tokens = [int(scores.numpy().argmax())] * rows
+        tokens = [int(scores.argmax())] * rows
         prefill_s = time.perf_counter() - started
         cache = cache if rows == 1 else widened(cache, rows)
         started = time.perf_counter()
         for position in range(count, count + new):
             scores = step.decode(decoder, cache, tokens, [position] * rows)
-            tokens = scores.numpy().argmax(-1).tolist()
+            tokens = scores.argmax(-1).tolist()
         return prefill_s, time.perf_counter() - started
 
     def read(self) -> float:
-        fused = self.engine.decoder.native_program
-        if not isinstance(fused, NativeProgram) or fused.panels is None:
+        decoder = self.engine.decoder
+        if not isinstance(decoder, NativeDecoder) or decoder.panels is None:
             return 0.0
-        room = fused.panels.room
+        room = decoder.panels.room
         return median(read_speeds(room[: len(room) // 256 * 256]))
 
 

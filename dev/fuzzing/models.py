@@ -8,8 +8,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import torch
-
 import gemelo
 from fuzzing.mutations import (
     mutated_bytes,
@@ -69,7 +67,6 @@ def model_readers(seeds: Seeds) -> list[Reader]:
 
 
 def _run(path: Path, media: list[dict[str, Any]]) -> None:
-    torch.set_num_threads(1)
     model = gemelo.load(path, threads=1)
     said = [{"role": "user", "content": [*media, {"type": "text", "text": "the llama"}]}]
     for prompt in ([2, 300, 301, 302], said):

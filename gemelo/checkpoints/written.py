@@ -22,6 +22,9 @@ from gemelo.errors import GemeloError
 
 RECORD = "written.jsonl"
 _MOST_BYTES = 1 << 20  # of the record: some thousand models
+# A link is none of ours, a pipe would wait for its reader; Windows has neither, but ends of lines.
+_OTHER_FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+_OTHER_FLAGS |= getattr(os, "O_BINARY", 0)
 # What a line that means something else leads to.
 _BROKEN: tuple[type[Exception], ...] = (OSError, ValueError, ArithmeticError, LookupError)
 _BROKEN += (TypeError, AttributeError, RecursionError)
@@ -51,8 +54,7 @@ def remember(path: Path) -> None:
         record, real = _record(), Path(os.path.realpath(path))
         line = json.dumps({"path": str(real), "files": _files(real)}) + "\n"
         record.parent.mkdir(parents=True, exist_ok=True)
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        descriptor = os.open(record, flags | os.O_NONBLOCK, 0o600)  # a pipe has no reader
+        descriptor = os.open(record, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _OTHER_FLAGS, 0o600)
         try:
             if os.fstat(descriptor).st_size > _MOST_BYTES:
                 os.ftruncate(descriptor, 0)

@@ -64,18 +64,23 @@ for _group, _name, _command in (
 app.add_typer(shows, name="show", context_settings=_SETTINGS)
 
 
-def _print_version(version: bool) -> None:
-    if version:
-        print(f"gemelo {gemelo.__version__}")
-        raise typer.Exit
+def _print_version(verbose: bool) -> None:
+    print(f"gemelo {gemelo.__version__}")
+    if verbose:
+        import platform
+
+        from gemelo.kernels import native
+
+        python = f"Python {platform.python_version()} on {sys.platform} {platform.machine()}"
+        missing = native.missing_kernels_notice()
+        print(f"{python}; {missing or f'native kernels: {native.isa()}'}")
 
 
 @app.callback()
 def root(
     ctx: typer.Context,
     version: Annotated[
-        bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
+        bool, typer.Option("--version", help="Show the version; with -v what it runs on, too.")
     ] = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Show the traceback of an internal error.")
@@ -105,6 +110,9 @@ def root(
     HF_TOKEN         your token of the Hugging Face hub, for models whose licence you accepted
     HF_HUB_OFFLINE   1: the network is not used; only what was fetched runs
     """
+    if version:
+        _print_version(verbose)
+        raise typer.Exit
     _check_current_folder()
     if ctx.invoked_subcommand is None:
         terminal.page(ctx.get_help())

@@ -13,6 +13,7 @@ from __future__ import annotations
 import codecs
 import io
 import json
+import os
 import signal
 import sys
 import time
@@ -43,10 +44,16 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 def prepare() -> None:
-    """Make both streams able to print anything: what an encoding lacks is written as an escape."""
+    """Make both streams able to print anything: what an encoding lacks is written as an escape.
+
+    On Windows a pipe or a file would get the code page, which has few letters; it gets UTF-8,
+    unless PYTHONIOENCODING says otherwise.
+    """
+    own_choice = sys.platform != "win32" or os.environ.get("PYTHONIOENCODING")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            encoding = None if own_choice else "utf-8"  # None leaves it as it is
+            stream.reconfigure(encoding=encoding, errors="backslashreplace")
 
 
 def note(text: str) -> None:

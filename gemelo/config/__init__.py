@@ -5,7 +5,7 @@ Configs are frozen values with Hugging Face's field names. They are read from ev
 or inside a multimodal one); absent fields take the defaults of the reference classes, because
 published files leave them out. What a config cannot express it refuses by name.
 
-    config = read_config(json.loads(Path("config.json").read_text()))
+    config = read_config(json.loads(Path("config.json").read_text("utf-8")))
 """
 
 from __future__ import annotations

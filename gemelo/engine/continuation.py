@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from gemelo.config.options import FinishReason
 from gemelo.config.sampling import Sampling
 from gemelo.engine.sampler import Guess, Sampler, Token
+from gemelo.engine.scores import leading
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.kernels.quants import Floats
 
@@ -71,7 +72,7 @@ class Continuation:
 
     def _without_padding(self, scores: Floats) -> Floats:
         """Scores (V,) of the tokens that the tokenizer has."""
-        return scores if len(scores) == self._vocab_size else scores[: self._vocab_size]
+        return leading(scores, self._vocab_size)
 
     def _release(self) -> str:
         """Text that is certain to stay; finishes the row at the first stop text."""

@@ -27,6 +27,7 @@ from gemelo.engine.kv import KVCache
 from gemelo.engine.programs import gemma3, gemma3n
 from gemelo.engine.programs.backends import Backend, NativeBackend, ReferenceBackend, Step
 from gemelo.engine.programs.writer import Writer
+from gemelo.engine.scores import Scores
 from gemelo.errors import InputError
 from gemelo.kernels import cpu, native
 from gemelo.kernels.products import embedding
@@ -110,7 +111,7 @@ class NativeDecoder:
         """See `Decoder.step`."""
         rows, tokens = len(ids), len(ids[0]) if ids else 0
         num_scored = tokens if logits_to_keep is None else logits_to_keep
-        scores = np.empty((rows * num_scored, self.config.vocab_size), np.float32)
+        scores = Scores.empty(rows * num_scored, self.config.vocab_size)
         if not rows * tokens:
             return scores, True
         cache.make_room(tokens, max(map(max, positions)) + 1)

@@ -34,6 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemelo.config.sampling import Sampling
+from gemelo.engine.scores import BLOCK, maxima_of
 from gemelo.errors import InputError
 from gemelo.kernels import cpu
 from gemelo.kernels.quants import Floats
@@ -102,13 +103,13 @@ class Sampler:
         without one (speculative sampling, arXiv 2211.17192, theorem 1).
         """
         if self.sampling.plain and len(scores):
-            token = cpu.argmax(scores)  # first, while the threads of the step are awake
+            token = largest(scores)  # first, while the threads of the step are awake
             check_scores(scores)
             return Token(token)
         check_scores(scores)
         adjusted = adjust(scores, self.sampling, prompt, answer)
         if self.sampling.greedy:
-            return self._report(scores, cpu.argmax(adjusted))
+            return self._report(scores, largest(adjusted))
         random = uniforms(self.seed, self.row, len(answer))
         probabilities, ids = candidates(adjusted, self.sampling)
         if guess is None:
@@ -120,7 +121,7 @@ class Sampler:
         check_scores(scores)
         adjusted = adjust(scores, self.sampling, prompt, answer)
         if self.sampling.greedy:
-            return Guess(cpu.argmax(adjusted), None)
+            return Guess(largest(adjusted), None)
         random = uniforms(self.seed, self.row, len(answer))
         probabilities, ids = candidates(adjusted, self.sampling)
         token = draw(random.guess, probabilities, ids)
@@ -136,9 +137,16 @@ class Sampler:
         return Token(token, float(scores[token]) - total, tuple(top))
 
 
+def largest(scores: Floats) -> int:
+    """The first of the largest scores (V,)."""
+    return cpu.argmax(scores, maxima_of(scores))
+
+
 def check_scores(scores: Floats) -> None:
     """Raise unless scores (V,) say which token is the likeliest."""
-    top = float(scores.max()) if len(scores) else math.nan  # NaN where any is
+    maxima = maxima_of(scores)
+    looked_at = scores if maxima is None else maxima
+    top = float(looked_at.max()) if len(scores) else math.nan  # NaN where any is
     if not math.isfinite(top):
         cause = f"the largest of {len(scores)} is {top}" if len(scores) else "there are none"
         raise InputError(f"no token can be chosen from the scores: {cause}")
@@ -283,9 +291,18 @@ def _no_less(scores: Floats, count: int) -> Ids:
     """Where the `count` largest of scores (V,) are, and others among them: all that are no less
     than the least of the `count` largest maxima of groups.
 
-    A group is every n-th score, and not neighbours: so the maxima of all groups are a maximum of
-    rows, which NumPy computes many at a time.
+    A group is a block, of scores that bring their blocks' maxima. Else it is every n-th score, and
+    not neighbours: so the maxima of all groups are a maximum of rows, which NumPy computes many at
+    a time.
     """
+    maxima = maxima_of(scores)
+    if maxima is not None and 0 < count <= len(maxima):
+        least = np.partition(maxima, -count)[-count]
+        begins = np.flatnonzero(maxima >= least) * BLOCK
+        ids: Ids = (begins[:, None] + np.arange(BLOCK)).ravel()
+        ids = ids[: np.searchsorted(ids, len(scores))]  # the last block may be shorter
+        kept: Ids = ids[np.asarray(scores)[ids] >= least]
+        return kept
     num_groups = len(scores) // _GROUPS
     if not 0 < count <= num_groups:
         return np.arange(len(scores))

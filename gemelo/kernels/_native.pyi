@@ -113,8 +113,19 @@ def pack(x: int, rows: int, columns: int, format: Format, out: int) -> bool:
     block has a number that is not finite or too large for its scale; plain floats keep any.
     """
 
-def argmax(x: int, count: int) -> int:
-    """The place of the largest, the first of several."""
+def argmax(x: int, count: int, maxima: int = 0) -> int:
+    """
+    The place of the largest, the first of several. With the maxima of every MAXIMA_BLOCK of
+    them (as of `Call`, of one row) only these and one block are read.
+    """
+
+def block_maxima(x: int, count: int, maxima: int) -> bool:
+    """
+    The largest of every MAXIMA_BLOCK of x (count,), the last of which may be fewer; whether all
+    are finite.
+    """
+
+MAXIMA_BLOCK: int = 64
 
 class Norm:
     """RMSNorm: x / rms(x) * (offset + weight), or without a weight (0)."""
@@ -133,10 +144,12 @@ class Call:
     `attend_until` is the last position that each token sees; `inputs_embeds`, 0 for none, stands for
     the embeddings of the ids. `slots` has for each type of layer the positions in the slots, their
     stride from row to row, how many slots there are and how many are used; `caches` has for each layer
-    that owns keys k, v, the scales of both and the stride of a row.
+    that owns keys k, v, the scales of both and the stride of a row. `scores` (tokens that are scored,
+    vocabulary) are written, soft-capped, and the largest of every MAXIMA_BLOCK of a token's to
+    `maxima` (tokens, ceil(vocabulary / MAXIMA_BLOCK)), 0 for none.
     """
 
-    def __init__(self, *, ids: int, positions: int, attend_until: int, inputs_embeds: int, rows: int, tokens_a_row: int, logits_to_keep: int | None, slots: Sequence[tuple[int, int, int, int]], caches: Sequence[tuple[int, int, int, int, int]], format: CacheFormat, kv_heads: int, head_dim: int, per_layer_rows: Matrix | None, scores: int) -> None: ...
+    def __init__(self, *, ids: int, positions: int, attend_until: int, inputs_embeds: int, rows: int, tokens_a_row: int, logits_to_keep: int | None, slots: Sequence[tuple[int, int, int, int]], caches: Sequence[tuple[int, int, int, int, int]], format: CacheFormat, kv_heads: int, head_dim: int, per_layer_rows: Matrix | None, scores: int, maxima: int = 0) -> None: ...
 
 class Program:
     """A decoder's forward as a list of steps over buffers."""

@@ -15,21 +15,45 @@ leaves the products to the reference, for what is no product (weights.mapped ask
 from __future__ import annotations
 
 import os
+import sys
 from importlib import import_module
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 from gemelo.config.options import MAX_THREADS as MAX_THREADS
-from gemelo.errors import InputError
+from gemelo.errors import InputError, one_line
 
 REFERENCE = "reference"
+_NAME = "gemelo.kernels._native"
+_REASON_CHARS = 160  # of what an import raised
 
 
 def _extension() -> ModuleType | None:
     try:
-        return import_module("gemelo.kernels._native")
+        return import_module(_NAME)
     except ImportError:
         return None
+
+
+def _absence() -> tuple[str, str]:
+    """Why the extension is not there, and the cure."""
+    folders = map(Path, sys.modules["gemelo.kernels"].__path__)
+    files = [file for folder in folders for file in sorted(folder.glob("_native.*"))]
+    built = [file.name for file in files if file.suffix in (".so", ".pyd")]
+    if not built:
+        return "were not built", "install a C++ compiler and install gemelo again"
+    if not any(f"_native{suffix}" in built for suffix in EXTENSION_SUFFIXES):
+        this = f"Python {sys.version_info.major}.{sys.version_info.minor} on {sys.platform}"
+        return f"are for another Python ({built[0]})", f"install gemelo again with this one, {this}"
+    try:
+        import_module(_NAME)
+    except ImportError as error:
+        reason = one_line(str(error), _REASON_CHARS)
+    else:
+        reason = "they could be, just now"
+    return f"cannot be loaded ({reason})", "install gemelo again"
 
 
 def _chosen(built: ModuleType | None) -> ModuleType | None:
@@ -40,10 +64,8 @@ def _chosen(built: ModuleType | None) -> ModuleType | None:
     if asked == REFERENCE:
         return None
     if built is None:
-        raise InputError(
-            f"GEMELO_ISA={asked}, but the native kernels were not built: install a C++ "
-            "compiler and install gemelo again"
-        )
+        reason, cure = _absence()
+        raise InputError(f"GEMELO_ISA={asked}, but the native kernels {reason}: {cure}")
     if asked not in built.names():
         raise InputError(
             f"GEMELO_ISA={asked}; this machine has {', '.join(built.names())}, {REFERENCE}"
@@ -103,7 +125,5 @@ def missing_kernels_notice() -> str | None:
     environment asked for the reference."""
     if module is not None or os.environ.get("GEMELO_ISA") == REFERENCE:
         return None
-    return (
-        "the native kernels were not built, so that NumPy computes, a hundred times slower; install "
-        "a C++ compiler and install gemelo again"
-    )
+    reason, cure = _absence()
+    return f"the native kernels {reason}, so that NumPy computes, a hundred times slower; {cure}"

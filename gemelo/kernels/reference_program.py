@@ -18,7 +18,7 @@ W width of a buffer, P width of a per-layer embedding, L layers.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -41,7 +41,8 @@ class Store(Protocol):
 class Call:
     """One step of a program. ids, positions and attend_until are (B, T); slots has for each type of
     layer the slot of every token (B, T), -1 for padding, and the positions in those that are used
-    (B, S); stores has keys and values of each layer that owns some."""
+    (B, S); stores has keys and values of each layer that owns some. Buffers and turns are the
+    call's own, so that threads may share a program."""
 
     ids: Integers
     positions: Integers
@@ -53,6 +54,8 @@ class Call:
     per_layer_rows: Packed | None  # (N * L, P)
     scores: Floats  # (N or B * logits_to_keep, V), written
     done: bool = False
+    at: list[Floats] = field(default_factory=list)  # buffers by number, (N, W) each
+    turns: dict[str, tuple[Floats, Floats]] = field(default_factory=dict)  # cosines, sines
 
 
 class Program:
@@ -62,8 +65,6 @@ class Program:
         self._widths: list[int] = []
         self._steps: list[Callable[[Call], None]] = []
         self._frequencies: dict[str, Floats] = {}
-        self._at: list[Floats] = []
-        self._turns: dict[str, tuple[Floats, Floats]] = {}
 
     def buffer(self, width: int) -> int:
         """A new buffer; its number."""
@@ -73,7 +74,7 @@ class Program:
     def run(self, call: Call) -> bool:
         """Make the scores; whether all are finite."""
         tokens = call.ids.size
-        self._at = [np.zeros((tokens, width), np.float32) for width in self._widths]
+        call.at = [np.zeros((tokens, width), np.float32) for width in self._widths]
         with np.errstate(all="ignore"):  # what is not finite is told by the result
             for step in self._steps:
                 step(call)
@@ -89,7 +90,7 @@ class Program:
         def step(call: Call) -> None:
             given = call.inputs_embeds
             rows = table.rows_of(call.ids.ravel()) * np.float32(scale) if given is None else given
-            self._at[out][:] = rows
+            call.at[out][:] = rows
 
         self._steps.append(step)
 
@@ -101,13 +102,13 @@ class Program:
     def _turn(self, call: Call, layer_type: str) -> None:
         positions = call.positions.reshape(-1, 1).astype(np.float32)
         angles = positions * self._frequencies[layer_type]  # (N, d / 2)
-        self._turns[layer_type] = np.cos(angles), np.sin(angles)
+        call.turns[layer_type] = np.cos(angles), np.sin(angles)
 
     def norm(self, x: int, n: Norm, out: int) -> None:
         """out = norm(x)."""
 
         def step(call: Call) -> None:
-            self._at[out] = n(self._at[x])
+            call.at[out] = n(call.at[x])
 
         self._steps.append(step)
 
@@ -115,9 +116,9 @@ class Program:
         """x += norm(y), and what the next layer reads of it to `out`."""
 
         def step(call: Call) -> None:
-            self._at[x] = self._at[x] + n(self._at[y])
+            call.at[x] = call.at[x] + n(call.at[y])
             if next is not None:
-                self._at[out] = next(self._at[x])
+                call.at[out] = next(call.at[x])
 
         self._steps.append(step)
 
@@ -126,7 +127,7 @@ class Program:
 
         def step(call: Call) -> None:
             for matrix, out in zip(weights, outs, strict=True):
-                self._at[out] = matrix.product(self._at[x])
+                call.at[out] = matrix.product(call.at[x])
 
         self._steps.append(step)
 
@@ -134,7 +135,7 @@ class Program:
         """gates = gelu(gate(x)) * up(x)."""
 
         def step(call: Call) -> None:
-            self._at[gates] = gelu(gate_proj.product(self._at[x])) * up_proj.product(self._at[x])
+            call.at[gates] = gelu(gate_proj.product(call.at[x])) * up_proj.product(call.at[x])
 
         self._steps.append(step)
 
@@ -142,13 +143,13 @@ class Program:
         """Normalise every head of x (N, heads * d), and turn its pairs (p, p + d / 2)."""
 
         def step(call: Call) -> None:
-            tokens, width = self._at[x].shape
-            heads = n(self._at[x].reshape(tokens, width // head_dim, head_dim))
+            tokens, width = call.at[x].shape
+            heads = n(call.at[x].reshape(tokens, width // head_dim, head_dim))
             if layer_type is not None:
-                cos, sin = (turn[:, None] for turn in self._turns[layer_type])  # (N, 1, d / 2)
+                cos, sin = (turn[:, None] for turn in call.turns[layer_type])  # (N, 1, d / 2)
                 low, high = np.split(heads, 2, axis=-1)
                 heads = np.concatenate([low * cos - high * sin, high * cos + low * sin], -1)
-            self._at[x] = heads.reshape(tokens, width)
+            call.at[x] = heads.reshape(tokens, width)
 
         self._steps.append(step)
 
@@ -159,7 +160,7 @@ class Program:
             slots, _ = call.slots[layer_type]
             row, token = np.nonzero(slots >= 0)
             for buffer, store in zip((k, v), call.stores[layer], strict=True):
-                heads = self._at[buffer].reshape(*slots.shape, -1, self._head_dim(layer_type))
+                heads = call.at[buffer].reshape(*slots.shape, -1, self._head_dim(layer_type))
                 store.put(row, slots[row, token], heads[row, token])
 
         self._steps.append(step)
@@ -171,7 +172,7 @@ class Program:
 
         def step(call: Call) -> None:
             rows, tokens = call.positions.shape
-            queries = self._at[q].reshape(rows, tokens, heads, -1)
+            queries = call.at[q].reshape(rows, tokens, heads, -1)
             _, positions = call.slots[layer_type]
             k, v = call.stores[layer]
             found = []
@@ -182,7 +183,7 @@ class Program:
                 used = positions.shape[1]
                 found.append(attention(queries[row], k.view(row, used), v.view(row, used), seen,
                                        scale))  # fmt: skip
-            self._at[out] = np.concatenate(found).reshape(rows * tokens, -1)
+            call.at[out] = np.concatenate(found).reshape(rows * tokens, -1)
 
         self._steps.append(step)
 
@@ -198,9 +199,9 @@ class Program:
             call.positions = call.positions[:, tokens - keep :]
             call.attend_until = call.attend_until[:, tokens - keep :]
             for buffer in buffers:
-                split = self._at[buffer].reshape(rows, tokens, -1)[:, tokens - keep :]
-                self._at[buffer] = split.reshape(rows * keep, -1)
-            for layer_type in self._turns:
+                split = call.at[buffer].reshape(rows, tokens, -1)[:, tokens - keep :]
+                call.at[buffer] = split.reshape(rows * keep, -1)
+            for layer_type in call.turns:
                 self._turn(call, layer_type)
 
         self._steps.append(step)
@@ -209,7 +210,7 @@ class Program:
         """Scores over the vocabulary, soft-capped where `cap` is above 0."""
 
         def step(call: Call) -> None:
-            scores = head.product(self._at[x])
+            scores = head.product(call.at[x])
             if cap > 0:
                 scores = np.float32(cap) * np.tanh(scores / np.float32(cap))
             call.scores[:] = scores
@@ -228,12 +229,12 @@ class Program:
         """GeGLU of the gates that lie so many standard deviations above their token's mean."""
 
         def step(call: Call) -> None:
-            gate = gate_proj.product(self._at[x])
+            gate = gate_proj.product(call.at[x])
             cutoff = gate.mean(-1, keepdims=True) + np.float32(std_multiplier) * gate.std(
                 -1, keepdims=True
             )
             gate = np.maximum(gate - cutoff, np.float32(0))
-            self._at[gates] = gelu(gate) * up_proj.product(self._at[x])
+            call.at[gates] = gelu(gate) * up_proj.product(call.at[x])
 
         self._steps.append(step)
 
@@ -241,11 +242,11 @@ class Program:
         """Every stream plus a mixture of all."""
 
         def step(call: Call) -> None:
-            x = np.stack([self._at[stream] for stream in streams])  # (S, N, D)
+            x = np.stack([call.at[stream] for stream in streams])  # (S, N, D)
             mix = altup.modalities(x[0]) @ altup.prediction_coefs.T
             mix = mix.reshape(-1, len(x), len(x))  # (N, out, in)
             for out, y in zip(predicted, x + np.einsum("noi,ind->ond", mix, x), strict=True):
-                self._at[out] = y
+                call.at[out] = y
 
         self._steps.append(step)
 
@@ -257,12 +258,12 @@ class Program:
         one times correct_output_scale."""
 
         def step(call: Call) -> None:
-            found = self._at[activated]
-            innovation = found - self._at[predicted[0]]
+            found = call.at[activated]
+            innovation = found - call.at[predicted[0]]
             share = altup.modalities(found) @ altup.correction_coefs.T + 1  # (N, S)
             for index, (stream, before) in enumerate(zip(streams, predicted, strict=True)):
-                self._at[stream] = self._at[before] + innovation * share[:, index : index + 1]
-            self._at[scaled] = self._at[streams[0]] * altup.correct_output_scale
+                call.at[stream] = call.at[before] + innovation * share[:, index : index + 1]
+            call.at[scaled] = call.at[streams[0]] * altup.correct_output_scale
 
         self._steps.append(step)
 
@@ -273,10 +274,10 @@ class Program:
         """out = (active + norm(attended) + x + norm(laurel)) / sqrt 2, and its norm."""
 
         def step(call: Call) -> None:
-            attention = self._at[active] + post_attention_norm(self._at[attended])
-            detour = self._at[x] + post_laurel_norm(self._at[laurel])
-            self._at[out] = (attention + detour) * np.float32(2**-0.5)
-            self._at[normed] = pre_feedforward_norm(self._at[out])
+            attention = call.at[active] + post_attention_norm(call.at[attended])
+            detour = call.at[x] + post_laurel_norm(call.at[laurel])
+            call.at[out] = (attention + detour) * np.float32(2**-0.5)
+            call.at[normed] = pre_feedforward_norm(call.at[out])
 
         self._steps.append(step)
 
@@ -285,8 +286,8 @@ class Program:
 
         def step(call: Call) -> None:
             width = self._widths[gates]
-            own = self._at[per_layer_inputs][:, layer * width : (layer + 1) * width]
-            self._at[gates] = gelu(self._at[gates]) * own
+            own = call.at[per_layer_inputs][:, layer * width : (layer + 1) * width]
+            call.at[gates] = gelu(call.at[gates]) * own
 
         self._steps.append(step)
 
@@ -295,7 +296,7 @@ class Program:
 
         def step(call: Call) -> None:
             for stream in streams[1:]:
-                self._at[stream] = self._at[stream] + n(self._at[y])
+                call.at[stream] = call.at[stream] + n(call.at[y])
 
         self._steps.append(step)
 
@@ -303,11 +304,11 @@ class Program:
         """x with the root mean square of `target`, token by token, scaled; or that added."""
 
         def step(call: Call) -> None:
-            wanted = np.sqrt(np.square(self._at[target]).mean(-1, keepdims=True))
-            own = np.square(self._at[x]).mean(-1, keepdims=True)
+            wanted = np.sqrt(np.square(call.at[target]).mean(-1, keepdims=True))
+            own = np.square(call.at[x]).mean(-1, keepdims=True)
             ratio: Floats = wanted / np.sqrt(np.maximum(own, np.float32(1e-5)))
-            y = self._at[x] * ratio * np.float32(scale)
-            self._at[out] = self._at[out] + y if add else y
+            y = call.at[x] * ratio * np.float32(scale)
+            call.at[out] = call.at[out] + y if add else y
 
         self._steps.append(step)
 
@@ -319,8 +320,8 @@ class Program:
         def step(call: Call) -> None:
             assert call.per_layer_rows is not None
             rows = unpack(call.per_layer_rows)  # (N * L, P)
-            x = self._at[projected].reshape(rows.shape) * np.float32(projected_scale)
+            x = call.at[projected].reshape(rows.shape) * np.float32(projected_scale)
             y = (n(x) + rows * np.float32(table_scale)) * np.float32(2**-0.5)
-            self._at[projected] = y.reshape(self._at[projected].shape)
+            call.at[projected] = y.reshape(call.at[projected].shape)
 
         self._steps.append(step)

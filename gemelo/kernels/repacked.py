@@ -16,6 +16,7 @@ and the rest left.
 from __future__ import annotations
 
 import mmap
+import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -148,6 +149,8 @@ def large_pages(nbytes: int) -> Bytes:
     """(nbytes,) uint8 of zeros, in large pages where the system has some to give."""
     if not nbytes:
         return np.empty(0, np.uint8)
+    if sys.platform == "win32":  # large pages need a privilege there
+        return np.frombuffer(mmap.mmap(-1, nbytes), np.uint8)
     room = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         room.madvise(mmap.MADV_HUGEPAGE)

@@ -9,6 +9,7 @@ The target may be a link, which stays one: what it leads to is replaced.
 import errno
 import os
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,11 +43,13 @@ def replaced(path: Path, overwrite: bool = True) -> Iterator[BinaryIO]:
         mode = _mode_of_old(path, real)
         remove_files_left(real)
         with unfinished_file(real) as (file, unfinished):
-            if mode is not None:
+            if mode is not None and sys.platform != "win32":
                 os.fchmod(file.fileno(), mode)
             yield file
             file.flush()
             os.fsync(file.fileno())
+            if sys.platform == "win32":  # where an open file keeps its name
+                file.close()
             if overwrite:
                 os.replace(unfinished, real)
             else:

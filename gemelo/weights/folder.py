@@ -17,6 +17,7 @@ import errno
 import os
 import re
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -52,6 +53,7 @@ _TRIES = 16  # against other writers that come between two steps
 _CHANGED_MEANWHILE = (errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY)
 _NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM)
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+_SYNCED = os.O_RDWR if sys.platform == "win32" else os.O_RDONLY  # there only a writer may sync
 
 
 @contextmanager
@@ -128,7 +130,7 @@ def _no_checkpoint(folder: Path) -> str | None:
 def _sync(new: Path) -> None:
     """The new files, their names, and the folder's own, on the disk."""
     for name in sorted(os.listdir(new)):
-        descriptor = os.open(new / name, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(new / name, _SYNCED)
         try:
             os.fsync(descriptor)
         finally:
@@ -158,6 +160,8 @@ def _put(path: Path, real: Path, around: Path, overwrite: bool) -> None:
 
 def exchanged(one: Path, other: Path) -> bool:
     """Two names exchanged at one moment; False where the system or the file system cannot."""
+    if sys.platform != "linux":
+        return False
     call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if call is None:
         return False

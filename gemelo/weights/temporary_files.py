@@ -3,7 +3,8 @@
 An unfinished `NAME` is called `.NAME.<16 random digits>.part` and made exclusively, so that no two
 writers of one target share a file, whatever their process ids are. Its writer holds a lock on it,
 which the system gives back however the process ends: whose lock can be taken is left over, and the
-next writer of that target removes it.
+next writer of that target removes it. On Windows nobody can rename or remove what somebody has
+open, so there it is the open file itself that says whose writer lives; of a folder, its mark.
 
     with unfinished_file(real_path(Path("out.gguf"))) as (file, path): ...
 """
@@ -11,12 +12,12 @@ next writer of that target removes it.
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import re
 import secrets
 import stat
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,9 +25,14 @@ from typing import BinaryIO
 
 from gemelo.errors import GemeloError, InputError, UnavailableError
 
+if sys.platform != "win32":
+    import fcntl
+
 MARK = "unfinished-by-gemelo"  # lies in every unfinished folder, and says that it is one
 MOST_NAME_BYTES = 200  # of the target's name in ours; file systems allow 255 in all
 _TRIES = 100
+_NO_WAITING = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # for links, for pipes
+_IN_USE = (32, 33, 1224)  # Windows: open elsewhere, locked, mapped as the weights of a model are
 _WRONG_PLACE = {
     errno.ENOENT: "there is no such folder, or none can be made there",
     errno.ENOTDIR: "a part of the path is a file; choose a name in a folder",
@@ -58,6 +64,8 @@ def refusal(path: Path, error: OSError) -> GemeloError:
     code = error.errno or 0
     cure = _WRONG_PLACE.get(code) or _NO_ROOM.get(code)
     kind = InputError if code in _WRONG_PLACE else UnavailableError
+    if getattr(error, "winerror", None) in _IN_USE:
+        cure, kind = "a program has it open; end that, or choose another name", UnavailableError
     return kind(f"cannot write {path}: {error.strerror or error}" + (f"; {cure}" if cure else ""))
 
 
@@ -96,6 +104,11 @@ def unfinished_folder(target: Path) -> Iterator[Path]:
         yield path
     finally:
         os.close(descriptor)
+        if sys.platform == "win32":  # where the mark could not be removed before
+            with suppress(OSError):
+                if os.listdir(path) == [MARK]:
+                    os.unlink(path / MARK)
+                    os.rmdir(path)
 
 
 def leftovers(target: Path) -> Iterator[Path]:
@@ -106,6 +119,10 @@ def leftovers(target: Path) -> Iterator[Path]:
     except OSError:
         return
     for name in names:
+        if sys.platform == "win32":
+            if _is_closed(target.parent / name):
+                yield target.parent / name
+            continue
         descriptor = _taken(target.parent / name)
         if descriptor is not None:
             try:
@@ -139,25 +156,27 @@ def _made(target: Path, make: Callable[[Path], int]) -> tuple[int, Path]:
             descriptor = make(path)
         except FileExistsError:
             continue
-        if _locked(descriptor) is not False and _is(descriptor, path):
+        if sys.platform == "win32" or (_locked(descriptor) is not False and _is(descriptor, path)):
             return descriptor, path
         os.close(descriptor)  # another writer took it for a leftover before we had locked it
     raise UnavailableError(f"cannot write {target}: no name is free beside it")
 
 
 def _new_file(path: Path) -> int:
-    return os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o666)
+    return os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
 
 
 def _new_folder(path: Path) -> int:
     os.mkdir(path, 0o700)  # nobody else's until it has its name
-    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    if sys.platform == "win32":  # where folders cannot be opened
+        return os.open(path / MARK, os.O_CREAT | os.O_WRONLY, 0o666)
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY)
 
 
 def _taken(path: Path) -> int | None:
     """A descriptor of a file or folder, if its lock is free; the lock is then ours."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | _NO_WAITING)
     except OSError:
         return None
     if _locked(descriptor) and _is(descriptor, path):
@@ -166,8 +185,20 @@ def _taken(path: Path) -> int | None:
     return None
 
 
+def _is_closed(path: Path) -> bool:
+    """Whether nobody has a file open, or the mark of a folder; for Windows."""
+    open_while_alive = path / MARK if path.is_dir() else path
+    try:
+        os.rename(open_while_alive, open_while_alive)
+    except OSError:
+        return False
+    return True
+
+
 def _locked(descriptor: int) -> bool | None:
     """Whether we now hold the lock; None where the file system has no locks."""
+    if sys.platform == "win32":
+        return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -185,8 +216,10 @@ def _is(descriptor: int, path: Path) -> bool:
 
 def sync_folder(folder: Path) -> None:
     """Names in the folder reach the disk, where its file system can do that for folders."""
+    if sys.platform == "win32":
+        return
     with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(descriptor)
         finally:

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,33 +18,38 @@ import pytest
 
 from gemelo.api import Model, load
 from gemelo.checkpoints.load import load_checkpoint
+from gemelo.config.sampling import Sampling
 from gemelo.engine.continuation import Piece
+from gemelo.engine.decoder import Decoder
 from gemelo.engine.engine import Engine
-from gemelo.engine.sampler import Sampling
+from gemelo.engine.native_decoder import NativeDecoder
 from gemelo.engine.turns import Line, Turns
 from gemelo.errors import InputError, SessionBusyError
 from gemelo.kernels import native
 from tests.matformer import CONFIG, PROMPT, SMALL, tiny_gemma3n
 from tests.native import needs_native
+from tests.quantised import again, modules_of, native_of
 
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 12, "ignore_eos": True}
 PROMPTS = ("the capital", "of the thing", "a ring in an", "her")
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """For a product: threads that share a model are enough of them."""
-    before = 1 if native.module is None else native.module.threads()
-    native.set_threads(1)
-    yield
-    native.set_threads(before)
-
-
-@pytest.fixture(scope="module", params=["native", "f32"])
+@pytest.fixture(scope="module", params=["kernels", "numpy", "modules"])
 def model(request: pytest.FixtureRequest, tiny_checkpoint: Path) -> Model:
-    """Through the program, and through the modules."""
-    return load(tiny_checkpoint, format=request.param)
+    """Through the program, natively and in NumPy, and through modules."""
+    loaded = load(tiny_checkpoint)
+    decoder = loaded.engine.decoder
+    assert isinstance(decoder, NativeDecoder)
+    if request.param == "kernels":
+        assert decoder.is_native == (native.module is not None)
+        return loaded
+    other: Decoder = modules_of(decoder)
+    if request.param == "numpy":
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(native, "module", None)
+            other = again(decoder)
+    return Model(loaded.checkpoint, Engine(other, loaded.tokenizer))
 
 
 @pytest.fixture(scope="module")
@@ -247,8 +252,9 @@ def test_several_continuations_are_one_turn(model: Model) -> None:
 def test_a_nested_model_in_turns(tiny_checkpoint: Path) -> None:
     """Speculating and changing its size: a stream that was passed says so; `use` amid one's own
     stream is no turn."""
-    whole = Engine(tiny_gemma3n(CONFIG), load_checkpoint(tiny_checkpoint).tokenizer, chunk=16)
-    model = Model(load_checkpoint(tiny_checkpoint), whole)
+    checkpoint = load_checkpoint(tiny_checkpoint)
+    whole = Engine(native_of(tiny_gemma3n(CONFIG)), checkpoint.tokenizer, chunk=16)
+    model = Model(checkpoint, whole)
     wanted = model.generate(PROMPT, **GREEDY).token_ids
     session = model.session()
     draft = session.speculate(SMALL, gamma=2)

@@ -9,6 +9,7 @@ speed, and never goes down.
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import sys
 from pathlib import Path
@@ -18,11 +19,14 @@ from gemelo.errors import UnavailableError
 
 def process_bytes() -> int:
     """Bytes of memory that this process holds now, touched pages of mapped files included."""
+    if sys.platform == "win32":
+        return _memory_counters().resident
     try:
         return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * mmap.PAGESIZE
     except OSError:
         raise UnavailableError(
-            "how much memory the process holds is known on Linux only; set no memory limit"
+            "how much memory the process holds is known on Linux and Windows only; set no memory "
+            "limit"
         ) from None
 
 
@@ -39,7 +43,33 @@ def peak_rss_bytes() -> int:
     for line in status.splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
+    if sys.platform == "win32":
+        return _memory_counters().peak_resident
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+class _MemoryCounters(ctypes.Structure):
+    """PROCESS_MEMORY_COUNTERS of Windows."""
+
+    _fields_ = [
+        ("nbytes", ctypes.c_uint32),
+        ("page_faults", ctypes.c_uint32),
+        ("peak_resident", ctypes.c_size_t),  # Windows calls it the working set
+        ("resident", ctypes.c_size_t),
+        ("pools_and_page_file", ctypes.c_size_t * 6),
+    ]
+    peak_resident: int
+    resident: int
+
+
+def _memory_counters() -> _MemoryCounters:
+    counters = _MemoryCounters(ctypes.sizeof(_MemoryCounters))
+    system = ctypes.CDLL("kernel32")  # its calls have one convention on every 64-bit Windows
+    system.GetCurrentProcess.restype = ctypes.c_void_p
+    process = ctypes.c_void_p(system.GetCurrentProcess())
+    if not system.K32GetProcessMemoryInfo(process, ctypes.byref(counters), counters.nbytes):
+        raise UnavailableError("Windows does not say how much memory the process holds")
+    return counters

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from gemelo.config import FULL, LAYER_TYPES, SLIDING, LayerType, ModelConfig
 from gemelo.engine.kv import KVCache
+from gemelo.engine.scores import Scores
 from gemelo.engine.slots import Integers
 from gemelo.kernels import cpu, native, reference_program
 from gemelo.kernels.cpu import address_of as _address
@@ -44,7 +45,7 @@ class Step(NamedTuple):
     positions: Integers
     cache: KVCache
     logits_to_keep: int | None
-    scores: Floats
+    scores: Scores
     attend_until: Integers | None = None
     inputs_embeds: Floats | None = None
     per_layer_rows: Packed | None = None
@@ -137,6 +138,7 @@ class NativeBackend:
             head_dim=self.config.head_dim,
             per_layer_rows=None if rows is None else cpu.matrix(rows),
             scores=_address(step.scores),
+            maxima=0 if step.scores.maxima is None else _address(step.scores.maxima),
         )
         return bool(self.program.run(call))
 
@@ -172,7 +174,8 @@ class ReferenceBackend:
         return kind
 
     def run(self, step: Step) -> bool:
-        """Step by step."""
+        """Step by step; maxima of scores are nobody's."""
+        step.scores.maxima = None
         embeds, width = step.inputs_embeds, step.ids.size
         call = reference_program.Call(
             ids=step.ids,

@@ -293,7 +293,7 @@ def _bounded(
 def _resident_bytes() -> int:
     """What this process has in memory; 0 where the system does not say."""
     try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+        return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * mmap.PAGESIZE
     except OSError:
         return 0
 

@@ -17,6 +17,7 @@
 
 #include "attention/attend.h"
 #include "gemm/convert.h"
+#include "gemm/float_gemm.h"
 #include "gemm/panel_gemm.h"
 #include "gemm/rows.h"
 #include "gemm/sparse_columns.h"
@@ -87,7 +88,7 @@ static Packing packing_for(const Matrix& w, int64_t tokens) {
     case gemelo::kQ4_K:
     case gemelo::kQ5_K: return Packing::kQ4_K_Q5_K;
     case gemelo::kQ6_K: return Packing::kQ6_K;
-    default: return Packing::kNone;  // plain floats, by dot products
+    default: return few ? Packing::kNone : Packing::kFloats;
   }
 }
 
@@ -102,6 +103,7 @@ static void with_packing(Packing packing, const Body& body) {
     case Packing::kQ4_K_Q5_K: return body(std::type_identity<Q4_KPanel>{});
     case Packing::kQ6_K: return body(std::type_identity<Q6_KPanel>{});
     case Packing::kNone:
+    case Packing::kFloats:
     case Packing::kTiles: return;
   }
 }
@@ -115,7 +117,7 @@ static void with_micro_tile(int64_t tokens, const Body& body) {
 }
 
 static size_t packed_bytes(Packing packing, int64_t tokens, int64_t columns) {
-  size_t bytes = 0;
+  size_t bytes = packing == Packing::kFloats ? packed_float_bytes(tokens, columns) : 0;
 #ifdef GEMELO_AVX512
   if (packing == Packing::kTiles)
     bytes = sizeof(Tile) * ((tokens + 31) / 32 * 2) * ((columns + 31) / 32);
@@ -134,6 +136,7 @@ static void pack(Worker& worker, const Activations& x, int64_t tokens, int64_t c
 #ifdef GEMELO_AVX512
   if (packing == Packing::kTiles) return pack_tiles(worker, x, tokens, columns, packed);
 #endif
+  if (packing == Packing::kFloats) return pack_floats(worker, x, tokens, columns, (float*)packed);
   with_packing(packing, [&]<class P>(std::type_identity<P>) {
     with_micro_tile(tokens, [&](auto T) { pack_matrix<P, T>(worker, x, tokens, columns, packed); });
   });
@@ -141,8 +144,9 @@ static void pack(Worker& worker, const Activations& x, int64_t tokens, int64_t c
 
 static void multiply(Worker& worker, const void* packed, int64_t tokens, const Matrix& w,
                      const Activations& y) {
+  const Packing packing = packing_for(w, tokens);
 #ifdef GEMELO_AVX512
-  if (packing_for(w, tokens) == Packing::kTiles) {
+  if (packing == Packing::kTiles) {
 #ifdef GEMELO_AMX
     with_panels(w.format, [&]<class P>(std::type_identity<P>) {
       multiply_tiles<BlockTiles<P>>(worker, packed, tokens, w, y);
@@ -154,6 +158,10 @@ static void multiply(Worker& worker, const void* packed, int64_t tokens, const M
     return;
   }
 #endif
+  if (packing == Packing::kFloats)
+    return with_floats(w.format, [&]<class W>(std::type_identity<W>) {
+      multiply_floats<W>(worker, (const float*)packed, tokens, w, y);
+    });
   with_panels(w.format, [&]<class P>(std::type_identity<P>) {
     with_micro_tile(tokens, [&](auto T) {
       multiply_packed<P, T>(worker, (const TokenBlock<T>*)packed, tokens, w, y);
@@ -303,6 +311,7 @@ const Kernels kernels = {
     .gelu_and_mul = gelu_and_mul,
     .softcap = softcap,
     .all_finite = all_finite,
+    .block_maxima = block_maxima,
     .argmax = argmax,
     .norm_rope_heads = norm_rope_heads,
     .store_kv = store_kv,

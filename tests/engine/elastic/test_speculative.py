@@ -9,23 +9,31 @@ import numpy as np
 import pytest
 
 from gemelo.config import Gemma3nConfig, Submodel
+from gemelo.config.sampling import Sampling
+from gemelo.engine.decoder import Decoder
 from gemelo.engine.elastic.speculative import Draft
 from gemelo.engine.engine import Engine
-from gemelo.engine.sampler import Guess, Sampler, Sampling, candidates
+from gemelo.engine.native_decoder import NativeDecoder
+from gemelo.engine.sampler import Guess, Sampler, candidates
 from gemelo.engine.session import Session
 from gemelo.errors import InputError
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
-from gemelo.models.gemma3n import Gemma3n
 from tests.matformer import CONFIG, GREEDY, PROMPT, SMALL, UPPER, ids_of, tiny_gemma3n
+from tests.quantised import modules_of, native_of
 
 
 @pytest.fixture(scope="module")
-def model() -> Gemma3n:
-    return tiny_gemma3n(CONFIG)
+def model() -> NativeDecoder:
+    return decoder_of(CONFIG)
+
+
+def decoder_of(config: Gemma3nConfig) -> NativeDecoder:
+    """A tiny Gemma 3n as a program."""
+    return native_of(tiny_gemma3n(config))
 
 
 def drafting(
-    model: Gemma3n, tokenizer: Tokenizer, submodel: Submodel, gamma: int | None
+    model: Decoder, tokenizer: Tokenizer, submodel: Submodel, gamma: int | None
 ) -> Session:
     engine = Engine(model, tokenizer, chunk=16)
     session = engine.session()
@@ -36,7 +44,7 @@ def drafting(
 @pytest.mark.parametrize("gamma", [1, 2, 4, 8, None])
 @pytest.mark.parametrize("submodel", [SMALL, UPPER, Submodel.whole(CONFIG)], ids=lambda s: s.name)
 def test_greedy_is_the_whole_models_token_for_token(
-    model: Gemma3n, tiny_tokenizer: Tokenizer, submodel: Submodel, gamma: int | None
+    model: Decoder, tiny_tokenizer: Tokenizer, submodel: Submodel, gamma: int | None
 ) -> None:
     """Past the window, with rejections, and again on the same session with a longer prompt."""
     plain = Engine(model, tiny_tokenizer, chunk=16).session()
@@ -54,8 +62,16 @@ def test_greedy_is_the_whole_models_token_for_token(
         assert draft.rounds > 0
 
 
+def test_modules_draft_for_modules(model: NativeDecoder, tiny_tokenizer: Tokenizer) -> None:
+    wanted = ids_of(Engine(model, tiny_tokenizer, chunk=16).session())
+    session = drafting(modules_of(model), tiny_tokenizer, SMALL, 3)
+    assert ids_of(session) == wanted
+    draft = session.draft
+    assert draft is not None and draft.drafted > draft.accepted > 0
+
+
 def test_the_whole_as_its_own_draft_is_always_accepted(
-    model: Gemma3n, tiny_tokenizer: Tokenizer
+    model: Decoder, tiny_tokenizer: Tokenizer
 ) -> None:
     session = drafting(model, tiny_tokenizer, Submodel.whole(CONFIG), 4)
     ids_of(session, PROMPT, dataclasses.replace(GREEDY, max_tokens=46))
@@ -64,7 +80,7 @@ def test_the_whole_as_its_own_draft_is_always_accepted(
     assert draft.tokens_per_round == pytest.approx(5.0, abs=0.2)
 
 
-def test_stopping_in_the_middle_of_a_round(model: Gemma3n, tiny_tokenizer: Tokenizer) -> None:
+def test_stopping_in_the_middle_of_a_round(model: Decoder, tiny_tokenizer: Tokenizer) -> None:
     plain = ids_of(Engine(model, tiny_tokenizer, chunk=16).session())
     ends = dataclasses.replace(tiny_tokenizer, stop_ids=(plain[6],))
     session = drafting(model, ends, Submodel.whole(CONFIG), 8)
@@ -74,7 +90,7 @@ def test_stopping_in_the_middle_of_a_round(model: Gemma3n, tiny_tokenizer: Token
     assert session.ids == [*PROMPT, *plain[:first]]
 
 
-def test_max_tokens_and_context_hold(model: Gemma3n, tiny_tokenizer: Tokenizer) -> None:
+def test_max_tokens_and_context_hold(model: Decoder, tiny_tokenizer: Tokenizer) -> None:
     for limit in range(1, 8):
         session = drafting(model, tiny_tokenizer, UPPER, 4)
         assert len(ids_of(session, PROMPT, dataclasses.replace(GREEDY, max_tokens=limit))) == limit
@@ -124,7 +140,7 @@ def test_greedy_guesses_bring_no_chances() -> None:
     assert guess == Guess(1, None)
 
 
-def test_sampled_text_repeats_with_its_seed(model: Gemma3n, tiny_tokenizer: Tokenizer) -> None:
+def test_sampled_text_repeats_with_its_seed(model: Decoder, tiny_tokenizer: Tokenizer) -> None:
     sampling = Sampling(seed=4, max_tokens=20, ignore_eos=True)
     first = ids_of(drafting(model, tiny_tokenizer, SMALL, 3), PROMPT, sampling)
     assert first == ids_of(drafting(model, tiny_tokenizer, SMALL, 3), PROMPT, sampling)
@@ -133,18 +149,18 @@ def test_sampled_text_repeats_with_its_seed(model: Gemma3n, tiny_tokenizer: Toke
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (dataclasses.replace(CONFIG, head_dim=32), "its head_dim is 32 and the model's 16"),
+        (dataclasses.replace(CONFIG, head_dim=32), "its head_dim is 32 and the model's 64"),
         (dataclasses.replace(CONFIG, vocab_size=600), "its vocab_size is 600"),
         (dataclasses.replace(CONFIG, num_kv_shared_layers=6), "its layers with keys is"),
     ],
 )
 def test_a_draft_of_another_architecture_is_refused_when_it_is_set(
-    model: Gemma3n, tiny_tokenizer: Tokenizer, config: Gemma3nConfig, message: str
+    model: Decoder, tiny_tokenizer: Tokenizer, config: Gemma3nConfig, message: str
 ) -> None:
     session = drafting(model, tiny_tokenizer, SMALL, 2)
     before = session.draft
     with pytest.raises(InputError, match=f"of another architecture: {message}"):
-        session.draft = Draft(tiny_gemma3n(config))
+        session.draft = Draft(decoder_of(config))
     with pytest.raises(InputError, match="a draft is a Draft, not 'E2B'"):
         session.draft = "E2B"  # type: ignore[assignment]
     assert session.draft is before
@@ -153,11 +169,11 @@ def test_a_draft_of_another_architecture_is_refused_when_it_is_set(
 
 
 def test_a_draft_cut_out_as_a_model_of_its_own_is_taken(
-    model: Gemma3n, tiny_tokenizer: Tokenizer
+    model: Decoder, tiny_tokenizer: Tokenizer
 ) -> None:
     """As `Model.draft` makes one with weights of its own: layers renumbered, the same keys."""
     session = Engine(model, tiny_tokenizer, chunk=16).session()
-    session.draft = Draft(tiny_gemma3n(SMALL.config(CONFIG)), 2)
+    session.draft = Draft(decoder_of(SMALL.config(CONFIG)), 2)
     assert len(ids_of(session)) == 24
 
 

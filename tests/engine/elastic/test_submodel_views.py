@@ -4,25 +4,38 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
-from gemelo.config import LAYER_TYPES, Submodel
+from gemelo.config import LAYER_TYPES, Gemma3nConfig, Submodel
+from gemelo.engine import step
+from gemelo.engine.decoder import Decoder
 from gemelo.engine.elastic.policy import Moment, difficulty, fixed, latency, memory
 from gemelo.engine.elastic.submodel_views import SubmodelViews
 from gemelo.engine.engine import Engine
 from gemelo.engine.kv import KVCache
+from gemelo.engine.modules.decoder import ModuleDecoder
+from gemelo.engine.native_decoder import NativeDecoder
+from gemelo.engine.programs.backends import NativeBackend
 from gemelo.engine.session import REBUILD_TOKENS, Session
 from gemelo.engine.tokens import Tokens
 from gemelo.errors import InputError
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
+from gemelo.kernels import native
+from gemelo.kernels.quants import Floats
 from gemelo.models.gemma3n import Gemma3n
 from tests.conftest import TINY, tiny_model
+from tests.divergence import divergence, off
 from tests.matformer import CONFIG, GREEDY, PROMPT, SMALL, UPPER, ids_of, tiny_gemma3n
+from tests.quantised import native_of
+
+SUMS = (
+    1e-7  # divergence of float32 sums in other orders, in nats; a norm 5 % off makes 1000 times it
+)
 
 
 @pytest.fixture(scope="module")
@@ -30,15 +43,21 @@ def model() -> Gemma3n:
     return tiny_gemma3n(CONFIG)
 
 
+@pytest.fixture(scope="module")
+def decoder(model: Gemma3n) -> NativeDecoder:
+    return native_of(model)
+
+
 @pytest.fixture
-def session(model: Gemma3n, tiny_tokenizer: Tokenizer) -> Session:
-    return Engine(model, tiny_tokenizer, chunk=16).session()
+def session(decoder: NativeDecoder, tiny_tokenizer: Tokenizer) -> Session:
+    return Engine(decoder, tiny_tokenizer, chunk=16).session()
 
 
 def sliced(model: Gemma3n, submodel: Submodel) -> Gemma3n:
     """A copy of the sub-model as a model of its own, cut by hand: the oracle of every view."""
-    config = submodel.config(CONFIG)
-    kept = submodel.kept_layers(CONFIG)
+    config = submodel.config(model.config)
+    assert isinstance(config, Gemma3nConfig)
+    kept = submodel.kept_layers(model.config)
     twin = Gemma3n(config).eval()
     width = CONFIG.hidden_size_per_layer_input
     columns = [c for layer in kept for c in range(layer * width, (layer + 1) * width)]
@@ -63,39 +82,85 @@ def sliced(model: Gemma3n, submodel: Submodel) -> Gemma3n:
 
 
 @torch.inference_mode()
-def logits(model: Gemma3n, ids: list[int]) -> Tensor:
+def logits(model: Gemma3n, ids: list[int]) -> Floats:
     tokens = torch.tensor([ids])
-    return model.logits(model(tokens, torch.arange(len(ids))[None]))[0]
+    found: Floats = model.logits(model(tokens, torch.arange(len(ids))[None]))[0].numpy()
+    return found
 
 
+@pytest.mark.parametrize("runner", ["kernels", "numpy", "modules"])
 @pytest.mark.parametrize("submodel", [SMALL, UPPER], ids=["small", "upper"])
-def test_a_view_is_the_slice(model: Gemma3n, submodel: Submodel) -> None:
-    view = SubmodelViews(model).view(submodel)
-    assert isinstance(view, Gemma3n)
-    assert (
-        float((logits(view, PROMPT) - logits(sliced(model, submodel), PROMPT)).abs().max()) < 1e-5
-    )
+def test_a_view_is_the_slice(
+    model: Gemma3n, submodel: Submodel, runner: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if runner == "numpy":
+        monkeypatch.setattr(native, "module", None)
+    made: Callable[[Gemma3n], Decoder] = ModuleDecoder if runner == "modules" else native_of
+    alone = sliced(model, submodel)
+    view, twin = SubmodelViews(made(model)).view(submodel), made(alone)
+    assert isinstance(view, type(twin))
+    found = step.score(view, view.cache(64), PROMPT)
+    assert np.abs(found - step.score(twin, twin.cache(64), PROMPT)).max() < 1e-5
+    assert divergence(found, logits(alone, PROMPT)) < SUMS
 
 
-def test_a_view_owns_nothing(model: Gemma3n) -> None:
+def test_a_norm_five_percent_off_is_no_other_order_of_sums(model: Gemma3n) -> None:
+    alone = sliced(model, SMALL)
+    right = logits(alone, PROMPT)
+    with torch.inference_mode(), off(ModuleDecoder(alone), layer=5):
+        assert divergence(logits(alone, PROMPT), right) > 1000 * SUMS
+
+
+def test_a_view_of_modules_owns_nothing(model: Gemma3n) -> None:
     """Every parameter of the view is a parameter of the whole: the same object, the same bytes."""
-    view = SubmodelViews(model).view(SMALL)
+    view = SubmodelViews(ModuleDecoder(model)).view(SMALL)
+    assert isinstance(view, ModuleDecoder)
     whole = {id(parameter) for parameter in model.parameters()}
-    assert all(id(parameter) in whole for parameter in view.parameters())
+    assert all(id(parameter) in whole for parameter in view.module.parameters())
     assert len(list(model.layers)) == 14  # and the whole has not changed
 
 
-def test_a_view_is_made_once(model: Gemma3n) -> None:
-    sizes = SubmodelViews(model)
+def test_a_view_of_a_program_holds_the_wholes_memory(decoder: NativeDecoder) -> None:
+    """The same weights, and of what its steps name nothing but norms and numbers of rows anew."""
+    view = SubmodelViews(decoder).view(SMALL)
+    assert isinstance(view, NativeDecoder)
+    assert view.weights is decoder.weights and view.table is decoder.table
+    assert view.nested_in == (decoder, SMALL) and len(decoder.layer_indices) == 14
+    assert list(view.layer_indices) == list(SMALL.kept_layers(CONFIG))
+    backend = view._backend
+    if isinstance(backend, NativeBackend):
+        own = {weight.address for weight in decoder.weights.values() if len(weight.shape) == 2}
+        copied = [x for x in backend.kept if x.__array_interface__["data"][0] not in own]
+        assert sum(x.nbytes for x in copied) < decoder.weights.nbytes / 20
+
+
+def test_a_view_is_made_once(decoder: NativeDecoder) -> None:
+    sizes = SubmodelViews(decoder)
     assert sizes.view(SMALL) is sizes.view(dataclasses.replace(SMALL, name="again"))
-    assert sizes.view(Submodel.whole(CONFIG)) is model
+    assert sizes.view(Submodel.whole(CONFIG)) is decoder
+
+
+def test_a_view_of_a_view_is_of_the_whole(model: Gemma3n, decoder: NativeDecoder) -> None:
+    """Its layers are the whole's, counted twice over; so are the modules it stands for."""
+    narrow = decoder.view(SMALL)
+    inner = Submodel((32,) * 11, (8,))
+    view = narrow.view(inner)
+    kept = SMALL.kept_layers(CONFIG)
+    assert list(view.layer_indices) == [*kept[:8], *kept[9:]]
+    own = Gemma3n(inner.config(narrow.config)).eval()
+    expected = sliced(sliced(model, SMALL), inner)
+    assert own.config == expected.config
+    found = step.score(view, decoder.cache(64), PROMPT)
+    assert divergence(found, logits(expected, PROMPT)) < SUMS
+    modules = ModuleDecoder.of(view)
+    assert divergence(found, step.score(modules, modules.cache(64), PROMPT)) < SUMS
 
 
 def test_a_session_in_a_size_is_that_slice(
     model: Gemma3n, session: Session, tiny_tokenizer: Tokenizer
 ) -> None:
     session.use(SMALL)
-    alone = Engine(sliced(model, SMALL), tiny_tokenizer, chunk=16).session()
+    alone = Engine(native_of(sliced(model, SMALL)), tiny_tokenizer, chunk=16).session()
     assert ids_of(session) == ids_of(alone)
 
 
@@ -122,38 +187,35 @@ def test_every_position_knows_who_wrote_it(session: Session) -> None:
     assert session.stats.answered == {"whole": 5, "small": 4}
 
 
-def test_the_whole_is_described_once(model: Gemma3n) -> None:
-    views = SubmodelViews(model)
+def test_the_whole_is_described_once(decoder: NativeDecoder) -> None:
+    views = SubmodelViews(decoder)
     assert views.whole is views.whole
 
 
 def caches_equal(ours: KVCache, theirs: KVCache) -> bool:
     """The same positions, and bit for bit the same keys and values in them."""
-    for kind in LAYER_TYPES:
-        if not torch.equal(ours.positions[kind], theirs.positions[kind]):
-            return False
+    tables, others = ours.slots.tables, theirs.slots.tables
+    if not all(np.array_equal(tables[kind], others[kind]) for kind in LAYER_TYPES):
+        return False
     for layer, (k, v) in ours.stores.items():
-        real = ours.positions[CONFIG.layer_types[layer]][0] >= 0
+        real = tables[CONFIG.layer_types[layer]][0] >= 0
         other_k, other_v = theirs.stores[layer]
         for a, b in ((k, other_k), (v, other_v)):
-            if not torch.equal(a.view(len(real))[0][:, real], b.view(len(real))[0][:, real]):
+            if not np.array_equal(a.view(0, len(real))[real], b.view(0, len(real))[real]):
                 return False
     return True
 
 
-def clean(model: Gemma3n, tokenizer: Tokenizer, ids: list[int], chunk: int) -> KVCache:
+def clean(decoder: Decoder, tokenizer: Tokenizer, ids: list[int], chunk: int) -> KVCache:
     """A prefill of `ids` in the whole size, `chunk` tokens at a time."""
-    session = Engine(model, tokenizer, chunk=16).session()
-    cache = session.cache
-    from gemelo.engine import step
-
+    cache = Engine(decoder, tokenizer, chunk=16).cache()
     for begin in range(0, len(ids), chunk):
-        step.write(model, cache, Tokens(ids[begin : begin + chunk]), begin)
+        step.write(decoder, cache, Tokens(ids[begin : begin + chunk]), begin)
     return cache
 
 
 def test_repair_now_is_a_clean_prefill_bit_for_bit(
-    model: Gemma3n, session: Session, tiny_tokenizer: Tokenizer
+    decoder: NativeDecoder, session: Session, tiny_tokenizer: Tokenizer
 ) -> None:
     session.use(SMALL)
     ids_of(session)
@@ -161,11 +223,11 @@ def test_repair_now_is_a_clean_prefill_bit_for_bit(
     session.use("whole", rebuild="now")
     assert session.num_stale == 0 and set(session.written_by) == {"whole"}
     assert session.stats.rebuilds == 1
-    assert caches_equal(session.cache, clean(model, tiny_tokenizer, session.ids, 16))
+    assert caches_equal(session.cache, clean(decoder, tiny_tokenizer, session.ids, 16))
 
 
 def test_lazy_repair_catches_up_beside_generation(
-    model: Gemma3n, session: Session, tiny_tokenizer: Tokenizer
+    decoder: NativeDecoder, session: Session, tiny_tokenizer: Tokenizer
 ) -> None:
     session.use(SMALL)
     ids_of(session)
@@ -177,7 +239,7 @@ def test_lazy_repair_catches_up_beside_generation(
         if not session.num_stale:
             break
     assert session.stats.rebuilds == 1 and set(session.written_by) == {"whole"}
-    reference = clean(model, tiny_tokenizer, session.ids, REBUILD_TOKENS + 1)
+    reference = clean(decoder, tiny_tokenizer, session.ids, REBUILD_TOKENS + 1)
     assert caches_equal(session.cache, reference)
 
 
@@ -254,14 +316,14 @@ def test_off_keeps_what_is_there(session: Session) -> None:
 
 
 def test_the_exact_zone_needs_no_repair_and_shares_the_cache(
-    model: Gemma3n, session: Session, tiny_tokenizer: Tokenizer
+    decoder: NativeDecoder, session: Session, tiny_tokenizer: Tokenizer
 ) -> None:
     """Sizes that differ above the last keys write the very same cache."""
     session.use(UPPER)
     ids_of(session, PROMPT, dataclasses.replace(GREEDY, max_tokens=1))
     session.use("whole", rebuild="now")
     assert session.num_stale == 0 and session.stats.rebuilds == 0
-    whole = Engine(model, tiny_tokenizer, chunk=16).session()
+    whole = Engine(decoder, tiny_tokenizer, chunk=16).session()
     list(whole.stream(PROMPT, dataclasses.replace(GREEDY, max_tokens=1)))
     assert caches_equal(session.cache, whole.cache)
 
@@ -341,7 +403,7 @@ def test_what_cannot_be_used_is_said(session: Session, tiny_tokenizer: Tokenizer
         session.use("E2B")
     with pytest.raises(InputError, match="skips a layer below 7, which owns keys"):
         session.use(Submodel((64,) * 13, (0,), "shallow"))
-    gemma3 = Engine(tiny_model(TINY["one-kv-head"]), tiny_tokenizer).session()
+    gemma3 = Engine(native_of(tiny_model(TINY["one-kv-head"])), tiny_tokenizer).session()
     with pytest.raises(InputError, match="gemma3_text has no sub-models"):
         gemma3.use("E2B")
     assert gemma3.written_by == [] and gemma3.num_stale == 0

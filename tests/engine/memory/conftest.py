@@ -1,4 +1,7 @@
-"""A Gemma 3n wide enough that what a nested model leaves out fills pages, in both formats."""
+"""A Gemma 3n wide enough that what a nested model leaves out fills pages, in both formats.
+
+The native kernels take its widths.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from tests.gemma3n import SOFT_3N, write_3n
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of pages and files")
 
-WIDE_3N = dataclasses.replace(SOFT_3N, intermediate_size=(4096,) * 12)
+WIDE_3N = dataclasses.replace(SOFT_3N, intermediate_size=(4096,) * 12, head_dim=64)
 NARROW = Submodel((2048,) * 10, (8, 9), "narrow")
 
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import copy
-import os
+import mmap
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
-import torch
-from gemelo.kernels.linear import QuantLinear
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
 
 from gemelo.engine.memory import pages
 from gemelo.engine.memory.pages import (
@@ -23,61 +21,44 @@ from gemelo.engine.memory.pages import (
     release,
 )
 from gemelo.errors import FileFormatError
-from gemelo.kernels.quants import FORMATS, Packed
-from gemelo.weights.mapped import lost_weights, map_file
-from tests.native import needs_native
+from gemelo.kernels.quants import Bytes
+from gemelo.weights.mapped import map_file
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of pages")
 
 PAGES = 64
 
 
-def mapped(path: Path, seed: int = 0) -> Tensor:
+def mapped(path: Path, seed: int = 0) -> Bytes:
     """PAGES pages of random bytes on disk, mapped and touched."""
-    generator = torch.Generator().manual_seed(seed)
-    content = torch.randint(0, 256, (PAGES * PAGE_BYTES,), generator=generator, dtype=torch.uint8)
-    path.write_bytes(content.numpy().tobytes())
-    tensor = torch.frombuffer(map_file(path), dtype=torch.uint8)
-    assert torch.equal(tensor, content)
-    return tensor
+    content = np.random.default_rng(seed).integers(0, 256, PAGES * PAGE_BYTES, np.uint8)
+    path.write_bytes(content.tobytes())
+    found = np.frombuffer(map_file(path), np.uint8)
+    assert np.array_equal(found, content)
+    return found
 
 
 @pytest.fixture
-def weight(tmp_path: Path) -> Tensor:
+def weight(tmp_path: Path) -> Bytes:
     return mapped(tmp_path / "weight.bin")
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Tensor:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Bytes:
     return mapped(tmp_path_factory.mktemp("pages") / "weight.bin")
 
 
-def test_pages_of_a_file_go_and_come_back(weight: Tensor) -> None:
-    content = weight.clone()
+def test_pages_of_a_file_go_and_come_back(weight: Bytes) -> None:
+    content = weight.copy()
     assert present_bytes(weight) == PAGES * PAGE_BYTES
     assert release(weight) == PAGES * PAGE_BYTES
     assert present_bytes(weight) == 0
     assert release(weight) == 0  # nothing left to let go
     ask(weight)
-    assert torch.equal(weight, content)
+    assert np.array_equal(weight, content)
 
 
-@needs_native
-def test_weights_of_a_cut_file_have_their_modules_names(tmp_path: Path) -> None:
-    first, second, third, _ = mapped(tmp_path / "cut.bin").split(PAGES // 4 * PAGE_BYTES)
-    model = nn.ModuleDict({"whole": nn.Module(), "plain": nn.Module()})
-    model["whole"].register_buffer("blocks", first)
-    model["plain"].scale = nn.Parameter(third, requires_grad=False)
-    model["quantised"] = QuantLinear(Packed(second[:34].view(1, 34), FORMATS["q8_0"]))
-    assert list(lost_weights(model)) == []
-    os.truncate(tmp_path / "cut.bin", PAGE_BYTES)
-    assert int(second[0]) == 0
-    assert list(lost_weights(model)) == ["plain.scale", "quantised.weight"]
-    assert int(first[-1]) == 0
-    assert list(lost_weights(model)) == ["plain.scale", "whole.weight", "quantised.weight"]
-
-
-def test_part_of_a_page_stays(weight: Tensor) -> None:
+def test_part_of_a_page_stays(weight: Bytes) -> None:
     assert release(weight[1 : 3 * PAGE_BYTES - 1]) == PAGE_BYTES
     assert release(weight[: PAGE_BYTES - 1]) == release(weight[:0]) == 0
 
@@ -90,21 +71,21 @@ def test_part_of_a_page_stays(weight: Tensor) -> None:
     rows=st.integers(1, 9),
 )
 def test_of_a_matrix_the_pages_inside_its_rows_go(
-    shared: Tensor, start: int, row: int, width: int, rows: int
+    shared: Bytes, start: int, row: int, width: int, rows: int
 ) -> None:
     width = min(row, width)
-    float(shared.sum())  # touch
-    matrix = shared[start : start + rows * row].view(rows, row)[:, :width]
+    shared.sum()  # touch
+    matrix = shared[start : start + rows * row].reshape(rows, row)[:, :width]
     inside = set()
     for line in range(rows):
-        begin = shared.data_ptr() + start + line * row
+        begin = shared.ctypes.data + start + line * row
         inside |= {
             page
             for page in range(begin // PAGE_BYTES, (begin + width) // PAGE_BYTES)
             if page * PAGE_BYTES >= begin
         }
     if width == row:  # one run: pages across the ends of rows go too
-        begin, end = shared.data_ptr() + start, shared.data_ptr() + start + rows * row
+        begin, end = shared.ctypes.data + start, shared.ctypes.data + start + rows * row
         inside = set(range(-(-begin // PAGE_BYTES), end // PAGE_BYTES))
     before = present_bytes(shared)
     assert release(matrix) == len(inside) * PAGE_BYTES
@@ -112,29 +93,23 @@ def test_of_a_matrix_the_pages_inside_its_rows_go(
     assert present_bytes(shared) == before - len(inside) * PAGE_BYTES
 
 
-def test_memory_that_is_no_file_stays(weight: Tensor) -> None:
+def test_memory_that_is_no_file_stays(weight: Bytes) -> None:
     """Letting it go would leave zeros."""
-    memory = weight.clone()
+    memory = weight.copy()
     assert present_bytes(memory) > 0 and release(memory) == 0
-    assert torch.equal(memory, weight)
-    shared = torch.ones(1 << 16)
-    shared.untyped_storage().share_memory_()
+    assert np.array_equal(memory, weight)
+    shared = np.frombuffer(mmap.mmap(-1, 1 << 18), np.uint8)  # of several processes
+    shared[:] = 1
     release(shared)  # goes, and comes back from where it is shared
-    assert bool((shared == 1).all())
+    assert (shared == 1).all()
 
 
-def test_what_was_written_to_a_map_stays(weight: Tensor) -> None:
-    content = weight.clone()
+def test_what_was_written_to_a_map_stays(weight: Bytes) -> None:
+    content = weight.copy()
     weight[5 * PAGE_BYTES] = content[5 * PAGE_BYTES] = 255 - int(weight[5 * PAGE_BYTES])
     assert release(weight) == (PAGES - 1) * PAGE_BYTES
-    assert torch.equal(weight, content)
+    assert np.array_equal(weight, content)
     assert backing(weight) is None
-
-
-def test_meta_tensors_have_no_pages() -> None:
-    meta = torch.empty(1 << 20, device="meta")
-    ask(meta)
-    assert release(meta) == present_bytes(meta) == 0
 
 
 def test_a_map_is_read_beside(tmp_path: Path) -> None:
@@ -143,11 +118,11 @@ def test_a_map_is_read_beside(tmp_path: Path) -> None:
     part = weight[700:90000]
     found = backing(part)
     assert found is not None
-    buffer = torch.zeros(1000, dtype=torch.uint8)
+    buffer = np.zeros(1000, np.uint8)
     found.ask(5000, 1000)
-    found.read(5000, buffer.numpy().data)
+    found.read(5000, buffer.data)
     assert present_bytes(weight) == 0
-    assert torch.equal(buffer, weight[5700:6700])
+    assert np.array_equal(buffer, weight[5700:6700])
     assert copy.deepcopy(found) is found
 
 
@@ -161,7 +136,7 @@ def test_a_file_that_became_too_short_is_said(tmp_path: Path) -> None:
 
 
 def test_no_file_is_found_where_there_is_none(tmp_path: Path) -> None:
-    assert backing(torch.zeros(100_000)) is None
+    assert backing(np.zeros(100_000)) is None
     removed = mapped(tmp_path / "removed.bin")
     (tmp_path / "removed.bin").unlink()
     assert backing(removed) is None
@@ -175,7 +150,7 @@ def test_no_file_is_found_where_there_is_none(tmp_path: Path) -> None:
 
 
 def test_a_system_that_tells_nothing_keeps_everything(
-    weight: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    weight: Bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pages, "_PAGEMAP", tmp_path / "missing")
     assert release(weight) == present_bytes(weight) == 0

@@ -2,101 +2,107 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
-import torch
-from gemelo.kernels.linear import as_blocks, module_bytes
-from torch import Tensor
 
+from gemelo.api import load
 from gemelo.checkpoints.load import load_checkpoint
 from gemelo.config.options import TablePlacement
+from gemelo.config.sampling import Sampling
 from gemelo.engine import step
-from gemelo.engine.elastic.submodel_views import SubmodelViews
+from gemelo.engine.decoder import Decoder
 from gemelo.engine.engine import Engine
-from gemelo.engine.kv import KVCache
 from gemelo.engine.memory import per_layer_table
 from gemelo.engine.memory.pages import backing, present_bytes
-from gemelo.engine.memory.per_layer_table import (
-    FileTable,
-    HeldTable,
-    is_mapped,
-    place_table,
-)
+from gemelo.engine.memory.per_layer_table import FileTable, HeldTable, is_mapped, table_of
 from gemelo.engine.memory.process import process_bytes
-from gemelo.engine.sampler import Sampling
+from gemelo.engine.modules.decoder import ModuleDecoder
+from gemelo.engine.native_decoder import PER_LAYER_EMBEDDING, NativeDecoder, PerLayerTable
 from gemelo.engine.tokens import Tokens
 from gemelo.errors import InputError, UnavailableError
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
-from gemelo.kernels import reference
-from gemelo.kernels.quants import FORMATS, Packed, pack
-from gemelo.models.gemma3n import Gemma3n
+from gemelo.kernels import cpu, native
+from gemelo.kernels.quants import FORMATS, Bytes, Floats, Packed, pack, unpack
 from gemelo.weights.mapped import map_file
+from gemelo.weights.tensors import Weights
 from tests.conftest import TINY, tiny_model
 from tests.engine.memory.conftest import NARROW, linux
-from tests.gemma3n import IDS, SOFT_3N, scores, tiny_3n, write_3n
+from tests.gemma3n import IDS, SOFT_3N, tiny_3n, write_3n
+from tests.kernels.matrices import normal
+from tests.quantised import made, modules_of, native_of
 
 ROWS, LAYERS, WIDTH = 40, 5, 256
 EVERY, SOME = range(LAYERS), (0, 1, 3)
 GREEDY = Sampling(temperature=0, max_tokens=6, ignore_eos=True)
 
 
-def mapped(path: Path, blocks: Tensor, start: int = 96) -> Tensor:
+def mapped(path: Path, blocks: Bytes, start: int = 96) -> Bytes:
     """The blocks as a map of a file, in which they begin somewhere."""
-    path.write_bytes(bytes(start) + blocks.numpy().tobytes())
-    return torch.frombuffer(map_file(path), dtype=torch.uint8)[start:].view(blocks.shape)
+    path.write_bytes(bytes(start) + blocks.tobytes())
+    return np.frombuffer(map_file(path), np.uint8)[start:].reshape(blocks.shape)
 
 
 def random_table(format: str, columns: int) -> Packed:
     """Any bytes are blocks; those of small values give no NaN in any format's scales."""
     row_bytes = FORMATS[format].row_bytes(columns)
-    generator = torch.Generator().manual_seed(1)
-    blocks = torch.randint(0, 60, (ROWS, row_bytes), generator=generator, dtype=torch.uint8)
+    blocks = np.random.default_rng(1).integers(0, 60, (ROWS, row_bytes), np.uint8)
     return Packed(blocks, FORMATS[format])
 
 
-def tables(
-    path: Path, packed: Packed, width: int, dtype: torch.dtype
-) -> list[FileTable | HeldTable]:
+def tables(path: Path, packed: Packed, width: int) -> list[FileTable | HeldTable]:
     blocks = mapped(path / "table.bin", packed.blocks)
     on_disk, file = Packed(blocks, packed.format), backing(blocks)
     assert file is not None
-    return [FileTable(file, on_disk, width, dtype), HeldTable(packed, width, dtype)]
+    return [FileTable(file, on_disk, width), HeldTable(packed, width)]
+
+
+def table_of_matrix(
+    table: Packed, width: int, where: TablePlacement | None = None
+) -> PerLayerTable:
+    return table_of(Weights({PER_LAYER_EMBEDDING: table}), width, where)
 
 
 # ---- rows ----------------------------------------------------------------------------------------
 
 
 @linux
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kept", [EVERY, SOME, (4,)], ids=str)
 @pytest.mark.parametrize("format", FORMATS)
-def test_rows_are_the_embedding_s(
-    tmp_path: Path, format: str, kept: Sequence[int], dtype: torch.dtype
-) -> None:
+def test_rows_are_the_embedding_s(tmp_path: Path, format: str, kept: Sequence[int]) -> None:
+    """As they are stored, where the kernels read that; else as float32."""
     packed = random_table(format, LAYERS * WIDTH)
-    ids = torch.tensor([[0, 7, 39], [7, 7, 12]])
-    wanted = reference.embedding(ids, packed, dtype).view(2, 3, LAYERS, WIDTH)[:, :, list(kept)]
-    for table in tables(tmp_path, packed, WIDTH, dtype):
-        found = table.rows(ids, kept)
-        assert found.dtype == dtype and torch.equal(found, wanted)
+    ids = [0, 7, 39, 7, 7, 12]
+    wanted = unpack(packed)[ids].reshape(6, LAYERS, WIDTH)[:, list(kept)].reshape(-1, WIDTH)
+    for table in tables(tmp_path, packed, WIDTH):
+        found = table.packed(ids, kept)
+        assert found.format.name == (format if format in cpu.FORMATS else "f32")
+        assert np.array_equal(unpack(found), wanted, equal_nan=True)
+
+
+@linux
+def test_no_ids_are_no_rows(tmp_path: Path) -> None:
+    for table in tables(tmp_path, random_table("q8_0", LAYERS * WIDTH), WIDTH):
+        assert table.packed([], SOME).shape == (0, WIDTH)
 
 
 @linux
 def test_blocks_across_layers_are_read_whole(tmp_path: Path) -> None:
     """Parts of 16 numbers and blocks of 32."""
-    packed = pack(torch.randn(ROWS, 64), FORMATS["q8_0"])
-    ids = torch.tensor([[3, 1]])
-    wanted = reference.embedding(ids, packed).view(1, 2, 4, 16)[:, :, [0, 3]]
-    for table in tables(tmp_path, packed, 16, torch.float32):
-        assert torch.equal(table.rows(ids, (0, 3)), wanted)
+    packed = pack(normal(ROWS, 64), FORMATS["q8_0"])
+    wanted = unpack(packed)[[3, 1]].reshape(2, 4, 16)[:, [0, 3]].reshape(-1, 16)
+    for table in tables(tmp_path, packed, 16):
+        found = table.packed([3, 1], (0, 3))
+        assert found.format.name == "f32" and np.array_equal(unpack(found), wanted)
 
 
 @linux
 def test_only_the_columns_of_kept_layers_are_read(tmp_path: Path) -> None:
-    table = tables(tmp_path, random_table("q8_0", LAYERS * WIDTH), WIDTH, torch.float32)[0]
+    table = tables(tmp_path, random_table("q8_0", LAYERS * WIDTH), WIDTH)[0]
     assert isinstance(table, FileTable)
     read_bytes: list[tuple[int, int]] = []
     real = table.file.read
@@ -106,17 +112,17 @@ def test_only_the_columns_of_kept_layers_are_read(tmp_path: Path) -> None:
         real(position, into)
 
     table.file.read = watched  # type: ignore[method-assign]
-    table.rows(torch.tensor([[2]]), SOME)
+    table.packed([2], SOME)
     row, part = FORMATS["q8_0"].row_bytes(LAYERS * WIDTH), FORMATS["q8_0"].row_bytes(WIDTH)
     assert read_bytes == [(2 * row, 2 * part), (2 * row + 3 * part, part)]
 
 
 @linux
 def test_a_row_that_is_not_there_is_said(tmp_path: Path) -> None:
-    table = tables(tmp_path, random_table("bf16", LAYERS * WIDTH), WIDTH, torch.float32)[0]
+    table = tables(tmp_path, random_table("bf16", LAYERS * WIDTH), WIDTH)[0]
     for id in (ROWS, -1):
         with pytest.raises(InputError, match=f"id {id} has no per-layer embedding; 40 have one"):
-            table.rows(torch.tensor([[3, id]]), EVERY)
+            table.packed([3, id], EVERY)
 
 
 @linux
@@ -128,21 +134,21 @@ def test_rows_of_a_table_of_4_gb_take_their_own_memory_alone(tmp_path: Path) -> 
     with path.open("wb") as file:
         for row, value in written.items():
             file.seek(row * columns * 2)
-            line = torch.full((columns,), value, dtype=torch.bfloat16)
-            file.write(line.view(torch.uint8).numpy().data)
+            line = pack(np.full((1, columns), value, np.float32), FORMATS["bf16"])
+            file.write(line.blocks.tobytes())
         file.truncate(rows * columns * 2)
-    blocks = torch.frombuffer(map_file(path), dtype=torch.uint8).view(rows, columns * 2)
+    blocks = np.frombuffer(map_file(path), np.uint8).reshape(rows, columns * 2)
     opened = backing(blocks)
     assert opened is not None
-    table = FileTable(opened, Packed(blocks, FORMATS["bf16"]), WIDTH, torch.bfloat16)
+    table = FileTable(opened, Packed(blocks, FORMATS["bf16"]), WIDTH)
     before = process_bytes()
-    generator = torch.Generator().manual_seed(0)
+    generator = np.random.default_rng(0)
     for _ in range(4):
-        ids = torch.randint(0, rows, (1, 500), generator=generator)
-        table.prefetch(ids[0].tolist())
-        assert table.rows(ids, range(layers)).shape == (1, 500, layers, 256)
-    found = table.rows(torch.tensor([list(written)]), (0, 29))
-    assert found[0, :, :, 0].tolist() == [[value, value] for value in written.values()]
+        ids = generator.integers(0, rows, 500).tolist()
+        table.prefetch(ids)
+        assert table.packed(ids, range(layers)).shape == (500 * layers, 256)
+    found = unpack(table.packed(list(written), (0, 29))).reshape(3, 2, 256)
+    assert found[:, :, 0].tolist() == [[value, value] for value in written.values()]
     assert process_bytes() - before < 100e6
     assert present_bytes(blocks) == 0
 
@@ -153,88 +159,136 @@ def test_rows_of_a_table_of_4_gb_take_their_own_memory_alone(tmp_path: Path) -> 
 WITH_SOFT = [*IDS, 500, 490]  # past the table: its row 0
 
 
+def decoder_at(path: Path, where: TablePlacement | None) -> NativeDecoder:
+    """A decoder whose table lies somewhere, all else where it was mapped."""
+    checkpoint = load_checkpoint(path)
+    width = checkpoint.config.hidden_size_per_layer_input
+    table = table_of(checkpoint.weights, width, where)
+    return NativeDecoder(checkpoint.config, checkpoint.weights, table=table)
+
+
+def scores(decoder: Decoder, ids: list[int]) -> Floats:
+    return step.score(decoder, decoder.cache(64), ids)
+
+
 @pytest.mark.parametrize("where", ["disk", "ram", "device"])
 @pytest.mark.parametrize("kind", ["folder", "gguf"])
 def test_logits_do_not_depend_on_the_place(
     request: pytest.FixtureRequest, kind: str, where: TablePlacement
 ) -> None:
     path = request.getfixturevalue(kind)
-    plain, decoder = load_checkpoint(path).decoder, load_checkpoint(path).decoder
-    assert isinstance(plain, Gemma3n) and isinstance(decoder, Gemma3n)
-    place_table(decoder, where)
-    assert isinstance(decoder.per_layer_table, FileTable) == (
-        where == "disk" and sys.platform == "linux"
-    )
+    plain, decoder = decoder_at(path, None), decoder_at(path, where)
+    on_disk = sys.platform == "linux" and where == "disk"
+    assert isinstance(decoder.table, FileTable if on_disk else HeldTable)
     ids = WITH_SOFT if kind == "folder" else IDS  # GGUF files hold the rows of text alone
     decoder.prefetch(ids)
-    assert torch.equal(scores(decoder, ids), scores(plain, ids))
-    placed, other = (SubmodelViews(model).view(NARROW) for model in (decoder, plain))
-    assert isinstance(placed, Gemma3n) and isinstance(other, Gemma3n)
-    assert torch.equal(scores(placed, ids), scores(other, ids))
+    assert np.array_equal(scores(decoder, ids), scores(plain, ids))
+    placed, other = decoder.view(NARROW), plain.view(NARROW)
+    assert np.array_equal(scores(placed, ids), scores(other, ids))
+
+
+@pytest.mark.parametrize("where", ["disk", "ram", "device"])
+def test_a_model_is_loaded_with_its_table_where_it_was_asked_for(
+    gguf: Path, where: TablePlacement
+) -> None:
+    """On a CPU the device is memory."""
+    decoder = load(gguf, ple=where, device="cpu").engine.decoder
+    assert isinstance(decoder, NativeDecoder)
+    on_disk = sys.platform == "linux" and where == "disk"
+    assert isinstance(decoder.table, FileTable if on_disk else HeldTable)
+    assert is_mapped(decoder.weights[PER_LAYER_EMBEDDING]) == (where == "disk")
+
+
+def test_modules_ask_the_same_table(folder: Path) -> None:
+    program = decoder_at(folder, "disk")
+    modules = modules_of(program)
+    assert modules.table is program.table
+    expected = scores(modules_of(decoder_at(folder, "ram")), WITH_SOFT)
+    assert np.array_equal(scores(modules, WITH_SOFT), expected)
+    assert np.abs(scores(program, WITH_SOFT) - expected).max() < 1e-3
+
+
+@pytest.mark.parametrize("name", ["q3_k", "q2_k", "q4_1", "q5_1", "iq4_nl"])
+def test_a_table_in_a_format_without_kernels_is_only_read(name: str) -> None:
+    """Of 256 numbers a layer: it goes to the program as float32, what it held before."""
+    decoder = made(dataclasses.replace(SOFT_3N, head_dim=64, hidden_size_per_layer_input=256))
+    assert decoder.is_native == (native.module is not None)
+    table = random_table(name, 12 * 256)
+    numbers = unpack(table)
+    assert np.isfinite(numbers).all()
+    found = []
+    for weight in (table, Packed.of(numbers)):
+        decoder.table = table_of_matrix(weight, 256)
+        found.append(scores(decoder, [3, 1, 39]))
+    assert np.array_equal(*found)
 
 
 @pytest.mark.parametrize("kind", ["folder", "gguf"])
 def test_a_copy_in_ram_lets_the_map_go(request: pytest.FixtureRequest, kind: str) -> None:
-    decoder = load_checkpoint(request.getfixturevalue(kind)).decoder
-    assert isinstance(decoder, Gemma3n)
+    weights = load_checkpoint(request.getfixturevalue(kind)).weights
+    width = SOFT_3N.hidden_size_per_layer_input
     done: list[tuple[int, int]] = []
-    place_table(decoder, "ram", progress=lambda *counts: done.append(counts))
-    nbytes = module_bytes(decoder.embed_tokens_per_layer)
+    mapped_table = weights[PER_LAYER_EMBEDDING]
+    assert is_mapped(mapped_table)
+    table = table_of(weights, width, "ram", progress=lambda *counts: done.append(counts))
+    nbytes = mapped_table.nbytes
     assert done[-1] == (nbytes, nbytes)
-    held = [*decoder.embed_tokens_per_layer.parameters(), *decoder.embed_tokens_per_layer.buffers()]
-    assert [tensor.untyped_storage().nbytes() for tensor in held] == [nbytes]
+    held = weights[PER_LAYER_EMBEDDING]  # whoever asks for it gets the copy
+    assert held.nbytes == nbytes and not is_mapped(held) and held.blocks.base is None
+    assert isinstance(table, HeldTable) and np.shares_memory(table.parts, held.blocks)
     done.clear()
-    place_table(decoder, "ram", progress=lambda *counts: done.append(counts))  # it is there
-    assert done == []
+    table_of(weights, width, "ram", progress=lambda *counts: done.append(counts))  # it is there
+    assert done == [] and weights[PER_LAYER_EMBEDDING] is held
     with pytest.raises(InputError, match="are in memory, not mapped from a file"):
-        place_table(decoder, "disk")
+        table_of(weights, width, "disk")
 
 
 @linux
 def test_a_table_is_copied_in_pieces(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is copied of the map is let go on the way."""
-    decoder = load_checkpoint(folder).decoder
-    assert isinstance(decoder, Gemma3n)
-    table = decoder.embed_tokens_per_layer.weight.detach()
-    wanted = table.clone()
+    weights = load_checkpoint(folder).weights
+    table = weights[PER_LAYER_EMBEDDING]
+    wanted = table.blocks.copy()
     monkeypatch.setattr(per_layer_table, "PIECE_BYTES", 1 << 16)
     present: list[int] = []
-    place_table(decoder, "ram", progress=lambda *counts: present.append(present_bytes(table)))
+    width = SOFT_3N.hidden_size_per_layer_input
+    table_of(weights, width, "ram", lambda *counts: present.append(present_bytes(table.blocks)))
     assert len(present) > 5 and max(present[1:]) < table.nbytes - (1 << 16)
     assert present[-1] < 1 << 16
-    assert torch.equal(decoder.embed_tokens_per_layer.weight, wanted)
+    assert np.array_equal(weights[PER_LAYER_EMBEDDING].blocks, wanted)
 
 
 def test_what_cannot_be_placed_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = pack(normal(ROWS, 64), FORMATS["q8_0"])
     with pytest.raises(InputError, match="'tape': not one of disk, ram, device"):
-        place_table(tiny_3n(), "tape")  # type: ignore[arg-type]
+        table_of_matrix(memory, 32, "tape")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="are in memory, not mapped from a file"):
-        place_table(tiny_3n(), "disk")
+        table_of_matrix(memory, 32, "disk")
 
-    def full(*args: object, **kwargs: object) -> Tensor:
-        raise RuntimeError("can't allocate memory")
+    def full(*args: object, **kwargs: object) -> Bytes:
+        raise MemoryError("Unable to allocate")
 
-    monkeypatch.setattr(torch, "empty_like", full)
-    decoder = load_checkpoint(folder).decoder
-    assert isinstance(decoder, Gemma3n)
-    with pytest.raises(UnavailableError, match=r"no room for 0.0 GB .* on cpu; leave them on"):
-        place_table(decoder, "ram")
+    weights = load_checkpoint(folder).weights
+    monkeypatch.setattr(np, "empty_like", full)
+    with pytest.raises(UnavailableError, match='no room for 0.0 GB .*; leave them on "disk"'):
+        table_of(weights, 32, "ram")
 
 
 def test_a_map_whose_file_is_gone_is_touched_instead(folder: Path, tmp_path: Path) -> None:
     moved = write_3n(tmp_path / "gone", SOFT_3N)
-    decoder = load_checkpoint(moved).decoder
-    wanted = scores(load_checkpoint(moved), WITH_SOFT)
-    assert isinstance(decoder, Gemma3n)
+    wanted = scores(decoder_at(moved, "ram"), WITH_SOFT)
+    checkpoint = load_checkpoint(moved)
     (moved / "model.safetensors").unlink()
-    place_table(decoder, "disk")
-    assert isinstance(decoder.per_layer_table, HeldTable)
-    assert torch.equal(scores(decoder, WITH_SOFT), wanted)
+    table = table_of(checkpoint.weights, SOFT_3N.hidden_size_per_layer_input, "disk")
+    assert isinstance(table, HeldTable)
+    decoder = NativeDecoder(checkpoint.config, checkpoint.weights, table=table)
+    assert np.array_equal(scores(decoder, WITH_SOFT), wanted)
 
 
 def test_maps_are_told_from_memory(folder: Path) -> None:
-    decoder = load_checkpoint(folder).decoder
-    assert is_mapped(decoder.embed_tokens.weight) and not is_mapped(torch.empty(9))
+    table = load_checkpoint(folder).weights["embed_tokens.weight"]
+    assert is_mapped(table) and not is_mapped(Packed.of(np.empty((3, 3), np.float32)))
+    assert not is_mapped(table.prefix(columns=32))  # not in one piece
 
 
 # ---- prefetching ---------------------------------------------------------------------------------
@@ -243,30 +297,30 @@ def test_maps_are_told_from_memory(folder: Path) -> None:
 class Recorder:
     """A table that writes down what it is asked, and for what."""
 
-    def __init__(self, table: HeldTable) -> None:
-        self.per_layer_table = table
+    def __init__(self, table: PerLayerTable) -> None:
+        self.table = table
         self.asked: list[list[str | int]] = []
 
-    def rows(self, ids: Tensor, kept: Sequence[int]) -> Tensor:
-        self.asked.append(["rows", *ids.reshape(-1).tolist()])
-        return self.per_layer_table.rows(ids, kept)
+    def packed(self, ids: Sequence[int], kept: Sequence[int]) -> Packed:
+        self.asked.append(["rows", *ids])
+        return self.table.packed(ids, kept)
 
     def prefetch(self, ids: Sequence[int]) -> None:
         self.asked.append(["ahead", *ids])
 
 
-@pytest.fixture
-def recorded() -> tuple[Gemma3n, Recorder]:
-    decoder = tiny_3n(SOFT_3N)
-    packed = as_blocks(decoder.embed_tokens_per_layer.weight.detach())
-    recorder = Recorder(HeldTable(packed, SOFT_3N.hidden_size_per_layer_input, torch.float32))
-    decoder.per_layer_table = recorder
-    return decoder, recorder
+@pytest.fixture(params=["program", "modules"])
+def recorded(request: pytest.FixtureRequest) -> tuple[Decoder, Recorder]:
+    decoder = native_of(tiny_3n(SOFT_3N))
+    assert decoder.table is not None
+    recorder = Recorder(decoder.table)
+    decoder.table = recorder
+    return (modules_of(decoder) if request.param == "modules" else decoder), recorder
 
 
-def test_a_prompt_s_next_chunk_is_read_ahead(recorded: tuple[Gemma3n, Recorder]) -> None:
+def test_a_prompt_s_next_chunk_is_read_ahead(recorded: tuple[Decoder, Recorder]) -> None:
     decoder, recorder = recorded
-    step.prefill(decoder, KVCache(SOFT_3N, 64, chunk=3), Tokens([5, 6, 7, 500, 9, 10, 11]), start=0)
+    step.prefill(decoder, decoder.cache(64, 1, 3), Tokens([5, 6, 7, 500, 9, 10, 11]), start=0)
     assert recorder.asked == [
         ["ahead", 0, 9, 10],  # 500 lies past the table
         ["rows", 5, 6, 7],
@@ -278,7 +332,7 @@ def test_a_prompt_s_next_chunk_is_read_ahead(recorded: tuple[Gemma3n, Recorder])
 
 
 def test_a_token_is_read_ahead_as_soon_as_it_is_sampled(
-    recorded: tuple[Gemma3n, Recorder], tiny_tokenizer: Tokenizer
+    recorded: tuple[Decoder, Recorder], tiny_tokenizer: Tokenizer
 ) -> None:
     decoder, recorder = recorded
     stream = Engine(decoder, tiny_tokenizer).session().stream([2, 300], GREEDY)
@@ -292,6 +346,8 @@ def test_a_token_is_read_ahead_as_soon_as_it_is_sampled(
 def test_gemma_3_is_asked_to_read_ahead_and_has_nothing_to() -> None:
     """A step asks every decoder alike. It must not raise, even for an id that would have no row in
     a table, where that is an error (above)."""
-    decoder = tiny_model(TINY["one-kv-head"])
-    assert not hasattr(decoder, "table")
-    decoder.prefetch([1, 2, 10**6])
+    model = tiny_model(TINY["one-kv-head"])
+    program = native_of(model)
+    assert program.table is None
+    for decoder in (program, ModuleDecoder(model)):
+        decoder.prefetch([1, 2, 10**6])

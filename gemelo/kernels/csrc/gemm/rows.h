@@ -61,8 +61,9 @@ static inline void dot_micro_kernel(Rows rows, Rows later, int64_t columns, cons
 // A row of plain floats and T tokens as they are, x `span` apart. Sixteens of columns are added in
 // turn to one of kChains sums, as a sum waits for its last addition.
 template <class W, int T>
-static inline void float_micro_kernel(const uint8_t* row, const uint8_t* later, int64_t columns,
-                                      const float* x, int64_t span, float (*y)[1]) {
+static inline GEMELO_INLINE void float_micro_kernel(const uint8_t* row, const uint8_t* later,
+                                                    int64_t columns, const float* x, int64_t span,
+                                                    float (*y)[1]) {
   constexpr int kLine = 64 / W::kBytes;  // columns that are fetched together
   F sums[kChains][T];
   each<kChains>([&](auto c) { each<T>([&](auto t) { sums[c][t] = set(0); }); });
@@ -76,7 +77,7 @@ static inline void float_micro_kernel(const uint8_t* row, const uint8_t* later, 
       const uint8_t* p = row + (at + 16 * c) * W::kBytes;
       if (16 * c % kLine == 0) {
         if (later) __builtin_prefetch(later + (p - row), 0, 2);
-        else prefetch_ahead(p);
+        else if (fetches_floats(W::kBytes, T)) prefetch_ahead(p);
       }
       add(c, W::at(p), at + 16 * c);
     });
@@ -99,21 +100,29 @@ template <int R, int T, class MicroKernel>
 static inline void by_micro_tiles(const Matrix& w, int64_t row_bytes, int64_t begin, int64_t end,
                                   const Activations& y, int64_t token,
                                   const MicroKernel& micro_kernel) {
-  // Chosen rows, or rows of which a part is used.
-  const bool apart = w.index || w.stride > row_bytes;
-  const auto row = [&](int64_t r) { return w.row(r < end ? r : end - 1); };
-  if (apart)
-    for (int64_t r = begin; r < begin + kMicroTilesAhead * R && r < end; r++)
+  const auto tiles = [&](auto apart) GEMELO_INLINE {
+    const auto row = [&](int64_t r) GEMELO_INLINE {
+      r = r < end ? r : end - 1;
+      return apart ? w.row(r) : w.blocks + r * w.stride;
+    };
+    for (int64_t r = begin; apart && r < begin + kMicroTilesAhead * R && r < end; r++)
       prefetch(row(r), row_bytes);
-  for (int64_t r = begin; r < end; r += R) {
-    const uint8_t *rows[R], *later[R];
-    for (int i = 0; i < R; i++) rows[i] = row(r + i);
-    for (int i = 0; i < R && apart; i++) later[i] = row(r + kMicroTilesAhead * R + i);
-    float out[T][R];
-    micro_kernel(rows, apart ? later : nullptr, out);
-    for (int t = 0; t < T; t++)
-      for (int i = 0; i < R && r + i < end; i++) put(y, token + t, r + i, out[t][i]);
-  }
+    for (int64_t r = begin; r < end; r += R) {
+      const uint8_t *rows[R], *later[R];
+      for (int i = 0; i < R; i++) rows[i] = row(r + i);
+      for (int i = 0; i < R && apart; i++) later[i] = row(r + kMicroTilesAhead * R + i);
+      float out[T][R];
+      micro_kernel(rows, apart ? later : nullptr, out);
+      for (int t = 0; t < T; t++)
+        for (int i = 0; i < R && r + i < end; i++) {
+          put(y, token + t, r + i, out[t][i]);
+          asm volatile("");  // GCC would make a scatter of it, which is slow
+        }
+    }
+  };
+  // Chosen rows, or rows of which a part is used, or rows one behind the other.
+  if (w.index || w.stride > row_bytes) tiles(std::true_type{});
+  else tiles(std::false_type{});
 }
 
 template <class Q>
@@ -140,10 +149,11 @@ static void float_rows(const Matrix& w, int64_t begin, int64_t end, const float*
                        const Activations& y) {
   const int64_t span = (w.columns + 15) / 16 * 16, bytes = w.columns * W::kBytes;
   const auto some = [&](auto T, int64_t t) GEMELO_INLINE {
-    by_micro_tiles<1, T>(w, bytes, begin, end, y, t, [&](Rows rows, Rows later, float(*out)[1]) {
-      float_micro_kernel<W, T>(rows[0], later ? later[0] : nullptr, w.columns, x + t * span, span,
-                               out);
-    });
+    by_micro_tiles<1, T>(
+        w, bytes, begin, end, y, t, [&](Rows rows, Rows later, float(*out)[1]) GEMELO_INLINE {
+          float_micro_kernel<W, T>(rows[0], later ? later[0] : nullptr, w.columns, x + t * span,
+                                   span, out);
+        });
   };
   int64_t t = 0;
   for (; t + 4 <= tokens; t += 4) some(std::integral_constant<int, 4>{}, t);

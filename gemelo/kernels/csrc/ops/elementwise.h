@@ -85,6 +85,27 @@ static bool all_finite(const float* x, int64_t begin, int64_t end) {
   return rest == 0;
 }
 
+// The same, and the largest of every kMaximaBlock of them; fewer may be left for the last.
+static bool block_maxima(const float* x, int64_t begin, int64_t end, float* maxima) {
+  static_assert(gemelo::kMaximaBlock == 64);
+  F odd[4] = {set(0), set(0), set(0), set(0)};  // NaN with anything that is not finite
+  for (; begin + 64 <= end; begin += 64) {
+    F scores[4];
+    each<4>([&](auto i) GEMELO_INLINE {
+      scores[i] = load(x + begin + 16 * i);
+      odd[i] = fma(scores[i], set(0), odd[i]);
+    });
+    *maxima++ = largest(larger(larger(scores[0], scores[1]), larger(scores[2], scores[3])));
+  }
+  float rest = sum((odd[0] + odd[1]) + (odd[2] + odd[3]));
+  if (begin < end) *maxima = x[begin];
+  for (; begin < end; begin++) {
+    rest += x[begin] * 0;
+    if (x[begin] > *maxima) *maxima = x[begin];
+  }
+  return rest == 0;
+}
+
 // Where the largest of [begin, end) is, the first if there are several: the best run, and in it.
 static int64_t argmax(const float* x, int64_t begin, int64_t end) {
   constexpr int64_t kRun = 1024;

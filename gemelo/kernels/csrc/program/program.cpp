@@ -320,11 +320,31 @@ void Program::logits(int x, Matrix head, float cap) {
   append_product({head}, [=, this](Worker& worker, State& s) {
     multiply(worker, x, s.tokens, {{head, s.call.scores}});
     worker.barrier();
-    int64_t begin, end;
-    worker.share(s.tokens * head.rows, 16, begin, end);
-    if (cap > 0) kernels.softcap(s.call.scores, cap, begin, end);
-    if (!kernels.all_finite(s.call.scores, begin, end)) s.call.finite = false;
+    finish_scores(worker, s.tokens, head.rows, cap, s.call);
   });
+}
+
+// Soft-capped, a piece of a row at a time, then looked at while they are near: are they finite, and
+// where are they large?
+void Program::finish_scores(Worker& worker, int64_t tokens, int64_t vocab_size, float cap,
+                            Call& call) {
+  constexpr int64_t kPiece = 64;  // blocks
+  const int64_t blocks = (vocab_size + kMaximaBlock - 1) / kMaximaBlock;
+  int64_t begin, end;
+  worker.share(tokens * blocks, 1, begin, end);
+  while (begin < end) {
+    const int64_t row = begin / blocks, first = begin % blocks;
+    const int64_t count = std::min({end - begin, blocks - first, kPiece});
+    float* scores = call.scores + row * vocab_size;
+    const int64_t from = first * kMaximaBlock;
+    const int64_t until = std::min(from + count * kMaximaBlock, vocab_size);
+    if (cap > 0) kernels.softcap(scores, cap, from, until);
+    const bool finite =
+        call.maxima ? kernels.block_maxima(scores, from, until, call.maxima + begin)
+                    : kernels.all_finite(scores, from, until);
+    if (!finite) call.finite = false;
+    begin += count;
+  }
 }
 
 // ---- Gemma 3n -----------------------------------------------------------------------------------

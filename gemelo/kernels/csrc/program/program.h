@@ -40,6 +40,7 @@ struct Call {
   std::vector<KvCache> caches = {};      // of the layers that own keys
   std::optional<Matrix> per_layer_rows;  // Gemma 3n: its per-layer embeddings, (tokens * layers, P)
   float* scores;
+  float* maxima;  // of every kMaximaBlock scores of a token, the last of fewer; or null
   std::atomic<bool> finite{true};  // whether all scores are
 };
 
@@ -123,6 +124,7 @@ class Program {
   }
   void multiply(Worker& worker, int x, int64_t tokens, const std::vector<To>& products);
   void gate_live(Worker& worker, int x, const Matrix& up_proj, float std_multiplier, float* gates);
+  void finish_scores(Worker& worker, int64_t tokens, int64_t vocab_size, float cap, Call& call);
   void gelu_and_mul(Worker& worker, int64_t tokens, int64_t neurons, int gates, int ups);
 
   const Kernels& kernels;

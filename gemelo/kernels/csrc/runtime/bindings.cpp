@@ -9,7 +9,12 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
+
+#ifndef _WIN32
 #include <pthread.h>
+#endif
+
+#include <algorithm>
 
 #include "program/program.h"
 #include "runtime/kernels.h"
@@ -44,8 +49,13 @@ Activations activations(uintptr_t data, int64_t stride, bool bf16) {
   return {at<void>(data), stride, bf16};
 }
 
-// Every thread looks where it wrote when these were scores.
-int64_t argmax(const float* x, int64_t count) {
+// Every thread looks where it wrote when these were scores; or one at a block, if maxima say which.
+int64_t argmax(const float* x, int64_t count, const float* maxima) {
+  if (maxima) {
+    const int64_t blocks = (count + kMaximaBlock - 1) / kMaximaBlock;
+    const int64_t first = chosen->argmax(maxima, 0, blocks) * kMaximaBlock;
+    return chosen->argmax(x, first, std::min(first + kMaximaBlock, count));
+  }
   std::vector<int64_t> found(pool().threads());
   parallel([&](Worker& worker) {
     int64_t begin, end;
@@ -66,6 +76,8 @@ bool pack(uintptr_t x, int64_t rows, int64_t columns, Format format, uintptr_t o
   return chosen->pack_weights(at<const float>(x), rows, columns, format, at<uint8_t>(out));
 }
 
+#ifndef _WIN32  // which has no forks
+
 // A fork waits for the steps that run, and goes on while none does: what the child has of them is
 // whole, and nothing is locked in it by a thread that it has not.
 void before_fork() {
@@ -85,6 +97,8 @@ void in_the_child() {
   forget_pools();
   release_programs();
 }
+
+#endif
 
 void bind_enums(nb::module_& m) {
   nb::enum_<Format>(m, "Format", "Block formats, as GGUF numbers them.")
@@ -190,11 +204,23 @@ void bind_products(nb::module_& m) {
       "block has a number that is not finite or too large for its scale; plain floats keep any.");
   m.def(
       "argmax",
-      [](uintptr_t x, int64_t count) {
+      [](uintptr_t x, int64_t count, uintptr_t maxima) {
         nb::gil_scoped_release nogil;
-        return argmax(at<const float>(x), count);
+        return argmax(at<const float>(x), count, at<const float>(maxima));
       },
-      "x"_a, "count"_a, "The place of the largest, the first of several.");
+      "x"_a, "count"_a, "maxima"_a = 0,
+      "The place of the largest, the first of several. With the maxima of every MAXIMA_BLOCK of\n"
+      "them (as of `Call`, of one row) only these and one block are read.");
+  m.def(
+      "block_maxima",
+      [](uintptr_t x, int64_t count, uintptr_t maxima) {
+        nb::gil_scoped_release nogil;
+        return chosen->block_maxima(at<const float>(x), 0, count, at<float>(maxima));
+      },
+      "x"_a, "count"_a, "maxima"_a,
+      "The largest of every MAXIMA_BLOCK of x (count,), the last of which may be fewer; whether all\n"
+      "are finite.");
+  m.attr("MAXIMA_BLOCK") = kMaximaBlock;
 }
 
 using SlotTuple = std::tuple<uintptr_t, int64_t, int64_t, int64_t>;
@@ -204,7 +230,8 @@ void init_call(Call* self, uintptr_t ids, uintptr_t positions, uintptr_t attend_
                uintptr_t inputs_embeds, int64_t rows, int64_t tokens_a_row,
                std::optional<int64_t> logits_to_keep, const std::vector<SlotTuple>& slots,
                const std::vector<CacheTuple>& caches, CacheFormat format, int64_t kv_heads,
-               int64_t head_dim, std::optional<Matrix> per_layer_rows, uintptr_t scores) {
+               int64_t head_dim, std::optional<Matrix> per_layer_rows, uintptr_t scores,
+               uintptr_t maxima) {
   if (slots.size() != kLayerTypes) throw nb::value_error("slots are of two types of layer");
   new (self) Call{.ids = at<const int64_t>(ids),
                   .positions = at<const int64_t>(positions),
@@ -214,7 +241,8 @@ void init_call(Call* self, uintptr_t ids, uintptr_t positions, uintptr_t attend_
                   .tokens_a_row = tokens_a_row,
                   .logits_to_keep = logits_to_keep,
                   .per_layer_rows = per_layer_rows,
-                  .scores = at<float>(scores)};
+                  .scores = at<float>(scores),
+                  .maxima = at<float>(maxima)};
   for (int i = 0; i < kLayerTypes; i++) {
     const auto& [address, stride, capacity, used] = slots[i];
     self->slots[i] = {at<int64_t>(address), stride, capacity, used};
@@ -234,7 +262,9 @@ constexpr const char* kCallDoc = R"(One step of a program: rows * tokens_a_row t
 `attend_until` is the last position that each token sees; `inputs_embeds`, 0 for none, stands for
 the embeddings of the ids. `slots` has for each type of layer the positions in the slots, their
 stride from row to row, how many slots there are and how many are used; `caches` has for each layer
-that owns keys k, v, the scales of both and the stride of a row.)";
+that owns keys k, v, the scales of both and the stride of a row. `scores` (tokens that are scored,
+vocabulary) are written, soft-capped, and the largest of every MAXIMA_BLOCK of a token's to
+`maxima` (tokens, ceil(vocabulary / MAXIMA_BLOCK)), 0 for none.)";
 
 void bind_program(nb::module_& m) {
   nb::class_<Norm>(m, "Norm", "RMSNorm: x / rms(x) * (offset + weight), or without a weight (0).")
@@ -260,7 +290,7 @@ void bind_program(nb::module_& m) {
       .def("__init__", init_call, nb::kw_only(), "ids"_a, "positions"_a, "attend_until"_a,
            "inputs_embeds"_a, "rows"_a, "tokens_a_row"_a, "logits_to_keep"_a.none(), "slots"_a,
            "caches"_a, "format"_a, "kv_heads"_a, "head_dim"_a, "per_layer_rows"_a.none(),
-           "scores"_a);
+           "scores"_a, "maxima"_a = 0);
   nb::class_<Program>(m, "Program", "A decoder's forward as a list of steps over buffers.")
       .def("__init__", [](Program* self) { new (self) Program(*chosen); })
       .def("buffer", &Program::buffer, "width"_a, "A new buffer, (tokens, width); its number.")
@@ -307,7 +337,9 @@ void bind_program(nb::module_& m) {
 NB_MODULE(_native, m) {
   nb::set_leak_warnings(false);  // a model that lives until the interpreter ends is no mistake
   use(runnable()[0]);
+#ifndef _WIN32
   pthread_atfork(before_fork, after_fork, in_the_child);
+#endif
   m.doc() = "The native kernels (gemelo/kernels/csrc); `python dev/stub.py` writes their types.";
   bind_enums(m);
   bind_runtime(m);

@@ -21,7 +21,9 @@ GEMELO_DECLARE(isa_generic)
 GEMELO_DECLARE(isa_avx2)
 GEMELO_DECLARE(isa_avx2_vnni)
 GEMELO_DECLARE(isa_avx512)
+#ifdef __linux__
 GEMELO_DECLARE(isa_amx)
+#endif
 #elif defined(__aarch64__)
 GEMELO_DECLARE(isa_neon)
 #endif
@@ -31,17 +33,22 @@ namespace {
 
 #if defined(__x86_64__)
 
+// What the builtin of some compiler does not know the name of is asked of the processor itself.
+struct Cpuid {
+  unsigned a, b, c, d;
+  Cpuid(unsigned leaf, unsigned subleaf) : a(leaf), c(subleaf) {
+    asm volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
+  }
+};
+
+// F16C is leaf 1, ECX bit 29.
 bool has_avx2() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-         __builtin_cpu_supports("f16c");
+         (Cpuid(1, 0).c >> 29 & 1);
 }
 
-// CPUID leaf 7, subleaf 1, EAX bit 4; the compiler's builtin does not know the name everywhere.
-bool has_avx_vnni() {
-  unsigned a = 7, b, c = 1, d;
-  asm volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
-  return has_avx2() && (a >> 4 & 1);
-}
+// Leaf 7, subleaf 1, EAX bit 4.
+bool has_avx_vnni() { return has_avx2() && (Cpuid(7, 1).a >> 4 & 1); }
 
 bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -49,20 +56,17 @@ bool has_avx512() {
          __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16");
 }
 
-// Leaf 7, EDX: bit 22 bfloat16 tiles, bit 24 tiles; then the kernel must lend this process the
-// state.
-bool has_amx() {
-  unsigned a = 7, b, c = 0, d;
-  asm volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
-  if (!has_avx512() || !(d >> 22 & 1) || !(d >> 24 & 1)) return false;
 #ifdef __linux__
+// Leaf 7, EDX: bit 22 bfloat16 tiles, bit 24 tiles; then the kernel must lend this process the
+// state, which only Linux is asked for.
+bool has_amx() {
+  const unsigned d = Cpuid(7, 0).d;
+  if (!has_avx512() || !(d >> 22 & 1) || !(d >> 24 & 1)) return false;
   constexpr long kRequestState = 0x1023, kTileData = 18;
   static const bool lent = syscall(SYS_arch_prctl, kRequestState, kTileData) == 0;
   return lent;
-#else
-  return false;
-#endif
 }
+#endif
 
 #elif defined(__aarch64__)
 
@@ -85,7 +89,9 @@ const char* const* runnable() {
     int n = 0;
 #if defined(__x86_64__)
     __builtin_cpu_init();
+#ifdef __linux__
     if (has_amx()) names[n++] = "amx";
+#endif
     if (has_avx512()) names[n++] = "avx512";
     if (has_avx_vnni()) names[n++] = "avx2_vnni";
     if (has_avx2()) names[n++] = "avx2";
@@ -103,7 +109,10 @@ const Kernels* kernels_named(const char* name) {
   const Kernels* all[] = {
       &isa_generic::kernels,
 #if defined(__x86_64__)
-      &isa_avx2::kernels,    &isa_avx2_vnni::kernels, &isa_avx512::kernels, &isa_amx::kernels,
+      &isa_avx2::kernels,    &isa_avx2_vnni::kernels, &isa_avx512::kernels,
+#ifdef __linux__
+      &isa_amx::kernels,
+#endif
 #elif defined(__aarch64__)
       &isa_neon::kernels,
 #endif

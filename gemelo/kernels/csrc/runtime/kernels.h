@@ -12,6 +12,7 @@ namespace gemelo {
 
 constexpr int64_t kFewTokens = 16;  // up to here a product is a set of dot products
 constexpr int64_t kRowGrain = 16;   // its rows are shared out in sixteens
+constexpr int64_t kMaximaBlock = 64;  // scores that have a maximum of their own
 
 // y (tokens, rows) = x (tokens, columns) times w transposed.
 struct Product {
@@ -22,9 +23,9 @@ struct Product {
 };
 
 // How activations lie for the micro-kernel that takes them: as they are, as bytes for the formats
-// that are named (the zero, the number of scales and whether there are minima are what differs), or
-// as bfloat16 tiles.
-enum class Packing { kNone, kQ4_0, kQ5_0, kQ8_0, kQ4_K_Q5_K, kQ6_K, kTiles };
+// that are named (the zero, the number of scales and whether there are minima are what differs), as
+// floats side by side, or as bfloat16 tiles.
+enum class Packing { kNone, kQ4_0, kQ5_0, kQ8_0, kQ4_K_Q5_K, kQ6_K, kFloats, kTiles };
 
 struct Norm {
   const float* weight;  // null: the root mean square alone
@@ -111,6 +112,7 @@ struct Kernels {
                        int64_t end);
   void (*softcap)(float* x, float cap, int64_t begin, int64_t end);
   bool (*all_finite)(const float* x, int64_t begin, int64_t end);
+  bool (*block_maxima)(const float* x, int64_t begin, int64_t end, float* maxima);
   int64_t (*argmax)(const float* x, int64_t begin, int64_t end);
   void (*norm_rope_heads)(Worker& worker, float* x, int64_t tokens, int64_t count, int64_t d,
                           const Norm& n, const float* rotations);

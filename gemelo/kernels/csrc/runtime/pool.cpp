@@ -2,8 +2,10 @@
 
 #include "runtime/pool.h"
 
+#ifdef __linux__
 #include <pthread.h>
 #include <sched.h>
+#endif
 
 #include <map>
 #include <system_error>
@@ -27,7 +29,7 @@ template <class Condition>
 void spin_until(Condition condition) {
   for (int spins = 0; !condition(); spins++) {
     if (spins < kPatience) pause();
-    else sched_yield();
+    else std::this_thread::yield();
   }
 }
 

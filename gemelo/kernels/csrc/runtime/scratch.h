@@ -2,7 +2,9 @@
 
 #pragma once
 
+#ifndef _WIN32
 #include <sys/mman.h>
+#endif
 
 #include <cstddef>
 #include <cstdint>
@@ -24,11 +26,8 @@ class Scratch {
       release();
       const size_t page = bytes < kHuge ? kSmall : kHuge;
       const size_t wanted = (bytes + page - 1) / page * page;
-      void* p = mmap(nullptr, wanted, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-      if (p == MAP_FAILED) throw std::bad_alloc();
-#ifdef MADV_HUGEPAGE
-      if (page == kHuge) madvise(p, wanted, MADV_HUGEPAGE);
-#endif
+      void* p = pages(wanted);
+      if (!p) throw std::bad_alloc();
       data_ = p;
       size_ = wanted;
     }
@@ -37,8 +36,23 @@ class Scratch {
 
  private:
   static constexpr size_t kSmall = 4096, kHuge = size_t{1} << 21;
+#ifdef _WIN32  // where large pages need a privilege that hardly anybody has
+  static constexpr std::align_val_t kPage{kSmall};
+  static void* pages(size_t bytes) { return ::operator new(bytes, kPage, std::nothrow); }
+  static void give_back(void* p, size_t) { ::operator delete(p, kPage); }
+#else
+  static void* pages(size_t bytes) {
+    void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) return nullptr;
+#ifdef MADV_HUGEPAGE
+    if (bytes >= kHuge) madvise(p, bytes, MADV_HUGEPAGE);
+#endif
+    return p;
+  }
+  static void give_back(void* p, size_t bytes) { munmap(p, bytes); }
+#endif
   void release() {
-    if (data_) munmap(data_, size_);
+    if (data_) give_back(data_, size_);
     data_ = nullptr;
     size_ = 0;
   }

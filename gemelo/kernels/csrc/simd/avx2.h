@@ -21,6 +21,7 @@ struct B {
 };
 
 constexpr int kMicroTokens = 3;  // of a micro-tile of the panel GEMM
+constexpr int kFloatRegisters = 1, kFloatTokens = 6;  // of the GEMM with plain floats
 
 // ---- floats -------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ using I = __m512i;
 using B = __m512i;
 
 constexpr int kMicroTokens = 8;  // of a micro-tile of the panel GEMM
+constexpr int kFloatRegisters = 2, kFloatTokens = 12;  // of the GEMM with plain floats
 
 // ---- floats -------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ typedef int32_t I __attribute__((vector_size(64)));
 typedef uint8_t B __attribute__((vector_size(64)));
 
 constexpr int kMicroTokens = 2;  // of a micro-tile of the panel GEMM
+constexpr int kFloatRegisters = 1, kFloatTokens = 2;  // of the GEMM with plain floats
 
 // What there are no operators for goes lane by lane.
 #define GEMELO_EACH(n) for (int i = 0; i < (n); i++)
@@ -80,14 +81,16 @@ static inline F pair_of_halves(const void* a, const void* b) {
   std::memcpy(&y, b, 2);
   return pair(widen_half(x), widen_half(y));
 }
+// Sixteen words as integers.
+static inline I words(const uint16_t* p) {
+  typedef uint16_t Sixteen __attribute__((vector_size(32)));
+  return __builtin_convertvector(read<Sixteen>(p), I);
+}
 static inline F load_half(const uint16_t* p) {
-  F y;
-  uint16_t h;
-  GEMELO_EACH(16) {
-    std::memcpy(&h, p + i, 2);
-    y[i] = widen_half(h);
-  }
-  return y;
+  const I all = words(p), rest = all & 0x7FFF;
+  const I finite = (rest - 0x7C00) >> 31;            // all bits, or none
+  const I number = (I)((F)(rest << 13) * 0x1p112f);  // subnormals too
+  return (F)((all & 0x8000) << 16 | (finite & number) | (~finite & (0x7F800000 | rest << 13)));
 }
 static inline void store_half(uint16_t* p, F x) {
   GEMELO_EACH(16) {
@@ -96,13 +99,7 @@ static inline void store_half(uint16_t* p, F x) {
   }
 }
 static inline F load_bf16(const uint16_t* p) {
-  F y;
-  uint16_t h;
-  GEMELO_EACH(16) {
-    std::memcpy(&h, p + i, 2);
-    y[i] = of_bits((uint32_t)h << 16);
-  }
-  return y;
+  return (F)(words(p) << 16);
 }
 // Round to nearest even; a NaN keeps a bit that says so.
 static inline void store_bf16(uint16_t* p, F x) {

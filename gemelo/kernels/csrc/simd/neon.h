@@ -24,6 +24,7 @@ struct B {
 };
 
 constexpr int kMicroTokens = 3;  // of a micro-tile of the panel GEMM
+constexpr int kFloatRegisters = 1, kFloatTokens = 6;  // of the GEMM with plain floats
 
 #define GEMELO_ONE(f, x) {f(x.a), f(x.b), f(x.c), f(x.d)}
 #define GEMELO_TWO(f, x, y) {f(x.a, y.a), f(x.b, y.b), f(x.c, y.c), f(x.d, y.d)}

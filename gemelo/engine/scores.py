@@ -1,0 +1,72 @@
+"""Scores of next tokens, with the largest of every 64 of them beside.
+
+A native step finds these maxima while it looks whether all scores are finite. With them a sampler
+reads a fraction of the vocabulary: whether there is a likeliest token is in 4,096 maxima and not in
+262,144 scores, and the few largest lie in the few blocks whose maxima are largest.
+
+It is an array like any other; only the rows of what a step gave carry maxima, and whatever is
+computed from them has none.
+
+    scores = Scores.empty(rows=2, vocab_size=262144)
+    scores[0].maxima.shape                        # (4096,)
+
+N rows, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gemelo.kernels.quants import Floats
+
+BLOCK = 64  # scores that one maximum is of, the extension's MAXIMA_BLOCK
+
+if TYPE_CHECKING:
+    FloatArray = np.ndarray[tuple[Any, ...], np.dtype[np.float32]]
+else:
+    FloatArray = np.ndarray
+
+
+class Scores(FloatArray):
+    """Scores (N, V) or (V,) in float32; `maxima` (N, ceil(V / BLOCK)) or of one row, or None."""
+
+    maxima: Floats | None
+
+    @classmethod
+    def empty(cls, rows: int, vocab_size: int) -> Scores:
+        """Scores and maxima yet to be written."""
+        scores: Scores = np.empty((rows, vocab_size), np.float32).view(cls)
+        scores.maxima = np.empty((rows, -(-vocab_size // BLOCK)), np.float32)
+        return scores
+
+    def __array_finalize__(self, source: object) -> None:
+        self.maxima = None
+
+    def __getitem__(self, key: Any) -> Any:
+        """As an array does; a row, or some rows, of those that a step gave, keep their maxima."""
+        part = super().__getitem__(key)
+        if self.maxima is not None and self.ndim == 2 and isinstance(key, int | slice):
+            part.maxima = self.maxima[key]
+        return part
+
+
+def leading(scores: Floats, count: int) -> Floats:
+    """The first `count` of scores (V,), with the maxima of those."""
+    if len(scores) == count:
+        return scores
+    part = scores[:count]
+    maxima = maxima_of(scores)
+    if maxima is not None and isinstance(part, Scores):
+        kept = maxima[: -(-count // BLOCK)]
+        if count % BLOCK:
+            kept = kept.copy()
+            kept[-1] = part[count // BLOCK * BLOCK :].max()
+        part.maxima = kept
+    return part
+
+
+def maxima_of(scores: Floats) -> Floats | None:
+    """The maxima that scores (V,) carry; None where they have none."""
+    return scores.maxima if isinstance(scores, Scores) else None
