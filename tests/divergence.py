@@ -17,6 +17,7 @@ from torch import Tensor
 
 from gemelo.engine.modules.decoder import ModuleDecoder
 from gemelo.kernels.quants import Floats
+from gemelo.models.decoder import Decoder
 from gemelo.models.layers import KV, Attention, attend
 
 FEW = 16  # up to so many tokens attention is a plain float sum
@@ -29,9 +30,10 @@ def divergence(found: Floats | Tensor, expected: Floats | Tensor) -> float:
 
 
 @contextmanager
-def off(decoder: ModuleDecoder, layer: int = 0, factor: float = 1.05) -> Iterator[None]:
+def off(decoder: ModuleDecoder | Decoder, layer: int = 0, factor: float = 1.05) -> Iterator[None]:
     """With the weight of one norm of one layer scaled."""
-    weight = decoder.module.layers[layer].input_layernorm.weight
+    module = decoder.module if isinstance(decoder, ModuleDecoder) else decoder
+    weight = module.layers[layer].input_layernorm.weight
     right = weight.clone()
     weight.mul_(factor)
     try:

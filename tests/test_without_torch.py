@@ -1,4 +1,4 @@
-"""The tests of `tests_without_torch`, in a process that cannot import PyTorch."""
+"""`tests_without_torch`, in a process of its own: PyTorch cannot be imported there."""
 
 from __future__ import annotations
 

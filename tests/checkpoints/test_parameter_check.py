@@ -51,15 +51,15 @@ def test_its_own_shapes_pass(config: ModelConfig) -> None:
         ({NORM: None}, f"m.gguf: 1 weights missing: {NORM}"),
         ({"language_model.bias": (3,)}, "m.gguf: 1 weights unknown: language_model.bias"),
         (
-            {QUERY: (128, 95)},
-            f"m.gguf: 1 weights of the wrong shape: {QUERY} (128, 95) instead of (128, 96)",
+            {QUERY: (256, 95)},
+            f"m.gguf: 1 weights of the wrong shape: {QUERY} (256, 95) instead of (256, 96)",
         ),
-        ({QUERY: (128, 96, 1)}, f"{QUERY} (128, 96, 1) instead of (128, 96)"),
-        ({QUERY: ()}, f"{QUERY} () instead of (128, 96)"),
+        ({QUERY: (256, 96, 1)}, f"{QUERY} (256, 96, 1) instead of (256, 96)"),
+        ({QUERY: ()}, f"{QUERY} () instead of (256, 96)"),
         (
             {NORM: None, "a": (1,), QUERY: (1, 1), EYE: (7,)},
             f"m.gguf: 1 weights missing: {NORM}; 1 weights unknown: a; 2 weights of the wrong "
-            f"shape: {QUERY} (1, 1) instead of (128, 96), {EYE} (7,) instead of (32,)",
+            f"shape: {QUERY} (1, 1) instead of (256, 96), {EYE} (7,) instead of (32,)",
         ),
     ],
 )

@@ -17,7 +17,6 @@ from gemelo.checkpoints.convert import convert
 from gemelo.checkpoints.open import open_source
 from gemelo.checkpoints.slice import cut
 from gemelo.config import Submodel
-from gemelo.engine.elastic.submodel_views import SubmodelViews
 from gemelo.errors import GemeloError, InputError, UnsupportedError
 from gemelo.kernels.quants import FORMATS, Packed
 from gemelo.weights.mapped import behind
@@ -46,11 +45,11 @@ def part(request: pytest.FixtureRequest) -> Submodel:
 def test_a_slice_gives_the_references_logits(whole: Path, part: Submodel, tmp_path: Path) -> None:
     """Written, loaded by transformers, and by us: one and the same model."""
     convert(whole, tmp_path / "slice", submodel=part)
-    ours = load(tmp_path / "slice").logits(IDS)
+    ours = load(tmp_path / "slice").scores(IDS)
     twin = AutoModelForCausalLM.from_pretrained(tmp_path / "slice", attn_implementation="eager")
     with torch.inference_mode():
         theirs = twin(torch.tensor([IDS]), use_cache=True).logits[0]
-    assert float((ours - theirs).abs().max()) < 3e-4
+    assert np.abs(ours - theirs.numpy()).max() < 3e-4
     config = json.loads((tmp_path / "slice" / "config.json").read_text())
     assert config["num_hidden_layers"] == len(part.ffn_widths) == len(config["layer_types"])
     assert config["intermediate_size"] == list(part.ffn_widths)
@@ -60,7 +59,7 @@ def test_a_slice_gives_the_references_logits(whole: Path, part: Submodel, tmp_pa
 def test_a_slice_is_the_view(whole: Path, name: str, tmp_path: Path) -> None:
     convert(whole, tmp_path / "slice", submodel=PARTS[name])
     view = load(whole).submodel(PARTS[name])
-    assert torch.equal(load(tmp_path / "slice").logits(IDS), view.logits(IDS))
+    assert np.array_equal(load(tmp_path / "slice").scores(IDS), view.scores(IDS))
 
 
 def test_quantised_slices_are_prefixes_of_blocks(whole: Path, tmp_path: Path) -> None:
@@ -77,16 +76,21 @@ def test_quantised_slices_are_prefixes_of_blocks(whole: Path, tmp_path: Path) ->
         assert np.array_equal(cut_out.tensor(leaf).blocks, leading.blocks)
     sliced = load(tmp_path / "part.gguf")
     assert sliced.config == part.config(model.config)
-    assert torch.equal(sliced.logits(IDS), model.submodel(part).logits(IDS))
+    assert np.array_equal(sliced.scores(IDS), model.submodel(part).scores(IDS))
 
 
 def test_views_of_a_quantised_model_copy_nothing(whole: Path, tmp_path: Path) -> None:
     convert(whole, tmp_path / "whole.gguf", "q8_0")
-    decoder = load(tmp_path / "whole.gguf").engine.decoder
-    view = SubmodelViews(decoder).view(PARTS["narrow"])
-    assert view.config.ffn_widths == PARTS["narrow"].ffn_widths != decoder.config.ffn_widths
-    assert view.weights.keys() == decoder.weights.keys()
-    assert all(view.weights[name] is weight for name, weight in decoder.weights.items())
+    model = load(tmp_path / "whole.gguf")
+    weights, view = model.engine.decoder.weights, model.submodel(PARTS["narrow"])
+    before = view.scores(IDS)
+    assert view.engine.decoder.weights is weights
+    for name in ("up_proj", "down_proj"):
+        path = f"layers.11.mlp.{name}.weight"
+        assert behind([weights[path]]), "mapped"
+        assert np.shares_memory(weights[path].prefix(64, 64).blocks, weights[path].blocks)
+    weights["layers.11.mlp.up_proj.weight"].blocks[:64] = 0
+    assert np.abs(view.scores(IDS) - before).max() > 1e-3, "it reads the whole's own memory"
 
 
 def test_cutting_reads_nothing_before_it_is_asked(whole: Path) -> None:
@@ -112,7 +116,7 @@ def test_mixed_widths_are_not_written_for_llama_cpp_unasked(whole: Path, tmp_pat
         convert(whole, tmp_path / "m.gguf", submodel=PARTS["mixed"])
     convert(whole, tmp_path / "m.gguf", submodel=PARTS["mixed"], mixed_widths=True)
     view = load(whole).submodel(PARTS["mixed"])
-    assert float((load(tmp_path / "m.gguf").logits(IDS) - view.logits(IDS)).abs().max()) < 1e-5
+    assert np.abs(load(tmp_path / "m.gguf").scores(IDS) - view.scores(IDS)).max() < 1e-5
 
 
 def test_progress_and_tokenizer(whole: Path, tmp_path: Path) -> None:
