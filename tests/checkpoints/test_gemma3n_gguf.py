@@ -389,9 +389,5 @@ def test_quantised_stacks_load(tmp_path: Path) -> None:
         < divergence(found, scores(load_checkpoint(file.path)))
     )
     decoder = decoder_module(model.config, model.weights)
-<<<<<<< HEAD
     with torch.inference_mode(), off(decoder):
-=======
-    with torch.inference_mode(), off(ModuleDecoder(decoder)):
->>>>>>> core
         assert divergence(found, scores(decoder)) > allowed  # type: ignore[arg-type]
