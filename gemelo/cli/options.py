@@ -2,7 +2,7 @@
 
 Importing this loads typer, the lists of `config/options` and nothing else. What belongs together
 is a group (`groups`), which has the defaults. What is wrong with a value on its own, a path without
-a file or an unknown sub-model, is found here, before torch is loaded.
+a file or an unknown sub-model, is found here, before a model is loaded.
 
     def tokenize(text: str, model: options.Model = None, json: options.Json = False) -> None: ...
 """
@@ -162,8 +162,8 @@ KVCacheFormat = Annotated[
     KVFormat | None,
     _of_model(
         "--kv-format",
-        help="KV cache: plain is in the model's own precision, bf16 in 16 bits, int8 in 8.",
-        show_default="bf16 where the native kernels run, else plain",
+        help="KV cache: plain is in float32 (on CUDA as the model), bf16 in 16 bits, int8 in 8.",
+        show_default="bf16, beside float32 weights plain",
     ),
 ]
 Device = Annotated[

@@ -1,8 +1,8 @@
 """Checks of option values: what is wrong with one by itself, before anything heavy is loaded.
 
 A missing file, an unknown sub-model or a device that is none would be found when the model is
-loaded, a second and a half later: torch comes first there. typer calls these when it has parsed an
-option. Errors begin with the parameter's name, which `parsing` shows as the option that was typed.
+loaded, and fetched before that. typer calls these when it has parsed an option. Errors begin with
+the parameter's name, which `parsing` shows as the option that was typed.
 
     Image = Annotated[list[str] | None, typer.Option(callback=files_there)]
 """

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from gemelo.cli import run
-from tests.conftest import TINY, tiny_model, write_checkpoint
+from tests.conftest import HEADS_OF_64, tiny_model, write_checkpoint
 
 TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}<start_of_turn>{{ message.role }}\n"
@@ -75,7 +75,7 @@ def chat_directory(tiny_directory: Path, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="session")
 def long_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model with a long context and a chat template: it can be interrupted in the middle."""
-    config = dataclasses.replace(TINY["blocks-of-32"], max_position_embeddings=65536)
+    config = dataclasses.replace(HEADS_OF_64, max_position_embeddings=65536)
     folder = write_checkpoint(tmp_path_factory.mktemp("long") / "tiny-long", tiny_model(config))
     (folder / "chat_template.jinja").write_text(TEMPLATE)
     return folder

@@ -191,7 +191,7 @@ def test_ctrl_c_in_prefill_keeps_what_was_read(
 ) -> None:
     """The question is gone; asked again, it is read from where it was stopped."""
     talk, question = dialogue(text_model), "the capital of " * 8
-    talk.session.cache.chunk = 32
+    talk.session.cache.slots.chunk = 32
     with monkeypatch.context() as patch:
         patch.setattr(answers, "Bar", Impatient)
         run(talk, [question])

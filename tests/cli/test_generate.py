@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import gemelo as library
-from gemelo.checkpoints import load
+from gemelo.checkpoints import load, tokenizers
 from tests.cli.conftest import Command
 
 GREEDY = ("--temperature", "0", "--ignore-eos", "--max-tokens", "6")
@@ -164,7 +164,7 @@ def test_a_chat_model_takes_turns_unless_told_otherwise(
     gemelo: Command, chat_directory: Path
 ) -> None:
     words = ("generate", "the", *GREEDY, "--json", "-m", str(chat_directory))
-    tokenizer = load.read_tokenizer(chat_directory)
+    tokenizer = tokenizers.read_tokenizer(chat_directory)
 
     def prompt(*more: str) -> str:
         ran = gemelo(*words, *more)
@@ -226,7 +226,7 @@ def test_wrong_stdin(gemelo: Command, stdin: bytes, expected: str) -> None:
 
 
 def test_tokenize(gemelo: Command, tiny_checkpoint: Path) -> None:
-    tokenizer = load.read_tokenizer(tiny_checkpoint)
+    tokenizer = tokenizers.read_tokenizer(tiny_checkpoint)
     said = json.loads(gemelo("tokenize", "--json", "the capital<eos>").out)
     assert said["ids"] == tokenizer.encode("the capital<eos>")
     assert said["pieces"] == tokenizer.pieces(said["ids"])
@@ -246,7 +246,8 @@ def test_tokenize_for_people_is_a_token_a_line(gemelo: Command) -> None:
 
 
 def test_tokenize_builds_no_network(gemelo: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load, "build", None)
+    monkeypatch.setattr(load, "load_checkpoint", None)
+    monkeypatch.setattr(load, "decoder_weights", None)
     assert gemelo("tokenize", "a").code == 0
 
 
