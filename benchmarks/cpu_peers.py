@@ -29,7 +29,7 @@ from peers import limits
 from peers.engines import ENGINES, GEMELO, build, interpreters
 from peers.process import EngineFailure, Process
 from peers.report import KINDS, MEMORY_AFTER, Found, Rounds, limits_table, table
-from peers.subjects import SUBJECTS, Subject, Turn, Work, turns, work
+from peers.subjects import SUBJECTS, Subject, Turn, Work, default_folder, turns, work
 from rich.console import Console
 
 from gemelo.cli.terminal import note
@@ -228,12 +228,6 @@ def parsed() -> argparse.Namespace:
             parser.error(f"--{name.replace('_', '-')} must be 1 or more")
     options.wanted = lambda kind: kind in options.only
     return options
-
-
-def default_folder() -> Path:
-    """Where models for benchmarks are kept."""
-    given = os.environ.get("GEMELO_BENCH_FILES")
-    return Path(given) if given else Path.home() / ".cache" / "gemelo" / "benchmarks"
 
 
 def built(options: argparse.Namespace) -> dict[str, str | None]:

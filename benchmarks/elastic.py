@@ -3,10 +3,10 @@
     python benchmarks/elastic.py --threads 2 --repeat 5 > benchmarks/results/elastic.json
 
 Random weights say nothing of quality and everything of speed: bytes and operations are those of
-the real E4B, E2B and Gemma 3 4B in bfloat16. The per-layer table is a small one that every id
-maps into, because a gather of 18 KB a token is what it costs, however large the table.
-Measurements alternate and medians are compared, so that a slow moment of the machine hits both
-sides. Needs 16 GB.
+the real E4B, E2B and Gemma 3 4B in bfloat16, by the native kernels (`elastic_kernels.py` compares
+them in 4 bits). The per-layer table is a small one that every id maps into, because a gather of 18
+KB a token is what it costs, however large the table. Measurements alternate and medians are
+compared, so that a slow moment of the machine hits both sides. Needs 20 GB.
 """
 
 from __future__ import annotations
@@ -14,23 +14,33 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-import torch
+import numpy as np
 
-from gemelo.config import Gemma3Config, Gemma3nConfig, Submodel
+from gemelo.config import Gemma3Config, Gemma3nConfig, ModelConfig, Submodel
+from gemelo.config.parameters import decoder_shapes
 from gemelo.engine import step
+from gemelo.engine.decoder import Decoder
+from gemelo.engine.device import decoder_on, set_threads
 from gemelo.engine.elastic.submodel_views import SubmodelViews
-from gemelo.engine.kv import KVCache
+from gemelo.engine.memory.process import peak_rss_bytes
+from gemelo.engine.programs.backends import NativeBackend, Step
+from gemelo.engine.programs.gemma3n import Buffers, write_mlp
+from gemelo.engine.programs.writer import Writer
 from gemelo.engine.tokens import Tokens
 from gemelo.evals.machine import cpu_name
-from gemelo.models.gemma3 import Gemma3
-from gemelo.models.gemma3n import Gemma3n
+from gemelo.kernels import native
+from gemelo.kernels.quants import FORMATS, Packed, pack
+from gemelo.kernels.repacked import large_pages
+from gemelo.weights.tensors import Weights
 
+CONTEXT = 4096
+FEW_TOKENS = 4096  # the vocabulary where every token of a prompt is scored
+EMBEDDING = "embed_tokens.weight"
 E4B = Gemma3nConfig(vocab_size_per_layer_input=4096)
 GEMMA3_4B = Gemma3Config(
     hidden_size=2560,
@@ -41,20 +51,30 @@ GEMMA3_4B = Gemma3Config(
 )
 
 
-def filled(build: Callable[[], torch.nn.Module]) -> torch.nn.Module:
-    """A model in bfloat16 whose matrices repeat one random stretch: real bytes, made quickly."""
-    with torch.device("meta"):
-        model = build()
-    stretch = (torch.randn(1 << 22) * 0.02).bfloat16()
-    for name, parameter in list(model.named_parameters()):
-        count = parameter.numel()
-        data = torch.empty(count, dtype=torch.bfloat16)
-        for start in range(0, count, len(stretch)):
-            data[start : start + len(stretch)] = stretch[: count - start]
-        owner, _, leaf = name.rpartition(".")
-        filled_in = torch.nn.Parameter(data.view(parameter.shape), requires_grad=False)
-        model.get_submodule(owner).register_parameter(leaf, filled_in)
-    return model.eval()
+def filled(config: ModelConfig) -> Decoder:
+    """A decoder in bfloat16 whose matrices repeat one random stretch: real bytes, made quickly, in
+    large pages, where loading moves the weights of a file."""
+    numbers = np.random.default_rng(0).standard_normal(1 << 22, np.float32) * np.float32(0.02)
+    stretch = pack(numbers, FORMATS["bf16"]).blocks[0]
+    neutral = 1.0 if config.is_matformer else 0.0  # Gemma 3's norms are 1 + weight
+    tensors: dict[str, Packed] = {}
+    for name, shape in decoder_shapes(config).items():
+        if len(shape) == 1:
+            tensors[name] = Packed.of(np.full(shape, neutral, np.float32))
+            continue
+        rows, row_bytes = shape[0], FORMATS["bf16"].row_bytes(shape[1])
+        blocks = large_pages(rows * row_bytes)
+        for start in range(0, len(blocks), len(stretch)):
+            blocks[start : start + len(stretch)] = stretch[: len(blocks) - start]
+        tensors[name] = Packed(blocks.reshape(rows, row_bytes), FORMATS["bf16"])
+    return decoder_on("cpu", config, Weights(tensors), repack=False)
+
+
+def with_few_tokens(decoder: Decoder) -> Decoder:
+    """The same with the beginning of its vocabulary: to score a token costs next to nothing."""
+    config = dataclasses.replace(decoder.config, vocab_size=FEW_TOKENS)  # type: ignore[type-var]
+    fewer = decoder.weights[EMBEDDING].prefix(rows=FEW_TOKENS)
+    return decoder_on("cpu", config, Weights({**decoder.weights, EMBEDDING: fewer}), repack=False)
 
 
 def alternate(repeat: int, **actions: Callable[[], float]) -> dict[str, list[float]]:
@@ -69,9 +89,9 @@ def alternate(repeat: int, **actions: Callable[[], float]) -> dict[str, list[flo
     return seconds
 
 
-def decoding(decoder: step.Decoder, tokens: int, context: int = 32) -> Callable[[], float]:
+def decoding(decoder: Decoder, tokens: int, context: int = 32) -> Callable[[], float]:
     """Seconds a token, decoding `tokens` after a context."""
-    cache = KVCache(decoder.config, 4096, dtype=torch.bfloat16)
+    cache = decoder.cache(CONTEXT)
     step.write(decoder, cache, Tokens(range(100, 100 + context)), 0)
 
     def run() -> float:
@@ -84,63 +104,70 @@ def decoding(decoder: step.Decoder, tokens: int, context: int = 32) -> Callable[
     return run
 
 
-def reading(decoder: step.Decoder, tokens: int, whole: bool = False) -> Callable[[], float]:
-    """Seconds of a prompt; `whole` runs every layer for every token, as others do."""
+def reading(decoder: Decoder, tokens: int, whole: bool = False) -> Callable[[], float]:
+    """Seconds of a prompt; `whole` scores every token, for which all layers run, as others do."""
     ids = [(i * 7919) % 4000 + 50 for i in range(tokens)]
 
     def run() -> float:
-        cache = KVCache(decoder.config, 4096, dtype=torch.bfloat16)
+        cache = decoder.cache(CONTEXT)
         started = time.perf_counter()
         if not whole:
-            step.prefill(decoder, cache, Tokens(ids), 0)
+            step.prefill(decoder, cache, Tokens(ids))
         else:
-            with torch.inference_mode():
-                for begin in range(0, tokens, cache.chunk):
-                    part = torch.tensor([ids[begin : begin + cache.chunk]])
-                    places = torch.arange(begin, begin + part.shape[1])[None]
-                    hidden = decoder(part, places, cache)
-                decoder.logits(hidden[0, -1])
+            for begin, end in Tokens(ids).chunks(0, cache.chunk):
+                step.verify(decoder, cache, ids[begin:end], begin)
         return time.perf_counter() - started
 
     return run
 
 
-def feed_forward(model: Gemma3n, layer: int) -> Callable[[], float]:
-    """Seconds of one feed-forward at decode; layer 0 is sparse, layer 12 as wide and dense."""
-    mlp = model.layers[layer].mlp
-    x = torch.randn(1, 1, 2048).bfloat16()
+def feed_forwards(decoder: Decoder, layers: Sequence[int]) -> Callable[[], float]:
+    """Seconds of the feed-forwards of some layers, for one token: a program of them alone."""
+    config, backend = decoder.config, NativeBackend(decoder.config)
+    writer = Writer(config, decoder.weights, config.layers, backend)
+    buffers, embedding = Buffers.of(writer), writer.matrix("embed_tokens")
+    writer.program.embed(embedding, config.embed_scale, buffers.m)
+    for layer in layers:
+        write_mlp(writer.layer(layer), buffers)
+    writer.program.logits(buffers.y, writer.matrix("embed_tokens", rows=16), 0.0)
+    cache = decoder.cache(CONTEXT)
+    cache.make_room(1, 1)
+    one = Step(
+        ids=np.array([[506]]),
+        positions=np.array([[0]]),
+        cache=cache,
+        logits_to_keep=1,
+        scores=np.empty((1, 16), np.float32),
+    )
 
-    @torch.inference_mode()
     def run() -> float:
         started = time.perf_counter()
-        for _ in range(20):
-            mlp(x, 16384)
-        return (time.perf_counter() - started) / 20
+        backend.run(one)
+        return time.perf_counter() - started
 
     return run
 
 
-def switching(model: Gemma3n) -> dict[str, float]:
+def switching(decoder: Decoder) -> dict[str, float]:
     """Seconds of changing size between tokens, and what the process grew by meanwhile."""
-    sizes = SubmodelViews(model)
+    sizes = SubmodelViews(decoder)
     chosen = [sizes.parse(name) for name in ("E2B", "E4B", "E3.18B", "E2.49B")]
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_rss_bytes()
     seconds = []
     for turn in range(200):
         started = time.perf_counter()
         sizes.view(chosen[turn % len(chosen)])
         seconds.append(time.perf_counter() - started)
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
         "first_s": max(seconds[:4]),
         "median_s": statistics.median(seconds),
-        "rss_growth_bytes": (after - before) * 1024,
+        "rss_growth_bytes": peak_rss_bytes() - before,
     }
 
 
-def verifying(decoder: step.Decoder, tokens: int) -> Callable[[], float]:
+def verifying(decoder: Decoder, tokens: int) -> Callable[[], float]:
     """Seconds of one pass over `tokens` positions with all their scores: a round's verification."""
-    cache = KVCache(decoder.config, 4096, dtype=torch.bfloat16)
+    cache = decoder.cache(CONTEXT)
     step.write(decoder, cache, Tokens(range(100, 132)), 0)
 
     def run() -> float:
@@ -168,15 +195,15 @@ def main() -> None:
     parser.add_argument("--prompt-tokens", type=int, default=2048)
     parser.add_argument("--new-tokens", type=int, default=16)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
-    results: dict[str, object] = {"cpu": cpu_name(), **vars(options), "format": "bf16"}
+    if native.module is None:
+        sys.exit("the native kernels were not built here")
+    set_threads(options.threads)
+    results: dict[str, object] = {
+        "cpu": cpu_name(), **vars(options), "format": "bf16", "kernels": native.isa()
+    }  # fmt: skip
 
     say("building E4B")
-    whole = filled(lambda: Gemma3n(E4B))
-    assert isinstance(whole, Gemma3n)
-    for block in whole.layers:
-        block.mlp.transpose_down_proj()  # as gemelo.load does
+    whole = filled(E4B)
     e2b = SubmodelViews(whole).view(Submodel.named("E2B", E4B))
     results["switch"] = switching(whole)
 
@@ -192,27 +219,26 @@ def main() -> None:
         name: ratio(found, name, "verify_1") for name in found if name != "verify_1"
     }
 
-    tokens = options.prompt_tokens
+    tokens, few = options.prompt_tokens, with_few_tokens(whole)
     found = alternate(
         max(1, options.repeat // 2),
-        full=reading(whole, tokens, whole=True),
-        half=reading(whole, tokens),
+        full=reading(few, tokens, whole=True),
+        half=reading(few, tokens),
     )
     results["prefill_s"] = found
     results["half-depth / full prefill"] = ratio(found, "full", "half")
 
     found = alternate(
         options.repeat * 4,
-        dense=feed_forward(whole, 12),
-        sparse=feed_forward(whole, 0),
+        dense=feed_forwards(whole, range(10, 20)),  # as wide
+        sparse=feed_forwards(whole, range(10)),
     )
     results["sparse_ffn_s"] = {name: statistics.median(values) for name, values in found.items()}
     results["sparse / dense feed-forward"] = ratio(found, "dense", "sparse")
 
     say("building Gemma 3 4B")
     e4b_reading = reading(whole, 512)
-    other = filled(lambda: Gemma3(dataclasses.replace(GEMMA3_4B)))
-    assert isinstance(other, Gemma3)
+    other = filled(GEMMA3_4B)
     found = alternate(options.repeat, gemma3_4b=reading(other, 512), e4b=e4b_reading)
     results["prefill_512_s"] = found
     results["prefill E4B / Gemma 3 4B"] = ratio(found, "gemma3_4b", "e4b")

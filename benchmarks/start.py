@@ -36,6 +36,7 @@ from peers.process import EngineFailure
 
 PROMPT = "The capital of France is"
 ROOT = Path(__file__).resolve().parent.parent
+SMALL_S = 5e-3  # parts that are not worth a line
 PHASES = Path(__file__).with_name("start_phases.py")
 
 
@@ -94,9 +95,11 @@ def generate(options: argparse.Namespace) -> list[str]:
 
 
 def environment(gemelo: bool) -> dict[str, str]:
-    """Of a child: this checkout of gemelo, which an environment of a peer's own must not see."""
+    """Of a child: this checkout of gemelo, which an environment of a peer's own must not see. It
+    may keep compiled modules, as installed packages have them."""
     settings = os.environ | {"HF_HUB_OFFLINE": "1"}
-    settings.pop("PYTHONPATH", None)
+    for name in ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE"):
+        settings.pop(name, None)
     return settings | ({"PYTHONPATH": str(ROOT)} if gemelo else {})
 
 
@@ -171,11 +174,14 @@ def shown(result: dict[str, Any]) -> str:
 
 
 def phases_table(found: dict[str, dict[str, float]]) -> str:
-    """Milliseconds of every part, the longest first, each package's import a part."""
+    """Milliseconds of every part, the longest first, each package's import a part; the small ones
+    together."""
     parts = dict(found["parts"])
     parts |= {f"import {name}": seconds for name, seconds in found["imports"].items()}
     body = sorted(parts.items(), key=lambda part: -part[1])
-    rows = [[name, f"{1e3 * seconds:.0f}"] for name, seconds in body if seconds >= 5e-4]
+    rows = [[name, f"{1e3 * seconds:.0f}"] for name, seconds in body if seconds >= SMALL_S]
+    small_s = sum(seconds for seconds in parts.values() if seconds < SMALL_S)
+    rows.append([f"parts under {1e3 * SMALL_S:.0f} ms", f"{1e3 * small_s:.0f}"])
     rows.append(["together", f"{1e3 * sum(parts.values()):.0f}"])
     rows.append(["beside: tokenizer's thread", f"{1e3 * sum(found['beside'].values()):.0f}"])
     return table(["part", "ms"], rows)

@@ -40,7 +40,7 @@ def results(name: str) -> dict[str, Any]:
 
 
 def formats() -> str:
-    """`gemelo bench` of the 270M with its weights widened: PyTorch's own products."""
+    """`gemelo bench` of the 270M with its weights widened."""
     body = []
     for name in ("bf16", "f32"):
         found = results(f"270m-{name}.json")

@@ -1,7 +1,7 @@
 """A Gemma 3n with random weights, to try things on: python examples/random_gemma3n.py FOLDER
 
 As deep as E4B and with feed-forwards as wide, so that all published sub-models fit in it, but of
-width 32 elsewhere: 135 MB. It hears, by a small audio encoder, and has no vision tower. Its
+width 32 elsewhere: 137 MB. It hears, by a small audio encoder, and has no vision tower. Its
 tokenizer is the embedded model's. What it says means nothing.
 """
 
@@ -19,7 +19,7 @@ WIDTH = 32  # the block of q8_0 and q4_0, in which every matrix can be written
 CONFIG = gemelo.Gemma3nConfig(
     vocab_size_per_layer_input=512,
     hidden_size=WIDTH,
-    head_dim=WIDTH,
+    head_dim=2 * WIDTH,  # the native kernels take multiples of 64
     hidden_size_per_layer_input=WIDTH,
     laurel_rank=WIDTH,
     audio_config={

@@ -35,6 +35,7 @@ class Process:
         self.threads = threads
         self.started = time.perf_counter()
         settings = os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
+        settings.pop("PYTHONDONTWRITEBYTECODE", None)  # installed packages are compiled
         if not keep_path:
             settings.pop("PYTHONPATH", None)
         self._complaints = tempfile.TemporaryFile()

@@ -9,6 +9,7 @@ by `gemelo convert`, and from those OpenVINO's export. What is missing is made o
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,12 @@ from gemelo.checkpoints.locate import demo
 from gemelo.checkpoints.open import open_source
 from gemelo.checkpoints.source import EMBEDDING, PER_LAYER_EMBEDDING
 from gemelo.cli.terminal import Bar
+
+
+def default_folder() -> Path:
+    """Where models for benchmarks are kept."""
+    given = os.environ.get("GEMELO_BENCH_FILES")
+    return Path(given) if given else Path.home() / ".cache" / "gemelo" / "benchmarks"
 
 
 @dataclass(frozen=True)

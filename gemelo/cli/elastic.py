@@ -130,10 +130,11 @@ def sizes(model: Model, active: Submodel | None, width: int) -> list[str]:
     line for a model that has one size."""
     from gemelo.cli.model_tables import size_lines
     from gemelo.inspection import sizes as inspected
-    from gemelo.inspection.weights import held
+    from gemelo.inspection.weights import running
 
     decoder = model.engine.decoder
-    found = inspected.sizes(decoder.config, held(decoder.weights))
+    weights = running(decoder.weights, decoder.config, decoder.layer_indices)
+    found = inspected.sizes(decoder.config, weights)
     marked = next((size.name for size in found if size.submodel == active), "")
     return size_lines(found, width, marked) if found else []
 

@@ -62,8 +62,9 @@ def place(device: str) -> str:
     """
     if device == "auto":
         return "cuda" if find_spec("torch") and _has_driver() and _finds_cuda() else "cpu"
-    kind, _, number = device.partition(":") if isinstance(device, str) else ("", "", "")
-    if kind not in ("cpu", "cuda") or (number and not (number.isdigit() and kind == "cuda")):
+    kind, colon, number = device.partition(":") if isinstance(device, str) else ("", "", "")
+    is_number = number.isascii() and number.isdigit()
+    if kind not in ("cpu", "cuda") or (colon and not (is_number and kind == "cuda")):
         raise InputError(f"device {device!r} is not one of auto, cpu, cuda, cuda:N")
     if kind == "cuda":
         require("torch", "torch", what="CUDA devices")
@@ -110,7 +111,9 @@ def _has_driver() -> bool:
 
 
 def _finds_cuda() -> bool:
-    """Whether PyTorch finds a CUDA device."""
-    import torch
-
+    """Whether PyTorch finds a CUDA device; one that cannot be imported finds none."""
+    try:
+        import torch
+    except (ImportError, OSError):  # half installed, or a library of its own is missing
+        return False
     return bool(torch.cuda.is_available())

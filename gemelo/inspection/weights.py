@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from typing import Any
 from gemelo.checkpoints.slice import cut
 from gemelo.checkpoints.source import DECODER, Source
 from gemelo.config import ModelConfig, Submodel
+from gemelo.config.parameters import decoder_shapes
 from gemelo.kernels.quants import Packed
 
 
@@ -91,10 +92,26 @@ def part(weights: Weights, config: ModelConfig, submodel: Submodel) -> dict[str,
     kept = submodel.kept_layers(config)
     parts: dict[str, Weight] = {}
     for name, shape in small.shapes.items():
-        whole, count = named[_in_whole(name, kept)], math.prod(shape)
-        share = whole.bytes * count // max(1, whole.parameters)
-        parts[_short(name)] = Weight(shape, whole.format, count, share)
+        parts[_short(name)] = _share(named[_in_whole(name, kept)], shape)
     return parts
+
+
+def running(
+    tensors: Mapping[str, Packed], config: ModelConfig, layer_indices: Sequence[int]
+) -> dict[str, Weight]:
+    """Those of what a decoder runs, which may be a model nested in the one that tensors are of:
+    config is its own, layer_indices are the whole's layers that it runs."""
+    whole, kept = held(tensors), tuple(layer_indices)
+    return {
+        _short(name): _share(whole[_short(_in_whole(DECODER + name, kept))], shape)
+        for name, shape in decoder_shapes(config).items()
+    }
+
+
+def _share(whole: Weight, shape: tuple[int, ...]) -> Weight:
+    """A leading part of a weight, of that shape."""
+    count = math.prod(shape)
+    return Weight(shape, whole.format, count, whole.bytes * count // max(1, whole.parameters))
 
 
 def _described(weight: Packed) -> Weight:

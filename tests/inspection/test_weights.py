@@ -12,9 +12,9 @@ from gemelo.checkpoints.load import load_checkpoint
 from gemelo.checkpoints.open import open_source
 from gemelo.config import Submodel
 from gemelo.config.parameters import decoder_shapes
-from gemelo.inspection.weights import Group, Weight, held, part, stored
+from gemelo.inspection.weights import Group, Weight, held, part, running, stored
 from gemelo.kernels.quants import FORMATS, Packed, pack
-from tests.gemma3n import write_3n
+from tests.gemma3n import TINY_3N, write_3n
 from tests.hollow import hollow
 from tests.matformer import CONFIG, SMALL
 
@@ -55,6 +55,18 @@ def test_a_part_is_what_slicing_writes(tmp_path: Path, format: str) -> None:
 def test_the_header_and_what_is_loaded_tell_the_same(tmp_path: Path) -> None:
     folder = write_3n(tmp_path / "tiny")
     assert stored(open_source(folder)) == held(load_checkpoint(folder).weights)
+
+
+def test_what_runs_is_the_part_also_of_a_part(tmp_path: Path) -> None:
+    """By the numbers of the whole's layers, which a nested model counts anew."""
+    weights = load_checkpoint(write_3n(tmp_path / "tiny")).weights
+    small, inner = Submodel((64,) * 10, (8, 9)), Submodel((32,) * 9, (8,))
+    parts = part(held(weights), TINY_3N, small)
+    config = small.config(TINY_3N)
+    assert running(weights, TINY_3N, TINY_3N.layers) == held(weights)
+    assert running(weights, config, (*range(8), 10, 11)) == parts
+    innermost = running(weights, inner.config(config), (*range(8), 11))
+    assert innermost == part(parts, config, inner)
 
 
 def test_no_weight_is_read() -> None:

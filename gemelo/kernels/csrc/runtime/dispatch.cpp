@@ -1,6 +1,7 @@
 // Run-time dispatch: which instruction sets were compiled in, and which of them this machine runs.
 
 #include <cstring>
+#include <initializer_list>
 
 #include "runtime/kernels.h"
 
@@ -33,7 +34,7 @@ namespace {
 
 #if defined(__x86_64__)
 
-// What the builtin of some compiler does not know the name of is asked of the processor itself.
+// The processor is asked itself: compilers' builtins lack names, or the library behind them.
 struct Cpuid {
   unsigned a, b, c, d;
   Cpuid(unsigned leaf, unsigned subleaf) : a(leaf), c(subleaf) {
@@ -41,27 +42,40 @@ struct Cpuid {
   }
 };
 
-// F16C is leaf 1, ECX bit 29.
-bool has_avx2() {
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-         (Cpuid(1, 0).c >> 29 & 1);
+bool all_of(unsigned word, std::initializer_list<int> bits) {
+  for (int bit : bits)
+    if (!(word >> bit & 1)) return false;
+  return true;
 }
 
-// Leaf 7, subleaf 1, EAX bit 4.
-bool has_avx_vnni() { return has_avx2() && (Cpuid(7, 1).a >> 4 & 1); }
+// Whether the system keeps these parts of the registers (XCR0) when it changes threads; macOS says
+// so of AVX-512 only once a process has used it.
+bool keeps(unsigned parts) {
+  if (!all_of(Cpuid(1, 0).c, {27})) return false;  // OSXSAVE: the question may be asked
+  unsigned low, high;
+  asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return (low & parts) == parts;
+}
 
+// FMA, AVX, F16C; AVX2, BMI2.
+bool has_avx2() {
+  return Cpuid(0, 0).a >= 7 && keeps(0x06) && all_of(Cpuid(1, 0).c, {12, 28, 29}) &&
+         all_of(Cpuid(7, 0).b, {5, 8});
+}
+
+bool has_avx_vnni() { return has_avx2() && all_of(Cpuid(7, 1).a, {4}); }
+
+// F, DQ, BW, VL; VNNI; BF16.
 bool has_avx512() {
-  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-         __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16");
+  return has_avx2() && keeps(0xe6) && all_of(Cpuid(7, 0).b, {16, 17, 30, 31}) &&
+         all_of(Cpuid(7, 0).c, {11}) && all_of(Cpuid(7, 1).a, {5});
 }
 
 #ifdef __linux__
-// Leaf 7, EDX: bit 22 bfloat16 tiles, bit 24 tiles; then the kernel must lend this process the
-// state, which only Linux is asked for.
+// Bfloat16 tiles, tiles; then the kernel must lend this process the state, which only Linux is
+// asked for.
 bool has_amx() {
-  const unsigned d = Cpuid(7, 0).d;
-  if (!has_avx512() || !(d >> 22 & 1) || !(d >> 24 & 1)) return false;
+  if (!has_avx512() || !all_of(Cpuid(7, 0).d, {22, 24})) return false;
   constexpr long kRequestState = 0x1023, kTileData = 18;
   static const bool lent = syscall(SYS_arch_prctl, kRequestState, kTileData) == 0;
   return lent;
@@ -88,7 +102,6 @@ const char* const* runnable() {
   static const bool once = [] {
     int n = 0;
 #if defined(__x86_64__)
-    __builtin_cpu_init();
 #ifdef __linux__
     if (has_amx()) names[n++] = "amx";
 #endif
