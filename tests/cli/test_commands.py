@@ -220,7 +220,7 @@ def test_regen_says_when_the_text_will_be_the_same(
     expected: str,
 ) -> None:
     talk = dialogue(text_model)
-    run(talk, [*settings, "the", "/regen"])
+    run(talk, [*settings, "the capital", "/regen"])
     told = capsys.readouterr().err
     assert (expected in told) if expected else ("same text" not in told)
     run(talk, ["/set max_tokens 3", "/regen"])
