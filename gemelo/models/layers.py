@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 from gemelo.config import LAYER_TYPES, LayerType, ModelConfig
 from gemelo.models.masks import attention_mask
+from gemelo.models.product import product
 
 # The child of a fork has none of torch's threads, and torch's OpenMP waits for them for good. The
 # native products, which matter, make threads of their own there (kernels/csrc/runtime/pool.cpp).
@@ -90,7 +91,7 @@ class Linear(Module):
 
     def forward(self, x: Tensor, rows: int | None = None, columns: int | None = None) -> Tensor:
         """x (..., columns) -> (..., rows); both default to the whole matrix."""
-        return F.linear(x, self.weight[:rows, :columns])
+        return product(x, self.weight[:rows, :columns])
 
 
 class Embedding(Module):
@@ -111,7 +112,7 @@ class Embedding(Module):
 
     def project(self, x: Tensor) -> Tensor:
         """x (..., D) -> scores over the vocabulary (..., V): the tied head."""
-        return F.linear(x, self.weight)
+        return product(x, self.weight)
 
 
 class RMSNorm(Module):
