@@ -16,7 +16,7 @@ from functools import cached_property
 
 import numpy as np
 
-from gemelo.kernels.quants import Packed, unpacked_chunks
+from gemelo.kernels.quants import Floats, Packed, unpack, unpacked_chunks
 from gemelo.weights.mapped import Mapped, behind, lost
 
 
@@ -25,6 +25,7 @@ class Weights(Mapping[str, Packed]):
 
     def __init__(self, tensors: Mapping[str, Packed]) -> None:
         self._tensors = dict(tensors)
+        self._floats: dict[str, Floats] = {}
 
     def __getitem__(self, name: str) -> Packed:
         return self._tensors[name]
@@ -41,6 +42,13 @@ class Weights(Mapping[str, Packed]):
     def replaced(self, name: str, weight: Packed) -> None:
         """Let a name mean a copy of its weight, so that what it meant can go."""
         self._tensors[name] = weight
+
+    def floats(self, name: str) -> Floats:
+        """A small tensor in float32, widened once for every program that reads it: norms, and
+        coefficients of AltUp."""
+        if name not in self._floats:
+            self._floats[name] = unpack(self[name])
+        return self._floats[name]
 
     @property
     def nbytes(self) -> int:

@@ -133,3 +133,10 @@ def test_vectors_and_tables_can_be_broken_too() -> None:
     weights = Weights({"a": packed("q4_0"), "norm.weight": Packed.of(norm)})
     assert list(weights.broken()) == [("norm.weight", "NaN")]
     assert list(Weights({"a": packed("q4_0")}).broken()) == []
+
+
+def test_small_tensors_are_widened_once() -> None:
+    scale = np.linspace(0, 1, 8, dtype=np.float32)
+    weights = Weights({"norm.weight": pack(scale, FORMATS["f16"])})
+    assert np.array_equal(weights.floats("norm.weight"), scale.astype(np.float16))
+    assert weights.floats("norm.weight") is weights.floats("norm.weight")

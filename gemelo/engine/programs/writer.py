@@ -13,7 +13,7 @@ D width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,8 @@ from gemelo.config import LAYER_TYPES, LayerType, ModelConfig
 from gemelo.config.layers import LayerConfig
 from gemelo.engine.programs.backends import Backend, Coefficients
 from gemelo.engine.slots import Integers
-from gemelo.kernels.quants import Floats, Packed, unpack
+from gemelo.kernels.quants import Floats
+from gemelo.weights.tensors import Weights
 
 
 class Writer:
@@ -31,7 +32,7 @@ class Writer:
     def __init__(
         self,
         config: ModelConfig,
-        weights: Mapping[str, Packed],
+        weights: Weights,
         layer_indices: Sequence[int],
         backend: Backend,
     ) -> None:
@@ -58,7 +59,7 @@ class Writer:
 
     def floats(self, name: str) -> Floats:
         """A small weight in float32, whatever it is stored as."""
-        return unpack(self.weights[name])
+        return self.weights.floats(name)
 
     def norm(self, name: str) -> Any:
         """An RMSNorm by its name."""
