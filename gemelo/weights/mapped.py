@@ -136,6 +136,11 @@ def behind(weights: Iterable[Packed]) -> list[Mapped]:
     return list(maps)
 
 
+def lies_in(weight: Packed, maps: Iterable[Mapped]) -> bool:
+    """Whether a weight begins in one of some maps."""
+    return any(0 <= weight.address - mapped.address < len(mapped) for mapped in maps)
+
+
 def check(maps: Iterable[Mapped]) -> None:
     """Raise `FileFormatError` if a file is not what was mapped."""
     listen()

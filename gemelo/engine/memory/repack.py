@@ -3,7 +3,8 @@
 The matrices that every step reads are copied once into `kernels.repacked`, and the file's pages are
 let go as they are copied, so that memory holds each number once. `Weights` keeps the mapped blocks,
 which nobody touches while the program runs; whoever does brings those pages back. Where memory is
-short, or a memory policy is to let weights go and take them back, they stay mapped.
+short, or a memory policy is to let weights go and take them back, they stay mapped. Plain floats
+that were made when the model was loaded are in memory already, and stay where they are.
 
     decoder = NativeDecoder(config, weights, repacked(config, weights))
 """
@@ -15,6 +16,7 @@ from gemelo.engine.memory.pages import available_bytes, release
 from gemelo.engine.native_decoder import PER_LAYER_EMBEDDING, runs_natively
 from gemelo.kernels.quants import Packed
 from gemelo.kernels.repacked import Panels, can_interleave
+from gemelo.weights.mapped import behind, lies_in
 from gemelo.weights.tensors import Weights
 
 SPARE_BYTES = 512 << 20  # that stay free for the cache and everything else
@@ -25,7 +27,12 @@ def repacked(config: ModelConfig, weights: Weights) -> Panels | None:
     """The matrices of a decoder that runs natively, moved; None if memory has no room for them."""
     if not runs_natively(config, weights):
         return None
-    matrices = _matrices(weights)
+    mapped = behind(weights.values())
+    matrices = {
+        name: weight
+        for name, weight in _matrices(weights).items()
+        if can_interleave(weight) or lies_in(weight, mapped)  # else it is in memory as it would be
+    }
     if available_bytes() < _OVER * sum(w.nbytes for w in matrices.values()) + SPARE_BYTES:
         return None
     chosen, sparse = _in_rows(config), _in_strips(config)

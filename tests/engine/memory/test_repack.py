@@ -20,7 +20,7 @@ from gemelo.engine.tokens import Tokens
 from gemelo.kernels import native
 from gemelo.kernels.quants import FORMATS, Floats, Packed
 from gemelo.kernels.repacked import Panels
-from gemelo.weights.mapped import map_file
+from gemelo.weights.mapped import map_file, tensor_in
 from tests.kernels.matrices import random_weight
 from tests.native import needs_native
 from tests.quantised import GEMMA3, GEMMA3N, IDS, cache_of, made
@@ -136,3 +136,18 @@ def test_the_files_pages_are_let_go(tmp_path: Path) -> None:
     assert present_bytes(mapped) == 0
     assert panels.nbytes == weight.nbytes
     assert np.array_equal(mapped, weight.blocks)
+
+
+def test_floats_that_were_made_at_load_stay_where_they_are(tmp_path: Path) -> None:
+    """Moved, they would be in memory twice; those of a file move, and its pages go."""
+    decoder = made(GEMMA3, "f32")
+    panels = repacked(decoder.config, decoder.weights)
+    assert panels is not None and panels.nbytes == 0
+    name = "layers.0.mlp.up_proj.weight"
+    weight = decoder.weights[name]
+    path = tmp_path / "weights"
+    path.write_bytes(weight.blocks.tobytes())
+    mapped = map_file(path)
+    decoder.weights.replaced(name, tensor_in(mapped, 0, weight.nbytes, weight.format, weight.shape))
+    panels = repacked(decoder.config, decoder.weights)
+    assert panels is not None and panels.has(name) and panels.nbytes == weight.nbytes
