@@ -54,6 +54,7 @@ class Call:
     per_layer_rows: Packed | None  # (N * L, P)
     scores: Floats  # (N or B * logits_to_keep, V), written
     done: bool = False
+    finite: bool = True
     at: list[Floats] = field(default_factory=list)  # buffers by number, (N, W) each
     turns: dict[str, tuple[Floats, Floats]] = field(default_factory=dict)  # cosines, sines
 
@@ -80,7 +81,7 @@ class Program:
                 step(call)
                 if call.done:
                     return True
-        return bool(np.isfinite(call.scores).all())
+        return call.finite
 
     # ---- steps of every decoder ------------------------------------------------------------------
 
@@ -211,6 +212,7 @@ class Program:
 
         def step(call: Call) -> None:
             scores = head.product(call.at[x])
+            call.finite = bool(np.isfinite(scores).all())  # of infinity a cap makes a number
             if cap > 0:
                 scores = np.float32(cap) * np.tanh(scores / np.float32(cap))
             call.scores[:] = scores
