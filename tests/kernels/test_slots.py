@@ -22,6 +22,7 @@ from gemelo.config import FULL, SLIDING, LayerType
 from gemelo.engine.kv import KVCache, KVFormat
 from gemelo.engine.modules.cache import ModuleCache, tensor_cache
 from gemelo.engine.programs.backends import Backend, NativeBackend, ReferenceBackend, Step
+from gemelo.engine.scores import Scores
 from gemelo.engine.slots import Integers
 from gemelo.kernels.quants import Floats, Packed
 from gemelo.models.layers import KV, attend
@@ -84,10 +85,10 @@ class Tables:
     ) -> Floats:
         """ids, positions (B, T) -> what every token sees, (B, T, H * d); writes the cache."""
         cache.make_room(positions.shape[1], int(positions.max()) + 1)
-        out = np.empty((ids.size, self.q.shape[1]), np.float32)
+        out = Scores.empty(ids.size, self.q.shape[1])
         ids, positions = np.ascontiguousarray(ids), np.ascontiguousarray(positions)
         backend.run(Step(ids, positions, cache, None, out, reach))
-        return out.reshape(*ids.shape, -1)
+        return np.asarray(out).reshape(*ids.shape, -1)
 
     def _torch(
         self, ids: Integers, positions: Integers, cache: KVCache, reach: Integers | None = None
