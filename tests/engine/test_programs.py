@@ -25,6 +25,7 @@ from gemelo.engine.native_decoder import NativeDecoder
 from gemelo.engine.programs import gemma3, gemma3n
 from gemelo.engine.programs.backends import Backend, NativeBackend, ReferenceBackend, Step
 from gemelo.engine.programs.writer import Writer
+from gemelo.engine.scores import Scores
 from gemelo.kernels import native
 from gemelo.kernels.quants import Floats, Packed
 from gemelo.models.gemma3n import Gemma3n
@@ -93,9 +94,9 @@ def run(
     for begin, end in pairwise([0, *accumulate(pieces)]):
         ids = np.arange(begin, end)[None]
         held.make_room(end - begin, end)
-        out = np.empty((keep or end - begin, width), np.float32)
+        out = Scores.empty(keep or end - begin, width)
         assert backend.run(Step(ids, ids.copy(), held, keep, out, per_layer_rows=per_layer_rows))
-        found.append(out)
+        found.append(np.asarray(out))
     return np.concatenate(found)
 
 
