@@ -31,9 +31,10 @@ from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.kernels import native
 from gemelo.kernels.quants import Floats
 from gemelo.models.gemma3 import Gemma3
+from gemelo.weights.tensors import Weights
 from tests.conftest import TINY, tiny_model
 from tests.divergence import divergence, off
-from tests.quantised import GEMMA3, again, modules_of, native_of
+from tests.quantised import GEMMA3, modules_of, native_of
 
 GREEDY = Sampling(temperature=0, max_tokens=24, ignore_eos=True)
 PROMPT = [2, *range(300, 320)]
@@ -266,7 +267,9 @@ def test_an_int8_cache_is_keys_and_values_rounded_to_bytes(
     allowed = 1e-9  # float32 in the same order, to the last bits
     assert divergence(small, expected) < allowed < divergence(small, exact)
     with torch.inference_mode(), off(as_modules(decoder)):
-        wrong = again(decoder) if isinstance(decoder, NativeDecoder) else decoder
+        wrong = decoder
+        if isinstance(decoder, NativeDecoder):  # a program reads norms when it is written
+            wrong = NativeDecoder(decoder.config, Weights(decoder.weights))
         assert divergence(Engine(wrong, tiny_tokenizer, chunk=8).score(PROMPT), expected) > allowed
 
 
