@@ -93,8 +93,8 @@ def test_a_part_that_panels_cannot_give_is_read_from_the_file(decoder: NativeDec
 
 
 def test_what_moves_and_what_stays(decoder: NativeDecoder) -> None:
-    """Every matrix that steps read whole; not the table of rows, vectors, or AltUp's numbers. (Of
-    what has no panels and is in memory as it would be, see below.)"""
+    """Every matrix that steps read whole; not the table of rows, vectors, or AltUp's numbers, nor
+    what would be in memory as it is."""
     panels = repacked(decoder.config, decoder.weights)
     assert panels is not None
     for name, weight in decoder.weights.items():

@@ -86,7 +86,7 @@ def test_channels_are_averaged(count: int) -> None:
 
 def test_what_16_khz_cannot_hold_is_filtered_out() -> None:
     heard = resample(tone(12000, 48000), 48000).values
-    assert heard.abs().max() < 0.01 or heard[200:-200].abs().max() < 1e-3
+    assert np.abs(heard).max() < 0.01 or np.abs(heard[200:-200]).max() < 1e-3
     kept = resample(tone(6000, 48000), 48000).values
     np.testing.assert_allclose(kept[200:-200], tone(6000, SAMPLING_RATE)[200:-200], atol=2e-3)
 
