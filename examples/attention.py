@@ -1,11 +1,10 @@
 """Look inside: where a token looks in each layer, and what each layer would say next.
 
-python examples/attention.py [PATH_OR_HUB_ID]; without one, the embedded default.
+python examples/attention.py [PATH_OR_HUB_ID]; without one, the embedded default. It needs PyTorch:
+pip install 'gemelo[torch]'.
 """
 
 import sys
-
-import torch
 
 import gemelo
 
@@ -29,7 +28,8 @@ for layer, probabilities in enumerate(outputs.attentions):
 print("cosine of the last token before and after each layer:")
 states = [state[0] if state.dim() == 3 else state for state in outputs.hidden_states]
 for layer, (before, after) in enumerate(zip(states[:-2], states[1:-1], strict=True)):
-    print(f"  layer {layer:2} {float(torch.cosine_similarity(before[-1], after[-1], dim=0)):.3f}")
+    cosine = before[-1] @ after[-1] / (before[-1].norm() * after[-1].norm())
+    print(f"  layer {layer:2} {float(cosine):.3f}")
 
 best = outputs.logits[-1].softmax(-1).topk(3)
 for probability, token in zip(*best, strict=True):
