@@ -52,7 +52,7 @@ def load(
     - format: "native" keeps weights as the file has them; "bf16" and "f32" widen them at load,
       "q8_0" and "q4_0" quantise them.
     - device: "auto" is CUDA where there is one (a notice says that it is not tested), else the CPU.
-    - threads: for the whole process, as torch's are; no more than it has cores.
+    - threads: for the whole process; no more than it has cores.
     - context: the most tokens that a session may hold.
     - kv_format: "plain" keeps keys and values in float32 (on CUDA in the model's dtype), "bf16" and
       "int8" in 16 and 8 bits; None is "bf16", beside float32 weights "plain".

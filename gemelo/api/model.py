@@ -328,7 +328,7 @@ class Model(Unpicklable):
     ) -> CausalLMOutput:
         """One forward of a whole prompt, with hidden states and attention probabilities on demand.
 
-        It has no cache and runs module by module in PyTorch, slower than `logits`. Attentions take
+        It has no cache and runs module by module in PyTorch, slower than `scores`. Attentions take
         4 bytes * layers * heads * T * T. Nothing has a gradient; tensors are the caller's own.
         """
         modules = self._modules
@@ -339,7 +339,7 @@ class Model(Unpicklable):
     @cached_property
     def _modules(self) -> ModuleDecoder:
         """The decoder as modules, over the same weights."""
-        require("torch", "torch", what="forward and logits")
+        require("torch", "torch", what="Model.forward and Model.logits")
         from gemelo.engine.modules.decoder import ModuleDecoder
 
         decoder = self.engine.decoder
@@ -362,7 +362,7 @@ class Model(Unpicklable):
 
     def logits(self, prompt: PromptLike) -> Tensor:
         """What `scores` gives, as a tensor over the same memory. Needs PyTorch."""
-        require("torch", "torch", what="logits, as tensors,")
+        require("torch", "torch", what="Model.forward and Model.logits")
         import torch
 
         return torch.from_numpy(self.scores(prompt))

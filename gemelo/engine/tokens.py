@@ -151,9 +151,10 @@ def checked(tokens: Tokens, config: ModelConfig, context: int, num_held: int = 0
         if not 0 <= token < config.vocab_size:
             raise InputError(f"token id {token} is outside 0 to {config.vocab_size - 1}")
     if num_held + len(ids) > context:
+        larger = " or take a larger context" if context < config.max_position_embeddings else ""
         raise ContextLengthError(
             f"the prompt has {num_held + len(ids)} tokens and the context holds {context} "
-            f"(the model takes {config.max_position_embeddings})"
+            f"(the model takes {config.max_position_embeddings}); give a shorter one{larger}"
         )
     _check_spans(tokens.spans, len(ids), config.hidden_size)
     return Tokens(ids, tokens.spans)
