@@ -70,3 +70,10 @@ def leading(scores: Floats, count: int) -> Floats:
 def maxima_of(scores: Floats) -> Floats | None:
     """The maxima that scores (V,) carry; None where they have none."""
     return scores.maxima if isinstance(scores, Scores) else None
+
+
+def read_only(scores: Floats) -> Floats:
+    """The same scores as a plain array that cannot be written: maxima beside would not follow."""
+    plain = scores.view(np.ndarray)
+    plain.flags.writeable = False
+    return plain

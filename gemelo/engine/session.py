@@ -33,6 +33,7 @@ from gemelo.engine.elastic.speculative import Draft, check_draft
 from gemelo.engine.elastic.submodel_views import SubmodelViews
 from gemelo.engine.kv import KVCache
 from gemelo.engine.parallel_sampling import pieces_of
+from gemelo.engine.scores import read_only
 from gemelo.engine.slots import RewindError
 from gemelo.engine.timings import Stats, Timings
 from gemelo.engine.tokens import EmbeddingSpan, Tokens, checked
@@ -176,7 +177,7 @@ class Session(Unpicklable):
 
     def _decide(self, scores: Floats) -> None:
         if self.policy is not None and self.active is not None:
-            moment = Moment(self.active, scores, self._step_s, self._since)
+            moment = Moment(self.active, read_only(scores), self._step_s, self._since)
             chosen = self.policy(moment)
             if not isinstance(chosen, Submodel):
                 raise InputError(f"the policy chose {chosen!r:.60}; expected a Submodel")

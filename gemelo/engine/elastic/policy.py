@@ -29,7 +29,7 @@ class Moment:
     """What a policy may look at before a token is chosen."""
 
     active: Submodel
-    scores: Floats  # (V,) of the token to come
+    scores: Floats  # (V,) of the token to come, read-only
     step_s: float  # seconds of the last step; 0 before the first
     tokens: int  # written by the active sub-model since it became active
 

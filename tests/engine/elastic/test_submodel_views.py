@@ -388,6 +388,16 @@ def test_difficulty_looks_at_entropy() -> None:
     assert decide(moment(UPPER, sure=False)) == full
 
 
+def test_a_policy_cannot_write_the_scores_that_it_looks_at(session: Session) -> None:
+    def ban(moment: Moment) -> Submodel:
+        moment.scores[0] = -np.inf
+        return moment.active
+
+    session.policy = ban
+    with pytest.raises(ValueError, match="read-only"):
+        session.generate([2, 5], temperature=0, max_tokens=2)
+
+
 def test_a_policy_is_asked_before_every_token(session: Session) -> None:
     sizes = iter([SMALL, SMALL, Submodel.whole(CONFIG)] * 20)
     session.policy = lambda moment: next(sizes)
