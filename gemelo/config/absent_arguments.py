@@ -35,7 +35,7 @@ _MAPPED = "weights are mapped from their file; repack=False keeps all of them th
 _ATTENTION = "attention is computed in one way; model.forward(...) shows its probabilities"
 _CONTEXT = "context=N is the most tokens that a session holds"
 _MODEL = "the model is the first argument: a path or a hub id"
-_LISTS = "ids are plain lists, which generate takes; torch.tensor([ids]) makes a tensor of them"
+_LISTS = "ids are plain lists, which generate takes; numpy.array([ids]) makes an array"
 _UNCUT = "nothing is cut off; ids[:n] does it"
 _UNPADDED = "nothing is padded: of several texts each has ids of its own length"
 _CACHE = "forward has no cache; model.session() has one"
