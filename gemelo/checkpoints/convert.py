@@ -200,7 +200,7 @@ def for_gguf(source: Source, mixed_widths: bool) -> Source:
     if config.is_multimodal:
         raise UnsupportedError(
             f"{source.path} has towers for images or sounds, which a text GGUF cannot hold; "
-            "text_only=True leaves them out"
+            "text_only=True leaves them out, mmproj=True writes them alone"
         )
     widths = sorted(set(config.ffn_widths))
     if len(widths) > 1 and not mixed_widths:

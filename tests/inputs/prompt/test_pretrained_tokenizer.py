@@ -69,7 +69,7 @@ def test_calling_as_others_do(tokenizer: PreTrainedTokenizer) -> None:
 @pytest.mark.parametrize(
     ("setting", "cure"),
     [
-        ({"return_tensors": "pt"}, r"ids are plain lists, .* torch.tensor\(\[ids\]\)"),
+        ({"return_tensors": "pt"}, r"ids are plain lists, .* numpy.array\(\[ids\]\)"),
         ({"padding": True}, "nothing is padded: of several texts each has ids of its own length"),
         ({"truncation": True, "max_length": 8}, "nothing is cut off"),
     ],
