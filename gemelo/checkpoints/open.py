@@ -130,7 +130,7 @@ def _open_gguf(file: GGUFFile) -> Source:
     shapes, tensor = canonical(text)
     _check_depth(file, raw["num_hidden_layers"], shapes)
     embedding = shapes.get(EMBEDDING)
-    if embedding is not None and embedding[0] != raw["vocab_size"] and len(embedding) == 2:
+    if embedding is not None and len(embedding) == 2 and embedding[0] != raw["vocab_size"]:
         raw["vocab_size"] = embedding[0]  # rows may be padded past the tokenizer's last id
     raw["tie_word_embeddings"] = names.HEAD not in shapes
     kind = str(file.metadata["general.architecture"])

@@ -168,7 +168,9 @@ def without_padding(source: Source) -> Source:
     """
     config, shape = source.config, source.shapes.get(PER_LAYER_EMBEDDING)
     rows = config.vocab_size_per_layer_input
-    if shape is None or not rows or shape[0] == rows or shape[0] != config.vocab_size:
+    if shape is None or len(shape) != 2 or not rows:  # a wrong shape is told later, with all others
+        return source
+    if shape[0] == rows or shape[0] != config.vocab_size:
         return source
     detail = f"{shape[0] - rows} rows of embed_tokens_per_layer past the {rows}th are padding"
     narrowed = with_rows(source, {PER_LAYER_EMBEDDING: rows})

@@ -230,6 +230,19 @@ def test_more_layers_than_there_are_weights_of(tiny_checkpoint: Path, tmp_path: 
             open_source(path)
 
 
+@pytest.mark.parametrize("shape", [(), (640,), (2, 3, 4)])
+def test_an_embedding_of_other_dimensions_is_of_the_wrong_shape(
+    tiny_checkpoint: Path, tmp_path: Path, shape: tuple[int, ...]
+) -> None:
+    file, name = GGUFFile(tiny_checkpoint), "token_embd.weight"
+    wrong = Packed.of(np.zeros(shape, np.float32))
+    others = tensors_of(file, [one for one in file.names() if one != name])
+    tensors = [(name, shape, wrong.format, lambda: wrong), *others]
+    write_gguf(tmp_path / "m.gguf", file.metadata, tensors)
+    with pytest.raises(FileFormatError, match=r"1 weights of the wrong shape: .*embed_tokens"):
+        load_checkpoint(tmp_path / "m.gguf")
+
+
 def test_bytes_behind_the_tensors_are_told(tiny_checkpoint: Path, tmp_path: Path) -> None:
     path = tmp_path / "x.gguf"
     shutil.copy(tiny_checkpoint, path)

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from gemelo.checkpoints.parameter_check import check_parameters
-from gemelo.checkpoints.source import Source
+from gemelo.checkpoints.slice import without_padding
+from gemelo.checkpoints.source import PER_LAYER_EMBEDDING, Source
 from gemelo.config import Gemma3Config, Gemma3nConfig, ModelConfig, VisionConfig
 from gemelo.config.parameters import parameter_shapes
 from gemelo.errors import FileFormatError
@@ -140,3 +141,12 @@ def test_the_largest_that_a_config_may_say_is_checked_at_once(config: ModelConfi
     assert time.process_time() - started < 20
     assert tracemalloc.get_traced_memory()[1] < 64 << 20
     tracemalloc.stop()
+
+
+@pytest.mark.parametrize("shape", [(), (512,), (512, 3, 128)])
+def test_a_table_of_other_dimensions_is_no_padded_one(shape: tuple[int, ...]) -> None:
+    """It has as many rows as the embedding, or none to speak of."""
+    config = dataclasses.replace(TINY_3N, vocab_size=512, vocab_size_per_layer_input=500)
+    source = source_of(config, None, **{PER_LAYER_EMBEDDING: shape})
+    with pytest.raises(FileFormatError, match=re.escape(f"{PER_LAYER_EMBEDDING} {shape} instead")):
+        check_parameters(without_padding(source))
