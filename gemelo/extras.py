@@ -16,6 +16,7 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.machinery import ModuleSpec
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
 from importlib.util import find_spec
@@ -49,25 +50,44 @@ def require(package: str, extra: str, what: str) -> None:
     """
     wanted = REQUIREMENTS[package]
     try:
-        version = str(getattr(import_module(package), "__version__", wanted.least))
+        module = import_module(package)
     except ModuleNotFoundError as error:
         if error.name == package:
             raise _missing(wanted, extra, what) from None
         raise _broken(wanted, what, error) from None
     except Exception as error:  # a shared library that is missing, another NumPy
         raise _broken(wanted, what, error) from None
-    _check_version(wanted, version, extra, what)
+    if _is_mere_folder(module.__spec__):
+        raise _missing(wanted, extra, what)
+    _check_version(wanted, str(getattr(module, "__version__", wanted.least)), extra, what)
 
 
 def check_installed(package: str, extra: str, what: str) -> None:
     """The same by what pip has installed, in a millisecond: nothing is imported, and so one that is
     broken is not seen."""
     wanted = REQUIREMENTS[package]
-    found = sys.modules[package] if package in sys.modules else find_spec(package)
-    if found is None:
+    if package in sys.modules:
+        loaded = sys.modules[package]
+        is_there = loaded is not None and not _is_mere_folder(loaded.__spec__)
+    else:
+        is_there = is_found(package)
+    if not is_there:
         raise _missing(wanted, extra, what)
     with suppress(PackageNotFoundError):  # it came in another way
-        _check_version(wanted, installed_version(wanted.distribution), extra, what)
+        if version := installed_version(wanted.distribution):  # None of a folder that is left
+            _check_version(wanted, version, extra, what)
+
+
+def is_found(package: str) -> bool:
+    """Whether Python would find a package that is not loaded yet, and not a mere folder."""
+    spec = find_spec(package)
+    return spec is not None and not _is_mere_folder(spec)
+
+
+def _is_mere_folder(spec: ModuleSpec | None) -> bool:
+    """Whether it is a folder without `__init__.py`, which Python imports as an empty package: what
+    an uninstallation left, or one of that name where a program was started."""
+    return spec is not None and spec.origin is None and spec.submodule_search_locations is not None
 
 
 def _missing(wanted: Requirement, extra: str, what: str) -> MissingExtraError:

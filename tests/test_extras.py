@@ -10,8 +10,10 @@ from types import ModuleType
 import pytest
 
 from gemelo import extras
+from gemelo.engine.device import set_threads
 from gemelo.errors import MissingExtraError
-from gemelo.extras import REQUIREMENTS, check_installed, require
+from gemelo.extras import REQUIREMENTS, check_installed, is_found, require
+from gemelo.inputs.media.audio_channels import is_tensor
 
 PROJECT = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
 HEAVY = {requirement.distribution for requirement in REQUIREMENTS.values()}
@@ -87,6 +89,34 @@ def test_what_is_broken_says_how(
     said = str(caught.value)
     assert said.startswith(f"recordings need av, which cannot be imported ({reason}")
     assert said.endswith("): pip install --force-reinstall 'av>=14'") and len(said) < 300
+
+
+def test_a_mere_folder_is_no_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What an uninstallation left, or a folder of that name beside the program: Python imports it,
+    empty."""
+    (tmp_path / "torch" / "lib").mkdir(parents=True)
+    (tmp_path / "torch-2.9.0.dist-info").mkdir()  # without its METADATA
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "torch")
+    wanted = "logits need the extra torch (torch is not installed): pip install 'gemelo[torch]'"
+    for ask in (check_installed, require, check_installed):  # the second leaves it loaded
+        with pytest.raises(MissingExtraError) as caught:
+            ask("torch", "torch", what="logits")
+        assert str(caught.value) == wanted
+    assert sys.modules["torch"].__file__ is None
+    assert not is_found("torch")
+    assert set_threads(1) == [] and not is_tensor([1.0])
+
+
+def test_a_version_that_nobody_wrote_down_is_not_judged(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "av.py").touch()
+    (tmp_path / "av-14.0.0.dist-info").mkdir()
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    for name in [name for name in sys.modules if name == "av" or name.startswith("av.")]:
+        monkeypatch.delitem(sys.modules, name)
+    check_installed("av", "media", what="recordings")
 
 
 def test_the_least_versions_are_those_of_the_project() -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ctypes.util
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 from gemelo.config import ModelConfig
@@ -21,7 +20,7 @@ from gemelo.engine.memory.per_layer_table import table_of
 from gemelo.engine.memory.repack import repacked
 from gemelo.engine.native_decoder import ModalityEmbeddings, NativeDecoder
 from gemelo.errors import InputError
-from gemelo.extras import require
+from gemelo.extras import is_found, require
 from gemelo.kernels import native
 from gemelo.weights.tensors import Weights
 
@@ -46,7 +45,7 @@ def set_threads(threads: int) -> list[str]:
     taken = min(threads, native.num_cores())
     native.set_threads(taken)
     torch = sys.modules.get("torch")  # later it asks the kernels (`checkpoints.modules`)
-    if torch is not None:
+    if torch is not None and hasattr(torch, "set_num_threads"):  # no mere folder
         torch.set_num_threads(taken)
     if taken == threads:
         return []
@@ -61,7 +60,7 @@ def place(device: str) -> str:
     CUDA without PyTorch.
     """
     if device == "auto":
-        return "cuda" if find_spec("torch") and _has_driver() and _finds_cuda() else "cpu"
+        return "cuda" if is_found("torch") and _has_driver() and _finds_cuda() else "cpu"
     kind, colon, number = device.partition(":") if isinstance(device, str) else ("", "", "")
     is_number = number.isascii() and number.isdigit()
     if kind not in ("cpu", "cuda") or (colon and not (is_number and kind == "cuda")):

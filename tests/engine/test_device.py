@@ -301,7 +301,7 @@ def test_a_torch_that_cannot_be_imported_finds_nothing(
 ) -> None:
     """Half installed, or without a library of its own: a text on the CPU needs none of it."""
     broken = BrokenTorch("torch")
-    monkeypatch.setattr(device_module, "find_spec", lambda name: object())
+    monkeypatch.setattr(device_module, "is_found", lambda name: True)
     monkeypatch.delitem(sys.modules, "torch")
     monkeypatch.setattr(sys, "meta_path", [broken, *sys.meta_path])
     assert place("auto") == "cpu"
