@@ -23,9 +23,11 @@ import numpy as np
 
 from gemelo.config import ModelConfig
 from gemelo.engine.decoder import Decoder, Rows, StepInputs
-from gemelo.errors import ContextLengthError, InputError
+from gemelo.errors import ContextLengthError, InputError, one_line
 from gemelo.inputs.tokenizer.token_ids import token_ids
 from gemelo.kernels.quants import Floats
+
+_REASON_CHARS = 160  # of what made no array
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,6 +170,10 @@ def _check_spans(spans: Sequence[EmbeddingSpan], length: int, width: int) -> Non
             raise InputError(f"embeddings of shape {shape}; expected one or more of width {width}")
         if span.embeds.dtype != np.float32:
             raise InputError(f"embeddings of type {span.embeds.dtype}; expected floats")
+        if not np.isfinite(span.embeds).all():
+            raise InputError(f"embeddings at {span.begin} hold what is no finite float32")
+        if not isinstance(span.begin, int | np.integer):
+            raise InputError(f"embeddings at {span.begin!r:.60}; expected an index of the tokens")
         if span.begin < free or span.end > length:
             raise InputError(
                 f"embeddings at {span.begin} to {span.end} of {length} tokens, where {free} is the "
@@ -177,12 +183,20 @@ def _check_spans(spans: Sequence[EmbeddingSpan], length: int, width: int) -> Non
 
 
 def _floats(embeds: Any) -> Any:
-    """Floats as float32 arrays, without a copy where they are; all else as it is."""
-    if hasattr(embeds, "detach"):  # a tensor, whatever its type and wherever it is
-        embeds = embeds.detach().cpu()
-        embeds = (embeds.float() if embeds.is_floating_point() else embeds).numpy()
-    array = np.asarray(embeds)
-    return array.astype(np.float32, copy=False) if array.dtype.kind == "f" else array
+    """Floats as float32 arrays, without a copy where they are; all else as it is. InputError for
+    what is no array: a tensor without numbers or with few of them, lists of unequal lengths."""
+    try:
+        if hasattr(embeds, "detach"):  # a tensor, whatever its type and wherever it is
+            embeds = embeds.detach().cpu()
+            embeds = (embeds.float() if embeds.is_floating_point() else embeds).numpy(force=True)
+        array = np.asarray(embeds)
+    except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(
+            f"embeddings cannot be read as an array ({one_line(str(error), _REASON_CHARS)}); "
+            "expected floats (J, D)"
+        ) from None
+    with np.errstate(over="ignore"):  # `checked` tells
+        return array.astype(np.float32, copy=False) if array.dtype.kind == "f" else array
 
 
 def step_inputs(

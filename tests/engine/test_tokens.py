@@ -258,6 +258,16 @@ def test_embeds_become_float32_arrays() -> None:
     assert EmbeddingSpan(0, own.embeds, b"").embeds is own.embeds
 
 
+def test_tensors_of_few_numbers_are_taken_or_told() -> None:
+    values = torch.arange(6.0).reshape(3, 2)
+    negated = torch.complex(values, -values).conj().imag  # its sign is a bit of the tensor's own
+    span = EmbeddingSpan(0, negated, b"")  # type: ignore[arg-type]
+    assert np.array_equal(span.embeds, values.numpy())
+    for embeds in (values.to("meta"), values.to_sparse(), [[1.0], [2.0, 3.0]]):
+        with pytest.raises(InputError, match="^embeddings cannot be read as an array .*floats"):
+            EmbeddingSpan(0, embeds, b"")  # type: ignore[arg-type]
+
+
 def test_chunks_end_beside_blocks() -> None:
     picture = seen(4, zeros(6, 1))
     sound = EmbeddingSpan(12, zeros(6, 1), b"x")
@@ -353,6 +363,9 @@ def test_a_picture_is_not_cut() -> None:
         ([EmbeddingSpan(4, zeros(0, 96), b"")], "one or more"),
         ([EmbeddingSpan(4, np.zeros((2, 96), np.int32), b"")], "expected floats"),
         ([EmbeddingSpan(4, torch.ones(2, 96, dtype=torch.int32), b"")], "of type int32"),
+        ([EmbeddingSpan(4, np.full((2, 96), np.nan), b"")], "at 4 hold what is no finite float32"),
+        ([EmbeddingSpan(4, np.full((2, 96), 1e300), b"")], "at 4 hold what is no finite float32"),
+        ([EmbeddingSpan(4.0, zeros(2, 96), b"")], "at 4.0; expected an index"),  # type: ignore[arg-type]
     ],
 )
 def test_spans_are_checked(spans: list[EmbeddingSpan], error: str | None) -> None:
