@@ -62,7 +62,7 @@ class Panels:
         """Copy matrices as panels, row by row, or as strips.
 
         `moved` is called with the blocks of each piece that was read for the last time. `room`
-        (bytes) uint8 is where all copies lie.
+        (bytes) uint8 is where all copies lie; MemoryError, before any is made, if there is none.
         """
         self._places: dict[str, _Place] = {}
         end = 0
@@ -146,12 +146,16 @@ def _interleaves(format: Format, columns: int) -> bool:
 
 
 def large_pages(nbytes: int) -> Bytes:
-    """(nbytes,) uint8 of zeros, in large pages where the system has some to give."""
+    """(nbytes,) uint8 of zeros, in large pages where the system has some to give; MemoryError where
+    it has none at all."""
     if not nbytes:
         return np.empty(0, np.uint8)
-    if sys.platform == "win32":  # large pages need a privilege there
-        return np.frombuffer(mmap.mmap(-1, nbytes), np.uint8)
-    room = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    try:
+        if sys.platform == "win32":  # large pages need a privilege there
+            return np.frombuffer(mmap.mmap(-1, nbytes), np.uint8)
+        room = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise MemoryError(f"no room for {nbytes} bytes") from error
     if hasattr(mmap, "MADV_HUGEPAGE"):
         room.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(room, np.uint8)

@@ -44,7 +44,10 @@ def repacked(config: ModelConfig, weights: Weights) -> Panels | None:
             rows[name] = weight
         else:
             (strips if name in sparse else panels)[name] = weight
-    return Panels(panels, rows, strips, release)
+    try:
+        return Panels(panels, rows, strips, release)
+    except MemoryError:  # a limit of the process's own
+        return None
 
 
 def _in_rows(config: ModelConfig) -> set[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import mmap
 import sys
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from gemelo.engine.native_decoder import PER_LAYER_EMBEDDING, NativeDecoder
 from gemelo.engine.tokens import Tokens
 from gemelo.kernels import native
 from gemelo.kernels.quants import FORMATS, Floats, Packed
-from gemelo.kernels.repacked import Panels, can_interleave
+from gemelo.kernels.repacked import Panels, can_interleave, large_pages
 from gemelo.weights.mapped import map_file, tensor_in
 from tests.kernels.matrices import random_weight
 from tests.native import needs_native
@@ -120,6 +122,20 @@ def test_where_memory_is_short_weights_stay(
 ) -> None:
     monkeypatch.setattr(repack, "available_bytes", lambda: repack.SPARE_BYTES)
     assert repacked(decoder.config, decoder.weights) is None
+
+
+def test_where_the_process_may_have_no_more_weights_stay(
+    decoder: NativeDecoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under `ulimit -v` the machine has memory, and the process does not get it."""
+
+    def refused(*args: object, **options: object) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(mmap, "mmap", refused)
+    assert repacked(decoder.config, decoder.weights) is None
+    with pytest.raises(MemoryError, match="no room for 64 bytes"):
+        large_pages(64)
 
 
 def test_what_runs_in_numpy_stays(decoder: NativeDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
