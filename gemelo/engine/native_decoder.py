@@ -110,10 +110,18 @@ class NativeDecoder:
     ) -> tuple[Floats, bool]:
         """See `Decoder.step`."""
         rows, tokens = len(ids), len(ids[0]) if ids else 0
+        if not 0 <= (logits_to_keep or 0) <= tokens or rows > cache.rows:
+            raise InputError(
+                f"scores of {logits_to_keep} of {tokens} tokens in {rows} rows; expected no more "
+                f"than there are, and at most {cache.rows} rows"
+            )
         num_scored = tokens if logits_to_keep is None else logits_to_keep
         scores = Scores.empty(rows * num_scored, self.config.vocab_size)
         if not rows * tokens:
             return scores, True
+        for id in (min(map(min, ids)), max(map(max, ids))):  # what lies elsewhere would be read
+            if not 0 <= id < self.config.vocab_size:
+                raise InputError(f"token id {id} is outside 0 to {self.config.vocab_size - 1}")
         cache.make_room(tokens, max(map(max, positions)) + 1)
         embeds = until = None
         if inputs is not None:

@@ -21,6 +21,7 @@ from gemelo.engine.decoder import Decoder
 from gemelo.engine.engine import Engine
 from gemelo.engine.native_decoder import NativeDecoder, is_float32, runs_natively
 from gemelo.engine.tokens import EmbeddingSpan, Tokens
+from gemelo.errors import InputError
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.kernels import native
 from gemelo.kernels.quants import Floats
@@ -208,6 +209,30 @@ def test_rows_of_different_lengths(decoder: NativeDecoder, isa: str, kv_format: 
         return real
 
     assert_alike(run, decoder, isa, kv_format)
+
+
+@pytest.mark.parametrize("keep", [0, 1, 2, 3])
+def test_the_last_tokens_of_every_row(decoder: NativeDecoder, isa: str, keep: int) -> None:
+    ids, positions = [IDS[:3], IDS[3:6], IDS[6:9]], [range(3), range(3), [-1] * 3]
+
+    def run(decoder: Decoder) -> Floats:
+        scores, finite = decoder.step(ids, positions, cache_of(decoder, 3), keep)
+        assert finite and len(scores) == 3 * keep
+        return scores[: 2 * keep]
+
+    if keep:
+        assert_alike(run, decoder, isa)
+    assert run(under(decoder, isa)).shape == (2 * keep, decoder.config.vocab_size)
+
+
+def test_what_would_be_read_elsewhere_is_refused(decoder: NativeDecoder, isa: str) -> None:
+    runs = under(decoder, isa)
+    for id in (-1, decoder.config.vocab_size, 1 << 40):
+        with pytest.raises(InputError, match=f"token id {id} is outside 0 to 511"):
+            runs.step([[3, id]], [[0, 1]], cache_of(runs))
+    for rows, keep in ((1, 3), (1, -1), (2, 1)):
+        with pytest.raises(InputError, match=f"scores of {keep} of 2 tokens in {rows} rows"):
+            runs.step([[3, 4]] * rows, [[0, 1]] * rows, cache_of(runs), keep)
 
 
 @needs_native

@@ -119,6 +119,9 @@ class NativeBackend:
 
     def run(self, step: Step) -> bool:
         """One native call on all threads. `step` and what it names are held meanwhile."""
+        num_rows, tokens = step.ids.shape
+        if num_rows > 1 and step.logits_to_keep not in (None, 0, tokens):
+            return self._run_all(step)
         cache, rows = step.cache, step.per_layer_rows
         memory, tables = cache.memory(), cache.tables()
         positions = _address(step.positions)
@@ -141,6 +144,17 @@ class NativeBackend:
             maxima=0 if step.scores.maxima is None else _address(step.scores.maxima),
         )
         return bool(self.program.run(call))
+
+    def _run_all(self, step: Step) -> bool:
+        """The same where the last tokens of several rows are asked for: the program lets go what
+        lies before the last row's, so all are computed, and the last of each row taken."""
+        num_rows, tokens = step.ids.shape
+        scores = Scores.empty(num_rows * tokens, step.scores.shape[1])
+        finite = self.run(step._replace(logits_to_keep=None, scores=scores))
+        kept = scores.reshape(num_rows, tokens, -1)[:, tokens - (step.logits_to_keep or 0) :]
+        step.scores[:] = kept.reshape(step.scores.shape)
+        step.scores.maxima = None
+        return finite
 
     def _keep(self, array: Floats) -> int:
         """Where float32 numbers lie, one behind the other; they stay alive."""
