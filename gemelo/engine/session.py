@@ -29,7 +29,7 @@ from gemelo.engine.continuation import Continuation, Piece
 from gemelo.engine.decoder import Decoder
 from gemelo.engine.elastic.policy import Moment, Policy, check_policy, check_turn
 from gemelo.engine.elastic.rebuild import CacheRebuild
-from gemelo.engine.elastic.speculative import Draft, check_draft
+from gemelo.engine.elastic.speculative import MOST_VERIFIED, Draft, check_draft
 from gemelo.engine.elastic.submodel_views import SubmodelViews
 from gemelo.engine.kv import KVCache
 from gemelo.engine.parallel_sampling import pieces_of
@@ -338,7 +338,7 @@ class Session(Unpicklable):
         yield row.choose(scores, last=len(self.ids) >= self.cache.context)
         while row.finish_reason is None:
             position = len(self.ids)
-            room = min(self.cache.context - position, self.cache.chunk) - 1
+            room = min(self.cache.context - position, self.cache.chunk, MOST_VERIFIED) - 1
             gamma = max(0, min(draft.gamma, room, row.sampling.max_tokens - len(row.ids) - 1))
             guesses = draft.propose(self.cache, row, position, gamma) if gamma else []
             started = time.perf_counter()

@@ -28,13 +28,16 @@ from gemelo.engine.sampler import Guess
 from gemelo.errors import InputError
 
 MOST = 8  # guesses a round
+# Tokens that a pass verifies: so many have the very numbers of as many passes (docs/kernels.md).
+MOST_VERIFIED = 16
 RETRY = 64  # plain steps before a draft that did not pay is tried again
 
 
 @dataclass
 class Draft:
     """A drafting decoder and what has been learnt about it. `fixed_gamma` None adapts the number of
-    guesses to that. Times are in seconds; `name` is what the draft is called in statistics."""
+    guesses to that; a round has 15 at most, which is as many as are verified to the same bits.
+    Times are in seconds; `name` is what the draft is called in statistics."""
 
     decoder: Decoder = field(repr=False)
     fixed_gamma: int | None = None

@@ -33,9 +33,9 @@ def decoder_of(config: Gemma3nConfig) -> NativeDecoder:
 
 
 def drafting(
-    model: Decoder, tokenizer: Tokenizer, submodel: Submodel, gamma: int | None
+    model: Decoder, tokenizer: Tokenizer, submodel: Submodel, gamma: int | None, chunk: int = 16
 ) -> Session:
-    engine = Engine(model, tokenizer, chunk=16)
+    engine = Engine(model, tokenizer, chunk=chunk)
     session = engine.session()
     session.draft = Draft(engine.views.view(submodel), gamma)
     return session
@@ -60,6 +60,16 @@ def test_greedy_is_the_whole_models_token_for_token(
     if gamma is not None:
         assert draft.drafted > draft.accepted or submodel.name != "small"
         assert draft.rounds > 0
+
+
+def test_a_pass_verifies_what_has_the_same_bits(tiny_tokenizer: Tokenizer) -> None:
+    """However many guesses are asked for: products of more tokens add in another order."""
+    quantised = native_of(tiny_gemma3n(CONFIG), "q8_0")
+    long = dataclasses.replace(GREEDY, max_tokens=50)
+    session = drafting(quantised, tiny_tokenizer, Submodel.whole(CONFIG), 30, chunk=64)
+    wanted = ids_of(Engine(quantised, tiny_tokenizer, chunk=64).session(), PROMPT, long)
+    assert ids_of(session, PROMPT, long) == wanted
+    assert session.draft is not None and max(session.draft.verify_s) == 15
 
 
 def test_modules_draft_for_modules(model: NativeDecoder, tiny_tokenizer: Tokenizer) -> None:
