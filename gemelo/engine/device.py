@@ -113,6 +113,11 @@ def _finds_cuda() -> bool:
     """Whether PyTorch finds a CUDA device; one that cannot be imported finds none."""
     try:
         import torch
-    except (ImportError, OSError):  # half installed, or a library of its own is missing
+
+        return bool(torch.cuda.is_available())
+    except (
+        ImportError,
+        OSError,
+        AttributeError,
+    ):  # half of it, or no library
         return False
-    return bool(torch.cuda.is_available())

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import sys
 from collections.abc import Callable, Iterator
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
@@ -306,6 +307,17 @@ def test_a_torch_that_cannot_be_imported_finds_nothing(
     monkeypatch.setattr(sys, "meta_path", [broken, *sys.meta_path])
     assert place("auto") == "cpu"
     with pytest.raises(MissingExtraError, match="which cannot be imported .OSError: libtorch"):
+        place("cuda")
+
+
+def test_a_torch_without_its_parts_finds_nothing(
+    driver: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hollow = ModuleType("torch")
+    hollow.__spec__ = ModuleSpec("torch", None, origin="torch/__init__.py")
+    monkeypatch.setitem(sys.modules, "torch", hollow)
+    assert place("auto") == "cpu"
+    with pytest.raises(InputError, match="finds no CUDA device"):
         place("cuda")
 
 
