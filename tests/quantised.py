@@ -54,9 +54,10 @@ def made(config: Gemma3Config | Gemma3nConfig, name: str = "f32", seed: int = 0)
 
 
 def again(decoder: NativeDecoder) -> NativeDecoder:
-    """The same decoder with a program of its own, under the instruction set that is in use."""
+    """The same decoder with a program of its own, under the instruction set that is in use, over
+    the weights as they are now."""
     return NativeDecoder(
-        decoder.config, decoder.weights, decoder.panels, decoder.table,
+        decoder.config, Weights(decoder.weights), decoder.panels, decoder.table,
         decoder.modality_embeddings, decoder.layer_indices, decoder.nested_in,
     )  # fmt: skip
 
