@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # imported by a test, too
 
 import peer_tables
 from markdown_tables import filled, significant, table
+from start import phases_table
 
 ROOT = Path(__file__).parent.parent
 PAGES = (
@@ -53,6 +54,38 @@ def formats() -> str:
         body.append([name, *(significant(value) for value in figures), rate, peak])
     heads = ["load to first token, s", "prompt of 512, tokens/s", "decode, tokens/s"]
     return table(["--format", *heads, "weights read, GB/s", "peak memory, MB"], body)
+
+
+def float_weights() -> str:
+    """Directories in 16 and 32 bits: the native program beside modules."""
+    body = []
+    for name, found in results("float_weights.json")["formats"].items():
+        for measure, aim in (("decode", "3x" if name == "bf16" else ""), ("prefill", "")):
+            speeds = [significant(found[who][measure]) for who in ("native", "modules")]
+            ratio = f"{found['native / modules'][measure]:.2f}x"
+            body.append([name, measure, *speeds, ratio, aim])
+    heads = ["tokens/s of", "native", "modules", "native / modules", "target"]
+    return table(["weights", *heads], body)
+
+
+def start() -> str:
+    """From a process's start to its first token, and its peak memory."""
+    found = results("start.json")
+    fields = {
+        "first token after, s": ("first_token_s", 1.0, "first token, llama.cpp / gemelo", "0.8"),
+        "peak memory, MB": ("peak_rss_bytes", 1e-6, "peak memory, gemelo / llama.cpp", "1.05"),
+    }
+    body = []
+    for what, (field, scale, ratio, aim) in fields.items():
+        medians = (found["medians"][name][field] * scale for name in ("gemelo", "llama.cpp"))
+        reached = f"{found['ratios'][ratio]:.2f}"
+        body.append([what, *map(significant, medians), ratio.partition(", ")[2], reached, aim])
+    return table(["", "gemelo", "llama.cpp", "ratio", "reached", "target"], body)
+
+
+def start_phases() -> str:
+    """Where the time of `gemelo generate` goes until its first token."""
+    return phases_table(results("start.json")["phases"])
 
 
 def elastic() -> str:
@@ -206,6 +239,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "rounds-xeon": partial(peer_tables.rounds_of, _XEON),
     "rounds-zen4": partial(peer_tables.rounds_of, _ZEN4),
     "formats": formats,
+    "float-weights": float_weights,
+    "start": start,
+    "start-phases": start_phases,
     "elastic": elastic,
     "elastic-kernels": elastic_kernels,
     "resident": resident,
