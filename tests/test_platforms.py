@@ -82,6 +82,8 @@ ABSENCE = """
 import importlib, sys
 import gemelo.kernels
 gemelo.kernels.__path__[:] = [sys.argv[1]]
+own = ("BuiltinImporter", "FrozenImporter", "PathFinder")  # an editable install has a finder, too
+sys.meta_path[:] = [one for one in sys.meta_path if getattr(one, "__name__", "") in own]
 sys.path_importer_cache.clear()
 from importlib.util import module_from_spec, spec_from_file_location
 spec = spec_from_file_location("gemelo.kernels.native", sys.argv[2])
