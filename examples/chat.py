@@ -19,7 +19,7 @@ for line in sys.stdin:
         break
     messages.append({"role": "user", "content": line})
     answer = ""
-    for piece in session.stream(model.tokens(messages), max_tokens=1024):
+    for piece in session.stream(model.tokens(messages), max_tokens=256):
         answer += piece.text
         print(piece.text, end="", flush=True)
     messages.append({"role": "assistant", "content": answer})
