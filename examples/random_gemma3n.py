@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 
 import gemelo
-from gemelo.config.parameters import parameter_shapes
 
 WIDTH = 32  # the block of q8_0 and q4_0, in which every matrix can be written
 CONFIG = gemelo.Gemma3nConfig(
@@ -49,7 +48,7 @@ def write(folder: Path) -> Path:
     (folder / "config.json").write_text(json.dumps(CONFIG.to_hf()))
     (folder / "tokenizer.model").write_bytes(gemelo.load().tokenizer.to_sentencepiece())
     (folder / "chat_template.jinja").write_text(TEMPLATE)
-    shapes = parameter_shapes(CONFIG)
+    shapes = gemelo.parameter_shapes(CONFIG)
     header, end = {}, 0
     for name, shape in shapes.items():
         begin, end = end, end + 2 * math.prod(shape)

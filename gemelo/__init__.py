@@ -16,7 +16,7 @@ docs/python.md is a tour; `help(gemelo.Model)`, `help(gemelo.Sampling)` and so o
   difficulty_policy, RebuildMode
 - Files: pull, convert, slice, Converted, WeightFormat, TargetFormat, KVFormat, TablePlacement
 - Configs: ModelConfig, Gemma3Config, Gemma3nConfig, LayerConfig, VisionConfig, Vision3nConfig,
-  AudioConfig, Modalities, PlaceholderTokens
+  AudioConfig, Modalities, PlaceholderTokens, parameter_shapes
 - Errors: GemeloError, InputError, ContextLengthError, SessionBusyError, FileFormatError,
   UnsupportedError, UnavailableError, MissingExtraError
 
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
         TargetFormat,
         WeightFormat,
     )
+    from gemelo.config.parameters import parameter_shapes
     from gemelo.config.sampling import Sampling, SamplingSettings
     from gemelo.config.speech_task import Task
     from gemelo.engine.completion import Choice, Completion
@@ -160,6 +161,7 @@ _HOMES = {
     "latency_policy": "gemelo.engine.elastic.policy.latency",
     "load": "gemelo.api.load.load",
     "memory_policy": "gemelo.engine.elastic.policy.memory",
+    "parameter_shapes": "gemelo.config.parameters.parameter_shapes",
     "pull": "gemelo.checkpoints.hub.pull",
     "read_audio": "gemelo.inputs.media.audio.read_audio",
     "read_image": "gemelo.inputs.media.image.read_image",
@@ -236,6 +238,7 @@ __all__ = [
     "latency_policy",
     "load",
     "memory_policy",
+    "parameter_shapes",
     "pull",
     "read_audio",
     "read_image",

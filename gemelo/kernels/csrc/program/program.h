@@ -2,7 +2,7 @@
 // threads together (ggml's compute graph, without its planner).
 //
 // A token of a small model takes a few milliseconds and some hundred steps; going back to Python
-// between them would cost as much again. The list is written in Python (gemelo/engine/graphs.py),
+// between them would cost as much again. The list is written in Python (gemelo/engine/programs),
 // where it reads like the model's forward. Buffers hold a step's tokens, float (tokens, width).
 
 #pragma once
