@@ -100,6 +100,10 @@ class SessionBusyError(InputError):
     """A session is in the middle of a turn, or has gone on from where a stream stood."""
 
 
+class ModelClosedError(InputError):
+    """A model was closed, before a request or while it was under way."""
+
+
 class UnavailableError(GemeloError):
     """Something outside is missing: a network, a hub repository, an optional package."""
 

@@ -5,8 +5,8 @@ a `Session`'s. A prompt is text, a list of messages, or token ids. Messages may 
 recordings and videos, if the model has towers for them. They need a chat template, which an
 instruction-tuned model carries; a base model says that it has none.
 
-Threads may share a model: `generate` waits until another thread's is done. A stream has its session
-until it ends, so what begins meanwhile is given a new one, and later turns go on with that.
+Threads may share a model: what they ask meanwhile is computed together, and every text is what it
+would have been alone. A stream has its session until it ends.
 
 Text on a CPU takes no PyTorch; what gives tensors does: `logits`, `forward`, embeddings of media.
 
@@ -40,9 +40,10 @@ from gemelo.engine.engine import Engine
 from gemelo.engine.media.encoders import MediaEncoders
 from gemelo.engine.memory.residency import release_tail, used_bytes
 from gemelo.engine.native_decoder import NativeDecoder
+from gemelo.engine.request import Request
 from gemelo.engine.session import Progress, Session
+from gemelo.engine.together import complete_all, stream_all
 from gemelo.engine.tokens import Tokens, checked
-from gemelo.engine.turns import Line, Turn
 from gemelo.engine.unpicklable import Unpicklable
 from gemelo.errors import InputError
 from gemelo.extras import require
@@ -75,8 +76,6 @@ class Model(Unpicklable):
         self.encoders = MediaEncoders(self._towers, checkpoint.config)
         self._load_s_due = load_s
         self._cuts: tuple[Submodel, ...] = ()  # that make this model of the checkpoint's
-        self._last: Session | None = None  # of generate and stream
-        self._line = Line()
 
     @property
     def config(self) -> ModelConfig:
@@ -114,7 +113,14 @@ class Model(Unpicklable):
         view = self.engine.views.view(part)
         old = self.engine
         engine = Engine(
-            view, old.tokenizer, old.context, old.chunk, old.kv_format, part.name or "custom"
+            view,
+            old.tokenizer,
+            old.context,
+            old.chunk,
+            old.kv_format,
+            part.name or "custom",
+            old.loop,
+            old.kv_limit_bytes,
         )
         nested = Model(self.checkpoint, engine, self.load_s)
         nested.encoders = self.encoders  # and what they encoded lately
@@ -257,37 +263,78 @@ class Model(Unpicklable):
     ) -> Completion | list[Completion]:
         """Continue a prompt to its end, as `sampling` says or its fields given as keywords.
 
-        A list of texts is as many prompts: a list of completions, one after the other, what a loop
-        over them gives. Threads may call it; they take turns.
+        A list of texts is as many prompts: a list of completions, computed together, and the same
+        texts as a loop over them gives. Threads may call it: theirs are computed together too.
         """
         chosen = Sampling.of(settings, sampling)
         if texts := batch_of(prompt):
             every = [self.tokens(text) for text in texts]  # what is wrong with one is said first
-            return [self._generate(tokens, chosen) for tokens in every]
+            return complete_all(self.engine.requests, [Request(ids, chosen) for ids in every])
         return self._generate(self.tokens(cast(PromptLike, prompt)), chosen)
 
     def _generate(self, tokens: Tokens, chosen: Sampling) -> Completion:
-        with self._line.lock:
-            session, turn = self._turn(tokens)
-            pieces = list(session.answer(turn, tokens, chosen))
-            return Completion.of(tokens.ids, pieces, session.timings, session.seed, chosen.n)
+        """Here, if nobody else asks anything now; else together with the others."""
+        request = Request(tokens, chosen)
+        if self.engine.loop.is_shared:
+            return complete_all(self.engine.requests, [request])[0]
+        session, turn = self.engine.requests.turn(request)
+        pieces = list(session.answer(turn, tokens, chosen))
+        return Completion.of(tokens.ids, pieces, session.timings, session.seed, chosen.n)
+
+    def stream_many(
+        self,
+        prompts: Sequence[PromptLike],
+        sampling: Sampling | None = None,
+        **settings: Unpack[SamplingSettings],
+    ) -> Generator[tuple[int, Piece]]:
+        """Continue prompts together: pieces as they come, each with the index of its prompt.
+
+        An error of one ends all; so does closing the stream, or leaving it.
+        """
+        chosen = Sampling.of(settings, sampling)
+        requests = [Request(self.tokens(prompt), chosen) for prompt in prompts]
+        return stream_all(self.engine.requests, requests)
+
+    def request(
+        self,
+        prompt: PromptLike,
+        sampling: Sampling | None = None,
+        *,
+        submodel: str | Submodel | None = None,
+        speculate: str | Submodel | None = None,
+        salt: str = "",
+        deadline_s: float | None = None,
+        **settings: Unpack[SamplingSettings],
+    ) -> Request:
+        """A prompt as `AsyncEngine.submit` takes it: checked, its media encoded.
+
+        submodel is the size that answers; speculate drafts for it. salt keeps callers apart who
+        must not find each other's prompts held. It fails when deadline_s have passed.
+        """
+        chosen = Sampling.of(settings, sampling)
+        part = None if submodel is None else self.engine.views.parse(submodel)
+        draft = None if speculate is None else self.draft(speculate)
+        return Request(self.tokens(prompt), chosen, part, draft, salt, deadline_s)
 
     def _stream(
         self, tokens: Tokens, sampling: Sampling, progress: Progress | None
     ) -> Generator[Piece]:
-        session, turn = self._turn(tokens)
+        session, turn = self.engine.requests.turn(Request(tokens, sampling))
         yield from session.answer(turn, tokens, sampling, progress)
 
-    def _turn(self, tokens: Tokens) -> tuple[Session, Turn]:
-        """A turn of the last call's session, if it is over and holds how tokens begin; else of a
-        new session, so that a stream goes on as it would have."""
-        last = self._last
-        if last is not None and last.tokens.common_prefix(tokens) > 1:  # more than <bos>
-            turn = last.turns.claim()
-            if turn is not None:
-                return last, turn
-        self._last = session = self.session()
-        return session, session.turns.begin()
+    def close(self) -> None:
+        """End what is under way with `ModelClosedError`, and let go of every KV cache of requests.
+
+        Also at the end of a `with` block. Sub-models of this model are closed with it.
+        """
+        self.engine.loop.close()
+        self.engine.requests.clear()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
     @refusing(GENERATING)
     def chat(

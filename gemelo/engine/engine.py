@@ -35,11 +35,16 @@ class Engine:
         chunk: int = 512,
         kv_format: KVFormat | None = None,
         name: str = "",
+        loop: StepLoop | None = None,
+        kv_limit_bytes: int | None = None,
     ) -> None:
         """context None is all that the model was trained for; the cache grows as it is used.
 
         kv_format None is the decoder's own choice: bfloat16 where the native kernels run on weights
-        of 16 bits or fewer. name is what the decoder's size is called in statistics.
+        of 16 bits or fewer. name is what the decoder's size is called in statistics. loop is that
+        of an engine on the same weights. kv_limit_bytes is what the KV caches of all requests may
+        take, those that ended included; None is half of what is free when the first one comes, and
+        256 MiB of them for those that ended.
         """
         self.decoder, self.tokenizer = decoder, tokenizer
         trained = decoder.config.max_position_embeddings
@@ -50,15 +55,33 @@ class Engine:
         self.kv_format: KVFormat = kv_format or decoder.kv_format
         check_kv_format(self.kv_format)
         self.views = SubmodelViews(decoder, name)
+        self.loop = StepLoop(Scheduler()) if loop is None else loop
+        self.kv_limit_bytes = kv_limit_bytes
+
+    @cached_property
+    def requests(self) -> RequestQueue:
+        """The requests of all callers, and what ended ones leave behind."""
+        limit = self.kv_limit_bytes
+        if limit is None:
+            limit = available_bytes() // 2
+        pool_bytes = limit if self.kv_limit_bytes is not None else min(limit, IDLE_BYTES)
+        return RequestQueue(
+            self.session, self.loop, PrefixPool(pool_bytes), Admission(limit), self.needed_bytes
+        )
+
+    def needed_bytes(self, request: Request) -> int:
+        """What the KV caches of a request may come to take."""
+        raise NotImplementedError
 
     def cache(self) -> KVCache:
-        """An empty cache of one row."""
-        return self.decoder.cache(self.context, 1, self.chunk, self.kv_format)
+        """An empty cache."""
+        return self.decoder.cache(self.context, self.chunk, self.kv_format)
 
     def session(self, take_load_s: Callable[[], float] = lambda: 0.0) -> Session:
         """A new session, empty. take_load_s gives the seconds of loading that a turn has to count;
         every turn asks, and all but a model's first are given 0."""
-        return Session(self.views, self.tokenizer, self.cache(), take_load_s)
+        sequence = CachedSequence(self.cache())
+        return Session(self.views, self.tokenizer, sequence, self.loop, take_load_s)
 
     def score(self, ids: Sequence[int] | Tokens) -> Floats:
         """Scores of the next token after every position, (T, V) float32: 1 MB a token.

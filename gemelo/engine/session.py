@@ -1,10 +1,12 @@
-"""Session: the token ids of one sequence, the KV cache that holds them, and prefix reuse.
+"""Session: one conversation: a cached sequence, the sub-model that is active, and turns on it.
 
-Callers are stateless: they pass the whole token list every time, and the session finds the longest
-prefix it already holds, rewinds to it and reads only the rest. A turn that was interrupted anywhere
-leaves the session usable, because what it claims to hold is only what a finished step has written.
-A session is one thread's at a time: a turn beside another thread's, or a stream that is resumed
-after a later turn, raises `SessionBusyError` and changes nothing (`turns`).
+Callers are stateless: they pass the whole token list every time, and the session reads what it does
+not hold already (`sequence`). A turn that was interrupted anywhere leaves the session usable. A
+session is one thread's at a time: a turn beside another thread's, or a stream that is resumed after
+a later turn, raises `SessionBusyError` and changes nothing (`turns`).
+
+A turn is a task (`work`): it asks for steps and gives pieces of text. Its steps are computed in this
+thread while no others are wanted, and else together with those of other callers (`loop`).
 
 With Gemma 3n a session can change size between tokens (`use`, or a policy), draft with a sub-model
 (`speculate`), and knows for every position which size wrote it.
@@ -16,29 +18,32 @@ With Gemma 3n a session can change size between tokens (`use`, or a policy), dra
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Unpack
 
 from gemelo.config import Submodel
 from gemelo.config.options import RebuildMode, checked_rebuild
 from gemelo.config.sampling import Sampling, SamplingSettings
 from gemelo.config.submodel import WHOLE
-from gemelo.engine import step
 from gemelo.engine.completion import Completion
 from gemelo.engine.continuation import Continuation, Piece
 from gemelo.engine.decoder import Decoder
 from gemelo.engine.elastic.policy import Moment, Policy, check_policy, check_turn
 from gemelo.engine.elastic.rebuild import CacheRebuild
-from gemelo.engine.elastic.speculative import MOST_VERIFIED, Draft, check_draft
+from gemelo.engine.elastic.speculative import Draft, check_draft
 from gemelo.engine.elastic.submodel_views import SubmodelViews
+from gemelo.engine.grid import FEW_TOKENS
 from gemelo.engine.kv import KVCache
-from gemelo.engine.parallel_sampling import pieces_of
+from gemelo.engine.loop import StepLoop
+from gemelo.engine.parallel_sampling import continue_all
 from gemelo.engine.scores import read_only
-from gemelo.engine.slots import RewindError
+from gemelo.engine.sequence import CachedSequence
 from gemelo.engine.timings import Stats, Timings
 from gemelo.engine.tokens import EmbeddingSpan, Tokens, checked
 from gemelo.engine.turns import Turn, Turns
 from gemelo.engine.unpicklable import Unpicklable
+from gemelo.engine.task import Task
+from gemelo.engine.work import Work
 from gemelo.errors import InputError
 from gemelo.inputs.tokenizer.token_ids import token_ids
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
@@ -50,27 +55,26 @@ REBUILD_TOKENS = 8  # encoded beside every new token; small batches cost little 
 
 
 class Session(Unpicklable):
-    """One sequence. `ids` is what the cache holds, `spans` the embeddings among them, `timings` of
-    the last turn, `stats` of all. `policy`, `draft` and `rebuild_mode` may be set between turns."""
+    """One conversation. `ids` is what the cache holds, `spans` the embeddings among them, `timings`
+    of the last turn, `stats` of all. `policy`, `draft` and `rebuild_mode` may be set between turns.
+    """
 
     def __init__(
         self,
         views: SubmodelViews,
         tokenizer: Tokenizer,
-        cache: KVCache,
+        sequence: CachedSequence,
+        loop: StepLoop,
         take_load_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
         """take_load_s gives the seconds of loading that a turn has to count; every turn asks."""
-        self.views, self.tokenizer, self.cache = views, tokenizer, cache
-        self.ids: list[int] = []
-        self.spans: list[EmbeddingSpan] = []
+        self.views, self.tokenizer, self.sequence, self.loop = views, tokenizer, sequence, loop
         self.active: Submodel | None = views.whole
         self._policy: Policy | None = None
         self._draft: Draft | None = None
         self._rebuild_mode: RebuildMode = "off"
         self.timings, self.stats, self.seed = Timings(), Stats(), 0
         self.turns = Turns()
-        self._writers: list[Submodel | None] = []  # of every position
         self._rebuild: CacheRebuild | None = None
         self._take_load_s, self._step_s = take_load_s, 0.0
         self._since = 0  # tokens written since the last switch
@@ -81,9 +85,24 @@ class Session(Unpicklable):
         return self.views.view(self.active)
 
     @property
+    def cache(self) -> KVCache:
+        """The keys and values of what is held."""
+        return self.sequence.cache
+
+    @property
+    def ids(self) -> list[int]:
+        """The token ids that the cache holds."""
+        return self.sequence.ids
+
+    @property
+    def spans(self) -> list[EmbeddingSpan]:
+        """The embeddings among them."""
+        return self.sequence.spans
+
+    @property
     def tokens(self) -> Tokens:
         """What the cache holds."""
-        return Tokens(self.ids, self.spans)
+        return self.sequence.tokens
 
     def __repr__(self) -> str:
         size = "" if self.active is None else f", {self.active.name or 'custom'} is active"
@@ -101,13 +120,15 @@ class Session(Unpicklable):
         """
         self.turns.beside()
         submodel, self.rebuild_mode = self.views.parse(choice), rebuild
+        self._switch(submodel)
+        if rebuild == "now":
+            self.loop.finish(self._rebuild_all())
+
+    def _switch(self, submodel: Submodel) -> None:
         if submodel != self.active:
             self.stats.switches += 1
             self.active, self._since, self._step_s = submodel, 0, 0.0
         self._rebuild = None
-        if rebuild == "now":
-            while self.num_stale:
-                self._rebuild_some(self.cache.chunk)
 
     def speculate(self, choice: str | Submodel, gamma: int | None = None) -> Draft:
         """Draft with a sub-model from the next turn on; returns what is learnt about it.
@@ -155,34 +176,47 @@ class Session(Unpicklable):
 
     def _stale(self) -> list[bool]:
         """Of every position, whether it is one of those."""
-        writers = {id(writer): writer for writer in self._writers}
+        held_by = self.sequence.writers
+        writers = {id(writer): writer for writer in held_by}
         same = {key for key, writer in writers.items() if self.views.same_keys(writer, self.active)}
-        return [id(writer) not in same for writer in self._writers]
+        return [id(writer) not in same for writer in held_by]
 
     @property
     def written_by(self) -> list[str]:
         """For every position held, the name of the size that wrote it."""
-        return [writer.name if writer else WHOLE for writer in self._writers]
+        return [writer.name if writer else WHOLE for writer in self.sequence.writers]
 
-    def _rebuild_some(self, count: int) -> None:
-        """Encode a little more of a clean cache; take it when it has caught up."""
+    def _rebuild_all(self) -> Task[None]:
+        """Encode all that is stale again."""
+        while self.num_stale:
+            yield self._rebuild_works(self.cache.chunk)
+            self._take_rebuilt()
+
+    def _rebuild_works(self, count: int) -> list[Work]:
+        """What encodes a little more of a clean cache."""
         if self._rebuild is None:
             self._rebuild = CacheRebuild(self.decoder, self.cache, self._stale().index(True))
-        self.stats.rebuilt_tokens += self._rebuild.advance(self.tokens, count)
-        if self._rebuild.done == len(self.ids):
-            self.cache = self._rebuild.cache
-            self._writers = [self.active] * len(self.ids)
-            self.stats.rebuilds += 1
-            self._rebuild = None
+        return self._rebuild.works(self.tokens, count)
 
-    def _decide(self, scores: Floats) -> None:
+    def _take_rebuilt(self) -> None:
+        """The clean cache takes the place of the stale one when it has caught up."""
+        if self._rebuild is not None:
+            self.stats.rebuilt_tokens += self._rebuild.take_encoded()
+            if self._rebuild.done == len(self.ids):
+                self.sequence.replace_cache(self._rebuild.cache, self.active)
+                self.stats.rebuilds += 1
+                self._rebuild = None
+
+    def _decide(self, scores: Floats) -> Task[None]:
         if self.policy is not None and self.active is not None:
             moment = Moment(self.active, read_only(scores), self._step_s, self._since)
             chosen = self.policy(moment)
             if not isinstance(chosen, Submodel):
                 raise InputError(f"the policy chose {chosen!r:.60}; expected a Submodel")
             if chosen != self.active:
-                self.use(chosen, self.rebuild_mode)
+                self._switch(chosen)
+                if self.rebuild_mode == "now":
+                    yield from self._rebuild_all()
 
     # ---- turns -----------------------------------------------------------------------------------
 
@@ -232,61 +266,81 @@ class Session(Unpicklable):
         self, turn: Turn, tokens: Tokens, sampling: Sampling, progress: Progress | None = None
     ) -> Generator[Piece]:
         """What `stream` gives, in a turn that was begun; tokens are checked."""
-        pieces = self._pieces(tokens, sampling, progress)
+        task = self.task(tokens, sampling, progress)
         try:
-            while (piece := turn.run(next, pieces, None)) is not None:
+            while (piece := turn.run(self.loop.advance, task)) is not None:
                 yield piece
         finally:
             turn.over = True
 
-    def _pieces(
-        self, tokens: Tokens, sampling: Sampling, progress: Progress | None
-    ) -> Generator[Piece]:
+    def task(
+        self, tokens: Tokens, sampling: Sampling, progress: Progress | None = None
+    ) -> Task[None]:
+        """A turn as a task that somebody else runs; tokens are checked."""
         check_turn(self.policy, self.draft is not None, self.active, sampling.n)
         self.timings = timings = Timings(load_s=self._take_load_s())
         started = time.perf_counter()
-        scores = self._read(tokens, progress, timings)
+        scores = yield from self._read(tokens, progress, timings)
         rows = [
             Continuation(self.tokenizer, tokens.ids, sampling, index) for index in range(sampling.n)
         ]
         self.seed = rows[0].sampler.seed
         if sampling.n > 1:
-            pieces = pieces_of(rows, scores, self.decoder, self.cache, len(self.ids))
+            task = continue_all(rows, scores, self.decoder, self.cache, len(self.ids))
         elif self.draft is not None:
-            pieces = self._speculate(rows[0], scores, self.draft)
+            task = self._speculate(rows[0], scores, self.draft)
         else:
-            pieces = self._continue(rows[0], scores)
-        clock, scorer = time.perf_counter(), self.active
-        timings.prefill_s = clock - started
-        for piece in pieces:
-            self.stats.answered[scorer.name if scorer else WHOLE] += len(piece.token_ids)
+            task = self._continue(rows[0], scores)
+        timings.prefill_s = time.perf_counter() - started
+        yield from self._timed(task, rows, timings)
+        check_files(self.views.files)  # what was written over in a turn may have been read in it
+
+    def _timed(
+        self, task: Task[None], rows: Sequence[Continuation], timings: Timings
+    ) -> Task[None]:
+        """The same task, its pieces counted; what the caller does between two of them is not ours.
+        """
+        clock, scorer, scores = time.perf_counter(), self.active, None
+        while True:
+            try:
+                item = task.send(scores)
+            except StopIteration:
+                return
+            if not isinstance(item, Piece):
+                scores = yield item
+                continue
+            self.stats.answered[scorer.name if scorer else WHOLE] += len(item.token_ids)
             timings.decode_tokens = sum(max(0, len(row.ids) - 1) for row in rows)
             timings.decode_s += time.perf_counter() - clock
-            yield piece
-            # what the caller did meanwhile is not ours
-            clock, scorer = time.perf_counter(), self.active
-        check_files(self.views.files)  # what was written over in a turn may have been read in it
+            yield item
+            clock, scorer, scores = time.perf_counter(), self.active, None
 
     def read(self, tokens: Sequence[int] | Tokens, progress: Progress | None = None) -> Floats:
         """Bring the cache to hold tokens, reusing a common prefix; scores (V,) of what follows."""
-        return self.turns.once(self._read, self._prompt(tokens), progress, Timings())
+        task = self._read(self._prompt(tokens), progress, Timings())
+        return self.turns.once(self.loop.finish, task)
 
-    def _read(self, tokens: Tokens, progress: Progress | None, timings: Timings) -> Floats:
+    def _read(
+        self, tokens: Tokens, progress: Progress | None, timings: Timings
+    ) -> Task[Floats]:
         shared = self._rewind_to(tokens, len(tokens) - 1)
         self.timings, writer = timings, self.active  # whom `progress` may change
         timings.reused_tokens, timings.prefill_tokens = shared, len(tokens) - shared
 
-        def done(position: int) -> None:
-            self._hold(tokens.ids[len(self.ids) : position], writer)
+        def told(position: int) -> None:
+            self._count(position - shared - timings_read[0], writer)
+            timings_read[0] = position - shared
             if progress is not None:
                 progress(position - shared, len(tokens) - shared)
 
-        return step.prefill(self.decoder, self.cache, tokens, shared, done)
+        timings_read = [0]
+        scores = yield from self.sequence.read(self.decoder, writer, tokens, told)
+        return scores
 
     def write(self, tokens: Sequence[int] | Tokens) -> None:
         """Bring the cache to hold tokens: nothing is scored, and Gemma 3n's layers without keys of
         their own do not run. For a prompt that is still going on; `extend` goes on with it."""
-        self.turns.once(self._write, self._prompt(tokens))
+        self.turns.once(self.loop.finish, self._write(self._prompt(tokens)))
 
     def extend(self, tokens: Sequence[int] | Tokens) -> None:
         """Write more tokens after those that are held, at a cost that does not grow with these."""
@@ -294,57 +348,47 @@ class Session(Unpicklable):
         more = Tokens(token_ids(more.ids), more.spans)
         if len(more):
             more = checked(more, self.cache.config, self.cache.context, num_held=len(self.ids))
-            self.turns.once(self._extend, more)
+            self.turns.once(self.loop.finish, self._extend(more))
 
-    def _write(self, tokens: Tokens) -> None:
+    def _write(self, tokens: Tokens) -> Task[None]:
         shared = self._rewind_to(tokens, len(tokens))
-        for begin, end in tokens.chunks(shared, self.cache.chunk):
-            step.write(self.decoder, self.cache, tokens[begin:end], begin)
-            self._hold(tokens.ids[begin:end], self.active)
+        yield from self.sequence.write(self.decoder, self.active, tokens)
+        self._count(len(tokens) - shared, self.active)
 
-    def _extend(self, more: Tokens) -> None:
+    def _extend(self, more: Tokens) -> Task[None]:
         check_files(self.views.files)
-        begun = len(self.ids)
-        while self.spans and self.spans[-1].end > begun:  # of a prompt that was not read whole
-            span = self.spans.pop()
-            if span.begin < begun:
-                self.spans.append(span.within(0, begun))
-        self.spans.extend(span.moved(begun) for span in more.spans)
-        for begin, end in more.chunks(0, self.cache.chunk):
-            step.write(self.decoder, self.cache, more[begin:end], begun + begin)
-            self._hold(more.ids[begin:end], self.active)
+        yield from self.sequence.extend(self.decoder, self.active, more)
+        self._count(len(more), self.active)
 
     def _rewind_to(self, tokens: Tokens, limit: int) -> int:
-        """Forget what is held beyond the common prefix with tokens, at most `limit`; its length."""
+        """Forget what is held beyond the usable prefix of tokens, at most `limit`; its length."""
         check_files(self.views.files)
-        shared = min(self.tokens.common_prefix(tokens), limit)
-        self._forget(tokens.uncut(shared))
-        self.spans = list(tokens.spans)
-        return len(self.ids)
+        shared = self.sequence.rewind_to(tokens, limit)
+        if self._rebuild is not None:
+            self._rebuild.rewind(shared)
+        return shared
 
-    def _continue(self, row: Continuation, scores: Floats) -> Iterator[Piece]:
+    def _continue(self, row: Continuation, scores: Floats) -> Task[None]:
         """One token after another, in whatever size is active."""
         while True:
-            self._decide(scores)
+            yield from self._decide(scores)
             piece = row.choose(scores, last=len(self.ids) >= self.cache.context)
             self.decoder.prefetch(row.ids[-1:])  # while the caller has the piece
             yield piece
             if row.finish_reason is not None:
                 return
-            scores = self._append(row.ids[-1:])[-1]
+            scores = (yield from self._append(row.ids[-1:]))[-1]
 
-    def _speculate(self, row: Continuation, scores: Floats, draft: Draft) -> Iterator[Piece]:
+    def _speculate(self, row: Continuation, scores: Floats, draft: Draft) -> Task[None]:
         """Rounds of guesses and their verification; the same text as without."""
         yield row.choose(scores, last=len(self.ids) >= self.cache.context)
         while row.finish_reason is None:
             position = len(self.ids)
-            room = min(self.cache.context - position, self.cache.chunk, MOST_VERIFIED) - 1
+            room = min(self.cache.context - position, self.cache.chunk, FEW_TOKENS) - 1
             gamma = max(0, min(draft.gamma, room, row.sampling.max_tokens - len(row.ids) - 1))
-            guesses = draft.propose(self.cache, row, position, gamma) if gamma else []
-            started = time.perf_counter()
-            all_scores = self._append([row.ids[-1], *(guess.id for guess in guesses)])
-            seconds = time.perf_counter() - started
-            accepted = 0
+            guesses = (yield from draft.propose(self.cache, row, position, gamma)) if gamma else []
+            all_scores = yield from self._append([row.ids[-1], *(guess.id for guess in guesses)])
+            seconds, accepted = self._step_s, 0
             for index, after in enumerate(all_scores):
                 guess = guesses[index] if index < len(guesses) else None
                 last = position + index + 1 >= self.cache.context
@@ -359,34 +403,25 @@ class Session(Unpicklable):
             if guesses:  # a plain step has nothing to take back
                 self._forget(position + accepted + 1)
 
-    def _append(self, ids: Sequence[int]) -> Floats:
+    def _append(self, ids: Sequence[int]) -> Task[Floats]:
         """Write the last token, and guesses after it; scores (T, V) after each."""
-        started, position = time.perf_counter(), len(self.ids)
-        if len(ids) == 1:
-            scores = step.decode(self.decoder, self.cache, ids, [position])
-        else:
-            scores = step.verify(self.decoder, self.cache, ids, position)
+        started = time.perf_counter()
+        lazily = self.rebuild_mode == "lazy" and self.num_stale > 0
+        beside = self._rebuild_works(REBUILD_TOKENS + len(ids)) if lazily else []
+        scores = yield from self.sequence.append(self.decoder, self.active, ids, beside)
         self._step_s = time.perf_counter() - started
-        self._hold(ids, self.active)
-        if self.rebuild_mode == "lazy" and self.num_stale:
-            self._rebuild_some(REBUILD_TOKENS + len(ids))
+        self._count(len(ids), self.active)
+        if lazily:
+            self._take_rebuilt()
         return scores
 
-    def _hold(self, ids: Sequence[int], writer: Submodel | None) -> None:
-        """Note what a finished step has written, and who did. Ids come last: what they claim is
-        what counts, wherever an interrupt comes."""
-        self._writers[len(self.ids) :] = [writer] * len(ids)
-        self.ids.extend(ids)
-        self._since += len(ids)
-        self.stats.tokens[writer.name if writer else WHOLE] += len(ids)
+    def _count(self, count: int, writer: Submodel | None) -> None:
+        """Tokens that a size has written."""
+        self._since += count
+        self.stats.tokens[writer.name if writer else WHOLE] += count
 
     def _forget(self, end: int) -> None:
-        """Hold `end` tokens and no more; none at all, if the rings do not reach back so far."""
-        try:
-            self.cache.rewind(0, end)
-        except RewindError:
-            self.cache.clear()
-            end = 0
+        """Hold `end` tokens and no more."""
+        self.sequence.forget(end)
         if self._rebuild is not None:
-            self._rebuild.rewind(end)
-        del self.ids[end:], self._writers[end:]
+            self._rebuild.rewind(len(self.ids))

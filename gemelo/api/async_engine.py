@@ -1,0 +1,128 @@
+"""Async engine: requests of an asyncio program, whose event loop never waits for a step.
+
+The steps run in a thread of the model's (`engine.loop`), which hands over what a step has brought to
+all requests at once. A request that nobody reads any more is cancelled, and gone within a step.
+
+    async with gemelo.AsyncEngine(model) as engine:
+        request = await engine.request("Once upon a time", temperature=0)
+        async for piece in engine.submit(request):
+            print(piece.text, end="")
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import Any
+
+from gemelo.api.model import Model, PromptLike
+from gemelo.engine.completion import Completion
+from gemelo.engine.continuation import Piece
+from gemelo.engine.delivery import Delivery
+from gemelo.engine.request import Request, Ticket
+
+
+class AsyncEngine:
+    """A model's requests in one event loop. Leaving the context cancels those under way."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self._streams: dict[Ticket, AsyncStream] = {}
+        self._events: asyncio.AbstractEventLoop | None = None
+
+    async def request(self, prompt: PromptLike, **options: Any) -> Request:
+        """What `Model.request` makes of a prompt, in a thread beside: text is tokenised and media
+        are encoded there."""
+        return await asyncio.to_thread(self.model.request, prompt, **options)
+
+    def submit(self, request: Request) -> AsyncStream:
+        """Hand a request in; its pieces come by `async for`.
+
+        Raises UnavailableError for one that can never fit in memory, and where too many wait.
+        """
+        self._events = asyncio.get_running_loop()
+        ticket = Ticket(request, self)
+        stream = self._streams[ticket] = AsyncStream(ticket)
+        try:
+            self.model.engine.requests.submit(ticket)
+        except BaseException:
+            del self._streams[ticket]
+            raise
+        return stream
+
+    async def generate(self, prompt: PromptLike, **options: Any) -> Completion:
+        """Continue a prompt to its end."""
+        stream = self.submit(await self.request(prompt, **options))
+        async for _ in stream:
+            pass
+        return stream.completion()
+
+    def put(self, batch: list[Delivery]) -> None:
+        """Called by the engine's thread: what a step has brought."""
+        assert self._events is not None, "a ticket was made in an event loop"
+        try:
+            self._events.call_soon_threadsafe(self._deliver, batch)
+        except RuntimeError:  # the event loop was closed: nobody is there to read
+            for delivery in batch:
+                delivery.ticket.cancel()
+
+    def _deliver(self, batch: list[Delivery]) -> None:
+        for delivery in batch:
+            self._streams[delivery.ticket].push(delivery)
+            if delivery.is_last:
+                del self._streams[delivery.ticket]
+
+    async def __aenter__(self) -> AsyncEngine:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        streams = list(self._streams.values())
+        for stream in streams:
+            stream.cancel()
+        for stream in streams:
+            await stream.until_ended()
+
+
+class AsyncStream:
+    """A request's pieces as an async iterator, for one reader. `AsyncEngine.submit` makes it."""
+
+    def __init__(self, ticket: Ticket) -> None:
+        self.ticket = ticket
+        self._pieces: deque[Piece] = deque()
+        self._news, self._is_over = asyncio.Event(), False
+
+    def push(self, delivery: Delivery) -> None:
+        """What a step has brought; the last one perhaps nothing."""
+        self._pieces.extend(delivery.pieces)
+        self._is_over = delivery.is_last
+        self._news.set()
+
+    def cancel(self) -> None:
+        """Give the request up. Its iterator ends."""
+        self.ticket.cancel()
+
+    def completion(self) -> Completion:
+        """What was written so far."""
+        return self.ticket.completion()
+
+    async def until_ended(self) -> None:
+        """Wait until nothing is left of the request."""
+        while not self._is_over:
+            self._news.clear()
+            await self._news.wait()
+
+    async def __aiter__(self) -> AsyncIterator[Piece]:
+        """Raises what ended the request, if an error did."""
+        try:
+            while True:
+                while self._pieces:
+                    yield self._pieces.popleft()
+                if self._is_over:
+                    break
+                self._news.clear()
+                await self._news.wait()
+            if self.ticket.error is not None:
+                raise self.ticket.error
+        finally:
+            self.ticket.cancel()

@@ -1,0 +1,260 @@
+"""Step loop: computes the steps that tasks ask for, of one caller at once, of many together.
+
+While there is one caller, steps are computed in its own thread: nothing is handed over, and Ctrl-C
+is its own. When a second one asks meanwhile, a thread is started that has the model from then on,
+until nobody has asked for a moment. Before each step it looks what everybody waits for and lets the
+scheduler choose; runs it, a native call for each size; and lets those go on whose works are done.
+Tasks of requests run in that thread (`request_queue`); those of sessions stay in their callers'
+threads, which wait here.
+
+An error of a step ends the tasks that had a piece in it and no others. A caller who is interrupted
+leaves as soon as no step runs that has a piece of its works.
+
+    loop = StepLoop(Scheduler())
+    piece = loop.advance(task)                 # a task of this thread: its next piece of text
+
+V vocabulary.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from gemelo.engine import step
+from gemelo.engine.continuation import Piece
+from gemelo.engine.delivery import Delivery, deliver
+from gemelo.engine.scheduler import Scheduler, Share
+from gemelo.engine.task import R, Task, Waiting, Works
+from gemelo.engine.work import Work
+from gemelo.errors import ModelClosedError
+from gemelo.kernels.quants import Floats
+
+LINGER_S = 0.05  # how long the thread stays when nobody asks
+_AWAITED = 0.2  # of a step's time: how long callers that were just answered are waited for
+
+OnStep = Callable[[float, float, Sequence[Share[Work]]], None]
+
+
+class StepLoop:
+    """The steps of one model, for all its callers. `closed` says that there are no more."""
+
+    def __init__(self, scheduler: Scheduler, on_step: OnStep | None = None) -> None:
+        """on_step is told of every step when it began and ended, in seconds of
+        `time.perf_counter`, and what it took of which works."""
+        self.scheduler, self.on_step, self.closed = scheduler, on_step, False
+        self._renew()
+
+    def _renew(self) -> None:
+        """Nothing under way: as in the child of a fork, which has none of its parent's threads."""
+        self._process = os.getpid()
+        self._changing, self._stepping = threading.Lock(), threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._asked: queue.SimpleQueue[Waiting] = queue.SimpleQueue()
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether a step is under way, or a thread has the model."""
+        self._check_process()
+        return self._thread is not None or self._stepping.locked()
+
+    # ---- a task of this thread -------------------------------------------------------------------
+
+    def advance(self, task: Task[Any]) -> Piece | None:
+        """Go on with a task to its next piece of text; None at its end."""
+        scores: list[Floats] | None = None
+        while True:
+            try:
+                item = task.send(scores)
+            except StopIteration:
+                return None
+            if isinstance(item, Piece):
+                return item
+            scores = self.run(item)
+
+    def finish(self, task: Task[R]) -> R:
+        """A task that gives no text, to its end: what it returns."""
+        scores: list[Floats] | None = None
+        while True:
+            try:
+                item = task.send(scores)
+            except StopIteration as end:
+                result: R = end.value
+                return result
+            assert not isinstance(item, Piece), "a task that gives text is asked for it"
+            scores = self.run(item)
+
+    def run(self, works: Works) -> list[Floats]:
+        """Works to their end: the scores of each, (logits_to_keep, V)."""
+        while pending := [work for work in works if not work.is_done]:
+            if self.enter():
+                try:
+                    for group in self.scheduler.batch(pending).groups:
+                        self._step(group)
+                finally:
+                    self.leave()
+            else:
+                caller = Caller(works)
+                self.ask(caller)
+                caller.wait()
+        return [work.scores for work in works]
+
+    def enter(self) -> bool:
+        """Whether no step is under way, and none will be until `leave`."""
+        self._check()
+        return self._thread is None and self._stepping.acquire(blocking=False)
+
+    def leave(self) -> None:
+        """Steps may go on."""
+        self._stepping.release()
+
+    def close(self) -> None:
+        """End all that is under way with `ModelClosedError`, as soon as its step is over."""
+        self.closed = True
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    def _check(self) -> None:
+        self._check_process()
+        if self.closed:
+            raise ModelClosedError("the model was closed; load it again")
+
+    def _check_process(self) -> None:
+        if self._process != os.getpid():
+            self._renew()
+
+    def _step(self, group: Sequence[Share[Work]]) -> None:
+        """One step: what the scheduler has chosen of works of one size."""
+        parts = [(share.work, share.work.pieces(share.limit)) for share in group]
+        pieces = [piece for _, taken in parts for piece in taken]
+        began = time.perf_counter()
+        scores = iter(step.forward(group[0].work.decoder, pieces))
+        if self.on_step is not None:
+            self.on_step(began, time.perf_counter(), group)
+        for work, taken in parts:
+            work.wrote(taken, [next(scores) for _ in taken])
+
+    # ---- the thread of many ----------------------------------------------------------------------
+
+    def ask(self, waiting: Waiting) -> None:
+        """Have somebody served by the loop's thread."""
+        self._check()
+        with self._changing:
+            self._asked.put(waiting)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._serve, name="gemelo", daemon=True)
+                self._thread.start()
+
+    def _serve(self) -> None:
+        present: list[Waiting] = []
+        with self._stepping:  # from here on nobody steps alone
+            while self._anybody(present):
+                began = time.perf_counter()
+                num_answered = self.round(present)
+                until = time.perf_counter() + _AWAITED * (time.perf_counter() - began)
+                self._await(present, num_answered, until)
+
+    def _anybody(self, present: list[Waiting]) -> bool:
+        """Whether somebody is here. If nobody has come for a moment, the thread is given up."""
+        self._await(present, self._asked.qsize(), float("inf"))
+        if not present:
+            self._await(present, 1, time.perf_counter() + LINGER_S)
+        with self._changing:
+            if not present and self._asked.empty():
+                self._thread = None
+                return False
+        return True
+
+    def _await(self, present: list[Waiting], count: int, until: float) -> None:
+        """Take in so many who come, as long as there is time."""
+        while count > 0 and (left_s := until - time.perf_counter()) > 0:
+            try:
+                present.append(self._asked.get(timeout=min(left_s, LINGER_S)))
+            except queue.Empty:
+                return
+            count -= 1
+
+    def round(self, present: list[Waiting]) -> int:
+        """Steps for what everybody waits for, one of each size; how many callers were answered."""
+        self._let_go(present)
+        failed = self._steps(present)
+        served = [w for w in present if all(work.is_done for work in w.works)]
+        num_answered = 0
+        for waiting, error in failed:
+            waiting.fail(error)
+            present.remove(waiting)
+        for waiting in served:
+            if not waiting.proceed():
+                present.remove(waiting)
+                num_answered += isinstance(waiting, Caller)
+        deliver([*served, *(waiting for waiting, _ in failed)])
+        return num_answered
+
+    def _let_go(self, present: list[Waiting]) -> None:
+        """Those who wait no longer, and everybody if the model was closed."""
+        gone = [waiting for waiting in present if waiting.given_up or self.closed]
+        for waiting in gone:
+            present.remove(waiting)
+            waiting.fail(ModelClosedError("the model was closed") if self.closed else None)
+        deliver(gone)
+
+    def _steps(self, present: list[Waiting]) -> list[tuple[Waiting, BaseException]]:
+        """Run what the scheduler chooses; who had a piece in a step that failed, and its error."""
+        owners = {id(work): waiting for waiting in present for work in waiting.works}
+        works = [work for w in present for work in w.works if not work.is_done]
+        if not works:
+            return []
+        failed: dict[int, tuple[Waiting, BaseException]] = {}
+        batch, began = self.scheduler.batch(works), time.perf_counter()
+        for group in batch.groups:
+            try:
+                self._step(group)
+            except Exception as error:
+                hurt = [owners[id(share.work)] for share in group]
+                failed.update({id(waiting): (waiting, error) for waiting in hurt})
+        self.scheduler.learn(batch, time.perf_counter() - began)
+        return list(failed.values())
+
+
+class Caller:
+    """A task in a thread of its own, which waits for its works."""
+
+    def __init__(self, works: Works) -> None:
+        self.works, self.given_up = works, False
+        self.error: BaseException | None = None
+        self.over = threading.Event()
+
+    def proceed(self) -> bool:
+        """Its thread goes on; if there are more works, it comes with them."""
+        self.over.set()
+        return False
+
+    def fail(self, error: BaseException | None) -> None:
+        """Its thread gets the error."""
+        self.error = error
+        self.over.set()
+
+    def take_deliveries(self) -> list[Delivery]:
+        """Nothing: its text is made in its own thread."""
+        return []
+
+    def wait(self) -> None:
+        """Until the works are done. An interrupt gives them up, and leaves when no step runs that
+        has a piece of them."""
+        try:
+            self.over.wait()
+        except BaseException:
+            self.given_up = True
+            while not self.over.is_set():
+                try:
+                    self.over.wait()
+                except KeyboardInterrupt:
+                    continue
+            raise
+        if self.error is not None:
+            raise self.error

@@ -1,0 +1,170 @@
+"""Request queue: who waits, who is under way, and the sessions that ended requests leave behind.
+
+A request begins when the KV cache that it may come to need fits beside what others have reserved,
+in the order of arrival. What that is is known before it runs (`plan`), so that none runs out of
+memory in the middle, and one that can never fit is refused at once. Sessions of ended requests stay
+as long as nobody needs their room; a request that begins as one of them reads the rest alone
+(`prefix_pool`).
+
+    queue = RequestQueue(engine.session, loop, pool, admission, needed_bytes)
+    queue.submit(ticket)                       # raises if it can never fit, or too many wait
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+
+from gemelo.config import Submodel
+from gemelo.engine.continuation import Piece
+from gemelo.engine.delivery import Delivery
+from gemelo.engine.loop import StepLoop
+from gemelo.engine.plan import Admission
+from gemelo.engine.prefix_pool import PrefixPool
+from gemelo.engine.request import Request, Ticket
+from gemelo.engine.session import Session
+from gemelo.engine.task import Task, Works
+from gemelo.engine.tokens import Tokens
+from gemelo.engine.turns import Line, Turn
+from gemelo.errors import UnavailableError
+from gemelo.kernels.quants import Floats
+
+Key = tuple[Submodel | None, str]  # of held tokens: who wrote them, and for whom
+
+
+class RequestQueue:
+    """The requests of one engine; `limit` is how many may wait."""
+
+    def __init__(
+        self,
+        new_session: Callable[[], Session],
+        loop: StepLoop,
+        pool: PrefixPool[Session],
+        admission: Admission,
+        needed_bytes: Callable[[Request], int],
+        limit: int = 256,
+    ) -> None:
+        """needed_bytes is what a request may come to take."""
+        self.new_session, self.loop, self.pool = new_session, loop, pool
+        self.admission, self.needed_bytes, self.limit = admission, needed_bytes, limit
+        self._waiting: deque[Running] = deque()
+        self._line = Line()
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that have not begun."""
+        return len(self._waiting)
+
+    def submit(self, ticket: Ticket) -> None:
+        """Put a request at the end of the line; any thread may.
+
+        Raises UnavailableError for one that can never fit, and where too many wait.
+        """
+        nbytes = self.needed_bytes(ticket.request)
+        self.admission.check(nbytes)
+        with self._line.lock:
+            if len(self._waiting) >= self.limit:
+                raise UnavailableError(
+                    f"{self.limit} requests wait already, which is the limit; ask again later"
+                )
+            running = Running(self, ticket, nbytes)
+            self._waiting.append(running)
+        self.loop.ask(running)
+
+    def begin(self, running: Running) -> Session | None:
+        """The session of a request whose turn it is; None while it has to wait."""
+        with self._line.lock:
+            if self._waiting[0] is not running:
+                return None
+            self.pool.shrink(self.admission.limit_bytes - self.admission.used - running.nbytes)
+            if not self.admission.reserve(running, running.nbytes):
+                return None
+            self._waiting.popleft()
+            return self.session(running.ticket.request)
+
+    def leave(self, running: Running) -> None:
+        """A request has ended, begun or not."""
+        with self._line.lock:
+            if running in self._waiting:
+                self._waiting.remove(running)
+            self.admission.release(running)
+
+    def session(self, request: Request) -> Session:
+        """One that holds how a request begins, as much as is worth it; else an empty one."""
+        found = self.pool.take(request.tokens, (request.submodel, request.salt))
+        session = self.new_session() if found is None else found
+        return session
+
+
+class Running:
+    """A request: waiting for room, or under way."""
+
+    def __init__(self, queue: RequestQueue, ticket: Ticket, nbytes: int) -> None:
+        self.queue, self.ticket, self.nbytes = queue, ticket, nbytes
+        self.works: Works = []
+        self._task: Task[None] | None = None
+        self._session: Session | None = None
+        self._turn: Turn | None = None
+        self._pieces: list[Piece] = []
+
+    @property
+    def given_up(self) -> bool:
+        """Whether it was cancelled, or its time is over."""
+        return self.ticket.cancelled or self.ticket.overdue
+
+    def proceed(self) -> bool:
+        """Begin if there is room, or go on with the scores of the works."""
+        if self._task is None and not self._begin():
+            return True
+        try:
+            self._advance([work.scores for work in self.works] if self.works else None)
+        except Exception as error:
+            self._end(error)
+        return not self.ticket.ended
+
+    def fail(self, error: BaseException | None) -> None:
+        """End it; without an error it was cancelled, or came too late."""
+        if error is None and not self.ticket.cancelled:
+            error = UnavailableError(
+                f"the request was not answered within its {self.ticket.request.deadline_s} s"
+            )
+        self._end(error)
+
+    def take_deliveries(self) -> list[Delivery]:
+        """Its new pieces, and its end."""
+        pieces, self._pieces = self._pieces, []
+        ended = self.ticket.ended
+        return [Delivery(self.ticket, pieces, ended)] if pieces or ended else []
+
+    def _begin(self) -> bool:
+        session = self.queue.begin(self)
+        if session is None:
+            return False
+        request, ticket = self.ticket.request, self.ticket
+        self._session, self._turn = session, session.turns.begin()
+        ticket.queue_s = time.monotonic() - ticket.submitted
+        self._task = session.task(request.tokens, request.sampling)
+        return True
+
+    def _advance(self, scores: list[Floats] | None) -> None:
+        """To the next works, with all pieces before them."""
+        assert self._task is not None, "a request that goes on has begun"
+        try:
+            while isinstance(item := self._task.send(scores), Piece):
+                self._pieces.append(item)
+                self.ticket.pieces.append(item)
+                scores = None
+            self.works = item
+        except StopIteration:
+            self._end(None)
+
+    def _end(self, error: BaseException | None) -> None:
+        """Nothing is left of it but what its session holds."""
+        ticket, session = self.ticket, self._session
+        if self._task is not None:
+            self._task.close()
+        if session is not None and self._turn is not None:
+            ticket.timings, ticket.seed, self._turn.over = session.timings, session.seed, True
+        self.queue.leave(self)
+        ticket.error, ticket.ended, self.works = error, True, []

@@ -1,0 +1,245 @@
+"""Requests of many callers, on a decoder that computes nothing: every text is what it is alone."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gemelo.config.sampling import Sampling
+from gemelo.engine.delivery import Inbox
+from gemelo.engine.engine import Engine
+from gemelo.engine.request import Request, Ticket
+from gemelo.engine.task import Waiting
+from gemelo.engine.together import complete_all, stream_all
+from gemelo.engine.tokens import Tokens
+from gemelo.errors import InputError, ModelClosedError, UnavailableError
+from tests.engine.fake_decoder import FakeDecoder, FakeTokenizer, text_alone
+
+SHARED = [1 + index * index % 90 for index in range(700)]
+
+
+def engine_of(kv_limit_bytes: int | None = 1 << 20, **options: Any) -> Engine:
+    decoder: Any = FakeDecoder()
+    tokenizer: Any = FakeTokenizer()
+    return Engine(decoder, tokenizer, 1024, 64, kv_limit_bytes=kv_limit_bytes, **options)
+
+
+def request(prompt: list[int], count: int, **options: Any) -> Request:
+    sampling = Sampling(temperature=0, max_tokens=count)
+    return Request(Tokens(prompt), sampling, **options)
+
+
+def ids_of(ticket: Ticket) -> list[int]:
+    return [id for piece in ticket.pieces for id in piece.token_ids]
+
+
+class Rounds:
+    """An engine whose loop is turned by hand."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self.inbox = engine, Inbox()
+        self.present: list[Waiting] = []
+        self.tickets: list[Ticket] = []
+        engine.loop.ask = self.present.append  # type: ignore[method-assign]
+
+    def submit(self, prompt: list[int], count: int, **options: Any) -> Ticket:
+        ticket = Ticket(request(prompt, count, **options), self.inbox)
+        self.engine.requests.submit(ticket)
+        self.tickets.append(ticket)
+        return ticket
+
+    def turn(self, count: int = 1) -> None:
+        for _ in range(count):
+            self.engine.loop.round(self.present)
+
+    def to_the_end(self) -> None:
+        for _ in range(100_000):
+            if not self.present:
+                return
+            self.turn()
+        raise AssertionError("it does not end")
+
+
+prompts = st.builds(
+    lambda shared, own: SHARED[:shared] + own,
+    st.sampled_from([0, 3, 64, 70, 300, 600]),
+    st.lists(st.integers(1, 96), min_size=1, max_size=90),
+)
+actions = st.lists(
+    st.one_of(
+        st.tuples(st.just("submit"), prompts, st.integers(1, 80)),
+        st.tuples(st.just("again"), st.integers(0, 30), st.integers(1, 80)),
+        st.tuples(st.just("cancel"), st.integers(0, 30), st.just(0)),
+        st.tuples(st.just("turn"), st.integers(1, 20), st.just(0)),
+    ),
+    max_size=24,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(actions, st.sampled_from([60_000, 200_000, 1 << 22]), st.sampled_from([None, 64, 200]))
+def test_every_text_is_what_it_is_alone_and_nothing_is_left(
+    actions: list[tuple[str, Any, int]], limit: int, budget: int | None
+) -> None:
+    rounds = Rounds(engine_of(limit))
+    rounds.engine.loop.scheduler.prefill_budget = budget
+    for kind, what, count in actions:
+        if kind == "submit":
+            rounds.submit(what, count)
+        elif kind == "turn":
+            rounds.turn(what)
+        elif rounds.tickets:
+            ticket = rounds.tickets[what % len(rounds.tickets)]
+            if kind == "cancel":
+                ticket.cancel()
+            else:  # as a chat goes on
+                prompt = [*ticket.request.tokens.ids, *ids_of(ticket), 7]
+                rounds.submit(prompt[:900], count)
+    rounds.to_the_end()
+    for ticket in rounds.tickets:
+        prompt, wanted = list(ticket.request.tokens.ids), ticket.request.sampling.max_tokens
+        alone = text_alone(prompt, wanted)
+        assert ids_of(ticket) == alone[: len(ids_of(ticket))]
+        assert ticket.ended and ticket.error is None
+        assert ticket.cancelled or len(ids_of(ticket)) == wanted
+    queue = rounds.engine.requests
+    assert queue.admission.reserved_bytes == 0 == queue.num_waiting
+    held = queue.pool.sequences
+    assert queue.pool.nbytes == sum(session.nbytes for session in held) <= limit
+    assert not any(session.busy for session in held)
+
+
+def test_a_shared_beginning_is_read_once() -> None:
+    rounds = Rounds(engine_of())
+    rounds.submit([*SHARED, 5], 4)
+    rounds.to_the_end()
+    later = rounds.submit([*SHARED, 6, 7], 4)
+    rounds.to_the_end()
+    assert later.timings.reused_tokens == len(SHARED) // 64 * 64
+    assert later.timings.prefill_tokens == 702 - later.timings.reused_tokens
+
+
+def test_an_answer_is_made_anew_after_the_ring_has_wrapped() -> None:
+    rounds = Rounds(engine_of())
+    for _ in range(2):
+        ticket = rounds.submit(SHARED, 200)
+        rounds.to_the_end()
+    assert ticket.timings.prefill_tokens <= 64
+
+
+def test_other_salts_share_nothing() -> None:
+    rounds = Rounds(engine_of())
+    for salt in ("one", "other"):
+        ticket = rounds.submit(SHARED, 2, salt=salt)
+        rounds.to_the_end()
+    assert ticket.timings.reused_tokens == 0
+
+
+def test_what_can_never_fit_is_refused_with_its_bytes() -> None:
+    rounds = Rounds(engine_of(5_000))
+    with pytest.raises(InputError, match="needs .* kv_limit"):
+        rounds.submit(SHARED, 300)
+    assert not rounds.present
+
+
+def test_too_many_waiting_are_refused() -> None:
+    rounds = Rounds(engine_of())
+    rounds.engine.requests.limit = 2
+    rounds.submit([1], 2)
+    rounds.submit([2], 2)
+    with pytest.raises(UnavailableError, match="2 requests wait"):
+        rounds.submit([3], 2)
+
+
+def test_a_step_that_fails_ends_the_requests_in_it_alone() -> None:
+    rounds = Rounds(engine_of(60_000))
+    first = [rounds.submit([number, 2, 3], 30) for number in range(1, 3)]
+    rounds.turn(5)
+    decoder: Any = rounds.engine.decoder
+    decoder.broken_after = len(decoder.steps)
+    rounds.turn()
+    later = rounds.submit([9, 9], 30)
+    rounds.to_the_end()
+    assert all(isinstance(ticket.error, MemoryError) for ticket in first)
+    assert ids_of(later) == text_alone([9, 9], 30)
+    assert rounds.engine.requests.admission.reserved_bytes == 0
+
+
+def test_a_deadline_ends_a_request() -> None:
+    rounds = Rounds(engine_of())
+    ticket = rounds.submit([1, 2], 50, deadline_s=0.0)
+    rounds.turn(2)
+    assert isinstance(ticket.error, UnavailableError) and not rounds.present
+
+
+def test_a_cancelled_request_is_gone_within_a_step() -> None:
+    rounds = Rounds(engine_of())
+    ticket = rounds.submit([1, 2], 50)
+    rounds.turn(3)
+    ticket.cancel()
+    rounds.turn()
+    assert ticket.ended and not rounds.present
+    assert rounds.engine.requests.admission.reserved_bytes == 0
+
+
+# ---- with the loop's thread ----------------------------------------------------------------------
+
+
+def loop_threads() -> int:
+    return sum(thread.name == "gemelo" for thread in threading.enumerate())
+
+
+def test_prompts_of_one_caller_go_in_the_same_steps() -> None:
+    engine = engine_of(1 << 22)
+    made = complete_all(engine.requests, [request([n], 20) for n in range(1, 9)])
+    assert [list(one.token_ids) for one in made] == [text_alone([n], 20) for n in range(1, 9)]
+    decoder: Any = engine.decoder
+    assert max(map(len, decoder.steps)) == 8 and len(decoder.steps) < 40
+
+
+def test_more_prompts_than_may_wait() -> None:
+    engine = engine_of(1 << 22)
+    engine.requests.limit = 4
+    made = complete_all(engine.requests, [request([n], 2) for n in range(1, 30)])
+    assert [list(one.token_ids) for one in made] == [text_alone([n], 2) for n in range(1, 30)]
+
+
+def test_a_stream_that_is_left_cancels_all() -> None:
+    engine = engine_of(1 << 22)
+    stream = stream_all(engine.requests, [request([n], 900) for n in range(1, 5)])
+    next(stream)
+    stream.close()
+    assert complete_all(engine.requests, [request([9], 3)])[0].token_ids
+    assert engine.requests.admission.reserved_bytes == 0
+
+
+def test_sessions_of_other_threads_go_in_the_same_steps() -> None:
+    engine = engine_of(1 << 22)
+    texts: dict[int, list[int]] = {}
+
+    def run(number: int) -> None:
+        sampling = Sampling(temperature=0, max_tokens=60)
+        texts[number] = list(engine.session().generate([number, 5], sampling).token_ids)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(1, 7)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert texts == {number: text_alone([number, 5], 60) for number in range(1, 7)}
+
+
+def test_closing_ends_what_is_under_way() -> None:
+    engine = engine_of(1 << 22)
+    stream = stream_all(engine.requests, [request([n], 900) for n in range(1, 5)])
+    next(stream)
+    engine.loop.close()
+    with pytest.raises(ModelClosedError):
+        list(stream)
+    with pytest.raises(ModelClosedError):
+        engine.session().generate([1, 2])
+    assert loop_threads() == 0
