@@ -52,8 +52,8 @@ class Engine:
         self.views = SubmodelViews(decoder, name)
 
     def cache(self) -> KVCache:
-        """An empty cache of one row."""
-        return self.decoder.cache(self.context, 1, self.chunk, self.kv_format)
+        """An empty cache of one sequence."""
+        return self.decoder.cache(self.context, self.chunk, self.kv_format)
 
     def session(self, take_load_s: Callable[[], float] = lambda: 0.0) -> Session:
         """A new session, empty. take_load_s gives the seconds of loading that a turn has to count;

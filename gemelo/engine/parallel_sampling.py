@@ -1,8 +1,7 @@
 """Parallel sampling: n continuations of one prompt, which is read once.
 
-The cache that holds the prompt is copied, a row for each continuation, and all go on in step: one
-forward decodes a token of each. A row that has ended is fed a padded token, whose position is -1,
-until the last has ended. The session keeps the prompt, and none of the answers.
+The cache that holds the prompt is copied for each continuation, and all go on together: one step
+decodes a token of each that has not ended. The session keeps the prompt, and none of the answers.
 
     yield from pieces_of(rows, scores, decoder, cache, position=len(ids))
 
@@ -13,11 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-
 from gemelo.engine import step
 from gemelo.engine.continuation import Continuation, Piece
-from gemelo.engine.decoder import Decoder
+from gemelo.engine.decoder import Decoder, StepPiece
 from gemelo.engine.kv import KVCache
 from gemelo.kernels.quants import Floats
 
@@ -27,16 +24,21 @@ def pieces_of(
 ) -> Iterator[Piece]:
     """The pieces of all continuations of what `held` holds, up to `position`; scores (V,) are those
     of the first token of each."""
-    cache = held.repeat(len(rows))
-    together = np.broadcast_to(scores, (len(rows), len(scores)))
+    caches = [held.copy() for _ in rows]
+    together = [scores] * len(rows)
     while True:
         for row, row_scores in zip(rows, together, strict=True):
-            if row.finish_reason is None:
-                yield row.choose(row_scores, last=position >= cache.context)
-        live = [row.finish_reason is None for row in rows]
-        if not any(live):
+            yield row.choose(row_scores, last=position >= held.context)
+        live = [place for place, row in enumerate(rows) if row.finish_reason is None]
+        rows, caches = [rows[place] for place in live], [caches[place] for place in live]
+        if not rows:
             return
-        ids = [row.ids[-1] if row.ids else 0 for row in rows]
-        positions = [position if alive else -1 for alive in live]
-        together = step.decode(decoder, cache, ids, positions)
+        found = step.forward(
+            decoder,
+            [
+                StepPiece(cache, row.ids[-1:], position)
+                for row, cache in zip(rows, caches, strict=True)
+            ],
+        )
+        together = [row_scores[0] for row_scores in found]
         position += 1

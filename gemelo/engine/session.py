@@ -298,9 +298,7 @@ class Session(Unpicklable):
 
     def _write(self, tokens: Tokens) -> None:
         shared = self._rewind_to(tokens, len(tokens))
-        for begin, end in tokens.chunks(shared, self.cache.chunk):
-            step.write(self.decoder, self.cache, tokens[begin:end], begin)
-            self._hold(tokens.ids[begin:end], self.active)
+        step.write(self.decoder, self.cache, tokens[shared:], shared, self._holder(tokens.ids, 0))
 
     def _extend(self, more: Tokens) -> None:
         check_files(self.views.files)
@@ -310,9 +308,11 @@ class Session(Unpicklable):
             if span.begin < begun:
                 self.spans.append(span.within(0, begun))
         self.spans.extend(span.moved(begun) for span in more.spans)
-        for begin, end in more.chunks(0, self.cache.chunk):
-            step.write(self.decoder, self.cache, more[begin:end], begun + begin)
-            self._hold(more.ids[begin:end], self.active)
+        step.write(self.decoder, self.cache, more, begun, self._holder(more.ids, begun))
+
+    def _holder(self, ids: Sequence[int], begun: int) -> Callable[[int], None]:
+        """What notes, up to which position, ids from `begun` on are held."""
+        return lambda end: self._hold(ids[len(self.ids) - begun : end - begun], self.active)
 
     def _rewind_to(self, tokens: Tokens, limit: int) -> int:
         """Forget what is held beyond the common prefix with tokens, at most `limit`; its length."""
@@ -362,10 +362,7 @@ class Session(Unpicklable):
     def _append(self, ids: Sequence[int]) -> Floats:
         """Write the last token, and guesses after it; scores (T, V) after each."""
         started, position = time.perf_counter(), len(self.ids)
-        if len(ids) == 1:
-            scores = step.decode(self.decoder, self.cache, ids, [position])
-        else:
-            scores = step.verify(self.decoder, self.cache, ids, position)
+        scores = step.verify(self.decoder, self.cache, ids, position)
         self._step_s = time.perf_counter() - started
         self._hold(ids, self.active)
         if self.rebuild_mode == "lazy" and self.num_stale:
@@ -383,7 +380,7 @@ class Session(Unpicklable):
     def _forget(self, end: int) -> None:
         """Hold `end` tokens and no more; none at all, if the rings do not reach back so far."""
         try:
-            self.cache.rewind(0, end)
+            self.cache.rewind(end)
         except RewindError:
             self.cache.clear()
             end = 0

@@ -25,7 +25,7 @@ class CacheRebuild:
         """The first `clean_tokens` positions of `stale` are kept, if sliding layers still hold what
         they saw."""
         self.decoder = decoder
-        self.cache = stale.repeat(1)
+        self.cache = stale.copy()
         self.done = 0
         self._keep(clean_tokens)
 
@@ -36,7 +36,7 @@ class CacheRebuild:
 
     def _keep(self, end: int) -> None:
         try:
-            self.cache.rewind(0, end)
+            self.cache.rewind(end)
             self.done = end
         except RewindError:
             self.cache.clear()

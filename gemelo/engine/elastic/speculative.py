@@ -22,14 +22,14 @@ from dataclasses import dataclass, field
 from gemelo.config import ModelConfig
 from gemelo.engine import step
 from gemelo.engine.continuation import Continuation
-from gemelo.engine.decoder import Decoder
+from gemelo.engine.decoder import FEW_TOKENS, Decoder
 from gemelo.engine.kv import KVCache
 from gemelo.engine.sampler import Guess
 from gemelo.errors import InputError
 
 MOST = 8  # guesses a round
 # Tokens that a pass verifies: so many have the very numbers of as many passes (docs/kernels.md).
-MOST_VERIFIED = 16
+MOST_VERIFIED = FEW_TOKENS
 RETRY = 64  # plain steps before a draft that did not pay is tried again
 
 
@@ -89,7 +89,7 @@ class Draft:
         token = row.ids[-1]
         started = time.perf_counter()
         for ahead in range(position, position + gamma):
-            scores = step.decode(self.decoder, cache, [token], [ahead])[0]
+            scores = step.decode(self.decoder, cache, token, ahead)
             guesses.append(row.guess(scores, [guess.id for guess in guesses]))
             token = guesses[-1].id
         self.draft_s = smooth(self.draft_s, (time.perf_counter() - started) / gamma)
