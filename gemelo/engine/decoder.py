@@ -4,9 +4,13 @@ Two implementations. `native_decoder.NativeDecoder` runs the decoder's program o
 the CPU; it is what every model on a CPU runs. `modules.decoder.ModuleDecoder` runs torch modules:
 on CUDA, in training, and as the oracle of tests. Each makes the caches that it writes.
 
-    scores, finite = decoder.step([ids], [positions], cache, logits_to_keep=1)
+A step is a list of pieces: prompts, or single tokens, of as many sequences as there are, each with
+a cache of its own. A token's bits are the same alone and in any company: which path it takes
+depends on the piece it is in, and never on the step.
 
-B rows, T tokens, V vocabulary, D width.
+    [scores], finite = decoder.step([StepPiece(cache, ids, position=0, logits_to_keep=1)])
+
+T tokens of a piece, V vocabulary, D width.
 """
 
 from __future__ import annotations
@@ -18,21 +22,52 @@ from gemelo.config import ModelConfig, Submodel
 from gemelo.config.options import KVFormat
 from gemelo.engine.kv import KVCache
 from gemelo.engine.slots import Integers
+from gemelo.errors import InputError
 from gemelo.kernels.quants import Floats
 from gemelo.weights.tensors import Weights
 
-Rows = Sequence[Sequence[int]]  # of ids or positions, as many in each
+FEW_TOKENS = 16  # up to here a token's bits are its own alone; the extension's kFewTokens
 
 
 class StepInputs(NamedTuple):
-    """What a step brings beside ids, where pictures or sounds are among its tokens.
+    """What a piece brings beside ids, where pictures or sounds are among its tokens.
 
-    inputs_embeds (B, T, D) are used instead of the ids' own; attend_until (B, T) is the last
-    position that each token sees, which for those of a picture lies ahead; None for their own.
+    inputs_embeds (T, D) are used instead of the ids' own; attend_until (T,) is the last position
+    that each token sees, which for those of a picture lies ahead; None for their own.
     """
 
     inputs_embeds: Floats
     attend_until: Integers | None = None
+
+
+class StepPiece(NamedTuple):
+    """Consecutive tokens of one sequence, as one step takes them.
+
+    A step may have several pieces of one cache, one behind the other. logits_to_keep is of how many
+    of the last tokens scores are wanted; None is all, 0 writes the cache and computes nothing else.
+    An image's tokens that see each other both ways have to be in one piece.
+    """
+
+    cache: KVCache
+    ids: Sequence[int]
+    position: int  # of the first token
+    logits_to_keep: int | None = None
+    inputs: StepInputs | None = None
+
+    @property
+    def end(self) -> int:
+        """The position after the last token."""
+        return self.position + len(self.ids)
+
+    @property
+    def num_scored(self) -> int:
+        """Tokens that scores are wanted of."""
+        return len(self.ids) if self.logits_to_keep is None else self.logits_to_keep
+
+    @property
+    def exact(self) -> bool:
+        """Whether its tokens are so few that they take the path of one."""
+        return len(self.ids) <= FEW_TOKENS
 
 
 class Decoder(Protocol):
@@ -56,26 +91,15 @@ class Decoder(Protocol):
     def kv_format(self) -> KVFormat:
         """The format that its caches have if nobody asks for one."""
 
-    def step(
-        self,
-        ids: Rows,
-        positions: Rows,
-        cache: KVCache,
-        logits_to_keep: int | None = None,
-        inputs: StepInputs | None = None,
-    ) -> tuple[Floats, bool]:
-        """ids, positions (B, T) -> scores of all or the last tokens, (B * (T or logits_to_keep), V)
-        float32, and whether all are finite; writes the cache.
-
-        logits_to_keep 0 writes the cache and computes nothing else. Position -1 is padding. An
-        image's tokens that see each other both ways have to be in one step.
-        """
+    def step(self, pieces: Sequence[StepPiece]) -> tuple[list[Floats], bool]:
+        """The scores of every piece, (T or logits_to_keep, V) float32, in order, and whether all
+        are finite; writes the caches."""
 
     def has_own_embeddings(self, ids: Sequence[int]) -> bool:
         """Whether there are ids past the text vocabulary, which have their embeddings elsewhere."""
 
-    def embed(self, ids: Rows) -> Floats:
-        """What ids (B, T) go in as, (B, T, D) float32, scaled; those of a modality included."""
+    def embed(self, ids: Sequence[int]) -> Floats:
+        """What ids (T,) go in as, (T, D) float32, scaled; those of a modality included."""
 
     def view(self, submodel: Submodel) -> Decoder:
         """The nested model that a sub-model is: same storage, nothing copied. Its keys go to the
@@ -87,7 +111,40 @@ class Decoder(Protocol):
     def prefetch(self, ids: Sequence[int]) -> None:
         """Have what a step will look up for ids read ahead, if it lies out of the way."""
 
-    def cache(
-        self, context: int, rows: int = 1, chunk: int = 512, kv_format: KVFormat | None = None
-    ) -> KVCache:
-        """An empty cache of so many rows."""
+    def cache(self, context: int, chunk: int = 512, kv_format: KVFormat | None = None) -> KVCache:
+        """An empty cache of one sequence."""
+
+
+def check_pieces(pieces: Sequence[StepPiece], vocab_size: int) -> None:
+    """Raise InputError for ids and counts that would be read elsewhere, and for pieces of one cache
+    that do not lie one behind the other."""
+    ends: dict[KVCache, int] = {}
+    for piece in pieces:
+        ids, tokens = piece.ids, len(piece.ids)
+        if not tokens or not 0 <= piece.num_scored <= tokens or piece.position < 0:
+            raise InputError(
+                f"scores of {piece.num_scored} of {tokens} tokens at {piece.position}; expected "
+                "some tokens, no more scores than there are, and no place before the first"
+            )
+        for id in (min(ids), max(ids)):
+            if not 0 <= id < vocab_size:
+                raise InputError(f"token id {id} is outside 0 to {vocab_size - 1}")
+        before = ends.get(piece.cache, piece.position)
+        if before != piece.position:
+            raise InputError(
+                f"a piece at {piece.position} of a cache whose piece before it ends at {before}"
+            )
+        ends[piece.cache] = piece.end
+
+
+def make_room(pieces: Sequence[StepPiece]) -> None:
+    """For the tokens of all pieces in their caches; see `KVCache.make_room`. If one has none, no
+    cache has changed."""
+    needs: dict[KVCache, tuple[int, int]] = {}  # tokens of this step, and where they end
+    for piece in pieces:
+        tokens, _ = needs.get(piece.cache, (0, 0))
+        needs[piece.cache] = tokens + len(piece.ids), piece.end
+    for cache, need in needs.items():
+        cache.slots.check_room(*need)
+    for cache, need in needs.items():
+        cache.make_room(*need)

@@ -8,13 +8,21 @@ Sessions are sequences on it; sub-models are views of its decoder.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 from gemelo.config.options import KVFormat
 from gemelo.engine import step
 from gemelo.engine.decoder import Decoder
 from gemelo.engine.elastic.submodel_views import SubmodelViews
 from gemelo.engine.kv import KVCache, check_kv_format
+from gemelo.engine.loop import StepLoop
 from gemelo.engine.memory.pages import available_bytes
+from gemelo.engine.plan import Admission, KVPlan
+from gemelo.engine.prefix_pool import PrefixPool
+from gemelo.engine.request import Request
+from gemelo.engine.request_queue import RequestQueue
+from gemelo.engine.scheduler import Scheduler
+from gemelo.engine.sequence import CachedSequence
 from gemelo.engine.session import Session
 from gemelo.engine.slots import check_context
 from gemelo.engine.tokens import Tokens, checked
@@ -22,6 +30,8 @@ from gemelo.errors import UnavailableError
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
 from gemelo.kernels.quants import Floats
 from gemelo.weights.mapped import check as check_files
+
+IDLE_BYTES = 256 << 20  # of KV caches that ended requests leave behind, if nobody says how many
 
 
 class Engine:
@@ -60,21 +70,28 @@ class Engine:
 
     @cached_property
     def requests(self) -> RequestQueue:
-        """The requests of all callers, and what ended ones leave behind."""
-        limit = self.kv_limit_bytes
-        if limit is None:
-            limit = available_bytes() // 2
-        pool_bytes = limit if self.kv_limit_bytes is not None else min(limit, IDLE_BYTES)
+        """The requests of all callers, and the sessions that ended ones leave behind."""
+        admission = Admission(self.kv_limit_bytes)
+        limit = admission.limit_bytes
+        pool_bytes = min(limit, IDLE_BYTES) if self.kv_limit_bytes is None else limit
         return RequestQueue(
-            self.session, self.loop, PrefixPool(pool_bytes), Admission(limit), self.needed_bytes
+            self.session, self.loop, PrefixPool(pool_bytes), admission, self.request_bytes
         )
 
-    def needed_bytes(self, request: Request) -> int:
-        """What the KV caches of a request may come to take."""
-        raise NotImplementedError
+    def request_bytes(self, request: Request) -> int:
+        """What the KV caches of a request may come to take, with two snapshots."""
+        sampling, num_prompt = request.sampling, len(request.tokens)
+        return self._plan.request_bytes(
+            num_prompt, sampling.max_tokens, self.context, sampling.n, num_snapshots=2
+        )
+
+    @cached_property
+    def _plan(self) -> KVPlan:
+        config, plain_bytes = self.decoder.config, 4 if self.decoder.device_name == "cpu" else 2
+        return KVPlan(config, self.chunk, self.kv_format, plain_bytes)
 
     def cache(self) -> KVCache:
-        """An empty cache."""
+        """An empty cache of one sequence."""
         return self.decoder.cache(self.context, self.chunk, self.kv_format)
 
     def session(self, take_load_s: Callable[[], float] = lambda: 0.0) -> Session:

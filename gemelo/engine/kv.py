@@ -1,14 +1,15 @@
 """KV cache: keys and values of every layer that owns some, in slots whose positions are known.
 
-A cache belongs to a decoder, which makes it (`Decoder.cache`): the native program and the NumPy
+A cache holds one sequence: many callers have a cache each, and none is padded to another's length.
+It belongs to a decoder, which makes it (`Decoder.cache`): the native program and the NumPy
 reference keep arrays of the host in one of three formats, modules keep tensors of their device.
 Where a token goes and what can be taken back is the same for all (`slots`).
 
     cache = decoder.cache(context=4096)
     scores = step.prefill(decoder, cache, tokens)
-    cache.rewind(0, end=100)                   # forget positions 100 and up; raises if it cannot
+    cache.rewind(end=100)                      # forget positions 100 and up; raises if it cannot
 
-B rows, T tokens of a step, S slots, K key/value heads, d head width.
+T tokens of a step, S slots, K key/value heads, d head width.
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ from gemelo.engine.slots import Integers, Slots, Table
 from gemelo.errors import InputError
 from gemelo.kernels.quants import FORMATS, Floats, pack
 
-Shape = tuple[int, int, int, int]  # (B, S, K, d)
+Shape = tuple[int, int, int]  # (S, K, d)
 
 
 class Store(Protocol):
-    """Keys or values of one layer, in B rows of S slots."""
+    """Keys or values of one layer, in S slots."""
 
     @property
     def nbytes(self) -> int: ...
     def grow(self, capacity: int) -> None: ...
-    def copy_row(self, other: Any) -> None: ...
+    def copy_from(self, other: Any) -> None: ...
 
 
 class Addresses(NamedTuple):
@@ -44,7 +45,6 @@ class Addresses(NamedTuple):
     v: int
     k_scales: int
     v_scales: int
-    row_stride: int  # in numbers of k and v
 
 
 class Memory(NamedTuple):
@@ -62,18 +62,17 @@ def check_kv_format(kv_format: str) -> None:
 
 
 class KVCache:
-    """Keys and values for `rows` sequences of up to `context` tokens, in every owning layer."""
+    """Keys and values for one sequence of up to `context` tokens, in every layer that owns some."""
 
     def __init__(
         self,
         config: ModelConfig,
         context: int,
-        rows: int = 1,
         chunk: int = 512,
         kv_format: KVFormat = "plain",
         store: Callable[[Shape], Store] | None = None,
     ) -> None:
-        """chunk is the most tokens one step may write.
+        """chunk is the most tokens that one step may write, and says how large rings become.
 
         kv_format "plain" keeps the decoder's own numbers (float32 on the host), "bf16" bfloat16,
         "int8" 8 bits and a scale a head. store makes the place of one layer's keys or values; None
@@ -81,8 +80,8 @@ class KVCache:
         """
         check_kv_format(kv_format)
         self.config, self.kv_format, self.store = config, kv_format, store
-        self.slots = Slots(config, context, rows, chunk)
-        shape = (rows, 0, config.num_key_value_heads, config.head_dim)
+        self.slots = Slots(config, context, chunk)
+        shape = (0, config.num_key_value_heads, config.head_dim)
         make = STORES[kv_format] if store is None else store
         self.stores: dict[int, tuple[Any, Any]] = {
             layer: (make(shape), make(shape)) for layer in config.kv_layers
@@ -91,17 +90,12 @@ class KVCache:
 
     @property
     def context(self) -> int:
-        """The most tokens of a row."""
+        """The most tokens of the sequence."""
         return self.slots.context
 
     @property
-    def rows(self) -> int:
-        """Sequences side by side."""
-        return self.slots.rows
-
-    @property
     def chunk(self) -> int:
-        """The most tokens that a step may write to a row."""
+        """The most tokens that a step may write."""
         return self.slots.chunk
 
     @property
@@ -110,14 +104,13 @@ class KVCache:
         return sum(k.nbytes + v.nbytes for k, v in self.stores.values())
 
     def make_room(self, tokens: int, length: int) -> None:
-        """For a step of so many tokens a row that ends at `length`, doubling what has to grow.
+        """For a step of so many tokens that ends at `length`, doubling what has to grow.
 
         Raises InputError or ContextLengthError where there can be none.
         """
         self.slots.check_room(tokens, length)
         for kind, capacity in self.slots.growth(length).items():
             self._grow(kind, capacity)
-        self.slots.use(length)
 
     def _grow(self, kind: LayerType, capacity: int) -> None:
         """The table comes last: until then an interrupt leaves slots that nobody uses."""
@@ -144,32 +137,33 @@ class KVCache:
             )
         return memory
 
-    def rewind(self, row: int, end: int) -> None:
-        """Forget positions `end` and up in one row; see `Slots.rewind`."""
-        self.slots.rewind(row, end)
+    def rewind(self, end: int) -> None:
+        """Forget positions `end` and up; see `Slots.rewind`."""
+        self.slots.rewind(end)
 
-    def clear(self, row: int = 0) -> None:
-        """Forget a row."""
-        self.slots.clear(row)
+    def clear(self) -> None:
+        """Forget all positions."""
+        self.slots.clear()
 
-    def empty(self, rows: int = 1) -> KVCache:
+    def empty(self) -> KVCache:
         """A cache like this one that holds nothing."""
-        return KVCache(self.config, self.context, rows, self.chunk, self.kv_format, self.store)
+        return KVCache(self.config, self.context, self.chunk, self.kv_format, self.store)
 
-    def repeat(self, rows: int) -> KVCache:
-        """A cache of `rows` copies of row 0: encode a prompt once, continue it many times."""
-        copy = self.empty(rows)
+    def copy(self) -> KVCache:
+        """A cache that holds the same, to go on another way: read a prompt once, continue it many
+        times."""
+        copy = self.empty()
         for kind, table in self.slots.tables.items():
-            copy._grow(kind, table.shape[1])
-        copy.slots.copy_row(self.slots)
-        for layer, (k, v) in self.stores.items():
-            copy.stores[layer][0].copy_row(k)
-            copy.stores[layer][1].copy_row(v)
+            copy._grow(kind, len(table))
+        copy.slots.copy_from(self.slots)
+        for layer, stores in self.stores.items():
+            for own, other in zip(copy.stores[layer], stores, strict=True):
+                own.copy_from(other)
         return copy
 
 
 class FloatStore:
-    """Slots (B, S, K, d) as float32, or as bfloat16: the upper halves of float32."""
+    """Slots (S, K, d) as float32, or as bfloat16: the upper halves of float32."""
 
     def __init__(self, shape: Shape, format: str = "f32") -> None:
         self.format = FORMATS[format]
@@ -183,36 +177,36 @@ class FloatStore:
 
     @property
     def arrays(self) -> list[NDArray[Any]]:
-        """Its one array, (B, S, K, d)."""
+        """Its one array, (S, K, d)."""
         return [self.x]
 
-    def put(self, row: Integers, slot: Integers, new: Floats) -> None:
-        """new (N, K, d) of N tokens, each to its row and slot."""
+    def put(self, slots: Integers, new: Floats) -> None:
+        """new (T, K, d), each token to its slot."""
         stored = pack(new, self.format).blocks.view(self.x.dtype)
-        self.x[row, slot] = stored.reshape(new.shape)
+        self.x[slots] = stored.reshape(new.shape)
 
-    def view(self, row: int, used: int) -> Floats:
-        """The first `used` slots of a row, (S, K, d) in float32."""
-        x = self.x[row, :used]
+    def view(self, used: int) -> Floats:
+        """The first `used` slots, (S, K, d) in float32."""
+        x = self.x[:used]
         wide: Floats = x if x.dtype == np.float32 else (x.astype(np.uint32) << 16).view(np.float32)
         return wide
 
     def grow(self, capacity: int) -> None:
-        """Make room for `capacity` slots a row; those that are filled stay."""
+        """Make room for `capacity` slots; those that are filled stay."""
         self.x = _grown(self.x, capacity)
 
-    def copy_row(self, other: FloatStore) -> None:
-        """Every row becomes row 0 of `other`."""
-        self.x[:] = other.x[:1]
+    def copy_from(self, other: FloatStore) -> None:
+        """Hold what `other` holds, in as many slots."""
+        self.x[:] = other.x
 
 
 class Int8Store:
-    """Slots as signed bytes (B, S, K, d), with a float16 scale a head and position (B, S, K, 1):
-    about half of bfloat16."""
+    """Slots as signed bytes (S, K, d), with a float16 scale a head and position (S, K, 1): about
+    half of bfloat16."""
 
     def __init__(self, shape: Shape) -> None:
         self.levels = np.zeros(shape, np.int8)
-        self.scales = np.zeros((*shape[:3], 1), np.float16)
+        self.scales = np.zeros((*shape[:2], 1), np.float16)
 
     @property
     def nbytes(self) -> int:
@@ -221,31 +215,30 @@ class Int8Store:
 
     @property
     def arrays(self) -> list[NDArray[Any]]:
-        """Levels (B, S, K, d) and scales (B, S, K, 1)."""
+        """Levels (S, K, d) and scales (S, K, 1)."""
         return [self.levels, self.scales]
 
-    def put(self, row: Integers, slot: Integers, new: Floats) -> None:
-        """new (N, K, d), rounded to 127 levels of its head's largest magnitude."""
+    def put(self, slots: Integers, new: Floats) -> None:
+        """new (T, K, d), rounded to 127 levels of its head's largest magnitude."""
         scale = np.maximum(np.abs(new).max(-1, keepdims=True) / np.float32(127), np.float32(1e-7))
         stored = scale.astype(np.float16)
-        self.scales[row, slot] = stored
+        self.scales[slots] = stored
         levels = np.rint(new / stored.astype(np.float32))
-        self.levels[row, slot] = np.clip(levels, -127, 127).astype(np.int8)
+        self.levels[slots] = np.clip(levels, -127, 127).astype(np.int8)
 
-    def view(self, row: int, used: int) -> Floats:
-        """The first `used` slots of a row, (S, K, d) in float32."""
-        levels = self.levels[row, :used].astype(np.float32)
-        return levels * self.scales[row, :used].astype(np.float32)
+    def view(self, used: int) -> Floats:
+        """The first `used` slots, (S, K, d) in float32."""
+        return self.levels[:used].astype(np.float32) * self.scales[:used].astype(np.float32)
 
     def grow(self, capacity: int) -> None:
-        """Make room for `capacity` slots a row; those that are filled stay."""
+        """Make room for `capacity` slots; those that are filled stay."""
         self.levels = _grown(self.levels, capacity)
         self.scales = _grown(self.scales, capacity)
 
-    def copy_row(self, other: Int8Store) -> None:
-        """Every row becomes row 0 of `other`."""
-        self.levels[:] = other.levels[:1]
-        self.scales[:] = other.scales[:1]
+    def copy_from(self, other: Int8Store) -> None:
+        """Hold what `other` holds, in as many slots."""
+        self.levels[:] = other.levels
+        self.scales[:] = other.scales
 
 
 STORES: dict[KVFormat, Callable[[Shape], FloatStore | Int8Store]] = {
@@ -256,12 +249,12 @@ STORES: dict[KVFormat, Callable[[Shape], FloatStore | Int8Store]] = {
 
 
 def _grown(old: NDArray[Any], capacity: int) -> NDArray[Any]:
-    """An array (B, S, ...) with room for `capacity` slots; itself, if it was grown before an
+    """An array (S, ...) with room for `capacity` slots; itself, if it was grown before an
     interrupt."""
-    if old.shape[1] >= capacity:
+    if len(old) >= capacity:
         return old
-    grown = np.zeros((old.shape[0], capacity, *old.shape[2:]), old.dtype)
-    grown[:, : old.shape[1]] = old
+    grown = np.zeros((capacity, *old.shape[1:]), old.dtype)
+    grown[: len(old)] = old
     return grown
 
 
@@ -273,4 +266,4 @@ def _addresses(k: FloatStore | Int8Store, v: FloatStore | Int8Store) -> Addresse
         return (found + [0])[0], (found + [0])[1]
 
     (k_at, k_scales), (v_at, v_scales) = of(k), of(v)
-    return Addresses(k_at, v_at, k_scales, v_scales, int(np.prod(k.arrays[0].shape[1:])))
+    return Addresses(k_at, v_at, k_scales, v_scales)

@@ -8,21 +8,22 @@ rows and columns of the same weights. Where nothing was compiled, and for widths
 kernels do not take, the same program runs in NumPy: slowly, and with the same results.
 
     decoder = NativeDecoder(config, weights)
-    scores, finite = decoder.step([ids], [positions], decoder.cache(4096), logits_to_keep=1)
+    [scores], finite = decoder.step([StepPiece(decoder.cache(4096), ids, position=0)])
 
-B rows, T tokens, D width, L layers, P width of a per-layer embedding.
+T tokens of a piece, N tokens of all, D width, L layers, P width of a per-layer embedding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import Protocol
 
 import numpy as np
 
 from gemelo.config import ModelConfig, Submodel
 from gemelo.config.options import KVFormat
-from gemelo.engine.decoder import Rows, StepInputs
+from gemelo.engine.decoder import StepPiece, check_pieces, make_room
 from gemelo.engine.kv import KVCache
 from gemelo.engine.programs import gemma3, gemma3n
 from gemelo.engine.programs.backends import Backend, NativeBackend, ReferenceBackend, Step
@@ -94,67 +95,41 @@ class NativeDecoder:
         to be seen beside the rounding of weights and activations (benchmarks/)."""
         return "bf16" if self.is_native and not is_float32(self.weights) else "plain"
 
-    def cache(
-        self, context: int, rows: int = 1, chunk: int = 512, kv_format: KVFormat | None = None
-    ) -> KVCache:
-        """An empty cache of so many rows; "plain" is float32."""
-        return KVCache(self.config, context, rows, chunk, kv_format or self.kv_format)
+    def cache(self, context: int, chunk: int = 512, kv_format: KVFormat | None = None) -> KVCache:
+        """An empty cache of one sequence; "plain" is float32."""
+        return KVCache(self.config, context, chunk, kv_format or self.kv_format)
 
-    def step(
-        self,
-        ids: Rows,
-        positions: Rows,
-        cache: KVCache,
-        logits_to_keep: int | None = None,
-        inputs: StepInputs | None = None,
-    ) -> tuple[Floats, bool]:
+    def step(self, pieces: Sequence[StepPiece]) -> tuple[list[Floats], bool]:
         """See `Decoder.step`."""
-        rows, tokens = len(ids), len(ids[0]) if ids else 0
-        if not 0 <= (logits_to_keep or 0) <= tokens or rows > cache.rows:
-            raise InputError(
-                f"scores of {logits_to_keep} of {tokens} tokens in {rows} rows; expected no more "
-                f"than there are, and at most {cache.rows} rows"
-            )
-        num_scored = tokens if logits_to_keep is None else logits_to_keep
-        scores = Scores.empty(rows * num_scored, self.config.vocab_size)
-        if not rows * tokens:
-            return scores, True
-        for id in (min(map(min, ids)), max(map(max, ids))):  # what lies elsewhere would be read
-            if not 0 <= id < self.config.vocab_size:
-                raise InputError(f"token id {id} is outside 0 to {self.config.vocab_size - 1}")
-        cache.make_room(tokens, max(map(max, positions)) + 1)
-        embeds = until = None
-        if inputs is not None:
-            embeds = np.ascontiguousarray(inputs.inputs_embeds, np.float32)
-            if inputs.attend_until is not None:
-                until = np.ascontiguousarray(inputs.attend_until, np.int64)
-        step = Step(
-            ids=np.array(ids, np.int64),
-            positions=np.array(positions, np.int64),
-            cache=cache,
-            logits_to_keep=logits_to_keep,
-            scores=scores,
-            attend_until=until,
-            inputs_embeds=embeds,
-            per_layer_rows=self._per_layer_rows(ids),
-        )
-        return scores, self._backend.run(step)
+        check_pieces(pieces, self.config.vocab_size)
+        make_room(pieces)
+        # Those of few tokens first: they share the path that they take.
+        order = sorted(range(len(pieces)), key=lambda place: not pieces[place].exact)
+        chosen = [pieces[place] for place in order]
+        ends = list(accumulate((piece.num_scored for piece in chosen), initial=0))
+        scores = Scores.empty(ends[-1], self.config.vocab_size)
+        finite = True
+        if chosen:
+            rows = self._per_layer_rows([id for piece in chosen for id in piece.ids])
+            finite = self._backend.run(Step(chosen, scores, rows))
+        found: list[Floats] = [scores[:0]] * len(pieces)
+        for place, (begin, end) in zip(order, pairwise(ends), strict=True):
+            found[place] = scores[begin:end]
+        return found, finite
 
     def has_own_embeddings(self, ids: Sequence[int]) -> bool:
         """Whether there are ids that have their embeddings with a modality."""
         special = self.modality_embeddings
         return special is not None and max(ids, default=0) >= special.first
 
-    def embed(self, ids: Rows) -> Floats:
-        """ids (B, T) -> (B, T, D): rows times sqrt(D), or what a modality has for an id."""
+    def embed(self, ids: Sequence[int]) -> Floats:
+        """ids (T,) -> (T, D): rows times sqrt(D), or what a modality has for an id."""
         numbers = np.array(ids, np.int64)
         scale = np.float32(self.config.embed_scale)
         x = embedding(numbers, self.weights["embed_tokens.weight"]) * scale
-        if self.modality_embeddings is not None:
-            for row, own in enumerate(ids):
-                if self.has_own_embeddings(own):
-                    for place, embeds in self.modality_embeddings.rows(own).items():
-                        x[row, place] = embeds
+        if self.modality_embeddings is not None and self.has_own_embeddings(ids):
+            for place, embeds in self.modality_embeddings.rows(ids).items():
+                x[place] = embeds
         return x
 
     def view(self, submodel: Submodel) -> NativeDecoder:
@@ -176,12 +151,11 @@ class NativeDecoder:
         if self.table is not None:
             self.table.prefetch(self._per_layer_ids(ids))
 
-    def _per_layer_rows(self, ids: Rows) -> Packed | None:
-        """Gemma 3n's vectors of all tokens for every layer, (B * T * L, P)."""
+    def _per_layer_rows(self, ids: Sequence[int]) -> Packed | None:
+        """Gemma 3n's vectors of all tokens for every layer, (N * L, P)."""
         if self.table is None:
             return None
-        flat = [id for row in ids for id in row]
-        return self.table.packed(self._per_layer_ids(flat), self.layer_indices)
+        return self.table.packed(self._per_layer_ids(ids), self.layer_indices)
 
     def _per_layer_ids(self, ids: Sequence[int]) -> list[int]:
         """Where the table has what is looked up for ids: those outside (images, sounds) take its

@@ -1,42 +1,43 @@
 """Parallel sampling: n continuations of one prompt, which is read once.
 
-The cache that holds the prompt is copied, a row for each continuation, and all go on in step: one
-forward decodes a token of each. A row that has ended is fed a padded token, whose position is -1,
-until the last has ended. The session keeps the prompt, and none of the answers.
+The cache that holds the prompt is copied for each continuation, and all go on together: one step
+decodes a token of each that has not ended. The session keeps the prompt, and none of the answers.
 
-    yield from pieces_of(rows, scores, decoder, cache, position=len(ids))
+    yield from continue_all(rows, scores, decoder, cache, position=len(ids))      # in a task
 
 V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-import numpy as np
-
-from gemelo.engine import step
-from gemelo.engine.continuation import Continuation, Piece
+from gemelo.engine.continuation import Continuation
 from gemelo.engine.decoder import Decoder
 from gemelo.engine.kv import KVCache
+from gemelo.engine.task import Task
+from gemelo.engine.tokens import Tokens
+from gemelo.engine.work import Work
 from gemelo.kernels.quants import Floats
 
 
-def pieces_of(
+def continue_all(
     rows: Sequence[Continuation], scores: Floats, decoder: Decoder, held: KVCache, position: int
-) -> Iterator[Piece]:
-    """The pieces of all continuations of what `held` holds, up to `position`; scores (V,) are those
-    of the first token of each."""
-    cache = held.repeat(len(rows))
-    together = np.broadcast_to(scores, (len(rows), len(scores)))
+) -> Task[None]:
+    """All continuations of what `held` holds, up to `position`, in step; scores (V,) are those of
+    the first token of each."""
+    caches = [held.copy() for _ in rows]
+    together = [scores] * len(rows)
     while True:
         for row, row_scores in zip(rows, together, strict=True):
-            if row.finish_reason is None:
-                yield row.choose(row_scores, last=position >= cache.context)
-        live = [row.finish_reason is None for row in rows]
-        if not any(live):
+            yield row.choose(row_scores, last=position >= held.context)
+        live = [place for place, row in enumerate(rows) if row.finish_reason is None]
+        rows, caches = [rows[place] for place in live], [caches[place] for place in live]
+        if not rows:
             return
-        ids = [row.ids[-1] if row.ids else 0 for row in rows]
-        positions = [position if alive else -1 for alive in live]
-        together = step.decode(decoder, cache, ids, positions)
+        found = yield [
+            Work(decoder, cache, Tokens(row.ids[-1:]), position, 1)
+            for row, cache in zip(rows, caches, strict=True)
+        ]
+        together = [row_scores[0] for row_scores in found]
         position += 1

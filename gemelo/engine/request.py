@@ -46,13 +46,14 @@ class Request:
 
 
 class Ticket:
-    """A request that was handed in: its pieces so far, and whether it has ended, and how."""
+    """A request that was handed in: its pieces so far, and whether it has ended, and how; queue_s
+    is how long it waited for room."""
 
     def __init__(self, request: Request, sink: Sink) -> None:
         self.request, self.sink = request, sink
         self.pieces: list[Piece] = []
         self.timings, self.seed = Timings(), 0
-        self.submitted = time.monotonic()
+        self.submitted, self.queue_s = time.monotonic(), 0.0
         self.cancelled = self.ended = False
         self.error: BaseException | None = None
 

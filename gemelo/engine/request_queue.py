@@ -20,12 +20,11 @@ from gemelo.config import Submodel
 from gemelo.engine.continuation import Piece
 from gemelo.engine.delivery import Delivery
 from gemelo.engine.loop import StepLoop
-from gemelo.engine.plan import Admission
+from gemelo.engine.plan import Admission, Reservation
 from gemelo.engine.prefix_pool import PrefixPool
 from gemelo.engine.request import Request, Ticket
 from gemelo.engine.session import Session
 from gemelo.engine.task import Task, Works
-from gemelo.engine.tokens import Tokens
 from gemelo.engine.turns import Line, Turn
 from gemelo.errors import UnavailableError
 from gemelo.kernels.quants import Floats
@@ -72,29 +71,49 @@ class RequestQueue:
             self._waiting.append(running)
         self.loop.ask(running)
 
-    def begin(self, running: Running) -> Session | None:
-        """The session of a request whose turn it is; None while it has to wait."""
+    def begin(self, running: Running) -> tuple[Session, Turn, Reservation] | None:
+        """What answers a request whose turn it is; None while it has to wait."""
         with self._line.lock:
             if self._waiting[0] is not running:
                 return None
-            self.pool.shrink(self.admission.limit_bytes - self.admission.used - running.nbytes)
-            if not self.admission.reserve(running, running.nbytes):
+            reservation = self.admission.reserve(running.nbytes)
+            if reservation is None:
                 return None
             self._waiting.popleft()
-            return self.session(running.ticket.request)
+            self._make_room()
+            return *self.turn(running.ticket.request), reservation
 
     def leave(self, running: Running) -> None:
         """A request has ended, begun or not."""
         with self._line.lock:
             if running in self._waiting:
                 self._waiting.remove(running)
-            self.admission.release(running)
+            self._make_room()
 
-    def session(self, request: Request) -> Session:
-        """One that holds how a request begins, as much as is worth it; else an empty one."""
-        found = self.pool.take(request.tokens, (request.submodel, request.salt))
-        session = self.new_session() if found is None else found
+    def turn(self, request: Request) -> tuple[Session, Turn]:
+        """A session that holds as much of how a request begins as is worth it, and a turn on it."""
+        with self._line.lock:
+            key = (request.submodel, request.salt)
+            session = self.pool.take(request.tokens, key) or self._new(key)
+            session.draft = request.draft
+            return session, session.turns.begin()
+
+    def clear(self) -> None:
+        """Let go of all sessions that nobody has."""
+        with self._line.lock:
+            self.pool.shrink(0)
+
+    def _new(self, key: Key) -> Session:
+        """An empty session, which the pool keeps from now on."""
+        session, (submodel, _) = self.new_session(), key
+        if submodel is not None:
+            session.use(submodel)
+        self.pool.add(session, key)
         return session
+
+    def _make_room(self) -> None:
+        """Sessions that nobody has take what those under way have not reserved, at most."""
+        self.pool.shrink(self.admission.free_bytes)
 
 
 class Running:
@@ -106,6 +125,7 @@ class Running:
         self._task: Task[None] | None = None
         self._session: Session | None = None
         self._turn: Turn | None = None
+        self._reservation: Reservation | None = None
         self._pieces: list[Piece] = []
 
     @property
@@ -138,11 +158,13 @@ class Running:
         return [Delivery(self.ticket, pieces, ended)] if pieces or ended else []
 
     def _begin(self) -> bool:
-        session = self.queue.begin(self)
-        if session is None:
+        begun = self.queue.begin(self)
+        if begun is None:
             return False
         request, ticket = self.ticket.request, self.ticket
-        self._session, self._turn = session, session.turns.begin()
+        session, self._turn, self._reservation = begun
+        self._session = session
+        session.sequence.cache.reserve(len(request.tokens) + request.sampling.max_tokens)
         ticket.queue_s = time.monotonic() - ticket.submitted
         self._task = session.task(request.tokens, request.sampling)
         return True
@@ -166,5 +188,7 @@ class Running:
             self._task.close()
         if session is not None and self._turn is not None:
             ticket.timings, ticket.seed, self._turn.over = session.timings, session.seed, True
+        if self._reservation is not None:
+            self._reservation.release()
         self.queue.leave(self)
         ticket.error, ticket.ended, self.works = error, True, []

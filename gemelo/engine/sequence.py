@@ -27,7 +27,7 @@ from gemelo.engine.kv import KVCache
 from gemelo.engine.slots import RewindError
 from gemelo.engine.snapshots import Snapshot
 from gemelo.engine.tokens import EmbeddingSpan, Tokens
-from gemelo.engine.task import Task
+from gemelo.engine.task import Task, Works
 from gemelo.engine.work import Work
 from gemelo.kernels.quants import Floats
 
@@ -98,6 +98,10 @@ class CachedSequence:
         other.forget(end)
         return other
 
+    def replace_cache(self, cache: KVCache, writer: Submodel | None) -> None:
+        """Another cache that holds the same tokens, all written by `writer`."""
+        self.cache, self.writers, self.snapshots = cache, [writer] * len(self.ids), {}
+
     # ---- what is written -------------------------------------------------------------------------
 
     def read(
@@ -134,7 +138,7 @@ class CachedSequence:
         yield [Work(decoder, self.cache, more, begun, 0, held)]
 
     def append(
-        self, decoder: Decoder, writer: Submodel | None, ids: Sequence[int], beside: list[Work]
+        self, decoder: Decoder, writer: Submodel | None, ids: Sequence[int], beside: Works
     ) -> Task[Floats]:
         """Write the last token, and guesses after it: scores (T, V) after each. Works `beside` go
         in the same steps."""

@@ -42,8 +42,7 @@ from gemelo.engine.timings import Stats, Timings
 from gemelo.engine.tokens import EmbeddingSpan, Tokens, checked
 from gemelo.engine.turns import Turn, Turns
 from gemelo.engine.unpicklable import Unpicklable
-from gemelo.engine.task import Task
-from gemelo.engine.work import Work
+from gemelo.engine.task import Task, Works
 from gemelo.errors import InputError
 from gemelo.inputs.tokenizer.token_ids import token_ids
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
@@ -189,23 +188,24 @@ class Session(Unpicklable):
     def _rebuild_all(self) -> Task[None]:
         """Encode all that is stale again."""
         while self.num_stale:
-            yield self._rebuild_works(self.cache.chunk)
+            yield self._rebuild_works(self.tokens, self.cache.chunk)
             self._take_rebuilt()
 
-    def _rebuild_works(self, count: int) -> list[Work]:
+    def _rebuild_works(self, tokens: Tokens, count: int) -> Works:
         """What encodes a little more of a clean cache."""
         if self._rebuild is None:
             self._rebuild = CacheRebuild(self.decoder, self.cache, self._stale().index(True))
-        return self._rebuild.works(self.tokens, count)
+        return self._rebuild.works(tokens, count)
 
     def _take_rebuilt(self) -> None:
         """The clean cache takes the place of the stale one when it has caught up."""
-        if self._rebuild is not None:
-            self.stats.rebuilt_tokens += self._rebuild.take_encoded()
-            if self._rebuild.done == len(self.ids):
-                self.sequence.replace_cache(self._rebuild.cache, self.active)
-                self.stats.rebuilds += 1
-                self._rebuild = None
+        rebuild = self._rebuild
+        assert rebuild is not None, "its works were asked for"
+        self.stats.rebuilt_tokens += rebuild.take_encoded()
+        if rebuild.done == len(self.ids):
+            self.stats.rebuilds += 1
+            self.sequence.replace_cache(rebuild.cache, self.active)
+            self._rebuild = None
 
     def _decide(self, scores: Floats) -> Task[None]:
         if self.policy is not None and self.active is not None:
@@ -328,12 +328,13 @@ class Session(Unpicklable):
         timings.reused_tokens, timings.prefill_tokens = shared, len(tokens) - shared
 
         def told(position: int) -> None:
-            self._count(position - shared - timings_read[0], writer)
-            timings_read[0] = position - shared
+            nonlocal read
+            self._count(position - read, writer)
+            read = position
             if progress is not None:
                 progress(position - shared, len(tokens) - shared)
 
-        timings_read = [0]
+        read = shared
         scores = yield from self.sequence.read(self.decoder, writer, tokens, told)
         return scores
 
@@ -407,7 +408,8 @@ class Session(Unpicklable):
         """Write the last token, and guesses after it; scores (T, V) after each."""
         started = time.perf_counter()
         lazily = self.rebuild_mode == "lazy" and self.num_stale > 0
-        beside = self._rebuild_works(REBUILD_TOKENS + len(ids)) if lazily else []
+        whole = self.tokens + Tokens(ids)
+        beside = self._rebuild_works(whole, REBUILD_TOKENS + len(ids)) if lazily else []
         scores = yield from self.sequence.append(self.decoder, self.active, ids, beside)
         self._step_s = time.perf_counter() - started
         self._count(len(ids), self.active)

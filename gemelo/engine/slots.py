@@ -1,20 +1,19 @@
-"""Slots of a KV cache: which position lies in which slot, for every row and kind of layer.
+"""Slots of a KV cache: which position of a sequence lies in which slot, for every kind of layer.
 
 Full layers keep every position; sliding layers keep a ring of window + chunk - 1 slots, which is
 the least that lets the first query of a chunk find its window after the chunk's last key is
 written. Position p lives in slot p mod capacity, and each kind of layer keeps one table of the
 absolute position in every slot (-1 = empty). The mask is a function of those positions, so nothing
-is ever unrolled, trimmed or kept in temporal order: rewinding marks slots empty, and rows of
-different lengths sit side by side without padding.
+is ever unrolled, trimmed or kept in temporal order: rewinding marks slots empty.
 
 Tables are integers of the host, whoever computes with them: the native program by address, modules
 as tensors of their device.
 
-    slots = Slots(config, context=4096, rows=1, chunk=512)
-    slots.reserve(20);  slots.place(positions)
-    slots.rewind(0, end=100)                   # forget positions 100 and up; raises if it cannot
+    slots = Slots(config, context=4096, chunk=512)
+    slots.place(positions)                     # where there is room: see `KVCache.make_room`
+    slots.rewind(end=100)                      # forget positions 100 and up; raises if it cannot
 
-B rows, T tokens of a step, S slots.
+T tokens of a step, S slots.
 """
 
 from __future__ import annotations
@@ -37,17 +36,16 @@ class RewindError(GemeloError):
 
 
 class Table(NamedTuple):
-    """The positions in the slots of one kind of layer, (B, capacity), and how many are in use."""
+    """The positions in the slots of one kind of layer, (capacity,), and how many are in use."""
 
     positions: Integers
     used: int
 
     @property
-    def numbers(self) -> tuple[int, int, int, int]:
-        """Address, row stride in positions, capacity, used; good as long as the table is held."""
-        table = self.positions
-        address: int = table.__array_interface__["data"][0]
-        return address, table.shape[1], table.shape[1], self.used
+    def numbers(self) -> tuple[int, int, int]:
+        """Address, capacity, used; good as long as the table is held."""
+        address: int = self.positions.__array_interface__["data"][0]
+        return address, len(self.positions), self.used
 
 
 def check_context(config: ModelConfig, context: int) -> None:
@@ -62,19 +60,19 @@ def check_context(config: ModelConfig, context: int) -> None:
 
 
 class Slots:
-    """Positions in the slots of `rows` sequences of up to `context` tokens."""
+    """Positions in the slots of one sequence of up to `context` tokens."""
 
-    def __init__(self, config: ModelConfig, context: int, rows: int, chunk: int) -> None:
-        """chunk is the most tokens one step may write."""
+    def __init__(self, config: ModelConfig, context: int, chunk: int) -> None:
+        """chunk is the most tokens that one step may write."""
         check_context(config, context)
-        self.config, self.context, self.rows, self.chunk = config, context, rows, chunk
+        self.config, self.context, self.chunk = config, context, chunk
         self.tables: dict[LayerType, Integers] = {
-            kind: np.empty((rows, 0), np.int64) for kind in LAYER_TYPES
+            kind: np.empty(0, np.int64) for kind in LAYER_TYPES
         }
         self.used: dict[LayerType, int] = dict.fromkeys(LAYER_TYPES, 0)
 
     def capacity(self, kind: LayerType, length: int) -> int:
-        """Slots of one kind of layer for sequences of `length` tokens."""
+        """Slots of one kind of layer for a sequence of `length` tokens."""
         return kv_slots(self.config, kind, min(length, self.context), self.chunk)
 
     def table(self, kind: LayerType) -> Table:
@@ -82,7 +80,7 @@ class Slots:
         return Table(self.tables[kind], self.used[kind])
 
     def check_room(self, tokens: int, length: int) -> None:
-        """Raise for a step of so many tokens a row that ends at `length`, if it has no room."""
+        """Raise for a step of so many tokens that ends at `length`, if there is no room for it."""
         if tokens > self.chunk:
             raise InputError(f"a step of {tokens} tokens; the cache takes {self.chunk}")
         if length > self.context:
@@ -92,10 +90,10 @@ class Slots:
             )
 
     def growth(self, length: int) -> dict[LayerType, int]:
-        """What has to grow for `length` tokens a row, and to how many slots: the double, mostly."""
+        """What has to grow for `length` tokens, and to how many slots: the double, mostly."""
         grown = {}
         for kind, table in self.tables.items():
-            capacity, needed = table.shape[1], self.capacity(kind, length)
+            capacity, needed = len(table), self.capacity(kind, length)
             if needed > capacity:
                 grown[kind] = self.capacity(kind, max(needed, 2 * capacity, _GROWTH))
         return grown
@@ -103,60 +101,66 @@ class Slots:
     def grow(self, kind: LayerType, capacity: int) -> None:
         """A ring that has not wrapped yet lies in order, so growing keeps every slot's place."""
         old = self.tables[kind]
-        grown = np.full((self.rows, capacity), -1, np.int64)
-        grown[:, : old.shape[1]] = old
+        grown = np.full(capacity, -1, np.int64)
+        grown[: len(old)] = old
         self.tables[kind] = grown
 
     def use(self, length: int) -> None:
-        """From now on `length` tokens a row are attended over, or as many as before."""
+        """From now on `length` tokens are attended over, or as many as before."""
         for kind in LAYER_TYPES:
             self.used[kind] = max(self.used[kind], self.capacity(kind, length))
 
     def mapping(self, kind: LayerType, positions: Integers) -> Integers:
-        """The slot (B, T) of every position; -1 for padding."""
-        capacity = self.tables[kind].shape[1]
-        return np.where(positions < 0, -1, positions % max(1, capacity))
+        """The slot (T,) of every position."""
+        return positions % max(1, len(self.tables[kind]))
 
     def place(self, positions: Integers) -> None:
-        """Note positions (B, T) of a step in the tables; -1 is padding."""
+        """Note positions (T,) of a step in the tables."""
         for kind, table in self.tables.items():
-            slots = self.mapping(kind, positions)
-            row, token = np.nonzero(slots >= 0)
-            table[row, slots[row, token]] = positions[row, token]
+            table[self.mapping(kind, positions)] = positions
 
-    def rewind(self, row: int, end: int) -> None:
-        """Forget positions `end` and up in one row, so that the next token may be written there.
+    def rewind(self, end: int) -> None:
+        """Forget positions `end` and up, so that the next token may be written there.
 
         Raises `RewindError`, changing nothing, when a ring has overwritten part of the window
         before `end`: it reaches chunk - 1 tokens back from the furthest position ever written.
         """
+        self.check_held(end)
+        self._mark_empty(end)
+
+    def first_seen(self, kind: LayerType, end: int) -> int:
+        """The first position that a token at `end` sees in one kind of layer."""
+        window = self.config.window(kind)
+        return 0 if window is None else max(0, end - window + 1)
+
+    def check_held(self, end: int) -> None:
+        """Raise `RewindError` unless all that a token at `end` sees before it is in the tables."""
         for kind, table in self.tables.items():
-            window = self.config.window(kind)
-            first = 0 if window is None else max(0, end - window + 1)
-            num_held = int(((table[row] >= first) & (table[row] < end)).sum())
+            window, first = self.config.window(kind), self.first_seen(kind, end)
+            num_held = int(((table >= first) & (table < end)).sum())
             if num_held < end - first:
                 raise RewindError(
                     f"position {end} is too far back: the ring of window {window} and chunk "
                     f"{self.chunk} holds {num_held} of the {end - first} keys before it"
                 )
-        for table in self.tables.values():
-            table[row][table[row] >= end] = -1
-        self._shrink()
 
-    def clear(self, row: int = 0) -> None:
-        """Forget a row."""
+    def clear(self) -> None:
+        """Forget all positions."""
+        self._mark_empty(0)
+
+    def _mark_empty(self, end: int) -> None:
         for table in self.tables.values():
-            table[row] = -1
+            table[table >= end] = -1
         self._shrink()
 
     def _shrink(self) -> None:
         """Attend no further than the last slot that holds something: as if the rest never was."""
         for kind, table in self.tables.items():
-            filled = np.flatnonzero((table >= 0).any(0))
+            filled = np.flatnonzero(table >= 0)
             self.used[kind] = int(filled[-1]) + 1 if len(filled) else 0
 
-    def copy_row(self, other: Slots) -> None:
-        """Every row becomes row 0 of `other`, whose tables are of the same sizes."""
+    def copy_from(self, other: Slots) -> None:
+        """Become what `other` is, whose tables are of the same sizes."""
         for kind, table in self.tables.items():
-            table[:] = other.tables[kind][:1]
+            table[:] = other.tables[kind]
         self.used = dict(other.used)

@@ -1,27 +1,29 @@
-"""Decoder steps: prefill a prompt in chunks, decode a token a row, verify a draft's tokens.
+"""Decoder steps: pieces of many sequences in one; and what a sequence alone asks for.
 
-All are one `forward` with `logits_to_keep`, on any decoder. They take Python integers and give
-float32 arrays. `score` is for evaluation: every position's logits.
+All are one `forward`. `run` takes a work to its end, alone; `prefill`, `write`, `decode`, `verify`
+and `score` are works of one sequence. They take Python integers and give float32 arrays. `score` is
+for evaluation: every position's logits.
 
     scores = prefill(decoder, cache, Tokens(ids), start=0)        # (V,)
-    scores = decode(decoder, cache, ids=[506], positions=[6])     # (B, V)
+    scores = decode(decoder, cache, id=506, position=6)           # (V,)
 
-B rows, T tokens, V vocabulary.
+T tokens, V vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
-from gemelo.engine.decoder import Decoder, Rows
+from gemelo.engine.decoder import Decoder, StepPiece
 from gemelo.engine.kv import KVCache
-from gemelo.engine.tokens import EmbeddingSpan, Tokens, step_inputs
+from gemelo.engine.tokens import Tokens
+from gemelo.engine.work import Work
 from gemelo.errors import FileFormatError
 from gemelo.kernels.quants import Floats
 from gemelo.weights.mapped import listen, lost
 from gemelo.weights.tensors import Weights
+
+Held = Callable[[int], None]  # a position, up to which a cache holds tokens
 
 
 def prefill(
@@ -29,74 +31,64 @@ def prefill(
     cache: KVCache,
     tokens: Tokens,
     start: int = 0,
-    done: Callable[[int], None] = lambda position: None,
+    held: Held = lambda position: None,
 ) -> Floats:
-    """Write tokens from `start` on to row 0 of the cache, and score what follows the last: (V,).
+    """Write tokens from `start` on to the cache, and score what follows the last: (V,).
 
-    `done` is called with the position reached after every chunk, when the cache holds it.
+    `held` is called with the position reached after every step, when the cache holds it.
     """
-    scores = np.empty((0, 0), np.float32)
-    for begin, end in tokens.chunks(start, cache.chunk):
-        decoder.prefetch(tokens.ids[end : end + cache.chunk])  # while this chunk is computed
-        # Only the prompt's last token is asked for; the others stop at the last keys written.
-        scores = _forward_row(decoder, cache, tokens[begin:end], begin, int(end == len(tokens)))
-        done(end)
-    last: Floats = scores[-1]
+    # Only the prompt's last token is asked for; the others stop at the last keys written.
+    last: Floats = run(Work(decoder, cache, tokens[start:], start, 1, held))[-1]
     return last
 
 
-def write(decoder: Decoder, cache: KVCache, tokens: Tokens, position: int) -> None:
-    """Write tokens of row 0 from `position` on to the cache, in one step, and score nothing."""
-    _forward_row(decoder, cache, tokens, position, 0)
-
-
-def decode(
-    decoder: Decoder, cache: KVCache, ids: Sequence[int], positions: Sequence[int]
-) -> Floats:
-    """One token in every row, at its position (-1 leaves the row alone): scores (B, V) float32."""
-    return forward(decoder, cache, [[id] for id in ids], [[position] for position in positions])
-
-
-def verify(decoder: Decoder, cache: KVCache, ids: Sequence[int], position: int) -> Floats:
-    """Tokens of row 0 from `position` on, a draft's guesses: scores (T, V) after each."""
-    return _forward_row(decoder, cache, Tokens(ids), position)
-
-
-def score(decoder: Decoder, cache: KVCache, ids: Sequence[int] | Tokens) -> Floats:
-    """Next-token scores at every position, (T, V) float32; 1 MB a token at Gemma's vocabulary."""
-    tokens = Tokens.of(ids)
-    steps = tokens.chunks(0, cache.chunk)
-    return np.concatenate([_forward_row(decoder, cache, tokens[a:b], a) for a, b in steps])
-
-
-def _forward_row(
+def write(
     decoder: Decoder,
     cache: KVCache,
     tokens: Tokens,
     position: int,
-    logits_to_keep: int | None = None,
-) -> Floats:
-    """Tokens of row 0 from `position` on."""
-    positions = range(position, position + len(tokens))
-    return forward(decoder, cache, [tokens.ids], [positions], logits_to_keep, tokens.spans)
+    held: Held = lambda position: None,
+) -> None:
+    """Write tokens from `position` on to the cache, and score nothing; `held` as for `prefill`."""
+    run(Work(decoder, cache, tokens, position, 0, held))
 
 
-def forward(
-    decoder: Decoder,
-    cache: KVCache,
-    ids: Rows,
-    positions: Rows,
-    logits_to_keep: int | None = None,
-    spans: Sequence[EmbeddingSpan] = (),
-) -> Floats:
-    """ids, positions (B, T) -> scores of all or the last tokens, (B * (T or logits_to_keep), V).
+def decode(decoder: Decoder, cache: KVCache, id: int, position: int) -> Floats:
+    """One token at its position: scores (V,) of what follows it."""
+    scores: Floats = run(Work(decoder, cache, Tokens([id]), position, 1))[0]
+    return scores
 
-    spans are of row 0. Scores that are not finite raise the name of the weight that spoilt them:
-    the step tells, and looking at load would read the whole file.
+
+def verify(decoder: Decoder, cache: KVCache, ids: Sequence[int], position: int) -> Floats:
+    """Tokens from `position` on, a draft's guesses: scores (T, V) after each."""
+    return run(Work(decoder, cache, Tokens(ids), position, None))
+
+
+def score(decoder: Decoder, cache: KVCache, ids: Sequence[int] | Tokens) -> Floats:
+    """Next-token scores at every position, (T, V) float32; 1 MB a token at Gemma's vocabulary."""
+    return run(Work(decoder, cache, Tokens.of(ids), 0, None))
+
+
+def run(work: Work) -> Floats:
+    """A work alone, to its end: its scores (logits_to_keep, V)."""
+    chunk = work.cache.chunk
+    while not work.done:
+        pieces = work.pieces(chunk)
+        ahead = work.read + sum(len(piece.ids) for piece in pieces)
+        if ahead < len(work.tokens):  # while these are computed
+            work.decoder.prefetch(work.tokens.ids[ahead : ahead + chunk])
+        work.wrote(pieces, forward(work.decoder, pieces))
+    return work.scores
+
+
+def forward(decoder: Decoder, pieces: Sequence[StepPiece]) -> list[Floats]:
+    """The scores of every piece, (T or logits_to_keep, V), in one step.
+
+    Scores that are not finite raise the name of the weight that spoilt them: the step tells, and
+    looking at load would read the whole file.
     """
     listen()
-    inputs = step_inputs(decoder, ids, positions, spans)
-    scores, finite = decoder.step(ids, positions, cache, logits_to_keep, inputs)
+    scores, finite = decoder.step(pieces)
     check_result(decoder.weights, finite)
     return scores
 

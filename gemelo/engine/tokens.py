@@ -2,19 +2,19 @@
 
 A vision tower or an audio encoder makes embeddings, which a step puts in place of those of the
 placeholder ids. Two things follow. A picture of Gemma 3 is seen by itself both ways, so that all of
-it goes through in one step: chunks end before it or after it. And a cache that holds the same ids
-need not hold the same picture: every span carries a key of what it was made from, and a prefix is
-shared only as far as the keys agree.
+it goes through in one step: pieces end before it or after it (`grid`). And a cache that holds the
+same ids need not hold the same picture: every span carries a key of what it was made from, and a
+prefix is shared only as far as the keys agree.
 
     tokens = Tokens(ids, [EmbeddingSpan(begin=5, embeds=embeds, key=b"...", bidirectional=True)])
-    for begin, end in tokens.chunks(0, 512): tokens[begin:end]
+    tokens[:20].blocks                                            # [(5, 20)]
 
-B rows, T tokens of a step, J tokens of a span, D width.
+T tokens, J tokens of a span, D width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import Any
@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 
 from gemelo.config import ModelConfig
-from gemelo.engine.decoder import Decoder, Rows, StepInputs
+from gemelo.engine.decoder import Decoder, StepInputs
+from gemelo.engine.grid import Range
 from gemelo.errors import ContextLengthError, InputError, one_line
 from gemelo.inputs.tokenizer.token_ids import token_ids
 from gemelo.kernels.quants import Floats
@@ -116,30 +117,14 @@ class Tokens:
         pairs = zip(self.ids[:limit], other.ids[:limit], strict=True)
         return next((index for index, (a, b) in enumerate(pairs) if a != b), limit)
 
-    def chunks(self, begin: int, chunk: int) -> Iterator[tuple[int, int]]:
-        """Steps of at most `chunk` tokens from `begin` on; none cuts a bidirectional span.
-
-        Raises InputError for a span that is longer.
-        """
-        while begin < len(self):
-            end = min(begin + chunk, len(self))
-            if (start := self.uncut(end)) < end:
-                end = start if start > begin else self._end_of(start)
-            if end - begin > chunk:
-                raise InputError(
-                    f"a picture of {end - begin} tokens has to be read in one step, which takes "
-                    f"{chunk}; raise the chunk"
-                )
-            yield begin, end
-            begin = end
+    @property
+    def blocks(self) -> list[Range]:
+        """Where the bidirectional spans lie, which are read in one step each."""
+        return [(span.begin, span.end) for span in self.spans if span.bidirectional]
 
     def uncut(self, index: int) -> int:
         """The index itself, or the beginning of the bidirectional span that it would cut."""
-        both_ways = (span for span in self.spans if span.bidirectional)
-        return next((span.begin for span in both_ways if span.begin < index < span.end), index)
-
-    def _end_of(self, begin: int) -> int:
-        return next(span.end for span in self.spans if span.begin == begin)
+        return next((begin for begin, end in self.blocks if begin < index < end), index)
 
 
 def checked(tokens: Tokens, config: ModelConfig, context: int, num_held: int = 0) -> Tokens:
@@ -199,19 +184,18 @@ def _floats(embeds: Any) -> Any:
         return array.astype(np.float32, copy=False) if array.dtype.kind == "f" else array
 
 
-def step_inputs(
-    decoder: Decoder, ids: Rows, positions: Rows, spans: Sequence[EmbeddingSpan] = ()
-) -> StepInputs | None:
-    """What a step brings beside ids (B, T); None for plain text.
+def step_inputs(decoder: Decoder, tokens: Tokens, position: int) -> StepInputs | None:
+    """What a piece of tokens from `position` on brings beside ids; None for plain text.
 
-    spans are of a step of one row and count from its first token. Ids that have their embeddings
-    with a modality are no plain text either.
+    Ids that have their embeddings with a modality are no plain text either.
     """
+    ids, spans = tokens.ids, tokens.spans
     if not spans:
-        return StepInputs(decoder.embed(ids)) if any(map(decoder.has_own_embeddings, ids)) else None
-    embeds, attend_until = decoder.embed(ids), np.array(positions, np.int64)
+        return StepInputs(decoder.embed(ids)) if decoder.has_own_embeddings(ids) else None
+    embeds = decoder.embed(ids)
+    attend_until = np.arange(position, position + len(ids), dtype=np.int64)
     for span in spans:
-        embeds[0, span.begin : span.end] = span.embeds
+        embeds[span.begin : span.end] = span.embeds
         if span.bidirectional:
-            attend_until[0, span.begin : span.end] = attend_until[0, span.end - 1]
-    return StepInputs(embeds, attend_until if any(s.bidirectional for s in spans) else None)
+            attend_until[span.begin : span.end] = position + span.end - 1
+    return StepInputs(embeds, attend_until if tokens.blocks else None)

@@ -11,8 +11,8 @@ take; and it says what a native step has to give.
     program.logits(h, Matrix(table), 0.0)
     finite = program.run(call)               # call.scores holds them
 
-B rows, T tokens of a row, N tokens of all rows, S slots, H heads, K key/value heads, d head width,
-W width of a buffer, P width of a per-layer embedding, L layers.
+T tokens, S slots, H heads, K key/value heads, d head width, W width of a buffer, P width of a
+per-layer embedding, L layers.
 """
 
 from __future__ import annotations
@@ -33,34 +33,34 @@ Integers = NDArray[np.int64]
 class Store(Protocol):
     """Keys or values of one layer: see `gemelo.engine.kv`."""
 
-    def put(self, row: Integers, slot: Integers, new: Floats) -> None: ...
-    def view(self, row: int, used: int) -> Floats: ...
+    def put(self, slots: Integers, new: Floats) -> None: ...
+    def view(self, used: int) -> Floats: ...
 
 
 @dataclass
 class Call:
-    """One step of a program. ids, positions and attend_until are (B, T); slots has for each type of
-    layer the slot of every token (B, T), -1 for padding, and the positions in those that are used
-    (B, S); stores has keys and values of each layer that owns some. Buffers and turns are the
-    call's own, so that threads may share a program."""
+    """One piece of a step. ids, positions and attend_until are (T,); slots has for each type of
+    layer the slot of every token (T,), and the positions in those that are used (S,); stores has
+    keys and values of each layer that owns some. Buffers and turns are the call's own, so that
+    threads may share a program."""
 
     ids: Integers
     positions: Integers
     attend_until: Integers
-    inputs_embeds: Floats | None  # (N, D)
+    inputs_embeds: Floats | None  # (T, D)
     logits_to_keep: int | None
     slots: Mapping[str, tuple[Integers, Integers]]
     stores: Sequence[tuple[Store, Store]]
-    per_layer_rows: Packed | None  # (N * L, P)
-    scores: Floats  # (N or B * logits_to_keep, V), written
+    per_layer_rows: Packed | None  # (T * L, P)
+    scores: Floats  # (T or logits_to_keep, V), written
     done: bool = False
     finite: bool = True
-    at: list[Floats] = field(default_factory=list)  # buffers by number, (N, W) each
+    at: list[Floats] = field(default_factory=list)  # buffers by number, (T, W) each
     turns: dict[str, tuple[Floats, Floats]] = field(default_factory=dict)  # cosines, sines
 
 
 class Program:
-    """A decoder's forward as a list of steps over buffers (N, W)."""
+    """A decoder's forward as a list of steps over buffers (T, W)."""
 
     def __init__(self) -> None:
         self._widths: list[int] = []
@@ -74,7 +74,7 @@ class Program:
 
     def run(self, call: Call) -> bool:
         """Make the scores; whether all are finite."""
-        tokens = call.ids.size
+        tokens = len(call.ids)
         call.at = [np.zeros((tokens, width), np.float32) for width in self._widths]
         with np.errstate(all="ignore"):  # what is not finite is told by the result
             for step in self._steps:
@@ -90,7 +90,7 @@ class Program:
 
         def step(call: Call) -> None:
             given = call.inputs_embeds
-            rows = table.rows_of(call.ids.ravel()) * np.float32(scale) if given is None else given
+            rows = table.rows_of(call.ids) * np.float32(scale) if given is None else given
             call.at[out][:] = rows
 
         self._steps.append(step)
@@ -101,8 +101,8 @@ class Program:
         self._steps.append(lambda call: self._turn(call, layer_type))
 
     def _turn(self, call: Call, layer_type: str) -> None:
-        positions = call.positions.reshape(-1, 1).astype(np.float32)
-        angles = positions * self._frequencies[layer_type]  # (N, d / 2)
+        positions = call.positions[:, None].astype(np.float32)
+        angles = positions * self._frequencies[layer_type]  # (T, d / 2)
         call.turns[layer_type] = np.cos(angles), np.sin(angles)
 
     def norm(self, x: int, n: Norm, out: int) -> None:
@@ -141,13 +141,13 @@ class Program:
         self._steps.append(step)
 
     def norm_rope_heads(self, x: int, head_dim: int, n: Norm, layer_type: str | None) -> None:
-        """Normalise every head of x (N, heads * d), and turn its pairs (p, p + d / 2)."""
+        """Normalise every head of x (T, heads * d), and turn its pairs (p, p + d / 2)."""
 
         def step(call: Call) -> None:
             tokens, width = call.at[x].shape
             heads = n(call.at[x].reshape(tokens, width // head_dim, head_dim))
             if layer_type is not None:
-                cos, sin = (turn[:, None] for turn in call.turns[layer_type])  # (N, 1, d / 2)
+                cos, sin = (turn[:, None] for turn in call.turns[layer_type])  # (T, 1, d / 2)
                 low, high = np.split(heads, 2, axis=-1)
                 heads = np.concatenate([low * cos - high * sin, high * cos + low * sin], -1)
             call.at[x] = heads.reshape(tokens, width)
@@ -155,53 +155,43 @@ class Program:
         self._steps.append(step)
 
     def store_kv(self, k: int, v: int, layer: int, layer_type: str) -> None:
-        """Keys and values (N, K * d) to the slots of their tokens."""
+        """Keys and values (T, K * d) to the slots of their tokens."""
 
         def step(call: Call) -> None:
             slots, _ = call.slots[layer_type]
-            row, token = np.nonzero(slots >= 0)
             for buffer, store in zip((k, v), call.stores[layer], strict=True):
-                heads = call.at[buffer].reshape(*slots.shape, -1, self._head_dim(layer_type))
-                store.put(row, slots[row, token], heads[row, token])
+                heads = call.at[buffer].reshape(len(slots), -1, self._head_dim(layer_type))
+                store.put(slots, heads)
 
         self._steps.append(step)
 
     def attend(
         self, q: int, layer: int, layer_type: str, heads: int, window: int, scale: float, out: int
     ) -> None:
-        """Softmax attention of q (N, H * d) over a layer's keys and values; window 0 is none."""
+        """Softmax attention of q (T, H * d) over a layer's keys and values; window 0 is none."""
 
         def step(call: Call) -> None:
-            rows, tokens = call.positions.shape
-            queries = call.at[q].reshape(rows, tokens, heads, -1)
-            _, positions = call.slots[layer_type]
-            k, v = call.stores[layer]
-            found = []
-            for row in range(rows):
-                seen = visible(
-                    call.positions[row], call.attend_until[row], positions[row], window
-                )  # (T, S)
-                used = positions.shape[1]
-                found.append(attention(queries[row], k.view(row, used), v.view(row, used), seen,
-                                       scale))  # fmt: skip
-            call.at[out] = np.concatenate(found).reshape(rows * tokens, -1)
+            tokens, (_, held) = len(call.positions), call.slots[layer_type]
+            seen = visible(call.positions, call.attend_until, held, window)  # (T, S)
+            k, v = (store.view(len(held)) for store in call.stores[layer])
+            queries = call.at[q].reshape(tokens, heads, -1)
+            call.at[out] = attention(queries, k, v, seen, scale).reshape(tokens, -1)
 
         self._steps.append(step)
 
     def keep_last_tokens(self, buffers: Sequence[int]) -> None:
-        """Only the last tokens of every row go on, as many as the call asks for."""
+        """Only the last tokens go on, as many as the call asks for."""
 
         def step(call: Call) -> None:
-            rows, tokens = call.positions.shape
+            tokens = len(call.positions)
             keep = tokens if call.logits_to_keep is None else call.logits_to_keep
             call.done = keep == 0
             if keep >= tokens or call.done:
                 return
-            call.positions = call.positions[:, tokens - keep :]
-            call.attend_until = call.attend_until[:, tokens - keep :]
+            call.positions = call.positions[tokens - keep :]
+            call.attend_until = call.attend_until[tokens - keep :]
             for buffer in buffers:
-                split = call.at[buffer].reshape(rows, tokens, -1)[:, tokens - keep :]
-                call.at[buffer] = split.reshape(rows * keep, -1)
+                call.at[buffer] = call.at[buffer][tokens - keep :]
             for layer_type in call.turns:
                 self._turn(call, layer_type)
 
@@ -244,9 +234,9 @@ class Program:
         """Every stream plus a mixture of all."""
 
         def step(call: Call) -> None:
-            x = np.stack([call.at[stream] for stream in streams])  # (S, N, D)
+            x = np.stack([call.at[stream] for stream in streams])  # (S, T, D)
             mix = altup.modalities(x[0]) @ altup.prediction_coefs.T
-            mix = mix.reshape(-1, len(x), len(x))  # (N, out, in)
+            mix = mix.reshape(-1, len(x), len(x))  # (T, out, in)
             for out, y in zip(predicted, x + np.einsum("noi,ind->ond", mix, x), strict=True):
                 call.at[out] = y
 
@@ -262,7 +252,7 @@ class Program:
         def step(call: Call) -> None:
             found = call.at[activated]
             innovation = found - call.at[predicted[0]]
-            share = altup.modalities(found) @ altup.correction_coefs.T + 1  # (N, S)
+            share = altup.modalities(found) @ altup.correction_coefs.T + 1  # (T, S)
             for index, (stream, before) in enumerate(zip(streams, predicted, strict=True)):
                 call.at[stream] = call.at[before] + innovation * share[:, index : index + 1]
             call.at[scaled] = call.at[streams[0]] * altup.correct_output_scale
@@ -284,7 +274,7 @@ class Program:
         self._steps.append(step)
 
     def gate_per_layer_input(self, gates: int, per_layer_inputs: int, layer: int) -> None:
-        """gates = gelu(gates) * the tokens' inputs (N, L * P) for a layer."""
+        """gates = gelu(gates) * the tokens' inputs (T, L * P) for a layer."""
 
         def step(call: Call) -> None:
             width = self._widths[gates]
@@ -317,11 +307,11 @@ class Program:
     def per_layer_inputs(
         self, projected: int, layers: int, n: Norm, projected_scale: float, table_scale: float
     ) -> None:
-        """(norm(projected * scale) + looked up * its scale) / sqrt 2, (N, L * P), in place."""
+        """(norm(projected * scale) + looked up * its scale) / sqrt 2, (T, L * P), in place."""
 
         def step(call: Call) -> None:
             assert call.per_layer_rows is not None
-            rows = unpack(call.per_layer_rows)  # (N * L, P)
+            rows = unpack(call.per_layer_rows)  # (T * L, P)
             x = call.at[projected].reshape(rows.shape) * np.float32(projected_scale)
             y = (n(x) + rows * np.float32(table_scale)) * np.float32(2**-0.5)
             call.at[projected] = y.reshape(call.at[projected].shape)

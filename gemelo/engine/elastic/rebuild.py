@@ -6,16 +6,17 @@ generation; when it has caught up, that cache is a clean prefill of the active s
 float32, and takes the first one's place.
 
     rebuild = CacheRebuild(decoder, cache, clean_tokens=0)
-    rebuild.advance(tokens, 8)      # until rebuild.done == len(tokens)
+    yield rebuild.works(tokens, 8)  # in a task, until rebuild.done == len(tokens)
 """
 
 from __future__ import annotations
 
-from gemelo.engine import step
 from gemelo.engine.decoder import Decoder
 from gemelo.engine.kv import KVCache
 from gemelo.engine.slots import RewindError
+from gemelo.engine.task import Works
 from gemelo.engine.tokens import Tokens
+from gemelo.engine.work import Work
 
 
 class CacheRebuild:
@@ -25,8 +26,8 @@ class CacheRebuild:
         """The first `clean_tokens` positions of `stale` are kept, if sliding layers still hold what
         they saw."""
         self.decoder = decoder
-        self.cache = stale.repeat(1)
-        self.done = 0
+        self.cache = stale.copy()
+        self.done = self._num_encoded = 0
         self._keep(clean_tokens)
 
     def rewind(self, end: int) -> None:
@@ -36,16 +37,24 @@ class CacheRebuild:
 
     def _keep(self, end: int) -> None:
         try:
-            self.cache.rewind(0, end)
+            self.cache.rewind(end)
             self.done = end
         except RewindError:
             self.cache.clear()
             self.done = 0
 
-    def advance(self, tokens: Tokens, count: int) -> int:
-        """Encode up to `count` more of tokens; how many. `done` == len(tokens) is caught up."""
-        end = min(self.done + min(count, self.cache.chunk), len(tokens))
-        if end > self.done:
-            step.write(self.decoder, self.cache, tokens[self.done : end], self.done)
-        encoded, self.done = end - self.done, end
-        return encoded
+    def works(self, tokens: Tokens, count: int) -> Works:
+        """What encodes up to `count` more of tokens; `done` == len(tokens) is caught up."""
+        begin, end = self.done, min(self.done + min(count, self.cache.chunk), len(tokens))
+        if end <= begin:
+            return []
+        return [Work(self.decoder, self.cache, tokens[begin:end], begin, 0, self._held)]
+
+    def _held(self, position: int) -> None:
+        self._num_encoded += position - self.done
+        self.done = position
+
+    def take_encoded(self) -> int:
+        """How many tokens were encoded since this was asked last."""
+        count, self._num_encoded = self._num_encoded, 0
+        return count

@@ -20,16 +20,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from gemelo.config import ModelConfig
-from gemelo.engine import step
 from gemelo.engine.continuation import Continuation
-from gemelo.engine.decoder import Decoder
+from gemelo.engine.decoder import FEW_TOKENS, Decoder
 from gemelo.engine.kv import KVCache
 from gemelo.engine.sampler import Guess
+from gemelo.engine.task import Task
+from gemelo.engine.tokens import Tokens
+from gemelo.engine.work import Work
 from gemelo.errors import InputError
 
 MOST = 8  # guesses a round
 # Tokens that a pass verifies: so many have the very numbers of as many passes (docs/kernels.md).
-MOST_VERIFIED = 16
+MOST_VERIFIED = FEW_TOKENS
 RETRY = 64  # plain steps before a draft that did not pay is tried again
 
 
@@ -83,14 +85,16 @@ class Draft:
         nearest = min(self.verify_s, key=lambda measured: abs(measured - gamma))
         return self.verify_s[nearest] * (1 + gamma) / (1 + min(nearest, gamma))
 
-    def propose(self, cache: KVCache, row: Continuation, position: int, gamma: int) -> list[Guess]:
+    def propose(
+        self, cache: KVCache, row: Continuation, position: int, gamma: int
+    ) -> Task[list[Guess]]:
         """`gamma` guesses of what follows the row's last token, which stands at `position`."""
         guesses: list[Guess] = []
         token = row.ids[-1]
         started = time.perf_counter()
         for ahead in range(position, position + gamma):
-            scores = step.decode(self.decoder, cache, [token], [ahead])[0]
-            guesses.append(row.guess(scores, [guess.id for guess in guesses]))
+            [scores] = yield [Work(self.decoder, cache, Tokens([token]), ahead, 1)]
+            guesses.append(row.guess(scores[0], [guess.id for guess in guesses]))
             token = guesses[-1].id
         self.draft_s = smooth(self.draft_s, (time.perf_counter() - started) / gamma)
         return guesses

@@ -4,9 +4,9 @@ On CUDA, in training and as the oracle of the native program a decoder runs as m
 operation after the other (`models`). Scores come back as arrays of the host.
 
     decoder = ModuleDecoder(decoder_module(config, weights, device="cuda"), weights)
-    scores, finite = decoder.step([ids], [positions], decoder.cache(4096))
+    [scores], finite = decoder.step([StepPiece(decoder.cache(4096), ids, position=0)])
 
-B rows, T tokens, D width, L layers, P width of a per-layer embedding.
+B rows, which of a step is one; T tokens, D width, L layers, P width of a per-layer embedding.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from gemelo.checkpoints.modules import decoder_module
 from gemelo.config import ModelConfig, Submodel
 from gemelo.config.options import KVFormat
-from gemelo.engine.decoder import Rows, StepInputs
+from gemelo.engine.decoder import StepInputs, StepPiece, check_pieces, make_room
 from gemelo.engine.kv import KVCache
 from gemelo.engine.modules.cache import ModuleCache, tensor_cache
 from gemelo.engine.native_decoder import ModalityEmbeddings, NativeDecoder, PerLayerTable
@@ -85,51 +85,44 @@ class ModuleDecoder:
         """The module's own dtype."""
         return "plain"
 
-    def cache(
-        self, context: int, rows: int = 1, chunk: int = 512, kv_format: KVFormat | None = None
-    ) -> KVCache:
-        """An empty cache of so many rows, on the module's device."""
+    def cache(self, context: int, chunk: int = 512, kv_format: KVFormat | None = None) -> KVCache:
+        """An empty cache of one sequence, on the module's device."""
         dtype = self.module.embed_tokens.dtype
         chosen = kv_format or self.kv_format
-        return tensor_cache(self.config, context, rows, chunk, dtype, self.device, chosen)
+        return tensor_cache(self.config, context, chunk, dtype, self.device, chosen)
 
     @torch.inference_mode()
-    def step(
-        self,
-        ids: Rows,
-        positions: Rows,
-        cache: KVCache,
-        logits_to_keep: int | None = None,
-        inputs: StepInputs | None = None,
-    ) -> tuple[Floats, bool]:
-        """See `gemelo.engine.decoder.Decoder.step`."""
-        rows, tokens = len(ids), len(ids[0]) if ids else 0
-        num_scored = tokens if logits_to_keep is None else logits_to_keep
-        if not rows * tokens:
-            return np.empty((rows * num_scored, self.config.vocab_size), np.float32), True
-        hidden = self.module(
-            self.tensor(ids),
-            self.tensor(positions),
-            ModuleCache(cache),
-            logits_to_keep,
-            None if inputs is None else self.tensors(inputs),
-        ).flatten(0, 1)
-        if not len(hidden):
-            return np.empty((0, self.config.vocab_size), np.float32), True
-        scores: Floats = self.module.logits(hidden).float().cpu().numpy()
-        return scores, bool(np.isfinite(scores).all())
+    def step(self, pieces: Sequence[StepPiece]) -> tuple[list[Floats], bool]:
+        """See `gemelo.engine.decoder.Decoder.step`. One piece runs after the other."""
+        check_pieces(pieces, self.config.vocab_size)
+        make_room(pieces)
+        found = [self._scores(piece) for piece in pieces]
+        return found, all(bool(np.isfinite(scores).all()) for scores in found)
 
-    def tensor(self, rows: Rows) -> Tensor:
-        """Numbers (B, T) where the module is."""
-        return torch.tensor([list(row) for row in rows], device=self.device)
+    def _scores(self, piece: StepPiece) -> Floats:
+        hidden = self.module(
+            self.tensor(piece.ids),
+            self.tensor(range(piece.position, piece.end)),
+            ModuleCache(piece.cache),
+            piece.logits_to_keep,
+            None if piece.inputs is None else self.tensors(piece.inputs),
+        )[0]
+        if not len(hidden):
+            return np.empty((0, self.config.vocab_size), np.float32)
+        scores: Floats = self.module.logits(hidden).float().cpu().numpy()
+        return scores
+
+    def tensor(self, numbers: Sequence[int]) -> Tensor:
+        """Ids or positions as one row, (1, T), where the module is."""
+        return torch.tensor([list(numbers)], device=self.device)
 
     def tensors(self, inputs: StepInputs) -> layers.StepInputs:
-        """Inputs where the module is, in its dtype."""
-        embeds = torch.from_numpy(inputs.inputs_embeds)
+        """Inputs as those of one row, where the module is and in its dtype."""
+        embeds = torch.from_numpy(inputs.inputs_embeds)[None]
         until = inputs.attend_until
         return layers.StepInputs(
             embeds.to(self.device, self.module.embed_tokens.dtype),
-            None if until is None else torch.from_numpy(until).to(self.device),
+            None if until is None else torch.from_numpy(until)[None].to(self.device),
         )
 
     def has_own_embeddings(self, ids: Sequence[int]) -> bool:
@@ -138,9 +131,9 @@ class ModuleDecoder:
         return special is not None and max(ids, default=0) >= special.first
 
     @torch.inference_mode()
-    def embed(self, ids: Rows) -> Floats:
-        """ids (B, T) -> (B, T, D), in the values that the module computes with."""
-        embeds: Floats = self.module.embed(self.tensor(ids)).float().cpu().numpy()
+    def embed(self, ids: Sequence[int]) -> Floats:
+        """ids (T,) -> (T, D), in the values that the module computes with."""
+        embeds: Floats = self.module.embed(self.tensor(ids))[0].float().cpu().numpy()
         return embeds
 
     def view(self, submodel: Submodel) -> ModuleDecoder:

@@ -39,11 +39,11 @@ def forward(
         numbers += layers * config.num_attention_heads * count * count
     check_room(count, 4 * numbers)
     check_files(decoder.weights.files)
-    inputs = step_inputs(decoder, [tokens.ids], [range(count)], tokens.spans)
+    inputs = step_inputs(decoder, tokens, 0)
     found = outputs.forward(
         decoder.module,
-        decoder.tensor([tokens.ids]),
-        decoder.tensor([range(count)]),
+        decoder.tensor(tokens.ids),
+        decoder.tensor(range(count)),
         None if inputs is None else decoder.tensors(inputs),
         output_hidden_states,
         output_attentions,

@@ -6,21 +6,23 @@ that is all there is here.
 
     backend = NativeBackend(panels)
     backend.program.norm(x, backend.norm(weight, 1.0, eps), out)
-    backend.run(call)
+    backend.run(step)
 
-B rows, T tokens, V vocabulary, D width, L layers, P width of a per-layer embedding.
+T tokens of a piece, N tokens of all, V vocabulary, D width, L layers, P width of a per-layer
+embedding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gemelo.config import FULL, LAYER_TYPES, SLIDING, LayerType, ModelConfig
-from gemelo.engine.kv import KVCache
+from gemelo.engine.decoder import StepPiece
 from gemelo.engine.scores import Scores
 from gemelo.engine.slots import Integers
 from gemelo.kernels import cpu, native, reference_program
@@ -38,17 +40,28 @@ _KINDS: dict[LayerType, str] = {SLIDING: "SLIDING", FULL: "FULL"}
 
 
 class Step(NamedTuple):
-    """What one step of a decoder is given. ids, positions, attend_until (B, T); inputs_embeds
-    (B, T, D); per_layer_rows (B * T * L, P); scores (B * T or B * logits_to_keep, V), written."""
+    """What one step of a decoder is given: pieces, those of few tokens first, whose caches have
+    room; per_layer_rows (N * L, P) of all their tokens; scores of all that are wanted, written."""
 
-    ids: Integers
-    positions: Integers
-    cache: KVCache
-    logits_to_keep: int | None
+    pieces: Sequence[StepPiece]
     scores: Scores
-    attend_until: Integers | None = None
-    inputs_embeds: Floats | None = None
     per_layer_rows: Packed | None = None
+
+    def apart(self) -> list[Step]:
+        """A step for each piece, by position: those of one cache come as they lie."""
+        tokens = accumulate((len(piece.ids) for piece in self.pieces), initial=0)
+        scored = accumulate((piece.num_scored for piece in self.pieces), initial=0)
+        parts = zip(self.pieces, pairwise(tokens), pairwise(scored), strict=True)
+        steps = [Step([p], self.scores[b:e], self._rows(*between)) for p, between, (b, e) in parts]
+        return sorted(steps, key=lambda step: step.pieces[0].position)
+
+    def _rows(self, begin: int, end: int) -> Packed | None:
+        """per_layer_rows of some of the tokens."""
+        rows = self.per_layer_rows
+        if rows is None:
+            return None
+        layers = rows.rows // sum(len(piece.ids) for piece in self.pieces)
+        return Packed(rows.blocks[begin * layers : end * layers], rows.format)
 
 
 class Coefficients(NamedTuple):
@@ -81,7 +94,7 @@ class Backend(Protocol):
         """A type of layer."""
 
     def run(self, step: Step) -> bool:
-        """Make the scores of a step; whether all are finite. Writes the cache."""
+        """Make the scores of a step; whether all are finite. Writes the caches."""
 
 
 class NativeBackend:
@@ -118,24 +131,29 @@ class NativeBackend:
         return native.extension.LayerType[_KINDS[kind]]
 
     def run(self, step: Step) -> bool:
-        """One native call on all threads. `step` and what it names are held meanwhile."""
-        num_rows, tokens = step.ids.shape
-        if num_rows > 1 and step.logits_to_keep not in (None, 0, tokens):
-            return self._run_all(step)
-        cache, rows = step.cache, step.per_layer_rows
+        """A native call a piece, on all threads. `step` and what it names are held meanwhile."""
+        finite = [self._run_piece(part.pieces[0], part) for part in step.apart()]
+        return all(finite)
+
+    def _run_piece(self, piece: StepPiece, step: Step) -> bool:
+        cache, rows = piece.cache, step.per_layer_rows
+        cache.slots.use(piece.end)
         memory, tables = cache.memory(), cache.tables()
-        positions = _address(step.positions)
-        until, embeds = step.attend_until, step.inputs_embeds
+        ids, places = np.array(piece.ids, np.int64), positions(piece)
+        until, embeds = attend_until(piece), inputs_embeds(piece)
         call = native.extension.Call(
-            ids=_address(step.ids),
-            positions=positions,
-            attend_until=positions if until is None else _address(until),
+            ids=_address(ids),
+            positions=_address(places),
+            attend_until=_address(until),
             inputs_embeds=0 if embeds is None else _address(embeds),
-            rows=step.ids.shape[0],
-            tokens_a_row=step.ids.shape[1],
-            logits_to_keep=step.logits_to_keep,
-            slots=[table.numbers for table in tables],
-            caches=memory.layers,
+            rows=1,
+            tokens_a_row=len(ids),
+            logits_to_keep=piece.logits_to_keep,
+            slots=[
+                (address, capacity, capacity, used)
+                for address, capacity, used in (table.numbers for table in tables)
+            ],
+            caches=[(*layer, 0) for layer in memory.layers],
             format=native.extension.CacheFormat[_STORED[cache.kv_format]],
             kv_heads=self.config.num_key_value_heads,
             head_dim=self.config.head_dim,
@@ -144,17 +162,6 @@ class NativeBackend:
             maxima=0 if step.scores.maxima is None else _address(step.scores.maxima),
         )
         return bool(self.program.run(call))
-
-    def _run_all(self, step: Step) -> bool:
-        """The same where the last tokens of several rows are asked for: the program lets go what
-        lies before the last row's, so all are computed, and the last of each row taken."""
-        num_rows, tokens = step.ids.shape
-        scores = Scores.empty(num_rows * tokens, step.scores.shape[1])
-        finite = self.run(step._replace(logits_to_keep=None, scores=scores))
-        kept = scores.reshape(num_rows, tokens, -1)[:, tokens - (step.logits_to_keep or 0) :]
-        step.scores[:] = kept.reshape(step.scores.shape)
-        step.scores.maxima = None
-        return finite
 
     def _keep(self, array: Floats) -> int:
         """Where float32 numbers lie, one behind the other; they stay alive."""
@@ -188,29 +195,48 @@ class ReferenceBackend:
         return kind
 
     def run(self, step: Step) -> bool:
-        """Step by step; maxima of scores are nobody's."""
+        """Piece by piece; maxima of scores are nobody's."""
         step.scores.maxima = None
-        embeds, width = step.inputs_embeds, step.ids.size
+        finite = [self._run_piece(part.pieces[0], part) for part in step.apart()]
+        return all(finite)
+
+    def _run_piece(self, piece: StepPiece, step: Step) -> bool:
         call = reference_program.Call(
-            ids=step.ids,
-            positions=step.positions,
-            attend_until=step.positions if step.attend_until is None else step.attend_until,
-            inputs_embeds=None if embeds is None else embeds.reshape(width, -1),
-            logits_to_keep=step.logits_to_keep,
-            slots=_placed(step.cache, step.positions),
-            stores=list(step.cache.stores.values()),
+            ids=np.array(piece.ids, np.int64),
+            positions=positions(piece),
+            attend_until=attend_until(piece),
+            inputs_embeds=inputs_embeds(piece),
+            logits_to_keep=piece.logits_to_keep,
+            slots=_placed(piece),
+            stores=list(piece.cache.stores.values()),
             per_layer_rows=step.per_layer_rows,
             scores=step.scores,
         )
         return self.program.run(call)
 
 
-def _placed(cache: KVCache, positions: Integers) -> Mapping[str, tuple[Integers, Integers]]:
-    """For each type of layer the slots of a step's tokens and the positions in those in use."""
-    slots = cache.slots
-    mapped = {kind: slots.mapping(kind, positions) for kind in LAYER_TYPES}
-    slots.place(positions)
+def positions(piece: StepPiece) -> Integers:
+    """Of a piece's tokens, (T,)."""
+    return np.arange(piece.position, piece.end, dtype=np.int64)
+
+
+def attend_until(piece: StepPiece) -> Integers:
+    """The last position that each token sees, (T,)."""
+    until = None if piece.inputs is None else piece.inputs.attend_until
+    return positions(piece) if until is None else np.ascontiguousarray(until, np.int64)
+
+
+def inputs_embeds(piece: StepPiece) -> Floats | None:
+    """What stands for the embeddings of a piece's ids, (T, D)."""
+    return None if piece.inputs is None else np.ascontiguousarray(piece.inputs[0], np.float32)
+
+
+def _placed(piece: StepPiece) -> Mapping[str, tuple[Integers, Integers]]:
+    """For each type of layer the slots of a piece's tokens and the positions in those in use."""
+    slots, places = piece.cache.slots, positions(piece)
+    slots.use(piece.end)
+    slots.place(places)
     return {
-        kind: (mapped[kind], table.positions[:, : table.used])
-        for kind, table in zip(LAYER_TYPES, cache.tables(), strict=True)
+        kind: (slots.mapping(kind, places), table.positions[: table.used])
+        for kind, table in zip(LAYER_TYPES, piece.cache.tables(), strict=True)
     }
