@@ -74,7 +74,7 @@ class Model(Unpicklable):
         """load_s: seconds that loading took, which the first turn's timings count."""
         self.checkpoint, self.engine, self.load_s = checkpoint, engine, load_s
         self.encoders = MediaEncoders(self._towers, checkpoint.config)
-        self._load_s_due = load_s
+        engine.load_s_due = load_s
         self._cuts: tuple[Submodel, ...] = ()  # that make this model of the checkpoint's
 
     @property
@@ -99,12 +99,7 @@ class Model(Unpicklable):
 
     def session(self) -> Session:
         """A new conversation: a session with a KV cache of its own."""
-        return self.engine.session(self._take_load_s)
-
-    def _take_load_s(self) -> float:
-        """Seconds of loading for the model's first turn, whichever session has it; then 0."""
-        due, self._load_s_due = self._load_s_due, 0.0
-        return due
+        return self.engine.session()
 
     def submodel(self, choice: str | Submodel) -> Model:
         """A sub-model as a model: a name, a file or a `Submodel`. It shares every weight of this
@@ -277,8 +272,8 @@ class Model(Unpicklable):
         request = Request(tokens, chosen)
         if self.engine.loop.is_shared:
             return complete_all(self.engine.requests, [request])[0]
-        session, turn = self.engine.requests.turn(request)
-        pieces = list(session.answer(turn, tokens, chosen))
+        with self.engine.requests.alone(request) as (session, turn):
+            pieces = list(session.answer(turn, tokens, chosen))
         return Completion.of(tokens.ids, pieces, session.timings, session.seed, chosen.n)
 
     def stream_many(
@@ -319,8 +314,8 @@ class Model(Unpicklable):
     def _stream(
         self, tokens: Tokens, sampling: Sampling, progress: Progress | None
     ) -> Generator[Piece]:
-        session, turn = self.engine.requests.turn(Request(tokens, sampling))
-        yield from session.answer(turn, tokens, sampling, progress)
+        with self.engine.requests.alone(Request(tokens, sampling)) as (session, turn):
+            yield from session.answer(turn, tokens, sampling, progress)
 
     def close(self) -> None:
         """End what is under way with `ModelClosedError`, and let go of every KV cache of requests.

@@ -67,6 +67,7 @@ class Engine:
         self.views = SubmodelViews(decoder, name)
         self.loop = StepLoop(Scheduler()) if loop is None else loop
         self.kv_limit_bytes = kv_limit_bytes
+        self.load_s_due = 0.0  # seconds of loading that a turn has to count
 
     @cached_property
     def requests(self) -> RequestQueue:
@@ -75,7 +76,12 @@ class Engine:
         limit = admission.limit_bytes
         pool_bytes = min(limit, IDLE_BYTES) if self.kv_limit_bytes is None else limit
         return RequestQueue(
-            self.session, self.loop, PrefixPool(pool_bytes), admission, self.request_bytes
+            self._sequence,
+            self._session,
+            self.loop,
+            PrefixPool(pool_bytes),
+            admission,
+            self.request_bytes,
         )
 
     def request_bytes(self, request: Request) -> int:
@@ -94,11 +100,20 @@ class Engine:
         """An empty cache of one sequence."""
         return self.decoder.cache(self.context, self.chunk, self.kv_format)
 
-    def session(self, take_load_s: Callable[[], float] = lambda: 0.0) -> Session:
-        """A new session, empty. take_load_s gives the seconds of loading that a turn has to count;
-        every turn asks, and all but a model's first are given 0."""
-        sequence = CachedSequence(self.cache())
-        return Session(self.views, self.tokenizer, sequence, self.loop, take_load_s)
+    def session(self) -> Session:
+        """A new session, empty."""
+        return self._session(self._sequence())
+
+    def _sequence(self) -> CachedSequence:
+        return CachedSequence(self.cache())
+
+    def _session(self, sequence: CachedSequence) -> Session:
+        return Session(self.views, self.tokenizer, sequence, self.loop, self._take_load_s)
+
+    def _take_load_s(self) -> float:
+        """Seconds of loading for the first turn, whichever session has it; then 0."""
+        due, self.load_s_due = self.load_s_due, 0.0
+        return due
 
     def score(self, ids: Sequence[int] | Tokens) -> Floats:
         """Scores of the next token after every position, (T, V) float32: 1 MB a token.

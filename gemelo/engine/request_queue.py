@@ -6,7 +6,7 @@ memory in the middle, and one that can never fit is refused at once. Sessions of
 as long as nobody needs their room; a request that begins as one of them reads the rest alone
 (`prefix_pool`).
 
-    queue = RequestQueue(engine.session, loop, pool, admission, needed_bytes)
+    queue = engine.requests
     queue.submit(ticket)                       # raises if it can never fit, or too many wait
 """
 
@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from gemelo.config import Submodel
 from gemelo.engine.continuation import Piece
@@ -23,6 +24,7 @@ from gemelo.engine.loop import StepLoop
 from gemelo.engine.plan import Admission, Reservation
 from gemelo.engine.prefix_pool import PrefixPool
 from gemelo.engine.request import Request, Ticket
+from gemelo.engine.sequence import CachedSequence
 from gemelo.engine.session import Session
 from gemelo.engine.task import Task, Works
 from gemelo.engine.turns import Line, Turn
@@ -37,16 +39,18 @@ class RequestQueue:
 
     def __init__(
         self,
-        new_session: Callable[[], Session],
+        new_sequence: Callable[[], CachedSequence],
+        new_session: Callable[[CachedSequence], Session],
         loop: StepLoop,
-        pool: PrefixPool[Session],
+        pool: PrefixPool[CachedSequence],
         admission: Admission,
         needed_bytes: Callable[[Request], int],
         limit: int = 256,
     ) -> None:
         """needed_bytes is what a request may come to take."""
-        self.new_session, self.loop, self.pool = new_session, loop, pool
-        self.admission, self.needed_bytes, self.limit = admission, needed_bytes, limit
+        self.new_sequence, self.new_session, self.loop = new_sequence, new_session, loop
+        self.pool, self.pool_bytes, self.admission = pool, pool.limit_bytes, admission
+        self.needed_bytes, self.limit = needed_bytes, limit
         self._waiting: deque[Running] = deque()
         self._line = Line()
 
@@ -58,7 +62,7 @@ class RequestQueue:
     def submit(self, ticket: Ticket) -> None:
         """Put a request at the end of the line; any thread may.
 
-        Raises UnavailableError for one that can never fit, and where too many wait.
+        Raises InputError for one that can never fit, UnavailableError where too many wait.
         """
         nbytes = self.needed_bytes(ticket.request)
         self.admission.check(nbytes)
@@ -72,7 +76,8 @@ class RequestQueue:
         self.loop.ask(running)
 
     def begin(self, running: Running) -> tuple[Session, Turn, Reservation] | None:
-        """What answers a request whose turn it is; None while it has to wait."""
+        """What answers a request whose turn it is; None while it has to wait. Called by the loop's
+        thread, between steps."""
         with self._line.lock:
             if self._waiting[0] is not running:
                 return None
@@ -80,40 +85,63 @@ class RequestQueue:
             if reservation is None:
                 return None
             self._waiting.popleft()
-            self._make_room()
-            return *self.turn(running.ticket.request), reservation
+            self._share_memory()
+            return *self._turn(running.ticket.request, may_copy=True), reservation
 
-    def leave(self, running: Running) -> None:
+    def leave(self, running: Running, session: Session | None) -> None:
         """A request has ended, begun or not."""
         with self._line.lock:
             if running in self._waiting:
                 self._waiting.remove(running)
-            self._make_room()
+            if session is not None:
+                self.pool.end(session.sequence)
+            self._share_memory()
 
-    def turn(self, request: Request) -> tuple[Session, Turn]:
-        """A session that holds as much of how a request begins as is worth it, and a turn on it."""
-        with self._line.lock:
-            key = (request.submodel, request.salt)
-            session = self.pool.take(request.tokens, key) or self._new(key)
-            session.draft = request.draft
-            return session, session.turns.begin()
+    @contextmanager
+    def alone(self, request: Request) -> Iterator[tuple[Session, Turn]]:
+        """A session and a turn for a caller who runs a request in his own thread."""
+        may_copy = self.loop.enter()
+        try:
+            with self._line.lock:
+                session, turn = self._turn(request, may_copy)
+        finally:
+            if may_copy:
+                self.loop.leave()
+        try:
+            yield session, turn
+        finally:
+            with self._line.lock:
+                self.pool.end(session.sequence)
 
     def clear(self) -> None:
-        """Let go of all sessions that nobody has."""
+        """Let go of all sequences that nobody has."""
         with self._line.lock:
-            self.pool.shrink(0)
+            self.pool.keep_within(0)
+            self.pool.keep_within(self.pool_bytes)
 
-    def _new(self, key: Key) -> Session:
-        """An empty session, which the pool keeps from now on."""
-        session, (submodel, _) = self.new_session(), key
-        if submodel is not None:
-            session.use(submodel)
-        self.pool.add(session, key)
-        return session
+    def _turn(self, request: Request, may_copy: bool) -> tuple[Session, Turn]:
+        """A session on a sequence that holds as much of how a request begins as is worth it."""
+        key = (request.submodel, request.salt)
+        sequence = self._sequence(request, key, may_copy)
+        self.pool.begin(sequence, key)
+        session = self.new_session(sequence)
+        if request.submodel is not None:
+            session.use(request.submodel)
+        session.draft = request.draft
+        return session, session.turns.begin()
 
-    def _make_room(self) -> None:
-        """Sessions that nobody has take what those under way have not reserved, at most."""
-        self.pool.shrink(self.admission.free_bytes)
+    def _sequence(self, request: Request, key: Key, may_copy: bool) -> CachedSequence:
+        found = self.pool.take(request.tokens, key)
+        if found is None or (found.copy and not may_copy):
+            return self.new_sequence()
+        if found.copy:
+            return found.sequence.copy(found.end)
+        found.sequence.forget(found.end)
+        return found.sequence
+
+    def _share_memory(self) -> None:
+        """Sequences that ended have what those that run have not reserved, at most."""
+        self.pool.keep_within(min(self.pool_bytes, self.admission.free_bytes))
 
 
 class Running:
@@ -164,7 +192,7 @@ class Running:
         request, ticket = self.ticket.request, self.ticket
         session, self._turn, self._reservation = begun
         self._session = session
-        session.sequence.cache.reserve(len(request.tokens) + request.sampling.max_tokens)
+        session.cache.reserve(len(request.tokens) + request.sampling.max_tokens)
         ticket.queue_s = time.monotonic() - ticket.submitted
         self._task = session.task(request.tokens, request.sampling)
         return True
@@ -190,5 +218,5 @@ class Running:
             ticket.timings, ticket.seed, self._turn.over = session.timings, session.seed, True
         if self._reservation is not None:
             self._reservation.release()
-        self.queue.leave(self)
+        self.queue.leave(self, session)
         ticket.error, ticket.ended, self.works = error, True, []

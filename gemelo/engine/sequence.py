@@ -44,6 +44,7 @@ class CachedSequence:
         self.ids: list[int] = []
         self.spans: list[EmbeddingSpan] = []
         self.writers: list[Submodel | None] = []
+        self._prompt_end = 0
         self._prompt_mark = self._shared_mark = 0  # positions that a snapshot is wanted of
         self.snapshots: dict[int, Snapshot] = {}
 
@@ -56,6 +57,17 @@ class CachedSequence:
     def nbytes(self) -> int:
         """Bytes of the cache and its snapshots."""
         return self.cache.nbytes + sum(kept.nbytes for kept in self.snapshots.values())
+
+    @property
+    def on_grid(self) -> int:
+        """How many leading tokens belong to the last prompt, and are what they are."""
+        return min(len(self.ids), self._prompt_end)
+
+    def restorable(self, end: int) -> int:
+        """The last position up to `end` that it can go back to; 0 is always one."""
+        if self.cache.slots.reaches_back(end, len(self.ids)):
+            return end
+        return max((at for at in self.snapshots if at <= end), default=0)
 
     # ---- what is taken back ----------------------------------------------------------------------
 
@@ -81,7 +93,7 @@ class CachedSequence:
         try:
             self.cache.rewind(end)
         except RewindError:
-            end = max((at for at in self.snapshots if at <= end), default=0)
+            end = self.restorable(end)
             if end:
                 self.cache.restore(self.snapshots[end])
             else:
@@ -112,7 +124,7 @@ class CachedSequence:
         told: Held = lambda position: None,
     ) -> Task[Floats]:
         """Hold tokens, of which a prefix is held; scores (V,) of what follows the last."""
-        self._prompt_mark = (len(tokens) - 1) // GRID * GRID
+        self._prompt_end, self._prompt_mark = len(tokens), (len(tokens) - 1) // GRID * GRID
         [scores] = yield [self._work(decoder, writer, tokens, 1, told)]
         last: Floats = scores[-1]
         return last
@@ -180,9 +192,10 @@ class CachedSequence:
         reach back to them."""
         marks = {self._prompt_mark, self._shared_mark} - {0}
         if not marks <= self.snapshots.keys():
-            furthest = len(self.ids) + to_come
+            slots, length = self.cache.slots, len(self.ids)
             for mark in marks - self.snapshots.keys():
-                if mark <= len(self.ids) and not self.cache.reaches_back(mark, furthest):
+                going = mark <= length and not slots.reaches_back(mark, length + to_come)
+                if going and slots.reaches_back(mark, length):
                     self.snapshots[mark] = self.cache.snapshot(mark)
         for old in self.snapshots.keys() - marks:
             del self.snapshots[old]

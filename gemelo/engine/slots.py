@@ -144,6 +144,15 @@ class Slots:
                     f"{self.chunk} holds {num_held} of the {end - first} keys before it"
                 )
 
+    def reaches_back(self, end: int, length: int) -> bool:
+        """Whether all that a token at `end` sees is still there when `length` tokens are written,
+        if nothing but more tokens was written since."""
+        return all(
+            length - len_ <= self.first_seen(kind, end)
+            for kind in LAYER_TYPES
+            if (len_ := self.capacity(kind, self.context))
+        )
+
     def clear(self) -> None:
         """Forget all positions."""
         self._mark_empty(0)

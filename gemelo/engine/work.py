@@ -16,6 +16,7 @@ V vocabulary.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -41,6 +42,7 @@ class Work:
     logits_to_keep: int | None = 0
     held: Callable[[int], None] = lambda position: None
     read: int = 0  # tokens already written
+    came_s: float = field(default_factory=time.monotonic)  # when it was asked for
     _scores: list[Floats] = field(default_factory=list, repr=False)
 
     @property
@@ -66,11 +68,20 @@ class Work:
         none = np.empty((0, self.decoder.config.vocab_size), np.float32)
         return np.concatenate([none, *self._scores])
 
+    def takes(self, limit: int) -> int:
+        """Tokens that a step would write, given `limit`."""
+        return sum(last - first for first, last in self._next(limit))
+
     def pieces(self, limit: int) -> list[StepPiece]:
         """The next of at most `limit` tokens in all, or one cell of the grid where that is more.
 
         Raises InputError for a picture that is longer than a step may be.
         """
+        at = self.position
+        return [self._piece(first - at, last - at) for first, last in self._next(limit)]
+
+    def _next(self, limit: int) -> list[Range]:
+        """The positions of the next pieces."""
         chunk, at = self.cache.chunk, self.position
         blocks = [(begin + at, end + at) for begin, end in self.tokens.blocks]
         begin, end = at + self.read, at + len(self.tokens)
@@ -80,7 +91,7 @@ class Work:
                 f"a picture of {found[-1][1] - begin} tokens has to be read in one step, which "
                 f"takes {chunk}; raise the chunk"
             )
-        return [self._piece(first - at, last - at) for first, last in found]
+        return found
 
     def wrote(self, pieces: Sequence[StepPiece], scores: Sequence[Floats]) -> None:
         """Note that a step has written the next pieces, and what it gave for each."""
