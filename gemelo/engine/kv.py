@@ -137,6 +137,23 @@ class KVCache:
             )
         return memory
 
+    def reserve(self, length: int) -> None:
+        """Grow at once to what `length` tokens take, and no further."""
+        for kind in self.slots.tables:
+            capacity = self.slots.capacity(kind, length)
+            if capacity > len(self.slots.tables[kind]):
+                self._grow(kind, capacity)
+
+    def snapshot(self, end: int):
+        copy = self.copy(); copy.rewind(end); return copy
+    def restore(self, other):
+        for kind, t in self.slots.tables.items():
+            n=len(other.slots.tables[kind]); t[:]=-1; t[:n]=other.slots.tables[kind]
+        self.slots.used=dict(other.slots.used)
+        for layer, stores in self.stores.items():
+            for own, o in zip(stores, other.stores[layer]):
+                for x,y in zip(own.arrays,o.arrays): x[:len(y)]=y
+
     def rewind(self, end: int) -> None:
         """Forget positions `end` and up; see `Slots.rewind`."""
         self.slots.rewind(end)

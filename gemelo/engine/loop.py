@@ -23,13 +23,13 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from gemelo.engine import step
 from gemelo.engine.continuation import Piece
-from gemelo.engine.delivery import Delivery, deliver
+from gemelo.engine.delivery import Courier, Delivery, deliver
 from gemelo.engine.scheduler import Scheduler, Share
-from gemelo.engine.task import R, Task, Waiting, Works
+from gemelo.engine.task import R, Task, Works
 from gemelo.engine.work import Work
 from gemelo.errors import ModelClosedError
 from gemelo.kernels.quants import Floats
@@ -38,6 +38,22 @@ LINGER_S = 0.05  # how long the thread stays when nobody asks
 _AWAITED = 0.2  # of a step's time: how long callers that were just answered are waited for
 
 OnStep = Callable[[float, float, Sequence[Share[Work]]], None]
+
+
+class Waiting(Courier, Protocol):
+    """Somebody who waits for works, and for his turn where there are none yet."""
+
+    works: Works
+
+    @property
+    def given_up(self) -> bool:
+        """Whether nobody waits any more."""
+
+    def proceed(self) -> bool:
+        """The works are done, if there were any: go on. Whether it is to be served further."""
+
+    def fail(self, error: BaseException | None) -> None:
+        """A step of these works failed with an error; None where they were given up."""
 
 
 class StepLoop:
@@ -90,7 +106,7 @@ class StepLoop:
 
     def run(self, works: Works) -> list[Floats]:
         """Works to their end: the scores of each, (logits_to_keep, V)."""
-        while pending := [work for work in works if not work.is_done]:
+        while pending := [work for work in works if not work.done]:
             if self.enter():
                 try:
                     for group in self.scheduler.batch(pending).groups:
@@ -183,7 +199,7 @@ class StepLoop:
         """Steps for what everybody waits for, one of each size; how many callers were answered."""
         self._let_go(present)
         failed = self._steps(present)
-        served = [w for w in present if all(work.is_done for work in w.works)]
+        served = [w for w in present if all(work.done for work in w.works)]
         num_answered = 0
         for waiting, error in failed:
             waiting.fail(error)
@@ -206,7 +222,7 @@ class StepLoop:
     def _steps(self, present: list[Waiting]) -> list[tuple[Waiting, BaseException]]:
         """Run what the scheduler chooses; who had a piece in a step that failed, and its error."""
         owners = {id(work): waiting for waiting in present for work in waiting.works}
-        works = [work for w in present for work in w.works if not work.is_done]
+        works = [work for w in present for work in w.works if not work.done]
         if not works:
             return []
         failed: dict[int, tuple[Waiting, BaseException]] = {}

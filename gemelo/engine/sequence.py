@@ -21,8 +21,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from gemelo.config import Submodel
-from gemelo.engine.grid import FEW_TOKENS, GRID
-from gemelo.engine.decoder import Decoder
+from gemelo.engine.decoder import FEW_TOKENS, Decoder
+from gemelo.engine.grid import GRID
 from gemelo.engine.kv import KVCache
 from gemelo.engine.slots import RewindError
 from gemelo.engine.snapshots import Snapshot

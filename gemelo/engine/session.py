@@ -27,12 +27,12 @@ from gemelo.config.sampling import Sampling, SamplingSettings
 from gemelo.config.submodel import WHOLE
 from gemelo.engine.completion import Completion
 from gemelo.engine.continuation import Continuation, Piece
-from gemelo.engine.decoder import Decoder
+from gemelo.engine.decoder import FEW_TOKENS, Decoder
 from gemelo.engine.elastic.policy import Moment, Policy, check_policy, check_turn
 from gemelo.engine.elastic.rebuild import CacheRebuild
 from gemelo.engine.elastic.speculative import Draft, check_draft
 from gemelo.engine.elastic.submodel_views import SubmodelViews
-from gemelo.engine.grid import FEW_TOKENS
+
 from gemelo.engine.kv import KVCache
 from gemelo.engine.loop import StepLoop
 from gemelo.engine.parallel_sampling import continue_all
@@ -323,7 +323,7 @@ class Session(Unpicklable):
     def _read(
         self, tokens: Tokens, progress: Progress | None, timings: Timings
     ) -> Task[Floats]:
-        shared = self._rewind_to(tokens, len(tokens) - 1)
+        shared = read = self._rewind_to(tokens, len(tokens) - 1)
         self.timings, writer = timings, self.active  # whom `progress` may change
         timings.reused_tokens, timings.prefill_tokens = shared, len(tokens) - shared
 
@@ -334,7 +334,6 @@ class Session(Unpicklable):
             if progress is not None:
                 progress(position - shared, len(tokens) - shared)
 
-        read = shared
         scores = yield from self.sequence.read(self.decoder, writer, tokens, told)
         return scores
 

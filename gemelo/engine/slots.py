@@ -148,9 +148,8 @@ class Slots:
         """Whether all that a token at `end` sees is still there when `length` tokens are written,
         if nothing but more tokens was written since."""
         return all(
-            length - len_ <= self.first_seen(kind, end)
+            length - self.capacity(kind, self.context) <= self.first_seen(kind, end)
             for kind in LAYER_TYPES
-            if (len_ := self.capacity(kind, self.context))
         )
 
     def clear(self) -> None:

@@ -12,28 +12,11 @@ as if it were alone, and a thousand of them are a thousand suspended generators.
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from gemelo.engine.continuation import Piece
-from gemelo.engine.delivery import Courier
 from gemelo.engine.work import Work
 
 R = TypeVar("R")
 Works = list[Work]
 Task = Generator[Works | Piece, Any, R]
-
-
-class Waiting(Courier, Protocol):
-    """Somebody who waits for works, and for his turn where there are none yet."""
-
-    works: Works
-
-    @property
-    def given_up(self) -> bool:
-        """Whether nobody waits any more."""
-
-    def proceed(self) -> bool:
-        """The works are done, if there were any: go on. Whether it is to be served further."""
-
-    def fail(self, error: BaseException | None) -> None:
-        """A step of these works failed with an error; None where they were given up."""

@@ -80,7 +80,7 @@ class Work:
         at = self.position
         return [self._piece(first - at, last - at) for first, last in self._next(limit)]
 
-    def _next(self, limit: int) -> list[Range]:
+    def _next(self, limit: int) -> list[tuple[int, int]]:
         """The positions of the next pieces."""
         chunk, at = self.cache.chunk, self.position
         blocks = [(begin + at, end + at) for begin, end in self.tokens.blocks]

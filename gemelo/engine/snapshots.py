@@ -1,0 +1,2 @@
+"""placeholder"""
+from gemelo.engine.kv import KVCache as Snapshot
