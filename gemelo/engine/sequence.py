@@ -58,6 +58,11 @@ class CachedSequence:
         """Bytes of the cache and its snapshots."""
         return self.cache.nbytes + sum(kept.nbytes for kept in self.snapshots.values())
 
+    def _line(self, position: int) -> int:
+        """The last line of the grid up to a position."""
+        grid = min(GRID, self.cache.chunk)
+        return position // grid * grid
+
     @property
     def on_grid(self) -> int:
         """How many leading tokens belong to the last prompt, and are what they are."""
@@ -76,7 +81,7 @@ class CachedSequence:
         the grid unless they are all that is held."""
         shared = min(self.tokens.common_prefix(tokens), limit)
         if shared < len(self.ids):
-            shared = shared // GRID * GRID
+            shared = self._line(shared)
         return tokens.uncut(shared)
 
     def rewind_to(self, tokens: Tokens, limit: int) -> int:
@@ -124,7 +129,7 @@ class CachedSequence:
         told: Held = lambda position: None,
     ) -> Task[Floats]:
         """Hold tokens, of which a prefix is held; scores (V,) of what follows the last."""
-        self._prompt_end, self._prompt_mark = len(tokens), (len(tokens) - 1) // GRID * GRID
+        self._prompt_end, self._prompt_mark = len(tokens), self._line(len(tokens) - 1)
         [scores] = yield [self._work(decoder, writer, tokens, 1, told)]
         last: Floats = scores[-1]
         return last
