@@ -67,7 +67,5 @@ def modules_of(decoder: NativeDecoder) -> ModuleDecoder:
     return ModuleDecoder.of(decoder)
 
 
-def cache_of(
-    decoder: Decoder, rows: int = 1, chunk: int = 32, kv_format: KVFormat = "plain"
-) -> KVCache:
-    return decoder.cache(256, rows, chunk, kv_format)
+def cache_of(decoder: Decoder, chunk: int = 32, kv_format: KVFormat = "plain") -> KVCache:
+    return decoder.cache(256, chunk, kv_format)

@@ -30,7 +30,7 @@ def cells(begin: int, end: int, blocks: Sequence[Range] = (), grid: int = GRID) 
 
     blocks are in order; `begin` may lie anywhere but inside one.
     """
-    if end - begin <= FEW_TOKENS:
+    if end - begin <= min(FEW_TOKENS, grid):
         if begin < end:
             yield begin, end
         return

@@ -23,7 +23,7 @@ import numpy as np
 
 from gemelo.config import ModelConfig, Submodel
 from gemelo.config.options import KVFormat
-from gemelo.engine.decoder import StepPiece, check_pieces, make_room
+from gemelo.engine.decoder import FEW_TOKENS, StepPiece, check_pieces, make_room
 from gemelo.engine.kv import KVCache
 from gemelo.engine.programs import gemma3, gemma3n
 from gemelo.engine.programs.backends import Backend, NativeBackend, ReferenceBackend, Step
@@ -103,8 +103,8 @@ class NativeDecoder:
         """See `Decoder.step`."""
         check_pieces(pieces, self.config.vocab_size)
         make_room(pieces)
-        # Those of few tokens first: they share the path that they take.
-        order = sorted(range(len(pieces)), key=lambda place: not pieces[place].exact)
+        # Those that share a path lie together: few tokens, and then those of which few go on.
+        order = sorted(range(len(pieces)), key=lambda place: path_of(pieces[place]))
         chosen = [pieces[place] for place in order]
         ends = list(accumulate((piece.num_scored for piece in chosen), initial=0))
         scores = Scores.empty(ends[-1], self.config.vocab_size)
@@ -162,6 +162,11 @@ class NativeDecoder:
         row 0."""
         rows = self.config.vocab_size_per_layer_input
         return [id if id < rows else 0 for id in ids]
+
+
+def path_of(piece: StepPiece) -> tuple[bool, bool]:
+    """Whether many tokens go in, and out at the last layer that owns keys."""
+    return not piece.exact, piece.num_scored > FEW_TOKENS
 
 
 def runs_natively(config: ModelConfig, weights: Weights) -> bool:

@@ -17,12 +17,11 @@ from gemelo.config.options import KVFormat
 from gemelo.engine import kv as kv_module
 from gemelo.engine import slots as slots_module
 from gemelo.engine import step
-from gemelo.engine.decoder import Decoder
-from gemelo.engine.kv import STORES, FloatStore, Int8Store, KVCache, check_kv_format
+from gemelo.engine.decoder import Decoder, StepPiece
+from gemelo.engine.kv import STORES, KVCache, check_kv_format
 from gemelo.engine.modules.cache import (
     FloatTensors,
     ModuleCache,
-    SlotIndex,
     store_of,
     tensor_cache,
 )
@@ -85,12 +84,12 @@ def test_ring_is_full_attention_under_random_writes_and_rewinds(seed: int) -> No
         if length and rng.random() < 0.3:
             end = rng.randint(max(0, length - chunk), length - 1)
             try:
-                cache.rewind(0, end)
+                cache.rewind(end)
             except RewindError:
                 with pytest.raises(RewindError):
-                    host.rewind(0, end)
+                    host.rewind(end)
                 continue  # past the slack, after an earlier rewind: allowed to refuse, not to lie
-            host.rewind(0, end)
+            host.rewind(end)
             k, v = k[:, :, :end], v[:, :, :end]
             continue
         new = min(rng.randint(1, chunk), 200 - length)
@@ -101,6 +100,7 @@ def test_ring_is_full_attention_under_random_writes_and_rewinds(seed: int) -> No
         places = torch.arange(length, length + new)[None]
         held = ours.place(places)
         host.make_room(new, length + new)
+        host.slots.use(length + new)
         for kind in LAYER_TYPES:
             window = CONFIG.window(kind)
             layer = CONFIG.layers_of(kind)[0]
@@ -111,9 +111,9 @@ def test_ring_is_full_attention_under_random_writes_and_rewinds(seed: int) -> No
             everything = torch.arange(length + new)[None]
             wanted = attend(q, KV(k, v), attention_mask(places, everything, window), 0.25)
             assert float((found - wanted).abs().max()) < 1e-12
-            seen = attended(host, kind, places.numpy(), fresh, q)
+            seen = attended(host, kind, places[0].numpy(), fresh, q)
             assert np.abs(seen - wanted.numpy()).max() < 1e-5
-        host.slots.place(places.numpy())
+        host.slots.place(places[0].numpy())
 
 
 def attended(cache: KVCache, kind: LayerType, positions: Integers, new: KV, q: Tensor) -> Floats:
@@ -121,16 +121,15 @@ def attended(cache: KVCache, kind: LayerType, positions: Integers, new: KV, q: T
     put, (1, T, d): before the slots of that type are placed, as in a program."""
     layer = CONFIG.layers_of(kind)[0]
     slots = cache.slots.mapping(kind, positions)
-    row, token = np.nonzero(slots >= 0)
     table = cache.slots.tables[kind].copy()
-    table[row, slots[row, token]] = positions[row, token]
+    table[slots] = positions
     used = cache.slots.used[kind]
     stored = []
     for store, numbers in zip(cache.stores[layer], new, strict=True):
-        store.put(row, slots[row, token], as_tokens(numbers)[token])
-        stored.append(store.view(0, used))
-    seen = visible(positions[0], positions[0], table[0, :used], CONFIG.window(kind) or 0)
-    return attention(as_tokens(q), *stored, seen, 0.25).reshape(1, len(token), -1)
+        store.put(slots, as_tokens(numbers))
+        stored.append(store.view(used))
+    seen = visible(positions, positions, table[:used], CONFIG.window(kind) or 0)
+    return attention(as_tokens(q), *stored, seen, 0.25).reshape(1, len(positions), -1)
 
 
 def as_tokens(x: Tensor) -> Floats:
@@ -166,11 +165,11 @@ def test_it_grows_with_use_and_keeps_what_it_held(
 ) -> None:
     monkeypatch.setattr(slots_module, "_GROWTH", 16)
     ids = IDS[:250]
-    cache = decoder.cache(256, 1, 256)
+    cache = decoder.cache(256, 256)
     step.write(decoder, cache, Tokens(ids[:10]), 0)
     small = cache.nbytes
     tail = step.verify(decoder, cache, ids[10:], 10)
-    expected = step.score(decoder, decoder.cache(256, 1, 256), ids)
+    expected = step.score(decoder, decoder.cache(256, 256), ids)
     assert np.abs(tail - expected[10:]).max() < 1e-4
     assert 0 < small < cache.nbytes
 
@@ -199,7 +198,6 @@ def test_addresses_follow_what_grows(kv_format: KVFormat) -> None:
             keys, values = k.arrays, v.arrays
             assert [where.k, where.k_scales][: len(keys)] == [x.ctypes.data for x in keys]
             assert [where.v, where.v_scales][: len(values)] == [x.ctypes.data for x in values]
-            assert where.row_stride * keys[0].itemsize == keys[0].strides[0]
             assert held.issuperset(x.ctypes.data for x in (*keys, *values))
             assert all(x.flags.c_contiguous for x in (*keys, *values))
         seen.add(tuple(found))
@@ -225,13 +223,12 @@ def test_rounded_formats_are_close(decoder: Decoder, kv_format: KVFormat) -> Non
 # ---- stores --------------------------------------------------------------------------------------
 
 
-def row_slot(tokens: int) -> tuple[Integers, Integers]:
-    """Tokens of two rows and where they go, in no order."""
-    row = np.arange(tokens) % 2
-    return row, np.random.default_rng(0).permutation(tokens)
+def slots_of(tokens: int) -> Integers:
+    """Where tokens go, in no order."""
+    return np.random.default_rng(0).permutation(tokens)
 
 
-def twin_of(kv_format: KVFormat, shape: tuple[int, int, int, int]) -> Any:
+def twin_of(kv_format: KVFormat, shape: tuple[int, int, int]) -> Any:
     return store_of(kv_format, torch.float32, "cpu", shape)
 
 
@@ -244,38 +241,30 @@ def numbers(store: Any) -> list[Any]:
 
 @pytest.mark.parametrize("kv_format", FORMATS)
 def test_a_store_of_the_host_is_the_tensors_bit_for_bit(kv_format: KVFormat) -> None:
-    shape = (2, 12, 3, 16)
+    shape = (12, 3, 16)
     store, twin = STORES[kv_format](shape), twin_of(kv_format, shape)
-    row, slot = row_slot(12)
-    new = normal(12, 48, seed=1).reshape(12, 3, 16) * np.float32(3)
+    slots = slots_of(12)[:9]
+    new = normal(9, 48, seed=1).reshape(9, 3, 16) * np.float32(3)
     new[5] = 0
-    store.put(row, slot, new)
-    padded = np.full((2, 12), -1)
-    padded[row, slot] = slot
-    where = SlotIndex(torch.from_numpy(padded))
-    order = np.zeros((2, 12, 3, 16), np.float32)
-    order[row, slot] = new
-    twin.put(where, torch.from_numpy(order).transpose(1, 2))
+    store.put(slots, new)
+    twin.put(torch.from_numpy(slots), torch.from_numpy(new).transpose(0, 1)[None])
     assert store.nbytes == twin.nbytes == sum(array.nbytes for array in store.arrays)
     for ours, theirs in zip(numbers(store), numbers(twin), strict=True):
         assert ours.tobytes() == theirs.tobytes()
-    for which in range(2):
-        for used in (0, 7, 12):
-            seen = store.view(which, used)
-            assert seen.dtype == np.float32 and seen.shape == (used, 3, 16)
-            assert np.array_equal(seen, twin.view(used)[which].transpose(0, 1).numpy())
+    for used in (0, 7, 12):
+        seen = store.view(used)
+        assert seen.dtype == np.float32 and seen.shape == (used, 3, 16)
+        assert np.array_equal(seen, twin.view(used)[0].transpose(0, 1).numpy())
 
 
 def test_what_a_store_keeps_of_a_number() -> None:
     """Float32 as it is, bfloat16 to nearest even, int8 on 127 levels of each head's largest."""
-    row, slot = row_slot(9)
-    new = normal(9, 32, seed=2).reshape(9, 2, 16)
+    slots, new = slots_of(9), normal(9, 32, seed=2).reshape(9, 2, 16)
     found = {}
     for kv_format in FORMATS:
-        store = STORES[kv_format]((2, 9, 2, 16))
-        store.put(row, slot, new)
-        views = np.stack([store.view(0, 9), store.view(1, 9)])
-        found[kv_format] = views[row, slot]
+        store = STORES[kv_format]((9, 2, 16))
+        store.put(slots, new)
+        found[kv_format] = store.view(9)[slots]
     assert np.array_equal(found["plain"], new)
     assert np.array_equal(found["bf16"], torch.from_numpy(new).bfloat16().float().numpy())
     assert not np.array_equal(found["bf16"], new)
@@ -287,41 +276,36 @@ def test_what_a_store_keeps_of_a_number() -> None:
 
 @pytest.mark.parametrize("kv_format", FORMATS)
 def test_a_store_grows_and_keeps_its_slots(kv_format: KVFormat) -> None:
-    store = STORES[kv_format]((2, 9, 2, 16))
-    row, slot = row_slot(9)
-    store.put(row, slot, normal(9, 32, seed=3).reshape(9, 2, 16))
-    before = [store.view(which, 9).copy() for which in range(2)]
+    store = STORES[kv_format]((9, 2, 16))
+    store.put(slots_of(9), normal(9, 32, seed=3).reshape(9, 2, 16))
+    before = store.view(9).copy()
     store.grow(20)
-    for which in range(2):
-        assert np.array_equal(store.view(which, 9), before[which])
-        assert not store.view(which, 20)[9:].any()  # zeros: a NaN there would poison sums
+    assert np.array_equal(store.view(9), before)
+    assert not store.view(20)[9:].any()  # zeros: a NaN there would poison sums
     grown = store.arrays
     store.grow(20)  # once more, after an interrupt
     assert all(a is b for a, b in zip(store.arrays, grown, strict=True))
-    assert [array.shape[:3] for array in grown] == [(2, 20, 2)] * len(grown)
+    assert [array.shape[:2] for array in grown] == [(20, 2)] * len(grown)
 
 
 @pytest.mark.parametrize("kv_format", FORMATS)
-def test_every_row_of_a_store_becomes_the_first_of_another(kv_format: KVFormat) -> None:
-    one, three = STORES[kv_format]((1, 9, 2, 16)), STORES[kv_format]((3, 9, 2, 16))
-    nothing = np.zeros(9, np.int64)
-    one.put(nothing, np.arange(9), normal(9, 32, seed=4).reshape(9, 2, 16))
-    assert isinstance(one, FloatStore | Int8Store) and isinstance(three, type(one))
-    three.copy_row(one)  # type: ignore[arg-type]
-    for which in range(3):
-        assert np.array_equal(three.view(which, 9), one.view(0, 9))
-    one.put(nothing, np.arange(9), np.ones((9, 2, 16), np.float32))
-    assert not np.array_equal(three.view(0, 9), one.view(0, 9))
+def test_a_copy_of_a_store_goes_its_own_way(kv_format: KVFormat) -> None:
+    one, other = STORES[kv_format]((9, 2, 16)), STORES[kv_format]((9, 2, 16))
+    one.put(np.arange(9), normal(9, 32, seed=4).reshape(9, 2, 16))
+    other.copy_from(one)  # type: ignore[arg-type]
+    assert np.array_equal(other.view(9), one.view(9))
+    one.put(np.arange(9), np.ones((9, 2, 16), np.float32))
+    assert not np.array_equal(other.view(9), one.view(9))
 
 
 @pytest.mark.parametrize("kv_format", FORMATS)
 def test_nan_stays_nan(kv_format: KVFormat) -> None:
-    store = STORES[kv_format]((1, 2, 1, 16))
+    store = STORES[kv_format]((2, 1, 16))
     new = np.ones((2, 1, 16), np.float32)
     new[1, 0, 3] = np.nan
     with np.errstate(invalid="ignore"):
-        store.put(np.zeros(2, np.int64), np.arange(2), new)
-    assert np.isfinite(store.view(0, 1)).all() and np.isnan(store.view(0, 2)[1, 0, 3])
+        store.put(np.arange(2), new)
+    assert np.isfinite(store.view(1)).all() and np.isnan(store.view(2)[1, 0, 3])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -341,32 +325,32 @@ def test_bf16_is_kept_in_half_of_float32_and_read_in_the_models_dtype(dtype: tor
         assert not torch.equal(ours[:, :, :9], given)
 
 
-# ---- rows, limits, interrupts --------------------------------------------------------------------
+# ---- copies, limits, interrupts ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kv_format", FORMATS)
-def test_rows_are_copies_that_go_their_own_ways(decoder: Decoder, kv_format: KVFormat) -> None:
+def test_copies_go_their_own_ways(decoder: Decoder, kv_format: KVFormat) -> None:
     prompt = IDS[:21]
     one = decoder.cache(64, kv_format=kv_format)
     step.write(decoder, one, Tokens(prompt), 0)
-    three = one.repeat(3)
-    assert three.nbytes == 3 * one.nbytes and three.rows == 3
-    together = step.decode(decoder, three, [5, 6, 7], [21] * 3)
-    for row, token in enumerate((5, 6, 7)):
+    copies = [one.copy() for _ in range(3)]
+    assert [copy.nbytes for copy in copies] == [one.nbytes] * 3
+    pieces = [StepPiece(c, [id], 21) for c, id in zip(copies, (5, 6, 7), strict=True)]
+    for piece, together in zip(pieces, step.forward(decoder, pieces), strict=True):
         other = decoder.cache(64, kv_format=kv_format)
         step.write(decoder, other, Tokens(prompt), 0)
-        alone = step.decode(decoder, other, [token], [21])[0]
-        assert np.abs(together[row] - alone).max() < 1e-4
+        alone = step.decode(decoder, other, piece.ids[0], 21)
+        assert np.array_equal(together[0], alone)
     assert one.slots.tables[FULL].max() == 20  # and the first has not changed
 
 
 def test_an_empty_cache_is_like_its_model(decoder: Decoder) -> None:
-    cache = decoder.cache(64, 1, 16, "int8")
+    cache = decoder.cache(64, 16, "int8")
     step.write(decoder, cache, Tokens(IDS[:9]), 0)
-    fresh = cache.empty(2)
-    assert (fresh.context, fresh.rows, fresh.chunk, fresh.kv_format) == (64, 2, 16, "int8")
+    fresh = cache.empty()
+    assert (fresh.context, fresh.chunk, fresh.kv_format) == (64, 16, "int8")
     assert fresh.nbytes == 0 < cache.nbytes
-    step.decode(decoder, fresh, [5, 6], [0, 0])
+    step.decode(decoder, fresh, 5, 0)
 
 
 def test_what_does_not_fit_is_said() -> None:
@@ -388,7 +372,7 @@ def test_what_does_not_fit_is_said() -> None:
 
 
 def test_a_step_that_does_not_fit_leaves_the_cache(decoder: Decoder) -> None:
-    cache = decoder.cache(16, 1, 8)
+    cache = decoder.cache(16, 8)
     step.write(decoder, cache, Tokens(IDS[:8]), 0)
     before = {kind: table.copy() for kind, table in cache.slots.tables.items()}
     with pytest.raises(ContextLengthError, match="17 tokens do not fit the context of 16"):
@@ -403,7 +387,7 @@ def test_an_interrupt_while_it_grows(
 ) -> None:
     """Anywhere between two arrays: what was held is there, and the next step grows the rest."""
     monkeypatch.setattr(slots_module, "_GROWTH", 8)
-    cache = decoder.cache(256, 1, 128, kv_format)
+    cache = decoder.cache(256, 128, kv_format)
     ids = IDS[:90]
     step.prefill(decoder, cache, Tokens(ids[:40]))
     calls = iter(range(1, 1000))
@@ -422,8 +406,8 @@ def test_an_interrupt_while_it_grows(
         with suppress(KeyboardInterrupt):
             step.prefill(decoder, cache, Tokens(ids), start=40)
         assert next(calls) > at
-    cache.rewind(0, 40)
-    fresh = decoder.cache(256, 1, 128, kv_format)
+    cache.rewind(40)
+    fresh = decoder.cache(256, 128, kv_format)
     step.prefill(decoder, fresh, Tokens(ids[:40]))
     expected = step.prefill(decoder, fresh, Tokens(ids), start=40)
     found = step.prefill(decoder, cache, Tokens(ids), start=40)

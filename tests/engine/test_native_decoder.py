@@ -17,8 +17,9 @@ from gemelo.config.options import KVFormat
 from gemelo.config.rope import Linear as Stretch
 from gemelo.config.rope import Yarn
 from gemelo.engine import step
-from gemelo.engine.decoder import Decoder
+from gemelo.engine.decoder import Decoder, StepPiece
 from gemelo.engine.engine import Engine
+from gemelo.engine.kv import KVCache
 from gemelo.engine.native_decoder import NativeDecoder, is_float32, runs_natively
 from gemelo.engine.tokens import EmbeddingSpan, Tokens
 from gemelo.errors import InputError
@@ -101,7 +102,7 @@ def test_other_turns_and_heads(config: Gemma3Config | Gemma3nConfig, isa: str) -
     def run(decoder: Decoder) -> Floats:
         cache = cache_of(decoder)
         read = step.prefill(decoder, cache, Tokens(IDS))
-        return np.stack([read, step.decode(decoder, cache, [5], [60])[0]])
+        return np.stack([read, step.decode(decoder, cache, 5, 60)])
 
     assert_alike(run, made(config), isa)
 
@@ -113,7 +114,7 @@ def test_a_norm_five_percent_off_is_out_of_bounds(
     """Even on TILES, where bounds are widest, and in the longest chunk."""
 
     def run(decoder: Decoder) -> Floats:
-        return step.score(decoder, cache_of(decoder, 1, 60, kv_format), IDS)
+        return step.score(decoder, cache_of(decoder, 60, kv_format), IDS)
 
     oracle = modules_of(decoder)
     expected = run(oracle)
@@ -129,11 +130,11 @@ def test_prefill_and_decode_are_the_modules(
     decoder: NativeDecoder, isa: str, chunk: int, kv_format: KVFormat
 ) -> None:
     def run(decoder: Decoder) -> Floats:
-        cache = cache_of(decoder, 1, chunk, kv_format)
+        cache = cache_of(decoder, chunk, kv_format)
         out = [step.prefill(decoder, cache, Tokens(IDS), 0)]
         for place, token in enumerate(IDS[:9], len(IDS)):
-            out.append(step.decode(decoder, cache, [token], [place])[0])
-        cache.rewind(0, len(IDS) + 7)
+            out.append(step.decode(decoder, cache, token, place))
+        cache.rewind(len(IDS) + 7)
         out.extend(step.verify(decoder, cache, IDS[9:13], len(IDS) + 7))
         return np.stack(out)
 
@@ -155,9 +156,9 @@ def test_embedding_spans_are_the_modules(
         ]
 
     def run(decoder: Decoder, spans: Sequence[EmbeddingSpan]) -> Floats:
-        cache = cache_of(decoder, 1, chunk)
+        cache = cache_of(decoder, chunk)
         read = step.prefill(decoder, cache, Tokens(IDS, spans), 0)
-        return np.stack([read, step.decode(decoder, cache, [5], [len(IDS)])[0]])
+        return np.stack([read, step.decode(decoder, cache, 5, len(IDS))])
 
     assert_alike(lambda some: run(some, spans()), decoder, isa)
     found, expected = run(decoder, spans()), run(modules_of(decoder), spans())
@@ -182,7 +183,7 @@ def test_ids_of_a_modality_are_the_modules(isa: str) -> None:
     def run(decoder: Decoder) -> Floats:
         cache = cache_of(decoder)
         read = step.prefill(decoder, cache, Tokens(ids), 0)
-        return np.stack([read, step.decode(decoder, cache, [485], [len(ids)])[0]])
+        return np.stack([read, step.decode(decoder, cache, 485, len(ids))])
 
     plain = run(under(decoder, isa))
     decoder.modality_embeddings = Markers()
@@ -196,43 +197,73 @@ def test_scores_of_every_position(decoder: NativeDecoder, isa: str) -> None:
 
 
 @pytest.mark.parametrize("kv_format", get_args(KVFormat))
-def test_rows_of_different_lengths(decoder: NativeDecoder, isa: str, kv_format: KVFormat) -> None:
-    ids = [IDS[:9], IDS[9:18], IDS[18:27]]
-    positions = np.tile(np.arange(9), (3, 1))
-    positions[1, 6:], positions[2, 2:] = -1, -1
+def test_a_step_of_many_sequences(decoder: NativeDecoder, isa: str, kv_format: KVFormat) -> None:
+    """Each of its own length: prompts of many tokens and of few, and a prompt with its tail."""
 
     def run(decoder: Decoder) -> Floats:
-        cache = cache_of(decoder, 3, kv_format=kv_format)
-        scores, finite = decoder.step(ids, positions.tolist(), cache)
-        assert finite
-        real: Floats = scores.reshape(3, 9, -1)[positions >= 0]
-        return real
+        one, two, three = (cache_of(decoder, kv_format=kv_format) for _ in range(3))
+        pieces = [
+            StepPiece(one, IDS[:9], 0),
+            StepPiece(two, IDS[9:34], 0),
+            StepPiece(three, IDS[:20], 0),
+            StepPiece(three, IDS[20:22], 20),
+        ]
+        scores, finite = decoder.step(pieces)
+        assert finite and [len(kept) for kept in scores] == [9, 25, 20, 2]
+        return np.concatenate(scores)
 
     assert_alike(run, decoder, isa, kv_format)
 
 
-@pytest.mark.parametrize("keep", [0, 1, 2, 3])
-def test_the_last_tokens_of_every_row(decoder: NativeDecoder, isa: str, keep: int) -> None:
-    ids, positions = [IDS[:3], IDS[3:6], IDS[6:9]], [range(3), range(3), [-1] * 3]
+def test_pieces_of_one_cache_are_as_one_by_one(decoder: NativeDecoder, isa: str) -> None:
+    """The slots of all are placed before: a token still sees none that comes after it."""
+    runs = under(decoder, isa)
+    pairs = [runs, modules_of(decoder)]
+    for some in pairs:
+        together, apart = cache_of(some), cache_of(some)
+        pieces = [(0, 20), (20, 21), (21, 30)]
+        parts = [StepPiece(together, IDS[b:e], b) for b, e in pieces]
+        found, _ = some.step([parts[0], StepPiece(cache_of(some), IDS[:3], 0), *parts[1:]])
+        expected = [some.step([StepPiece(apart, IDS[b:e], b)])[0][0] for b, e in pieces]
+        for ours, theirs in zip([found[0], *found[2:]], expected, strict=True):
+            assert np.array_equal(ours, theirs)
 
+
+@pytest.mark.parametrize("keep", [0, 1, 2, 3])
+def test_the_last_tokens_of_every_piece(decoder: NativeDecoder, isa: str, keep: int) -> None:
     def run(decoder: Decoder) -> Floats:
-        scores, finite = decoder.step(ids, positions, cache_of(decoder, 3), keep)
-        assert finite and len(scores) == 3 * keep
-        return scores[: 2 * keep]
+        parts = (IDS[:3], IDS[3:25], IDS[25:28])
+        pieces = [StepPiece(cache_of(decoder), ids, 0, keep) for ids in parts]
+        scores, finite = decoder.step(pieces)
+        assert finite and [len(kept) for kept in scores] == [keep] * 3
+        return np.concatenate(scores)
 
     if keep:
         assert_alike(run, decoder, isa)
-    assert run(under(decoder, isa)).shape == (2 * keep, decoder.config.vocab_size)
+    assert run(under(decoder, isa)).shape == (3 * keep, decoder.config.vocab_size)
 
 
-def test_what_would_be_read_elsewhere_is_refused(decoder: NativeDecoder, isa: str) -> None:
-    runs = under(decoder, isa)
+@pytest.mark.parametrize("runner", ["program", "modules"])
+def test_what_would_be_read_elsewhere_is_refused(
+    decoder: NativeDecoder, isa: str, runner: str
+) -> None:
+    runs = under(decoder, isa) if runner == "program" else modules_of(decoder)
+    cache = cache_of(runs)
     for id in (-1, decoder.config.vocab_size, 1 << 40):
         with pytest.raises(InputError, match=f"token id {id} is outside 0 to 511"):
-            runs.step([[3, id]], [[0, 1]], cache_of(runs))
-    for rows, keep in ((1, 3), (1, -1), (2, 1)):
-        with pytest.raises(InputError, match=f"scores of {keep} of 2 tokens in {rows} rows"):
-            runs.step([[3, 4]] * rows, [[0, 1]] * rows, cache_of(runs), keep)
+            runs.step([StepPiece(cache, [3, id], 0)])
+    for keep in (3, -1):
+        with pytest.raises(InputError, match=f"scores of {keep} of 2 tokens at 0"):
+            runs.step([StepPiece(cache, [3, 4], 0, keep)])
+    with pytest.raises(InputError, match="a piece at 3 of a cache whose piece before it ends at 2"):
+        runs.step([StepPiece(cache, [3, 4], 0), StepPiece(cache, [3], 3)])
+    with pytest.raises(InputError, match="a step of 33 tokens; the cache takes 32"):
+        runs.step([StepPiece(cache_of(runs), [3], 0), *halves(cache, 17, 16)])
+    assert cache.nbytes == 0 and runs.step([]) == ([], True)
+
+
+def halves(cache: KVCache, first: int, second: int) -> list[StepPiece]:
+    return [StepPiece(cache, IDS[:first], 0), StepPiece(cache, IDS[:second], first)]
 
 
 @needs_native
@@ -246,7 +277,7 @@ def test_one_token_is_the_same_among_sixteen(kv_format: KVFormat) -> None:
         step.prefill(decoder, cache, Tokens(prompt), 0)
     together = step.verify(decoder, many, ahead, len(prompt))
     for place, token in enumerate(ahead):
-        alone = step.decode(decoder, one, [token], [len(prompt) + place])[0]
+        alone = step.decode(decoder, one, token, len(prompt) + place)
         assert np.array_equal(alone, together[place])
 
 
@@ -281,7 +312,8 @@ def test_keys_take_16_bits_where_weights_do(tiny_tokenizer: Tokenizer) -> None:
 def test_broken_weights_are_not_rounded_away(isa: str) -> None:
     decoder = made(GEMMA3, "q8_0")
     broken(decoder, "layers.2.self_attn.k_proj.weight")
-    scores, finite = under(decoder, isa).step([IDS], [range(60)], cache_of(decoder, chunk=60), 1)
+    piece = StepPiece(cache_of(decoder, chunk=60), IDS, 0, 1)
+    [scores], finite = under(decoder, isa).step([piece])
     assert not np.isfinite(scores).all() and not finite
 
 
@@ -290,8 +322,8 @@ def test_broken_gates_do_not_sleep(isa: str, tokens: int) -> None:
     """A sparse layer puts most of its gates to zero; what is no number is not among them."""
     decoder = made(GEMMA3N, "q8_0")
     broken(decoder, "layers.0.mlp.gate_proj.weight")
-    cache = cache_of(decoder, chunk=60)
-    _, finite = under(decoder, isa).step([IDS[:tokens]], [range(tokens)], cache, 1)
+    piece = StepPiece(cache_of(decoder, chunk=60), IDS[:tokens], 0, 1)
+    _, finite = under(decoder, isa).step([piece])
     assert not finite
 
 

@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from gemelo.config import Gemma3nConfig, ModelConfig, Submodel
+from gemelo.engine.decoder import StepPiece
 from gemelo.engine.kv import KVCache
 from gemelo.engine.modules.decoder import ModuleDecoder
 from gemelo.engine.native_decoder import NativeDecoder
@@ -90,12 +91,12 @@ def run(
     Token ids are 0, 1, 2 and so on."""
     p = Writer(decoder.config, decoder.weights, decoder.layer_indices, backend)
     p.program.logits(write(p), matrix(p, np.eye(width, dtype=np.float32)), 0.0)
-    held, found = KVCache(decoder.config, 64, 1, TOKENS), []
+    held, found = KVCache(decoder.config, 64, TOKENS), []
     for begin, end in pairwise([0, *accumulate(pieces)]):
-        ids = np.arange(begin, end)[None]
+        piece = StepPiece(held, range(begin, end), begin, keep)
         held.make_room(end - begin, end)
-        out = Scores.empty(keep or end - begin, width)
-        assert backend.run(Step(ids, ids.copy(), held, keep, out, per_layer_rows=per_layer_rows))
+        out = Scores.empty(piece.num_scored, width)
+        assert backend.run(Step([piece], out, per_layer_rows))
         found.append(np.asarray(out))
     return np.concatenate(found)
 

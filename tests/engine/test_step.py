@@ -89,7 +89,7 @@ def test_the_weight_that_spoilt_scores_is_named(config: object, number: str, nam
     expected = f"the model's scores are not finite: {name} holds {kind}"
     for run in (
         lambda: step.prefill(broken, broken.cache(64), PROMPT),
-        lambda: step.decode(broken, broken.cache(64), [5], [0]),
+        lambda: step.decode(broken, broken.cache(64), 5, 0),
         lambda: step.verify(broken, broken.cache(64), [5, 6, 7], 0),
         lambda: step.score(broken, broken.cache(64), PROMPT),
     ):

@@ -135,7 +135,7 @@ def scores(decoder: Decoder, ids: list[int], spans: Sequence[EmbeddingSpan], mos
     if not most and isinstance(decoder, ModuleDecoder):
         plain: Floats = forward(decoder, tokens).logits.numpy()
         return plain.reshape(len(ids), -1)
-    return step.score(decoder, decoder.cache(128, 1, most or len(ids)), tokens)
+    return step.score(decoder, decoder.cache(128, most or len(ids)), tokens)
 
 
 def relative(a: Floats, b: Floats) -> float:
@@ -234,16 +234,16 @@ def test_writing_ahead_changes_nothing(hears: Decoder, extends: bool) -> None:
 
 def test_ids_of_a_tower_have_their_own_embeddings(hears: Decoder) -> None:
     assert isinstance(hears.config, Gemma3nConfig)
-    marked, positions = [[480, 496]], [[0, 1]]
-    assert step_inputs(hears, [[300, 301]], positions) is None
-    inputs = step_inputs(hears, marked, positions)
+    marked = Tokens([480, 496])
+    assert step_inputs(hears, Tokens([300, 301]), 0) is None
+    inputs = step_inputs(hears, marked, 0)
     assert inputs is not None and inputs.attend_until is None
     assert inputs.inputs_embeds.dtype == np.float32
-    assert relative(np.square(inputs.inputs_embeds[0]).mean(-1), np.ones(2, np.float32)) < 1e-3
+    assert relative(np.square(inputs.inputs_embeds).mean(-1), np.ones(2, np.float32)) < 1e-3
     with torch.inference_mode():
-        expected = awake().language_model.embed(torch.tensor(marked)).numpy()
-    assert relative(inputs.inputs_embeds, expected) < 1e-5
-    assert step_inputs(decoder_of("program", EYED), marked, positions) is None
+        expected = awake().language_model.embed(torch.tensor([marked.ids])).numpy()
+    assert relative(inputs.inputs_embeds, expected[0]) < 1e-5
+    assert step_inputs(decoder_of("program", EYED), marked, 0) is None
 
 
 def test_embeds_become_float32_arrays() -> None:
@@ -268,15 +268,11 @@ def test_tensors_of_few_numbers_are_taken_or_told() -> None:
             EmbeddingSpan(0, embeds, b"")  # type: ignore[arg-type]
 
 
-def test_chunks_end_beside_blocks() -> None:
+def test_blocks_are_the_pictures_that_are_seen_both_ways() -> None:
     picture = seen(4, zeros(6, 1))
     sound = EmbeddingSpan(12, zeros(6, 1), b"x")
     tokens = Tokens(range(20), [picture, sound])
-    assert [*tokens.chunks(0, 6)] == [(0, 4), (4, 10), (10, 16), (16, 20)]
-    assert [*tokens.chunks(0, 20)] == [(0, 20)]
-    assert [*tokens.chunks(20, 20)] == []
-    with pytest.raises(InputError, match="a picture of 6 tokens"):
-        [*tokens.chunks(0, 5)]
+    assert tokens.blocks == [(4, 10)] and tokens[4:].blocks == [(0, 6)]
     assert [tokens.uncut(index) for index in (3, 4, 5, 9, 10, 14)] == [3, 4, 4, 4, 10, 14]
 
 
@@ -315,7 +311,7 @@ def test_how_far_two_lists_agree() -> None:
 
 def test_a_picture_too_large_for_a_step_is_told(sees: Decoder) -> None:
     ids, spans, _ = two_pictures()
-    held = sees.cache(128, 1, 8)
+    held = sees.cache(128, 8)
     with pytest.raises(InputError, match="16 tokens has to be read in one step, which takes 8"):
         step.prefill(sees, held, Tokens(ids, spans), 0)
     step.write(sees, held, Tokens(ids[:7]), 0)

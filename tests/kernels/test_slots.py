@@ -83,12 +83,15 @@ class Tables:
         cache: KVCache,
         reach: Integers | None = None,
     ) -> Floats:
-        """ids, positions (B, T) -> what every token sees, (B, T, H * d); writes the cache."""
-        cache.make_room(positions.shape[1], int(positions.max()) + 1)
-        out = Scores.empty(ids.size, self.q.shape[1])
-        ids, positions = np.ascontiguousarray(ids), np.ascontiguousarray(positions)
-        backend.run(Step(ids, positions, cache, None, out, reach))
-        return np.asarray(out).reshape(*ids.shape, -1)
+        """ids, positions (T,) -> what every token sees, (T, H * d); writes the cache."""
+        inputs = None
+        if reach is not None:  # embeddings in place of those of ids: the same
+            inputs = StepInputs(self.k[ids], reach)
+        piece = StepPiece(cache, ids.tolist(), int(positions[0]), None, inputs)
+        cache.make_room(len(ids), piece.end)
+        out = Scores.empty(len(ids), self.q.shape[1])
+        backend.run(Step([piece], out))
+        return np.asarray(out)
 
     def _torch(
         self, ids: Integers, positions: Integers, cache: KVCache, reach: Integers | None = None

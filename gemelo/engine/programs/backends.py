@@ -40,8 +40,8 @@ _KINDS: dict[LayerType, str] = {SLIDING: "SLIDING", FULL: "FULL"}
 
 
 class Step(NamedTuple):
-    """What one step of a decoder is given: pieces, those of few tokens first, whose caches have
-    room; per_layer_rows (N * L, P) of all their tokens; scores of all that are wanted, written."""
+    """What one step of a decoder is given: pieces, in the order of `path_of` and with room in their
+    caches; per_layer_rows (N * L, P) of all tokens; scores of those that are wanted, written."""
 
     pieces: Sequence[StepPiece]
     scores: Scores

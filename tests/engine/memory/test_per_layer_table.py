@@ -320,7 +320,7 @@ def recorded(request: pytest.FixtureRequest) -> tuple[Decoder, Recorder]:
 
 def test_a_prompt_s_next_chunk_is_read_ahead(recorded: tuple[Decoder, Recorder]) -> None:
     decoder, recorder = recorded
-    step.prefill(decoder, decoder.cache(64, 1, 3), Tokens([5, 6, 7, 500, 9, 10, 11]), start=0)
+    step.prefill(decoder, decoder.cache(64, 3), Tokens([5, 6, 7, 500, 9, 10, 11]), start=0)
     assert recorder.asked == [
         ["ahead", 0, 9, 10],  # 500 lies past the table
         ["rows", 5, 6, 7],
