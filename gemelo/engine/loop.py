@@ -23,19 +23,28 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from gemelo.engine import step
 from gemelo.engine.continuation import Piece
+from gemelo.engine.decoder import StepPiece
 from gemelo.engine.delivery import Courier, Delivery, deliver
 from gemelo.engine.scheduler import Scheduler, Share
 from gemelo.engine.task import R, Task, Works
 from gemelo.engine.work import Work
-from gemelo.errors import ModelClosedError
+from gemelo.errors import ModelClosedError, SessionBusyError
 from gemelo.kernels.quants import Floats
 
 LINGER_S = 0.05  # how long the thread stays when nobody asks
 _AWAITED = 0.2  # of a step's time: how long callers that were just answered are waited for
+
+class Result(NamedTuple):
+    """What a step has given for the pieces of one work."""
+
+    work: Work
+    pieces: list[StepPiece]
+    scores: list[Floats]
+
 
 OnStep = Callable[[float, float, Sequence[Share[Work]]], None]
 
@@ -109,10 +118,12 @@ class StepLoop:
         while pending := [work for work in works if not work.done]:
             if self.enter():
                 try:
-                    for group in self.scheduler.batch(pending).groups:
-                        self._step(group)
+                    groups = self.scheduler.batch(pending).groups
+                    results = [result for group in groups for result in self._step(group)]
                 finally:
                     self.leave()
+                for work, pieces, scores in results:
+                    work.wrote(pieces, scores)
             else:
                 caller = Caller(works)
                 self.ask(caller)
@@ -144,22 +155,29 @@ class StepLoop:
         if self._process != os.getpid():
             self._renew()
 
-    def _step(self, group: Sequence[Share[Work]]) -> None:
+    def _step(self, group: Sequence[Share[Work]]) -> list[Result]:
         """One step: what the scheduler has chosen of works of one size."""
         parts = [(share.work, share.work.pieces(share.limit)) for share in group]
-        pieces = [piece for _, taken in parts for piece in taken]
         began = time.perf_counter()
+        pieces = [piece for _, taken in parts for piece in taken]
         scores = iter(step.forward(group[0].work.decoder, pieces))
         if self.on_step is not None:
             self.on_step(began, time.perf_counter(), group)
-        for work, taken in parts:
-            work.wrote(taken, [next(scores) for _ in taken])
+        return [Result(work, taken, [next(scores) for _ in taken]) for work, taken in parts]
 
     # ---- the thread of many ----------------------------------------------------------------------
 
     def ask(self, waiting: Waiting) -> None:
-        """Have somebody served by the loop's thread."""
+        """Have somebody served by the loop's thread.
+
+        Raises SessionBusyError in that thread itself, where a function that is told of progress
+        runs.
+        """
         self._check()
+        if threading.current_thread() is self._thread:
+            raise SessionBusyError(
+                "the model is computing what this function was told of; ask it afterwards"
+            )
         with self._changing:
             self._asked.put(waiting)
             if self._thread is None:
@@ -199,11 +217,11 @@ class StepLoop:
         """Steps for what everybody waits for, one of each size; how many callers were answered."""
         self._let_go(present)
         failed = self._steps(present)
-        served = [w for w in present if all(work.done for work in w.works)]
         num_answered = 0
         for waiting, error in failed:
             waiting.fail(error)
             present.remove(waiting)
+        served = [w for w in present if all(work.done for work in w.works)]
         for waiting in served:
             if not waiting.proceed():
                 present.remove(waiting)
@@ -229,10 +247,16 @@ class StepLoop:
         batch, began = self.scheduler.batch(works), time.perf_counter()
         for group in batch.groups:
             try:
-                self._step(group)
+                results = self._step(group)
             except Exception as error:
                 hurt = [owners[id(share.work)] for share in group]
                 failed.update({id(waiting): (waiting, error) for waiting in hurt})
+                continue
+            for work, pieces, scores in results:
+                try:
+                    work.wrote(pieces, scores)
+                except BaseException as error:  # of a caller's own function that is told
+                    failed[id(owners[id(work)])] = owners[id(work)], error
         self.scheduler.learn(batch, time.perf_counter() - began)
         return list(failed.values())
 

@@ -104,19 +104,6 @@ def test_threads_share_a_model(model: Model, wanted: list[tuple[int, ...]]) -> N
     assert wrong == []
 
 
-def test_generate_waits_for_another_thread(model: Model) -> None:
-    """And so uses the last session, which holds how its prompt begins."""
-    model.generate(PROMPTS[0], **GREEDY)
-    session = model._last
-    with model._line.lock:
-        thread = threading.Thread(target=model.generate, args=(PROMPTS[0],), kwargs=GREEDY)
-        thread.start()
-        thread.join(0.2)
-        assert thread.is_alive()
-    thread.join(60)
-    assert not thread.is_alive() and model._last is session
-
-
 def test_two_streams_in_turns_are_as_each_alone(
     model: Model, wanted: list[tuple[int, ...]]
 ) -> None:
@@ -144,7 +131,6 @@ def test_generate_amid_a_stream(model: Model, wanted: list[tuple[int, ...]]) -> 
 def test_a_stream_that_is_over_gives_its_session_back(model: Model) -> None:
     """Read to its end, closed, dropped, or dropped by another thread."""
     list(model.stream(PROMPTS[0], **GREEDY))
-    session = model._last
     stream = model.stream(PROMPTS[0], **GREEDY)
     next(stream)
     stream.close()
@@ -154,8 +140,8 @@ def test_a_stream_that_is_over_gives_its_session_back(model: Model) -> None:
     next(held[0])
     in_thread(held.clear)
     gc.collect()
-    again = model.generate(PROMPTS[0], **GREEDY)
-    assert model._last is session and again.timings.reused_tokens > 0
+    model.generate(PROMPTS[0], **GREEDY)
+    assert model.engine.requests.pool.num_idle == 1
 
 
 def test_a_stream_left_open_stops_nobody(model: Model, wanted: list[tuple[int, ...]]) -> None:
@@ -163,18 +149,16 @@ def test_a_stream_left_open_stops_nobody(model: Model, wanted: list[tuple[int, .
     stream = model.stream(PROMPTS[0], **GREEDY)
     next(stream)
     assert in_thread(lambda: model.generate(PROMPTS[1], **GREEDY).token_ids) == [wanted[1]]
-    again = model.generate(PROMPTS[1], **GREEDY)
-    assert again.token_ids == wanted[1] and again.timings.reused_tokens > 0
+    assert model.generate(PROMPTS[1], **GREEDY).token_ids == wanted[1]
+    assert model.engine.requests.pool.num_idle == 1
 
 
 def test_another_beginning_has_a_new_session(model: Model, wanted: list[tuple[int, ...]]) -> None:
     """What only begins with <bos> as the last prompt did shares nothing worth keeping."""
     model.generate(PROMPTS[0], **GREEDY)
-    session = model._last
     other = [2, *reversed(model.prompt(PROMPTS[1]).ids)]
     model.generate(other, **GREEDY)
-    assert session is not None and model._last is not session
-    assert session.ids[: len(session.ids)] != other
+    assert model.engine.requests.pool.num_idle == 2
     assert model.generate(PROMPTS[0], **GREEDY).token_ids == wanted[0]
 
 
