@@ -27,9 +27,9 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from gemelo.engine.grid import GRID
 from gemelo.engine.tokens import EmbeddingSpan, Tokens
 
-GRID = 64  # positions between two lines
 _COMPARED = 4096  # ids at once: most sequences differ early, and long arrays lie in no cache
 
 Ids = NDArray[np.int32]
@@ -163,6 +163,19 @@ class PrefixPool(Generic[S]):
             if end and (best is None or (end, moves) > best[:2]):
                 best = end, moves, entry
         return self._taken(*best) if best else None
+
+    def supersede(self, tokens: Tokens, key: Hashable) -> S | None:
+        """An idle sequence of whose prompt half or more is how tokens begin, more than <bos>, though
+        less than a cell of the grid: to be begun anew, since nobody else would go on with it."""
+        ids = np.array(tokens.ids, np.int32)
+        for entry in reversed(self._entries.values()):
+            if entry.key == key and not entry.busy:
+                spans = entry.sequence.tokens.spans
+                common = _common_prefix(entry.ids, spans, ids, tokens.spans)
+                if 1 < common and entry.sequence.on_grid <= 2 * common:
+                    self.forget(entry.sequence)
+                    return entry.sequence
+        return None
 
     def _taken(self, end: int, moves: bool, entry: _Entry[S]) -> Prefix[S]:
         found = self._entries.pop(id(entry.sequence))

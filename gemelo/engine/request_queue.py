@@ -133,7 +133,7 @@ class RequestQueue:
     def _sequence(self, request: Request, key: Key, may_copy: bool) -> CachedSequence:
         found = self.pool.take(request.tokens, key)
         if found is None or (found.copy and not may_copy):
-            return self.new_sequence()
+            return self.pool.supersede(request.tokens, key) or self.new_sequence()
         if found.copy:
             return found.sequence.copy(found.end)
         found.sequence.forget(found.end)

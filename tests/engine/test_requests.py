@@ -111,6 +111,15 @@ def test_every_text_is_what_it_is_alone_and_nothing_is_left(
     assert queue.pool.nbytes <= limit
 
 
+def test_all_go_in_the_same_steps() -> None:
+    rounds = Rounds(engine_of())
+    tickets = [rounds.submit([number], 20) for number in range(1, 9)]
+    rounds.to_the_end()
+    assert [ids_of(ticket) for ticket in tickets] == [text_alone([n], 20) for n in range(1, 9)]
+    decoder: Any = rounds.engine.decoder
+    assert decoder.steps == [[1] * 8] * 20
+
+
 def test_a_shared_beginning_is_read_once() -> None:
     rounds = Rounds(engine_of())
     rounds.submit([*SHARED, 5], 4)
@@ -189,14 +198,6 @@ def test_a_cancelled_request_is_gone_within_a_step() -> None:
 
 def loop_threads() -> int:
     return sum(thread.name == "gemelo" for thread in threading.enumerate())
-
-
-def test_prompts_of_one_caller_go_in_the_same_steps() -> None:
-    engine = engine_of(1 << 22)
-    made = complete_all(engine.requests, [request([n], 20) for n in range(1, 9)])
-    assert [list(one.token_ids) for one in made] == [text_alone([n], 20) for n in range(1, 9)]
-    decoder: Any = engine.decoder
-    assert max(map(len, decoder.steps)) == 8 and len(decoder.steps) < 40
 
 
 def test_more_prompts_than_may_wait() -> None:

@@ -130,6 +130,7 @@ def test_generate_amid_a_stream(model: Model, wanted: list[tuple[int, ...]]) -> 
 
 def test_a_stream_that_is_over_gives_its_session_back(model: Model) -> None:
     """Read to its end, closed, dropped, or dropped by another thread."""
+    model.engine.requests.clear()
     list(model.stream(PROMPTS[0], **GREEDY))
     stream = model.stream(PROMPTS[0], **GREEDY)
     next(stream)
@@ -146,6 +147,7 @@ def test_a_stream_that_is_over_gives_its_session_back(model: Model) -> None:
 
 def test_a_stream_left_open_stops_nobody(model: Model, wanted: list[tuple[int, ...]]) -> None:
     """What comes after has a session of its own, and keeps that."""
+    model.engine.requests.clear()
     stream = model.stream(PROMPTS[0], **GREEDY)
     next(stream)
     assert in_thread(lambda: model.generate(PROMPTS[1], **GREEDY).token_ids) == [wanted[1]]
@@ -155,6 +157,7 @@ def test_a_stream_left_open_stops_nobody(model: Model, wanted: list[tuple[int, .
 
 def test_another_beginning_has_a_new_session(model: Model, wanted: list[tuple[int, ...]]) -> None:
     """What only begins with <bos> as the last prompt did shares nothing worth keeping."""
+    model.engine.requests.clear()
     model.generate(PROMPTS[0], **GREEDY)
     other = [2, *reversed(model.prompt(PROMPTS[1]).ids)]
     model.generate(other, **GREEDY)
