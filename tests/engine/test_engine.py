@@ -18,7 +18,7 @@ from gemelo.config.sampling import Sampling
 from gemelo.engine.decoder import Decoder
 from gemelo.engine.engine import Engine
 from gemelo.engine.kv import FloatStore
-from gemelo.engine.modules.cache import FloatTensors, SlotIndex
+from gemelo.engine.modules.cache import FloatTensors
 from gemelo.engine.modules.decoder import ModuleDecoder
 from gemelo.engine.modules.forward import forward
 from gemelo.engine.native_decoder import NativeDecoder
@@ -253,13 +253,13 @@ def test_an_int8_cache_is_keys_and_values_rounded_to_bytes(
     exact = Engine(decoder, tiny_tokenizer, chunk=8).score(PROMPT)
     put, put_tensors = FloatStore.put, FloatTensors.put
 
-    def put_rounded(self: FloatStore, row: Integers, slot: Integers, new: Floats) -> None:
+    def put_rounded(self: FloatStore, slots: Integers, new: Floats) -> None:
         steps = np.float32(np.float16(np.abs(new).max(-1, keepdims=True) / np.float32(127)))
-        put(self, row, slot, np.round(new / steps) * steps)
+        put(self, slots, np.round(new / steps) * steps)
 
-    def put_rounded_tensors(self: FloatTensors, where: SlotIndex, new: Tensor) -> None:
+    def put_rounded_tensors(self: FloatTensors, slots: Tensor, new: Tensor) -> None:
         steps = (new.abs().amax(-1, keepdim=True) / 127).half().float()
-        put_tensors(self, where, torch.round(new / steps) * steps)
+        put_tensors(self, slots, torch.round(new / steps) * steps)
 
     monkeypatch.setattr(FloatStore, "put", put_rounded)
     monkeypatch.setattr(FloatTensors, "put", put_rounded_tensors)

@@ -228,7 +228,8 @@ def attend_until(piece: StepPiece) -> Integers:
 
 def inputs_embeds(piece: StepPiece) -> Floats | None:
     """What stands for the embeddings of a piece's ids, (T, D)."""
-    return None if piece.inputs is None else np.ascontiguousarray(piece.inputs[0], np.float32)
+    embeds = None if piece.inputs is None else piece.inputs.inputs_embeds
+    return None if embeds is None else np.ascontiguousarray(embeds, np.float32)
 
 
 def _placed(piece: StepPiece) -> Mapping[str, tuple[Integers, Integers]]:
