@@ -95,10 +95,10 @@ def decoding(decoder: Decoder, tokens: int, context: int = 32) -> Callable[[], f
     step.write(decoder, cache, Tokens(range(100, 100 + context)), 0)
 
     def run() -> float:
-        cache.rewind(0, context)
+        cache.rewind(context)
         started = time.perf_counter()
         for place in range(context, context + tokens):
-            step.decode(decoder, cache, [1000 + place], [place])
+            step.decode(decoder, cache, 1000 + place, place)
         return (time.perf_counter() - started) / tokens
 
     return run
@@ -114,8 +114,8 @@ def reading(decoder: Decoder, tokens: int, whole: bool = False) -> Callable[[], 
         if not whole:
             step.prefill(decoder, cache, Tokens(ids))
         else:
-            for begin, end in Tokens(ids).chunks(0, cache.chunk):
-                step.verify(decoder, cache, ids[begin:end], begin)
+            for begin in range(0, tokens, cache.chunk):  # scores of one step at a time
+                step.verify(decoder, cache, ids[begin : begin + cache.chunk], begin)
         return time.perf_counter() - started
 
     return run
@@ -171,7 +171,7 @@ def verifying(decoder: Decoder, tokens: int) -> Callable[[], float]:
     step.write(decoder, cache, Tokens(range(100, 132)), 0)
 
     def run() -> float:
-        cache.rewind(0, 32)
+        cache.rewind(32)
         started = time.perf_counter()
         step.verify(decoder, cache, list(range(200, 200 + tokens)), 32)
         return time.perf_counter() - started

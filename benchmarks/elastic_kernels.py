@@ -43,7 +43,7 @@ def decoding(engine: Engine, decoder: Decoder, tokens: int) -> Timed:
         step.prefill(decoder, cache, Tokens(prompt), 0)
         started = time.perf_counter()
         for position in range(32, 32 + tokens):
-            step.decode(decoder, cache, [position], [position])
+            step.decode(decoder, cache, position, position)
         return (time.perf_counter() - started) / tokens
 
     return run

@@ -84,7 +84,7 @@ def adding(decoder: Decoder, ids: list[int], new_tokens: int) -> float:
     token = int(step.prefill(decoder, cache, Tokens(ids)).argmax())
     started = time.perf_counter()
     for position in range(len(ids), len(ids) + new_tokens):
-        token = int(step.decode(decoder, cache, [token], [position]).argmax())
+        token = int(step.decode(decoder, cache, token, position).argmax())
     return new_tokens / (time.perf_counter() - started)
 
 

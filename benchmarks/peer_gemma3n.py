@@ -127,7 +127,7 @@ def continued(decoder, ids: list[int]):
         if len(ids) == end:
             ids.append(int(rows[-1].argmax()))
         if len(rows) < STEPS:
-            rows.append(step.decode(decoder, cache, [ids[end]], [end])[0])
+            rows.append(step.decode(decoder, cache, ids[end], end))
     return ids, np.stack(rows)
 
 

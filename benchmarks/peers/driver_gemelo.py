@@ -1,6 +1,6 @@
 """gemelo, through the two regimes of its engine, on the same GGUF file.
 
-step.prefill fills a cache of one row, KVCache.repeat makes rows of it, step.decode adds tokens
+step.prefill fills a cache, KVCache.copy makes one for each row, step.forward adds tokens to all
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from protocol import serve
 from gemelo import __version__
 from gemelo.api import load
 from gemelo.engine import step
-from gemelo.engine.kv import KVCache
+from gemelo.engine.decoder import StepPiece
 from gemelo.engine.native_decoder import NativeDecoder
 from gemelo.engine.tokens import Tokens
 from gemelo.evals.machine import read_speeds
@@ -35,11 +35,12 @@ class Gemelo:
         scores = step.prefill(decoder, cache, Tokens(ids[0]), 0)
         tokens = [int(scores.argmax())] * rows
         prefill_s = time.perf_counter() - started
-        cache = cache if rows == 1 else widened(cache, rows)
+        # The rows of a batch are the first prompt, repeated; decoding cannot tell.
+        caches = [cache, *(cache.copy() for _ in range(rows - 1))]
         started = time.perf_counter()
         for position in range(count, count + new):
-            scores = step.decode(decoder, cache, tokens, [position] * rows)
-            tokens = scores.argmax(-1).tolist()
+            pieces = [StepPiece(c, [id], position) for c, id in zip(caches, tokens, strict=True)]
+            tokens = [int(found.argmax()) for found in step.forward(decoder, pieces)]
         return prefill_s, time.perf_counter() - started
 
     def read(self) -> float:
@@ -48,11 +49,6 @@ class Gemelo:
             return 0.0
         room = decoder.panels.room
         return median(read_speeds(room[: len(room) // 256 * 256]))
-
-
-def widened(cache: KVCache, rows: int) -> KVCache:
-    """The rows of a batch: the first prompt, repeated; decoding cannot tell."""
-    return cache.repeat(rows)
 
 
 if __name__ == "__main__":
