@@ -122,6 +122,7 @@ class FloatTensors:
         grown[: len(old)] = old
         self.x = grown
 
+    @torch.inference_mode()  # in which a step has made them
     def copy_slots(self, to: Integers | slice, other: FloatTensors, of: Integers | slice) -> None:
         """Hold in slots `to` what `other` holds in `of`."""
         self.x[_index(to)] = other.x[_index(of)]
