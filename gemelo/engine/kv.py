@@ -75,9 +75,9 @@ class KVCache:
         self.config, self.kv_format, self.store = config, kv_format, store
         self.slots = Slots(config, context, chunk)
         shape = self._shape = (0, config.num_key_value_heads, config.head_dim)
-        self.make_store = STORES[kv_format] if store is None else store
+        self._make_store = STORES[kv_format] if store is None else store
         self.stores: dict[int, tuple[Any, Any]] = {
-            layer: (self.make_store(shape), self.make_store(shape)) for layer in config.kv_layers
+            layer: (self._make_store(shape), self._make_store(shape)) for layer in config.kv_layers
         }
         self._memory: Memory | None = None  # when it has to be asked for again
 
@@ -183,7 +183,7 @@ class KVCache:
                 of = as_slice(self.slots.mapping(kind, positions[kind]))
                 shape = (len(positions[kind]), *self._shape[1:])
                 for layer in self._owners(kind):
-                    stores[layer] = self.make_store(shape), self.make_store(shape)
+                    stores[layer] = self._make_store(shape), self._make_store(shape)
                     for own, other in zip(stores[layer], self.stores[layer], strict=True):
                         own.copy_slots(slice(None), other, of)
         return Snapshot(end, positions, stores)

@@ -16,6 +16,7 @@ from gemelo.engine.decoder import Decoder
 from gemelo.engine.kv import KVCache
 from gemelo.engine.slots import RewindError
 from gemelo.engine.tokens import Tokens
+from gemelo.engine.work import Work
 
 
 class CacheRebuild:
@@ -42,10 +43,17 @@ class CacheRebuild:
             self.cache.clear()
             self.done = 0
 
-    def advance(self, tokens: Tokens, count: int) -> int:
-        """Encode up to `count` more of tokens; how many. `done` == len(tokens) is caught up."""
+    def work(self, tokens: Tokens, count: int) -> Work:
+        """To encode up to `count` more of tokens; `done` == len(tokens) is caught up."""
         end = min(self.done + min(count, self.cache.chunk), len(tokens))
-        if end > self.done:
-            step.write(self.decoder, self.cache, tokens[self.done : end], self.done)
-        encoded, self.done = end - self.done, end
-        return encoded
+        part = tokens[self.done : end]
+        return Work(self.decoder, self.cache, part, self.done, held=self._hold)
+
+    def advance(self, tokens: Tokens, count: int) -> int:
+        """Do that work alone; how many tokens it was."""
+        work = self.work(tokens, count)
+        step.run(work)
+        return work.read
+
+    def _hold(self, end: int) -> None:
+        self.done = end
