@@ -14,9 +14,8 @@ T tokens of a step, S slots, K key/value heads, d head width.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, get_args
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,19 +23,12 @@ from numpy.typing import NDArray
 from gemelo.config import LAYER_TYPES, LayerType, ModelConfig
 from gemelo.config.options import KVFormat
 from gemelo.engine.slots import Integers, Slots, Table
+from gemelo.engine.snapshots import Snapshot, Store, as_slice
 from gemelo.errors import InputError
 from gemelo.kernels.quants import FORMATS, Floats, pack
 
 Shape = tuple[int, int, int]  # (S, K, d)
-
-
-class Store(Protocol):
-    """Keys or values of one layer, in S slots."""
-
-    @property
-    def nbytes(self) -> int: ...
-    def grow(self, capacity: int) -> None: ...
-    def copy_from(self, other: Any) -> None: ...
+Pair = tuple[Store, Store]  # keys and values of a layer
 
 
 class Addresses(NamedTuple):
@@ -48,16 +40,11 @@ class Addresses(NamedTuple):
     v_scales: int
 
 
-@dataclass
-class Memory:
-    """Where all keys and values lie, and what lies there: it stays as long as this is held.
-
-    `native` is what the native backend has made of it; it goes when the cache grows.
-    """
+class Memory(NamedTuple):
+    """Where all keys and values lie, and what lies there: it stays as long as this is held."""
 
     layers: list[Addresses]
     arrays: list[NDArray[Any]]
-    native: Any = None
 
 
 def check_kv_format(kv_format: str) -> None:
@@ -87,10 +74,10 @@ class KVCache:
         check_kv_format(kv_format)
         self.config, self.kv_format, self.store = config, kv_format, store
         self.slots = Slots(config, context, chunk)
-        shape = (0, config.num_key_value_heads, config.head_dim)
-        make = STORES[kv_format] if store is None else store
+        shape = self._shape = (0, config.num_key_value_heads, config.head_dim)
+        self._make_store = STORES[kv_format] if store is None else store
         self.stores: dict[int, tuple[Any, Any]] = {
-            layer: (make(shape), make(shape)) for layer in config.kv_layers
+            layer: (self._make_store(shape), self._make_store(shape)) for layer in config.kv_layers
         }
         self._memory: Memory | None = None  # when it has to be asked for again
 
@@ -118,13 +105,19 @@ class KVCache:
         for kind, capacity in self.slots.growth(length).items():
             self._grow(kind, capacity)
 
+    def reserve(self, length: int) -> None:
+        """Grow at once to what `length` tokens take, so that it need not later."""
+        for kind in LAYER_TYPES:
+            capacity = self.slots.capacity(kind, length)
+            if capacity > len(self.slots.tables[kind]):
+                self._grow(kind, capacity)
+
     def _grow(self, kind: LayerType, capacity: int) -> None:
         """The table comes last: until then an interrupt leaves slots that nobody uses."""
         self._memory = None
-        for layer, stores in self.stores.items():
-            if self.config.layer_types[layer] == kind:
-                for store in stores:
-                    store.grow(capacity)
+        for layer in self._owners(kind):
+            for store in self.stores[layer]:
+                store.grow(capacity)
         self.slots.grow(kind, capacity)
 
     def tables(self) -> list[Table]:
@@ -142,23 +135,6 @@ class KVCache:
                 [array for k, v in stores for array in (*k.arrays, *v.arrays)],
             )
         return memory
-
-    def reserve(self, length: int) -> None:
-        """Grow at once to what `length` tokens take, and no further."""
-        for kind in self.slots.tables:
-            capacity = self.slots.capacity(kind, length)
-            if capacity > len(self.slots.tables[kind]):
-                self._grow(kind, capacity)
-
-    def snapshot(self, end: int):
-        copy = self.copy(); copy.rewind(end); return copy
-    def restore(self, other):
-        for kind, t in self.slots.tables.items():
-            n=len(other.slots.tables[kind]); t[:]=-1; t[:n]=other.slots.tables[kind]
-        self.slots.used=dict(other.slots.used)
-        for layer, stores in self.stores.items():
-            for own, o in zip(stores, other.stores[layer]):
-                for x,y in zip(own.arrays,o.arrays): x[:len(y)]=y
 
     def rewind(self, end: int) -> None:
         """Forget positions `end` and up; see `Slots.rewind`."""
@@ -178,11 +154,79 @@ class KVCache:
         copy = self.empty()
         for kind, table in self.slots.tables.items():
             copy._grow(kind, len(table))
+            used = slice(self.slots.used[kind])
+            copy._put(kind, self.stores, used, used)
         copy.slots.copy_from(self.slots)
-        for layer, stores in self.stores.items():
-            for own, other in zip(copy.stores[layer], stores, strict=True):
-                own.copy_from(other)
         return copy
+
+    def copy_prefix(self, end: int, snapshot: Snapshot | None = None) -> KVCache:
+        """A cache that holds positions below `end` of this one, in the same slots; between steps
+        only. A snapshot before `end` stands for what rings have overwritten.
+
+        Raises `RewindError` where full layers do not hold all of them, or rings do not hold the
+        window and there is no snapshot.
+        """
+        if snapshot is None:
+            self.slots.check_held(end)
+        copy = self.empty()
+        copy.make_room(0, end)
+        for kind, table in self.slots.tables.items():
+            if snapshot is None or kind not in snapshot.positions:
+                held = np.flatnonzero((table >= 0) & (table < end))
+                copy._take(kind, table[held], self.stores, held)
+        if snapshot is not None:
+            copy.restore(snapshot)
+        copy.slots.use(end)
+        return copy
+
+    def snapshot(self, end: int) -> Snapshot:
+        """What sliding layers hold of the window before `end`; raises `RewindError` if a ring has
+        overwritten part of it."""
+        self.slots.check_held(end)
+        positions, stores = {}, {}
+        for kind in LAYER_TYPES:
+            if self.config.window(kind) is not None:
+                positions[kind] = np.arange(self.slots.first_seen(kind, end), end, dtype=np.int64)
+                of = as_slice(self.slots.mapping(kind, positions[kind]))
+                shape = (len(positions[kind]), *self._shape[1:])
+                for layer in self._owners(kind):
+                    stores[layer] = self._make_store(shape), self._make_store(shape)
+                    for own, other in zip(stores[layer], self.stores[layer], strict=True):
+                        own.copy_slots(slice(None), other, of)
+        return Snapshot(end, positions, stores)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Hold what was held when it was taken, and nothing after; raises `RewindError`, changing
+        nothing, where full layers do not hold all of it any more. An interrupt leaves rings that
+        hold nothing, which the next rewind tells."""
+        kinds = list(snapshot.positions)
+        self.slots.check_held(snapshot.end, [kind for kind in LAYER_TYPES if kind not in kinds])
+        for kind in kinds:
+            self.slots.tables[kind][:] = -1
+        for kind, positions in snapshot.positions.items():
+            self._take(kind, positions, snapshot.stores, slice(None))
+        self.slots.mark_empty(snapshot.end)
+        self.slots.use(snapshot.end)  # as many slots as if there never had been more
+
+    def _take(
+        self, kind: LayerType, positions: Integers, stores: Mapping[int, Pair], of: Integers | slice
+    ) -> None:
+        """Hold positions of one type of layer as they lie in slots `of` of others' stores."""
+        to = self.slots.mapping(kind, positions)
+        self._put(kind, stores, as_slice(to), of if isinstance(of, slice) else as_slice(of))
+        self.slots.tables[kind][to] = positions
+
+    def _put(
+        self, kind: LayerType, stores: Mapping[int, Pair], to: Integers | slice,
+        of: Integers | slice,
+    ) -> None:  # fmt: skip
+        for layer in self._owners(kind):
+            for own, other in zip(self.stores[layer], stores[layer], strict=True):
+                own.copy_slots(to, other, of)
+
+    def _owners(self, kind: LayerType) -> list[int]:
+        """The layers of one type that own keys."""
+        return [layer for layer in self.stores if self.config.layer_types[layer] == kind]
 
 
 class FloatStore:
@@ -218,9 +262,9 @@ class FloatStore:
         """Make room for `capacity` slots; those that are filled stay."""
         self.x = _grown(self.x, capacity)
 
-    def copy_from(self, other: FloatStore) -> None:
-        """Hold what `other` holds, in as many slots."""
-        self.x[:] = other.x
+    def copy_slots(self, to: Integers | slice, other: FloatStore, of: Integers | slice) -> None:
+        """Hold in slots `to` what `other` holds in `of`."""
+        self.x[to] = other.x[of]
 
 
 class Int8Store:
@@ -258,10 +302,10 @@ class Int8Store:
         self.levels = _grown(self.levels, capacity)
         self.scales = _grown(self.scales, capacity)
 
-    def copy_from(self, other: Int8Store) -> None:
-        """Hold what `other` holds, in as many slots."""
-        self.levels[:] = other.levels
-        self.scales[:] = other.scales
+    def copy_slots(self, to: Integers | slice, other: Int8Store, of: Integers | slice) -> None:
+        """Hold in slots `to` what `other` holds in `of`."""
+        self.levels[to] = other.levels[of]
+        self.scales[to] = other.scales[of]
 
 
 STORES: dict[KVFormat, Callable[[Shape], FloatStore | Int8Store]] = {

@@ -109,10 +109,12 @@ class CachedSequence:
     def copy(self, end: int) -> CachedSequence:
         """Another sequence that holds the first `end` tokens of this one, or as many as a snapshot
         has, or none. Between two steps of this one only."""
-        other = CachedSequence(self.cache.copy())
-        other.ids, other.writers = self.ids[:], self.writers[:]
-        other.spans, other.snapshots = list(self.spans), dict(self.snapshots)
-        other.forget(end)
+        end = self.restorable(end)
+        exact = self.cache.slots.reaches_back(end, len(self.ids))
+        other = CachedSequence(self.cache.copy_prefix(end, None if exact else self.snapshots[end]))
+        other.ids, other.writers = self.ids[:end], self.writers[:end]
+        other.spans, other._prompt_end = list(self.spans), min(end, self._prompt_end)
+        other.snapshots = {at: kept for at, kept in self.snapshots.items() if at <= end}
         return other
 
     def replace_cache(self, cache: KVCache, writer: Submodel | None) -> None:

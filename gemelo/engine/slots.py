@@ -18,6 +18,7 @@ T tokens of a step, S slots.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from numbers import Integral
 from typing import NamedTuple
 
@@ -126,16 +127,17 @@ class Slots:
         before `end`: it reaches chunk - 1 tokens back from the furthest position ever written.
         """
         self.check_held(end)
-        self._mark_empty(end)
+        self.mark_empty(end)
 
     def first_seen(self, kind: LayerType, end: int) -> int:
         """The first position that a token at `end` sees in one kind of layer."""
         window = self.config.window(kind)
         return 0 if window is None else max(0, end - window + 1)
 
-    def check_held(self, end: int) -> None:
+    def check_held(self, end: int, kinds: Sequence[LayerType] = LAYER_TYPES) -> None:
         """Raise `RewindError` unless all that a token at `end` sees before it is in the tables."""
-        for kind, table in self.tables.items():
+        for kind in kinds:
+            table = self.tables[kind]
             window, first = self.config.window(kind), self.first_seen(kind, end)
             num_held = int(((table >= first) & (table < end)).sum())
             if num_held < end - first:
@@ -154,9 +156,10 @@ class Slots:
 
     def clear(self) -> None:
         """Forget all positions."""
-        self._mark_empty(0)
+        self.mark_empty(0)
 
-    def _mark_empty(self, end: int) -> None:
+    def mark_empty(self, end: int) -> None:
+        """Forget positions `end` and up, whether what remains can be gone on with or not."""
         for table in self.tables.values():
             table[table >= end] = -1
         self._shrink()

@@ -20,6 +20,7 @@ from torch import Tensor
 from gemelo.config import LAYER_TYPES, LayerType, ModelConfig
 from gemelo.config.options import KVFormat
 from gemelo.engine.kv import KVCache, Shape
+from gemelo.engine.slots import Integers
 from gemelo.models.layers import KV
 
 
@@ -81,7 +82,7 @@ class TensorStore(Protocol):
     def put(self, slots: Tensor, new: Tensor) -> None: ...
     def view(self, used: int) -> Tensor: ...
     def grow(self, capacity: int) -> None: ...
-    def copy_from(self, other: Any) -> None: ...
+    def copy_slots(self, to: Integers | slice, other: Any, of: Integers | slice) -> None: ...
 
 
 class FloatTensors:
@@ -121,9 +122,10 @@ class FloatTensors:
         grown[: len(old)] = old
         self.x = grown
 
-    def copy_from(self, other: FloatTensors) -> None:
-        """Hold what `other` holds, in as many slots."""
-        self.x[:] = other.x
+    @torch.inference_mode()  # in which a step has made them
+    def copy_slots(self, to: Integers | slice, other: FloatTensors, of: Integers | slice) -> None:
+        """Hold in slots `to` what `other` holds in `of`."""
+        self.x[_index(to)] = other.x[_index(of)]
 
 
 class Int8Tensors:
@@ -156,10 +158,10 @@ class Int8Tensors:
         self.levels.grow(capacity)
         self.scales.grow(capacity)
 
-    def copy_from(self, other: Int8Tensors) -> None:
-        """Hold what `other` holds, in as many slots."""
-        self.levels.copy_from(other.levels)
-        self.scales.copy_from(other.scales)
+    def copy_slots(self, to: Integers | slice, other: Int8Tensors, of: Integers | slice) -> None:
+        """Hold in slots `to` what `other` holds in `of`."""
+        self.levels.copy_slots(to, other.levels, of)
+        self.scales.copy_slots(to, other.scales, of)
 
 
 def store_of(
@@ -170,3 +172,8 @@ def store_of(
         return Int8Tensors(shape, dtype, device)
     stored = torch.bfloat16 if kv_format == "bf16" else dtype
     return FloatTensors(shape, dtype, device, stored)
+
+
+def _index(slots: Integers | slice) -> Tensor | slice:
+    """Slots as tensors of any device are indexed by them."""
+    return slots if isinstance(slots, slice) else torch.from_numpy(slots)

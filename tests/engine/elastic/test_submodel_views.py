@@ -198,10 +198,10 @@ def caches_equal(ours: KVCache, theirs: KVCache) -> bool:
     if not all(np.array_equal(tables[kind], others[kind]) for kind in LAYER_TYPES):
         return False
     for layer, (k, v) in ours.stores.items():
-        real = tables[CONFIG.layer_types[layer]][0] >= 0
+        real = tables[CONFIG.layer_types[layer]] >= 0
         other_k, other_v = theirs.stores[layer]
         for a, b in ((k, other_k), (v, other_v)):
-            if not np.array_equal(a.view(0, len(real))[real], b.view(0, len(real))[real]):
+            if not np.array_equal(a.view(len(real))[real], b.view(len(real))[real]):
                 return False
     return True
 

@@ -326,7 +326,6 @@ def test_a_prompt_s_next_chunk_is_read_ahead(recorded: tuple[Decoder, Recorder])
         ["rows", 5, 6, 7],
         ["ahead", 11],
         ["rows", 0, 9, 10],
-        ["ahead"],
         ["rows", 11],
     ]
 
