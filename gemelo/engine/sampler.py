@@ -42,7 +42,8 @@ from gemelo.kernels.quants import Floats
 Doubles = NDArray[np.float64]
 Ids = NDArray[np.int64]
 
-_GROUPS = 64  # scores in a group of which the largest is looked at
+_GROUPS = 4  # times as many groups as scores are wanted, of which the largest are looked at
+_AHEAD = 32  # tokens whose random numbers are looked up together
 _STRIDE = 512  # weights that are summed up together
 _LARGEST = float(np.finfo(np.float32).max)
 _COLDEST = 1e-300  # of temperatures: what is left of one below is zero when it divides
@@ -78,17 +79,25 @@ def uniforms(seed: int, row: int, token: int) -> Uniforms:
 
     token is the number of tokens before it in the answer; NumPy takes the block of token + 1.
     """
-    block = np.random.Philox(key=[seed, row], counter=token).random_raw(4)
-    return Uniforms(*((block >> np.uint64(11)) * 2.0**-53).tolist())
+    return uniforms_from(seed, row, token, 1)[0]
+
+
+def uniforms_from(seed: int, row: int, token: int, count: int) -> list[Uniforms]:
+    """Those of `count` tokens one behind the other, which take little longer than those of one."""
+    words = np.random.Philox(key=[seed, row], counter=token).random_raw(4 * count)
+    numbers = (words >> np.uint64(11)) * 2.0**-53
+    return [Uniforms(*four) for four in numbers.reshape(count, 4).tolist()]
 
 
 class Sampler:
-    """The function that a `Sampling` becomes for one row; it has no state."""
+    """The function that a `Sampling` becomes for one row; it has no state but random numbers that
+    it has looked up already."""
 
     def __init__(self, sampling: Sampling, row: int = 0) -> None:
         """row tells continuations of one seed apart; row 0 is what n = 1 gives."""
         self.sampling, self.row = sampling, row
         self.seed = secrets.randbits(32) if sampling.seed is None else sampling.seed
+        self._known: tuple[int, list[Uniforms]] = (0, [])  # from a token on
 
     def __call__(
         self,
@@ -110,7 +119,7 @@ class Sampler:
         adjusted = adjust(scores, self.sampling, prompt, answer)
         if self.sampling.greedy:
             return self._report(scores, largest(adjusted))
-        random = uniforms(self.seed, self.row, len(answer))
+        random = self._uniforms(len(answer))
         probabilities, ids = candidates(adjusted, self.sampling)
         if guess is None:
             return self._report(scores, draw(random.draw, probabilities, ids))
@@ -122,10 +131,19 @@ class Sampler:
         adjusted = adjust(scores, self.sampling, prompt, answer)
         if self.sampling.greedy:
             return Guess(largest(adjusted), None)
-        random = uniforms(self.seed, self.row, len(answer))
+        random = self._uniforms(len(answer))
         probabilities, ids = candidates(adjusted, self.sampling)
         token = draw(random.guess, probabilities, ids)
         return Guess(token, dense(probabilities, ids, len(scores)))
+
+    def _uniforms(self, token: int) -> Uniforms:
+        """The random numbers of a token."""
+        first, known = self._known
+        if not 0 <= token - first < len(known):
+            first = token // _AHEAD * _AHEAD
+            known = uniforms_from(self.seed, self.row, first, _AHEAD)
+            self._known = first, known
+        return known[token - first]
 
     def _report(self, scores: Floats, token: int) -> Token:
         count = self.sampling.logprobs
@@ -156,8 +174,11 @@ def check_scores(scores: Floats) -> None:
 
 
 def draw(uniform: float, weights: NDArray[np.floating], ids: Ids) -> int:
-    """One of ids (N,), each as often as its weight is of all: the inverse of their running sum,
-    which is run through in strides, and by single weights in the stride that it is passed in."""
+    """One of ids (N,), each as often as its weight is of all: the inverse of their running sum. Of
+    many it is run through in strides, and by single weights in the stride that it is passed in."""
+    if len(weights) <= _STRIDE:
+        sums = weights.cumsum(dtype=np.float64)
+        return int(ids[sums.searchsorted(uniform * sums[-1], side="right")])
     begins = np.arange(0, len(weights), _STRIDE)
     sums = np.add.reduceat(weights, begins, dtype=np.float64).cumsum()
     point = uniform * sums[-1]  # below it, since uniform is below 1
@@ -234,8 +255,8 @@ def candidates(scores: Floats, sampling: Sampling) -> tuple[Floats, Ids]:
     ids = None  # every token, in order
     if 0 < sampling.top_k < len(scores):
         ids = largest_ids(scores, sampling.top_k)
-        scores = scores[ids]
-    probabilities = softmax(scores, sampling.temperature)
+        scores = np.asarray(scores)[ids]
+    probabilities = softmax(np.asarray(scores), sampling.temperature)
     if sampling.top_p < 1:
         keep = nucleus(probabilities, sampling.top_p)
         probabilities, ids = probabilities[keep], keep if ids is None else ids[keep]
@@ -264,12 +285,13 @@ def nucleus(probabilities: Floats, share: float) -> Ids:
     1904.09751); of equal ones the first."""
     for count in (256, 4096, len(probabilities)):  # a few hundred nearly always do
         ids = _no_less(probabilities, count)
-        values = np.sort(probabilities[ids])[::-1].astype(np.float64)
-        sums = values.cumsum()
+        some = probabilities[ids]
+        values = np.sort(some)[::-1]
+        sums = values.cumsum(dtype=np.float64)
         if sums[-1] >= share or len(ids) == len(probabilities):
             break
     num_kept = max(1, int(np.count_nonzero(sums - values < share)))
-    return ids[_largest(probabilities[ids], num_kept)]
+    return ids[_first_no_less(some, values[num_kept - 1], num_kept)]
 
 
 def likeliest(scores: Floats, count: int) -> tuple[Floats, Ids]:
@@ -288,36 +310,48 @@ def largest_ids(scores: Floats, count: int) -> Ids:
 
 
 def _no_less(scores: Floats, count: int) -> Ids:
-    """Where the `count` largest of scores (V,) are, and others among them: all that are no less
-    than the least of the `count` largest maxima of groups.
+    """Where the `count` largest of scores (V,) are, and a few others: all that are no less than a
+    bound which so many reach. Of scores with maxima only the blocks that reach it are read."""
+    if not 0 < count < len(scores):
+        return np.arange(min(count, len(scores)))
+    plain, maxima = np.asarray(scores), maxima_of(scores)
+    if maxima is None or count > len(maxima):
+        return (plain >= _bound(plain, count)).nonzero()[0]
+    least = _bound(maxima, count)
+    end = len(scores) // BLOCK * BLOCK  # what is behind is less than a block
+    blocks = (maxima[: end // BLOCK] >= least).nonzero()[0]
+    places = (plain[:end].reshape(-1, BLOCK)[blocks] >= least).ravel().nonzero()[0]
+    ids: Ids = blocks[places // BLOCK] * BLOCK + places % BLOCK
+    if end == len(scores):
+        return ids
+    return np.append(ids, end + (plain[end:] >= least).nonzero()[0])
 
-    A group is a block, of scores that bring their blocks' maxima. Else it is every n-th score, and
-    not neighbours: so the maxima of all groups are a maximum of rows, which NumPy computes many at
-    a time.
-    """
-    maxima = maxima_of(scores)
-    if maxima is not None and 0 < count <= len(maxima):
-        least = np.partition(maxima, -count)[-count]
-        begins = np.flatnonzero(maxima >= least) * BLOCK
-        ids: Ids = (begins[:, None] + np.arange(BLOCK)).ravel()
-        ids = ids[: np.searchsorted(ids, len(scores))]  # the last block may be shorter
-        kept: Ids = ids[np.asarray(scores)[ids] >= least]
-        return kept
-    num_groups = len(scores) // _GROUPS
-    if not 0 < count <= num_groups:
-        return np.arange(len(scores))
-    maxima = scores[: num_groups * _GROUPS].reshape(_GROUPS, num_groups).max(0)
-    return np.flatnonzero(scores >= np.partition(maxima, -count)[-count])
+
+def _bound(values: Floats, count: int) -> np.float32:
+    """What at least `count` of values (N,) reach, and not many more: that many of the maxima of
+    groups do. A group is every n-th value, and not neighbours, so that the maxima are one of rows,
+    which NumPy computes many at a time."""
+    size = len(values) // (_GROUPS * count)
+    if size > 1:
+        values = values[: size * _GROUPS * count].reshape(size, -1).max(0)
+    least: np.float32 = np.partition(values, -count)[-count]
+    return least
 
 
 def _largest(values: Floats, count: int) -> Ids:
     """Where the `count` largest of values (N,) are, in order; of equal ones the first."""
     if count in (0, len(values)):
         return np.arange(count)
-    least = np.partition(values, -count)[-count]
-    kept = values > least
-    kept[np.flatnonzero(values == least)[: count - np.count_nonzero(kept)]] = True
-    return np.flatnonzero(kept)
+    return _first_no_less(values, np.partition(values, -count)[-count], count)
+
+
+def _first_no_less(values: Floats, least: np.float32, count: int) -> Ids:
+    """The same, given the least of them."""
+    kept: Ids = (values >= least).nonzero()[0]
+    if len(kept) > count:
+        equal = (values[kept] == least).nonzero()[0]
+        kept = np.delete(kept, equal[count - len(kept) :])
+    return kept
 
 
 def logsumexp(scores: Floats) -> float:
