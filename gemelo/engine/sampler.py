@@ -43,6 +43,7 @@ Doubles = NDArray[np.float64]
 Ids = NDArray[np.int64]
 
 _GROUPS = 4  # times as many groups as scores are wanted, of which the largest are looked at
+_BLOCK_BITS = BLOCK.bit_length() - 1
 _AHEAD = 32  # tokens whose random numbers are looked up together
 _STRIDE = 512  # weights that are summed up together
 _LARGEST = float(np.finfo(np.float32).max)
@@ -177,7 +178,7 @@ def draw(uniform: float, weights: NDArray[np.floating], ids: Ids) -> int:
     """One of ids (N,), each as often as its weight is of all: the inverse of their running sum. Of
     many it is run through in strides, and by single weights in the stride that it is passed in."""
     if len(weights) <= _STRIDE:
-        sums = weights.cumsum(dtype=np.float64)
+        sums = weights.astype(np.float64).cumsum()
         return int(ids[sums.searchsorted(uniform * sums[-1], side="right")])
     begins = np.arange(0, len(weights), _STRIDE)
     sums = np.add.reduceat(weights, begins, dtype=np.float64).cumsum()
@@ -283,15 +284,20 @@ def softmax(scores: Floats, temperature: float) -> Floats:
 def nucleus(probabilities: Floats, share: float) -> Ids:
     """Where the fewest probabilities are whose sum reaches `share` of one, in order (top-p, arXiv
     1904.09751); of equal ones the first."""
-    for count in (256, 4096, len(probabilities)):  # a few hundred nearly always do
-        ids = _no_less(probabilities, count)
-        some = probabilities[ids]
-        values = np.sort(some)[::-1]
-        sums = values.cumsum(dtype=np.float64)
-        if sums[-1] >= share or len(ids) == len(probabilities):
-            break
-    num_kept = max(1, int(np.count_nonzero(sums - values < share)))
-    return ids[_first_no_less(some, values[num_kept - 1], num_kept)]
+    for count in (256, 4096):  # a few hundred nearly always do
+        if count < len(probabilities):
+            ids = _no_less(probabilities, count)
+            if probabilities[ids].sum(dtype=np.float64) >= share:
+                return ids[_fewest(probabilities[ids], share)]
+    return _fewest(probabilities, share)
+
+
+def _fewest(probabilities: Floats, share: float) -> Ids:
+    """The same, where it does not pay to look at the largest first."""
+    values = np.sort(probabilities)[::-1]
+    sums = values.astype(np.float64).cumsum()
+    count = min(1 + int(sums.searchsorted(share)), len(values))
+    return _first_no_less(probabilities, values[count - 1], count)
 
 
 def likeliest(scores: Floats, count: int) -> tuple[Floats, Ids]:
@@ -306,7 +312,8 @@ def likeliest(scores: Floats, count: int) -> tuple[Floats, Ids]:
 def largest_ids(scores: Floats, count: int) -> Ids:
     """Where the `count` largest of scores (V,) are, in order; of equal ones the first."""
     ids = _no_less(scores, count)
-    return ids[_largest(scores[ids], count)]
+    values = np.asarray(scores)[ids]
+    return ids if count == len(ids) else ids[_first_no_less(values, _least(values, count), count)]
 
 
 def _no_less(scores: Floats, count: int) -> Ids:
@@ -317,14 +324,15 @@ def _no_less(scores: Floats, count: int) -> Ids:
     plain, maxima = np.asarray(scores), maxima_of(scores)
     if maxima is None or count > len(maxima):
         return (plain >= _bound(plain, count)).nonzero()[0]
-    least = _bound(maxima, count)
+    bound = _bound(maxima, count)
     end = len(scores) // BLOCK * BLOCK  # what is behind is less than a block
-    blocks = (maxima[: end // BLOCK] >= least).nonzero()[0]
-    places = (plain[:end].reshape(-1, BLOCK)[blocks] >= least).ravel().nonzero()[0]
-    ids: Ids = blocks[places // BLOCK] * BLOCK + places % BLOCK
+    blocks = (maxima[: end // BLOCK] >= bound).nonzero()[0]
+    places = (plain[:end].reshape(-1, BLOCK)[blocks] >= bound).ravel().nonzero()[0]
+    offsets = (blocks - np.arange(len(blocks))) * BLOCK  # to a block from where it was copied to
+    ids: Ids = places + offsets[places >> _BLOCK_BITS]
     if end == len(scores):
         return ids
-    return np.append(ids, end + (plain[end:] >= least).nonzero()[0])
+    return np.append(ids, end + (plain[end:] >= bound).nonzero()[0])
 
 
 def _bound(values: Floats, count: int) -> np.float32:
@@ -334,19 +342,20 @@ def _bound(values: Floats, count: int) -> np.float32:
     size = len(values) // (_GROUPS * count)
     if size > 1:
         values = values[: size * _GROUPS * count].reshape(size, -1).max(0)
-    least: np.float32 = np.partition(values, -count)[-count]
+    return _least(values, count)
+
+
+def _least(values: Floats, count: int) -> np.float32:
+    """Of the `count` largest of values (N,)."""
+    some = values.copy()
+    some.partition(-count)
+    least: np.float32 = some[-count]
     return least
 
 
-def _largest(values: Floats, count: int) -> Ids:
-    """Where the `count` largest of values (N,) are, in order; of equal ones the first."""
-    if count in (0, len(values)):
-        return np.arange(count)
-    return _first_no_less(values, np.partition(values, -count)[-count], count)
-
-
 def _first_no_less(values: Floats, least: np.float32, count: int) -> Ids:
-    """The same, given the least of them."""
+    """Where the `count` largest of values (N,) are, of which this is the least, in order; of equal
+    ones the first."""
     kept: Ids = (values >= least).nonzero()[0]
     if len(kept) > count:
         equal = (values[kept] == least).nonzero()[0]
