@@ -34,7 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemelo.config.sampling import Sampling
-from gemelo.engine.scores import BLOCK, maxima_of
+from gemelo.engine.scores import BLOCK, maxima_of, with_maxima_of
 from gemelo.errors import InputError
 from gemelo.kernels import cpu
 from gemelo.kernels.quants import Floats
@@ -46,6 +46,7 @@ _GROUPS = 4  # times as many groups as scores are wanted, of which the largest a
 _BLOCK_BITS = BLOCK.bit_length() - 1
 _AHEAD = 32  # tokens whose random numbers are looked up together
 _STRIDE = 512  # weights that are summed up together
+_RUN = 8192  # scores that are summed up while they lie in the cache
 _LARGEST = float(np.finfo(np.float32).max)
 _COLDEST = 1e-300  # of temperatures: what is left of one below is zero when it divides
 
@@ -222,10 +223,12 @@ def adjust(
     """
     if not sampling.adjusts:
         return scores
-    adjusted = scores.copy()
+    adjusted, plain = np.array(scores), np.asarray(scores)
+    changed = {*answer, *sampling.logit_bias}
     if sampling.repetition_penalty != 1:
-        repeated = sorted(token for token in {*prompt, *answer} if token < len(scores))
-        adjusted[repeated] = _penalised(scores[repeated], sampling.repetition_penalty)
+        changed.update(prompt)
+        repeated = [token for token in {*prompt, *answer} if token < len(scores)]
+        adjusted[repeated] = _penalised(plain[repeated], sampling.repetition_penalty)
     if answer and (sampling.presence_penalty or sampling.frequency_penalty):
         counts = Counter(answer)
         times = np.array(list(counts.values()), np.float32)
@@ -237,7 +240,7 @@ def adjust(
                 raise InputError(f"logit_bias token {token} is not below {len(scores)}")
         biases = np.array(list(sampling.logit_bias.values()), np.float32)
         adjusted[list(sampling.logit_bias)] += biases
-    return adjusted
+    return with_maxima_of(adjusted, scores, changed)
 
 
 def _penalised(scores: Floats, penalty: float) -> Floats:
@@ -365,6 +368,10 @@ def _first_no_less(values: Floats, least: np.float32, count: int) -> Ids:
 
 def logsumexp(scores: Floats) -> float:
     """log(sum(exp(scores))) of scores (V,), without overflow."""
-    top = scores.max()
+    plain = np.asarray(scores)
+    top, total = plain.max(), 0.0
     with np.errstate(over="ignore"):
-        return float(top) + math.log(float(np.exp(scores - top).sum(dtype=np.float64)))
+        for begin in range(0, len(plain), _RUN):
+            run = plain[begin : begin + _RUN] - top
+            total += float(np.exp(run, out=run).sum(dtype=np.float64))
+    return float(top) + math.log(total)
