@@ -74,8 +74,8 @@ def maxima_of(scores: Floats) -> Floats | None:
 
 
 def with_maxima_of(changed: Floats, scores: Floats, ids: Iterable[int]) -> Floats:
-    """`changed` (V,) with maxima, where `scores` (V,) have some: theirs, but of the blocks of `ids`,
-    outside of which nothing differs, made anew. Ids that are not below V are nobody's."""
+    """`changed` (V,) with maxima, where `scores` (V,) have some: theirs, but anew of the blocks of
+    `ids`, outside of which nothing differs. Ids that are not below V are nobody's."""
     maxima = maxima_of(scores)
     if maxima is None:
         return changed
