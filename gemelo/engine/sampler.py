@@ -34,7 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemelo.config.sampling import Sampling
-from gemelo.engine.scores import BLOCK, maxima_of
+from gemelo.engine.scores import BLOCK, maxima_of, with_maxima_of
 from gemelo.errors import InputError
 from gemelo.kernels import cpu
 from gemelo.kernels.quants import Floats
@@ -42,8 +42,11 @@ from gemelo.kernels.quants import Floats
 Doubles = NDArray[np.float64]
 Ids = NDArray[np.int64]
 
-_GROUPS = 64  # scores in a group of which the largest is looked at
+_GROUPS = 4  # times as many groups as scores are wanted, of which the largest are looked at
+_BLOCK_BITS = BLOCK.bit_length() - 1
+_AHEAD = 32  # tokens whose random numbers are looked up together
 _STRIDE = 512  # weights that are summed up together
+_RUN = 8192  # scores that are summed up while they lie in the cache
 _LARGEST = float(np.finfo(np.float32).max)
 _COLDEST = 1e-300  # of temperatures: what is left of one below is zero when it divides
 
@@ -78,17 +81,25 @@ def uniforms(seed: int, row: int, token: int) -> Uniforms:
 
     token is the number of tokens before it in the answer; NumPy takes the block of token + 1.
     """
-    block = np.random.Philox(key=[seed, row], counter=token).random_raw(4)
-    return Uniforms(*((block >> np.uint64(11)) * 2.0**-53).tolist())
+    return uniforms_from(seed, row, token, 1)[0]
+
+
+def uniforms_from(seed: int, row: int, token: int, count: int) -> list[Uniforms]:
+    """Those of `count` tokens one behind the other, which take little longer than those of one."""
+    words = np.random.Philox(key=[seed, row], counter=token).random_raw(4 * count)
+    numbers = (words >> np.uint64(11)) * 2.0**-53
+    return [Uniforms(*four) for four in numbers.reshape(count, 4).tolist()]
 
 
 class Sampler:
-    """The function that a `Sampling` becomes for one row; it has no state."""
+    """The function that a `Sampling` becomes for one row; it has no state but random numbers that
+    it has looked up already."""
 
     def __init__(self, sampling: Sampling, row: int = 0) -> None:
         """row tells continuations of one seed apart; row 0 is what n = 1 gives."""
         self.sampling, self.row = sampling, row
         self.seed = secrets.randbits(32) if sampling.seed is None else sampling.seed
+        self._known: tuple[int, list[Uniforms]] = (0, [])  # from a token on
 
     def __call__(
         self,
@@ -110,7 +121,7 @@ class Sampler:
         adjusted = adjust(scores, self.sampling, prompt, answer)
         if self.sampling.greedy:
             return self._report(scores, largest(adjusted))
-        random = uniforms(self.seed, self.row, len(answer))
+        random = self._uniforms(len(answer))
         probabilities, ids = candidates(adjusted, self.sampling)
         if guess is None:
             return self._report(scores, draw(random.draw, probabilities, ids))
@@ -122,10 +133,19 @@ class Sampler:
         adjusted = adjust(scores, self.sampling, prompt, answer)
         if self.sampling.greedy:
             return Guess(largest(adjusted), None)
-        random = uniforms(self.seed, self.row, len(answer))
+        random = self._uniforms(len(answer))
         probabilities, ids = candidates(adjusted, self.sampling)
         token = draw(random.guess, probabilities, ids)
         return Guess(token, dense(probabilities, ids, len(scores)))
+
+    def _uniforms(self, token: int) -> Uniforms:
+        """The random numbers of a token."""
+        first, known = self._known
+        if not 0 <= token - first < len(known):
+            first = token // _AHEAD * _AHEAD
+            known = uniforms_from(self.seed, self.row, first, _AHEAD)
+            self._known = first, known
+        return known[token - first]
 
     def _report(self, scores: Floats, token: int) -> Token:
         count = self.sampling.logprobs
@@ -156,8 +176,11 @@ def check_scores(scores: Floats) -> None:
 
 
 def draw(uniform: float, weights: NDArray[np.floating], ids: Ids) -> int:
-    """One of ids (N,), each as often as its weight is of all: the inverse of their running sum,
-    which is run through in strides, and by single weights in the stride that it is passed in."""
+    """One of ids (N,), each as often as its weight is of all: the inverse of their running sum. Of
+    many it is run through in strides, and by single weights in the stride that it is passed in."""
+    if len(weights) <= _STRIDE:
+        sums = weights.astype(np.float64).cumsum()
+        return int(ids[sums.searchsorted(uniform * sums[-1], side="right")])
     begins = np.arange(0, len(weights), _STRIDE)
     sums = np.add.reduceat(weights, begins, dtype=np.float64).cumsum()
     point = uniform * sums[-1]  # below it, since uniform is below 1
@@ -200,10 +223,12 @@ def adjust(
     """
     if not sampling.adjusts:
         return scores
-    adjusted = scores.copy()
+    adjusted, plain = np.array(scores), np.asarray(scores)
+    changed = {*answer, *sampling.logit_bias}
     if sampling.repetition_penalty != 1:
-        repeated = sorted(token for token in {*prompt, *answer} if token < len(scores))
-        adjusted[repeated] = _penalised(scores[repeated], sampling.repetition_penalty)
+        changed.update(prompt)
+        repeated = [token for token in {*prompt, *answer} if token < len(scores)]
+        adjusted[repeated] = _penalised(plain[repeated], sampling.repetition_penalty)
     if answer and (sampling.presence_penalty or sampling.frequency_penalty):
         counts = Counter(answer)
         times = np.array(list(counts.values()), np.float32)
@@ -215,7 +240,7 @@ def adjust(
                 raise InputError(f"logit_bias token {token} is not below {len(scores)}")
         biases = np.array(list(sampling.logit_bias.values()), np.float32)
         adjusted[list(sampling.logit_bias)] += biases
-    return adjusted
+    return with_maxima_of(adjusted, scores, changed)
 
 
 def _penalised(scores: Floats, penalty: float) -> Floats:
@@ -234,8 +259,8 @@ def candidates(scores: Floats, sampling: Sampling) -> tuple[Floats, Ids]:
     ids = None  # every token, in order
     if 0 < sampling.top_k < len(scores):
         ids = largest_ids(scores, sampling.top_k)
-        scores = scores[ids]
-    probabilities = softmax(scores, sampling.temperature)
+        scores = np.asarray(scores)[ids]
+    probabilities = softmax(np.asarray(scores), sampling.temperature)
     if sampling.top_p < 1:
         keep = nucleus(probabilities, sampling.top_p)
         probabilities, ids = probabilities[keep], keep if ids is None else ids[keep]
@@ -262,14 +287,20 @@ def softmax(scores: Floats, temperature: float) -> Floats:
 def nucleus(probabilities: Floats, share: float) -> Ids:
     """Where the fewest probabilities are whose sum reaches `share` of one, in order (top-p, arXiv
     1904.09751); of equal ones the first."""
-    for count in (256, 4096, len(probabilities)):  # a few hundred nearly always do
-        ids = _no_less(probabilities, count)
-        values = np.sort(probabilities[ids])[::-1].astype(np.float64)
-        sums = values.cumsum()
-        if sums[-1] >= share or len(ids) == len(probabilities):
-            break
-    num_kept = max(1, int(np.count_nonzero(sums - values < share)))
-    return ids[_largest(probabilities[ids], num_kept)]
+    for count in (256, 4096):  # a few hundred nearly always do
+        if count < len(probabilities):
+            ids = _no_less(probabilities, count)
+            if probabilities[ids].sum(dtype=np.float64) >= share:
+                return ids[_fewest(probabilities[ids], share)]
+    return _fewest(probabilities, share)
+
+
+def _fewest(probabilities: Floats, share: float) -> Ids:
+    """The same, where it does not pay to look at the largest first."""
+    values = np.sort(probabilities)[::-1]
+    sums = values.astype(np.float64).cumsum()
+    count = min(1 + int(sums.searchsorted(share)), len(values))
+    return _first_no_less(probabilities, values[count - 1], count)
 
 
 def likeliest(scores: Floats, count: int) -> tuple[Floats, Ids]:
@@ -284,44 +315,63 @@ def likeliest(scores: Floats, count: int) -> tuple[Floats, Ids]:
 def largest_ids(scores: Floats, count: int) -> Ids:
     """Where the `count` largest of scores (V,) are, in order; of equal ones the first."""
     ids = _no_less(scores, count)
-    return ids[_largest(scores[ids], count)]
+    values = np.asarray(scores)[ids]
+    return ids if count == len(ids) else ids[_first_no_less(values, _least(values, count), count)]
 
 
 def _no_less(scores: Floats, count: int) -> Ids:
-    """Where the `count` largest of scores (V,) are, and others among them: all that are no less
-    than the least of the `count` largest maxima of groups.
-
-    A group is a block, of scores that bring their blocks' maxima. Else it is every n-th score, and
-    not neighbours: so the maxima of all groups are a maximum of rows, which NumPy computes many at
-    a time.
-    """
-    maxima = maxima_of(scores)
-    if maxima is not None and 0 < count <= len(maxima):
-        least = np.partition(maxima, -count)[-count]
-        begins = np.flatnonzero(maxima >= least) * BLOCK
-        ids: Ids = (begins[:, None] + np.arange(BLOCK)).ravel()
-        ids = ids[: np.searchsorted(ids, len(scores))]  # the last block may be shorter
-        kept: Ids = ids[np.asarray(scores)[ids] >= least]
-        return kept
-    num_groups = len(scores) // _GROUPS
-    if not 0 < count <= num_groups:
-        return np.arange(len(scores))
-    maxima = scores[: num_groups * _GROUPS].reshape(_GROUPS, num_groups).max(0)
-    return np.flatnonzero(scores >= np.partition(maxima, -count)[-count])
+    """Where the `count` largest of scores (V,) are, and a few others: all that are no less than a
+    bound which so many reach. Of scores with maxima only the blocks that reach it are read."""
+    if not 0 < count < len(scores):
+        return np.arange(min(count, len(scores)))
+    plain, maxima = np.asarray(scores), maxima_of(scores)
+    if maxima is None or count > len(maxima):
+        return (plain >= _bound(plain, count)).nonzero()[0]
+    bound = _bound(maxima, count)
+    end = len(scores) // BLOCK * BLOCK  # what is behind is less than a block
+    blocks = (maxima[: end // BLOCK] >= bound).nonzero()[0]
+    places = (plain[:end].reshape(-1, BLOCK)[blocks] >= bound).ravel().nonzero()[0]
+    offsets = (blocks - np.arange(len(blocks))) * BLOCK  # to a block from where it was copied to
+    ids: Ids = places + offsets[places >> _BLOCK_BITS]
+    if end == len(scores):
+        return ids
+    return np.append(ids, end + (plain[end:] >= bound).nonzero()[0])
 
 
-def _largest(values: Floats, count: int) -> Ids:
-    """Where the `count` largest of values (N,) are, in order; of equal ones the first."""
-    if count in (0, len(values)):
-        return np.arange(count)
-    least = np.partition(values, -count)[-count]
-    kept = values > least
-    kept[np.flatnonzero(values == least)[: count - np.count_nonzero(kept)]] = True
-    return np.flatnonzero(kept)
+def _bound(values: Floats, count: int) -> np.float32:
+    """What at least `count` of values (N,) reach, and not many more: that many of the maxima of
+    groups do. A group is every n-th value, and not neighbours, so that the maxima are one of rows,
+    which NumPy computes many at a time."""
+    size = len(values) // (_GROUPS * count)
+    if size > 1:
+        values = values[: size * _GROUPS * count].reshape(size, -1).max(0)
+    return _least(values, count)
+
+
+def _least(values: Floats, count: int) -> np.float32:
+    """Of the `count` largest of values (N,)."""
+    some = values.copy()
+    some.partition(-count)
+    least: np.float32 = some[-count]
+    return least
+
+
+def _first_no_less(values: Floats, least: np.float32, count: int) -> Ids:
+    """Where the `count` largest of values (N,) are, of which this is the least, in order; of equal
+    ones the first."""
+    kept: Ids = (values >= least).nonzero()[0]
+    if len(kept) > count:
+        equal = (values[kept] == least).nonzero()[0]
+        kept = np.delete(kept, equal[count - len(kept) :])
+    return kept
 
 
 def logsumexp(scores: Floats) -> float:
     """log(sum(exp(scores))) of scores (V,), without overflow."""
-    top = scores.max()
+    plain = np.asarray(scores)
+    top, total = plain.max(), 0.0
     with np.errstate(over="ignore"):
-        return float(top) + math.log(float(np.exp(scores - top).sum(dtype=np.float64)))
+        for begin in range(0, len(plain), _RUN):
+            run = plain[begin : begin + _RUN] - top
+            total += float(np.exp(run, out=run).sum(dtype=np.float64))
+    return float(top) + math.log(total)

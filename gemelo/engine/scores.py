@@ -5,7 +5,7 @@ reads a fraction of the vocabulary: whether there is a likeliest token is in 4,0
 262,144 scores, and the few largest lie in the few blocks whose maxima are largest.
 
 It is an array like any other; only the rows of what a step gave carry maxima, and whatever is
-computed from them has none.
+computed from them has none, unless it says at which ids it differs (`with_maxima_of`).
 
     scores = Scores.empty(rows=2, vocab_size=262144)
     scores[0].maxima.shape                        # (4096,)
@@ -15,6 +15,7 @@ N rows, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -70,6 +71,20 @@ def leading(scores: Floats, count: int) -> Floats:
 def maxima_of(scores: Floats) -> Floats | None:
     """The maxima that scores (V,) carry; None where they have none."""
     return scores.maxima if isinstance(scores, Scores) else None
+
+
+def with_maxima_of(changed: Floats, scores: Floats, ids: Iterable[int]) -> Floats:
+    """`changed` (V,) with maxima, where `scores` (V,) have some: theirs, but anew of the blocks of
+    `ids`, outside of which nothing differs. Ids that are not below V are nobody's."""
+    maxima = maxima_of(scores)
+    if maxima is None:
+        return changed
+    part = changed.view(Scores)
+    part.maxima = maxima.copy()
+    blocks = np.array([*{token // BLOCK for token in ids if token < len(changed)}], np.int64)
+    places = (blocks[:, None] * BLOCK + np.arange(BLOCK)).clip(max=len(changed) - 1)
+    part.maxima[blocks] = changed[places].max(1)  # of a last one that is shorter the end, again
+    return part
 
 
 def read_only(scores: Floats) -> Floats:

@@ -7,7 +7,7 @@ import pytest
 
 from gemelo.config.sampling import Sampling
 from gemelo.engine import step
-from gemelo.engine.sampler import Sampler, largest, largest_ids, likeliest
+from gemelo.engine.sampler import Sampler, adjust, largest, largest_ids, likeliest
 from gemelo.engine.scores import BLOCK, Scores, leading, maxima_of
 from gemelo.engine.tokens import Tokens
 from gemelo.kernels import native
@@ -83,3 +83,15 @@ def test_a_sampler_draws_the_same_with_maxima() -> None:
     for settings in ({"top_k": 5}, {"top_p": 0.5}, {"temperature": 0}, {"logprobs": 4}):
         sample = Sampler(Sampling(seed=3, **settings))  # type: ignore[arg-type]
         assert sample(row, [2], [5]) == sample(plain, [2], [5])
+
+
+@pytest.mark.parametrize("size", [960, 999])
+def test_penalties_make_the_maxima_of_changed_blocks_anew(size: int) -> None:
+    row = with_maxima(1, size)[0]
+    penalties = Sampling(repetition_penalty=1.5, frequency_penalty=0.5, logit_bias={700: 99.0})
+    for prompt, answer in (([], []), ([3, 5000], [size - 1, 3]), (list(range(size)), [64])):
+        adjusted = adjust(row, penalties, prompt, answer)
+        plain = np.asarray(adjusted)
+        assert np.array_equal(plain, adjust(np.array(row), penalties, prompt, answer))
+        expected = [plain[at : at + BLOCK].max() for at in range(0, size, BLOCK)]
+        assert np.array_equal(maxima_of(adjusted), expected)
