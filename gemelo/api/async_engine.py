@@ -1,7 +1,7 @@
 """Async engine: requests of an asyncio program, whose event loop never waits for a step.
 
-The steps run in a thread of the model's (`engine.loop`), which hands over what a step has brought to
-all requests at once. A request that nobody reads any more is cancelled, and gone within a step.
+The steps run in a thread of the model's (`engine.loop`), which hands over at once what a step has
+brought to all requests. A request that nobody reads any more is cancelled, and gone within a step.
 
     async with gemelo.AsyncEngine(model) as engine:
         request = await engine.request("Once upon a time", temperature=0)

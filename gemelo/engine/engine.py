@@ -7,7 +7,7 @@ Sessions are sequences on it; sub-models are views of its decoder.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 
 from gemelo.config.options import KVFormat

@@ -38,6 +38,7 @@ from gemelo.kernels.quants import Floats
 LINGER_S = 0.05  # how long the thread stays when nobody asks
 _AWAITED = 0.2  # of a step's time: how long callers that were just answered are waited for
 
+
 class Result(NamedTuple):
     """What a step has given for the pieces of one work."""
 

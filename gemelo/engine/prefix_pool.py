@@ -165,8 +165,8 @@ class PrefixPool(Generic[S]):
         return self._taken(*best) if best else None
 
     def supersede(self, tokens: Tokens, key: Hashable) -> S | None:
-        """An idle sequence of whose prompt half or more is how tokens begin, more than <bos>, though
-        less than a cell of the grid: to be begun anew, since nobody else would go on with it."""
+        """An idle sequence of whose prompt half or more is how tokens begin, though less than a
+        cell of the grid: to be begun anew, since nobody else would go on with it."""
         ids = np.array(tokens.ids, np.int32)
         for entry in reversed(self._entries.values()):
             if entry.key == key and not entry.busy:

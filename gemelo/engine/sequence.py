@@ -1,8 +1,8 @@
 """Cached sequence: token ids, the KV cache that holds them, and what can be taken back of it.
 
 Callers are stateless: they pass all tokens every time, and the sequence finds the longest prefix
-that it already holds, rewinds to it and asks for the rest to be read. What it claims to hold is what
-a finished step has written, so that an interrupt anywhere leaves it usable.
+that it already holds, rewinds to it and asks for the rest to be read. What it claims to hold is
+what a finished step has written, so that an interrupt anywhere leaves it usable.
 
 A prefix that ends inside what is held is rounded down to the grid on which prompts are cut
 (`grid`): so the rest is read in the same pieces as by a fresh sequence, to the bit. Sliding layers
@@ -26,8 +26,8 @@ from gemelo.engine.grid import GRID
 from gemelo.engine.kv import KVCache
 from gemelo.engine.slots import RewindError
 from gemelo.engine.snapshots import Snapshot
-from gemelo.engine.tokens import EmbeddingSpan, Tokens
 from gemelo.engine.task import Task, Works
+from gemelo.engine.tokens import EmbeddingSpan, Tokens
 from gemelo.engine.work import Work
 from gemelo.kernels.quants import Floats
 

@@ -5,8 +5,8 @@ not hold already (`sequence`). A turn that was interrupted anywhere leaves the s
 session is one thread's at a time: a turn beside another thread's, or a stream that is resumed after
 a later turn, raises `SessionBusyError` and changes nothing (`turns`).
 
-A turn is a task (`work`): it asks for steps and gives pieces of text. Its steps are computed in this
-thread while no others are wanted, and else together with those of other callers (`loop`).
+A turn is a task (`task`): it asks for steps and gives pieces of text. Its steps are computed in
+this thread while no others are wanted, else together with those of other callers (`loop`).
 
 With Gemma 3n a session can change size between tokens (`use`, or a policy), draft with a sub-model
 (`speculate`), and knows for every position which size wrote it.
@@ -32,17 +32,16 @@ from gemelo.engine.elastic.policy import Moment, Policy, check_policy, check_tur
 from gemelo.engine.elastic.rebuild import CacheRebuild
 from gemelo.engine.elastic.speculative import Draft, check_draft
 from gemelo.engine.elastic.submodel_views import SubmodelViews
-
 from gemelo.engine.kv import KVCache
 from gemelo.engine.loop import StepLoop
 from gemelo.engine.parallel_sampling import continue_all
 from gemelo.engine.scores import read_only
 from gemelo.engine.sequence import CachedSequence
+from gemelo.engine.task import Task, Works
 from gemelo.engine.timings import Stats, Timings
 from gemelo.engine.tokens import EmbeddingSpan, Tokens, checked
 from gemelo.engine.turns import Turn, Turns
 from gemelo.engine.unpicklable import Unpicklable
-from gemelo.engine.task import Task, Works
 from gemelo.errors import InputError
 from gemelo.inputs.tokenizer.token_ids import token_ids
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
@@ -298,8 +297,7 @@ class Session(Unpicklable):
     def _timed(
         self, task: Task[None], rows: Sequence[Continuation], timings: Timings
     ) -> Task[None]:
-        """The same task, its pieces counted; what the caller does between two of them is not ours.
-        """
+        """The same task, its pieces counted; what the caller does between two of them is not ours."""
         clock, scorer, scores = time.perf_counter(), self.active, None
         while True:
             try:
@@ -320,9 +318,7 @@ class Session(Unpicklable):
         task = self._read(self._prompt(tokens), progress, Timings())
         return self.turns.once(self.loop.finish, task)
 
-    def _read(
-        self, tokens: Tokens, progress: Progress | None, timings: Timings
-    ) -> Task[Floats]:
+    def _read(self, tokens: Tokens, progress: Progress | None, timings: Timings) -> Task[Floats]:
         shared = read = self._rewind_to(tokens, len(tokens) - 1)
         self.timings, writer = timings, self.active  # whom `progress` may change
         timings.reused_tokens, timings.prefill_tokens = shared, len(tokens) - shared

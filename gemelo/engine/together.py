@@ -1,6 +1,6 @@
 """Requests of one thread, computed together: their pieces as they come, or all completions.
 
-    for index, piece in stream_all(queue, requests): print(index, piece.text)
+for index, piece in stream_all(queue, requests): print(index, piece.text)
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ from gemelo.engine.request import Request, Ticket
 from gemelo.engine.request_queue import RequestQueue
 
 
-def stream_all(
-    queue: RequestQueue, requests: Sequence[Request]
-) -> Generator[tuple[int, Piece]]:
+def stream_all(queue: RequestQueue, requests: Sequence[Request]) -> Generator[tuple[int, Piece]]:
     """Every piece with the index of its request, as they come. The first error ends all."""
     inbox = Inbox()
     tickets = [Ticket(request, inbox) for request in requests]

@@ -93,9 +93,7 @@ class FakeDecoder:
 
     def prefetch(self, ids: Sequence[int]) -> None: ...
 
-    def cache(
-        self, context: int, chunk: int = 512, kv_format: KVFormat | None = None
-    ) -> KVCache:
+    def cache(self, context: int, chunk: int = 512, kv_format: KVFormat | None = None) -> KVCache:
         return KVCache(self.config, context, chunk, kv_format or "plain")
 
 
