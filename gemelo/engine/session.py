@@ -243,7 +243,8 @@ class Session(Unpicklable):
         self, tokens: Tokens, sampling: Sampling, progress: Progress | None
     ) -> Generator[Piece]:
         check_turn(self.policy, self.draft is not None, self.active, sampling.n)
-        self.timings = timings = Timings(load_s=self._take_load_s())
+        load_s = self._take_load_s() + self.decoder.prepare(len(tokens))
+        self.timings = timings = Timings(load_s)
         started = time.perf_counter()
         scores = self._read(tokens, progress, timings)
         rows = [
@@ -263,7 +264,9 @@ class Session(Unpicklable):
             timings.decode_tokens = sum(max(0, len(row.ids) - 1) for row in rows)
             timings.decode_s += time.perf_counter() - clock
             yield piece
-            # what the caller did meanwhile is not ours
+            # what the caller did meanwhile is not ours, and a move is no decoding
+            if piece.finish_reason is None:
+                timings.repack_s += self.decoder.prepare(1)
             clock, scorer = time.perf_counter(), self.active
         check_files(self.views.files)  # what was written over in a turn may have been read in it
 

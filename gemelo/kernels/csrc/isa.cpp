@@ -64,7 +64,7 @@ static void multiply_unpacked(Worker& worker, const Activations& x, int64_t toke
                               const Activations& y) {
   if (w.layout != Layout::kRows)
     return with_panels(w.format, [&]<class P>(std::type_identity<P>) {
-      if (w.layout == Layout::kPanels) multiply_one<P>(worker, x, w, y);
+      if (as_panels(w.layout)) multiply_one<P>(worker, x, w, y);
       else multiply_strips<P>(worker, x, tokens, w, y);
     });
   with_blocks(w.format,
@@ -77,7 +77,7 @@ static void multiply_unpacked(Worker& worker, const Activations& x, int64_t toke
 
 static Packing packing_for(const Matrix& w, int64_t tokens) {
   const bool few = tokens <= gemelo::kFewTokens;
-  if (few && (w.layout != Layout::kPanels || tokens == 1)) return Packing::kNone;
+  if (few && (!as_panels(w.layout) || tokens == 1)) return Packing::kNone;
 #ifdef GEMELO_AVX512
   if (!few && in_tiles(w.format)) return Packing::kTiles;
 #endif
@@ -256,7 +256,7 @@ static void gather_floats(const Matrix& w, const int64_t* ids, int64_t count,
 }
 
 static void gather(const Matrix& w, const int64_t* ids, int64_t count, const Activations& y) {
-  if (w.layout != Layout::kRows)
+  if (!in_rows(w.layout))
     return with_panels(w.format, [&]<class P>(std::type_identity<P>) {
       for (int64_t i = 0; i < count; i++) gather_row<P>(w, ids[i], y, i);
     });
