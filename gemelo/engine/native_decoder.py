@@ -38,6 +38,7 @@ from gemelo.kernels import cpu, native
 from gemelo.kernels.products import embedding
 from gemelo.kernels.quants import Floats, Packed
 from gemelo.kernels.repacked import Panels, Unmoved
+from gemelo.weights.mapped import listen
 from gemelo.weights.tensors import Weights
 
 PER_LAYER_EMBEDDING = "embed_tokens_per_layer.weight"
@@ -109,6 +110,7 @@ class NativeDecoder:
         with self._line.lock:
             waiting = self.panels
             if isinstance(waiting, Unmoved):  # else another thread has moved them meanwhile
+                listen()  # to a file that is cut short: the step that comes next will say so
                 self._backend = self._written(waiting.move())
         return time.perf_counter() - started
 
