@@ -32,7 +32,7 @@ PARTS = (  # (module, name in it, what it is called here)
     ("gemelo.checkpoints.load", "tokenizer_of", "tokenizer"),
     ("gemelo.checkpoints.load", "decoder_weights", "weights"),
     ("concurrent.futures", "Future.result", "wait for the tokenizer"),
-    ("gemelo.engine.device", "repacked", "move to large pages"),
+    ("gemelo.engine.device", "moved_or_waiting", "move to large pages"),
     ("gemelo.engine.device", "NativeDecoder", "program"),
     ("gemelo.engine.step", "prefill", "prompt"),
 )

@@ -31,6 +31,7 @@ class Gemelo:
     def turn(self, ids: list[list[int]], new: int) -> tuple[float, float]:
         decoder, rows, count = self.engine.decoder, len(ids), len(ids[0])
         cache = self.engine.cache()
+        decoder.prepare(count + new)
         started = time.perf_counter()
         scores = step.prefill(decoder, cache, Tokens(ids[0]), 0)
         tokens = [int(scores.argmax())] * rows

@@ -59,7 +59,8 @@ def load(
     - ple: where Gemma 3n's per-layer embeddings lie: "disk" (the file), "ram", "device".
     - mmproj: the vision tower and audio encoder of a GGUF, if they do not lie beside it.
     - repack: move quantised weights out of the file's pages into an order that the native kernels
-      read faster, where memory has room for it; without it they stay mapped.
+      read faster, where memory has room for it; a small Gemma 3 does so after its first token, if
+      the first prompt is short. Without it they stay mapped.
     - progress: gets how much is done and how much there is: bytes while files are fetched, then
       tensors.
 

@@ -117,9 +117,10 @@ def note_timings(completion: Completion) -> None:
         f"{timings.prefill_s:.2f} s ({timings.prefill_tokens_per_s:.1f} tokens/s)"
     )
     count = sum(len(choice.token_ids) for choice in completion.choices)
+    moving = f"; {timings.repack_s:.2f} s of moving weights before" if timings.repack_s else ""
     note(
         f"answer: {count:,} tokens, {timings.decode_s:.2f} s after the first "
-        f"({timings.decode_tokens_per_s:.1f} tokens/s)"
+        f"({timings.decode_tokens_per_s:.1f} tokens/s){moving}"
     )
     loading = f", {timings.load_s:.2f} s of it loading" if timings.load_s else ""
     note(

@@ -240,6 +240,7 @@ def _json(
             "time_to_first_token_s": timings.time_to_first_token_s,
             "prefill_s": timings.prefill_s,
             "decode_s": timings.decode_s,
+            "repack_s": timings.repack_s,
             "prefill_tokens_per_s": timings.prefill_tokens_per_s,
             "decode_tokens_per_s": timings.decode_tokens_per_s,
         },

@@ -108,6 +108,11 @@ class Decoder(Protocol):
         Raises InputError for a decoder that nothing is nested in.
         """
 
+    def prepare(self, num_tokens: int) -> float:
+        """Do once what makes all steps faster, if it pays before so many tokens: a first short
+        prompt need not wait for it. Returns the seconds that it took. Results are the same before
+        and after; a step does it where its caller has not."""
+
     def prefetch(self, ids: Sequence[int]) -> None:
         """Have what a step will look up for ids read ahead, if it lies out of the way."""
 

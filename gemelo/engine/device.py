@@ -17,7 +17,7 @@ from gemelo.config import ModelConfig
 from gemelo.config.options import TablePlacement
 from gemelo.engine.decoder import Decoder
 from gemelo.engine.memory.per_layer_table import table_of
-from gemelo.engine.memory.repack import repacked
+from gemelo.engine.memory.repack import moved_or_waiting
 from gemelo.engine.native_decoder import ModalityEmbeddings, NativeDecoder
 from gemelo.errors import InputError
 from gemelo.extras import is_found, require
@@ -91,7 +91,7 @@ def decoder_on(
     width = config.hidden_size_per_layer_input
     if device == "cpu":
         table = table_of(weights, width, ple) if width else None
-        panels = repacked(config, weights) if repack else None
+        panels = moved_or_waiting(config, weights) if repack else None
         return NativeDecoder(config, weights, panels, table, special)
     from gemelo.checkpoints.modules import decoder_module
     from gemelo.engine.modules.decoder import ModuleDecoder

@@ -7,6 +7,9 @@ products, when Python goes from one to the next. A view of a sub-model is a prog
 rows and columns of the same weights. Where nothing was compiled, and for widths or formats that the
 kernels do not take, the same program runs in NumPy: slowly, and with the same results.
 
+A first short prompt may be read before the matrices have moved to where they are read fastest
+(`memory.repack`); then they move, and the program is written anew, to compute the same bits.
+
     decoder = NativeDecoder(config, weights)
     [scores], finite = decoder.step([StepPiece(decoder.cache(4096), ids, position=0)])
 
@@ -15,6 +18,7 @@ T tokens of a piece, N tokens of all, D width, L layers, P width of a per-layer 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import Protocol
@@ -29,14 +33,17 @@ from gemelo.engine.programs import gemma3, gemma3n
 from gemelo.engine.programs.backends import Backend, NativeBackend, ReferenceBackend, Step
 from gemelo.engine.programs.writer import Writer
 from gemelo.engine.scores import Scores
+from gemelo.engine.turns import Line
 from gemelo.errors import InputError
 from gemelo.kernels import cpu, native
 from gemelo.kernels.products import embedding
 from gemelo.kernels.quants import Floats, Packed
-from gemelo.kernels.repacked import Panels
+from gemelo.kernels.repacked import Panels, Unmoved
+from gemelo.weights.mapped import listen
 from gemelo.weights.tensors import Weights
 
 PER_LAYER_EMBEDDING = "embed_tokens_per_layer.weight"
+_SHORT_TOKENS = 64  # a first prompt of no more is not worth the wait for the move
 
 
 class PerLayerTable(Protocol):
@@ -65,24 +72,48 @@ class NativeDecoder:
         self,
         config: ModelConfig,
         weights: Weights,
-        panels: Panels | None = None,
+        panels: Panels | Unmoved | None = None,
         table: PerLayerTable | None = None,
         modality_embeddings: ModalityEmbeddings | None = None,
         layer_indices: Sequence[int] | None = None,
         nested_in: tuple[NativeDecoder, Submodel] | None = None,
     ) -> None:
-        """Matrices are read from `panels` where they were moved there, per-layer embeddings from
-        `table`. layer_indices are the whole model's layers that run; None is all. nested_in says
-        of a view what it is a view of, and which."""
-        self.config, self.weights, self.panels, self.table = config, weights, panels, table
+        """Matrices are read from `panels` where they were moved there or are to be, which is for a
+        decoder without views; per-layer embeddings from `table`. layer_indices are the whole
+        model's layers that run; None is all. nested_in says of a view what it is a view of, and
+        which."""
+        self.config, self.weights, self.table = config, weights, table
         self.modality_embeddings, self.nested_in = modality_embeddings, nested_in
         self.layer_indices = config.layers if layer_indices is None else layer_indices
         self.is_native = runs_natively(config, weights)
-        self._backend: Backend = (
-            NativeBackend(config, panels) if self.is_native else ReferenceBackend()
-        )
-        family = gemma3n if config.is_matformer else gemma3
-        family.write(Writer(config, weights, self.layer_indices, self._backend))
+        self._backend: Backend = self._written(panels)
+        self._line, self._has_run = Line(), False
+
+    def _written(self, panels: Panels | Unmoved | None) -> Backend:
+        """The forward as a program over its weights."""
+        backend = NativeBackend(self.config, panels) if self.is_native else ReferenceBackend()
+        family = gemma3n if self.config.is_matformer else gemma3
+        family.write(Writer(self.config, self.weights, self.layer_indices, backend))
+        return backend
+
+    @property
+    def panels(self) -> Panels | Unmoved | None:
+        """Matrices out of their file, or about to be; None if they stay there."""
+        return self._backend.panels if isinstance(self._backend, NativeBackend) else None
+
+    def prepare(self, num_tokens: int) -> float:
+        """See `Decoder.prepare`: matrices that wait for it move, and the program is written anew.
+        Steps of other threads end with the program that they have begun with."""
+        pays = self._has_run or num_tokens > _SHORT_TOKENS
+        if not pays or not isinstance(self.panels, Unmoved):
+            return 0.0
+        started = time.perf_counter()
+        with self._line.lock:
+            waiting = self.panels
+            if isinstance(waiting, Unmoved):  # else another thread has moved them meanwhile
+                listen()  # to a file that is cut short: the step that comes next will say so
+                self._backend = self._written(waiting.move())
+        return time.perf_counter() - started
 
     @property
     def device_name(self) -> str:
@@ -102,6 +133,7 @@ class NativeDecoder:
     def step(self, pieces: Sequence[StepPiece]) -> tuple[list[Floats], bool]:
         """See `Decoder.step`."""
         check_pieces(pieces, self.config.vocab_size)
+        self.prepare(sum(len(piece.ids) for piece in pieces))
         make_room(pieces)
         # Those that share a path lie together: few tokens, and then those of which few go on.
         order = sorted(range(len(pieces)), key=lambda place: path_of(pieces[place]))
@@ -112,6 +144,7 @@ class NativeDecoder:
         if chosen:
             rows = self._per_layer_rows([id for piece in chosen for id in piece.ids])
             finite = self._backend.run(Step(chosen, scores, rows))
+            self._has_run = True
         found: list[Floats] = [scores[:0]] * len(pieces)
         for place, (begin, end) in zip(order, pairwise(ends), strict=True):
             found[place] = scores[begin:end]

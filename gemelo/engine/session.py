@@ -277,7 +277,8 @@ class Session(Unpicklable):
     ) -> Task[None]:
         """A turn as a task that somebody else runs; tokens are checked."""
         check_turn(self.policy, self.draft is not None, self.active, sampling.n)
-        self.timings = timings = Timings(load_s=self._take_load_s())
+        load_s = self._take_load_s() + self.decoder.prepare(len(tokens))
+        self.timings = timings = Timings(load_s)
         started = time.perf_counter()
         scores = yield from self._read(tokens, progress, timings)
         rows = [
@@ -297,7 +298,7 @@ class Session(Unpicklable):
     def _timed(
         self, task: Task[None], rows: Sequence[Continuation], timings: Timings
     ) -> Task[None]:
-        """The same task, its pieces counted; what the caller does between two of them is not ours."""
+        """The same task, its pieces counted."""
         clock, scorer, scores = time.perf_counter(), self.active, None
         while True:
             try:
@@ -311,6 +312,9 @@ class Session(Unpicklable):
             timings.decode_tokens = sum(max(0, len(row.ids) - 1) for row in rows)
             timings.decode_s += time.perf_counter() - clock
             yield item
+            # What the caller did meanwhile is not ours, and a move is no decoding.
+            if item.finish_reason is None:
+                timings.repack_s += self.decoder.prepare(1)
             clock, scorer, scores = time.perf_counter(), self.active, None
 
     def read(self, tokens: Sequence[int] | Tokens, progress: Progress | None = None) -> Floats:

@@ -14,13 +14,15 @@ class Timings:
     """One turn of a session: seconds of wall clock, counts of tokens.
 
     `prefill_s` ends before the first token is chosen, `decode_s` leaves out what the caller did
-    between two pieces, and `decode_tokens` counts those after the first. `reused_tokens` of the
-    prompt were in the cache, `prefill_tokens` were read.
+    between two pieces, and `decode_tokens` counts those after the first. `repack_s` is what it took
+    between the first two tokens of a model to move its weights: part of loading that the first did
+    not wait for. `reused_tokens` of the prompt were in the cache, `prefill_tokens` were read.
     """
 
     load_s: float = 0.0
     prefill_s: float = 0.0
     decode_s: float = 0.0
+    repack_s: float = 0.0
     reused_tokens: int = 0
     prefill_tokens: int = 0
     decode_tokens: int = 0

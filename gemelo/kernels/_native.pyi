@@ -28,13 +28,17 @@ class Format(enum.Enum):
     BF16 = 30
 
 class Layout(enum.Enum):
-    """How a matrix lies: as in the file, or interleaved."""
+    """
+    How a matrix lies: as in the file, or interleaved; rows may be summed as panels already.
+    """
 
     ROWS = 0
 
     PANELS = 1
 
     STRIPS = 2
+
+    ROWS_AS_PANELS = 3
 
 class CacheFormat(enum.Enum):
     """What the numbers of a KV cache are stored as."""

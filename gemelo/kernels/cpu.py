@@ -30,10 +30,10 @@ Index = NDArray[np.int64]
 
 
 class Layout(Enum):
-    """How a matrix lies: as in the file, or as one of the copies of `kernels.repacked`. Names are
-    the extension's."""
+    """How a matrix lies: as in the file, or as one of the copies of `kernels.repacked`; or as in
+    the file, to be summed like the panels that it becomes. Names are the extension's."""
 
-    ROWS, PANELS, STRIPS = auto(), auto(), auto()
+    ROWS, PANELS, STRIPS, ROWS_AS_PANELS = auto(), auto(), auto(), auto()
 
 
 # The formats that the extension multiplies, by our names.

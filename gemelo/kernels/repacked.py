@@ -3,14 +3,17 @@
 A mapped file is memory in pages of 4 KiB, and rows lie in it one after the other. Processors read
 large pages faster (by a third on the machines measured), and a product with few tokens needs no
 sums across lanes when sixteen rows are interleaved (csrc/gemm/panels.h). So where memory allows
-it, matrices move once, when a model is loaded, at the speed of a copy; the pages of the file are
-let go by whoever asked for that (`memory.pages.release`), so that one copy stays. What cannot be
-interleaved (plain floats, matrices of which single rows are read) moves as it is. Matrices that
-mostly meet zeros lie in strips, a column or two of all rows each, so that a few columns can be read
-and the rest left.
+it, matrices move once, at the speed of a copy; the pages of the file are let go by whoever asked
+for that (`memory.pages.release`), so that one copy stays. What cannot be interleaved (plain floats,
+matrices of which single rows are read) moves as it is. Matrices that mostly meet zeros lie in
+strips, a column or two of all rows each, so that a few columns can be read and the rest left.
+
+A first answer need not wait for the move: until then the kernels read a matrix where the file has
+it and interleave it on the way, at every product, which gives the bits of panels.
 
     panels = Panels({name: packed}, rows={...}, strips={...})
     panels.matrix(name, rows=8192)            # for the kernels: a leading part, wherever it lies
+    unmoved = Unmoved({name: packed});  unmoved.matrix(name);  panels = unmoved.move()
 """
 
 from __future__ import annotations
@@ -49,6 +52,57 @@ class _Place(NamedTuple):
 _NONE: Mapping[str, Packed] = {}
 
 
+def _ignore(blocks: Bytes) -> None:
+    """What is done with moved blocks if nobody asks for anything."""
+
+
+class Unmoved:
+    """Matrices that are to move, and are read where the file has them until they do: those of
+    panels with the bits that they will have, those of strips as rows."""
+
+    def __init__(
+        self,
+        panels: Mapping[str, Packed],
+        rows: Mapping[str, Packed] = _NONE,
+        strips: Mapping[str, Packed] = _NONE,
+        moved: Callable[[Bytes], object] = _ignore,
+    ) -> None:
+        """The arguments of `Panels`. The room for the copies is taken, and none of it touched, so
+        that `move` cannot fail for want of it; MemoryError if there is none."""
+        self._panels, self._rows, self._strips, self._moved = panels, rows, strips, moved
+        self.room = large_pages(_placed(rows, panels, strips)[1])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that all copies will have."""
+        return len(self.room)
+
+    def has(self, name: str, columns: int | None = None) -> bool:
+        """Whether a matrix will lie in panels, and its leading `columns` can be taken of them."""
+        weight = self._panels.get(name)
+        return weight is not None and (columns is None or _interleaves(weight.format, columns))
+
+    def matrix(
+        self,
+        name: str,
+        rows: int | None = None,
+        columns: int | None = None,
+        index: NDArray[np.int64] | None = None,
+    ) -> Matrix:
+        """A matrix that will lie in panels, or its leading part, where the file has it; the kernels
+        sum its products as they will later. Single rows cannot be named there either."""
+        assert index is None
+        part = self._panels[name].prefix(rows, columns)
+        shape = part.rows, part.columns
+        return cpu.matrix_at(
+            part.address, part.stride, part.format, shape, layout=Layout.ROWS_AS_PANELS
+        )
+
+    def move(self) -> Panels:
+        """The copies. An interrupt leaves everything as it was, and it can be called again."""
+        return Panels(self._panels, self._rows, self._strips, self._moved, self.room)
+
+
 class Panels:
     """Copies of matrices for the native products of one process, by their names."""
 
@@ -57,21 +111,17 @@ class Panels:
         panels: Mapping[str, Packed],
         rows: Mapping[str, Packed] = _NONE,
         strips: Mapping[str, Packed] = _NONE,
-        moved: Callable[[Bytes], object] = lambda blocks: None,
+        moved: Callable[[Bytes], object] = _ignore,
+        room: Bytes | None = None,
     ) -> None:
         """Copy matrices as panels, row by row, or as strips.
 
         `moved` is called with the blocks of each piece that was read for the last time. `room`
-        (bytes) uint8 is where all copies lie; MemoryError, before any is made, if there is none.
+        (bytes) uint8 is where all copies lie, taken if it is not given; MemoryError, before any
+        copy is made, if there is none.
         """
-        self._places: dict[str, _Place] = {}
-        end = 0
-        for layout, weights in zip(Layout, (rows, panels, strips), strict=True):
-            for name, weight in weights.items():
-                stride, shape = _stride(weight, layout), (weight.rows, weight.columns)
-                self._places[name] = _Place(end, stride, layout, weight.format, *shape)
-                end += -(-_nbytes(weight, layout) // _LINE) * _LINE
-        self.room = large_pages(end)
+        self._places, nbytes = _placed(rows, panels, strips)
+        self.room = large_pages(nbytes) if room is None else room
         for name, weight in (*panels.items(), *strips.items(), *rows.items()):
             for piece in _pieces(weight):
                 self._move(name, weight, piece)
@@ -126,6 +176,21 @@ class Panels:
         apart = place.stride if place.layout is Layout.STRIPS else 0
         at = cpu.address_of(self.room) + place.start
         native.extension.interleave(cpu.matrix(Packed(blocks, weight.format)), first, apart, at)
+
+
+def _placed(
+    rows: Mapping[str, Packed], panels: Mapping[str, Packed], strips: Mapping[str, Packed]
+) -> tuple[dict[str, _Place], int]:
+    """Where the copy of every matrix lies in the room, and the bytes of all."""
+    places: dict[str, _Place] = {}
+    end = 0
+    copies = ((Layout.ROWS, rows), (Layout.PANELS, panels), (Layout.STRIPS, strips))
+    for layout, weights in copies:
+        for name, weight in weights.items():
+            stride, shape = _stride(weight, layout), (weight.rows, weight.columns)
+            places[name] = _Place(end, stride, layout, weight.format, *shape)
+            end += -(-_nbytes(weight, layout) // _LINE) * _LINE
+    return places, end
 
 
 def _pieces(weight: Packed) -> list[slice]:

@@ -20,6 +20,7 @@ TIMINGS = {
     "time_to_first_token_s",
     "prefill_s",
     "decode_s",
+    "repack_s",
     "prefill_tokens_per_s",
     "decode_tokens_per_s",
 }

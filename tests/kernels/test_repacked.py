@@ -10,7 +10,7 @@ from gemelo.errors import InputError
 from gemelo.kernels import cpu, native, reference
 from gemelo.kernels import repacked as panels_module
 from gemelo.kernels.quants import FORMATS, Bytes, Floats, Format
-from gemelo.kernels.repacked import Panels, can_interleave, large_pages
+from gemelo.kernels.repacked import Panels, Unmoved, can_interleave, large_pages
 from tests.kernels.matrices import (
     FEW,
     FLOATS,
@@ -30,9 +30,14 @@ def blocks(request: pytest.FixtureRequest) -> Format:
     return FORMATS[request.param]
 
 
+def matrix_rows(panels: Panels | Unmoved, name: str) -> int:
+    """Of a whole matrix."""
+    return (panels._places if isinstance(panels, Panels) else panels._panels)[name].rows
+
+
 def product(
     x: Floats,
-    panels: Panels,
+    panels: Panels | Unmoved,
     rows: int | None = None,
     columns: int | None = None,
     index: NDArray[np.int64] | None = None,
@@ -40,7 +45,7 @@ def product(
 ) -> Floats:
     """x (T, C) float32 times a matrix that was moved, or its leading part, or rows at an index."""
     matrix = panels.matrix(name, rows, columns, index)
-    whole = panels._places[name].rows if rows is None else rows
+    whole = matrix_rows(panels, name) if rows is None else rows
     out = np.empty((len(x), whole if index is None else len(index)), np.float32)
     native.extension.product(
         cpu.address_of(x), x.shape[1], False, len(x), matrix,
@@ -49,7 +54,7 @@ def product(
     return out
 
 
-def gathered(ids: NDArray[np.int64], panels: Panels, columns: int) -> Floats:
+def gathered(ids: NDArray[np.int64], panels: Panels | Unmoved, columns: int) -> Floats:
     out = np.empty((len(ids), columns), np.float32)
     native.extension.gather(
         cpu.address_of(ids), len(ids), panels.matrix("w"), cpu.address_of(out), columns, False
@@ -95,10 +100,21 @@ def test_any_number_of_threads_gives_the_same_bits(isa: str, blocks: Format) -> 
 def test_gathered_rows_are_exact(isa: str, blocks: Format) -> None:
     weight = random_weight(blocks, 35, columns_of(blocks, 3))
     ids = np.array([34, 0, 16, 15, 7])
-    for panels in (Panels({"w": weight}), Panels({}, strips={"w": weight})):
+    for panels in (Panels({"w": weight}), Panels({}, strips={"w": weight}), Unmoved({"w": weight})):
         assert np.array_equal(
             gathered(ids, panels, weight.columns), reference.embedding(ids, weight)
         )
+
+
+def test_what_has_not_moved_gives_the_bits_of_panels(isa: str, blocks: Format) -> None:
+    weight = random_weight(blocks, 53, columns_of(blocks, 9))
+    panels, unmoved = Panels({"w": weight}), Unmoved({"w": weight})
+    parts = ((None, None), (40, columns_of(blocks, 8)), (17, columns_of(blocks, 1)))
+    for rows, columns in parts:
+        x = random_input(70, columns or weight.columns)
+        for tokens in (1, 2, 4, 5, 8, 15, 16, 17, 70):
+            found = product(x[:tokens], unmoved, rows, columns)
+            assert np.array_equal(found, product(x[:tokens], panels, rows, columns))
 
 
 def sparse_input(tokens: int, columns: int) -> Floats:

@@ -1,4 +1,4 @@
-"""What moves out of a file's pages when a model is loaded, and whether there is room for it.
+"""What moves out of a file's pages, when, and whether there is room for it.
 
 The matrices that every step reads are copied once into `kernels.repacked`, and the file's pages are
 let go as they are copied, so that memory holds each number once. `Weights` keeps the mapped blocks,
@@ -6,7 +6,13 @@ which nobody touches while the program runs; whoever does brings those pages bac
 short, or a memory policy is to let weights go and take them back, they stay mapped. Plain floats
 that were made when the model was loaded are in memory already, and stay where they are.
 
+They move when the model is loaded, or, of small models, when it has said its first token
+(`NativeDecoder.prepare`): the move takes as long as all the rest of a start, and gains a little at
+every token. A large model's move would be a pause in the middle of its answer, and a Gemma 3n's
+sub-models, whose programs read the same matrices, would all have to be written anew.
+
     decoder = NativeDecoder(config, weights, repacked(config, weights))
+    decoder = NativeDecoder(config, weights, moved_or_waiting(config, weights))
 """
 
 from __future__ import annotations
@@ -15,16 +21,33 @@ from gemelo.config import ModelConfig
 from gemelo.engine.memory.pages import available_bytes, release
 from gemelo.engine.native_decoder import PER_LAYER_EMBEDDING, runs_natively
 from gemelo.kernels.quants import Packed
-from gemelo.kernels.repacked import Panels, can_interleave
+from gemelo.kernels.repacked import Panels, Unmoved, can_interleave
 from gemelo.weights.mapped import behind, lies_in
 from gemelo.weights.tensors import Weights
 
 SPARE_BYTES = 512 << 20  # that stay free for the cache and everything else
 _OVER = 1.05  # panels' six-bit scales are bytes
+_WAITING_BYTES = 2 << 30  # the most that moves in the middle of an answer: about a second
+
+
+def moved_or_waiting(config: ModelConfig, weights: Weights) -> Panels | Unmoved | None:
+    """The matrices of a decoder that runs natively: moved, or of a small one about to; None if
+    memory has no room for them."""
+    found = unmoved(config, weights)
+    if found is None:
+        return None
+    waits = not config.is_matformer and found.nbytes <= _WAITING_BYTES
+    return found if waits else found.move()
 
 
 def repacked(config: ModelConfig, weights: Weights) -> Panels | None:
-    """The matrices of a decoder that runs natively, moved; None if memory has no room for them."""
+    """The same, moved at once."""
+    found = unmoved(config, weights)
+    return None if found is None else found.move()
+
+
+def unmoved(config: ModelConfig, weights: Weights) -> Unmoved | None:
+    """The same, not moved yet; the room for it is taken."""
     if not runs_natively(config, weights):
         return None
     mapped = behind(weights.values())
@@ -45,7 +68,7 @@ def repacked(config: ModelConfig, weights: Weights) -> Panels | None:
         else:
             (strips if name in sparse else panels)[name] = weight
     try:
-        return Panels(panels, rows, strips, release)
+        return Unmoved(panels, rows, strips, release)
     except MemoryError:  # a limit of the process's own
         return None
 

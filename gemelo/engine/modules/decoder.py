@@ -141,6 +141,10 @@ class ModuleDecoder:
         nested = self.module.view(submodel)
         return ModuleDecoder(nested, self.weights, self.table, self.modality_embeddings)
 
+    def prepare(self, num_tokens: int) -> float:
+        """Nothing: modules stay as they were made."""
+        return 0.0
+
     def prefetch(self, ids: Sequence[int]) -> None:
         """Have the per-layer embeddings of ids read ahead."""
         if self.table is not None:

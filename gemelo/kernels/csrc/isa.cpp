@@ -73,7 +73,7 @@ static void multiply_unpacked(Worker& worker, const Activations& x, int64_t toke
   static thread_local Scratch room;
   if (w.layout != Layout::kRows)
     return with_panels(w.format, [&]<class P>(std::type_identity<P>) {
-      if (w.layout == Layout::kPanels) multiply_one<P>(worker, x, w, y);
+      if (as_panels(w.layout)) multiply_one<P>(worker, x, w, y);
       else multiply_strips<P>(worker, x, tokens, w, y);
     });
   with_blocks(w.format, [&]<class Q>(std::type_identity<Q>) {
@@ -94,7 +94,7 @@ static Packing bytes_for(Packing::Form form, gemelo::Format format) {
 // Exact tokens: few are packed by every thread for itself, more once for all, into the same bytes.
 static Packing exact_packing(const Matrix& w, int64_t tokens) {
   if (gemelo::is_plain(w.format)) return {};
-  if (tokens <= (w.layout == Layout::kPanels ? 1 : gemelo::kFewTokens)) return {};
+  if (tokens <= (as_panels(w.layout) ? 1 : gemelo::kFewTokens)) return {};
   return bytes_for(w.layout == Layout::kRows ? Packing::kPairs : Packing::kFours, w.format);
 }
 
@@ -311,7 +311,7 @@ static void gather_floats(const Matrix& w, const int64_t* ids, int64_t count,
 }
 
 static void gather(const Matrix& w, const int64_t* ids, int64_t count, const Activations& y) {
-  if (w.layout != Layout::kRows)
+  if (!in_rows(w.layout))
     return with_panels(w.format, [&]<class P>(std::type_identity<P>) {
       for (int64_t i = 0; i < count; i++) gather_row<P>(w, ids[i], y, i);
     });

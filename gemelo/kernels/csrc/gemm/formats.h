@@ -26,8 +26,17 @@ constexpr bool is_plain(Format format) {
 }
 
 // Rows of blocks, usually in a mapped file; or panels of sixteen rows, or strips of their columns
-// (gemm/panels.h).
-enum class Layout { kRows, kPanels, kStrips };
+// (gemm/panels.h). Rows that are to become panels are summed as panels already.
+enum class Layout { kRows, kPanels, kStrips, kRowsAsPanels };
+
+// Whether blocks lie row by row.
+constexpr bool in_rows(Layout layout) {
+  return layout == Layout::kRows || layout == Layout::kRowsAsPanels;
+}
+// Whether few tokens are multiplied by panels, stored or made on the way.
+constexpr bool as_panels(Layout layout) {
+  return layout == Layout::kPanels || layout == Layout::kRowsAsPanels;
+}
 
 // Weights somewhere in memory; `rows` and `columns` may be leading parts.
 struct Matrix {

@@ -146,7 +146,7 @@ static inline const uint8_t* units_at(const Matrix& w, int64_t row, int64_t firs
                                       uint8_t* room) {
   const int64_t panel = (row < w.rows ? row : w.rows - 1) / kPanelRows;
   if (w.layout == gemelo::Layout::kPanels) return w.blocks + panel * w.stride + first * P::kUnit;
-  if (w.layout == gemelo::Layout::kRows) interleave_units<P>(w, row, first, last, room);
+  if (gemelo::in_rows(w.layout)) interleave_units<P>(w, row, first, last, room);
   else
     for (int64_t unit = first; unit < last; unit++)
       take_from_strips<P>(unit_in_strips<P>(w, panel, unit), room + (unit - first) * P::kUnit);

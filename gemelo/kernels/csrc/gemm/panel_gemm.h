@@ -2,7 +2,8 @@
 // a few tokens' broadcast fours.
 //
 // Stored panels are multiplied where they lie, for one token or many. Rows of blocks are
-// interleaved into panels on the way, a cache's worth at a time for all tokens. The scales of both
+// interleaved into panels on the way, a cache's worth at a time for all tokens: for many tokens, and
+// for few where the rows are to become panels later and give the same bits now. The scales of both
 // are applied after every 32 weights, as in the dot products of rows, so the error is theirs too.
 // What a (row, token) pair adds up, and in which order, depends on nothing else, as there.
 

@@ -112,10 +112,11 @@ void bind_enums(nb::module_& m) {
       .value("Q5_K", kQ5_K)
       .value("Q6_K", kQ6_K)
       .value("BF16", kBF16);
-  nb::enum_<Layout>(m, "Layout", "How a matrix lies: as in the file, or interleaved.")
+  nb::enum_<Layout>(m, "Layout", "How a matrix lies: as in the file, or interleaved; rows may be summed as panels already.")
       .value("ROWS", Layout::kRows)
       .value("PANELS", Layout::kPanels)
-      .value("STRIPS", Layout::kStrips);
+      .value("STRIPS", Layout::kStrips)
+      .value("ROWS_AS_PANELS", Layout::kRowsAsPanels);
   nb::enum_<CacheFormat>(m, "CacheFormat", "What the numbers of a KV cache are stored as.")
       .value("F32", CacheFormat::kF32)
       .value("BF16", CacheFormat::kBF16)
