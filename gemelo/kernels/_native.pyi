@@ -46,7 +46,7 @@ class CacheFormat(enum.Enum):
     INT8 = 2
 
 class LayerType(enum.Enum):
-    """The attention of a layer; `Call` has slots in this order."""
+    """The attention of a layer; `Cache` has slots in this order."""
 
     SLIDING = 0
 
@@ -127,6 +127,47 @@ def block_maxima(x: int, count: int, maxima: int) -> bool:
 
 MAXIMA_BLOCK: int = 64
 
+FEW_TOKENS: int = 16
+
+class Cache:
+    """
+    Keys and values of one sequence, by address.
+
+    `layers` has for each layer that owns keys k, v and the scales of both, `slots` for each type of
+    layer the positions in the slots and how many slots there are. `used` says of each type how many of
+    them are in use, a step's own among them; whoever asks for a step sets it before.
+    """
+
+    def __init__(self, *, layers: Sequence[tuple[int, int, int, int]], slots: Sequence[tuple[int, int]], format: CacheFormat, kv_heads: int, head_dim: int) -> None: ...
+
+    @property
+    def used(self) -> list[int]: ...
+
+    @used.setter
+    def used(self, arg: Sequence[int], /) -> None: ...
+
+class Piece:
+    """
+    Consecutive tokens of one sequence, from `position` on.
+
+    `logits_to_keep` of the last tokens are scored. `attend_until` is the last position that each token
+    sees, 0 for its own; `inputs_embeds`, 0 for none, stands for the embeddings of the ids.
+    """
+
+    def __init__(self, cache: Cache, position: int, tokens: int, logits_to_keep: int, attend_until: int = 0, inputs_embeds: int = 0) -> None: ...
+
+class Call:
+    """
+    One step of a program: the tokens of some pieces, by address.
+
+    `ids` are those of all pieces, one behind the other. Pieces of at most FEW_TOKENS come first, then
+    those of which at most so many are scored. `scores` (tokens that are scored, vocabulary) are
+    written, soft-capped, and the largest of every MAXIMA_BLOCK of a token's to `maxima` (tokens,
+    ceil(vocabulary / MAXIMA_BLOCK)), 0 for none.
+    """
+
+    def __init__(self, ids: int, pieces: Sequence[Piece], per_layer_rows: Matrix | None, scores: int, maxima: int = 0) -> None: ...
+
 class Norm:
     """RMSNorm: x / rms(x) * (offset + weight), or without a weight (0)."""
 
@@ -136,20 +177,6 @@ class AltUp:
     """A layer's coefficients, by address, float32."""
 
     def __init__(self, router_norm: Norm, modality_router: int, prediction_coefs: int, correction_coefs: int, correct_output_scale: int) -> None: ...
-
-class Call:
-    """
-    One step of a program: rows * tokens_a_row tokens, by address.
-
-    `attend_until` is the last position that each token sees; `inputs_embeds`, 0 for none, stands for
-    the embeddings of the ids. `slots` has for each type of layer the positions in the slots, their
-    stride from row to row, how many slots there are and how many are used; `caches` has for each layer
-    that owns keys k, v, the scales of both and the stride of a row. `scores` (tokens that are scored,
-    vocabulary) are written, soft-capped, and the largest of every MAXIMA_BLOCK of a token's to
-    `maxima` (tokens, ceil(vocabulary / MAXIMA_BLOCK)), 0 for none.
-    """
-
-    def __init__(self, *, ids: int, positions: int, attend_until: int, inputs_embeds: int, rows: int, tokens_a_row: int, logits_to_keep: int | None, slots: Sequence[tuple[int, int, int, int]], caches: Sequence[tuple[int, int, int, int, int]], format: CacheFormat, kv_heads: int, head_dim: int, per_layer_rows: Matrix | None, scores: int, maxima: int = 0) -> None: ...
 
 class Program:
     """A decoder's forward as a list of steps over buffers."""
@@ -199,5 +226,6 @@ class Program:
 
     def run(self, call: Call) -> bool:
         """
-        Make the scores; whether all are finite. MemoryError where there is no room.
+        Make the scores; whether all are finite. ValueError for pieces that cannot be run so,
+        MemoryError where there is no room.
         """

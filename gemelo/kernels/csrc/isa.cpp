@@ -1,5 +1,5 @@
 // The kernel table of one instruction set: compiled once for each, with GEMELO_ISA its name, and
-// the choice among kernels by format, layout and number of tokens.
+// the choice among kernels by format, layout and path.
 
 #include <atomic>
 
@@ -18,6 +18,7 @@
 #include "attention/attend.h"
 #include "gemm/convert.h"
 #include "gemm/float_gemm.h"
+#include "gemm/live_rows.h"
 #include "gemm/panel_gemm.h"
 #include "gemm/rows.h"
 #include "gemm/sparse_columns.h"
@@ -33,79 +34,84 @@ namespace GEMELO_ISA {
 using gemelo::Kernels;
 using gemelo::Layout;
 using gemelo::Packing;
+using gemelo::Path;
 using gemelo::Product;
 using gemelo::Scratch;
 using gemelo::Worker;
 
+// Tokens [first, last) in pairs.
 template <class Q>
-static void dot_blocks(Worker& worker, const Activations& x, int64_t tokens, const Matrix& w,
+static void pack_pairs(const Activations& x, int64_t first, int64_t last, int64_t columns,
+                       Pair* pairs) {
+  for (int64_t t = first; t < last; t++)
+    quantise(x, t, columns, Q::kZero, Q::kMinima, pairs + t * pairs_of(columns));
+}
+
+template <class Q>
+static void dot_blocks(Worker& worker, const Pair* pairs, int64_t tokens, const Matrix& w,
                        const Activations& y) {
-  static thread_local Scratch room;
-  const int64_t span = (w.columns + 63) / 64;
-  Pair* pairs = room.room<Pair>(span * tokens);
-  for (int64_t t = 0; t < tokens; t++)
-    quantise(x, t, w.columns, Q::kZero, Q::kMinima, pairs + t * span);
   worker.deal(w.rows, gemelo::kRowGrain,
               [&](int64_t begin, int64_t end) { dot_rows<Q>(w, begin, end, pairs, tokens, y); });
 }
 
+// Floats are multiplied where they lie, if their rows end with a register.
 template <class W>
 static void dot_floats(Worker& worker, const Activations& x, int64_t tokens, const Matrix& w,
                        const Activations& y) {
   static thread_local Scratch room;
-  const int64_t span = (w.columns + 15) / 16 * 16;
-  float* inputs = room.room<float>(span * tokens);
-  for (int64_t t = 0; t < tokens; t++) copy_row(x, t, w.columns, inputs + t * span);
-  worker.deal(w.rows, gemelo::kRowGrain,
-              [&](int64_t begin, int64_t end) { float_rows<W>(w, begin, end, inputs, tokens, y); });
+  const bool whole = !x.bf16 && w.columns % 16 == 0;
+  const int64_t span = whole ? x.stride : (w.columns + 15) / 16 * 16;
+  float* inputs = whole ? (float*)x.data : room.room<float>(span * tokens);
+  for (int64_t t = 0; t < tokens && !whole; t++) copy_row(x, t, w.columns, inputs + t * span);
+  worker.deal(w.rows, gemelo::kRowGrain, [&](int64_t begin, int64_t end) {
+    float_rows<W>(w, begin, end, inputs, span, tokens, y);
+  });
 }
 
 static void multiply_unpacked(Worker& worker, const Activations& x, int64_t tokens, const Matrix& w,
                               const Activations& y) {
+  static thread_local Scratch room;
   if (w.layout != Layout::kRows)
     return with_panels(w.format, [&]<class P>(std::type_identity<P>) {
       if (w.layout == Layout::kPanels) multiply_one<P>(worker, x, w, y);
       else multiply_strips<P>(worker, x, tokens, w, y);
     });
-  with_blocks(w.format,
-              [&]<class Q>(std::type_identity<Q>) { dot_blocks<Q>(worker, x, tokens, w, y); });
+  with_blocks(w.format, [&]<class Q>(std::type_identity<Q>) {
+    Pair* pairs = room.room<Pair>(pairs_of(w.columns) * tokens);
+    pack_pairs<Q>(x, 0, tokens, w.columns, pairs);
+    dot_blocks<Q>(worker, pairs, tokens, w, y);
+  });
   with_floats(w.format,
               [&]<class W>(std::type_identity<W>) { dot_floats<W>(worker, x, tokens, w, y); });
 }
 
-// ---- many tokens --------------------------------------------------------------------------------
+// ---- tokens that are packed for all threads -----------------------------------------------------
 
-static Packing packing_for(const Matrix& w, int64_t tokens) {
-  const bool few = tokens <= gemelo::kFewTokens;
-  if (few && (w.layout != Layout::kPanels || tokens == 1)) return Packing::kNone;
-#ifdef GEMELO_AVX512
-  if (!few && in_tiles(w.format)) return Packing::kTiles;
-#endif
-  switch (w.format) {
-    case gemelo::kQ4_0: return Packing::kQ4_0;
-    case gemelo::kQ5_0: return Packing::kQ5_0;
-    case gemelo::kQ8_0: return Packing::kQ8_0;
-    case gemelo::kQ4_K:
-    case gemelo::kQ5_K: return Packing::kQ4_K_Q5_K;
-    case gemelo::kQ6_K: return Packing::kQ6_K;
-    default: return few ? Packing::kNone : Packing::kFloats;
-  }
+static Packing bytes_for(Packing::Form form, gemelo::Format format) {
+  return {form, format == gemelo::kQ5_K ? gemelo::kQ4_K : format};
 }
 
-// body(std::type_identity<Q4_0Panel>{}) and the like: a format whose micro-kernel takes a packing
-// of bytes.
-template <class Body>
-static void with_packing(Packing packing, const Body& body) {
-  switch (packing) {
-    case Packing::kQ4_0: return body(std::type_identity<Q4_0Panel>{});
-    case Packing::kQ5_0: return body(std::type_identity<Q5_0Panel>{});
-    case Packing::kQ8_0: return body(std::type_identity<Q8_0Panel>{});
-    case Packing::kQ4_K_Q5_K: return body(std::type_identity<Q4_KPanel>{});
-    case Packing::kQ6_K: return body(std::type_identity<Q6_KPanel>{});
-    case Packing::kNone:
-    case Packing::kFloats:
-    case Packing::kTiles: return;
-  }
+// Exact tokens: few are packed by every thread for itself, more once for all, into the same bytes.
+static Packing exact_packing(const Matrix& w, int64_t tokens) {
+  if (gemelo::is_plain(w.format)) return {};
+  if (tokens <= (w.layout == Layout::kPanels ? 1 : gemelo::kFewTokens)) return {};
+  return bytes_for(w.layout == Layout::kRows ? Packing::kPairs : Packing::kFours, w.format);
+}
+
+static Packing bulk_packing(const Matrix& w) {
+#ifdef GEMELO_AVX512
+  if (in_tiles(w.format)) return {Packing::kTiles};
+#endif
+  if (gemelo::is_plain(w.format)) return {Packing::kFloats};
+  return bytes_for(Packing::kFours, w.format);
+}
+
+static Packing packing_for(const Matrix& w, Path path, int64_t tokens) {
+  return path == Path::kExact ? exact_packing(w, tokens) : bulk_packing(w);
+}
+
+static bool one_path(const Matrix& w) {
+  return w.layout != Layout::kRows && bulk_packing(w).form == Packing::kFours;
 }
 
 // How many tokens go side by side: a kernel for eight takes as long for two.
@@ -117,84 +123,133 @@ static void with_micro_tile(int64_t tokens, const Body& body) {
 }
 
 static size_t packed_bytes(Packing packing, int64_t tokens, int64_t columns) {
-  size_t bytes = packing == Packing::kFloats ? packed_float_bytes(tokens, columns) : 0;
+  size_t bytes = 0;
+  switch (packing.form) {
+    case Packing::kNone: break;
+    case Packing::kPairs: bytes = sizeof(Pair) * tokens * pairs_of(columns); break;
+    case Packing::kFloats: bytes = packed_float_bytes(tokens, columns); break;
+    case Packing::kTiles:
 #ifdef GEMELO_AVX512
-  if (packing == Packing::kTiles)
-    bytes = sizeof(Tile) * ((tokens + 31) / 32 * 2) * ((columns + 31) / 32);
+      bytes = sizeof(Tile) * ((tokens + 31) / 32 * 2) * ((columns + 31) / 32);
 #endif
-  with_packing(packing, [&]<class P>(std::type_identity<P>) {
-    with_micro_tile(tokens, [&](auto T) {
-      const int64_t micro_tiles = (tokens + T - 1) / T;
-      bytes = sizeof(TokenBlock<T>) * micro_tiles * units_of<P>(columns) * P::kBlocks;
-    });
-  });
+      break;
+    case Packing::kFours:
+      with_panels(packing.format, [&]<class P>(std::type_identity<P>) {
+        with_micro_tile(tokens, [&](auto T) {
+          const int64_t micro_tiles = (tokens + T - 1) / T;
+          bytes = sizeof(TokenBlock<T>) * micro_tiles * units_of<P>(columns) * P::kBlocks;
+        });
+      });
+  }
   return bytes;
 }
 
 static void pack(Worker& worker, const Activations& x, int64_t tokens, int64_t columns,
                  Packing packing, void* packed) {
+  switch (packing.form) {
+    case Packing::kNone: return;
+    case Packing::kFloats: return pack_floats(worker, x, tokens, columns, (float*)packed);
+    case Packing::kTiles:
 #ifdef GEMELO_AVX512
-  if (packing == Packing::kTiles) return pack_tiles(worker, x, tokens, columns, packed);
+      pack_tiles(worker, x, tokens, columns, packed);
 #endif
-  if (packing == Packing::kFloats) return pack_floats(worker, x, tokens, columns, (float*)packed);
-  with_packing(packing, [&]<class P>(std::type_identity<P>) {
-    with_micro_tile(tokens, [&](auto T) { pack_matrix<P, T>(worker, x, tokens, columns, packed); });
-  });
-}
-
-static void multiply(Worker& worker, const void* packed, int64_t tokens, const Matrix& w,
-                     const Activations& y) {
-  const Packing packing = packing_for(w, tokens);
-#ifdef GEMELO_AVX512
-  if (packing == Packing::kTiles) {
-#ifdef GEMELO_AMX
-    with_panels(w.format, [&]<class P>(std::type_identity<P>) {
-      multiply_tiles<BlockTiles<P>>(worker, packed, tokens, w, y);
-    });
-#endif
-    with_floats(w.format, [&]<class W>(std::type_identity<W>) {
-      multiply_tiles<FloatTiles<W>>(worker, packed, tokens, w, y);
-    });
-    return;
+      return;
+    case Packing::kPairs:
+      return with_blocks(packing.format, [&]<class Q>(std::type_identity<Q>) {
+        int64_t begin, end;
+        worker.share(tokens, 1, begin, end);
+        pack_pairs<Q>(x, begin, end, columns, (Pair*)packed);
+      });
+    case Packing::kFours:
+      return with_panels(packing.format, [&]<class P>(std::type_identity<P>) {
+        with_micro_tile(tokens,
+                        [&](auto T) { pack_matrix<P, T>(worker, x, tokens, columns, packed); });
+      });
   }
-#endif
-  if (packing == Packing::kFloats)
-    return with_floats(w.format, [&]<class W>(std::type_identity<W>) {
-      multiply_floats<W>(worker, (const float*)packed, tokens, w, y);
-    });
-  with_panels(w.format, [&]<class P>(std::type_identity<P>) {
-    with_micro_tile(tokens, [&](auto T) {
-      multiply_packed<P, T>(worker, (const TokenBlock<T>*)packed, tokens, w, y);
-    });
-  });
 }
 
 #ifdef GEMELO_AVX512
-// Whether attention goes through bfloat16 tiles: never over a cache of floats, which is asked for
+static void multiply_in_tiles(Worker& worker, const void* packed, int64_t tokens, const Matrix& w,
+                              const Activations& y) {
+#ifdef GEMELO_AMX
+  with_panels(w.format, [&]<class P>(std::type_identity<P>) {
+    multiply_tiles<BlockTiles<P>>(worker, packed, tokens, w, y);
+  });
+#endif
+  with_floats(w.format, [&]<class W>(std::type_identity<W>) {
+    multiply_tiles<FloatTiles<W>>(worker, packed, tokens, w, y);
+  });
+}
+#endif
+
+static void multiply(Worker& worker, const void* packed, Packing packing, int64_t tokens,
+                     const Matrix& w, const Activations& y) {
+  switch (packing.form) {
+    case Packing::kNone: return;
+    case Packing::kTiles:
+#ifdef GEMELO_AVX512
+      multiply_in_tiles(worker, packed, tokens, w, y);
+#endif
+      return;
+    case Packing::kFloats:
+      return with_floats(w.format, [&]<class W>(std::type_identity<W>) {
+        multiply_floats<W>(worker, (const float*)packed, tokens, w, y);
+      });
+    case Packing::kPairs:
+      return with_blocks(w.format, [&]<class Q>(std::type_identity<Q>) {
+        dot_blocks<Q>(worker, (const Pair*)packed, tokens, w, y);
+      });
+    case Packing::kFours:
+      return with_panels(w.format, [&]<class P>(std::type_identity<P>) {
+        with_micro_tile(tokens, [&](auto T) {
+          multiply_packed<P, T>(worker, (const TokenBlock<T>*)packed, tokens, w, y);
+        });
+      });
+  }
+}
+
+// ---- attention ----------------------------------------------------------------------------------
+
+#ifdef GEMELO_AVX512
+// Whether bulk tokens go through bfloat16 tiles: never over a cache of floats, which is asked for
 // where every rounding matters.
 static bool attends_in_tiles(const Attend& a) {
-  return a.tokens > gemelo::kFewTokens && a.cache.format != gemelo::CacheFormat::kF32;
+  return a.num_exact < a.num_pieces && exact_end(a)->cache->format != gemelo::CacheFormat::kF32;
 }
 #endif
 
+// Parts of exact tokens, then tiles of bulk pieces' keys and values.
 static size_t attend_bytes(const Attend& a) {
+  const size_t exact = (exact_bytes(a) + 63) / 64 * 64;
 #ifdef GEMELO_AVX512
-  if (attends_in_tiles(a)) return tile_attend_bytes(a);
+  if (attends_in_tiles(a)) return exact + tile_attend_bytes(a);
 #endif
-  return a.tokens <= gemelo::kFewTokens ? few_attend_bytes(a) : 0;
+  return exact;
 }
 
 static void attend(Worker& worker, const Attend& a, void* room) {
+  auto* parts = (float*)room;
+  if (a.num_exact) attend_exact(worker, a, parts);
 #ifdef GEMELO_AVX512
-  if (attends_in_tiles(a)) return attend_tiles(worker, a, room);
+  auto* tiles = (Tile*)((uint8_t*)room + (exact_bytes(a) + 63) / 64 * 64);
+  if (attends_in_tiles(a)) {
+    pack_caches(worker, a, tiles);
+    worker.barrier();
+    attend_tiles(worker, a, tiles);
+    if (a.num_exact) merge_exact(worker, a, parts);
+    return;
+  }
 #endif
-  if (a.tokens <= gemelo::kFewTokens) attend_few(worker, a, room);
-  else attend_many(worker, a);
+  if (a.num_exact < a.num_pieces) attend_many(worker, a);
+  if (!a.num_exact) return;
+  worker.barrier();
+  merge_exact(worker, a, parts);
 }
 
 static void product(const Product& p) {
-  const Packing packing = packing_for(p.w, p.tokens);
-  if (packing == Packing::kNone)
+  const bool few = p.tokens <= gemelo::kFewTokens;
+  const Packing packing = packing_for(p.w, few ? Path::kExact : Path::kBulk, p.tokens);
+  if (packing.form == Packing::kNone)
     return gemelo::parallel(
         [&](Worker& worker) { multiply_unpacked(worker, p.x, p.tokens, p.w, p.y); });
   static thread_local Scratch room;
@@ -202,7 +257,7 @@ static void product(const Product& p) {
   gemelo::parallel([&](Worker& worker) {
     pack(worker, p.x, p.tokens, p.w.columns, packing, packed);
     worker.barrier();
-    multiply(worker, packed, p.tokens, p.w, p.y);
+    multiply(worker, packed, packing, p.tokens, p.w, p.y);
   });
 }
 
@@ -297,6 +352,7 @@ const Kernels kernels = {
     .product = product,
     .gather = gather,
     .packing_for = packing_for,
+    .one_path = one_path,
     .packed_bytes = packed_bytes,
     .pack = pack,
     .multiply = multiply,
@@ -322,6 +378,8 @@ const Kernels kernels = {
     .laurel_residual = laurel_residual,
     .gaussian_cutoff = gaussian_cutoff,
     .gaussian_topk = gaussian_topk,
+    .live_packing = live_packing,
+    .gate_live = gate_live,
     .gate_per_layer_input = gate_per_layer_input,
     .add_to_others = add_to_others,
     .match_magnitude = match_magnitude,

@@ -1,9 +1,9 @@
-// Attention in float, of few tokens or without tiles, as Flash-Decoding splits it: every key and value is
-// read once for all the heads that share it, some slots at a time.
+// Attention in float, of exact tokens or without tiles, as Flash-Decoding splits it: every key and
+// value is read once for all the heads that share it, some slots at a time.
 //
 // What a split of the slots contributes to a head (a part) has sums of its own, and parts are put
 // together in the order of their slots. So a result depends neither on how slots were shared out
-// among threads nor on what other tokens there are.
+// among threads nor on what other tokens, of which sequences, there are.
 
 #pragma once
 
@@ -20,6 +20,7 @@
 namespace GEMELO_ISA {
 
 using gemelo::Attend;
+using gemelo::Piece;
 using gemelo::Worker;
 
 constexpr int kPartSlots = 64;                          // of a part
@@ -36,7 +37,6 @@ static inline Part& part_of(float* sums, int64_t d) { return *(Part*)(sums + d);
 
 // Whether the token at `query`, which looks ahead as far as `until`, sees a key.
 static inline bool attends_to(int64_t query, int64_t until, int64_t key, int64_t window) {
-  if (query < 0) return true;  // padding: unread, but finite
   return key >= 0 && key <= until && (!window || key > query - window);
 }
 
@@ -119,17 +119,48 @@ static inline void by_heads(int64_t group, const Body& body) {
   if (head < group) body(std::integral_constant<int, 1>{}, head);
 }
 
-// The slots of a part, for the heads of a token that share the `count` key heads from `shared` on.
+static inline const gemelo::SlotPositions& slots_of(const Attend& a, const Piece& piece) {
+  return piece.cache->slots[(int)a.layer_type];
+}
+static inline int64_t parts_of(const Attend& a, const Piece& piece) {
+  return (slots_of(a, piece).used + kPartSlots - 1) / kPartSlots;
+}
+
+// Goes along a list of what pieces have, `count(piece)` things each, one piece's behind another's.
+template <class Count>
+struct Walk {
+  const Piece* piece;
+  Count count;
+  int64_t first = 0;  // of the piece's things
+
+  Walk(const Piece* pieces, Count count) : piece(pieces), count(count) {}
+
+  // Where in its piece a thing lies; never one before the last that was asked for.
+  int64_t to(int64_t i) {
+    for (int64_t there; i >= first + (there = count(*piece)); piece++) first += there;
+    return i - first;
+  }
+};
+
+template <class Count>
+static inline int64_t count_all(const Piece* pieces, const Piece* end, const Count& count) {
+  int64_t all = 0;
+  for (; pieces < end; pieces++) all += count(*pieces);
+  return all;
+}
+
+// The slots of a part, for the heads of a piece's token that share the `count` key heads from
+// `shared` on.
 struct Split {
+  const Piece* piece;
   int64_t token, shared, count, begin, end;
 };
 
-static inline int64_t parts_of(const Attend& a) { return (a.slots + kPartSlots - 1) / kPartSlots; }
-
-static inline Split split_of(const Attend& a, int64_t token, int64_t part, int64_t shared,
-                             int64_t count) {
+static inline Split split_of(const Attend& a, const Piece& piece, int64_t token, int64_t part,
+                             int64_t shared, int64_t count) {
   const int64_t begin = part * kPartSlots;
-  return {token, shared, count, begin, std::min(begin + kPartSlots, a.slots)};
+  return {&piece, token, shared, count,
+          begin,  std::min(begin + kPartSlots, slots_of(a, piece).used)};
 }
 
 // The slots [first, last) of the key heads of a split, which lie side by side.
@@ -147,31 +178,35 @@ static inline Prefetcher prefetcher(const Slots<Number>& of, const Split& split,
 static inline void attend_split(const Attend& a, const Split& split, const Split& next,
                                 float* parts) {
   static thread_local gemelo::Scratch room;
-  const int64_t d = a.cache.d, group = a.heads / a.cache.heads, heads = split.count * group;
-  const int64_t row = split.token / a.tokens_a_row, next_row = next.token / a.tokens_a_row;
-  const int64_t* positions = a.key_positions + row * a.position_stride;
-  const float* q = a.q + (split.token * a.heads + split.shared * group) * d;
-  const int64_t query = a.query_positions[split.token], until = a.attend_until[split.token];
+  const Piece& piece = *split.piece;
+  const KvCache& cache = *piece.cache;
+  const KvTensor& kept_keys = cache.layers[a.layer].k;
+  const KvTensor& kept_values = cache.layers[a.layer].v;
+  const int64_t d = cache.d, group = a.heads / cache.heads, heads = split.count * group;
+  const int64_t* positions = slots_of(a, piece).positions;
+  const float* q = a.q + ((piece.first + split.token) * a.heads + split.shared * group) * d;
+  const int64_t query = piece.position + split.token, until = piece.until(split.token);
   float* weights = room.room<float>(heads * kPartSlots);
   int32_t seen[kPartSlots] = {(int32_t)split.begin};
   int count = 0;
   for (int64_t s = split.begin; s < split.end; s++)
     if (attends_to(query, until, positions[s], a.window)) seen[count++] = (int32_t)s;
-  with_numbers(a.cache, [&](auto number) {
+  with_numbers(cache, [&](auto number) {
     using Of = Slots<decltype(number)>;
-    const Of keys(a.cache, a.cache.k, next_row, next.shared);
-    const Of values(a.cache, a.cache.v, row, split.shared);
+    const KvCache& later = *next.piece->cache;
+    const Of keys(later, later.layers[a.layer].k, next.shared);
+    const Of values(cache, kept_values, split.shared);
     Prefetcher next_keys = prefetcher(keys, next, next.begin, next.end, d);
     Prefetcher then =
         prefetcher(values, split, seen[0], count ? seen[count - 1] + 1 : split.begin, d);
     for (int64_t i = 0; i < split.count; i++)
       by_heads(group, [&](auto H, int64_t head) GEMELO_INLINE {
-        const Of k(a.cache, a.cache.k, row, split.shared + i);
+        const Of k(cache, kept_keys, split.shared + i);
         score_slots<H>(q + (i * group + head) * d, k, d, seen, count, a.scale, then,
                        weights + (i * group + head) * kPartSlots);
       });
     for (int64_t i = 0; i < split.count; i++) {
-      const Of v(a.cache, a.cache.v, row, split.shared + i);
+      const Of v(cache, kept_values, split.shared + i);
       for (int64_t head = i * group; head < (i + 1) * group; head++) {
         float* own = weights + head * kPartSlots;
         part_of(parts + head * part_floats(d), d) = count ? softmax_part(own, count) : Part{};
@@ -202,53 +237,80 @@ static inline void finish(const float* sum, float* out, int64_t d) {
   for (int64_t i = 0; i < d; i += 16) store(out + i, load(sum + i) * inverse);
 }
 
-// Few tokens: parts are shared out, then put together.
-static size_t few_attend_bytes(const Attend& a) {
-  return sizeof(float) * a.tokens * a.heads * parts_of(a) * part_floats(a.cache.d);
+// Exact tokens: the parts of all of them are shared out in one list, by token, part and head, and
+// then put together.
+static inline const Piece* exact_end(const Attend& a) { return a.pieces + a.num_exact; }
+static inline int64_t exact_parts(const Attend& a) {
+  return count_all(a.pieces, exact_end(a),
+                   [&](const Piece& piece) { return piece.tokens * parts_of(a, piece); });
 }
-static void attend_few(Worker& worker, const Attend& a, void* room) {
-  const int64_t d = a.cache.d, group = a.heads / a.cache.heads, parts = parts_of(a);
-  const int64_t floats = part_floats(d), all_parts = a.tokens * parts;
-  float* all = (float*)room;  // by token, part and head
+static size_t exact_bytes(const Attend& a) {
+  if (!a.num_exact) return 0;
+  return sizeof(float) * exact_parts(a) * a.heads * part_floats(a.pieces->cache->d);
+}
+
+static void attend_exact(Worker& worker, const Attend& a, float* all) {
+  const int64_t key_heads = a.pieces->cache->heads, group = a.heads / key_heads;
+  const int64_t floats = part_floats(a.pieces->cache->d), all_parts = exact_parts(a);
   // All heads go together, unless that leaves too little for every thread.
-  const int64_t cuts = all_parts >= 4 * worker.count ? 1 : a.cache.heads;
-  const int64_t runs = all_parts * cuts, shared = a.cache.heads / cuts;
+  const int64_t cuts = all_parts >= 4 * worker.count ? 1 : key_heads;
+  const int64_t runs = all_parts * cuts, shared = key_heads / cuts;
+  Walk walk{a.pieces, [&](const Piece& piece) { return piece.tokens * parts_of(a, piece); }};
   const auto split = [&](int64_t i) {
-    return split_of(a, i / cuts / parts, i / cuts % parts, i % cuts * shared, shared);
+    const int64_t at = walk.to(i / cuts), parts = parts_of(a, *walk.piece);
+    return split_of(a, *walk.piece, at / parts, at % parts, i % cuts * shared, shared);
   };
   // Dealt out in turn: what a window shows of a ring lies together.
-  for (int64_t i = worker.index; i < runs; i += worker.count) {
-    const int64_t next = i + worker.count < runs ? i + worker.count : i;
-    attend_split(a, split(i), split(next), all + i * shared * group * floats);
-  }
-  worker.barrier();
-  int64_t begin, end;
-  worker.share(a.tokens * a.heads, 1, begin, end);
-  for (int64_t i = begin; i < end; i++) {
-    float* first = all + (i / a.heads * parts * a.heads + i % a.heads) * floats;
-    for (int64_t part = 1; part < parts; part++)
-      merge_part(first, first + part * a.heads * floats, d);
-    finish(first, a.out + i * d, d);
+  int64_t i = worker.index;
+  if (i >= runs) return;
+  for (Split now = split(i); i < runs; i += worker.count) {
+    const Split next = i + worker.count < runs ? split(i + worker.count) : now;
+    attend_split(a, now, next, all + i * shared * group * floats);
+    now = next;
   }
 }
 
-// Many tokens: each thread has tokens of its own.
+static void merge_exact(Worker& worker, const Attend& a, float* all) {
+  const int64_t d = a.pieces->cache->d, floats = part_floats(d);
+  const Piece& last = exact_end(a)[-1];
+  int64_t begin, end, before = 0;  // parts of the pieces before
+  worker.share((last.first + last.tokens) * a.heads, 1, begin, end);
+  for (const Piece* piece = a.pieces; piece < exact_end(a); piece++) {
+    const int64_t parts = parts_of(a, *piece), from = piece->first * a.heads;
+    const int64_t until = from + piece->tokens * a.heads;
+    for (int64_t i = std::max(begin, from); i < std::min(end, until); i++) {
+      const int64_t token = (i - from) / a.heads, head = i % a.heads;
+      float* first = all + ((before + token * parts) * a.heads + head) * floats;
+      for (int64_t part = 1; part < parts; part++)
+        merge_part(first, first + part * a.heads * floats, d);
+      finish(first, a.out + i * d, d);
+    }
+    before += piece->tokens * parts;
+  }
+}
+
+// Bulk tokens without tiles: each thread has tokens of its own.
 static void attend_many(Worker& worker, const Attend& a) {
   static thread_local gemelo::Scratch room;
-  const int64_t d = a.cache.d, floats = part_floats(d), parts = parts_of(a);
+  const Piece *bulk = exact_end(a), *end = a.pieces + a.num_pieces;
+  const int64_t d = bulk->cache->d, key_heads = bulk->cache->heads, floats = part_floats(d);
   float* sums = room.room<float>(2 * a.heads * floats);
   float* more = sums + a.heads * floats;
+  const int64_t tokens = end[-1].first + end[-1].tokens - bulk->first;
+  Walk walk{bulk, [](const Piece& piece) { return piece.tokens; }};
   // Later tokens see more: dealt out in turn, everybody gets early and late ones.
-  for (int64_t i = worker.index; i < a.tokens; i += worker.count) {
+  for (int64_t i = worker.index; i < tokens; i += worker.count) {
+    const int64_t token = walk.to(i), parts = parts_of(a, *walk.piece);
     for (int64_t part = 0; part < parts; part++) {
-      const Split split = split_of(a, i, part, 0, a.cache.heads);
-      const Split next = split_of(a, i, (part + 1) % parts, 0, a.cache.heads);
-      attend_split(a, split, next, part ? more : sums);
+      const auto split = [&](int64_t part) {
+        return split_of(a, *walk.piece, token, part, 0, key_heads);
+      };
+      attend_split(a, split(part), split((part + 1) % parts), part ? more : sums);
       for (int64_t head = 0; part && head < a.heads; head++)
         merge_part(sums + head * floats, more + head * floats, d);
     }
     for (int64_t head = 0; head < a.heads; head++)
-      finish(sums + head * floats, a.out + (i * a.heads + head) * d, d);
+      finish(sums + head * floats, a.out + ((bulk->first + i) * a.heads + head) * d, d);
   }
 }
 

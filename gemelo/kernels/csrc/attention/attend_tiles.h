@@ -1,6 +1,7 @@
-// Attention of many tokens in bfloat16 tiles, as FlashAttention blocks it: keys and values become
+// Attention of bulk tokens in bfloat16 tiles, as FlashAttention blocks it: keys and values become
 // tiles once for all heads' tokens, blocks of 32 tokens look at blocks of 32 slots, and blocks that
-// nobody may look at are skipped, which is all that a window or the future costs.
+// nobody may look at are skipped, which is all that a window or the future costs. A piece's blocks
+// begin at its first token, so they give the same bits whatever else is in the step.
 //
 // Scores of up to kSlots slots are held at once; longer caches go on with the running maximum and
 // sum (online softmax, arXiv 1805.02867).
@@ -20,9 +21,40 @@ static inline int64_t head_tiles(int64_t slots, int64_t d) {
   return (slots + kBlock - 1) / kBlock * (d / 16);
 }
 
+static inline int64_t blocks_of(int64_t count) { return (count + kBlock - 1) / kBlock; }
+
+// Tiles of the keys and values of a piece's cache.
+static inline int64_t piece_tiles(const Attend& a, const Piece& piece) {
+  return 2 * piece.cache->heads * head_tiles(slots_of(a, piece).used, piece.cache->d);
+}
 static size_t tile_attend_bytes(const Attend& a) {
-  const int64_t rows = a.tokens / a.tokens_a_row;
-  return sizeof(Tile) * 2 * rows * a.cache.heads * head_tiles(a.slots, a.cache.d);
+  return sizeof(Tile) * count_all(exact_end(a), a.pieces + a.num_pieces,
+                                  [&](const Piece& piece) { return piece_tiles(a, piece); });
+}
+
+// The positions that a token sees, or all of a piece's.
+struct Sight {
+  int64_t first, last;
+};
+
+static inline Sight sight_of(const Attend& a, const Piece& piece, int64_t token) {
+  const int64_t query = piece.position + token;
+  return {a.window ? std::max<int64_t>(0, query - a.window + 1) : 0, piece.until(token)};
+}
+
+static inline Sight sight_of(const Attend& a, const Piece& piece) {
+  Sight all = sight_of(a, piece, 0);
+  for (int64_t t = 1; t < piece.tokens; t++) all.last = std::max(all.last, piece.until(t));
+  return all;
+}
+
+// Whether some position of a block of slots is seen.
+static inline bool is_seen(const gemelo::SlotPositions& slots, int64_t block, const Sight& sight) {
+  const int64_t end = std::min((block + 1) * kBlock, slots.used);
+  bool seen = false;
+  for (int64_t s = block * kBlock; s < end; s++)
+    seen |= slots.positions[s] >= sight.first && slots.positions[s] <= sight.last;
+  return seen;
 }
 
 // Sixteen of the numbers of a slot, times its scale; 0 where there is no such slot.
@@ -60,23 +92,37 @@ static inline void pack_values(const Slots<Number>& v, int64_t slot, int64_t slo
   }
 }
 
-// This worker's share of all keys and values: keys first, then values, head by head.
-static inline void pack_cache(Worker& worker, const Attend& a, Tile* packed) {
-  const int64_t d = a.cache.d, heads = a.cache.heads, tiles = head_tiles(a.slots, d);
-  const int64_t rows = a.tokens / a.tokens_a_row, blocks = (a.slots + kBlock - 1) / kBlock;
-  int64_t begin, end;
-  worker.share(rows * heads * blocks, 1, begin, end);
-  with_numbers(a.cache, [&](auto number) {
-    for (int64_t i = begin; i < end; i++) {
-      const int64_t head = i / blocks, slot = i % blocks * kBlock;  // head of a row
-      const Slots<decltype(number)> k(a.cache, a.cache.k, head / heads, head % heads);
-      const Slots<decltype(number)> v(a.cache, a.cache.v, head / heads, head % heads);
-      Tile* keys = packed + head * tiles + slot / kBlock * (d / 16);
-      pack_keys(k, slot, a.slots, d, keys);
-      pack_keys(k, slot + 16, a.slots, d, keys + d / 32);
-      pack_values(v, slot, a.slots, d, keys + rows * heads * tiles);
+// This worker's share of the keys and values that a piece sees: keys first, then values, head by
+// head. `turn` counts blocks of all pieces, which are dealt out in turn.
+static inline void pack_cache(Worker& worker, const Attend& a, const Piece& piece, int64_t& turn,
+                              Tile* packed) {
+  const KvCache& cache = *piece.cache;
+  const gemelo::KvLayer& kept = cache.layers[a.layer];
+  const gemelo::SlotPositions& slots = slots_of(a, piece);
+  const int64_t d = cache.d, tiles = head_tiles(slots.used, d);
+  const Sight sight = sight_of(a, piece);
+  with_numbers(cache, [&](auto number) {
+    for (int64_t block = 0; block < blocks_of(slots.used); block++) {
+      if (!is_seen(slots, block, sight)) continue;
+      for (int64_t head = 0; head < cache.heads; head++) {
+        if (turn++ % worker.count != worker.index) continue;
+        const Slots<decltype(number)> k(cache, kept.k, head), v(cache, kept.v, head);
+        const int64_t slot = block * kBlock;
+        Tile* keys = packed + head * tiles + block * (d / 16);
+        pack_keys(k, slot, slots.used, d, keys);
+        pack_keys(k, slot + 16, slots.used, d, keys + d / 32);
+        pack_values(v, slot, slots.used, d, keys + cache.heads * tiles);
+      }
     }
   });
+}
+
+static void pack_caches(Worker& worker, const Attend& a, Tile* packed) {
+  int64_t turn = 0;
+  for (const Piece* piece = exact_end(a); piece < a.pieces + a.num_pieces; piece++) {
+    pack_cache(worker, a, *piece, turn, packed);
+    packed += piece_tiles(a, *piece);
+  }
 }
 
 // What a block of tokens keeps while it goes through the slots: the positions it may look at, the
@@ -126,23 +172,22 @@ static inline float softmax_row(float* scores, int64_t count, float* most, float
   return shrink;
 }
 
-// One head's block of 32 tokens.
-static inline void attend_block(const Attend& a, const Tile* keys, const Tile* values, int64_t row,
-                                int64_t head, int64_t first, float* room) {
-  const int64_t d = a.cache.d, steps = d / 32, wide = kSlots;
-  const int64_t there = a.tokens_a_row - first < kBlock ? a.tokens_a_row - first : kBlock;
+// One head's block of 32 tokens of a piece, from `first` on.
+static inline void attend_block(const Attend& a, const Piece& piece, const Tile* keys,
+                                const Tile* values, int64_t head, int64_t first, float* room) {
+  const int64_t d = piece.cache->d, steps = d / 32, wide = kSlots;
+  const int64_t there = std::min(piece.tokens - first, kBlock);
+  const gemelo::SlotPositions& table = slots_of(a, piece);
   float* scores = room;                 // 32 x kSlots
   float* out = scores + kBlock * wide;  // 32 x d
   Tile* q = (Tile*)(out + kBlock * d);  // 2 x d / 32
   Tile* weights = q + 2 * steps;        // 2 x kSlots / 32
-  const int64_t all_blocks = (a.slots + kBlock - 1) / kBlock;
+  const int64_t all_blocks = blocks_of(table.used);
   auto* positions = (int32_t*)(weights + 2 * wide / 32);
   auto* slots = positions + all_blocks * kBlock;  // blocks of slots that somebody sees
-  const int64_t* queries = a.query_positions + row * a.tokens_a_row + first;
-  const int64_t* until = a.attend_until + row * a.tokens_a_row + first;
 
   for (int64_t t = 0; t < kBlock; t++) {
-    const float* x = a.q + ((row * a.tokens_a_row + first + t) * a.heads + head) * d;
+    const float* x = a.q + ((piece.first + first + t) * a.heads + head) * d;
     for (int64_t i = 0; i < steps; i++) {
       uint16_t* line = q[(t / 16) * steps + i] + 32 * (t % 16);
       store_bf16(line, t < there ? load(x + 32 * i) : set(0));
@@ -150,28 +195,23 @@ static inline void attend_block(const Attend& a, const Tile* keys, const Tile* v
     }
   }
   TokenState state;
-  int32_t least = INT32_MAX, last = -1;
+  Sight all = sight_of(a, piece, first);
   for (int t = 0; t < kBlock; t++) {
-    const int64_t query = t < there ? queries[t] : -1;  // padding sees everything, and is not read
-    const int64_t first_seen = a.window && query >= a.window ? query - a.window + 1 : 0;
-    state.low[t] = query < 0 ? INT32_MIN : (int32_t)first_seen;
-    state.high[t] = query < 0 ? INT32_MAX : (int32_t)until[t];
+    // What fills up the block sees everything, and is not read.
+    const Sight one = t < there ? sight_of(a, piece, first + t) : Sight{INT32_MIN, INT32_MAX};
+    state.low[t] = (int32_t)one.first;
+    state.high[t] = (int32_t)one.last;
     state.most[t] = -1e30f;
     state.total[t] = 0;
-    if (query >= 0 && state.low[t] < least) least = state.low[t];
-    if (query >= 0 && state.high[t] > last) last = state.high[t];
+    if (t < there) all.last = std::max(all.last, one.last);
   }
-  const int64_t* table = a.key_positions + row * a.position_stride;
   int64_t count = 0;
   for (int64_t block = 0; block < all_blocks; block++) {
-    bool wanted = false;
-    for (int64_t s = block * kBlock; s < (block + 1) * kBlock; s++) {
-      positions[s] = s < a.slots ? (int32_t)table[s] : -1;
-      wanted |= positions[s] >= least && positions[s] <= last;
-    }
-    if (wanted) slots[count++] = (int32_t)block;
+    if (!is_seen(table, block, all)) continue;
+    slots[count++] = (int32_t)block;
+    for (int64_t s = block * kBlock; s < (block + 1) * kBlock; s++)
+      positions[s] = s < table.used ? (int32_t)table.positions[s] : -1;
   }
-  if (!count) slots[count++] = 0;  // a block of padding alone
   for (int64_t begin = 0; begin < count; begin += wide / kBlock) {
     const int64_t blocks = count - begin < wide / kBlock ? count - begin : wide / kBlock;
     for (int64_t i = 0; i < blocks; i++) {
@@ -196,27 +236,34 @@ static inline void attend_block(const Attend& a, const Tile* keys, const Tile* v
     }
   }
   for (int64_t t = 0; t < there; t++) {
-    float* y = a.out + ((row * a.tokens_a_row + first + t) * a.heads + head) * d;
+    float* y = a.out + ((piece.first + first + t) * a.heads + head) * d;
     const F inverse = set(1.0f / state.total[t]);
     for (int64_t i = 0; i < d; i += 16) store(y + i, load(out + t * d + i) * inverse);
   }
 }
 
-static void attend_tiles(Worker& worker, const Attend& a, void* room) {
+// All pieces' blocks in one list, over the tiles of pack_caches.
+static void attend_tiles(Worker& worker, const Attend& a, const Tile* packed) {
   static thread_local gemelo::Scratch own;
-  auto* packed = (Tile*)room;
-  pack_cache(worker, a, packed);
-  worker.barrier();
-  begin_tiles();
-  const int64_t d = a.cache.d, tiles = head_tiles(a.slots, d), rows = a.tokens / a.tokens_a_row;
-  const int64_t blocks = (a.tokens_a_row + kBlock - 1) / kBlock, group = a.heads / a.cache.heads;
+  const Piece *bulk = exact_end(a), *end = a.pieces + a.num_pieces;
+  const int64_t d = bulk->cache->d, group = a.heads / bulk->cache->heads;
+  int64_t most = 0;  // slots of a piece
+  for (const Piece* piece = bulk; piece < end; piece++)
+    most = std::max(most, slots_of(a, *piece).used);
   float* scratch = own.room<float>(kBlock * kSlots + kBlock * d + 512 * (d / 32) +
-                                   512 * (kSlots / 32) + 2 * a.slots + 4 * kBlock);
-  // Later blocks see more: dealt out in turn, everybody gets early and late ones.
-  for (int64_t i = worker.index; i < rows * a.heads * blocks; i += worker.count) {
-    const int64_t block = i / (rows * a.heads), head = i % a.heads, row = i / a.heads % rows;
-    const Tile* keys = packed + (row * a.cache.heads + head / group) * tiles;
-    attend_block(a, keys, keys + rows * a.cache.heads * tiles, row, head, block * kBlock, scratch);
+                                   512 * (kSlots / 32) + 2 * most + 4 * kBlock);
+  begin_tiles();
+  int64_t turn = 0;
+  for (const Piece* piece = bulk; piece < end; packed += piece_tiles(a, *piece++)) {
+    const int64_t tiles = head_tiles(slots_of(a, *piece).used, d);
+    // Later blocks see more: dealt out in turn, everybody gets early and late ones.
+    for (int64_t i = 0; i < blocks_of(piece->tokens) * a.heads; i++) {
+      if (turn++ % worker.count != worker.index) continue;
+      const int64_t block = i / a.heads, head = i % a.heads;
+      const Tile* keys = packed + head / group * tiles;
+      attend_block(a, *piece, keys, keys + piece->cache->heads * tiles, head, block * kBlock,
+                   scratch);
+    }
   }
   end_tiles();
 }

@@ -40,7 +40,7 @@ static inline void round_head(const float* x, int64_t d, int8_t* out, uint16_t* 
     store_bytes(out + i, nearest(smaller(larger(load(x + i) / step, set(-127)), set(127))));
 }
 
-// Keys or values of one head of a row.
+// Keys or values of one head.
 template <class Number>
 struct Slots {
   static constexpr bool kScaled = std::is_same_v<Number, int8_t>;
@@ -48,9 +48,9 @@ struct Slots {
   uint16_t* scales;
   int64_t stride, heads;
 
-  Slots(const KvCache& cache, const KvTensor& kept, int64_t row, int64_t head)
-      : numbers((Number*)kept.numbers + row * cache.row_stride + head * cache.d),
-        scales(kScaled ? kept.scales + row * cache.row_stride / cache.d + head : nullptr),
+  Slots(const KvCache& cache, const KvTensor& kept, int64_t head)
+      : numbers((Number*)kept.numbers + head * cache.d),
+        scales(kScaled ? kept.scales + head : nullptr),
         stride(cache.heads * cache.d),
         heads(cache.heads) {}
 

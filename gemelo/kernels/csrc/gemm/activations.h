@@ -1,5 +1,5 @@
-// Activations quantised to int8, with a scale for every 32 (as GGUF's Q8_0), made anew for each
-// product by every thread that needs them (cheaper than a barrier).
+// Activations quantised to int8, with a scale for every 32 (as GGUF's Q8_0): of few tokens anew for
+// each product by every thread that needs them (cheaper than a barrier), of many once.
 //
 // A NaN among 32 numbers makes their scale NaN, and an infinity makes it infinite, so that a broken
 // weight is seen in the result instead of being rounded away.
@@ -21,6 +21,8 @@ struct Pair {
     float sums[16];    // or, for formats with minima, -scale times that sum
   };
 };
+
+static inline int64_t pairs_of(int64_t columns) { return (columns + 63) / 64; }
 
 static inline F load16(const Activations& x, int64_t token, int64_t at) {
   const int64_t i = token * x.stride + at;

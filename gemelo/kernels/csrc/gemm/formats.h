@@ -20,6 +20,11 @@ enum Format {
   kBF16 = 30,
 };
 
+// Whether weights are floats, each for itself, and no blocks.
+constexpr bool is_plain(Format format) {
+  return format == kF32 || format == kF16 || format == kBF16;
+}
+
 // Rows of blocks, usually in a mapped file; or panels of sixteen rows, or strips of their columns
 // (gemm/panels.h).
 enum class Layout { kRows, kPanels, kStrips };

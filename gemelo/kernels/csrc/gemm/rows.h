@@ -1,11 +1,13 @@
-// GEMV of few tokens over rows as the file has them: every row of weights is read once and
+// GEMV of exact tokens over rows as the file has them: every row of weights is read once and
 // multiplied with each token's bytes.
 //
 // What a (row, token) pair adds up, and in which order, does not depend on how many rows, tokens or
 // threads there are. So the scores of one token alone and of the same token among sixteen are equal
-// to the bit, which speculative decoding relies on.
+// to the bit, which speculative decoding relies on, and whoever shares a step with others.
 
 #pragma once
+
+#include <algorithm>
 
 #include "gemm/activations.h"
 #include "gemm/blocks.h"
@@ -19,6 +21,8 @@ using gemelo::Matrix;
 
 constexpr int64_t kMicroTilesAhead = 4;            // whose rows are fetched, where they lie apart
 constexpr int kChains = kMicroTokens > 4 ? 4 : 2;  // sums of a row of floats, as registers allow
+constexpr int kTokensAtOnce = 4;                   // of a micro-tile
+constexpr int64_t kBandBytes = 1 << 17;            // of rows that stay near for all tokens
 
 // y[t][r] for R rows and T tokens. `pairs` holds the tokens, `span` pairs apart. `later` are rows
 // to fetch meanwhile, where those behind one another have something between them that is not read;
@@ -125,39 +129,55 @@ static inline void by_micro_tiles(const Matrix& w, int64_t row_bytes, int64_t be
   else tiles(std::false_type{});
 }
 
+// body(begin, end) for rows [begin, end): all of them, or bands that stay near while more tokens
+// meet them than go at once.
+template <class Body>
+static inline void by_bands(int64_t begin, int64_t end, int64_t row_bytes, int64_t tokens,
+                            const Body& body) {
+  const int64_t rows = std::max<int64_t>(16, kBandBytes / row_bytes / 16 * 16);
+  const int64_t band = tokens > kTokensAtOnce ? rows : end - begin;
+  for (int64_t row = begin; row < end; row += band) body(row, std::min(row + band, end));
+}
+
+// Rows [begin, end) for all tokens, which lie packed in pairs.
 template <class Q>
 static void dot_rows(const Matrix& w, int64_t begin, int64_t end, const Pair* x, int64_t tokens,
                      const Activations& y) {
-  const int64_t span = (w.columns + 63) / 64, bytes = w.columns * Q::kBytes / Q::kWeights;
-  int64_t t = 0;
-  for (; t + 4 <= tokens; t += 4)
-    by_micro_tiles<2, 4>(w, bytes, begin, end, y, t, [&](Rows rows, Rows later, float(*out)[2]) {
-      dot_micro_kernel<Q, 2, 4>(rows, later, w.columns, x + t * span, span, out);
+  const int64_t span = pairs_of(w.columns), bytes = w.columns * Q::kBytes / Q::kWeights;
+  const auto some = [&](auto R, auto T, int64_t first, int64_t last, int64_t t) GEMELO_INLINE {
+    by_micro_tiles<R, T>(w, bytes, first, last, y, t, [&](Rows rows, Rows later, float(*out)[R]) {
+      dot_micro_kernel<Q, R, T>(rows, later, w.columns, x + t * span, span, out);
     });
-  for (; t + 2 <= tokens; t += 2)
-    by_micro_tiles<2, 2>(w, bytes, begin, end, y, t, [&](Rows rows, Rows later, float(*out)[2]) {
-      dot_micro_kernel<Q, 2, 2>(rows, later, w.columns, x + t * span, span, out);
-    });
-  if (t < tokens)
-    by_micro_tiles<1, 1>(w, bytes, begin, end, y, t, [&](Rows rows, Rows later, float(*out)[1]) {
-      dot_micro_kernel<Q, 1, 1>(rows, later, w.columns, x + t * span, span, out);
-    });
+  };
+  const std::integral_constant<int, 1> one;
+  const std::integral_constant<int, 2> two;
+  by_bands(begin, end, bytes, tokens, [&](int64_t first, int64_t last) {
+    int64_t t = 0;
+    for (; t + kTokensAtOnce <= tokens; t += kTokensAtOnce)
+      some(two, std::integral_constant<int, kTokensAtOnce>{}, first, last, t);
+    for (; t + 2 <= tokens; t += 2) some(two, two, first, last, t);
+    if (t < tokens) some(one, one, first, last, t);
+  });
 }
 
+// The same of plain floats: tokens lie `span` floats apart.
 template <class W>
-static void float_rows(const Matrix& w, int64_t begin, int64_t end, const float* x, int64_t tokens,
-                       const Activations& y) {
-  const int64_t span = (w.columns + 15) / 16 * 16, bytes = w.columns * W::kBytes;
-  const auto some = [&](auto T, int64_t t) GEMELO_INLINE {
+static void float_rows(const Matrix& w, int64_t begin, int64_t end, const float* x, int64_t span,
+                       int64_t tokens, const Activations& y) {
+  const int64_t bytes = w.columns * W::kBytes;
+  const auto some = [&](auto T, int64_t first, int64_t last, int64_t t) GEMELO_INLINE {
     by_micro_tiles<1, T>(
-        w, bytes, begin, end, y, t, [&](Rows rows, Rows later, float(*out)[1]) GEMELO_INLINE {
+        w, bytes, first, last, y, t, [&](Rows rows, Rows later, float(*out)[1]) GEMELO_INLINE {
           float_micro_kernel<W, T>(rows[0], later ? later[0] : nullptr, w.columns, x + t * span,
                                    span, out);
         });
   };
-  int64_t t = 0;
-  for (; t + 4 <= tokens; t += 4) some(std::integral_constant<int, 4>{}, t);
-  for (; t < tokens; t++) some(std::integral_constant<int, 1>{}, t);
+  by_bands(begin, end, bytes, tokens, [&](int64_t first, int64_t last) {
+    int64_t t = 0;
+    for (; t + kTokensAtOnce <= tokens; t += kTokensAtOnce)
+      some(std::integral_constant<int, kTokensAtOnce>{}, first, last, t);
+    for (; t < tokens; t++) some(std::integral_constant<int, 1>{}, first, last, t);
+  });
 }
 
 }  // namespace GEMELO_ISA

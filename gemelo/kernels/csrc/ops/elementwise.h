@@ -6,6 +6,7 @@
 
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 
 #include "attention/kv_cache.h"
@@ -147,21 +148,26 @@ static void norm_rope_heads(Worker& worker, float* x, int64_t tokens, int64_t co
   }
 }
 
-// Keys and values (tokens, heads * d) to the slots of the cache, padding nowhere.
-static void store_kv(Worker& worker, const float* k, const float* v, const KvCache& cache,
-                     const int64_t* slots, int64_t tokens, int64_t tokens_a_row) {
+// Keys and values of a layer (tokens, heads * d) to the slots of their pieces' caches.
+static void store_kv(Worker& worker, const float* k, const float* v, const gemelo::Piece* pieces,
+                     int64_t num_pieces, int layer, gemelo::LayerType layer_type) {
+  const gemelo::Piece& last = pieces[num_pieces - 1];
   int64_t begin, end;
-  worker.share(tokens, 1, begin, end);
-  const int64_t width = cache.heads * cache.d;
-  for (int64_t t = begin; t < end; t++) {
-    if (slots[t] < 0) continue;
-    with_numbers(cache, [&](auto number) {
-      for (int64_t head = 0; head < cache.heads; head++) {
-        const int64_t row = t / tokens_a_row, at = t * width + head * cache.d;
-        Slots<decltype(number)>(cache, cache.k, row, head).put(slots[t], k + at, cache.d);
-        Slots<decltype(number)>(cache, cache.v, row, head).put(slots[t], v + at, cache.d);
-      }
-    });
+  worker.share(last.first + last.tokens, 1, begin, end);
+  for (const gemelo::Piece* piece = pieces; piece < pieces + num_pieces; piece++) {
+    const KvCache& cache = *piece->cache;
+    const gemelo::KvLayer& kept = cache.layers[layer];
+    const int64_t width = cache.heads * cache.d, until = piece->first + piece->tokens;
+    for (int64_t t = std::max(begin, piece->first); t < std::min(end, until); t++)
+      with_numbers(cache, [&](auto number) {
+        const int64_t position = piece->position + t - piece->first;
+        const int64_t slot = position % cache.slots[(int)layer_type].capacity;
+        for (int64_t head = 0; head < cache.heads; head++) {
+          const int64_t at = t * width + head * cache.d;
+          Slots<decltype(number)>(cache, kept.k, head).put(slot, k + at, cache.d);
+          Slots<decltype(number)>(cache, kept.v, head).put(slot, v + at, cache.d);
+        }
+      });
   }
 }
 

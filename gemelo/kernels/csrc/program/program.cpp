@@ -18,6 +18,27 @@ namespace {
 std::set<Program*>& programs = *new std::set<Program*>;  // all there are; never destroyed
 std::mutex changes;                                      // of these
 
+// Every position to its slot, before any layer runs: a piece sees what another one of its sequence
+// writes in the same step.
+void place(const Batch& batch) {
+  for (const Piece& piece : batch.pieces)
+    for (const SlotPositions& slots : piece.cache->slots)
+      for (int64_t p = piece.position; p < piece.position + piece.tokens; p++)
+        slots.positions[p % slots.capacity] = p;
+}
+
+// The pieces of a batch that have some of the tokens [begin, end): body(index of the piece, first of
+// them in the piece, first in the batch, how many).
+template <class Body>
+void by_pieces(const Batch& batch, int64_t begin, int64_t end, const Body& body) {
+  for (size_t i = 0; i < batch.pieces.size(); i++) {
+    const Piece& piece = batch.pieces[i];
+    const int64_t from = std::max(begin, piece.first);
+    const int64_t until = std::min(end, piece.first + piece.tokens);
+    if (from < until) body(i, from - piece.first, from, until - from);
+  }
+}
+
 }  // namespace
 
 Program::Program(const Kernels& kernels) : kernels(kernels) {
@@ -53,16 +74,16 @@ std::vector<float*> Program::all(const std::vector<int>& list) {
 
 void Program::run(Call& call) {
   std::lock_guard<std::mutex> lock(one_call_);  // the buffers serve one call at a time
-  const int64_t tokens = call.rows * call.tokens_a_row;
+  batches_[0] = call.all();
+  batches_[1] = call.kept();
+  const int64_t tokens = batches_[0].tokens;
   for (auto& buffer : buffers_) buffer.data = buffer.room->room<float>(buffer.width * tokens);
   for (int i = 0; i < kLayerTypes; i++)
     rotations_[i] = rotation_room_[i].room<float>(2 * inv_freq_[i].size() * tokens);
-  reserve(call, tokens, call.tokens_a_row);
-  const int64_t kept = call.logits_to_keep.value_or(tokens);
-  if (kept > 0 && kept < tokens) reserve(call, kept, kept);  // for the steps after keep_last_tokens
-  map_slots(call);
+  for (const Batch& batch : batches_) reserve(batch);
+  place(batches_[0]);
   call.finite = true;
-  State state{call, tokens, call.tokens_a_row, call.positions, call.attend_until};
+  State state{call, &batches_[0]};
   // The steps change the state; each thread has its own, and they stay alike.
   parallel([&](Worker& worker) {
     State own = state;
@@ -85,52 +106,40 @@ void Program::hint(Worker& worker, const Step& step) const {
     worker.prefetch_hint(w.blocks + first / kRowGrain * w.stride, kHintBytes);
 }
 
-// Position p goes to slot p mod capacity, padding nowhere.
-void Program::map_slots(const Call& call) {
-  for (int i = 0; i < kLayerTypes; i++) {
-    const SlotPositions& slots = call.slots[i];
-    slot_mapping_[i].clear();
-    for (int64_t t = 0; t < call.rows * call.tokens_a_row; t++) {
-      const int64_t position = call.positions[t];
-      const int64_t slot = position < 0 ? -1 : position % slots.capacity;
-      if (slot >= 0) slots.positions[t / call.tokens_a_row * slots.row_stride + slot] = position;
-      slot_mapping_[i].push_back(slot);
-    }
+// Workspace for steps of a batch; it only grows.
+void Program::reserve(const Batch& batch) {
+  size_t packed[2] = {}, attending = 0;
+  const int64_t exact = batch.exact_tokens;
+  for (const Matrix& w : matrices_) {
+    const Halves both = halves(w, {0, exact, batch.tokens});
+    for (int i = 0; i < 2; i++)
+      packed[i] = std::max(packed[i],
+                           kernels.packed_bytes(both[i].packing, both[i].tokens, w.columns));
   }
-}
-
-// Workspace for steps of so many tokens; it only grows.
-void Program::reserve(const Call& call, int64_t tokens, int64_t tokens_a_row) {
-  size_t packed = 0, attending = 0;
-  for (const Matrix& w : matrices_)
-    packed =
-        std::max(packed, kernels.packed_bytes(kernels.packing_for(w, tokens), tokens, w.columns));
-  for (const auto& [layer, layer_type, heads] : attentions_) {
-    Attend a{};
-    a.cache = call.caches[layer];
-    a.slots = call.slots[(int)layer_type].used;
-    a.tokens = tokens;
-    a.tokens_a_row = tokens_a_row;
-    a.heads = heads;
-    attending = std::max(attending, kernels.attend_bytes(a));
-  }
-  packed_.room<uint8_t>(packed);
+  for (const Matrix& w : live_)
+    packed[0] = std::max(packed[0],
+                         kernels.packed_bytes(kernels.live_packing(w), exact, w.columns));
+  for (const Attention& of : attentions_)
+    attending = std::max(attending, kernels.attend_bytes(attention(batch, of)));
+  for (int i = 0; i < 2; i++) packed_[i].room<uint8_t>(packed[i]);
   attend_.room<uint8_t>(attending);
+  cutoffs_.resize(std::max<size_t>(cutoffs_.size(), exact));
 }
 
 void Program::embed(Matrix table, float scale, int out) {
   append([=, this](Worker& worker, State& s) {
     int64_t begin, end;
-    worker.share(s.tokens, 1, begin, end);
-    if (begin == end) return;
-    float* x = at(out) + begin * width(out);
-    if (s.call.inputs_embeds) {
-      std::memcpy(x, s.call.inputs_embeds + begin * width(out),
-                  sizeof(float) * (end - begin) * width(out));
-      return;
-    }
-    kernels.gather(table, s.call.ids + begin, end - begin, {x, width(out), false});
-    for (int64_t i = 0; i < (end - begin) * width(out); i++) x[i] *= scale;
+    worker.share(s.tokens(), 1, begin, end);
+    by_pieces(*s.batch, begin, end, [&](size_t i, int64_t token, int64_t at_token, int64_t count) {
+      float* x = at(out, at_token);
+      const int64_t numbers = count * width(out);
+      if (const float* embeds = s.call.pieces[i].inputs_embeds) {
+        std::memcpy(x, embeds + token * width(out), sizeof(float) * numbers);
+        return;
+      }
+      kernels.gather(table, s.call.ids + at_token, count, {x, width(out), false});
+      for (int64_t j = 0; j < numbers; j++) x[j] *= scale;
+    });
   });
 }
 
@@ -141,51 +150,77 @@ void Program::rotary_embedding(std::vector<float> inv_freq, LayerType layer_type
     const auto& f = inv_freq_[type];
     const int64_t half = (int64_t)f.size();
     int64_t begin, end;
-    worker.share(s.tokens, 1, begin, end);
-    for (int64_t t = begin; t < end; t++) {
-      float* row = rotations_[type] + 2 * half * t;
-      const float position = (float)s.positions[t];
-      for (int64_t i = 0; i < half; i++) {
-        row[i] = std::cos(position * f[i]);
-        row[half + i] = std::sin(position * f[i]);
+    worker.share(s.tokens(), 1, begin, end);
+    by_pieces(*s.batch, begin, end, [&](size_t i, int64_t token, int64_t at_token, int64_t count) {
+      for (int64_t t = 0; t < count; t++) {
+        float* row = rotations_[type] + 2 * half * (at_token + t);
+        const auto position = (float)(s.batch->pieces[i].position + token + t);
+        for (int64_t j = 0; j < half; j++) {
+          row[j] = std::cos(position * f[j]);
+          row[half + j] = std::sin(position * f[j]);
+        }
       }
-    }
+    });
   });
 }
 
 void Program::norm(int x, Norm n, int out) {
   append([=, this](Worker& worker, State& s) {
-    kernels.norm(worker, at(x), n, s.tokens, width(x), at(out));
+    kernels.norm(worker, at(x), n, s.tokens(), width(x), at(out));
   });
 }
 
 void Program::add_norm(int x, int y, Norm n, std::optional<Norm> next, int out) {
   append([=, this](Worker& worker, State& s) {
-    kernels.add_norm(worker, at(x), at(y), n, next ? &*next : nullptr, s.tokens, width(x),
+    kernels.add_norm(worker, at(x), at(y), n, next ? &*next : nullptr, s.tokens(), width(x),
                      next ? at(out) : nullptr);
   });
 }
 
-// The products of x with several matrices, each to its place. Many tokens are packed once for all
-// matrices that take them alike.
-void Program::multiply(Worker& worker, int x, int64_t tokens, const std::vector<To>& products) {
-  Packing packed = Packing::kNone;
-  for (const To& product : products) {
-    const Matrix& w = product.w;
-    const Activations y{product.out, w.rows, false};
-    const Packing packing = kernels.packing_for(w, tokens);
-    if (packing == Packing::kNone) {
-      kernels.multiply_unpacked(worker, activations(x), tokens, w, y);
-      continue;
+// Exact tokens take the one path through a matrix, bulk tokens the other; or all the same, where
+// that gives exact tokens the same bits.
+Program::Halves Program::halves(const Matrix& w, const Span& span) const {
+  const auto half = [&](int64_t begin, int64_t end, Path path) {
+    if (begin == end) return Half{};
+    return Half{begin, end - begin, kernels.packing_for(w, path, end - begin)};
+  };
+  if (span.bulk < span.end && kernels.one_path(w))
+    return {Half{}, half(span.begin, span.end, Path::kBulk)};
+  return {half(span.begin, span.bulk, Path::kExact), half(span.bulk, span.end, Path::kBulk)};
+}
+
+// Both halves of x to their rooms, where `packed` says what lies there. Tokens are packed once for
+// all matrices that take them alike.
+void Program::pack(Worker& worker, int x, int64_t columns, const Halves& halves, Halves& packed) {
+  const auto wants = [&](int i) {
+    return halves[i].packing.form != Packing::kNone && halves[i] != packed[i];
+  };
+  const auto used = [&](int i) { return wants(i) && packed[i].packing.form != Packing::kNone; };
+  if (!wants(0) && !wants(1)) return;
+  if (used(0) || used(1)) worker.barrier();  // until the last matrix is done with it
+  for (int i = 0; i < 2; i++) {
+    if (!wants(i)) continue;
+    const Half& half = packed[i] = halves[i];
+    kernels.pack(worker, activations(x, half.first), half.tokens, columns, half.packing,
+                 packed_[i].room<uint8_t>(0));
+  }
+  worker.barrier();
+}
+
+// The products of x with several matrices, each to its place.
+void Program::multiply(Worker& worker, int x, const Span& span, const std::vector<To>& products) {
+  Halves packed;
+  for (const auto& [w, out] : products) {
+    const Halves both = halves(w, span);
+    pack(worker, x, w.columns, both, packed);
+    for (int i = 0; i < 2; i++) {
+      const auto& [first, tokens, packing] = both[i];
+      const Activations y{out + first * w.rows, w.rows, false};
+      if (!tokens) continue;
+      if (packing.form == Packing::kNone)
+        kernels.multiply_unpacked(worker, activations(x, first), tokens, w, y);
+      else kernels.multiply(worker, packed_[i].room<uint8_t>(0), packing, tokens, w, y);
     }
-    void* room = packed_.room<uint8_t>(0);
-    if (packing != packed) {
-      if (packed != Packing::kNone) worker.barrier();  // until the last matrix is done with it
-      kernels.pack(worker, activations(x), tokens, w.columns, packing, room);
-      worker.barrier();
-      packed = packing;
-    }
-    kernels.multiply(worker, room, tokens, w, y);
   }
 }
 
@@ -193,134 +228,130 @@ void Program::product(int x, std::vector<Matrix> weights, std::vector<int> outs)
   append_product(weights, [=, this](Worker& worker, State& s) {
     std::vector<To> products;
     for (size_t i = 0; i < weights.size(); i++) products.push_back({weights[i], at(outs[i])});
-    multiply(worker, x, s.tokens, products);
+    multiply(worker, x, whole(s), products);
   });
 }
 
 // gelu(gates) * ups, in place.
-void Program::gelu_and_mul(Worker& worker, int64_t tokens, int64_t neurons, int gates, int ups) {
+void Program::gelu_and_mul(Worker& worker, const Span& span, int64_t neurons, int gates, int ups) {
   int64_t begin, end;
   worker.share(neurons, 16, begin, end);
-  kernels.gelu_and_mul(at(gates), at(ups), tokens, neurons, begin, end);
+  kernels.gelu_and_mul(at(gates, span.begin), at(ups, span.begin), span.end - span.begin, neurons,
+                       begin, end);
 }
 
 void Program::geglu(int x, Matrix gate_proj, Matrix up_proj, int gates, int ups) {
   append_product({gate_proj, up_proj}, [=, this](Worker& worker, State& s) {
-    multiply(worker, x, s.tokens, {{gate_proj, at(gates)}, {up_proj, at(ups)}});
+    multiply(worker, x, whole(s), {{gate_proj, at(gates)}, {up_proj, at(ups)}});
     worker.barrier();
-    gelu_and_mul(worker, s.tokens, gate_proj.rows, gates, ups);
+    gelu_and_mul(worker, whole(s), gate_proj.rows, gates, ups);
   });
 }
 
+// Exact tokens read the rows of up_proj whose gates are open, bulk tokens all of them.
 void Program::sparse_geglu(int x, Matrix gate_proj, Matrix up_proj, float std_multiplier, int gates,
                            int ups) {
+  live_.push_back(up_proj);
   append_product({gate_proj, up_proj}, [=, this](Worker& worker, State& s) {
-    const int64_t neurons = gate_proj.rows;
-    multiply(worker, x, s.tokens, {{gate_proj, at(gates)}});
+    const int64_t exact = s.batch->exact_tokens;
+    const Span bulk{exact, exact, s.tokens()};
+    multiply(worker, x, whole(s), {{gate_proj, at(gates)}});
     worker.barrier();
-    if (s.tokens == 1) return gate_live(worker, x, up_proj, std_multiplier, at(gates));
-    int64_t begin, end;
-    worker.share(s.tokens, 1, begin, end);
-    for (int64_t t = begin; t < end; t++) {
-      float* row = at(gates) + t * neurons;
-      kernels.gaussian_topk(row, kernels.gaussian_cutoff(row, neurons, std_multiplier), 0, neurons);
-    }
+    close_gates(worker, x, s, up_proj, std_multiplier, gates);
     worker.barrier();
-    multiply(worker, x, s.tokens, {{up_proj, at(ups)}});
+    kernels.gate_live(worker, activations(x), packed_[0].room<uint8_t>(0), exact, up_proj,
+                      cutoffs_.data(), at(gates));
+    if (bulk.begin == bulk.end) return;
+    multiply(worker, x, bulk, {{up_proj, at(ups)}});
     worker.barrier();
-    gelu_and_mul(worker, s.tokens, neurons, gates, ups);
+    gelu_and_mul(worker, bulk, up_proj.rows, gates, ups);
   });
 }
 
-// One token: a thread goes on with its own neurons, and reads the rows of those that are alive.
-void Program::gate_live(Worker& worker, int x, const Matrix& up_proj, float std_multiplier,
-                        float* gates) {
-  static thread_local std::vector<int64_t> live;
-  static thread_local Scratch room;
-  const float cutoff =
-      kernels.gaussian_cutoff(gates, up_proj.rows, std_multiplier);  // everybody for himself
-  worker.barrier();                                                  // all have read all
-  int64_t begin, end, count = 0;
-  worker.share(up_proj.rows, 16, begin, end);
-  kernels.gaussian_topk(gates, cutoff, begin, end);
-  live.resize(end - begin + 1);
-  for (int64_t i = begin; i < end; i++) {
-    live[count] = i;
-    count += gates[i] != 0;  // NaN is alive
+// What the gates of every token have to pass: of exact tokens noted, and their x packed, of bulk
+// tokens subtracted.
+void Program::close_gates(Worker& worker, int x, const State& s, const Matrix& up_proj,
+                          float std_multiplier, int gates) {
+  const int64_t exact = s.batch->exact_tokens, neurons = up_proj.rows;
+  if (exact)
+    kernels.pack(worker, activations(x), exact, up_proj.columns, kernels.live_packing(up_proj),
+                 packed_[0].room<uint8_t>(0));
+  int64_t begin, end;
+  worker.share(s.tokens(), 1, begin, end);
+  for (int64_t t = begin; t < end; t++) {
+    float* row = at(gates, t);
+    const float cutoff = kernels.gaussian_cutoff(row, neurons, std_multiplier);
+    if (t < exact) cutoffs_[t] = cutoff;
+    else kernels.gaussian_topk(row, cutoff, 0, neurons);
   }
-  if (!count) return;
-  const int64_t width = (count + 15) / 16 * 16;
-  float* strong = room.room<float>(2 * width);
-  float* up = strong + width;
-  std::fill_n(strong, 2 * width, 0.0f);
-  for (int64_t i = 0; i < count; i++) strong[i] = gates[live[i]];
-  Matrix mine = up_proj;
-  mine.index = live.data();
-  mine.rows = count;
-  Worker alone{worker.pool, 0, 1};
-  kernels.multiply_unpacked(alone, activations(x), 1, mine, {up, count, false});
-  kernels.gelu_and_mul(strong, up, 1, width, 0, width);
-  for (int64_t i = 0; i < count; i++) gates[live[i]] = strong[i];
 }
 
 void Program::norm_rope_heads(int x, int64_t d, Norm n, std::optional<LayerType> layer_type) {
   append([=, this](Worker& worker, State& s) {
     const float* rotations = layer_type ? rotations_[(int)*layer_type] : nullptr;
-    kernels.norm_rope_heads(worker, at(x), s.tokens, width(x) / d, d, n, rotations);
+    kernels.norm_rope_heads(worker, at(x), s.tokens(), width(x) / d, d, n, rotations);
   });
 }
 
 void Program::store_kv(int k, int v, int layer, LayerType layer_type) {
   append([=, this](Worker& worker, State& s) {
-    kernels.store_kv(worker, at(k), at(v), s.call.caches[layer],
-                     slot_mapping_[(int)layer_type].data(), s.tokens, s.tokens_a_row);
+    kernels.store_kv(worker, at(k), at(v), s.batch->pieces.data(), s.batch->pieces.size(), layer,
+                     layer_type);
   });
+}
+
+Attend Program::attention(const Batch& batch, const Attention& of) const {
+  return {.q = buffers_[of.q].data,
+          .pieces = batch.pieces.data(),
+          .num_exact = batch.num_exact,
+          .num_pieces = (int64_t)batch.pieces.size(),
+          .layer = of.layer,
+          .layer_type = of.layer_type,
+          .heads = of.heads,
+          .window = of.window,
+          .scale = of.scale,
+          .out = buffers_[of.out].data};
 }
 
 void Program::attend(int q, int layer, LayerType layer_type, int64_t heads, int64_t window,
                      float scale, int out) {
-  attentions_.push_back({layer, layer_type, heads});
+  const Attention of{q, layer, layer_type, heads, window, scale, out};
+  attentions_.push_back(of);
   append([=, this](Worker& worker, State& s) {
-    const SlotPositions& slots = s.call.slots[(int)layer_type];
-    kernels.attend(
-        worker,
-        {at(q), s.call.caches[layer], slots.positions, slots.row_stride, slots.used, s.positions,
-         s.attend_until, s.tokens, s.tokens_a_row, heads, window, scale, at(out)},
-        attend_.room<uint8_t>(0));
+    kernels.attend(worker, attention(*s.batch, of), attend_.room<uint8_t>(0));
   });
 }
 
-// Only the last tokens of a (single) row go on.
+// Only the last tokens of each piece go on.
 void Program::keep_last_tokens(std::vector<int> buffers) {
   append([=, this](Worker& worker, State& s) {
-    const int64_t keep = s.call.logits_to_keep.value_or(s.tokens_a_row);
-    if (keep >= s.tokens_a_row) return;
-    const int64_t gone = s.tokens - keep;
-    if (keep == 0) {
-      s.done = true;
-      return;
-    }
-    if (worker.index == 0) {
-      for (int buffer : buffers) {
-        const int64_t w = width(buffer);
-        std::memmove(at(buffer), at(buffer) + gone * w, sizeof(float) * keep * w);
+    const Batch &before = batches_[0], &kept = batches_[1];
+    if (s.batch == &kept || kept.tokens == before.tokens) return;
+    s.batch = &kept;
+    s.done = !kept.tokens;
+    const auto move = [&](float* x, int64_t width) {
+      if (!width) return;
+      int64_t end = 0, first = 0;
+      for (const CallPiece& piece : s.call.pieces) {
+        end += piece.tokens;
+        const int64_t count = piece.logits_to_keep;
+        std::memmove(x + first * width, x + (end - count) * width, sizeof(float) * count * width);
+        first += count;
       }
-      for (int i = 0; i < kLayerTypes; i++) {
-        const int64_t w = 2 * (int64_t)inv_freq_[i].size();
-        if (w) std::memmove(rotations_[i], rotations_[i] + gone * w, sizeof(float) * keep * w);
-      }
-    }
-    s.positions += gone;
-    s.attend_until += gone;
-    s.tokens = s.tokens_a_row = keep;
+    };
+    // Buffers are dealt out in turn, rotations behind them.
+    const auto count = (int)buffers.size();
+    for (int i = worker.index; i < count + kLayerTypes && !s.done; i += worker.count)
+      if (i < count) move(at(buffers[i]), width(buffers[i]));
+      else move(rotations_[i - count], 2 * (int64_t)inv_freq_[i - count].size());
   });
 }
 
 void Program::logits(int x, Matrix head, float cap) {
   append_product({head}, [=, this](Worker& worker, State& s) {
-    multiply(worker, x, s.tokens, {{head, s.call.scores}});
+    multiply(worker, x, whole(s), {{head, s.call.scores}});
     worker.barrier();
-    finish_scores(worker, s.tokens, head.rows, cap, s.call);
+    finish_scores(worker, s.tokens(), head.rows, cap, s.call);
   });
 }
 
@@ -352,7 +383,7 @@ void Program::finish_scores(Worker& worker, int64_t tokens, int64_t vocab_size, 
 void Program::altup_predict(std::vector<int> streams, std::vector<int> predicted, AltUp a) {
   append([=, this](Worker& worker, State& s) {
     const auto from = all(streams), to = all(predicted);
-    kernels.altup_predict(worker, from.data(), to.data(), a, s.tokens, width(streams[0]));
+    kernels.altup_predict(worker, from.data(), to.data(), a, s.tokens(), width(streams[0]));
   });
 }
 
@@ -360,7 +391,7 @@ void Program::altup_correct(std::vector<int> streams, std::vector<int> predicted
                             AltUp a, int scaled) {
   append([=, this](Worker& worker, State& s) {
     const auto to = all(streams), from = all(predicted);
-    kernels.altup_correct(worker, to.data(), from.data(), at(activated), a, s.tokens,
+    kernels.altup_correct(worker, to.data(), from.data(), at(activated), a, s.tokens(),
                           width(activated), at(scaled));
   });
 }
@@ -369,7 +400,7 @@ void Program::laurel_residual(int active, int attended, Norm n, int x, int laure
                               Norm next, int out, int normed) {
   append([=, this](Worker& worker, State& s) {
     kernels.laurel_residual(worker, at(active), at(attended), n, at(x), at(laurel), m, next,
-                            s.tokens, width(out), at(out), at(normed));
+                            s.tokens(), width(out), at(out), at(normed));
   });
 }
 
@@ -377,20 +408,20 @@ void Program::gate_per_layer_input(int gates, int per_layer_inputs, int64_t laye
   append([=, this](Worker& worker, State& s) {
     const int64_t w = width(gates);
     kernels.gate_per_layer_input(worker, at(gates), at(per_layer_inputs) + layer * w,
-                                 width(per_layer_inputs), s.tokens, w);
+                                 width(per_layer_inputs), s.tokens(), w);
   });
 }
 
 void Program::add_to_others(std::vector<int> streams, int y, Norm n) {
   append([=, this](Worker& worker, State& s) {
     const auto to = all(streams);
-    kernels.add_to_others(worker, to.data(), at(y), n, s.tokens, width(y));
+    kernels.add_to_others(worker, to.data(), at(y), n, s.tokens(), width(y));
   });
 }
 
 void Program::match_magnitude(int x, int target, float scale, bool add, int out) {
   append([=, this](Worker& worker, State& s) {
-    kernels.match_magnitude(worker, at(x), at(target), s.tokens, width(x), scale, add, at(out));
+    kernels.match_magnitude(worker, at(x), at(target), s.tokens(), width(x), scale, add, at(out));
   });
 }
 
@@ -400,7 +431,7 @@ void Program::per_layer_inputs(int projected, int64_t layers, Norm n, float proj
     static thread_local Scratch id_room, row_room;
     const int64_t p = width(projected) / layers;
     int64_t begin, end;
-    worker.share(s.tokens * layers, 1, begin, end);
+    worker.share(s.tokens() * layers, 1, begin, end);
     auto* ids = id_room.room<int64_t>(layers);
     auto* rows = row_room.room<float>(layers * p);
     for (int64_t i = begin; i < end; i += layers) {

@@ -3,46 +3,23 @@
 //
 // A token of a small model takes a few milliseconds and some hundred steps; going back to Python
 // between them would cost as much again. The list is written in Python (gemelo/engine/programs),
-// where it reads like the model's forward. Buffers hold a step's tokens, float (tokens, width).
+// where it reads like the model's forward. Buffers hold a step's tokens, float (tokens, width): those
+// of exact pieces first, then those of bulk pieces (call.h).
 
 #pragma once
 
-#include <atomic>
+#include <array>
 #include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <vector>
 
+#include "program/call.h"
 #include "runtime/kernels.h"
 #include "runtime/scratch.h"
 
 namespace gemelo {
-
-enum class LayerType { kSliding, kFull };  // of attention
-constexpr int kLayerTypes = 2;
-
-// What lies in the slots of the layers of one type: positions (rows, capacity), -1 where there is
-// none.
-struct SlotPositions {
-  int64_t* positions;
-  int64_t row_stride, capacity, used;
-};
-
-// A call: rows * tokens_a_row tokens, where they lie, and what they may look at.
-struct Call {
-  const int64_t *ids, *positions;
-  const int64_t* attend_until;  // the last position that each token sees
-  const float* inputs_embeds;   // (tokens, width) that stand for those of the ids, or null
-  int64_t rows, tokens_a_row;
-  std::optional<int64_t> logits_to_keep;  // tokens of a row that go on after the last keys; or all
-  SlotPositions slots[kLayerTypes] = {};
-  std::vector<KvCache> caches = {};      // of the layers that own keys
-  std::optional<Matrix> per_layer_rows;  // Gemma 3n: its per-layer embeddings, (tokens * layers, P)
-  float* scores;
-  float* maxima;  // of every kMaximaBlock scores of a token, the last of fewer; or null
-  std::atomic<bool> finite{true};  // whether all scores are
-};
 
 class Program {
  public:
@@ -56,10 +33,9 @@ class Program {
 
   struct State {
     Call& call;
-    int64_t tokens;  // that still go on
-    int64_t tokens_a_row;
-    const int64_t *positions, *attend_until;
+    const Batch* batch;  // the tokens that still go on
     bool done = false;
+    int64_t tokens() const { return batch->tokens; }
   };
 
   void embed(Matrix table, float scale, int out);
@@ -100,21 +76,37 @@ class Program {
     size_t next_matrix = 0;  // in matrices_; 0: not a product
   };
   struct Attention {
-    int layer;
+    int q, layer;
     LayerType layer_type;
-    int64_t heads;
+    int64_t heads, window;
+    float scale;
+    int out;
   };
   // A product's matrix and the place of its result, (tokens, rows).
   struct To {
     Matrix w;
     float* out;
   };
+  // Tokens [begin, end) of a step, of which those from `bulk` on are of bulk pieces.
+  struct Span {
+    int64_t begin, bulk, end;
+  };
+  // Tokens that a product takes one way, and how they are packed for it.
+  struct Half {
+    int64_t first = 0, tokens = 0;
+    Packing packing = {};
+    bool operator==(const Half&) const = default;
+  };
+  using Halves = std::array<Half, 2>;
   float* at(int buffer) { return buffers_[buffer].data; }
+  float* at(int buffer, int64_t token) { return at(buffer) + token * width(buffer); }
   int64_t width(int buffer) const { return buffers_[buffer].width; }
-  Activations activations(int buffer) { return {at(buffer), width(buffer), false}; }
+  Activations activations(int buffer, int64_t token = 0) {
+    return {at(buffer, token), width(buffer), false};
+  }
+  static Span whole(const State& s) { return {0, s.batch->exact_tokens, s.tokens()}; }
   std::vector<float*> all(const std::vector<int>& list);
-  void map_slots(const Call& call);
-  void reserve(const Call& call, int64_t tokens, int64_t tokens_a_row);
+  void reserve(const Batch& batch);
   void hint(Worker& worker, const Step& step) const;
   void append(std::function<void(Worker&, State&)> run) { steps_.push_back({std::move(run)}); }
   void append_product(const std::vector<Matrix>& weights,
@@ -122,21 +114,27 @@ class Program {
     matrices_.insert(matrices_.end(), weights.begin(), weights.end());
     steps_.push_back({std::move(run), matrices_.size()});
   }
-  void multiply(Worker& worker, int x, int64_t tokens, const std::vector<To>& products);
-  void gate_live(Worker& worker, int x, const Matrix& up_proj, float std_multiplier, float* gates);
+  Halves halves(const Matrix& w, const Span& span) const;
+  void pack(Worker& worker, int x, int64_t columns, const Halves& halves, Halves& packed);
+  void multiply(Worker& worker, int x, const Span& span, const std::vector<To>& products);
+  void close_gates(Worker& worker, int x, const State& s, const Matrix& up_proj,
+                   float std_multiplier, int gates);
+  Attend attention(const Batch& batch, const Attention& of) const;
   void finish_scores(Worker& worker, int64_t tokens, int64_t vocab_size, float cap, Call& call);
-  void gelu_and_mul(Worker& worker, int64_t tokens, int64_t neurons, int gates, int ups);
+  void gelu_and_mul(Worker& worker, const Span& span, int64_t neurons, int gates, int ups);
 
   const Kernels& kernels;
   std::vector<Buffer> buffers_;
   std::vector<Step> steps_;
   std::vector<Matrix> matrices_;  // of all products, one after the other
   std::vector<Attention> attentions_;
-  std::vector<int64_t> slot_mapping_[kLayerTypes];  // of the call's tokens, -1 for padding
+  std::vector<Matrix> live_;      // of which tokens choose rows
+  Batch batches_[2];              // all of a call's tokens, and those that go on
   std::vector<float> inv_freq_[kLayerTypes];
   Scratch rotation_room_[kLayerTypes];  // cosines and sines of the call's tokens
   float* rotations_[kLayerTypes] = {};
-  Scratch packed_, attend_;
+  Scratch packed_[2], attend_;  // of exact tokens and of bulk ones
+  std::vector<float> cutoffs_;  // of exact tokens' sparse gates
   friend void hold_programs();
   friend void release_programs();
   std::mutex one_call_;  // at a time

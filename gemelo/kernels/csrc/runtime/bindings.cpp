@@ -6,6 +6,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
+#include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
@@ -119,7 +120,7 @@ void bind_enums(nb::module_& m) {
       .value("F32", CacheFormat::kF32)
       .value("BF16", CacheFormat::kBF16)
       .value("INT8", CacheFormat::kInt8);
-  nb::enum_<LayerType>(m, "LayerType", "The attention of a layer; `Call` has slots in this order.")
+  nb::enum_<LayerType>(m, "LayerType", "The attention of a layer; `Cache` has slots in this order.")
       .value("SLIDING", LayerType::kSliding)
       .value("FULL", LayerType::kFull);
 }
@@ -223,48 +224,90 @@ void bind_products(nb::module_& m) {
   m.attr("MAXIMA_BLOCK") = kMaximaBlock;
 }
 
-using SlotTuple = std::tuple<uintptr_t, int64_t, int64_t, int64_t>;
-using CacheTuple = std::tuple<uintptr_t, uintptr_t, uintptr_t, uintptr_t, int64_t>;
+using LayerTuple = std::tuple<uintptr_t, uintptr_t, uintptr_t, uintptr_t>;
+using SlotTuple = std::pair<uintptr_t, int64_t>;
 
-void init_call(Call* self, uintptr_t ids, uintptr_t positions, uintptr_t attend_until,
-               uintptr_t inputs_embeds, int64_t rows, int64_t tokens_a_row,
-               std::optional<int64_t> logits_to_keep, const std::vector<SlotTuple>& slots,
-               const std::vector<CacheTuple>& caches, CacheFormat format, int64_t kv_heads,
-               int64_t head_dim, std::optional<Matrix> per_layer_rows, uintptr_t scores,
-               uintptr_t maxima) {
+void init_cache(KvCache* self, const std::vector<LayerTuple>& layers,
+                const std::vector<SlotTuple>& slots, CacheFormat format, int64_t kv_heads,
+                int64_t head_dim) {
   if (slots.size() != kLayerTypes) throw nb::value_error("slots are of two types of layer");
+  new (self) KvCache{.layers = {}, .slots = {}, .format = format, .heads = kv_heads, .d = head_dim};
+  for (const auto& [k, v, k_scales, v_scales] : layers)
+    self->layers.push_back({.k = {at<void>(k), at<uint16_t>(k_scales)},
+                            .v = {at<void>(v), at<uint16_t>(v_scales)}});
+  for (int i = 0; i < kLayerTypes; i++)
+    self->slots[i] = {at<int64_t>(slots[i].first), slots[i].second, 0};
+}
+
+std::vector<int64_t> used_slots(const KvCache& cache) {
+  std::vector<int64_t> used;
+  for (const SlotPositions& slots : cache.slots) used.push_back(slots.used);
+  return used;
+}
+
+void use_slots(KvCache& cache, const std::vector<int64_t>& used) {
+  if (used.size() != kLayerTypes) throw nb::value_error("slots are of two types of layer");
+  for (int i = 0; i < kLayerTypes; i++) cache.slots[i].used = used[i];
+}
+
+void init_call(Call* self, uintptr_t ids, std::vector<CallPiece> pieces,
+               std::optional<Matrix> per_layer_rows, uintptr_t scores, uintptr_t maxima) {
   new (self) Call{.ids = at<const int64_t>(ids),
-                  .positions = at<const int64_t>(positions),
-                  .attend_until = at<const int64_t>(attend_until),
-                  .inputs_embeds = at<const float>(inputs_embeds),
-                  .rows = rows,
-                  .tokens_a_row = tokens_a_row,
-                  .logits_to_keep = logits_to_keep,
+                  .pieces = std::move(pieces),
                   .per_layer_rows = per_layer_rows,
                   .scores = at<float>(scores),
                   .maxima = at<float>(maxima)};
-  for (int i = 0; i < kLayerTypes; i++) {
-    const auto& [address, stride, capacity, used] = slots[i];
-    self->slots[i] = {at<int64_t>(address), stride, capacity, used};
-  }
-  self->caches.reserve(caches.size());
-  for (const auto& [k, v, k_scales, v_scales, stride] : caches)
-    self->caches.push_back({.k = {at<void>(k), at<uint16_t>(k_scales)},
-                            .v = {at<void>(v), at<uint16_t>(v_scales)},
-                            .row_stride = stride,
-                            .format = format,
-                            .heads = kv_heads,
-                            .d = head_dim});
 }
 
-constexpr const char* kCallDoc = R"(One step of a program: rows * tokens_a_row tokens, by address.
+bool run(Program& program, Call& call) {
+  if (const char* fault = call.fault()) throw nb::value_error(fault);
+  nb::gil_scoped_release nogil;
+  program.run(call);
+  return call.finite;
+}
 
-`attend_until` is the last position that each token sees; `inputs_embeds`, 0 for none, stands for
-the embeddings of the ids. `slots` has for each type of layer the positions in the slots, their
-stride from row to row, how many slots there are and how many are used; `caches` has for each layer
-that owns keys k, v, the scales of both and the stride of a row. `scores` (tokens that are scored,
-vocabulary) are written, soft-capped, and the largest of every MAXIMA_BLOCK of a token's to
-`maxima` (tokens, ceil(vocabulary / MAXIMA_BLOCK)), 0 for none.)";
+constexpr const char* kCacheDoc = R"(Keys and values of one sequence, by address.
+
+`layers` has for each layer that owns keys k, v and the scales of both, `slots` for each type of
+layer the positions in the slots and how many slots there are. `used` says of each type how many of
+them are in use, a step's own among them; whoever asks for a step sets it before.)";
+
+constexpr const char* kPieceDoc = R"(Consecutive tokens of one sequence, from `position` on.
+
+`logits_to_keep` of the last tokens are scored. `attend_until` is the last position that each token
+sees, 0 for its own; `inputs_embeds`, 0 for none, stands for the embeddings of the ids.)";
+
+constexpr const char* kCallDoc = R"(One step of a program: the tokens of some pieces, by address.
+
+`ids` are those of all pieces, one behind the other. Pieces of at most FEW_TOKENS come first, then
+those of which at most so many are scored. `scores` (tokens that are scored, vocabulary) are
+written, soft-capped, and the largest of every MAXIMA_BLOCK of a token's to `maxima` (tokens,
+ceil(vocabulary / MAXIMA_BLOCK)), 0 for none.)";
+
+void bind_call(nb::module_& m) {
+  m.attr("FEW_TOKENS") = kFewTokens;
+  nb::class_<KvCache>(m, "Cache", kCacheDoc)
+      .def("__init__", init_cache, nb::kw_only(), "layers"_a, "slots"_a, "format"_a, "kv_heads"_a,
+           "head_dim"_a)
+      .def_prop_rw("used", used_slots, use_slots);
+  nb::class_<CallPiece>(m, "Piece", kPieceDoc)
+      .def(
+          "__init__",
+          [](CallPiece* self, std::shared_ptr<KvCache> cache, int64_t position, int64_t tokens,
+             int64_t logits_to_keep, uintptr_t attend_until, uintptr_t inputs_embeds) {
+            new (self) CallPiece{std::move(cache),
+                                 position,
+                                 tokens,
+                                 logits_to_keep,
+                                 at<const int64_t>(attend_until),
+                                 at<const float>(inputs_embeds)};
+          },
+          "cache"_a, "position"_a, "tokens"_a, "logits_to_keep"_a, "attend_until"_a = 0,
+          "inputs_embeds"_a = 0);
+  nb::class_<Call>(m, "Call", kCallDoc)
+      .def("__init__", init_call, "ids"_a, "pieces"_a, "per_layer_rows"_a.none(), "scores"_a,
+           "maxima"_a = 0);
+}
 
 void bind_program(nb::module_& m) {
   nb::class_<Norm>(m, "Norm", "RMSNorm: x / rms(x) * (offset + weight), or without a weight (0).")
@@ -286,11 +329,6 @@ void bind_program(nb::module_& m) {
           },
           "router_norm"_a, "modality_router"_a, "prediction_coefs"_a, "correction_coefs"_a,
           "correct_output_scale"_a);
-  nb::class_<Call>(m, "Call", kCallDoc)
-      .def("__init__", init_call, nb::kw_only(), "ids"_a, "positions"_a, "attend_until"_a,
-           "inputs_embeds"_a, "rows"_a, "tokens_a_row"_a, "logits_to_keep"_a.none(), "slots"_a,
-           "caches"_a, "format"_a, "kv_heads"_a, "head_dim"_a, "per_layer_rows"_a.none(),
-           "scores"_a, "maxima"_a = 0);
   nb::class_<Program>(m, "Program", "A decoder's forward as a list of steps over buffers.")
       .def("__init__", [](Program* self) { new (self) Program(*chosen); })
       .def("buffer", &Program::buffer, "width"_a, "A new buffer, (tokens, width); its number.")
@@ -322,14 +360,9 @@ void bind_program(nb::module_& m) {
            "out"_a)
       .def("per_layer_inputs", &Program::per_layer_inputs, "projected"_a, "layers"_a, "n"_a,
            "projected_scale"_a, "table_scale"_a)
-      .def(
-          "run",
-          [](Program& program, Call& call) {
-            nb::gil_scoped_release nogil;
-            program.run(call);
-            return call.finite.load();
-          },
-          "call"_a, "Make the scores; whether all are finite. MemoryError where there is no room.");
+      .def("run", run, "call"_a,
+           "Make the scores; whether all are finite. ValueError for pieces that cannot be run so,\n"
+           "MemoryError where there is no room.");
 }
 
 }  // namespace
@@ -344,5 +377,6 @@ NB_MODULE(_native, m) {
   bind_enums(m);
   bind_runtime(m);
   bind_products(m);
+  bind_call(m);
   bind_program(m);
 }

@@ -4,14 +4,15 @@
 #pragma once
 
 #include <cstddef>
+#include <vector>
 
 #include "gemm/formats.h"
 #include "runtime/pool.h"
 
 namespace gemelo {
 
-constexpr int64_t kFewTokens = 16;  // up to here a product is a set of dot products
-constexpr int64_t kRowGrain = 16;   // its rows are shared out in sixteens
+constexpr int64_t kFewTokens = 16;    // up to here a piece of a sequence is exact
+constexpr int64_t kRowGrain = 16;     // rows of a product are shared out in sixteens
 constexpr int64_t kMaximaBlock = 64;  // scores that have a maximum of their own
 
 // y (tokens, rows) = x (tokens, columns) times w transposed.
@@ -22,10 +23,17 @@ struct Product {
   Activations y;
 };
 
-// How activations lie for the micro-kernel that takes them: as they are, as bytes for the formats
-// that are named (the zero, the number of scales and whether there are minima are what differs), as
-// floats side by side, or as bfloat16 tiles.
-enum class Packing { kNone, kQ4_0, kQ5_0, kQ8_0, kQ4_K_Q5_K, kQ6_K, kFloats, kTiles };
+// How a token is computed, as its piece of a sequence says: exactly, so that its bits are those of
+// the token alone, or in bulk, as is fastest where there are many.
+enum class Path { kExact, kBulk };
+
+// How activations lie for the micro-kernel that takes them: as they are; as bytes, in pairs of
+// blocks for rows or in fours for panels; as floats side by side; or as bfloat16 tiles.
+struct Packing {
+  enum Form { kNone, kPairs, kFours, kFloats, kTiles } form = kNone;
+  Format format = kF32;  // of the weights that bytes are for, the first of those that take the same
+  bool operator==(const Packing&) const = default;
+};
 
 struct Norm {
   const float* weight;  // null: the root mean square alone
@@ -35,19 +43,44 @@ struct Norm {
 // What the numbers of a KV cache are stored as (attention/kv_cache.h).
 enum class CacheFormat { kF32, kBF16, kInt8 };
 
-// A layer's keys, or values: (rows, slots, heads, d), and of signed bytes their scales, half
-// precision (rows, slots, heads).
+enum class LayerType { kSliding, kFull };  // of attention
+constexpr int kLayerTypes = 2;
+
+// A layer's keys, or values: (slots, heads, d), and of signed bytes their scales, half precision
+// (slots, heads).
 struct KvTensor {
   void* numbers;
   uint16_t* scales;
 };
 
-// Keys and values of one layer.
-struct KvCache {
+struct KvLayer {
   KvTensor k, v;
-  int64_t row_stride;  // in numbers, from row to row
+};
+
+// What lies in the slots of the layers of one type: positions (capacity), -1 where there is none.
+// Position p lies in slot p mod capacity.
+struct SlotPositions {
+  int64_t *positions, capacity, used;
+};
+
+// Keys and values of one sequence, of all layers that own some.
+struct KvCache {
+  std::vector<KvLayer> layers;
+  SlotPositions slots[kLayerTypes];
   CacheFormat format;
   int64_t heads, d;
+};
+
+// Consecutive tokens of one sequence among those of a step.
+struct Piece {
+  const KvCache* cache;
+  int64_t first, tokens;        // where its tokens lie among the step's, and how many there are
+  int64_t position;             // of its first token
+  const int64_t* attend_until;  // (tokens): the last position that each sees; null: its own
+
+  int64_t until(int64_t token) const {
+    return attend_until ? attend_until[token] : position + token;
+  }
 };
 
 constexpr int kStreams = 4;
@@ -59,13 +92,15 @@ struct AltUp {
   const float *modality_router, *prediction_coefs, *correction_coefs, *correct_output_scale;
 };
 
+// Attention of a step's tokens in one layer, q and out (tokens, heads * d). All caches are of one
+// format and shape.
 struct Attend {
-  const float* q;  // (tokens, heads * d)
-  KvCache cache;
-  const int64_t* key_positions;  // (rows, slots), position_stride from row to row
-  int64_t position_stride, slots;
-  const int64_t *query_positions, *attend_until;  // (tokens): where each is, and the last it sees
-  int64_t tokens, tokens_a_row, heads, window;    // window 0: all
+  const float* q;
+  const Piece* pieces;  // exact ones first
+  int64_t num_exact, num_pieces;
+  int layer;  // that owns the keys
+  LayerType layer_type;
+  int64_t heads, window;  // window 0: all
   float scale;
   float* out;
 };
@@ -78,14 +113,15 @@ struct Kernels {
   void (*gather)(const Matrix& w, const int64_t* ids, int64_t count, const Activations& y);
 
   // Products in two halves, so that several matrices share the first: activations are packed, in
-  // packed_bytes of room, and multiplied. Where a matrix takes no packing, multiply_unpacked does
-  // the product whole.
-  Packing (*packing_for)(const Matrix& w, int64_t tokens);
+  // packed_bytes of room, and multiplied. Where tokens take no packing, multiply_unpacked does the
+  // product whole. one_path says whether both paths sum up the same, as bulk tokens are packed.
+  Packing (*packing_for)(const Matrix& w, Path path, int64_t tokens);
+  bool (*one_path)(const Matrix& w);
   size_t (*packed_bytes)(Packing packing, int64_t tokens, int64_t columns);
   void (*pack)(Worker& worker, const Activations& x, int64_t tokens, int64_t columns,
                Packing packing, void* packed);
-  void (*multiply)(Worker& worker, const void* packed, int64_t tokens, const Matrix& w,
-                   const Activations& y);
+  void (*multiply)(Worker& worker, const void* packed, Packing packing, int64_t tokens,
+                   const Matrix& w, const Activations& y);
   void (*multiply_unpacked)(Worker& worker, const Activations& x, int64_t tokens, const Matrix& w,
                             const Activations& y);
 
@@ -116,8 +152,8 @@ struct Kernels {
   int64_t (*argmax)(const float* x, int64_t begin, int64_t end);
   void (*norm_rope_heads)(Worker& worker, float* x, int64_t tokens, int64_t count, int64_t d,
                           const Norm& n, const float* rotations);
-  void (*store_kv)(Worker& worker, const float* k, const float* v, const KvCache& cache,
-                   const int64_t* slots, int64_t tokens, int64_t tokens_a_row);
+  void (*store_kv)(Worker& worker, const float* k, const float* v, const Piece* pieces,
+                   int64_t num_pieces, int layer, LayerType layer_type);
 
   // attention/: `room` has attend_bytes of it.
   size_t (*attend_bytes)(const Attend& a);
@@ -134,6 +170,10 @@ struct Kernels {
                           int64_t tokens, int64_t width, float* out, float* normed);
   float (*gaussian_cutoff)(const float* gates, int64_t width, float std_multiplier);
   void (*gaussian_topk)(float* gates, float cutoff, int64_t begin, int64_t end);
+  // gemm/live_rows.h: exact tokens, packed in live_packing where up_proj takes one.
+  Packing (*live_packing)(const Matrix& up_proj);
+  void (*gate_live)(Worker& worker, const Activations& x, const void* packed, int64_t tokens,
+                    const Matrix& up_proj, const float* cutoffs, float* gates);
   void (*gate_per_layer_input)(Worker& worker, float* gates, const float* per_layer_inputs,
                                int64_t stride, int64_t tokens, int64_t width);
   void (*add_to_others)(Worker& worker, float* const* streams, const float* y, const Norm& n,
