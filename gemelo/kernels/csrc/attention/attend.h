@@ -159,8 +159,8 @@ struct Split {
 static inline Split split_of(const Attend& a, const Piece& piece, int64_t token, int64_t part,
                              int64_t shared, int64_t count) {
   const int64_t begin = part * kPartSlots;
-  return {&piece, token, shared, count,
-          begin,  std::min(begin + kPartSlots, slots_of(a, piece).used)};
+  return {&piece, token, shared,
+          count,  begin, std::min(begin + kPartSlots, slots_of(a, piece).used)};
 }
 
 // The slots [first, last) of the key heads of a split, which lie side by side.

@@ -1,10 +1,10 @@
-// GEMV of rows that are chosen token by token: the feed-forward's second matrix in Gemma 3n's sparse
-// layers.
+// GEMV of rows that are chosen token by token: the feed-forward's second matrix in Gemma 3n's
+// sparse layers.
 //
 // A gate that its token's cutoff closes makes a neuron zero whatever its row says, so a token reads
 // one row in twenty. A thread goes through its neurons band by band, so that a row that several
-// tokens want is read from memory once, and of what it multiplies with a row each token has the bits
-// that it would have alone.
+// tokens want is read from memory once, and of what it multiplies with a row each token has the
+// bits that it would have alone.
 
 #pragma once
 

@@ -27,8 +27,8 @@ void place(const Batch& batch) {
         slots.positions[p % slots.capacity] = p;
 }
 
-// The pieces of a batch that have some of the tokens [begin, end): body(index of the piece, first of
-// them in the piece, first in the batch, how many).
+// The pieces of a batch that have some of the tokens [begin, end): body(index of the piece, first
+// of them in the piece, first in the batch, how many).
 template <class Body>
 void by_pieces(const Batch& batch, int64_t begin, int64_t end, const Body& body) {
   for (size_t i = 0; i < batch.pieces.size(); i++) {
@@ -113,12 +113,12 @@ void Program::reserve(const Batch& batch) {
   for (const Matrix& w : matrices_) {
     const Halves both = halves(w, {0, exact, batch.tokens});
     for (int i = 0; i < 2; i++)
-      packed[i] = std::max(packed[i],
-                           kernels.packed_bytes(both[i].packing, both[i].tokens, w.columns));
+      packed[i] =
+          std::max(packed[i], kernels.packed_bytes(both[i].packing, both[i].tokens, w.columns));
   }
   for (const Matrix& w : live_)
-    packed[0] = std::max(packed[0],
-                         kernels.packed_bytes(kernels.live_packing(w), exact, w.columns));
+    packed[0] =
+        std::max(packed[0], kernels.packed_bytes(kernels.live_packing(w), exact, w.columns));
   for (const Attention& of : attentions_)
     attending = std::max(attending, kernels.attend_bytes(attention(batch, of)));
   for (int i = 0; i < 2; i++) packed_[i].room<uint8_t>(packed[i]);

@@ -3,8 +3,8 @@
 //
 // A token of a small model takes a few milliseconds and some hundred steps; going back to Python
 // between them would cost as much again. The list is written in Python (gemelo/engine/programs),
-// where it reads like the model's forward. Buffers hold a step's tokens, float (tokens, width): those
-// of exact pieces first, then those of bulk pieces (call.h).
+// where it reads like the model's forward. Buffers hold a step's tokens, float (tokens, width):
+// those of exact pieces first, then those of bulk pieces (call.h).
 
 #pragma once
 
@@ -128,8 +128,8 @@ class Program {
   std::vector<Step> steps_;
   std::vector<Matrix> matrices_;  // of all products, one after the other
   std::vector<Attention> attentions_;
-  std::vector<Matrix> live_;      // of which tokens choose rows
-  Batch batches_[2];              // all of a call's tokens, and those that go on
+  std::vector<Matrix> live_;  // of which tokens choose rows
+  Batch batches_[2];          // all of a call's tokens, and those that go on
   std::vector<float> inv_freq_[kLayerTypes];
   Scratch rotation_room_[kLayerTypes];  // cosines and sines of the call's tokens
   float* rotations_[kLayerTypes] = {};

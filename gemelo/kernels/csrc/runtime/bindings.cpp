@@ -233,8 +233,8 @@ void init_cache(KvCache* self, const std::vector<LayerTuple>& layers,
   if (slots.size() != kLayerTypes) throw nb::value_error("slots are of two types of layer");
   new (self) KvCache{.layers = {}, .slots = {}, .format = format, .heads = kv_heads, .d = head_dim};
   for (const auto& [k, v, k_scales, v_scales] : layers)
-    self->layers.push_back({.k = {at<void>(k), at<uint16_t>(k_scales)},
-                            .v = {at<void>(v), at<uint16_t>(v_scales)}});
+    self->layers.push_back(
+        {.k = {at<void>(k), at<uint16_t>(k_scales)}, .v = {at<void>(v), at<uint16_t>(v_scales)}});
   for (int i = 0; i < kLayerTypes; i++)
     self->slots[i] = {at<int64_t>(slots[i].first), slots[i].second, 0};
 }
