@@ -15,6 +15,7 @@ T tokens of a step, S slots, K key/value heads, d head width.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple, get_args
 
 import numpy as np
@@ -40,11 +41,16 @@ class Addresses(NamedTuple):
     v_scales: int
 
 
-class Memory(NamedTuple):
-    """Where all keys and values lie, and what lies there: it stays as long as this is held."""
+@dataclass
+class Memory:
+    """Where all keys and values lie, and what lies there: it stays as long as this is held.
+
+    `native` is what the native backend has made of it; it goes when the cache grows.
+    """
 
     layers: list[Addresses]
     arrays: list[NDArray[Any]]
+    native: Any = None
 
 
 def check_kv_format(kv_format: str) -> None:

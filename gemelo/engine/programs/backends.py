@@ -15,7 +15,7 @@ embedding.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate, chain, pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 
 from gemelo.config import FULL, LAYER_TYPES, SLIDING, LayerType, ModelConfig
 from gemelo.engine.decoder import StepPiece
+from gemelo.engine.kv import KVCache, Memory
 from gemelo.engine.scores import Scores
-from gemelo.engine.slots import Integers
+from gemelo.engine.slots import Integers, Table
 from gemelo.kernels import cpu, native, reference_program
 from gemelo.kernels.cpu import address_of as _address
 from gemelo.kernels.quants import Floats, Packed
@@ -131,42 +132,58 @@ class NativeBackend:
         return native.extension.LayerType[_KINDS[kind]]
 
     def run(self, step: Step) -> bool:
-        """A native call a piece, on all threads. `step` and what it names are held meanwhile."""
-        finite = [self._run_piece(part.pieces[0], part) for part in step.apart()]
-        return all(finite)
-
-    def _run_piece(self, piece: StepPiece, step: Step) -> bool:
-        cache, rows = piece.cache, step.per_layer_rows
-        cache.slots.use(piece.end)
-        memory, tables = cache.memory(), cache.tables()
-        ids, places = np.array(piece.ids, np.int64), positions(piece)
-        until, embeds = attend_until(piece), inputs_embeds(piece)
+        """One native call on all threads. `step` and what it names are held meanwhile."""
+        ids = np.fromiter(chain.from_iterable(piece.ids for piece in step.pieces), np.int64)
+        for piece in step.pieces:
+            piece.cache.slots.use(piece.end)
+        held: list[object] = []  # what lies at the addresses
+        pieces = [self._piece(piece, held) for piece in step.pieces]
+        rows, maxima = step.per_layer_rows, step.scores.maxima
         call = native.extension.Call(
             ids=_address(ids),
-            positions=_address(places),
-            attend_until=_address(until),
-            inputs_embeds=0 if embeds is None else _address(embeds),
-            rows=1,
-            tokens_a_row=len(ids),
-            logits_to_keep=piece.logits_to_keep,
-            slots=[
-                (address, capacity, capacity, used)
-                for address, capacity, used in (table.numbers for table in tables)
-            ],
-            caches=[(*layer, 0) for layer in memory.layers],
-            format=native.extension.CacheFormat[_STORED[cache.kv_format]],
-            kv_heads=self.config.num_key_value_heads,
-            head_dim=self.config.head_dim,
+            pieces=pieces,
             per_layer_rows=None if rows is None else cpu.matrix(rows),
             scores=_address(step.scores),
-            maxima=0 if step.scores.maxima is None else _address(step.scores.maxima),
+            maxima=0 if maxima is None else _address(maxima),
         )
-        return bool(self.program.run(call))
+        return self.program.run(call)
+
+    def _piece(self, piece: StepPiece, held: list[object]) -> _native.Piece:
+        """A piece by addresses; what lies there is added to `held`."""
+        memory, tables, inputs = piece.cache.memory(), piece.cache.tables(), piece.inputs
+        until = None if inputs is None or inputs.attend_until is None else attend_until(piece)
+        embeds = inputs_embeds(piece)
+        held += [memory, tables, until, embeds]
+        return native.extension.Piece(
+            native_cache(piece.cache, memory, tables),
+            piece.position,
+            len(piece.ids),
+            piece.num_scored,
+            0 if until is None else _address(until),
+            0 if embeds is None else _address(embeds),
+        )
 
     def _keep(self, array: Floats) -> int:
         """Where float32 numbers lie, one behind the other; they stay alive."""
         self.kept.append(np.ascontiguousarray(array, np.float32))
         return _address(self.kept[-1])
+
+
+def native_cache(cache: KVCache, memory: Memory, tables: list[Table]) -> _native.Cache:
+    """What the extension calls a cache, made anew when it has grown, with the slots in use now."""
+    slots = [(address, capacity) for address, capacity, _ in (table.numbers for table in tables)]
+    made, where = memory.native or (None, None)
+    if where != slots:
+        made = native.extension.Cache(
+            layers=memory.layers,
+            slots=slots,
+            format=native.extension.CacheFormat[_STORED[cache.kv_format]],
+            kv_heads=cache.config.num_key_value_heads,
+            head_dim=cache.config.head_dim,
+        )
+        memory.native = made, slots
+    made.used = [table.used for table in tables]
+    return made
 
 
 class ReferenceBackend:
