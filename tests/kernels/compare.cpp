@@ -181,42 +181,58 @@ void steps(Judge& judge, const Kernels& fast, const Kernels& plain) {
   }
 }
 
-// A cache of each format, filled, its bits compared, and attended to.
+// A cache of each format, filled, its bits compared, and attended to by pieces of one token, of a
+// few and of many, together and each alone.
 void caches(Judge& judge, const Kernels& fast, const Kernels& plain) {
-  constexpr int64_t kTokens = 21, kHeads = 7, kHead = 64, kSlots = 90, kNumbers = kSlots * kHead;
-  const auto q = numbers(kTokens * kHeads * kHead, 3), k = numbers(kNumbers), v = numbers(kNumbers);
-  std::vector<int64_t> slots(kSlots), positions(kSlots), queries(kTokens), reach(kTokens);
-  for (int64_t s = 0; s < kSlots; s++) slots[s] = s, positions[s] = s - 2;
-  for (int64_t t = 0; t < kTokens; t++) queries[t] = 4 * t + 1, reach[t] = 4 * t + 1 + t % 3 * 7;
+  constexpr int64_t kHeads = 7, kHead = 64, kSlots = 90, kNumbers = kSlots * kHead;
+  constexpr int64_t kTokens[] = {1, 5, 16, 21}, kFew = 22, kAll = 43, kWide = kHeads * kHead;
+  const auto q = numbers(kAll * kWide, 3), k = numbers(kNumbers), v = numbers(kNumbers);
+  std::vector<int64_t> positions(kSlots), until(kAll);
+  for (int64_t s = 0; s < kSlots; s++) positions[s] = s - 2;
   for (CacheFormat format : {CacheFormat::kF32, CacheFormat::kBF16, CacheFormat::kInt8}) {
     // Keys, values and their scales, one behind the other.
-    const auto run = [&](const Kernels& kernels, int64_t tokens, std::vector<uint8_t>& held) {
+    const auto run = [&](const Kernels& kernels, bool together, std::vector<uint8_t>& held) {
       held.resize(kNumbers * 8 + kSlots * 4);
       auto* scales = (uint16_t*)(held.data() + kNumbers * 8);
-      const KvCache cache{{held.data(), scales},
-                          {held.data() + kNumbers * 4, scales + kSlots},
-                          kNumbers,
-                          format,
-                          1,
-                          kHead};
-      std::vector<float> y(tokens * kHeads * kHead);
-      const Attend a{q.data(),     cache,  positions.data(), kSlots, kSlots, queries.data(),
-                     reach.data(), tokens, tokens,           kHeads, 50,     0.125f,
-                     y.data()};
-      std::vector<uint8_t> room(kernels.attend_bytes(a));
+      const KvLayer layer{{held.data(), scales}, {held.data() + kNumbers * 4, scales + kSlots}};
+      const SlotPositions slots{positions.data(), kSlots, kSlots};
+      const KvCache cache{{layer}, {slots, slots}, format, 1, kHead};
+      const Piece filled{&cache, 0, kSlots, 0, nullptr};
+      std::vector<Piece> pieces;
+      int64_t first = 0;
+      for (int64_t tokens : kTokens) {
+        const int64_t position = 17 * first % 60;
+        for (int64_t t = 0; t < tokens; t++) until[first + t] = position + t + t % 3 * 7;
+        pieces.push_back({&cache, first, tokens, position, until.data() + first});
+        first += tokens;
+      }
+      std::vector<float> y(kAll * kWide);
+      const auto attend = [&](const Piece* some, int64_t exact, int64_t count, int64_t skipped) {
+        const Attend a{q.data() + skipped, some, exact, count, 0, LayerType::kFull, kHeads, 50,
+                       0.125f, y.data() + skipped};
+        std::vector<uint8_t> room(kernels.attend_bytes(a));
+        parallel([&](Worker& worker) { kernels.attend(worker, a, room.data()); });
+      };
       parallel([&](Worker& worker) {
-        kernels.store_kv(worker, k.data(), v.data(), cache, slots.data(), kSlots, kSlots);
-        worker.barrier();
-        kernels.attend(worker, a, room.data());
+        kernels.store_kv(worker, k.data(), v.data(), &filled, 1, 0, LayerType::kFull);
       });
+      if (together) attend(pieces.data(), 3, 4, 0);
+      for (Piece& piece : pieces) {
+        const int64_t skipped = std::exchange(piece.first, 0) * kWide;
+        if (!together) attend(&piece, piece.tokens <= kFewTokens, 1, skipped);
+      }
       return y;
     };
-    for (int64_t tokens : {1, 5, 16, 21}) {
-      std::vector<uint8_t> got, want;
-      judge.close("attend", run(fast, tokens, got), run(plain, tokens, want),
-                  tokens > kFewTokens && format != CacheFormat::kF32 ? kOther : 2e-6);
-      judge.close("keep", {got.begin(), got.end()}, {want.begin(), want.end()}, 0);
-    }
+    std::vector<uint8_t> got, want;
+    const auto found = run(fast, true, got), expected = run(plain, true, want);
+    const auto part = [](const std::vector<float>& y, int64_t begin, int64_t end) {
+      return std::vector<float>(y.begin() + begin * kWide, y.begin() + end * kWide);
+    };
+    judge.close("attend", part(found, 0, kFew), part(expected, 0, kFew), 2e-6);
+    judge.close("attend of many", part(found, kFew, kAll), part(expected, kFew, kAll),
+                format == CacheFormat::kF32 ? 2e-6 : kOther);
+    judge.close("attend alone", run(fast, false, got), found, 0);
+    judge.close("keep", {got.begin(), got.end()}, {want.begin(), want.end()}, 0);
   }
 }
 

@@ -47,15 +47,15 @@ def scored(
     program.logits(x, matrix(head), cap)
     scores = np.full((tokens, vocabulary), np.nan, np.float32)
     maxima = np.full((tokens, -(-vocabulary // extension.MAXIMA_BLOCK)), np.nan, np.float32)
-    places = np.arange(tokens)
-    slots = np.full((1, tokens), -1)
-    call = extension.Call(
-        ids=address(places), positions=address(places), attend_until=address(places),
-        inputs_embeds=0, rows=1, tokens_a_row=tokens, logits_to_keep=None,
-        slots=[(address(slots), tokens, tokens, tokens)] * 2, caches=[],
-        format=extension.CacheFormat.F32, kv_heads=1, head_dim=D, per_layer_rows=None,
-        scores=address(scores), maxima=address(maxima) if with_maxima else 0,
+    places, slots = np.arange(tokens), np.full(tokens, -1)
+    cache = extension.Cache(
+        layers=[], slots=[(address(slots), tokens)] * 2, format=extension.CacheFormat.F32,
+        kv_heads=1, head_dim=D,
     )  # fmt: skip
+    cache.used = [tokens] * 2
+    pieces = [extension.Piece(cache, 0, tokens, tokens)]
+    beside = address(maxima) if with_maxima else 0
+    call = extension.Call(address(places), pieces, None, address(scores), beside)
     return scores, maxima, program.run(call)
 
 
