@@ -21,15 +21,19 @@ from gemelo.engine.decoder import StepInputs, StepPiece
 from gemelo.engine.kv import KVCache
 from gemelo.engine.memory.repack import repacked
 from gemelo.engine.native_decoder import NativeDecoder
+from gemelo.engine.programs.backends import NativeBackend, Step
+from gemelo.engine.scores import Scores
 from gemelo.kernels import native
-from gemelo.kernels.quants import Floats
-from tests.kernels.matrices import normal
+from gemelo.kernels.quants import Floats, Format, Packed
+from gemelo.kernels.repacked import Panels, can_interleave
+from tests.kernels.matrices import normal, random_input, random_weight
 from tests.native import needs_native
 from tests.quantised import GEMMA3, GEMMA3N, again, made
 
 pytestmark = needs_native
 
 CHUNK, CONTEXT = 96, 256
+LAYOUTS = ("rows", "panels", "strips")
 MODELS = [
     ("gemma3", "q8_0", True),
     ("gemma3", "q4_0", False),
@@ -184,9 +188,7 @@ def test_embeddings_are_a_pieces_own(decoder: NativeDecoder) -> None:
     pieces = [text, seen._replace(inputs=picture), heard._replace(inputs=sound)]
     assert_alike(decoder, [pieces])
     [other], _ = decoder.step([seen._replace(cache=caches(decoder, 1, "plain")[0])])
-    [same], _ = decoder.step(
-        [seen._replace(cache=caches(decoder, 1, "plain")[0], inputs=picture)]
-    )
+    [same], _ = decoder.step([seen._replace(cache=caches(decoder, 1, "plain")[0], inputs=picture)])
     assert np.abs(other - same).max() > 0.1 * np.abs(same).max()
 
 
@@ -216,3 +218,38 @@ def test_a_step_is_whole_if_it_is_not_finite(decoder: NativeDecoder) -> None:
     [found, broken], finite = decoder.step([good, bad._replace(inputs=StepInputs(embeds))])
     assert not finite and not np.isfinite(broken).all()
     assert np.array_equal(found, alone[0])
+
+
+def products(x: Floats, weight: Packed, layout: str, lengths: Sequence[int]) -> Floats:
+    """x (T, C) times a weight (R, C) transposed, in one step of pieces of these lengths, the short
+    ones first, each of a cache of its own."""
+    lies = {name: {"w": weight} if name == layout else {} for name in LAYOUTS}
+    backend = NativeBackend(GEMMA3, Panels(**lies))
+    p = backend.program
+    inputs, outputs = p.buffer(weight.columns), p.buffer(weight.rows)
+    identity = Packed.of(np.eye(weight.rows, dtype=np.float32))
+    p.embed(backend.matrix("", Packed.of(x), None, None, None), 1.0, inputs)
+    p.product(inputs, [backend.matrix("w", weight, None, None, None)], [outputs])
+    p.logits(outputs, backend.matrix("", identity, None, None, None), 0.0)
+    pieces = []
+    for begin, end in pairwise(accumulate(lengths, initial=0)):
+        pieces.append(StepPiece(KVCache(GEMMA3, CONTEXT, CHUNK), range(begin, end), 0))
+        pieces[-1].cache.make_room(end - begin, end - begin)
+    scores = Scores.empty(len(x), weight.rows)
+    assert backend.run(Step(pieces, scores))
+    return np.asarray(scores)
+
+
+def test_products_of_every_format(isa: str, format: Format) -> None:
+    """Few exact tokens and more, beside bulk ones and alone: each token has its own sums."""
+    weight = random_weight(format, 70, 512)
+    x = random_input(69, 512)
+    x[:, ::3] = 0  # what strips leave out
+    lengths = (1, 3, 16, 16, 33)
+    exact = sum(lengths[:-1])
+    for layout in LAYOUTS if can_interleave(weight) else LAYOUTS[:1]:
+        together = products(x, weight, layout, lengths)
+        assert np.array_equal(products(x[:exact], weight, layout, lengths[:-1]), together[:exact])
+        assert np.array_equal(products(x[exact:], weight, layout, lengths[-1:]), together[exact:])
+        alone = [products(x[t : t + 1], weight, layout, [1])[0] for t in range(exact)]
+        assert np.array_equal(np.stack(alone), together[:exact])
