@@ -116,8 +116,8 @@ def assert_alike(decoder: NativeDecoder, together: list[list[StepPiece]]) -> Non
         assert finite
         for ours, theirs in zip(found, alone, strict=True):
             assert np.array_equal(ours, theirs)
-    for cache, copy in copies.items():
-        assert_same(cache, copy)
+    for own, copy in copies.items():
+        assert_same(own, copy)
 
 
 def caches(decoder: NativeDecoder, count: int, kv_format: KVFormat) -> list[KVCache]:
@@ -150,6 +150,17 @@ def test_pieces_of_one_cache_see_each_other(decoder: NativeDecoder, kv_format: K
     first = [*sequence(a, 1, [64, 20, 9], 1), *sequence(b, 2, [32, 5, 1, 33], None)]
     second = [*sequence(b, 2, [1, 64], 0, 71), *sequence(a, 1, [3, 1], 1, 93)]
     assert_alike(decoder, [first, second])
+
+
+def test_cells_are_alike_apart_and_as_one(decoder: NativeDecoder, kv_format: KVFormat) -> None:
+    """Cut where blocks of 32 tokens begin; the rings are full, and the ends lie elsewhere."""
+    apart, whole = caches(decoder, 2, kv_format)
+    for own in (apart, whole):
+        decoder.step(sequence(own, 1, [64, 13], 0))
+    [*found], _ = decoder.step(sequence(apart, 1, [32, 64], None, 77))
+    [expected], _ = decoder.step(sequence(whole, 1, [96], None, 77))
+    assert np.array_equal(np.concatenate(found), expected)
+    assert_same(apart, whole)
 
 
 @pytest.mark.parametrize("tokens", [20, 70])
