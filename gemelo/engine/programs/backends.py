@@ -172,8 +172,9 @@ class NativeBackend:
 def native_cache(cache: KVCache, memory: Memory, tables: list[Table]) -> _native.Cache:
     """What the extension calls a cache, made anew when it has grown, with the slots in use now."""
     slots = [(address, capacity) for address, capacity, _ in (table.numbers for table in tables)]
+    made: _native.Cache | None
     made, where = memory.native or (None, None)
-    if where != slots:
+    if made is None or where != slots:
         made = native.extension.Cache(
             layers=memory.layers,
             slots=slots,
