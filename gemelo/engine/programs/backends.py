@@ -172,8 +172,7 @@ class NativeBackend:
 def native_cache(cache: KVCache, memory: Memory, tables: list[Table]) -> _native.Cache:
     """What the extension calls a cache, made anew when it has grown, with the slots in use now."""
     slots = [(address, capacity) for address, capacity, _ in (table.numbers for table in tables)]
-    made, where = memory.native or (None, None)
-    if where != slots:
+    if memory.native is None or memory.native[1] != slots:
         made = native.extension.Cache(
             layers=memory.layers,
             slots=slots,
@@ -182,8 +181,9 @@ def native_cache(cache: KVCache, memory: Memory, tables: list[Table]) -> _native
             head_dim=cache.config.head_dim,
         )
         memory.native = made, slots
-    made.used = [table.used for table in tables]
-    return made
+    found: _native.Cache = memory.native[0]
+    found.used = [table.used for table in tables]
+    return found
 
 
 class ReferenceBackend:
