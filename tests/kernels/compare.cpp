@@ -208,8 +208,8 @@ void caches(Judge& judge, const Kernels& fast, const Kernels& plain) {
       }
       std::vector<float> y(kAll * kWide);
       const auto attend = [&](const Piece* some, int64_t exact, int64_t count, int64_t skipped) {
-        const Attend a{q.data() + skipped, some, exact, count, 0, LayerType::kFull, kHeads, 50,
-                       0.125f, y.data() + skipped};
+        const Attend a{q.data() + skipped, some,   exact, count,  0,
+                       LayerType::kFull,   kHeads, 50,    0.125f, y.data() + skipped};
         std::vector<uint8_t> room(kernels.attend_bytes(a));
         parallel([&](Worker& worker) { kernels.attend(worker, a, room.data()); });
       };

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from itertools import accumulate, pairwise
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import pytest
@@ -24,11 +24,15 @@ from gemelo.engine.native_decoder import NativeDecoder
 from gemelo.engine.programs.backends import NativeBackend, Step
 from gemelo.engine.scores import Scores
 from gemelo.kernels import native
+from gemelo.kernels.cpu import address_of
 from gemelo.kernels.quants import Floats, Format, Packed
 from gemelo.kernels.repacked import Panels, can_interleave
 from tests.kernels.matrices import normal, random_input, random_weight
 from tests.native import needs_native
 from tests.quantised import GEMMA3, GEMMA3N, again, made
+
+if TYPE_CHECKING:
+    from gemelo.kernels import _native
 
 pytestmark = needs_native
 
@@ -176,7 +180,8 @@ def test_any_number_of_single_tokens(decoder: NativeDecoder, tokens: int) -> Non
 def test_rings_wrap_in_company(decoder: NativeDecoder, kv_format: KVFormat) -> None:
     """Long past their capacity, window + chunk - 1, at places of their own."""
     a, b = caches(decoder, 2, kv_format)
-    steps, at = [], 0
+    steps: list[list[StepPiece]] = []
+    at = 0
     for lengths in ([90], [1], [64, 11], [3], [80]):
         step = sequence(a, 1, lengths, 1, at)
         at += sum(lengths)
@@ -234,8 +239,8 @@ def test_a_step_is_whole_if_it_is_not_finite(decoder: NativeDecoder) -> None:
 def products(x: Floats, weight: Packed, layout: str, lengths: Sequence[int]) -> Floats:
     """x (T, C) times a weight (R, C) transposed, in one step of pieces of these lengths, the short
     ones first, each of a cache of its own."""
-    lies = {name: {"w": weight} if name == layout else {} for name in LAYOUTS}
-    backend = NativeBackend(GEMMA3, Panels(**lies))
+    rows, panels, strips = ({"w": weight} if layout == name else {} for name in LAYOUTS)
+    backend = NativeBackend(GEMMA3, Panels(panels, rows, strips))
     p = backend.program
     inputs, outputs = p.buffer(weight.columns), p.buffer(weight.rows)
     identity = Packed.of(np.eye(weight.rows, dtype=np.float32))
@@ -264,3 +269,33 @@ def test_products_of_every_format(isa: str, format: Format) -> None:
         assert np.array_equal(products(x[exact:], weight, layout, lengths[-1:]), together[exact:])
         alone = [products(x[t : t + 1], weight, layout, [1])[0] for t in range(exact)]
         assert np.array_equal(np.stack(alone), together[:exact])
+
+
+def test_pieces_that_cannot_be_run_are_refused() -> None:
+    """What would be read or written elsewhere, and an order that no path takes."""
+    extension, table, scores = native.extension, np.full(64, -1), np.empty((64, 16), np.float32)
+
+    def cache(format: str = "F32", used: int = 64) -> _native.Cache:
+        made = extension.Cache(
+            layers=[], slots=[(address_of(table), 64)] * 2,
+            format=extension.CacheFormat[format], kv_heads=1, head_dim=64,
+        )  # fmt: skip
+        made.used = [used] * 2
+        return made
+
+    def refused(why: str, *pieces: _native.Piece) -> None:
+        call = extension.Call(address_of(table), list(pieces), None, address_of(scores))
+        with pytest.raises(ValueError, match=why):
+            extension.Program().run(call)
+
+    one, many = extension.Piece(cache(), 0, 1, 1), extension.Piece(cache(), 0, 17, 17)
+    refused("no pieces")
+    refused("exact pieces come first", many, one)
+    refused("exact pieces come first", many, extension.Piece(cache(), 0, 17, 16))
+    refused("no tokens", one, extension.Piece(cache(), 0, 0, 0))
+    refused("no position", extension.Piece(cache(), -1, 1, 0))
+    refused("more scores", extension.Piece(cache(), 0, 2, 3))
+    refused("no slots in use", extension.Piece(cache(used=0), 0, 1, 1))
+    refused("no slots in use", extension.Piece(cache(used=65), 0, 1, 1))
+    refused("differ in format", one, extension.Piece(cache("INT8"), 0, 1, 1))
+    assert (table == -1).all()

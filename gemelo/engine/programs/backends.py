@@ -30,7 +30,7 @@ from gemelo.kernels import cpu, native, reference_program
 from gemelo.kernels.cpu import address_of as _address
 from gemelo.kernels.quants import Floats, Packed
 from gemelo.kernels.reference_layers import AltUp, Matrix, Norm
-from gemelo.kernels.repacked import Panels, Unmoved
+from gemelo.kernels.repacked import Panels
 
 if TYPE_CHECKING:
     from gemelo.kernels import _native
@@ -101,8 +101,8 @@ class Backend(Protocol):
 class NativeBackend:
     """The kernels of this machine, which take addresses: `kept` holds what lies there."""
 
-    def __init__(self, config: ModelConfig, panels: Panels | Unmoved | None = None) -> None:
-        """Matrices are read from `panels` where they were moved there, or are to be."""
+    def __init__(self, config: ModelConfig, panels: Panels | None = None) -> None:
+        """Matrices are read from `panels` where they were moved there."""
         self.config, self.panels = config, panels
         self.program: _native.Program = native.extension.Program()
         self.kept: list[NDArray[Any]] = []
@@ -172,9 +172,7 @@ class NativeBackend:
 def native_cache(cache: KVCache, memory: Memory, tables: list[Table]) -> _native.Cache:
     """What the extension calls a cache, made anew when it has grown, with the slots in use now."""
     slots = [(address, capacity) for address, capacity, _ in (table.numbers for table in tables)]
-    made: _native.Cache | None
-    made, where = memory.native or (None, None)
-    if made is None or where != slots:
+    if memory.native is None or memory.native[1] != slots:
         made = native.extension.Cache(
             layers=memory.layers,
             slots=slots,
@@ -183,8 +181,9 @@ def native_cache(cache: KVCache, memory: Memory, tables: list[Table]) -> _native
             head_dim=cache.config.head_dim,
         )
         memory.native = made, slots
-    made.used = [table.used for table in tables]
-    return made
+    found: _native.Cache = memory.native[0]
+    found.used = [table.used for table in tables]
+    return found
 
 
 class ReferenceBackend:

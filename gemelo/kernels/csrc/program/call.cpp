@@ -18,6 +18,13 @@ void Batch::add(const CallPiece& piece, int64_t kept) {
   exact_tokens += kept;
 }
 
+void Batch::place() const {
+  for (const Piece& piece : pieces)
+    for (const SlotPositions& slots : piece.cache->slots)
+      for (int64_t p = piece.position; p < piece.position + piece.tokens; p++)
+        slots.positions[p % slots.capacity] = p;
+}
+
 Batch Call::all() const {
   Batch batch;
   for (const CallPiece& piece : pieces) batch.add(piece, piece.tokens);

@@ -7,6 +7,7 @@
 
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <memory>
 #include <optional>
@@ -31,7 +32,21 @@ struct Batch {
   int64_t num_exact = 0;  // of the pieces, which come first
   int64_t exact_tokens = 0, tokens = 0;
 
+  // Add the last `kept` tokens of a piece.
   void add(const CallPiece& piece, int64_t kept);
+  // Every position to its slot, before any layer runs: a piece sees what another one of its
+  // sequence writes in the same step.
+  void place() const;
+  // What pieces have of the tokens [begin, end): body(index of the piece, first token in the piece,
+  // first in the batch, how many).
+  template <class Body>
+  void by_pieces(int64_t begin, int64_t end, const Body& body) const {
+    for (size_t i = 0; i < pieces.size(); i++) {
+      const int64_t first = pieces[i].first, last = first + pieces[i].tokens;
+      const int64_t from = std::max(begin, first), until = std::min(end, last);
+      if (from < until) body(i, from - first, from, until - from);
+    }
+  }
 };
 
 struct Call {

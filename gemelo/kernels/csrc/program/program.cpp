@@ -18,27 +18,6 @@ namespace {
 std::set<Program*>& programs = *new std::set<Program*>;  // all there are; never destroyed
 std::mutex changes;                                      // of these
 
-// Every position to its slot, before any layer runs: a piece sees what another one of its sequence
-// writes in the same step.
-void place(const Batch& batch) {
-  for (const Piece& piece : batch.pieces)
-    for (const SlotPositions& slots : piece.cache->slots)
-      for (int64_t p = piece.position; p < piece.position + piece.tokens; p++)
-        slots.positions[p % slots.capacity] = p;
-}
-
-// The pieces of a batch that have some of the tokens [begin, end): body(index of the piece, first
-// of them in the piece, first in the batch, how many).
-template <class Body>
-void by_pieces(const Batch& batch, int64_t begin, int64_t end, const Body& body) {
-  for (size_t i = 0; i < batch.pieces.size(); i++) {
-    const Piece& piece = batch.pieces[i];
-    const int64_t from = std::max(begin, piece.first);
-    const int64_t until = std::min(end, piece.first + piece.tokens);
-    if (from < until) body(i, from - piece.first, from, until - from);
-  }
-}
-
 }  // namespace
 
 Program::Program(const Kernels& kernels) : kernels(kernels) {
@@ -81,7 +60,7 @@ void Program::run(Call& call) {
   for (int i = 0; i < kLayerTypes; i++)
     rotations_[i] = rotation_room_[i].room<float>(2 * inv_freq_[i].size() * tokens);
   for (const Batch& batch : batches_) reserve(batch);
-  place(batches_[0]);
+  batches_[0].place();
   call.finite = true;
   State state{call, &batches_[0]};
   // The steps change the state; each thread has its own, and they stay alike.
@@ -130,7 +109,7 @@ void Program::embed(Matrix table, float scale, int out) {
   append([=, this](Worker& worker, State& s) {
     int64_t begin, end;
     worker.share(s.tokens(), 1, begin, end);
-    by_pieces(*s.batch, begin, end, [&](size_t i, int64_t token, int64_t at_token, int64_t count) {
+    s.batch->by_pieces(begin, end, [&](size_t i, int64_t token, int64_t at_token, int64_t count) {
       float* x = at(out, at_token);
       const int64_t numbers = count * width(out);
       if (const float* embeds = s.call.pieces[i].inputs_embeds) {
@@ -151,7 +130,7 @@ void Program::rotary_embedding(std::vector<float> inv_freq, LayerType layer_type
     const int64_t half = (int64_t)f.size();
     int64_t begin, end;
     worker.share(s.tokens(), 1, begin, end);
-    by_pieces(*s.batch, begin, end, [&](size_t i, int64_t token, int64_t at_token, int64_t count) {
+    s.batch->by_pieces(begin, end, [&](size_t i, int64_t token, int64_t at_token, int64_t count) {
       for (int64_t t = 0; t < count; t++) {
         float* row = rotations_[type] + 2 * half * (at_token + t);
         const auto position = (float)(s.batch->pieces[i].position + token + t);

@@ -1,6 +1,6 @@
 // nanobind bindings: addresses and sizes in, next to nothing out.
 //
-// Everything is checked by the callers: gemelo/kernels/cpu.py and panels.py, engine/graphs.py,
+// Everything is checked by the callers: gemelo/kernels/cpu.py and repacked.py, engine/programs,
 // weights/mapped.py. What is said here goes to gemelo/kernels/_native.pyi (dev/stub.py).
 
 #include <nanobind/nanobind.h>
