@@ -255,7 +255,7 @@ def main() -> int:
                 write(options, name, measure, MEASURES[measure](bench))
     except KeyboardInterrupt:
         return 130
-    except (EngineFailure, gemelo.GemeloError) as error:
+    except (EngineFailure, ValueError, gemelo.GemeloError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -27,8 +27,9 @@ Results = dict[str, dict[str, Any]]
 
 
 def results() -> Results:
-    """What the benchmark left."""
-    found: Results = json.loads((RESULTS / "batch.json").read_text(encoding="utf-8"))
+    """What the benchmark left; nothing where it has not run yet."""
+    file = RESULTS / "batch.json"
+    found: Results = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     return found
 
 
