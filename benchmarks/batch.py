@@ -24,6 +24,7 @@ that is there is added to, measure by measure.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import shlex
@@ -65,6 +66,7 @@ class Bench:
         self.name, self.options = name, options
         self.file = SUBJECTS[name].gguf(options.files)
         self.engines: list[str] = options.engines
+        self._seeds = itertools.count(0, 1_000_000)  # no prompt comes twice, or it would be held
         self.model = None
         if GEMELO in self.engines:
             self.model = gemelo.load(self.file, threads=options.threads, context=CONTEXT)
@@ -77,12 +79,14 @@ class Bench:
         )
 
     def rounds(self, turns: dict[str, Turn]) -> dict[str, list[Any]]:
-        """What every engine measured: each in turn, after one turn that is not counted."""
+        """What every engine measured: each in turn, after one turn that is not counted. A round's
+        prompts are the same for all, and no other round's."""
         found: dict[str, list[Any]] = {name: [] for name in turns}
         order = list(turns)
         for number in range(self.options.rounds + 1):
+            seed = next(self._seeds)
             for name in order:
-                result = turns[name](1_000_000 * number)
+                result = turns[name](seed)
                 if number:
                     found[name].append(result)
             order = order[1:] + order[:1]

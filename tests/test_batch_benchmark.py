@@ -87,6 +87,16 @@ def test_a_ratio_is_the_median_of_those_within_rounds(modules: SimpleNamespace) 
     assert found["ratio"] == 3 and found["gemelo"]["x"] == 4 and found["llama.cpp"]["x"] == 1
 
 
+def test_no_round_has_the_prompts_of_another(modules: SimpleNamespace, tmp_path: Path) -> None:
+    options = SimpleNamespace(files=tmp_path, engines=["llama.cpp"], rounds=2, threads=2)
+    bench, seeds = modules.batch.Bench("270m", options), list[int]()
+    for _ in range(2):
+        found = bench.rounds({"gemelo": lambda seed: seed, "llama.cpp": lambda seed: seed})
+        assert found["gemelo"] == found["llama.cpp"] and len(found["gemelo"]) == 2
+        seeds += found["gemelo"]
+    assert len(set(seeds)) == 4
+
+
 def test_the_peer_answers_all_prompts_with_as_many_tokens(server: Any) -> None:
     with server(3) as peer:
         peer.together([[2], [3], [4]], new=5)
