@@ -20,6 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))  # imported by a test, too
 
+import batch_tables
 import peer_tables
 from markdown_tables import filled, significant, table
 from start import phases_table
@@ -242,6 +243,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "float-weights": float_weights,
     "start": start,
     "start-phases": start_phases,
+    **{f"batch-{name}": written for name, written in batch_tables.written().items()},
     "elastic": elastic,
     "elastic-kernels": elastic_kernels,
     "resident": resident,

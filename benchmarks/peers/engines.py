@@ -106,14 +106,19 @@ def build(home: str, folder: Path) -> str:
         steps += [[str(python), "-m", "pip", "uninstall", "--yes", UNWANTED[home]]]
     settings = dict(os.environ)
     if home == "llama":
-        header = folder.resolve() / "tile_configuration.h"
-        settings["CMAKE_ARGS"] = f'-DCMAKE_CXX_FLAGS="-include {shlex.quote(str(header))}"'
-        folder.mkdir(parents=True, exist_ok=True)
-        header.write_text(TILE_HEADER)
+        settings["CMAKE_ARGS"] = f'-DCMAKE_CXX_FLAGS="{tile_flags(folder)}"'
     for step in steps:
         if subprocess.run(step, env=settings, stdout=sys.stderr).returncode:
             raise EngineFailure(f"{shlex.join(step)} failed")
     return str(python)
+
+
+def tile_flags(folder: Path) -> str:
+    """What a compiler is told to declare the tile configuration rightly; writes that header."""
+    header = folder.resolve() / "tile_configuration.h"
+    folder.mkdir(parents=True, exist_ok=True)
+    header.write_text(TILE_HEADER)
+    return f"-include {shlex.quote(str(header))}"
 
 
 def export(python: str, source: Path, weights: str, target: Path) -> None:
