@@ -24,17 +24,14 @@ from typing import TYPE_CHECKING, Any, Unpack, cast, overload
 
 from numpy.typing import NDArray
 
-from gemelo.checkpoints.load import Checkpoint, decoder_weights
-from gemelo.checkpoints.open import open_source
-from gemelo.checkpoints.slice import cut, without_padding, without_towers
+from gemelo.api.cut_decoder import cut_decoder
+from gemelo.checkpoints.load import Checkpoint
 from gemelo.config import ModelConfig, Submodel
 from gemelo.config.absent_arguments import FORWARDING, GENERATING, refusing
 from gemelo.config.options import WeightFormat
 from gemelo.config.sampling import Sampling, SamplingSettings
 from gemelo.engine.completion import Completion
 from gemelo.engine.continuation import Piece
-from gemelo.engine.decoder import Decoder
-from gemelo.engine.device import decoder_on
 from gemelo.engine.elastic.speculative import Draft
 from gemelo.engine.engine import Engine
 from gemelo.engine.media.encoders import MediaEncoders
@@ -142,23 +139,12 @@ class Model(Unpicklable):
         draft its own copy of the weights, "q4_0" a small one; None shares the model's.
         """
         part = self.engine.views.parse(choice)
-        decoder = self.engine.views.view(part) if format is None else self._copy(part, format)
+        if format is None:
+            decoder = self.engine.views.view(part)
+        else:
+            decoder = cut_decoder(self.checkpoint.path, (*self._cuts, part), format, self.device)
         own = "" if format is None else f" ({format})"
         return Draft(decoder, gamma, name=f"{part.name or 'custom'}{own}")
-
-    def _copy(self, part: Submodel, format: WeightFormat) -> Decoder:
-        """A sub-model with weights of its own, read again from the file, activations as here."""
-        source = without_padding(without_towers(open_source(self.checkpoint.path)))
-        for submodel in (*self._cuts, part):
-            source = cut(source, submodel)
-        try:
-            weights, _ = decoder_weights(source, format)
-            return decoder_on(self.device, source.config, weights)
-        except InputError as error:
-            raise InputError(
-                f"a draft in {format}, its embeddings in q8_0: {error}; a draft without a format "
-                "shares the model's weights"
-            ) from None
 
     def prompt(self, prompt: PromptLike, vision_options: VisionOptions | None = None) -> Prompt:
         """A prompt ready to be read: text gets `<bos>`, messages the chat template, ids stay.

@@ -27,10 +27,10 @@ from gemelo.config.sampling import Sampling, SamplingSettings
 from gemelo.config.submodel import WHOLE
 from gemelo.engine.completion import Completion
 from gemelo.engine.continuation import Continuation, Piece
-from gemelo.engine.decoder import FEW_TOKENS, Decoder
+from gemelo.engine.decoder import Decoder
 from gemelo.engine.elastic.policy import Moment, Policy, check_policy, check_turn
 from gemelo.engine.elastic.rebuild import CacheRebuild
-from gemelo.engine.elastic.speculative import Draft, check_draft
+from gemelo.engine.elastic.speculative import Draft, check_draft, speculate
 from gemelo.engine.elastic.submodel_views import SubmodelViews
 from gemelo.engine.kv import KVCache
 from gemelo.engine.loop import StepLoop
@@ -174,10 +174,7 @@ class Session(Unpicklable):
 
     def _stale(self) -> list[bool]:
         """Of every position, whether it is one of those."""
-        held_by = self.sequence.writers
-        writers = {id(writer): writer for writer in held_by}
-        same = {key for key, writer in writers.items() if self.views.same_keys(writer, self.active)}
-        return [id(writer) not in same for writer in held_by]
+        return self.views.stale(self.sequence.writers, self.active)
 
     @property
     def written_by(self) -> list[str]:
@@ -288,7 +285,7 @@ class Session(Unpicklable):
         if sampling.n > 1:
             task = continue_all(rows, scores, self.decoder, self.cache, len(self.ids))
         elif self.draft is not None:
-            task = self._speculate(rows[0], scores, self.draft)
+            task = speculate(self.draft, rows[0], scores, self.sequence, self._append, self._forget)
         else:
             task = self._continue(rows[0], scores)
         timings.prefill_s = time.perf_counter() - started
@@ -334,8 +331,7 @@ class Session(Unpicklable):
             if progress is not None:
                 progress(position - shared, len(tokens) - shared)
 
-        scores = yield from self.sequence.read(self.decoder, writer, tokens, told)
-        return scores
+        return (yield from self.sequence.read(self.decoder, writer, tokens, told))
 
     def write(self, tokens: Sequence[int] | Tokens) -> None:
         """Bring the cache to hold tokens: nothing is scored, and Gemma 3n's layers without keys of
@@ -378,30 +374,6 @@ class Session(Unpicklable):
             if row.finish_reason is not None:
                 return
             scores = (yield from self._append(row.ids[-1:]))[-1]
-
-    def _speculate(self, row: Continuation, scores: Floats, draft: Draft) -> Task[None]:
-        """Rounds of guesses and their verification; the same text as without."""
-        yield row.choose(scores, last=len(self.ids) >= self.cache.context)
-        while row.finish_reason is None:
-            position = len(self.ids)
-            room = min(self.cache.context - position, self.cache.chunk, FEW_TOKENS) - 1
-            gamma = max(0, min(draft.gamma, room, row.sampling.max_tokens - len(row.ids) - 1))
-            guesses = (yield from draft.propose(self.cache, row, position, gamma)) if gamma else []
-            all_scores = yield from self._append([row.ids[-1], *(guess.id for guess in guesses)])
-            seconds, accepted = self._step_s, 0
-            for index, after in enumerate(all_scores):
-                guess = guesses[index] if index < len(guesses) else None
-                last = position + index + 1 >= self.cache.context
-                piece = row.choose(after, last, guess)
-                if row.finish_reason is not None:
-                    self._forget(position + index + 1)
-                yield piece
-                if row.finish_reason is not None or guess is None or row.ids[-1] != guess.id:
-                    break
-                accepted += 1
-            draft.learn(guesses, accepted, seconds)
-            if guesses:  # a plain step has nothing to take back
-                self._forget(position + accepted + 1)
 
     def _append(self, ids: Sequence[int]) -> Task[Floats]:
         """Write the last token, and guesses after it; scores (T, V) after each."""

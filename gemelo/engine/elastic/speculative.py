@@ -16,7 +16,7 @@ of guesses pays, it drafts nothing, and tries again after a while.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from gemelo.config import ModelConfig
@@ -24,10 +24,12 @@ from gemelo.engine.continuation import Continuation
 from gemelo.engine.decoder import FEW_TOKENS, Decoder
 from gemelo.engine.kv import KVCache
 from gemelo.engine.sampler import Guess
+from gemelo.engine.sequence import CachedSequence
 from gemelo.engine.task import Task
 from gemelo.engine.tokens import Tokens
 from gemelo.engine.work import Work
 from gemelo.errors import InputError
+from gemelo.kernels.quants import Floats
 
 MOST = 8  # guesses a round
 # Tokens that a pass verifies: so many have the very numbers of as many passes (docs/kernels.md).
@@ -137,6 +139,41 @@ class Draft:
     def tokens_per_round(self) -> float:
         """Tokens per pass of the verifier, its own one included."""
         return (self.accepted + self.rounds) / self.rounds if self.rounds else 1.0
+
+
+def speculate(
+    draft: Draft,
+    row: Continuation,
+    scores: Floats,
+    sequence: CachedSequence,
+    append: Callable[[Sequence[int]], Task[Floats]],
+    forget: Callable[[int], None],
+) -> Task[None]:
+    """Rounds of guesses and their verification; the same text as without. append writes tokens and
+    scores them; forget takes those back that were not kept."""
+    context = sequence.cache.context
+    yield row.choose(scores, last=len(sequence.ids) >= context)
+    while row.finish_reason is None:
+        cache, position = sequence.cache, len(sequence.ids)
+        room = min(context - position, cache.chunk, MOST_VERIFIED) - 1
+        gamma = max(0, min(draft.gamma, room, row.sampling.max_tokens - len(row.ids) - 1))
+        guesses = (yield from draft.propose(cache, row, position, gamma)) if gamma else []
+        started = time.perf_counter()
+        all_scores = yield from append([row.ids[-1], *(guess.id for guess in guesses)])
+        seconds, accepted = time.perf_counter() - started, 0
+        for index, after in enumerate(all_scores):
+            guess = guesses[index] if index < len(guesses) else None
+            last = position + index + 1 >= context
+            piece = row.choose(after, last, guess)
+            if row.finish_reason is not None:
+                forget(position + index + 1)
+            yield piece
+            if row.finish_reason is not None or guess is None or row.ids[-1] != guess.id:
+                break
+            accepted += 1
+        draft.learn(guesses, accepted, seconds)
+        if guesses:  # a plain step has nothing to take back
+            forget(position + accepted + 1)
 
 
 def check_draft(draft: Draft, config: ModelConfig) -> None:

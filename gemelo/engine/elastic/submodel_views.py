@@ -11,6 +11,7 @@ of what a larger one would have written, unless the two agree on all layers that
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 
 from gemelo.config import ModelConfig, Submodel
@@ -62,6 +63,12 @@ class SubmodelViews:
     def same_keys(self, a: Submodel | None, b: Submodel | None) -> bool:
         """Whether a cache written by one is exactly what the other would have written."""
         return a is b or (a is not None and b is not None and a.same_keys(b, self._config()))
+
+    def stale(self, writers: Sequence[Submodel | None], active: Submodel | None) -> list[bool]:
+        """Of every position, whether its writer would have written otherwise than `active`."""
+        distinct = {id(writer): writer for writer in writers}
+        same = {key for key, writer in distinct.items() if self.same_keys(writer, active)}
+        return [id(writer) not in same for writer in writers]
 
     def _config(self) -> ModelConfig:
         config = self.decoder.config

@@ -30,7 +30,7 @@ from gemelo.kernels import cpu, native, reference_program
 from gemelo.kernels.cpu import address_of as _address
 from gemelo.kernels.quants import Floats, Packed
 from gemelo.kernels.reference_layers import AltUp, Matrix, Norm
-from gemelo.kernels.repacked import Panels
+from gemelo.kernels.repacked import Panels, Unmoved
 
 if TYPE_CHECKING:
     from gemelo.kernels import _native
@@ -101,7 +101,7 @@ class Backend(Protocol):
 class NativeBackend:
     """The kernels of this machine, which take addresses: `kept` holds what lies there."""
 
-    def __init__(self, config: ModelConfig, panels: Panels | None = None) -> None:
+    def __init__(self, config: ModelConfig, panels: Panels | Unmoved | None = None) -> None:
         """Matrices are read from `panels` where they were moved there."""
         self.config, self.panels = config, panels
         self.program: _native.Program = native.extension.Program()
