@@ -6,6 +6,7 @@
 docs/python.md is a tour; `help(gemelo.Model)`, `help(gemelo.Sampling)` and so on say the rest.
 
 - Models: load, Model, Engine, Session, KVCache, PromptLike, Message, Prompt, Tokens, EmbeddingSpan
+- Many callers: AsyncEngine, AsyncStream, Request
 - Answers: Sampling, SamplingSettings, Completion, Choice, Piece, FinishReason, Timings, Stats,
   CausalLMOutput
 - Text: Tokenizer, TextStream, render_chat
@@ -18,7 +19,7 @@ docs/python.md is a tour; `help(gemelo.Model)`, `help(gemelo.Sampling)` and so o
 - Configs: ModelConfig, Gemma3Config, Gemma3nConfig, LayerConfig, VisionConfig, Vision3nConfig,
   AudioConfig, Modalities, PlaceholderTokens, parameter_shapes
 - Errors: GemeloError, InputError, ContextLengthError, SessionBusyError, FileFormatError,
-  UnsupportedError, UnavailableError, MissingExtraError
+  UnsupportedError, UnavailableError, MissingExtraError, ModelClosedError
 
 Names are imported on first use, so that `gemelo --help` never loads torch.
 """
@@ -29,6 +30,7 @@ TYPE_CHECKING = False  # typing's own would load typing, before Ctrl-C is heard 
 if TYPE_CHECKING:
     from typing import Any
 
+    from gemelo.api.async_engine import AsyncEngine, AsyncStream
     from gemelo.api.load import load
     from gemelo.api.model import Message, Model, PromptLike
     from gemelo.checkpoints.convert import Converted, convert, slice
@@ -66,6 +68,7 @@ if TYPE_CHECKING:
     from gemelo.engine.engine import Engine
     from gemelo.engine.kv import KVCache
     from gemelo.engine.media.audio_stream import AudioStream
+    from gemelo.engine.request import Request
     from gemelo.engine.session import Session
     from gemelo.engine.timings import Stats, Timings
     from gemelo.engine.tokens import EmbeddingSpan, Tokens
@@ -75,6 +78,7 @@ if TYPE_CHECKING:
         GemeloError,
         InputError,
         MissingExtraError,
+        ModelClosedError,
         SessionBusyError,
         UnavailableError,
         UnsupportedError,
@@ -96,6 +100,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AsyncEngine": "gemelo.api.async_engine.AsyncEngine",
+    "AsyncStream": "gemelo.api.async_engine.AsyncStream",
     "AudioConfig": "gemelo.config.AudioConfig",
     "AudioStream": "gemelo.engine.media.audio_stream.AudioStream",
     "CausalLMOutput": "gemelo.models.outputs.CausalLMOutput",
@@ -122,6 +128,7 @@ _HOMES = {
     "Message": "gemelo.api.model.Message",
     "Modalities": "gemelo.config.Modalities",
     "Model": "gemelo.api.model.Model",
+    "ModelClosedError": "gemelo.errors.ModelClosedError",
     "ModelConfig": "gemelo.config.ModelConfig",
     "Moment": "gemelo.engine.elastic.policy.Moment",
     "PanScan": "gemelo.inputs.media.panscan.PanScan",
@@ -134,6 +141,7 @@ _HOMES = {
     "Readable": "gemelo.inputs.media.file_objects.Readable",
     "RebuildMode": "gemelo.config.options.RebuildMode",
     "Samples": "gemelo.inputs.media.audio.Samples",
+    "Request": "gemelo.engine.request.Request",
     "Sampling": "gemelo.config.sampling.Sampling",
     "SamplingSettings": "gemelo.config.sampling.SamplingSettings",
     "Segment": "gemelo.transcription.Segment",
@@ -173,6 +181,8 @@ _HOMES = {
 }
 
 __all__ = [
+    "AsyncEngine",
+    "AsyncStream",
     "AudioConfig",
     "AudioStream",
     "CausalLMOutput",
@@ -199,6 +209,7 @@ __all__ = [
     "MissingExtraError",
     "Modalities",
     "Model",
+    "ModelClosedError",
     "ModelConfig",
     "Moment",
     "PanScan",
@@ -210,6 +221,7 @@ __all__ = [
     "PromptLike",
     "Readable",
     "RebuildMode",
+    "Request",
     "Samples",
     "Sampling",
     "SamplingSettings",

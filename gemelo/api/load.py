@@ -41,6 +41,7 @@ def load(
     ple: TablePlacement | None = None,
     mmproj: str | Path | None = None,
     repack: bool = True,
+    kv_limit_bytes: int | None = None,
     progress: Progress | None = None,
 ) -> Model:
     """Load a model from a path, a hub id, or the embedded default.
@@ -61,6 +62,8 @@ def load(
     - repack: move quantised weights out of the file's pages into an order that the native kernels
       read faster, where memory has room for it; a small Gemma 3 does so after its first token, if
       the first prompt is short. Without it they stay mapped.
+    - kv_limit_bytes: what the KV caches of all requests may take, those that ended included; None
+      is half of what is free when the first one comes, and 256 MiB for those that ended.
     - progress: gets how much is done and how much there is: bytes while files are fetched, then
       tensors.
 
@@ -83,6 +86,12 @@ def load(
     checkpoint = load_checkpoint(path, format, progress, towers, finish)
     notices += gpu_notices(device)
     checkpoint = replace(checkpoint, notices=(*checkpoint.notices, *notices))
-    engine = Engine(made[0], checkpoint.tokenizer, context, kv_format=kv_format)
+    engine = Engine(
+        made[0],
+        checkpoint.tokenizer,
+        context,
+        kv_format=kv_format,
+        kv_limit_bytes=kv_limit_bytes,
+    )
     loaded = Model(checkpoint, engine, time.perf_counter() - started)
     return loaded if submodel is None else loaded.submodel(submodel)

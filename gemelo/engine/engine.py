@@ -17,7 +17,7 @@ from gemelo.engine.elastic.submodel_views import SubmodelViews
 from gemelo.engine.kv import KVCache, check_kv_format
 from gemelo.engine.loop import StepLoop
 from gemelo.engine.memory.pages import available_bytes
-from gemelo.engine.plan import Admission, KVPlan
+from gemelo.engine.plan import Admission, KVPlan, check_kv_limit
 from gemelo.engine.prefix_pool import PrefixPool
 from gemelo.engine.request import Request
 from gemelo.engine.request_queue import RequestQueue
@@ -66,6 +66,7 @@ class Engine:
         check_kv_format(self.kv_format)
         self.views = SubmodelViews(decoder, name)
         self.loop = StepLoop(Scheduler()) if loop is None else loop
+        check_kv_limit(kv_limit_bytes)
         self.kv_limit_bytes = kv_limit_bytes
         self.load_s_due = 0.0  # seconds of loading that a turn has to count
 

@@ -25,7 +25,7 @@ from gemelo.checkpoints.source import DECODER, PER_LAYER_EMBEDDING, Source
 from gemelo.config import ModelConfig, kv_bytes
 from gemelo.config.options import KVFormat, WeightFormat
 from gemelo.engine.memory.pages import available_bytes
-from gemelo.errors import InputError
+from gemelo.errors import InputError, shown
 from gemelo.kernels import cpu, native
 from gemelo.kernels.quants import FORMATS, Format
 
@@ -112,6 +112,16 @@ def default_kv_limit() -> int:
     return available_bytes() // 2 or _UNKNOWN_LIMIT_BYTES
 
 
+def check_kv_limit(kv_limit_bytes: int | None) -> None:
+    """Raise InputError for what is no number of bytes."""
+    is_number = isinstance(kv_limit_bytes, int) and not isinstance(kv_limit_bytes, bool)
+    if kv_limit_bytes is not None and not (is_number and kv_limit_bytes > 0):
+        raise InputError(
+            f"kv_limit_bytes = {shown(kv_limit_bytes)}; expected a number of bytes from 1, for the "
+            "KV caches of all requests, or None for half of what is free"
+        )
+
+
 class Reservation:
     """Bytes that a request has until it releases them."""
 
@@ -128,11 +138,8 @@ class Admission:
 
     def __init__(self, kv_limit_bytes: int | None = None) -> None:
         """None is half of the memory that is free now."""
+        check_kv_limit(kv_limit_bytes)
         limit = default_kv_limit() if kv_limit_bytes is None else kv_limit_bytes
-        if limit <= 0:
-            raise InputError(
-                f"kv_limit = {limit} bytes; expected more than 0, for the KV caches of all requests"
-            )
         self.limit_bytes, self.live = limit, set[Reservation]()
 
     @property
@@ -149,9 +156,9 @@ class Admission:
         """Raise InputError for a request that would not fit alone."""
         if nbytes > self.limit_bytes:
             raise InputError(
-                f"the request needs {shown_size(nbytes)} of KV cache, and kv_limit is "
+                f"the request needs {shown_size(nbytes)} of KV cache, and kv_limit_bytes is "
                 f"{shown_size(self.limit_bytes)} for all requests: shorten the prompt, lower "
-                "max_tokens or n, or raise kv_limit"
+                "max_tokens or n, or raise kv_limit_bytes"
             )
 
     def reserve(self, nbytes: int) -> Reservation | None:

@@ -178,7 +178,7 @@ def test_what_never_fits_is_refused_at_once_with_the_bytes_it_needs() -> None:
 
 @pytest.mark.parametrize("limit", [0, -1])
 def test_a_limit_of_nothing_is_refused(limit: int) -> None:
-    with pytest.raises(InputError, match=f"kv_limit = {limit} bytes; expected more than 0"):
+    with pytest.raises(InputError, match=f"kv_limit_bytes = {limit} bytes; expected more than 0"):
         Admission(limit)
 
 

@@ -148,7 +148,7 @@ def test_other_salts_share_nothing() -> None:
 
 def test_what_can_never_fit_is_refused_with_its_bytes() -> None:
     rounds = Rounds(engine_of(5_000))
-    with pytest.raises(InputError, match="needs .* kv_limit"):
+    with pytest.raises(InputError, match="needs .* kv_limit_bytes"):
         rounds.submit(SHARED, 300)
     assert not rounds.present
 
