@@ -32,10 +32,13 @@ NAMES = {
 }
 # Members that gemelo's own parts need of each other, and the types that only these speak of.
 INNER = {
+    "AsyncEngine.put: Delivery",
+    "AsyncStream.push: Delivery",
     "Draft.decoder: Decoder",
     "Draft.learn: Guess",
     "Draft.propose: Continuation",
     "Draft.propose: Guess",
+    "Draft.propose: Work",
     "KVCache.copy_prefix: Snapshot",
     "KVCache.memory: Memory",
     "KVCache.restore: Snapshot",
@@ -52,6 +55,7 @@ INNER = {
     "ModelConfig.rope_scaling: Llama3",
     "ModelConfig.rope_scaling: Yarn",
     "Session.answer: Turn",
+    "Session.task: Work",
     "Session.decoder: Decoder",
     "Tokenizer.added_vocabulary: AddedVocabulary",
     "Tokenizer.backend: TokenizerBackend",

@@ -19,8 +19,8 @@ from typing import Any
 from gemelo.api.model import Model, PromptLike
 from gemelo.engine.completion import Completion
 from gemelo.engine.continuation import Piece
-from gemelo.engine.delivery import Delivery
-from gemelo.engine.request import Request, Ticket
+from gemelo.engine.delivery import Delivery, Ticket
+from gemelo.engine.request import Request
 
 
 class AsyncEngine:

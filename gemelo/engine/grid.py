@@ -62,6 +62,18 @@ def pieces(
     return taken
 
 
+def last_cut(end: int, blocks: Sequence[Range] = (), grid: int = GRID) -> int:
+    """The last place up to `end` where all that begins like this is cut, whatever follows: a line,
+    or the end of a block."""
+    line = end // grid * grid
+    for first, last in reversed(blocks):
+        if last <= end:
+            return max(line, last)
+        if first < line:
+            line = first // grid * grid
+    return line
+
+
 def _join(piece: Range, cell: Range, grid: int) -> bool:
     """Whether every token gets the same bits in one piece of both as in two."""
     on_lines = piece[0] % grid == 0 and cell[0] % grid == 0

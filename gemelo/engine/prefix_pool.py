@@ -27,7 +27,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from gemelo.engine.grid import GRID
+from gemelo.engine.grid import GRID, last_cut
 from gemelo.engine.tokens import EmbeddingSpan, Tokens
 
 _COMPARED = 4096  # ids at once: most sequences differ early, and long arrays lie in no cache
@@ -197,22 +197,11 @@ class PrefixPool(Generic[S]):
             return held
         end = min(common, sequence.on_grid, len(ids) - 1)
         while end >= max(1, least):
-            back = min(self._line(tokens, end), sequence.restorable(end))
+            back = min(last_cut(end, tokens.blocks, self.grid), sequence.restorable(end))
             if back == end:
                 return end
             end = back
         return 0
-
-    def _line(self, tokens: Tokens, end: int) -> int:
-        """The last place up to `end` where every prompt that begins like this one is cut: a line of
-        the grid, or the end of a picture that is read in one step."""
-        line = end // self.grid * self.grid
-        for span in reversed(tokens.spans):
-            if span.bidirectional and span.end <= end:
-                return max(line, span.end)
-            if span.bidirectional and span.begin < line:
-                line = span.begin // self.grid * self.grid
-        return line
 
 
 def _common_prefix(

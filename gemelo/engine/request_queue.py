@@ -19,11 +19,11 @@ from contextlib import contextmanager
 
 from gemelo.config import Submodel
 from gemelo.engine.continuation import Piece
-from gemelo.engine.delivery import Delivery
+from gemelo.engine.delivery import Delivery, Ticket
 from gemelo.engine.loop import StepLoop
 from gemelo.engine.plan import Admission, Reservation
 from gemelo.engine.prefix_pool import PrefixPool
-from gemelo.engine.request import Request, Ticket
+from gemelo.engine.request import Request
 from gemelo.engine.sequence import CachedSequence
 from gemelo.engine.session import Session
 from gemelo.engine.task import Task, Works

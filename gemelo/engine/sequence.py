@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 
 from gemelo.config import Submodel
 from gemelo.engine.decoder import FEW_TOKENS, Decoder
-from gemelo.engine.grid import GRID
+from gemelo.engine.grid import GRID, last_cut
 from gemelo.engine.kv import KVCache
 from gemelo.engine.slots import RewindError
 from gemelo.engine.snapshots import Snapshot
@@ -58,10 +58,9 @@ class CachedSequence:
         """Bytes of the cache and its snapshots."""
         return self.cache.nbytes + sum(kept.nbytes for kept in self.snapshots.values())
 
-    def _line(self, position: int) -> int:
-        """The last line of the grid up to a position."""
-        grid = min(GRID, self.cache.chunk)
-        return position // grid * grid
+    def _last_cut(self, tokens: Tokens, end: int) -> int:
+        """The last place up to `end` where any prompt that begins like tokens is cut."""
+        return last_cut(end, tokens.blocks, min(GRID, self.cache.chunk))
 
     @property
     def on_grid(self) -> int:
@@ -81,7 +80,7 @@ class CachedSequence:
         the grid unless they are all that is held."""
         shared = min(self.tokens.common_prefix(tokens), limit)
         if shared < len(self.ids):
-            shared = self._line(shared)
+            shared = self._last_cut(tokens, shared)
         return tokens.uncut(shared)
 
     def rewind_to(self, tokens: Tokens, limit: int) -> int:
@@ -131,7 +130,7 @@ class CachedSequence:
         told: Held = lambda position: None,
     ) -> Task[Floats]:
         """Hold tokens, of which a prefix is held; scores (V,) of what follows the last."""
-        self._prompt_end, self._prompt_mark = len(tokens), self._line(len(tokens) - 1)
+        self._prompt_end, self._prompt_mark = len(tokens), self._last_cut(tokens, len(tokens) - 1)
         [scores] = yield [self._work(decoder, writer, tokens, 1, told)]
         last: Floats = scores[-1]
         return last

@@ -10,8 +10,8 @@ from collections.abc import Generator, Sequence
 
 from gemelo.engine.completion import Completion
 from gemelo.engine.continuation import Piece
-from gemelo.engine.delivery import Delivery, Inbox
-from gemelo.engine.request import Request, Ticket
+from gemelo.engine.delivery import Delivery, Inbox, Ticket
+from gemelo.engine.request import Request
 from gemelo.engine.request_queue import RequestQueue
 
 

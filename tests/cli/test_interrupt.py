@@ -34,7 +34,7 @@ def test_the_first_asks_and_the_second_stops() -> None:
 
 def test_an_answer_keeps_what_was_said_and_the_session_goes_on(tiny_checkpoint: Path) -> None:
     model = library.load(tiny_checkpoint)
-    session, ids = model.session(), model.tokenizer.encode("the capital")
+    session, ids = model.session(), model.tokenizer.encode("the capital " * 12)
     said: list[str] = []
 
     def show(text: str) -> None:
@@ -46,7 +46,7 @@ def test_an_answer_keeps_what_was_said_and_the_session_goes_on(tiny_checkpoint: 
     assert answers.cancelled(cut) and cut.finish_reason == "cancelled"
     assert len(cut.token_ids) == 5 and cut.text == "".join(said)
     whole = answers.answer(model, session, model.prompt(ids), SETTINGS, said.append, quiet=True)
-    assert whole.timings.reused_tokens == len(ids) - 1
+    assert whole.timings.reused_tokens == (len(ids) - 1) // 64 * 64 > 0
     assert whole.token_ids == library.load(tiny_checkpoint).generate(ids, SETTINGS).token_ids
     assert whole.token_ids[:5] == cut.token_ids
 

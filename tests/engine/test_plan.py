@@ -171,14 +171,14 @@ def test_what_never_fits_is_refused_at_once_with_the_bytes_it_needs() -> None:
     with pytest.raises(InputError) as caught:
         admission.reserve(1536 * MIB)
     assert str(caught.value) == (
-        "the request needs 1.5 GiB of KV cache, and kv_limit is 512.0 MiB for all requests: "
-        "shorten the prompt, lower max_tokens or n, or raise kv_limit"
+        "the request needs 1.5 GiB of KV cache, and kv_limit_bytes is 512.0 MiB for all requests: "
+        "shorten the prompt, lower max_tokens or n, or raise kv_limit_bytes"
     )
 
 
 @pytest.mark.parametrize("limit", [0, -1])
 def test_a_limit_of_nothing_is_refused(limit: int) -> None:
-    with pytest.raises(InputError, match=f"kv_limit_bytes = {limit} bytes; expected more than 0"):
+    with pytest.raises(InputError, match=f"kv_limit_bytes = {limit}; expected"):
         Admission(limit)
 
 

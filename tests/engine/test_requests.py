@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gemelo.config.sampling import Sampling
-from gemelo.engine.delivery import Inbox
+from gemelo.engine.delivery import Inbox, Ticket
 from gemelo.engine.engine import Engine
 from gemelo.engine.loop import Waiting
-from gemelo.engine.request import Request, Ticket
+from gemelo.engine.request import Request
 from gemelo.engine.together import complete_all, stream_all
 from gemelo.engine.tokens import Tokens
 from gemelo.errors import InputError, ModelClosedError, UnavailableError

@@ -51,10 +51,11 @@ MODELS = [
 @cache
 def model(family: str, format: str, moved: bool) -> NativeDecoder:
     decoder = made(GEMMA3 if family == "gemma3" else GEMMA3N, format)
-    if moved:
-        decoder.panels = repacked(decoder.config, decoder.weights)
-        assert decoder.panels is not None
-    return decoder
+    if not moved:
+        return decoder
+    panels = repacked(decoder.config, decoder.weights)
+    assert panels is not None
+    return NativeDecoder(decoder.config, decoder.weights, panels, decoder.table)
 
 
 @pytest.fixture(params=MODELS, ids=lambda model: "-".join(map(str, model)))

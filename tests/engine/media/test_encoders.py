@@ -115,12 +115,12 @@ def test_a_template_and_turns_say_the_same(sees: Model) -> None:
 def test_a_conversation_encodes_a_picture_once_and_reads_it_once(eyed_directory: Path) -> None:
     model = load(eyed_directory)
     messages = user(image(photograph()), text("the"))
-    first = model.generate(messages, **GREEDY)
+    model.generate(messages, **GREEDY)
     made = model.encoders.towers.encode_image
     model.encoders.towers.encode_image = None  # type: ignore[assignment, method-assign]
-    messages += [{"role": "assistant", "content": first.text or "of"}, *user(text("an"))]
+    messages += [{"role": "assistant", "content": "of"}, *user(text("an"))]
     again = model.generate(messages, **GREEDY)
-    assert again.timings.reused_tokens >= len(first.prompt_token_ids)
+    assert again.timings.reused_tokens > 16  # the picture's, after which every prompt is cut
     model.encoders.towers.encode_image = made  # type: ignore[method-assign]
     assert again.token_ids == load(eyed_directory).generate(messages, **GREEDY).token_ids
 

@@ -84,9 +84,7 @@ def scores(decoder: NativeDecoder, given: int, more: int = 3) -> Floats:
     cache = cache_of(decoder, chunk=128)
     ids = (IDS * 2)[: given + more]
     found = [step.prefill(decoder, cache, Tokens(ids[:given]), 0)]
-    found += [
-        step.decode(decoder, cache, ids[at : at + 1], [at])[0] for at in range(given, len(ids))
-    ]
+    found += [step.decode(decoder, cache, ids[at], at) for at in range(given, len(ids))]
     return np.stack(found)
 
 
@@ -215,7 +213,8 @@ def late() -> NativeDecoder:
 def test_the_move_comes_between_the_first_two_tokens(
     late: NativeDecoder, tiny_tokenizer: Tokenizer
 ) -> None:
-    session = Engine(late, tiny_tokenizer).session(lambda: 3.0)
+    engine = Engine(late, tiny_tokenizer)
+    engine.load_s_due, session = 3.0, engine.session()
     pieces = session.stream(IDS[:5], GREEDY)
     first = next(pieces)
     assert isinstance(late.panels, Unmoved) and session.timings.repack_s == 0
