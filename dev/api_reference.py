@@ -141,9 +141,9 @@ def prose(docstring: str | None) -> str:
     return "".join(shown).strip() + "\n"
 
 
-def _node(function: Any) -> ast.FunctionDef:
+def _node(function: Any) -> ast.FunctionDef | ast.AsyncFunctionDef:
     node = ast.parse(_dedented(function)).body[0]
-    assert isinstance(node, ast.FunctionDef), function
+    assert isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef), function
     return node
 
 
@@ -154,10 +154,11 @@ def _dedented(value: Any) -> str:
     return "\n".join(line[indent:] if line[:indent].isspace() else line for line in lines)
 
 
-def signature(node: ast.FunctionDef, name: str) -> str:
+def signature(node: ast.FunctionDef | ast.AsyncFunctionDef, name: str) -> str:
     """How a function is called, its own first argument left out; wide ones a line an argument."""
     words = [one for one in _arguments(node.args) if one not in ("self", "cls")]
     end = f" -> {_unquoted(node.returns)}" if node.returns else ""
+    name = f"async {name}" if isinstance(node, ast.AsyncFunctionDef) else name
     line = f"{name}({', '.join(words)}){end}"
     if len(line) <= _WIDE:
         return line

@@ -83,6 +83,30 @@ def peers() -> None:
     figure.savefig(ROOT / "performance.svg")
 
 
+def timeline() -> None:
+    """What the engine did for whom: eight answers, and a long prompt that comes among them."""
+    found = json.loads((RESULTS / "timeline.json").read_text())
+    colours = {"decode": "#4878a8", "prefill": "#c08030"}
+    figure, axes = plt.subplots(figsize=(7, 3.0))
+    for name, colour in colours.items():
+        for row in {event[3] for event in found["events"]}:
+            spans = [
+                (1000 * begin, 1000 * (end - begin))
+                for kind, begin, end, of in found["events"]
+                if kind == name and of == row
+            ]
+            label = name if row == 8 else None
+            axes.broken_barh(spans, (row - 0.4, 0.8), facecolor=colour, label=label, lw=0)
+    axes.set_yticks(range(9), [*(f"answer {n}" for n in range(1, 9)), "late prompt"], fontsize=7)
+    axes.invert_yaxis()
+    axes.set_xlabel("ms")
+    axes.set_title(f"{found['model']}, {found['threads']} threads, {found['cpu']}", fontsize=9)
+    axes.legend(fontsize=8, loc="upper right")
+    figure.tight_layout()
+    figure.savefig(ROOT / "engine_timeline.svg")
+
+
 elastic()
 seconds()
 peers()
+timeline()

@@ -29,6 +29,7 @@ from gemelo.engine import step
 from gemelo.engine.continuation import Piece
 from gemelo.engine.decoder import StepPiece
 from gemelo.engine.delivery import Courier, Delivery, deliver
+from gemelo.engine.request import Request
 from gemelo.engine.scheduler import Scheduler, Share
 from gemelo.engine.task import R, Task, Works
 from gemelo.engine.work import Work
@@ -47,13 +48,17 @@ class Result(NamedTuple):
     scores: list[Floats]
 
 
-OnStep = Callable[[float, float, Sequence[Share[Work]]], None]
+OnEvent = Callable[[str, float, float, Request | None], None]
 
 
 class Waiting(Courier, Protocol):
     """Somebody who waits for works, and for his turn where there are none yet."""
 
     works: Works
+
+    @property
+    def request(self) -> Request | None:
+        """What is answered, if it is a request."""
 
     @property
     def given_up(self) -> bool:
@@ -69,10 +74,11 @@ class Waiting(Courier, Protocol):
 class StepLoop:
     """The steps of one model, for all its callers. `closed` says that there are no more."""
 
-    def __init__(self, scheduler: Scheduler, on_step: OnStep | None = None) -> None:
-        """on_step is told of every step when it began and ended, in seconds of
-        `time.perf_counter`, and what it took of which works."""
-        self.scheduler, self.on_step, self.closed = scheduler, on_step, False
+    def __init__(self, scheduler: Scheduler, on_event: OnEvent | None = None) -> None:
+        """on_event is told what was done for whom, and when it began and ended, in seconds of
+        `time.perf_counter`: "prefill" and "decode" of a step, and "sample" of an answer's tokens,
+        for a request, or None for a session's turn. It is called by the thread that steps."""
+        self.scheduler, self.on_event, self.closed = scheduler, on_event, False
         self._renew()
 
     def _renew(self) -> None:
@@ -159,11 +165,8 @@ class StepLoop:
     def _step(self, group: Sequence[Share[Work]]) -> list[Result]:
         """One step: what the scheduler has chosen of works of one size."""
         parts = [(share.work, share.work.pieces(share.limit)) for share in group]
-        began = time.perf_counter()
         pieces = [piece for _, taken in parts for piece in taken]
         scores = iter(step.forward(group[0].work.decoder, pieces))
-        if self.on_step is not None:
-            self.on_step(began, time.perf_counter(), group)
         return [Result(work, taken, [next(scores) for _ in taken]) for work, taken in parts]
 
     # ---- the thread of many ----------------------------------------------------------------------
@@ -224,11 +227,17 @@ class StepLoop:
             present.remove(waiting)
         served = [w for w in present if all(work.done for work in w.works)]
         for waiting in served:
+            began = time.perf_counter()
             if not waiting.proceed():
                 present.remove(waiting)
                 num_answered += isinstance(waiting, Caller)
+            self._tell("sample", began, waiting)
         deliver([*served, *(waiting for waiting, _ in failed)])
         return num_answered
+
+    def _tell(self, name: str, began: float, waiting: Waiting) -> None:
+        if self.on_event is not None:
+            self.on_event(name, began, time.perf_counter(), waiting.request)
 
     def _let_go(self, present: list[Waiting]) -> None:
         """Those who wait no longer, and everybody if the model was closed."""
@@ -247,6 +256,7 @@ class StepLoop:
         failed: dict[int, tuple[Waiting, BaseException]] = {}
         batch, began = self.scheduler.batch(works), time.perf_counter()
         for group in batch.groups:
+            started = time.perf_counter()
             try:
                 results = self._step(group)
             except Exception as error:
@@ -254,6 +264,8 @@ class StepLoop:
                 failed.update({id(waiting): (waiting, error) for waiting in hurt})
                 continue
             for work, pieces, scores in results:
+                name = "decode" if len(pieces) == 1 and pieces[0].exact else "prefill"
+                self._tell(name, started, owners[id(work)])
                 try:
                     work.wrote(pieces, scores)
                 except BaseException as error:  # of a caller's own function that is told
@@ -264,6 +276,8 @@ class StepLoop:
 
 class Caller:
     """A task in a thread of its own, which waits for its works."""
+
+    request: Request | None = None
 
     def __init__(self, works: Works) -> None:
         self.works, self.given_up = works, False

@@ -157,6 +157,11 @@ class Running:
         self._pieces: list[Piece] = []
 
     @property
+    def request(self) -> Request:
+        """What is answered."""
+        return self.ticket.request
+
+    @property
     def given_up(self) -> bool:
         """Whether it was cancelled, or its time is over."""
         return self.ticket.cancelled or self.ticket.overdue

@@ -14,8 +14,9 @@ together the shortest goes first, and whatever comes later than a prompt would h
 behind it, so that none starves. Others serve in order of arrival (llama.cpp, vLLM), where a long
 prompt stops all short ones, or cut their prompts by the load, which changes bits.
 
-Without a budget of the caller's, prompts get as many tokens as cost what the exact ones do: a step
-lasts about twice as long while somebody reads, and no longer.
+Without a budget of the caller's, prompts get as many tokens as cost twice what the exact ones do: a
+step lasts about three times as long while somebody reads. Where more prompts wait than answers are
+being written, each counts as much as an answer: prompts get so many times what the exact ones cost.
 
     batch = scheduler.batch(works)
     for group in batch.groups:                 # a native step each: works of one decoder
@@ -31,6 +32,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 from gemelo.errors import InputError, shown
 
 LEAST_PREFILL, MOST_PREFILL = 64, 512  # tokens of a budget that adapts; the most if nobody decodes
+_SHARE = 2.0  # of what exact works cost, that prompts may cost beside them at least
 _SMOOTHING = 0.25  # share of a step's surprise, in logarithms, that is believed
 _MOST_SURPRISE = 8.0  # a process that was stopped meanwhile says nothing about steps
 
@@ -97,7 +99,8 @@ class Scheduler:
         Groups take turns at being first, since whoever is first waits for nobody else's step.
         """
         exact = [Share(work, work.remaining) for work in works if work.is_exact]
-        bulk = self._bulk([work for work in works if not work.is_exact], self.budget(bool(exact)))
+        waiting = [work for work in works if not work.is_exact]
+        bulk = self._bulk(waiting, self.budget(len(exact), len(waiting)))
         groups = _by_decoder([*exact, *bulk])
         first = self._turn % max(1, len(groups))
         self._turn += 1
@@ -107,11 +110,13 @@ class Scheduler:
             sum(share.limit for share in bulk),
         )
 
-    def budget(self, is_decoding: bool) -> int:
-        """The most tokens of prompts in a step, beside exact ones or without any."""
+    def budget(self, num_exact: int, num_bulk: int) -> int:
+        """The most tokens of so many prompts in a step, beside exact works or without any."""
         if self.prefill_budget is not None:
             return self.prefill_budget
-        return self.cost.balanced_tokens if is_decoding else MOST_PREFILL
+        if not num_exact:
+            return MOST_PREFILL
+        return self.cost.balanced_tokens(max(_SHARE, num_bulk / num_exact))
 
     def learn(self, batch: Batch[W], seconds: float) -> None:
         """Note how long a batch took, all groups together."""
@@ -153,10 +158,10 @@ class StepCost:
         """Before the first step, guesses: a model of 1B on a few cores."""
         self.exact_s, self.bulk_token_s = 0.03, 0.001
 
-    @property
-    def balanced_tokens(self) -> int:
-        """Tokens of prompts that cost what the exact ones of a step do, within bounds."""
-        return int(min(max(self.exact_s / self.bulk_token_s, LEAST_PREFILL), MOST_PREFILL))
+    def balanced_tokens(self, share: float) -> int:
+        """Tokens of prompts that cost so many times what the exact ones do, within bounds."""
+        tokens = share * self.exact_s / self.bulk_token_s
+        return int(min(max(tokens, LEAST_PREFILL), MOST_PREFILL))
 
     def learn(self, num_exact: int, num_bulk: int, seconds: float) -> None:
         """Correct both costs, as far as they took part, by what a step took."""

@@ -105,8 +105,8 @@ def test_a_step_keeps_its_budget_and_takes_every_exact_rest(
 ) -> None:
     scheduler = Scheduler(budget)
     while waiting := live(works):
-        is_decoding = any(work.is_exact for work in waiting)
-        most = scheduler.budget(is_decoding)
+        num_exact = sum(work.is_exact for work in waiting)
+        most = scheduler.budget(num_exact, len(waiting) - num_exact)
         batch = scheduler.batch(waiting)
         taken = shares(batch)
         bulk = {work: limit for work, limit in taken.items() if not work.is_exact}
@@ -207,20 +207,26 @@ def test_whoever_comes_later_than_a_prompt_needs_goes_behind_it() -> None:
 
 @pytest.mark.parametrize("exact_s", [0.01, 0.1, 0.2])
 @pytest.mark.parametrize("bulk_token_s", [0.0002, 0.001, 0.01])
-def test_the_budget_becomes_what_costs_as_much_as_decoding(
+def test_the_budget_becomes_what_costs_twice_as_much_as_decoding(
     exact_s: float, bulk_token_s: float
 ) -> None:
     """Learnt from steps that decode, and from those that read as well, of twenty prompts."""
     scheduler, noise = Scheduler(), random.Random(0)
     for _ in range(20):
         for tokens in (0, 0, 0, 1, 1):
-            num_bulk = tokens * scheduler.budget(is_decoding=True)
+            num_bulk = tokens * scheduler.budget(8, 1)
             seconds = exact_s + num_bulk * bulk_token_s
             scheduler.cost.learn(8, num_bulk, seconds * noise.uniform(0.9, 1.1))
         scheduler.cost.learn(0, MOST_PREFILL, MOST_PREFILL * bulk_token_s)
-    expected = min(max(exact_s / bulk_token_s, LEAST_PREFILL), MOST_PREFILL)
-    assert scheduler.budget(is_decoding=True) == pytest.approx(expected, rel=0.3)
-    assert scheduler.budget(is_decoding=False) == MOST_PREFILL
+    expected = min(max(2 * exact_s / bulk_token_s, LEAST_PREFILL), MOST_PREFILL)
+    assert scheduler.budget(8, 1) == pytest.approx(expected, rel=0.3)
+    assert scheduler.budget(0, 1) == MOST_PREFILL
+
+
+def test_more_prompts_than_answers_get_a_larger_share() -> None:
+    scheduler = Scheduler()
+    scheduler.cost.exact_s, scheduler.cost.bulk_token_s = 0.03, 0.001
+    assert [scheduler.budget(8, waiting) for waiting in (1, 16, 32, 80)] == [64, 64, 120, 300]
 
 
 def test_a_step_of_one_kind_says_nothing_about_the_other() -> None:
@@ -248,7 +254,7 @@ def test_the_budget_stays_within_its_bounds(steps: list[tuple[int, int, float]])
     scheduler = Scheduler()
     for step in steps:
         scheduler.cost.learn(*step)
-        assert LEAST_PREFILL <= scheduler.budget(is_decoding=True) <= MOST_PREFILL
+        assert LEAST_PREFILL <= scheduler.budget(1, 1) <= MOST_PREFILL
 
 
 @pytest.mark.parametrize("budget", [0, -1, 1.5, "64", True, inf, nan])
