@@ -214,7 +214,7 @@ class Model(Unpicklable):
 
         The prompt is checked and its media are encoded at once, and read when the first piece is
         asked for; close the stream, or stop, at any time. `progress` gets prompt tokens read and in
-        all. Of a prompt that begins as the last call's did only the rest is read.
+        all. Of a prompt that begins as an earlier one did only the rest is read.
         """
         chosen = Sampling.of(settings, sampling)
         return self._stream(self.tokens(prompt), chosen, progress)

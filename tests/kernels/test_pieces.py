@@ -300,3 +300,10 @@ def test_pieces_that_cannot_be_run_are_refused() -> None:
     refused("no slots in use", extension.Piece(cache(used=65), 0, 1, 1))
     refused("differ in format", one, extension.Piece(cache("INT8"), 0, 1, 1))
     assert (table == -1).all()
+
+
+def test_a_step_without_per_layer_embeddings_is_refused() -> None:
+    decoder = model("gemma3n", "q8_0", True)
+    bare = NativeDecoder(decoder.config, decoder.weights)
+    with pytest.raises(ValueError, match="reads per-layer embeddings"):
+        bare.step([StepPiece(bare.cache(CONTEXT, CHUNK), [5], 0)])

@@ -51,6 +51,12 @@ std::vector<float*> Program::all(const std::vector<int>& list) {
   return out;
 }
 
+const char* Program::fault(const Call& call) const {
+  if (reads_per_layer_rows_ && !call.per_layer_rows)
+    return "the program reads per-layer embeddings, and the call has none";
+  return call.fault();
+}
+
 void Program::run(Call& call) {
   std::lock_guard<std::mutex> lock(one_call_);  // the buffers serve one call at a time
   batches_[0] = call.all();
@@ -406,6 +412,7 @@ void Program::match_magnitude(int x, int target, float scale, bool add, int out)
 
 void Program::per_layer_inputs(int projected, int64_t layers, Norm n, float projected_scale,
                                float table_scale) {
+  reads_per_layer_rows_ = true;
   append([=, this](Worker& worker, State& s) {
     static thread_local Scratch id_room, row_room;
     const int64_t p = width(projected) / layers;

@@ -30,6 +30,8 @@ class Program {
   int buffer(int64_t width);
   // Throws std::bad_alloc where there is no memory; the cache is then as after an interrupted step.
   void run(Call& call);
+  // What is wrong with a call for this program, or null.
+  const char* fault(const Call& call) const;
 
   struct State {
     Call& call;
@@ -129,6 +131,7 @@ class Program {
   std::vector<Matrix> matrices_;  // of all products, one after the other
   std::vector<Attention> attentions_;
   std::vector<Matrix> live_;  // of which tokens choose rows
+  bool reads_per_layer_rows_ = false;
   Batch batches_[2];          // all of a call's tokens, and those that go on
   std::vector<float> inv_freq_[kLayerTypes];
   Scratch rotation_room_[kLayerTypes];  // cosines and sines of the call's tokens

@@ -261,7 +261,7 @@ void init_call(Call* self, uintptr_t ids, std::vector<CallPiece> pieces,
 }
 
 bool run(Program& program, Call& call) {
-  if (const char* fault = call.fault()) throw nb::value_error(fault);
+  if (const char* fault = program.fault(call)) throw nb::value_error(fault);
   nb::gil_scoped_release nogil;
   program.run(call);
   return call.finite;
