@@ -63,7 +63,7 @@ def load(
       read faster, where memory has room for it; a small Gemma 3 does so after its first token, if
       the first prompt is short. Without it they stay mapped.
     - kv_limit_bytes: what the KV caches of all requests may take, those that ended included; None
-      is half of what is free when the first one comes, and 256 MiB for those that ended.
+      is half of what is free after loading, and 256 MiB for those that ended.
     - progress: gets how much is done and how much there is: bytes while files are fetched, then
       tensors.
 

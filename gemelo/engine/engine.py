@@ -14,10 +14,11 @@ from gemelo.config.options import KVFormat
 from gemelo.engine import step
 from gemelo.engine.decoder import Decoder
 from gemelo.engine.elastic.submodel_views import SubmodelViews
+from gemelo.engine.grid import GRID
 from gemelo.engine.kv import KVCache, check_kv_format
 from gemelo.engine.loop import StepLoop
 from gemelo.engine.memory.pages import available_bytes
-from gemelo.engine.plan import Admission, KVPlan, check_kv_limit
+from gemelo.engine.plan import Admission, KVPlan
 from gemelo.engine.prefix_pool import PrefixPool
 from gemelo.engine.request import Request
 from gemelo.engine.request_queue import RequestQueue
@@ -53,8 +54,8 @@ class Engine:
         kv_format None is the decoder's own choice: bfloat16 where the native kernels run on weights
         of 16 bits or fewer. name is what the decoder's size is called in statistics. loop is that
         of an engine on the same weights. kv_limit_bytes is what the KV caches of all requests may
-        take, those that ended included; None is half of what is free when the first one comes, and
-        256 MiB of them for those that ended.
+        take, those that ended included; None is half of what is free now, and 256 MiB of them for
+        those that ended.
         """
         self.decoder, self.tokenizer = decoder, tokenizer
         trained = decoder.config.max_position_embeddings
@@ -66,21 +67,20 @@ class Engine:
         check_kv_format(self.kv_format)
         self.views = SubmodelViews(decoder, name)
         self.loop = StepLoop(Scheduler()) if loop is None else loop
-        check_kv_limit(kv_limit_bytes)
         self.kv_limit_bytes = kv_limit_bytes
+        self.requests = self._request_queue(kv_limit_bytes)
         self.load_s_due = 0.0  # seconds of loading that a turn has to count
 
-    @cached_property
-    def requests(self) -> RequestQueue:
-        """The requests of all callers, and the sessions that ended ones leave behind."""
-        admission = Admission(self.kv_limit_bytes)
+    def _request_queue(self, kv_limit_bytes: int | None) -> RequestQueue:
+        """The requests of all callers, and the sequences that ended ones leave behind."""
+        admission = Admission(kv_limit_bytes)
         limit = admission.limit_bytes
-        pool_bytes = min(limit, IDLE_BYTES) if self.kv_limit_bytes is None else limit
+        pool_bytes = min(limit, IDLE_BYTES) if kv_limit_bytes is None else limit
         return RequestQueue(
             self._sequence,
             self._session,
             self.loop,
-            PrefixPool(pool_bytes),
+            PrefixPool(pool_bytes, min(GRID, self.chunk)),
             admission,
             self.request_bytes,
         )
