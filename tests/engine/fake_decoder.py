@@ -91,6 +91,9 @@ class FakeDecoder:
     def view(self, submodel: Submodel) -> FakeDecoder:
         return FakeDecoder(submodel.name)
 
+    def prepare(self, num_tokens: int) -> float:
+        return 0.0
+
     def prefetch(self, ids: Sequence[int]) -> None: ...
 
     def cache(self, context: int, chunk: int = 512, kv_format: KVFormat | None = None) -> KVCache:
