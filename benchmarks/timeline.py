@@ -2,8 +2,8 @@
 
     python benchmarks/timeline.py --json benchmarks/results/timeline.json && python docs/figures.py
 
-Eight requests of 64 tokens decode 48 each; when every one has 16, a prompt of 2,048 tokens comes and
-is answered with 8. The engine's events (`StepLoop.on_event`) are written down as they come.
+Eight requests of 64 tokens decode 48 each; when every one has 16, a prompt of 2,048 tokens comes
+and is answered with 8. The engine's events (`StepLoop.on_event`) are written down as they come.
 """
 
 from __future__ import annotations

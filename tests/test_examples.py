@@ -156,7 +156,11 @@ def test_chat_goes_on_and_ends_with_its_input(eyed_directory: Path) -> None:
     """With an empty line, and with the end of the input; the second turn reads only what is new."""
     said = printed("chat", str(eyed_directory), said=f"{'the ' * 80}\nof\n\n")
     turns = re.findall(r"\[read (\d+) tokens, reused (\d+)\]", said)
-    assert len(turns) == 2 and turns[0][1] == "0" and int(turns[1][1]) >= int(turns[0][0]) // 64 * 64 > 0
+    assert (
+        len(turns) == 2
+        and turns[0][1] == "0"
+        and int(turns[1][1]) >= int(turns[0][0]) // 64 * 64 > 0
+    )
     assert "[read" in printed("chat", str(eyed_directory), said="the")
 
 

@@ -100,11 +100,15 @@ class Courier(Protocol):
 
 
 def deliver(couriers: Iterable[Courier]) -> None:
-    """Hand over what there is, to every sink once."""
+    """Hand over what there is, to every sink once. What one cannot take is given up."""
     batches: dict[int, tuple[Sink, list[Delivery]]] = {}
     for courier in couriers:
         for delivery in courier.take_deliveries():
             sink = delivery.ticket.sink
             batches.setdefault(id(sink), (sink, []))[1].append(delivery)
     for sink, batch in batches.values():
-        sink.put(batch)
+        try:
+            sink.put(batch)
+        except Exception:  # nobody is there to read
+            for delivery in batch:
+                delivery.ticket.cancel()

@@ -8,7 +8,8 @@ Tasks of requests run in that thread (`request_queue`); those of sessions stay i
 threads, which wait here.
 
 An error of a step ends the tasks that had a piece in it and no others. A caller who is interrupted
-leaves as soon as no step runs that has a piece of its works.
+leaves as soon as no step runs that has a piece of its works. Ctrl-C may come between any two lines
+of the main thread; so what is taken there is given back by a `finally` around the taking.
 
     loop = StepLoop(Scheduler())
     piece = loop.advance(task)                 # a task of this thread: its next piece of text
@@ -18,12 +19,16 @@ V vocabulary.
 
 from __future__ import annotations
 
+import atexit
 import os
 import queue
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from contextlib import suppress
+from functools import partial
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from gemelo.engine import step
 from gemelo.engine.continuation import Piece
@@ -33,7 +38,7 @@ from gemelo.engine.request import Request
 from gemelo.engine.scheduler import Scheduler, Share
 from gemelo.engine.task import R, Task, Works
 from gemelo.engine.work import Work
-from gemelo.errors import ModelClosedError, SessionBusyError
+from gemelo.errors import GemeloError, ModelClosedError, SessionBusyError
 from gemelo.kernels.quants import Floats
 
 LINGER_S = 0.05  # how long the thread stays when nobody asks
@@ -48,6 +53,7 @@ class Result(NamedTuple):
     scores: list[Floats]
 
 
+S = TypeVar("S")
 OnEvent = Callable[[str, float, float, Request | None], None]
 
 
@@ -80,19 +86,22 @@ class StepLoop:
         for a request, or None for a session's turn. It is called by the thread that steps."""
         self.scheduler, self.on_event, self.closed = scheduler, on_event, False
         self._renew()
+        _close_at_exit(self)
 
     def _renew(self) -> None:
         """Nothing under way: as in the child of a fork, which has none of its parent's threads."""
         self._process = os.getpid()
-        self._changing, self._stepping = threading.Lock(), threading.Lock()
+        # The second one is for whom it is given back by, if an interrupt came as it was taken.
+        self._changing, self._stepping = threading.Lock(), threading.RLock()
         self._thread: threading.Thread | None = None
+        self._steps_alone = False
         self._asked: queue.SimpleQueue[Waiting] = queue.SimpleQueue()
 
     @property
     def is_shared(self) -> bool:
         """Whether a step is under way, or a thread has the model."""
         self._check_process()
-        return self._thread is not None or self._stepping.locked()
+        return self._thread is not None or self._steps_alone
 
     # ---- a task of this thread -------------------------------------------------------------------
 
@@ -123,35 +132,45 @@ class StepLoop:
     def run(self, works: Works) -> list[Floats]:
         """Works to their end: the scores of each, (logits_to_keep, V)."""
         while pending := [work for work in works if not work.done]:
-            if self.enter():
-                try:
-                    groups = self.scheduler.batch(pending).groups
-                    results = [result for group in groups for result in self._step(group)]
-                finally:
-                    self.leave()
-                for work, pieces, scores in results:
-                    work.wrote(pieces, scores)
-            else:
-                caller = Caller(works)
-                self.ask(caller)
-                caller.wait()
+            results = self.between_steps(partial(self._alone, pending))
+            if results is None:
+                Caller(works).wait(self)
+            for work, pieces, scores in results or ():
+                work.wrote(pieces, scores)
         return [work.scores for work in works]
 
-    def enter(self) -> bool:
-        """Whether no step is under way, and none will be until `leave`."""
+    def between_steps(self, do: Callable[[bool], S]) -> S:
+        """Do something while no step is under way; or, told False, while one may be."""
         self._check()
-        return self._thread is None and self._stepping.acquire(blocking=False)
+        stepping = self._stepping
+        try:
+            return do(self._thread is None and stepping.acquire(blocking=False))
+        finally:
+            try:  # noqa: SIM105  a call of Python's own between would hear Ctrl-C
+                stepping.release()
+            except RuntimeError:  # it is not this thread's
+                pass
 
-    def leave(self) -> None:
-        """Steps may go on."""
-        self._stepping.release()
+    def _alone(self, works: Works, is_free: bool) -> list[Result] | None:
+        """A step in this thread, one of each size; None where others have the model."""
+        if not is_free:
+            return None
+        self._steps_alone = True
+        try:
+            groups = self.scheduler.batch(works).groups
+            return [result for group in groups for result in self._step(group)]
+        finally:
+            self._steps_alone = False
 
     def close(self) -> None:
         """End all that is under way with `ModelClosedError`, as soon as its step is over."""
+        self._check_process()
         self.closed = True
         thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
+        if thread is not None and thread.is_alive() and thread is not threading.current_thread():
             thread.join()
+        with self._stepping:  # of a caller in a thread of its own
+            pass
 
     def _check(self) -> None:
         self._check_process()
@@ -182,18 +201,26 @@ class StepLoop:
             raise SessionBusyError(
                 "the model is computing what this function was told of; ask it afterwards"
             )
+        self.put(waiting)
+
+    def put(self, waiting: Waiting) -> None:
+        """The same of somebody who may ask; who is put there twice is served once."""
         with self._changing:
             self._asked.put(waiting)
-            if self._thread is None:
+            if self._thread is None or not self._thread.is_alive():  # Ctrl-C may come before start
                 self._thread = threading.Thread(target=self._serve, name="gemelo", daemon=True)
                 self._thread.start()
 
     def _serve(self) -> None:
         present: list[Waiting] = []
         with self._stepping:  # from here on nobody steps alone
+            self._steps_alone = False
             while self._anybody(present):
                 began = time.perf_counter()
-                num_answered = self.round(present)
+                try:
+                    num_answered = self.round(present)
+                except BaseException as error:  # nobody is left to wait for ever
+                    num_answered = _fail_all(present, error)
                 until = time.perf_counter() + _AWAITED * (time.perf_counter() - began)
                 self._await(present, num_answered, until)
 
@@ -298,18 +325,43 @@ class Caller:
         """Nothing: its text is made in its own thread."""
         return []
 
-    def wait(self) -> None:
-        """Until the works are done. An interrupt gives them up, and leaves when no step runs that
-        has a piece of them."""
+    def wait(self, loop: StepLoop) -> None:
+        """Until a loop has done the works. An interrupt gives them up, and leaves when no step runs
+        that has a piece of them."""
         try:
+            loop.ask(self)
             self.over.wait()
+        except GemeloError:  # not let in
+            raise
         except BaseException:
             self.given_up = True
             while not self.over.is_set():
-                try:
+                with suppress(KeyboardInterrupt):
+                    loop.put(self)  # it may not have been, when the interrupt came
                     self.over.wait()
-                except KeyboardInterrupt:
-                    continue
             raise
         if self.error is not None:
             raise self.error
+
+
+def _fail_all(present: list[Waiting], error: BaseException) -> int:
+    """What no task is known to have caused ends them all; how many callers were answered."""
+    gone, present[:] = list(present), []
+    for waiting in gone:
+        with suppress(Exception):
+            waiting.fail(error)
+    deliver(gone)
+    return sum(isinstance(waiting, Caller) for waiting in gone)
+
+
+def _close_at_exit(loop: StepLoop) -> None:
+    """A thread that came back from a native step when the interpreter is gone would end the process
+    by a crash."""
+    known = weakref.ref(loop)
+
+    def close() -> None:
+        if (loop := known()) is not None:
+            loop.close()
+
+    atexit.register(close)
+    weakref.finalize(loop, atexit.unregister, close)

@@ -118,7 +118,9 @@ class PrefixPool(Generic[S]):
     def end(self, sequence: S) -> list[S]:
         """A sequence that ran is idle, with what its cache holds now; gives those evicted for it,
         or itself if it holds nothing or is larger than the limit."""
-        entry = self._entries.pop(id(sequence))
+        entry = self._entries.pop(id(sequence), None)
+        if entry is None:  # it had not begun
+            return [sequence]
         entry.ids = np.array(sequence.tokens.ids, np.int32)  # an answer may have changed its end
         entry.nbytes, entry.busy = sequence.nbytes, False
         if not len(entry.ids) or entry.nbytes > self.limit_bytes:
@@ -129,6 +131,10 @@ class PrefixPool(Generic[S]):
     def forget(self, sequence: S) -> None:
         """A sequence is nobody's to share any more."""
         self._entries.pop(id(sequence), None)
+
+    def forget_busy(self) -> None:
+        """Those that run are none of this process's."""
+        self._entries = {at: entry for at, entry in self._entries.items() if not entry.busy}
 
     def keep_within(self, limit_bytes: int) -> list[S]:
         """Change the limit; gives the idle sequences that had to go, the least recently used

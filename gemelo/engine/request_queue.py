@@ -12,6 +12,8 @@ as long as nobody needs their room; a request that begins as one of them reads t
 
 from __future__ import annotations
 
+import os
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -52,7 +54,19 @@ class RequestQueue:
         self.pool, self.pool_bytes, self.admission = pool, pool.limit_bytes, admission
         self.needed_bytes, self.limit = needed_bytes, limit
         self._waiting: deque[Running] = deque()
-        self._line = Line()
+        self._line, self._process = Line(), os.getpid()
+
+    @property
+    def _lock(self) -> threading.RLock:
+        """What to hold while requests come and go. In the child of a fork there are none: those
+        that were under way go on in its parent."""
+        lock = self._line.lock
+        if self._process != os.getpid():
+            self._process = os.getpid()
+            self._waiting.clear()
+            self.admission.live.clear()
+            self.pool.forget_busy()
+        return lock
 
     @property
     def num_waiting(self) -> int:
@@ -66,78 +80,80 @@ class RequestQueue:
         """
         nbytes = self.needed_bytes(ticket.request)
         self.admission.check(nbytes)
-        with self._line.lock:
+        with self._lock:
             if len(self._waiting) >= self.limit:
                 raise UnavailableError(
                     f"{self.limit} requests wait already, which is the limit; ask again later"
                 )
             running = Running(self, ticket, nbytes)
-            self._waiting.append(running)
-        self.loop.ask(running)
+            try:
+                self._waiting.append(running)
+                self.loop.ask(running)
+            except BaseException:  # whoever nobody serves would stand before all others
+                self._waiting.remove(running)
+                ticket.cancelled = True
+                raise
 
-    def begin(self, running: Running) -> tuple[Session, Turn, Reservation] | None:
-        """What answers a request whose turn it is; None while it has to wait. Called by the loop's
-        thread, between steps."""
-        with self._line.lock:
-            if self._waiting[0] is not running:
+    def admit(self, running: Running) -> Reservation | None:
+        """The bytes of a request whose turn it is; None while it has to wait."""
+        with self._lock:
+            if running is not next(iter(self._waiting), None):
                 return None
             reservation = self.admission.reserve(running.nbytes)
-            if reservation is None:
-                return None
-            self._waiting.popleft()
-            self._share_memory()
-            return *self._turn(running.ticket.request, may_copy=True), reservation
+            if reservation is not None:
+                self._waiting.popleft()
+                self._share_memory()
+            return reservation
 
-    def leave(self, running: Running, session: Session | None) -> None:
+    def leave(self, running: Running, sequence: CachedSequence | None) -> None:
         """A request has ended, begun or not."""
-        with self._line.lock:
+        with self._lock:
             if running in self._waiting:
                 self._waiting.remove(running)
-            if session is not None:
-                self.pool.end(session.sequence)
+            if sequence is not None:
+                self.pool.end(sequence)
             self._share_memory()
 
     @contextmanager
     def alone(self, request: Request) -> Iterator[tuple[Session, Turn]]:
         """A session and a turn for a caller who runs a request in his own thread."""
-        may_copy = self.loop.enter()
+        sequence: CachedSequence | None = None
         try:
-            with self._line.lock:
-                session, turn = self._turn(request, may_copy)
+            sequence = self.loop.between_steps(lambda free: self.sequence(request, free))
+            yield self.turn(request, sequence)
         finally:
-            if may_copy:
-                self.loop.leave()
-        try:
-            yield session, turn
-        finally:
-            with self._line.lock:
-                self.pool.end(session.sequence)
+            if sequence is not None:
+                with self._lock:
+                    self.pool.end(sequence)
 
     def clear(self) -> None:
         """Let go of all sequences that nobody has."""
-        with self._line.lock:
+        with self._lock:
             self.pool.keep_within(0)
             self.pool.keep_within(self.pool_bytes)
 
-    def _turn(self, request: Request, may_copy: bool) -> tuple[Session, Turn]:
-        """A session on a sequence that holds as much of how a request begins as is worth it."""
+    def sequence(self, request: Request, may_copy: bool) -> CachedSequence:
+        """One that holds as much of how a request begins as is worth it. `may_copy` says that no
+        step is under way."""
         key = (request.submodel, request.salt)
-        sequence = self._sequence(request, key, may_copy)
-        self.pool.begin(sequence, key)
+        with self._lock:
+            found = self.pool.take(request.tokens, key)
+            if found is None or (found.copy and not may_copy):
+                return self.pool.supersede(request.tokens, key) or self.new_sequence()
+            if found.copy:
+                return found.sequence.copy(found.end)
+        found.sequence.forget(found.end)
+        return found.sequence
+
+    def turn(self, request: Request, sequence: CachedSequence) -> tuple[Session, Turn]:
+        """A session on a sequence that others may copy from now on."""
         session = self.new_session(sequence)
         if request.submodel is not None:
             session.use(request.submodel)
         session.draft = request.draft
+        with self._lock:
+            self.pool.begin(sequence, (request.submodel, request.salt))
         return session, session.turns.begin()
-
-    def _sequence(self, request: Request, key: Key, may_copy: bool) -> CachedSequence:
-        found = self.pool.take(request.tokens, key)
-        if found is None or (found.copy and not may_copy):
-            return self.pool.supersede(request.tokens, key) or self.new_sequence()
-        if found.copy:
-            return found.sequence.copy(found.end)
-        found.sequence.forget(found.end)
-        return found.sequence
 
     def _share_memory(self) -> None:
         """Sequences that ended have what those that run have not reserved, at most."""
@@ -151,6 +167,7 @@ class Running:
         self.queue, self.ticket, self.nbytes = queue, ticket, nbytes
         self.works: Works = []
         self._task: Task[None] | None = None
+        self._sequence: CachedSequence | None = None
         self._session: Session | None = None
         self._turn: Turn | None = None
         self._reservation: Reservation | None = None
@@ -168,9 +185,9 @@ class Running:
 
     def proceed(self) -> bool:
         """Begin if there is room, or go on with the scores of the works."""
-        if self._task is None and not self._begin():
-            return True
         try:
+            if self._task is None and not self._begin():
+                return True
             self._advance([work.scores for work in self.works] if self.works else None)
         except Exception as error:
             self._end(error)
@@ -191,11 +208,12 @@ class Running:
         return [Delivery(self.ticket, pieces, ended)] if pieces or ended else []
 
     def _begin(self) -> bool:
-        begun = self.queue.begin(self)
-        if begun is None:
+        self._reservation = self.queue.admit(self)
+        if self._reservation is None:
             return False
         request, ticket = self.ticket.request, self.ticket
-        session, self._turn, self._reservation = begun
+        self._sequence = self.queue.sequence(request, may_copy=True)  # this is between two steps
+        session, self._turn = self.queue.turn(request, self._sequence)
         self._session = session
         session.cache.reserve(len(request.tokens) + request.sampling.max_tokens)
         ticket.queue_s = time.monotonic() - ticket.submitted
@@ -223,5 +241,5 @@ class Running:
             ticket.timings, ticket.seed, self._turn.over = session.timings, session.seed, True
         if self._reservation is not None:
             self._reservation.release()
-        self.queue.leave(self, session)
+        self.queue.leave(self, self._sequence)
         ticket.error, ticket.ended, self.works = error, True, []

@@ -45,6 +45,15 @@ class Work:
     came_s: float = field(default_factory=time.monotonic)  # when it was asked for
     _scores: list[Floats] = field(default_factory=list, repr=False)
 
+    def __post_init__(self) -> None:
+        """Raises InputError for a picture that is longer than a step may be."""
+        longest = max((end - begin for begin, end in self.tokens.blocks), default=0)
+        if longest > (chunk := self.cache.chunk):
+            raise InputError(
+                f"a picture of {longest} tokens has to be read in one step, which takes {chunk}; "
+                "raise the chunk"
+            )
+
     @property
     def remaining(self) -> int:
         """Tokens still to be written."""
@@ -73,10 +82,7 @@ class Work:
         return sum(last - first for first, last in self._next(limit))
 
     def pieces(self, limit: int) -> list[StepPiece]:
-        """The next of at most `limit` tokens in all, or one cell of the grid where that is more.
-
-        Raises InputError for a picture that is longer than a step may be.
-        """
+        """The next of at most `limit` tokens in all, or one cell of the grid where that is more."""
         at = self.position
         return [self._piece(first - at, last - at) for first, last in self._next(limit)]
 
@@ -85,13 +91,7 @@ class Work:
         chunk, at = self.cache.chunk, self.position
         blocks = [(begin + at, end + at) for begin, end in self.tokens.blocks]
         begin, end = at + self.read, at + len(self.tokens)
-        found = pieces(begin, end, min(limit, chunk), blocks, min(GRID, chunk))
-        if found and found[-1][1] - begin > chunk:
-            raise InputError(
-                f"a picture of {found[-1][1] - begin} tokens has to be read in one step, which "
-                f"takes {chunk}; raise the chunk"
-            )
-        return found
+        return pieces(begin, end, min(limit, chunk), blocks, min(GRID, chunk))
 
     def wrote(self, pieces: Sequence[StepPiece], scores: Sequence[Floats]) -> None:
         """Note that a step has written the next pieces, and what it gave for each."""

@@ -5,18 +5,20 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gemelo.config import Submodel
 from gemelo.config.sampling import Sampling
-from gemelo.engine.delivery import Inbox, Ticket
+from gemelo.engine.delivery import Delivery, Inbox, Ticket
 from gemelo.engine.engine import Engine
 from gemelo.engine.loop import Waiting
 from gemelo.engine.request import Request
 from gemelo.engine.together import complete_all, stream_all
-from gemelo.engine.tokens import Tokens
-from gemelo.errors import InputError, ModelClosedError, UnavailableError
+from gemelo.engine.tokens import EmbeddingSpan, Tokens
+from gemelo.errors import InputError, ModelClosedError, SessionBusyError, UnavailableError
 from tests.engine.fake_decoder import FakeDecoder, FakeTokenizer, text_alone
 
 SHARED = [1 + index * index % 90 for index in range(700)]
@@ -193,6 +195,46 @@ def test_a_cancelled_request_is_gone_within_a_step() -> None:
     assert rounds.engine.requests.admission.reserved_bytes == 0
 
 
+def test_a_request_that_cannot_begin_ends_alone() -> None:
+    rounds = Rounds(engine_of())
+    first = rounds.submit([1, 2], 20)
+    rounds.turn(3)
+    part = Submodel((64,) * 2, (), "part")
+    hurt = rounds.submit([3, 4], 20, submodel=part)  # which Gemma 3 does not have
+    later = rounds.submit([9, 9], 20)
+    rounds.to_the_end()
+    assert isinstance(hurt.error, InputError) and hurt.ended
+    assert ids_of(first) == text_alone([1, 2], 20)
+    assert ids_of(later) == text_alone([9, 9], 20)
+    assert rounds.engine.requests.admission.reserved_bytes == 0
+
+
+def test_a_picture_longer_than_a_step_ends_its_request_alone() -> None:
+    rounds = Rounds(engine_of())
+    picture = EmbeddingSpan(1, np.zeros((80, 64), np.float32), b"sky", bidirectional=True)
+    tokens = Tokens([1] * 90, [picture])
+    hurt = Ticket(Request(tokens, Sampling(temperature=0, max_tokens=3)), rounds.inbox)
+    rounds.engine.requests.submit(hurt)
+    other = rounds.submit([1, 2], 20)
+    rounds.to_the_end()
+    assert isinstance(hurt.error, InputError) and "80 tokens" in str(hurt.error)
+    assert ids_of(other) == text_alone([1, 2], 20)
+
+
+def test_a_reader_that_raises_is_cancelled_alone() -> None:
+    class Broken:
+        def put(self, batch: list[Delivery]) -> None:
+            raise ValueError("nobody reads")
+
+    rounds = Rounds(engine_of())
+    hurt = Ticket(request([4, 4], 50), Broken())
+    rounds.engine.requests.submit(hurt)
+    other = rounds.submit([1, 2], 20)
+    rounds.to_the_end()
+    assert hurt.ended and len(ids_of(hurt)) < 50
+    assert ids_of(other) == text_alone([1, 2], 20)
+
+
 # ---- with the loop's thread ----------------------------------------------------------------------
 
 
@@ -230,6 +272,20 @@ def test_sessions_of_other_threads_go_in_the_same_steps() -> None:
     for thread in threads:
         thread.join()
     assert texts == {number: text_alone([number, 5], 60) for number in range(1, 7)}
+
+
+def test_a_function_told_of_progress_that_asks_the_model_holds_up_nobody() -> None:
+    engine = engine_of(1 << 22)
+    stream = stream_all(engine.requests, [request([n], 900) for n in range(1, 5)])
+    next(stream)  # the loop's thread has the model, and calls the function
+
+    def progress(read: int, total: int) -> None:
+        complete_all(engine.requests, [request([8], 3)])
+
+    with pytest.raises(SessionBusyError):
+        next(engine.session().stream([5] * 200, Sampling(temperature=0), progress))
+    assert complete_all(engine.requests, [request([9], 3)])[0].token_ids
+    stream.close()
 
 
 def test_closing_ends_what_is_under_way() -> None:

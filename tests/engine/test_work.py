@@ -95,6 +95,6 @@ def test_a_picture_behind_what_is_held_is_one_piece(decoder: NativeDecoder) -> N
     inputs = work.pieces(100)[1].inputs
     assert inputs is not None and np.array_equal(inputs.inputs_embeds, embeds)
     assert inputs.attend_until is not None and set(inputs.attend_until.tolist()) == {119}
-    short = Work(decoder, decoder.cache(256, 79), Tokens(IDS[40:200], [spans[0].moved(-10)]), 40)
+    moved = Tokens(IDS[40:200], [spans[0].moved(-10)])
     with pytest.raises(InputError, match="a picture of 80 tokens has to be read in one step"):
-        short.pieces(79)
+        Work(decoder, decoder.cache(256, 79), moved, 40)
