@@ -146,11 +146,19 @@ class Slots:
                     f"{self.chunk} holds {num_held} of the {end - first} keys before it"
                 )
 
-    def reaches_back(self, end: int, length: int) -> bool:
-        """Whether all that a token at `end` sees is still there when `length` tokens are written,
-        if nothing but more tokens was written since."""
-        return all(
-            length - self.capacity(kind, self.context) <= self.first_seen(kind, end)
+    def holds(self, end: int) -> bool:
+        """Whether all that a token at `end` sees before it is in the tables. After a snapshot was
+        restored, rings hold no more than its window, however few tokens came since."""
+        try:
+            self.check_held(end)
+        except RewindError:
+            return False
+        return True
+
+    def is_overwritten(self, end: int, length: int) -> bool:
+        """Whether some of what a token at `end` sees is gone when `length` tokens are written."""
+        return any(
+            length - self.capacity(kind, self.context) > self.first_seen(kind, end)
             for kind in LAYER_TYPES
         )
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gemelo.config import Submodel
@@ -82,6 +82,14 @@ actions = st.lists(
 )
 
 
+# A ring that was restored holds its window and no more: what lies before is not there.
+RESTORED: list[tuple[str, Any, int]] = [
+    *(("submit", [1], 1), ("submit", [*SHARED[:300], 1, 1, 1, 1], 19), ("turn", 20, 0)),
+    *(("again", 0, 1), ("again", 1, 3), ("turn", 2, 0), ("again", 3, 1), ("again", 1, 1)),
+]
+
+
+@example(RESTORED, 60_000, None)
 @settings(max_examples=60, deadline=None)
 @given(actions, st.sampled_from([60_000, 200_000, 1 << 22]), st.sampled_from([None, 64, 200]))
 def test_every_text_is_what_it_is_alone_and_nothing_is_left(
