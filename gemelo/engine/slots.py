@@ -146,9 +146,18 @@ class Slots:
                     f"{self.chunk} holds {num_held} of the {end - first} keys before it"
                 )
 
-    def reaches_back(self, end: int, length: int) -> bool:
-        """Whether all that a token at `end` sees is still there when `length` tokens are written,
-        if nothing but more tokens was written since."""
+    def holds_window(self, end: int) -> bool:
+        """Whether rings hold all that a token at `end` sees. That does not follow from how many
+        tokens there are, since a ring that was rewound or restored has only what was left."""
+        for kind, table in self.tables.items():
+            if self.config.window(kind) is not None and len(table):
+                seen = np.arange(self.first_seen(kind, end), end)
+                if not np.array_equal(table[self.mapping(kind, seen)], seen):
+                    return False
+        return True
+
+    def keeps_window(self, end: int, length: int) -> bool:
+        """Whether rings that hold it will still when `length` tokens are written."""
         return all(
             length - self.capacity(kind, self.context) <= self.first_seen(kind, end)
             for kind in LAYER_TYPES

@@ -140,6 +140,20 @@ def test_an_answer_is_made_anew_after_the_ring_has_wrapped() -> None:
     assert ticket.timings.prefill_tokens <= 64
 
 
+def test_a_ring_that_was_restored_reaches_back_no_further_than_what_was_kept() -> None:
+    rounds = Rounds(engine_of())
+    rounds.submit(SHARED, 200)
+    rounds.to_the_end()
+    again = rounds.submit(SHARED[:650], 5)  # goes back to 640, where a snapshot was taken
+    rounds.turn()
+    again.cancel()
+    rounds.to_the_end()
+    shorter = rounds.submit([*SHARED[:600], 5], 5)  # begins alike up to 576
+    rounds.to_the_end()
+    assert shorter.error is None
+    assert ids_of(shorter) == text_alone([*SHARED[:600], 5], 5)
+
+
 def test_other_salts_share_nothing() -> None:
     rounds = Rounds(engine_of())
     for salt in ("one", "other"):
