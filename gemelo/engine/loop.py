@@ -352,4 +352,4 @@ def _close_at_exit(loop: StepLoop) -> None:
             loop.close()
 
     atexit.register(close)
-    weakref.finalize(loop, atexit.unregister, close)
+    weakref.finalize(loop, atexit.unregister, close).atexit = False
