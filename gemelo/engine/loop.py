@@ -144,7 +144,9 @@ class StepLoop:
         self._check()
         stepping = self._stepping
         try:
-            return do(self._thread is None and stepping.acquire(blocking=False))
+            free = self._thread is None and stepping.acquire(blocking=False)
+            self._check()  # it may have been closed meanwhile, and whoever closed it waits no more
+            return do(free)
         finally:
             try:  # noqa: SIM105  a call of Python's own between would hear Ctrl-C
                 stepping.release()
@@ -364,4 +366,4 @@ def _close_at_exit(loop: StepLoop) -> None:
             loop.close()
 
     atexit.register(close)
-    weakref.finalize(loop, atexit.unregister, close)
+    weakref.finalize(loop, atexit.unregister, close).atexit = False

@@ -69,7 +69,7 @@ class CachedSequence:
 
     def restorable(self, end: int) -> int:
         """The last position up to `end` that it can go back to; 0 is always one."""
-        if self.cache.slots.holds(end):
+        if self.cache.slots.holds_window(end):
             return end
         return max((at for at in self.snapshots if at <= end), default=0)
 
@@ -109,7 +109,7 @@ class CachedSequence:
         """Another sequence that holds the first `end` tokens of this one, or as many as a snapshot
         has, or none. Between two steps of this one only."""
         end = self.restorable(end)
-        exact = self.cache.slots.holds(end)
+        exact = self.cache.slots.holds_window(end)
         other = CachedSequence(self.cache.copy_prefix(end, None if exact else self.snapshots[end]))
         other.ids, other.writers = self.ids[:end], self.writers[:end]
         other.spans, other._prompt_end = list(self.spans), min(end, self._prompt_end)
@@ -200,8 +200,8 @@ class CachedSequence:
         if not marks <= self.snapshots.keys():
             slots, length = self.cache.slots, len(self.ids)
             for mark in marks - self.snapshots.keys():
-                going = mark <= length and slots.is_overwritten(mark, length + to_come)
-                if going and slots.holds(mark):
+                going = mark <= length and not slots.keeps_window(mark, length + to_come)
+                if going and slots.holds_window(mark):
                     self.snapshots[mark] = self.cache.snapshot(mark)
         for old in self.snapshots.keys() - marks:
             del self.snapshots[old]

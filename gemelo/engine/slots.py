@@ -146,19 +146,20 @@ class Slots:
                     f"{self.chunk} holds {num_held} of the {end - first} keys before it"
                 )
 
-    def holds(self, end: int) -> bool:
-        """Whether all that a token at `end` sees before it is in the tables. After a snapshot was
-        restored, rings hold no more than its window, however few tokens came since."""
-        try:
-            self.check_held(end)
-        except RewindError:
-            return False
+    def holds_window(self, end: int) -> bool:
+        """Whether rings hold all that a token at `end` sees. That does not follow from how many
+        tokens there are, since a ring that was rewound or restored has only what was left."""
+        for kind, table in self.tables.items():
+            if self.config.window(kind) is not None and len(table):
+                seen = np.arange(self.first_seen(kind, end), end)
+                if not np.array_equal(table[self.mapping(kind, seen)], seen):
+                    return False
         return True
 
-    def is_overwritten(self, end: int, length: int) -> bool:
-        """Whether some of what a token at `end` sees is gone when `length` tokens are written."""
-        return any(
-            length - self.capacity(kind, self.context) > self.first_seen(kind, end)
+    def keeps_window(self, end: int, length: int) -> bool:
+        """Whether rings that hold it will still when `length` tokens are written."""
+        return all(
+            length - self.capacity(kind, self.context) <= self.first_seen(kind, end)
             for kind in LAYER_TYPES
         )
 

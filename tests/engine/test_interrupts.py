@@ -111,7 +111,9 @@ def alone(engine: Engine) -> None:
         list(session.answer(turn, Tokens([5] * 70), GREEDY))
 
 
-@pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside"])
+@pytest.mark.parametrize(
+    "beside", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["alone", "beside"]
+)
 @pytest.mark.parametrize("way", WAYS)
 def test_an_interrupt_at_any_moment_touches_nobody(way: str, beside: bool) -> None:
     engine, moment = engine_of(1 << 22), 0

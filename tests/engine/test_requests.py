@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +23,9 @@ from gemelo.engine.together import complete_all, stream_all
 from gemelo.engine.tokens import EmbeddingSpan, Tokens
 from gemelo.errors import InputError, ModelClosedError, SessionBusyError, UnavailableError
 from tests.engine.fake_decoder import FakeDecoder, FakeTokenizer, text_alone
+from tests.engine.test_turns import child, forks
 
+ROOT = Path(__file__).parents[2]
 SHARED = [1 + index * index % 90 for index in range(700)]
 
 
@@ -146,6 +151,20 @@ def test_an_answer_is_made_anew_after_the_ring_has_wrapped() -> None:
         ticket = rounds.submit(SHARED, 200)
         rounds.to_the_end()
     assert ticket.timings.prefill_tokens <= 64
+
+
+def test_a_ring_that_was_restored_reaches_back_no_further_than_what_was_kept() -> None:
+    rounds = Rounds(engine_of())
+    rounds.submit(SHARED, 200)
+    rounds.to_the_end()
+    again = rounds.submit(SHARED[:650], 5)  # goes back to 640, where a snapshot was taken
+    rounds.turn()
+    again.cancel()
+    rounds.to_the_end()
+    shorter = rounds.submit([*SHARED[:600], 5], 5)  # begins alike up to 576
+    rounds.to_the_end()
+    assert shorter.error is None
+    assert ids_of(shorter) == text_alone([*SHARED[:600], 5], 5)
 
 
 def test_other_salts_share_nothing() -> None:
@@ -294,6 +313,50 @@ def test_a_function_told_of_progress_that_asks_the_model_holds_up_nobody() -> No
         next(engine.session().stream([5] * 200, Sampling(temperature=0), progress))
     assert complete_all(engine.requests, [request([9], 3)])[0].token_ids
     stream.close()
+
+
+@forks
+def test_a_fork_leaves_requests_under_way_to_its_parent() -> None:
+    engine = engine_of(200_000)
+    stream = stream_all(engine.requests, [request([n], 900) for n in range(1, 60)])
+    next(stream)
+    assert engine.requests.num_waiting and engine.requests.admission.reserved_bytes
+
+    def in_child() -> bool:
+        [made] = complete_all(engine.requests, [request([3, 4], 4)])
+        return list(made.token_ids) == text_alone([3, 4], 4) and not engine.requests.num_waiting
+
+    assert child(in_child, 20.0) == 0
+    stream.close()
+    assert in_child()
+
+
+AT_EXIT = """
+import threading, time
+from tests.engine.test_requests import engine_of, request
+from gemelo.config.sampling import Sampling
+import gemelo.engine.loop as loop
+engine = engine_of(1 << 22)
+step = loop.StepLoop._step
+def slow(self, group):
+    print("begun", flush=True)
+    time.sleep(0.3)
+    found = step(self, group)
+    print("done", flush=True)
+    return found
+loop.StepLoop._step = slow
+threading.excepthook = lambda told: None
+ask = lambda: engine.session().generate([5] * 20, temperature=0)
+threading.Thread(target=ask, daemon=True).start()
+time.sleep(0.1)
+"""
+
+
+def test_the_interpreter_goes_when_the_step_under_way_is_over() -> None:
+    run = [sys.executable, "-c", AT_EXIT]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["begun", "done"]
 
 
 def test_closing_ends_what_is_under_way() -> None:

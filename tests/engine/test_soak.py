@@ -8,6 +8,7 @@ own, and from lists of prompts. In the end memory, descriptors and threads are w
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import dataclasses
 import gc
 import json
@@ -239,7 +240,10 @@ class Held(NamedTuple):
 
 
 def resident_bytes() -> int:
-    """Of this process; 0 where the system does not say."""
+    """Of this process, without what the allocator keeps; 0 where the system does not say."""
+    library = ctypes.CDLL(None)
+    if hasattr(library, "malloc_trim"):
+        library.malloc_trim(0)
     statm = Path("/proc/self/statm")
     return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0
 
@@ -265,7 +269,7 @@ def soak(family: str, count: int, seed: int) -> None:
     assert len(run.whole) > count // 2
     settle(engine)
     assert Held.now() == before
-    assert resident_bytes() < began_bytes + 2 * KV_LIMIT_BYTES
+    assert resident_bytes() < began_bytes + KV_LIMIT_BYTES
 
 
 def settle(engine: Engine) -> None:
@@ -281,8 +285,8 @@ def settle(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("family", ["gemma3n", "gemma3"])
-def test_sixty_requests_are_each_as_alone(family: str) -> None:
-    soak(family, 60, seed=1)
+def test_two_dozen_requests_are_each_as_alone(family: str) -> None:
+    soak(family, 24, seed=1)
 
 
 @pytest.mark.slow
