@@ -32,8 +32,6 @@ NAMES = {
 }
 # Members that gemelo's own parts need of each other, and the types that only these speak of.
 INNER = {
-    "AsyncEngine.put: Delivery",
-    "AsyncStream.push: Delivery",
     "Draft.decoder: Decoder",
     "Draft.learn: Guess",
     "Draft.propose: Continuation",

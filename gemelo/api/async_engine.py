@@ -21,15 +21,20 @@ from gemelo.engine.completion import Completion
 from gemelo.engine.continuation import Piece
 from gemelo.engine.delivery import Delivery, Ticket
 from gemelo.engine.request import Request
+from gemelo.errors import InputError
 
 
 class AsyncEngine:
-    """A model's requests in one event loop. Leaving the context cancels those under way."""
+    """A model's requests in an event loop. Leaving the context cancels those under way."""
 
     def __init__(self, model: Model) -> None:
+        if not isinstance(model, Model):
+            raise InputError(
+                f"AsyncEngine takes a model, not {model!r:.80}: gemelo.load() gives one"
+            )
         self.model = model
-        self._streams: dict[Ticket, AsyncStream] = {}
-        self._events: asyncio.AbstractEventLoop | None = None
+        self._sink: _EventSink | None = None
+        self._streams: list[AsyncStream] = []  # that are under way
 
     async def request(self, prompt: PromptLike, **options: Any) -> Request:
         """What `Model.request` makes of a prompt, in a thread beside: text is tokenised and media
@@ -39,16 +44,23 @@ class AsyncEngine:
     def submit(self, request: Request) -> AsyncStream:
         """Hand a request in; its pieces come by `async for`.
 
-        Raises UnavailableError for one that can never fit in memory, and where too many wait.
+        Raises InputError for one that can never fit in memory, UnavailableError where too many
+        wait.
         """
-        self._events = asyncio.get_running_loop()
-        ticket = Ticket(request, self)
-        stream = self._streams[ticket] = AsyncStream(ticket)
+        if not isinstance(request, Request):
+            raise InputError(
+                f"submit takes a Request, not {request!r:.80}: await engine.request(prompt)"
+            )
+        if self._sink is None or self._sink.events is not asyncio.get_running_loop():
+            self._sink = _EventSink()
+        stream = AsyncStream(Ticket(request, self._sink))
+        self._sink.streams[stream.ticket] = stream
         try:
-            self.model.engine.requests.submit(ticket)
+            self.model.engine.requests.submit(stream.ticket)
         except BaseException:
-            del self._streams[ticket]
+            del self._sink.streams[stream.ticket]
             raise
+        self._streams = [one for one in self._streams if not one.is_over] + [stream]
         return stream
 
     async def generate(self, prompt: PromptLike, **options: Any) -> Completion:
@@ -58,26 +70,11 @@ class AsyncEngine:
             pass
         return stream.completion()
 
-    def put(self, batch: list[Delivery]) -> None:
-        """Called by the engine's thread: what a step has brought."""
-        assert self._events is not None, "a ticket was made in an event loop"
-        try:
-            self._events.call_soon_threadsafe(self._deliver, batch)
-        except RuntimeError:  # the event loop was closed: nobody is there to read
-            for delivery in batch:
-                delivery.ticket.cancel()
-
-    def _deliver(self, batch: list[Delivery]) -> None:
-        for delivery in batch:
-            self._streams[delivery.ticket].push(delivery)
-            if delivery.is_last:
-                del self._streams[delivery.ticket]
-
     async def __aenter__(self) -> AsyncEngine:
         return self
 
     async def __aexit__(self, *exception: object) -> None:
-        streams = list(self._streams.values())
+        streams, self._streams = self._streams, []
         for stream in streams:
             stream.cancel()
         for stream in streams:
@@ -88,37 +85,31 @@ class AsyncStream:
     """A request's pieces as an async iterator, for one reader. `AsyncEngine.submit` makes it."""
 
     def __init__(self, ticket: Ticket) -> None:
-        self.ticket = ticket
+        self.ticket, self.is_over = ticket, False
         self._pieces: deque[Piece] = deque()
-        self._news, self._is_over = asyncio.Event(), False
-
-    def push(self, delivery: Delivery) -> None:
-        """What a step has brought; the last one perhaps nothing."""
-        self._pieces.extend(delivery.pieces)
-        self._is_over = delivery.is_last
-        self._news.set()
+        self._news = asyncio.Event()
 
     def cancel(self) -> None:
         """Give the request up. Its iterator ends."""
         self.ticket.cancel()
 
     def completion(self) -> Completion:
-        """What was written so far."""
+        """What was written so far; "cancelled" where it has not ended by itself."""
         return self.ticket.completion()
 
     async def until_ended(self) -> None:
         """Wait until nothing is left of the request."""
-        while not self._is_over:
+        while not self.is_over:
             self._news.clear()
             await self._news.wait()
 
     async def __aiter__(self) -> AsyncIterator[Piece]:
-        """Raises what ended the request, if an error did."""
+        """Raises what ended the request, if an error did. Whoever leaves it cancels the request."""
         try:
             while True:
                 while self._pieces:
                     yield self._pieces.popleft()
-                if self._is_over:
+                if self.is_over:
                     break
                 self._news.clear()
                 await self._news.wait()
@@ -126,3 +117,32 @@ class AsyncStream:
                 raise self.ticket.error
         finally:
             self.ticket.cancel()
+
+    def _push(self, delivery: Delivery) -> None:
+        """What a step has brought; the last one perhaps nothing."""
+        self._pieces.extend(delivery.pieces)
+        self.is_over = delivery.is_last
+        self._news.set()
+
+
+class _EventSink:
+    """Where deliveries to the streams of one event loop go."""
+
+    def __init__(self) -> None:
+        self.events = asyncio.get_running_loop()
+        self.streams: dict[Ticket, AsyncStream] = {}
+
+    def put(self, batch: list[Delivery]) -> None:
+        """Called by the engine's thread: what a step has brought."""
+        try:
+            self.events.call_soon_threadsafe(self._deliver, batch)
+        except RuntimeError:  # the event loop was closed: nobody is there to read
+            for delivery in batch:
+                delivery.ticket.cancel()
+                self.streams[delivery.ticket].is_over = True
+
+    def _deliver(self, batch: list[Delivery]) -> None:
+        for delivery in batch:
+            self.streams[delivery.ticket]._push(delivery)
+            if delivery.is_last:
+                del self.streams[delivery.ticket]

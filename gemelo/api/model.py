@@ -273,6 +273,11 @@ class Model(Unpicklable):
         An error of one ends all; so does closing the stream, or leaving it.
         """
         chosen = Sampling.of(settings, sampling)
+        if isinstance(prompts, str | bytes) or not isinstance(prompts, Sequence):
+            raise InputError(
+                f'stream_many takes a list of prompts: ["Hello", ...], not {prompts!r:.80}; '
+                "Model.stream takes one"
+            )
         requests = [Request(self.tokens(prompt), chosen) for prompt in prompts]
         return stream_all(self.engine.requests, requests)
 
@@ -287,11 +292,9 @@ class Model(Unpicklable):
         deadline_s: float | None = None,
         **settings: Unpack[SamplingSettings],
     ) -> Request:
-        """A prompt as `AsyncEngine.submit` takes it: checked, its media encoded.
-
-        submodel is the size that answers; speculate drafts for it. salt keeps callers apart who
-        must not find each other's prompts held. It fails when deadline_s have passed.
-        """
+        """A prompt as `AsyncEngine.submit` takes it, its media encoded. submodel is the size that
+        answers; speculate drafts for it. salt keeps callers apart who must not find each other's
+        prompts held. It fails with UnavailableError when deadline_s have passed."""
         chosen = Sampling.of(settings, sampling)
         part = None if submodel is None else self.engine.views.parse(submodel)
         draft = None if speculate is None else self.draft(speculate)
@@ -306,9 +309,10 @@ class Model(Unpicklable):
     def close(self) -> None:
         """End what is under way with `ModelClosedError`, and let go of every KV cache of requests.
 
-        Also at the end of a `with` block. Sub-models of this model are closed with it.
-        """
-        self.engine.loop.close()
+        Also at the end of a `with` block. Its sub-models are closed with it; a sub-model that is
+        closed lets go of its own KV caches alone."""
+        if self.engine.owns_loop:
+            self.engine.loop.close()
         self.engine.requests.clear()
 
     def __enter__(self) -> Model:

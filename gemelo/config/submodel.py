@@ -145,8 +145,10 @@ class Submodel:
     @classmethod
     def of(cls, choice: str | Self, config: ModelConfig) -> Self:
         """A sub-model, a published name, or the path of a file that describes one."""
-        if not isinstance(choice, str):
+        if isinstance(choice, Submodel):
             return choice.checked(config)
+        if not isinstance(choice, str):
+            raise InputError(f"sub-model {choice!r:.80}; expected a name, a file or a Submodel")
         if choice.endswith((".toml", ".json")):
             return cls.read(Path(choice), config)
         return cls.named(choice, config)

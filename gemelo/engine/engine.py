@@ -13,6 +13,7 @@ from functools import cached_property
 from gemelo.config.options import KVFormat
 from gemelo.engine import step
 from gemelo.engine.decoder import Decoder
+from gemelo.engine.elastic.policy import check_turn
 from gemelo.engine.elastic.submodel_views import SubmodelViews
 from gemelo.engine.grid import GRID
 from gemelo.engine.kv import KVCache, check_kv_format
@@ -66,7 +67,7 @@ class Engine:
         self.kv_format: KVFormat = kv_format or decoder.kv_format
         check_kv_format(self.kv_format)
         self.views = SubmodelViews(decoder, name)
-        self.loop = StepLoop(Scheduler()) if loop is None else loop
+        self.owns_loop, self.loop = loop is None, loop or StepLoop(Scheduler())
         self.kv_limit_bytes = kv_limit_bytes
         self.requests = self._request_queue(kv_limit_bytes)
         self.load_s_due = 0.0  # seconds of loading that a turn has to count
@@ -86,7 +87,12 @@ class Engine:
         )
 
     def request_bytes(self, request: Request) -> int:
-        """What the KV caches of a request may come to take, with two snapshots."""
+        """What the KV caches of a request may come to take, with two snapshots.
+
+        Raises InputError for one that cannot be run.
+        """
+        checked(request.tokens, self.decoder.config, self.context)
+        check_turn(None, request.draft is not None, request.submodel, request.sampling.n)
         sampling, num_prompt = request.sampling, len(request.tokens)
         return self._plan.request_bytes(
             num_prompt, sampling.max_tokens, self.context, sampling.n, num_snapshots=2

@@ -366,4 +366,5 @@ def _close_at_exit(loop: StepLoop) -> None:
             loop.close()
 
     atexit.register(close)
-    weakref.finalize(loop, atexit.unregister, close).atexit = False
+    finalizer = weakref.finalize(loop, atexit.unregister, close)
+    finalizer.atexit = False  # at exit it would come first

@@ -116,7 +116,11 @@ class RequestQueue:
 
     @contextmanager
     def alone(self, request: Request) -> Iterator[tuple[Session, Turn]]:
-        """A session and a turn for a caller who runs a request in his own thread."""
+        """A session and a turn for a caller who runs a request in his own thread.
+
+        Raises InputError for one that can never fit.
+        """
+        self.admission.check(self.needed_bytes(request))
         sequence: CachedSequence | None = None
         try:
             sequence = self.loop.between_steps(lambda free: self.sequence(request, free))

@@ -115,6 +115,7 @@ def alone(engine: Engine) -> None:
     "beside", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["alone", "beside"]
 )
 @pytest.mark.parametrize("way", WAYS)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # in a finaliser
 def test_an_interrupt_at_any_moment_touches_nobody(way: str, beside: bool) -> None:
     engine, moment = engine_of(1 << 22), 0
     while True:

@@ -207,7 +207,7 @@ def test_a_step_that_fails_ends_the_requests_in_it_alone() -> None:
 
 def test_a_deadline_ends_a_request() -> None:
     rounds = Rounds(engine_of())
-    ticket = rounds.submit([1, 2], 50, deadline_s=0.0)
+    ticket = rounds.submit([1, 2], 50, deadline_s=1e-9)
     rounds.turn(2)
     assert isinstance(ticket.error, UnavailableError) and not rounds.present
 
@@ -369,3 +369,36 @@ def test_closing_ends_what_is_under_way() -> None:
     with pytest.raises(ModelClosedError):
         engine.session().generate([1, 2])
     assert loop_threads() == 0
+
+
+# ---- what cannot be run --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ids", [[2, 999], [2, -5], []])
+def test_ids_that_cannot_be_run_are_refused_at_once(ids: list[int]) -> None:
+    rounds = Rounds(engine_of())
+    neighbour = rounds.submit([1, 2], 5)
+    with pytest.raises(InputError):
+        rounds.submit(ids, 5)
+    rounds.to_the_end()
+    assert ids_of(neighbour) == text_alone([1, 2], 5)
+
+
+@pytest.mark.parametrize("deadline_s", ["x", -1, 0, True, float("nan"), float("inf")])
+def test_a_deadline_is_a_time_to_come(deadline_s: Any) -> None:
+    with pytest.raises(InputError, match="deadline_s = .* expected seconds"):
+        request([1], 2, deadline_s=deadline_s)
+
+
+@pytest.mark.parametrize("field", ["tokens", "sampling", "submodel", "draft", "salt"])
+def test_a_field_of_another_type_is_refused(field: str) -> None:
+    made = request([1], 2)
+    fields: dict[str, Any] = {name: getattr(made, name) for name in ("tokens", "sampling")}
+    with pytest.raises(InputError, match=f"a request's {field} is 5"):
+        Request(**fields | {field: 5})
+
+
+def test_a_lone_caller_keeps_to_the_limit() -> None:
+    lone = engine_of(5_000).requests.alone(request(SHARED, 300))
+    with pytest.raises(InputError, match="kv_limit_bytes"), lone:
+        pass
