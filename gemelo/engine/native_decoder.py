@@ -32,7 +32,7 @@ from gemelo.engine.kv import KVCache
 from gemelo.engine.programs import gemma3, gemma3n
 from gemelo.engine.programs.backends import Backend, NativeBackend, ReferenceBackend, Step
 from gemelo.engine.programs.writer import Writer
-from gemelo.engine.scores import Scores
+from gemelo.engine.scores import ScoreMemory
 from gemelo.engine.turns import Line
 from gemelo.errors import InputError
 from gemelo.kernels import cpu, native
@@ -88,6 +88,7 @@ class NativeDecoder:
         self.is_native = runs_natively(config, weights)
         self._backend: Backend = self._written(panels)
         self._line, self._has_run = Line(), False
+        self._score_memory = ScoreMemory()
 
     def _written(self, panels: Panels | Unmoved | None) -> Backend:
         """The forward as a program over its weights."""
@@ -139,7 +140,7 @@ class NativeDecoder:
         order = sorted(range(len(pieces)), key=lambda place: path_of(pieces[place]))
         chosen = [pieces[place] for place in order]
         ends = list(accumulate((piece.num_scored for piece in chosen), initial=0))
-        scores = Scores.empty(ends[-1], self.config.vocab_size)
+        scores = self._score_memory.empty(ends[-1], self.config.vocab_size)
         finite = True
         if chosen:
             rows = self._per_layer_rows([id for piece in chosen for id in piece.ids])

@@ -15,6 +15,8 @@ N rows, V vocabulary.
 
 from __future__ import annotations
 
+import threading
+import weakref
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,8 @@ import numpy as np
 from gemelo.kernels.quants import Floats
 
 BLOCK = 64  # scores that one maximum is of, the extension's MAXIMA_BLOCK
+_LEAST_BYTES = 1 << 25  # of scores whose memory is kept: less malloc keeps itself
+_MOST_BYTES = 1 << 26
 
 if TYPE_CHECKING:
     FloatArray = np.ndarray[tuple[Any, ...], np.dtype[np.float32]]
@@ -38,7 +42,13 @@ class Scores(FloatArray):
     @classmethod
     def empty(cls, rows: int, vocab_size: int) -> Scores:
         """Scores and maxima yet to be written."""
-        scores: Scores = np.empty((rows, vocab_size), np.float32).view(cls)
+        return cls.over(np.empty((rows, vocab_size), np.float32))
+
+    @classmethod
+    def over(cls, array: Floats) -> Scores:
+        """The same in memory that there is already, (N, V)."""
+        rows, vocab_size = array.shape
+        scores: Scores = array.view(cls)
         scores.maxima = np.empty((rows, -(-vocab_size // BLOCK)), np.float32)
         return scores
 
@@ -51,6 +61,37 @@ class Scores(FloatArray):
         if self.maxima is not None and self.ndim == 2 and isinstance(key, int | slice):
             part.maxima = self.maxima[key]
         return part
+
+
+class ScoreMemory:
+    """The memory of large steps' scores, used again when nobody holds any of them: what malloc has
+    from the system for so much is cleared page by page first, and given back after every step.
+
+    Lots are buffers and no arrays, so that all views of what is given refer to that one array, and
+    it is gone when the last of them is.
+    """
+
+    def __init__(self) -> None:
+        self._lots: list[tuple[memoryview, weakref.ref[Floats]]] = []  # and who holds them
+        self._lock = threading.Lock()
+
+    def empty(self, rows: int, vocab_size: int) -> Scores:
+        """Scores (rows, V) and maxima yet to be written."""
+        size = rows * vocab_size
+        if not _LEAST_BYTES <= 4 * size <= _MOST_BYTES:
+            return Scores.empty(rows, vocab_size)
+        with self._lock:
+            return Scores.over(self._array(size)[:size].reshape(rows, vocab_size))
+
+    def _array(self, size: int) -> Floats:
+        """At least so many numbers that nobody holds; the two lots that came last are kept."""
+        free = (room for room, holder in self._lots if holder() is None and len(room) >= size)
+        found = next(free, None)
+        room = np.empty(size, np.float32).data if found is None else found
+        array: Floats = np.frombuffer(room, np.float32)
+        others = [lot for lot in self._lots if lot[0] is not room]
+        self._lots = [*others[-1:], (room, weakref.ref(array))]
+        return array
 
 
 def leading(scores: Floats, count: int) -> Floats:

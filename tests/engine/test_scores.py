@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 
 from gemelo.config.sampling import Sampling
 from gemelo.engine import step
 from gemelo.engine.sampler import Sampler, adjust, largest, largest_ids, likeliest
-from gemelo.engine.scores import BLOCK, Scores, leading, maxima_of
+from gemelo.engine.scores import BLOCK, ScoreMemory, Scores, leading, maxima_of
 from gemelo.engine.tokens import Tokens
 from gemelo.kernels import native
 from gemelo.kernels.quants import Floats
@@ -95,3 +98,48 @@ def test_penalties_make_the_maxima_of_changed_blocks_anew(size: int) -> None:
         assert np.array_equal(plain, adjust(np.array(row), penalties, prompt, answer))
         expected = [plain[at : at + BLOCK].max() for at in range(0, size, BLOCK)]
         assert np.array_equal(maxima_of(adjusted), expected)
+
+
+LARGE = 262_144  # a vocabulary of which 32 rows are large
+
+
+def address(scores: Scores) -> int:
+    return int(scores.ctypes.data)
+
+
+def test_scores_that_are_held_keep_their_memory() -> None:
+    """Whatever holds them: a row, a plain view, a buffer."""
+    memory = ScoreMemory()
+    held: list[Any] = []
+    holders: list[Callable[[Scores], Any]] = [
+        lambda scores: scores[3],
+        np.asarray,
+        lambda scores: scores.data,
+        lambda scores: scores[5, 7:9],
+    ]
+    for number, hold in enumerate(holders):
+        scores = memory.empty(32, LARGE)
+        scores[...] = number
+        held.append(hold(scores))
+        del scores
+    memory.empty(32, LARGE)[...] = -1
+    assert [np.unique(part).tolist() for part in held] == [[0], [1], [2], [3]]
+
+
+def test_scores_that_nobody_holds_are_written_over() -> None:
+    memory = ScoreMemory()
+    first = address(memory.empty(33, LARGE))
+    scores = memory.empty(32, LARGE)
+    assert address(scores) == first and scores.shape == (32, LARGE)
+    assert scores.maxima is not None and scores.maxima.shape == (32, LARGE // BLOCK)
+    other = memory.empty(32, LARGE)
+    assert address(other) != first
+    del scores
+    assert address(memory.empty(32, LARGE)) == first
+
+
+def test_two_lots_of_memory_are_kept_and_small_ones_are_not() -> None:
+    memory = ScoreMemory()
+    held = [memory.empty(32, LARGE) for _ in range(4)]
+    memory.empty(1, LARGE), memory.empty(200, LARGE)
+    assert len(memory._lots) == 2 and len({address(scores) for scores in held}) == 4

@@ -18,8 +18,9 @@
 
 namespace GEMELO_ISA {
 
-constexpr int64_t kChunk = 512;  // columns whose weights stay near for all tokens
-constexpr int64_t kAbreast = 8;  // panels of them
+constexpr int64_t kChunk = 512;          // columns of rows that are interleaved at once
+constexpr int64_t kNearBytes = 1 << 18;  // of stored panels that stay near for all tokens
+constexpr int64_t kAbreast = 8;          // panels of either
 
 // T tokens side by side, 32 columns of them.
 template <int T>
@@ -122,6 +123,17 @@ static inline void put_panel(const Activations& y, int64_t token, int64_t row, i
     for (int64_t r = row; r < rows; r++) put(y, token, r, sums[r - row]);
 }
 
+// Units of a panel that all tokens meet before they meet the next ones. Stored panels are cut as
+// seldom as may be, and evenly: where a short piece is left, what lies behind it comes from memory
+// without having been fetched ahead.
+template <class P>
+static inline int64_t units_at_once(int64_t units, int64_t abreast, bool stored) {
+  if (!stored) return kChunk / P::kWeights;
+  const int64_t near = kNearBytes / (kAbreast * P::kUnit);
+  const int64_t chunks = abreast == 1 ? 1 : 1 + (units - 1) / near;
+  return (units + chunks - 1) / chunks;
+}
+
 // Rows of w times tokens that lie packed, T in a micro-tile. Of many micro-tiles each meets some
 // panels before the next one does: tokens are read from farther away than a chunk of panels.
 template <class P, int T>
@@ -129,8 +141,8 @@ static void multiply_packed(gemelo::Worker& worker, const TokenBlock<T>* packed,
                             const Matrix& w, const Activations& y) {
   const int64_t units = units_of<P>(w.columns), micro_tiles = (tokens + T - 1) / T;
   const bool stored = w.layout == gemelo::Layout::kPanels;
-  const int64_t chunk = stored && micro_tiles == 1 ? units : kChunk / P::kWeights;
   const int64_t abreast = micro_tiles == 1 ? 1 : kAbreast;
+  const int64_t chunk = units_at_once<P>(units, abreast, stored);
   auto* interleaved = panel_room.room<uint8_t>(stored ? 0 : abreast * chunk * P::kUnit);
   auto* sums = sum_room.room<float[kPanelRows]>(abreast * micro_tiles * T);
   worker.deal(w.rows, kPanelRows, [&](int64_t begin, int64_t end) {
