@@ -45,15 +45,16 @@ def test_a_marker_without_a_table_is_an_error(tables: ModuleType) -> None:
         tables.filled("<!-- table no-such -->\n<!-- /table -->\n", tables.TABLES)
 
 
-def test_every_table_stands_on_a_page_and_every_result_in_a_table(tables: ModuleType) -> None:
+def test_every_table_stands_on_a_page_and_every_result_is_shown(tables: ModuleType) -> None:
     """The README's own may wait for its marker; no other table is written for nobody."""
     pages = [path.read_text(encoding="utf-8") for path in tables.PAGES]
     asked = {name for page in pages for name in re.findall(r"<!-- table ([\w-]+) -->", page)}
     assert set(tables.TABLES) - {"readme"} <= asked
-    scripts = "".join(path.read_text(encoding="utf-8") for path in SCRIPT.parent.glob("*tables.py"))
+    readers = [*SCRIPT.parent.glob("*tables.py"), SCRIPT.parent.parent / "docs" / "figures.py"]
+    scripts = "".join(path.read_text(encoding="utf-8") for path in readers)
     for path in RESULTS.glob("*.json"):
         name = path.name if not path.name.startswith("270m-") else "270m-{name}.json"
-        assert name in scripts, f"{path.name} is in no table"
+        assert name in scripts, f"{path.name} is in no table and no figure"
 
 
 def test_the_readme_has_a_table_of_few_lines(tables: ModuleType) -> None:

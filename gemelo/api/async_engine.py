@@ -20,6 +20,7 @@ from gemelo.api.model import Model, PromptLike
 from gemelo.engine.completion import Completion
 from gemelo.engine.continuation import Piece
 from gemelo.engine.delivery import Delivery, Ticket
+from gemelo.engine.engine import Engine
 from gemelo.engine.request import Request
 from gemelo.errors import InputError
 
@@ -28,7 +29,7 @@ class AsyncEngine:
     """A model's requests in an event loop. Leaving the context cancels those under way."""
 
     def __init__(self, model: Model) -> None:
-        if not isinstance(model, Model):
+        if not isinstance(getattr(model, "engine", None), Engine):
             raise InputError(
                 f"AsyncEngine takes a model, not {model!r:.80}: gemelo.load() gives one"
             )

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from gemelo.config import Gemma3Config, ModelConfig, Submodel
 from gemelo.config.options import KVFormat
+from gemelo.config.sampling import Sampling
 from gemelo.engine.decoder import StepPiece, check_pieces, make_room
+from gemelo.engine.engine import Engine
 from gemelo.engine.kv import KVCache
+from gemelo.engine.request import Request
+from gemelo.engine.tokens import Tokens
 from gemelo.kernels.quants import Floats
 from gemelo.weights.tensors import Weights
 
@@ -113,3 +118,14 @@ class FakeTokenizer:
 
     def flush(self) -> str:
         return ""
+
+
+def engine_of(kv_limit_bytes: int | None = 1 << 20, **options: Any) -> Engine:
+    decoder: Any = FakeDecoder()
+    tokenizer: Any = FakeTokenizer()
+    return Engine(decoder, tokenizer, 1024, 64, kv_limit_bytes=kv_limit_bytes, **options)
+
+
+def request(prompt: list[int], count: int, **options: Any) -> Request:
+    sampling = Sampling(temperature=0, max_tokens=count)
+    return Request(Tokens(prompt), sampling, **options)

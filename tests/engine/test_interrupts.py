@@ -21,8 +21,7 @@ from gemelo.config.sampling import Sampling
 from gemelo.engine.engine import Engine
 from gemelo.engine.together import complete_all, stream_all
 from gemelo.engine.tokens import Tokens
-from tests.engine.fake_decoder import text_alone
-from tests.engine.test_requests import engine_of, request
+from tests.engine.fake_decoder import engine_of, request, text_alone
 
 PATIENCE_S = 60
 GREEDY = Sampling(temperature=0, max_tokens=6)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import gc
-import os
 import signal
 import subprocess
 import sys
 import threading
-import time
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,13 +23,13 @@ from gemelo.engine.native_decoder import NativeDecoder
 from gemelo.engine.turns import Line, Turns
 from gemelo.errors import InputError, SessionBusyError
 from gemelo.kernels import native
+from tests.engine.forking import child, forks
 from tests.matformer import CONFIG, PROMPT, SMALL, tiny_gemma3n
 from tests.native import needs_native
 from tests.quantised import again, modules_of, native_of
 
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 12, "ignore_eos": True}
 PROMPTS = ("the capital", "of the thing", "a ring in an", "her")
-forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 
 
 @pytest.fixture(scope="module", params=["kernels", "numpy", "modules"])
@@ -282,27 +279,6 @@ def test_an_open_turn_is_not_claimed() -> None:
 
 
 # ---- forks ---------------------------------------------------------------------------------------
-
-
-def child(work: Callable[[], bool], patience_s: float = 60.0) -> int | None:
-    """The exit code of a child in which `work` said yes (0) or no (1); None if it hung."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of a process that has threads
-        pid = os.fork()
-    if not pid:
-        try:
-            os._exit(0 if work() else 1)
-        finally:
-            os._exit(2)
-    end = time.monotonic() + patience_s
-    while time.monotonic() < end:
-        found, status = os.waitpid(pid, os.WNOHANG)
-        if found:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.005)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    return None
 
 
 @forks
