@@ -130,6 +130,15 @@ def tiny_model(config: Gemma3Config, seed: int = 0) -> Gemma3:
     return model
 
 
+@pytest.fixture(params=native.instruction_sets())
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each instruction set of the machine, in use."""
+    before = native.isa()
+    native.use(request.param)
+    yield request.param
+    native.use(before)
+
+
 @pytest.fixture(params=TINY.values(), ids=TINY.keys())
 def config(request: pytest.FixtureRequest) -> Gemma3Config:
     value: Gemma3Config = request.param

@@ -29,7 +29,7 @@ from typing import Any, Self
 
 from arrivals import Arrivals
 from peers.engines import PACKAGES, tile_flags
-from peers.process import PATIENCE_S, EngineFailure
+from peers.process import PATIENCE_S, EngineFailure, last_complaint
 
 VARIABLE = "GEMELO_BENCH_LLAMA_SERVER"
 HOST = "127.0.0.1"
@@ -83,7 +83,9 @@ class LlamaServer:
         end = time.monotonic() + PATIENCE_S
         while time.monotonic() < end:
             if self._child.poll() is not None:
-                raise EngineFailure(f"failed: exit {self._child.returncode}; {self._complaint()}")
+                raise EngineFailure(
+                    f"failed: exit {self._child.returncode}; {last_complaint(self._complaints)}"
+                )
             try:
                 with self._ask("GET", "/health") as answer:
                     if answer.status == 200:
@@ -150,11 +152,6 @@ class LlamaServer:
         headers = {"Content-Type": "application/json", "Connection": "close"}
         connection.request(method, path, text, headers)
         return connection.getresponse()
-
-    def _complaint(self) -> str:
-        self._complaints.seek(0)
-        lines = self._complaints.read().decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else "it said nothing"
 
     def close(self) -> None:
         """End the process at once."""

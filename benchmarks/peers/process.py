@@ -18,7 +18,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from typing import Any, Self
+from typing import IO, Any, Self
 
 PATIENCE_S = 900.0  # for one answer
 
@@ -92,12 +92,7 @@ class Process:
         code = self._child.wait()
         if code < 0:
             return EngineFailure(f"failed: signal {-code} ({signal.Signals(-code).name})")
-        return EngineFailure(f"failed: exit {code}; {self._last_complaint()}")
-
-    def _last_complaint(self) -> str:
-        self._complaints.seek(0)
-        lines = self._complaints.read().decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else "it said nothing"
+        return EngineFailure(f"failed: exit {code}; {last_complaint(self._complaints)}")
 
     def close(self) -> None:
         """End the process at once."""
@@ -115,3 +110,10 @@ class Process:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def last_complaint(complaints: IO[bytes]) -> str:
+    """The last line that a process wrote to its standard error, kept in a file."""
+    complaints.seek(0)
+    lines = complaints.read().decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it said nothing"

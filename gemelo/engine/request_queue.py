@@ -23,7 +23,7 @@ from gemelo.config import Submodel
 from gemelo.engine.continuation import Piece
 from gemelo.engine.delivery import Delivery, Ticket
 from gemelo.engine.loop import StepLoop
-from gemelo.engine.plan import Admission, Reservation
+from gemelo.engine.plan import Admission, Reservation, reserved_tokens
 from gemelo.engine.prefix_pool import PrefixPool
 from gemelo.engine.request import Request
 from gemelo.engine.sequence import CachedSequence
@@ -219,7 +219,9 @@ class Running:
         self._sequence = self.queue.sequence(request, may_copy=True)  # this is between two steps
         session, self._turn = self.queue.turn(request, self._sequence)
         self._session = session
-        session.cache.reserve(len(request.tokens) + request.sampling.max_tokens)
+        session.cache.reserve(
+            reserved_tokens(len(request.tokens), request.sampling.max_tokens, session.cache.context)
+        )
         ticket.queue_s = time.monotonic() - ticket.submitted
         self._task = session.task(request.tokens, request.sampling)
         return True

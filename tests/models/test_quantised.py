@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -31,14 +30,6 @@ from tests.kernels.matrices import FEW, assert_close, odd_columns, random_input,
 from tests.native import needs_native
 
 both_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=["f32", "bf16"])
-
-
-@pytest.fixture(params=native.instruction_sets())
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    before = native.isa()
-    native.use(request.param)
-    yield request.param
-    native.use(before)
 
 
 @pytest.fixture(params=sorted(cpu.FORMATS))

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from gemelo.engine.memory.repack import moved_or_waiting, repacked, unmoved
 from gemelo.engine.native_decoder import NativeDecoder
 from gemelo.engine.tokens import Tokens
 from gemelo.inputs.tokenizer.tokenizer import Tokenizer
-from gemelo.kernels import cpu, native
+from gemelo.kernels import cpu
 from gemelo.kernels.quants import FORMATS, Floats, Packed
 from gemelo.kernels.repacked import Panels, Unmoved
 from gemelo.weights.mapped import map_file, tensor_in
@@ -34,14 +33,6 @@ pytestmark = needs_native
 WIDE = dataclasses.replace(GEMMA3, hidden_size=256, intermediate_size=256)  # blocks of 256 too
 BLOCKS = sorted(cpu.FORMATS - set(FLOATS))
 GREEDY = Sampling(temperature=0, max_tokens=6, ignore_eos=True)
-
-
-@pytest.fixture(params=native.instruction_sets())
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    before = native.isa()
-    native.use(request.param)
-    yield request.param
-    native.use(before)
 
 
 @pytest.fixture(scope="module")
